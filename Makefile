@@ -1,0 +1,44 @@
+# Everything runs from a fresh machine with Python 3.11+ and make; nothing else is installed or started beforehand.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test check bench chaos lock clean help
+.DEFAULT_GOAL := help
+
+help:            ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
+
+setup: $(STAMP)  ## build .venv from the hash-pinned lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Chorus needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 2; }
+	@test -x "$(BIN)/python" || $(PYTHON) -m venv "$(VENV)"
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@echo "$(CURDIR)/backend" > "$$("$(BIN)/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/chorus.pth"
+	@printf '#!/bin/sh\nexec "%s" -m app.cli "$$@"\n' "$(CURDIR)/$(BIN)/python" > "$(BIN)/chorus" && chmod +x "$(BIN)/chorus"
+	@touch "$@"
+
+demo: setup      ## three replicas, real servers, simulated customers; Ctrl-C ends it (DEMO_ONCE=1: ends by itself)
+	@"$(BIN)/python" -m app.cli demo $(if $(DEMO_ONCE),--once)
+
+test: setup      ## the whole suite
+	"$(BIN)/python" -m pytest -q
+
+check: setup     ## ruff, types, import contracts
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/mypy"
+	"$(BIN)/lint-imports"
+
+bench: setup     ## figures side by side with peers and floors (tests/bench/)
+	"$(BIN)/python" -m tests.bench
+
+lock: setup      ## renew requirements.lock (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	  pyproject.toml --extra embedded --group dev -o requirements.lock --upgrade
+
+clean:           ## stop nothing, delete what the targets made
+	rm -rf "$(VENV)" .data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
+	find backend tests -name __pycache__ -type d -prune -exec rm -rf {} +

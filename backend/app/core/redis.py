@@ -1,0 +1,66 @@
+"""The only module that builds redis-py clients; everything else gets one handed in.
+
+redis-py 8 retries commands ten times by default, which turns one lost reply into two entries, and a refused
+connection into 3.5 s. Here nothing is retried behind anybody's back: whoever calls decides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Sequence
+from importlib import resources
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
+"""What a Redis that is away, frozen or restarting makes redis-py raise."""
+
+__all__ = [
+    "UNREACHABLE", "NoScriptError", "Pipeline", "Redis", "RedisConnectionError", "RedisError", "RedisTimeoutError",
+    "ResponseError", "Script", "connect",
+]  # fmt: skip
+
+
+def connect(url: str, *, timeout_seconds: float, max_connections: int = 20, name: str = "chorus") -> Redis:
+    """A client that fails within `timeout_seconds` and never retries. It connects on first use.
+
+    A blocking command needs a client of its own whose timeout exceeds the block time: redis-py applies the
+    socket timeout to blocking reads too, and one at or above it never returns.
+    """
+    return Redis.from_url(
+        url,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
+        max_connections=max_connections,
+        client_name=name,
+        decode_responses=False,
+    )
+
+
+class Script:
+    """One Lua script from `core/lua/`, run by its digest."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.source = resources.files("app.core").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, client: Redis, keys: Sequence[str | bytes], args: Sequence[Any]) -> Any:
+        """Run it. A server that does not know the digest (restart, flush) has run nothing, so sending the source
+        then is no repetition."""
+        try:
+            return await self.evalsha(client, keys, args)
+        except NoScriptError:
+            return await cast("Awaitable[Any]", client.eval(self.source, len(keys), *keys, *args))
+
+    def evalsha(self, client: Redis | Pipeline, keys: Sequence[str | bytes], args: Sequence[Any]) -> Awaitable[Any]:
+        """Queue it on a pipeline, or start it on a client, by digest only: the caller handles `NoScriptError`."""
+        return cast("Awaitable[Any]", client.evalsha(self.sha, len(keys), *keys, *args))

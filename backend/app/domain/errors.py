@@ -1,0 +1,148 @@
+"""Every error Chorus raises on purpose.
+
+    Exception
+    ├── core.errors.Unavailable            a dependency is down, slow, limiting or its circuit is open
+    │   ├── core.errors.DeadlineExceeded
+    │   ├── core.circuit_breaker.CircuitBreakerOpenError
+    │   └── core.queue.QueueUnavailable / QueueFull
+    └── ChorusError
+        ├── ConfigurationError             the operator must change a setting (exit code 2)
+        ├── InvalidInput                   the caller sent something wrong, `field` names it
+        ├── Unauthenticated / Forbidden    who are you / you may not
+        ├── NotFound / Conflict
+        ├── Unprocessable                  this event can never be handled as things stand -> dead letter
+        │   └── UnknownAccount             … until the account is created and the event replayed
+        ├── Fenced                         another worker holds the conversation now; stop, write nothing
+        ├── ModelRefused                   the model will not answer this; asking again is useless
+        └── SendError                      what WhatsApp said of one send
+            ├── SendThrottled              a limit; try again after `retry_after`
+            ├── SendRejected               this message can never be sent
+            ├── AccountRejected            this account's token or number is unusable
+            └── SendAmbiguous              it may have been sent; never repeat it blindly
+
+What each one means for an HTTP caller is in `api/errors.py`; what it means for a queued event in
+`services/inbox_worker.py`. A new error needs a row in both tables.
+"""
+
+from __future__ import annotations
+
+from app.core.errors import DeadlineExceeded, Unavailable
+
+__all__ = [
+    "AccountRejected", "ChorusError", "ConfigurationError", "Conflict", "DeadlineExceeded", "Fenced", "Forbidden",
+    "InvalidInput", "ModelRefused", "NotFound", "SendAmbiguous", "SendError", "SendRejected", "SendThrottled",
+    "Unauthenticated", "Unavailable", "UnknownAccount", "Unprocessable",
+]  # fmt: skip
+
+
+class ChorusError(Exception):
+    """Root of the errors that carry a stable snake_case `code`."""
+
+    code = "internal_error"
+
+
+class ConfigurationError(ChorusError):
+    """A setting is missing, contradictory or unsafe. `variable` is the environment name to change."""
+
+    code = "configuration_error"
+
+    def __init__(self, variable: str, message: str) -> None:
+        super().__init__(f"{variable}: {message}")
+        self.variable = variable
+
+
+class InvalidInput(ChorusError):
+    """What the caller sent is wrong; `field` is the dotted path of the culprit, if there is one."""
+
+    code = "invalid_input"
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Unauthenticated(ChorusError):
+    code = "unauthenticated"
+
+
+class Forbidden(ChorusError):
+    code = "forbidden"
+
+
+class NotFound(ChorusError):
+    """`what` does not exist, or the caller may not know that it does."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"no such {what.replace('_', ' ')}")
+        self.code = f"{what}_not_found"
+
+
+class Conflict(ChorusError):
+    """The request is well formed but the present state forbids it."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Unprocessable(ChorusError):
+    """This event cannot be handled as things stand; `reason` is kept with the dead letter."""
+
+    code = "unprocessable"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class UnknownAccount(Unprocessable):
+    code = "unknown_account"
+
+    def __init__(self, phone_number_id: str) -> None:
+        super().__init__(f"unknown phone_number_id {phone_number_id}")
+
+
+class Fenced(ChorusError):
+    """A newer fencing token has written; whatever this worker was about to write is void."""
+
+    code = "fenced"
+
+
+class ModelRefused(ChorusError):
+    """The model answered, but not with text we may send. `reason` is the model's own word for it."""
+
+    code = "model_refused"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the model gave no usable answer: {reason}")
+        self.reason = reason
+
+
+class SendError(ChorusError):
+    """WhatsApp's verdict on one send. `wa_code` is Meta's `error.code`, `None` when there was none."""
+
+    code = "send_failed"
+
+    def __init__(self, message: str, *, wa_code: int | None = None) -> None:
+        super().__init__(message)
+        self.wa_code = wa_code
+
+
+class SendThrottled(SendError):
+    code = "send_throttled"
+
+    def __init__(self, message: str, *, wa_code: int | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message, wa_code=wa_code)
+        self.retry_after = retry_after
+
+
+class SendRejected(SendError):
+    code = "send_rejected"
+
+
+class AccountRejected(SendError):
+    code = "account_rejected"
+
+
+class SendAmbiguous(SendError):
+    code = "send_ambiguous"

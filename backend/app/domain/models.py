@@ -1,0 +1,245 @@
+"""The vocabulary: frozen, comparable values that every layer speaks. No behaviour that needs the outside world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+TEXT_LIMIT = 4096
+"""Characters in one WhatsApp text message (Cloud API reference, text object)."""
+
+WINDOW_HOURS = 24
+"""Free-form replies are allowed this long after the customer's last message (Cloud API, customer service window)."""
+
+
+class Direction(StrEnum):
+    INBOUND = "inbound"
+    OUTBOUND = "outbound"
+
+
+class Author(StrEnum):
+    """Who wrote a message."""
+
+    CUSTOMER = "customer"
+    BOT = "bot"
+    HUMAN = "human"
+
+
+class Status(StrEnum):
+    """Where a message is. Inbound ones are `received`. The order is `STATUS_RANK`."""
+
+    RECEIVED = "received"
+    PENDING = "pending"
+    SENDING = "sending"
+    SENT = "sent"
+    DELIVERED = "delivered"
+    READ = "read"
+    PLAYED = "played"
+    FAILED = "failed"
+
+
+STATUS_RANK: Mapping[str, int] = {
+    Status.RECEIVED: 0, Status.PENDING: 0, Status.SENDING: 1, Status.SENT: 2,
+    Status.DELIVERED: 3, Status.READ: 4, Status.PLAYED: 5,
+}  # fmt: skip
+"""A status never moves to a lower rank. `failed` has none: it is recorded with its error, at any time,
+unless the message is known to have been delivered."""
+
+
+class Role(StrEnum):
+    """What a member may do with an account: agents write, viewers read, owners also change settings."""
+
+    OWNER = "owner"
+    AGENT = "agent"
+    VIEWER = "viewer"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A business and its WhatsApp number. `access_token` is ciphertext; only the WhatsApp adapter decrypts it."""
+
+    id: str
+    name: str
+    slug: str
+    phone_number_id: str
+    access_token: str = field(repr=False)
+    verify_token: str = field(repr=False)
+    phone_number: str | None
+    is_active: bool
+    bot_auto_on: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BotProfile:
+    """How an account's bot introduces itself and what it knows. Free-form parts stay JSON."""
+
+    account_id: str
+    business_name: str = ""
+    description: str = ""
+    address: str = ""
+    hours: str = ""
+    knowledge_base: str = ""
+    custom_fields: Mapping[str, Any] = field(default_factory=dict)
+    template_config: Mapping[str, Any] = field(default_factory=dict)
+    fallback_text: str = "Thank you for your message. Somebody from our team will get back to you shortly."
+    non_text_reply: str = "I can only read text messages for now. Could you please write it to me?"
+    model: str | None = None
+    temperature: float | None = None
+    max_output_tokens: int | None = None
+    resend_ambiguous: bool = False
+    updated_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """A customer of one account. At least one of `wa_id` (digits) and `user_id` (business-scoped) is set."""
+
+    id: str
+    wa_id: str | None
+    user_id: str | None
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One contact's exchange with one account."""
+
+    id: str
+    account_id: str
+    contact: Contact
+    bot_enabled: bool
+    needs_human: bool
+    unread_count: int
+    last_inbound_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class InboundMessage:
+    """One message as WhatsApp delivered it. `text` is what the model may read of it, `None` if there is nothing."""
+
+    wa_message_id: str
+    type: str
+    text: str | None
+    timestamp: datetime
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A stored message, either direction. `outbound_key` is what we send as `biz_opaque_callback_data`."""
+
+    id: str
+    conversation_id: str
+    direction: Direction
+    author: Author
+    type: str
+    text: str | None
+    status: Status
+    timestamp: datetime
+    wa_message_id: str | None = None
+    outbound_key: str | None = None
+    error: Mapping[str, Any] | None = None
+    payload: Mapping[str, Any] | None = None
+
+
+class ReplyState(StrEnum):
+    """`pending`: may still be generated and sent · `sending`: committed before the POST, outcome unknown ·
+    `sent`, `failed`, `silenced`: finished."""
+
+    PENDING = "pending"
+    SENDING = "sending"
+    SENT = "sent"
+    FAILED = "failed"
+    SILENCED = "silenced"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The one answer to a run of inbound messages, whoever sends it and however often that is tried.
+
+    `key` is the id of the first message it answers (stable over retries); `covers` counts the messages it
+    answers; `part` is the index of the next part to send when the body is longer than one message.
+    """
+
+    key: str
+    conversation_id: str
+    author: Author
+    covers: tuple[str, ...]
+    fence: int
+    state: ReplyState
+    body: str | None
+    part: int
+    updated_at: datetime
+    wamid: str | None = None
+    error: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """What storing a run of inbound messages found out: the conversation after it, and the ids that were new."""
+
+    conversation: Conversation
+    new_ids: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """Whom to send to: `wa_id` as digits without the plus sign, or the business-scoped `user_id`."""
+
+    wa_id: str | None
+    user_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One side's words in the history: `role` is `user` or `model`, as Gemini names them."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Everything the model gets. `turns` starts and ends with `user`, roles alternate."""
+
+    system: str
+    turns: tuple[Turn, ...]
+    model: str | None = None
+    temperature: float | None = None
+    max_output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The model's answer. `truncated`: it hit its token limit and the text is a part."""
+
+    text: str
+    model: str
+    truncated: bool = False
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A signed-in person (Supabase `sub`), or the operator, who may do everything."""
+
+    id: str
+    is_operator: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A page of a listing; `next_cursor` is opaque and `None` on the last page."""
+
+    items: tuple[T, ...]
+    next_cursor: str | None = None

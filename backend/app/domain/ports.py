@@ -1,0 +1,222 @@
+"""What the services need of the outside world. Each port has one conformance suite in `tests/contract/`.
+
+Every method may raise `Unavailable`; what else it raises is said where it is declared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from app.core.deadline import Deadline
+from app.domain.models import (
+    Account,
+    Author,
+    BotProfile,
+    Conversation,
+    Generation,
+    Inbound,
+    InboundMessage,
+    Message,
+    Page,
+    Prompt,
+    Recipient,
+    Reply,
+    Role,
+    Status,
+    Turn,
+    User,
+)
+
+
+class Model(Protocol):
+    async def generate(self, prompt: Prompt, *, deadline: Deadline) -> Generation:
+        """One answer within `deadline`. Raises `ModelRefused` when asking again is useless."""
+        ...
+
+
+class Messenger(Protocol):
+    async def send_text(self, account: Account, to: Recipient, text: str, *, outbound_key: str) -> str:
+        """Send at most `TEXT_LIMIT` characters; returns the wamid. Raises a `SendError`, or `Unavailable` when
+        the message certainly did not go out."""
+        ...
+
+    async def mark_read(self, account: Account, wa_message_id: str, *, typing: bool) -> None:
+        """Blue ticks, and "typing…" for at most 25 s if `typing`. A courtesy: callers ignore its failures."""
+        ...
+
+
+class TokenVerifier(Protocol):
+    async def verify(self, token: str) -> User:
+        """The user behind an access token. Raises `Unauthenticated`."""
+        ...
+
+
+class AccountStore(Protocol):
+    async def create_account(
+        self,
+        *,
+        name: str,
+        slug: str,
+        phone_number_id: str,
+        access_token: str,
+        verify_token: str,
+        phone_number: str | None = None,
+        bot_auto_on: bool = True,
+        owner_id: str | None = None,
+    ) -> Account:
+        """`access_token` is ciphertext. Raises `Conflict` (`slug_taken`, `phone_number_id_taken`)."""
+        ...
+
+    async def update_account(self, account_id: str, changes: Mapping[str, Any]) -> Account:
+        """Raises `NotFound("account")`, `Conflict`."""
+        ...
+
+    async def get_account(self, account_id: str) -> Account | None: ...
+
+    async def get_account_by_phone_number_id(self, phone_number_id: str) -> Account | None: ...
+
+    async def get_account_by_verify_token(self, verify_token: str) -> Account | None: ...
+
+    async def list_accounts(self, *, user_id: str | None) -> tuple[Account, ...]:
+        """Those `user_id` is a member of, or all for `None`; by name."""
+        ...
+
+    async def get_role(self, account_id: str, user_id: str) -> Role | None: ...
+
+    async def get_profile(self, account_id: str) -> BotProfile | None:
+        """`None` only if the account does not exist; a fresh account has an empty profile."""
+        ...
+
+    async def update_profile(self, account_id: str, changes: Mapping[str, Any]) -> BotProfile:
+        """Raises `NotFound("account")`."""
+        ...
+
+
+class SendDecision(StrEnum):
+    """What `begin_part` decided, atomically with what it wrote."""
+
+    SEND = "send"
+    """`sending` is committed; the POST may go out now."""
+    SENT = "sent"
+    """That part, or the whole reply, went out before."""
+    AMBIGUOUS = "ambiguous"
+    """An earlier attempt is still `sending`: its outcome is unknown."""
+    SILENCED = "silenced"
+    """A person took the conversation over, or the bot is off; the reply is void."""
+    WINDOW_CLOSED = "window_closed"
+    """More than 24 h since the customer's last message; the reply failed with that error."""
+    FAILED = "failed"
+    """The reply failed for good before."""
+
+
+class ConversationStore(Protocol):
+    async def record_inbound(
+        self,
+        account_id: str,
+        *,
+        wa_id: str | None,
+        user_id: str | None,
+        name: str | None,
+        messages: Sequence[InboundMessage],
+    ) -> Inbound:
+        """Store a run of messages of one contact, once each however often it is called: contact and conversation
+        are created or updated, `unread_count` grows by the new ones, `last_inbound_at` never goes back.
+        System notes (`type` system) are stored, but are neither unread nor do they open the 24-hour window."""
+        ...
+
+    async def record_echo(
+        self, account_id: str, *, wa_id: str | None, user_id: str | None, message: InboundMessage
+    ) -> Conversation:
+        """A person answered from the WhatsApp Business app: store it as outbound by a human, turn the bot off."""
+        ...
+
+    async def apply_status(
+        self,
+        account_id: str,
+        *,
+        wa_message_id: str,
+        outbound_key: str | None,
+        status: Status,
+        timestamp: datetime,
+        error: Mapping[str, Any] | None,
+    ) -> bool:
+        """Move the message up in rank (never down); finish a reply found `sending`. `False`: no such message yet;
+        the status is kept and applied when the message is stored."""
+        ...
+
+    async def get_conversation(self, conversation_id: str) -> Conversation | None: ...
+
+    async def list_conversations(self, account_id: str, *, limit: int, cursor: str | None) -> Page[Conversation]:
+        """Most recently active first. Raises `InvalidInput(field="cursor")`."""
+        ...
+
+    async def list_messages(self, conversation_id: str, *, limit: int, cursor: str | None) -> Page[Message]:
+        """Newest first. Raises `InvalidInput(field="cursor")`."""
+        ...
+
+    async def history(self, conversation_id: str, *, limit: int) -> tuple[Turn, ...]:
+        """The last `limit` messages that carry text, oldest first, failed and unsent ones left out; roles not merged."""
+        ...
+
+    async def set_bot(self, conversation_id: str, *, enabled: bool) -> Conversation:
+        """Enabling also clears `needs_human`. Raises `NotFound("conversation")`."""
+        ...
+
+    async def set_needs_human(self, conversation_id: str) -> None: ...
+
+    async def mark_read(self, conversation_id: str) -> Conversation:
+        """Unread count to zero. Raises `NotFound("conversation")`."""
+        ...
+
+
+class ReplyStore(Protocol):
+    async def open_reply(
+        self,
+        conversation_id: str,
+        *,
+        key: str,
+        author: Author,
+        covers: Sequence[str],
+        fence: int,
+        body: str | None = None,
+    ) -> Reply:
+        """Insert-or-find by `key`. A found one keeps its body, covers and state, and takes the higher fence.
+        For `author=human` the bot of the conversation is turned off in the same step.
+        Raises `Fenced` if a higher fence than ours wrote before."""
+        ...
+
+    async def save_body(self, key: str, *, fence: int, covers: Sequence[str], body: str) -> Reply:
+        """Raises `Fenced`. Only a `pending` reply of which no part was sent changes; returns it as it is now."""
+        ...
+
+    async def begin_part(self, key: str, *, fence: int, part: int, text: str, resend: bool = False) -> SendDecision:
+        """Decide, and on `SEND` commit `sending` and the outbound message `<key>#<part>`. Bot replies are silenced
+        when the conversation's bot is off. `resend=True`: an ambiguous part may go out again. Raises `Fenced`."""
+        ...
+
+    async def complete_part(self, key: str, *, part: int, wamid: str, last: bool) -> None:
+        """Record what WhatsApp accepted. Not fenced: it is a fact whoever reports it. Idempotent."""
+        ...
+
+    async def fail_part(self, key: str, *, fence: int, part: int, error: Mapping[str, Any], final: bool) -> None:
+        """The send certainly did not go out. `final`: the reply and its message are `failed`; otherwise back to `pending`.
+        Raises `Fenced`."""
+        ...
+
+
+class Store(AccountStore, ConversationStore, ReplyStore, Protocol):
+    """All of it: one adapter implements the three."""
+
+    async def ping(self) -> None:
+        """One round trip. Raises `Unavailable`."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+__all__ = [
+    "AccountStore", "ConversationStore", "Messenger", "Model", "ReplyStore", "SendDecision", "Store", "TokenVerifier",
+]  # fmt: skip
