@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Sequence
 from importlib import resources
-from typing import Any, cast
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
@@ -59,8 +59,8 @@ class Script:
         try:
             return await self.evalsha(client, keys, args)
         except NoScriptError:
-            return await cast("Awaitable[Any]", client.eval(self.source, len(keys), *keys, *args))
+            return await client.eval(self.source, len(keys), *keys, *args)
 
     def evalsha(self, client: Redis | Pipeline, keys: Sequence[str | bytes], args: Sequence[Any]) -> Awaitable[Any]:
         """Queue it on a pipeline, or start it on a client, by digest only: the caller handles `NoScriptError`."""
-        return cast("Awaitable[Any]", client.evalsha(self.sha, len(keys), *keys, *args))
+        return client.evalsha(self.sha, len(keys), *keys, *args)
