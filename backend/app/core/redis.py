@@ -19,12 +19,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from app.core.errors import Unavailable
+
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 """What a Redis that is away, frozen or restarting makes redis-py raise."""
 
 __all__ = [
     "UNREACHABLE", "NoScriptError", "Pipeline", "Redis", "RedisConnectionError", "RedisError", "RedisTimeoutError",
-    "ResponseError", "Script", "connect",
+    "ResponseError", "Script", "configured", "connect", "describe",
 ]  # fmt: skip
 
 
@@ -43,6 +45,39 @@ def connect(url: str, *, timeout_seconds: float, max_connections: int = 20, name
         client_name=name,
         decode_responses=False,
     )
+
+
+async def describe(client: Redis) -> dict[str, Any]:
+    """One round trip: role, persistence and eviction policy, for health and `chorus doctor`. Raises `Unavailable`."""
+    try:
+        info = await client.info("everything")
+    except (RedisError, OSError) as exc:
+        raise Unavailable("redis", str(exc)) from exc
+    return {
+        "version": info.get("valkey_version") or info.get("redis_version"),
+        "role": info.get("role"),
+        "persistence": "aof" if info.get("aof_enabled") else "rdb or none",
+        "aof_last_write": info.get("aof_last_write_status"),
+        "eviction": info.get("maxmemory_policy"),
+        "used_memory_bytes": info.get("used_memory"),
+        "maxmemory_bytes": info.get("maxmemory"),
+        "connected_replicas": info.get("connected_slaves"),
+    }
+
+
+async def configured(client: Redis, name: str) -> str | None:
+    """A server setting, `None` where CONFIG is not allowed (managed providers). Raises `Unavailable`."""
+    try:
+        value: str | None = {_text(k): _text(v) for k, v in (await client.config_get(name)).items()}.get(name)
+    except ResponseError:
+        return None
+    except (RedisError, OSError) as exc:
+        raise Unavailable("redis", str(exc)) from exc
+    return value
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 class Script:

@@ -178,7 +178,8 @@ class Reply:
     state: ReplyState
     body: str | None
     part: int
-    updated_at: datetime
+    sending_since: datetime | None = None
+    """When the attempt whose outcome is unknown was committed; set while `state` is `sending`."""
     wamid: str | None = None
     error: Mapping[str, Any] | None = None
 

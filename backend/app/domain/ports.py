@@ -84,6 +84,10 @@ class AccountStore(Protocol):
         """Those `user_id` is a member of, or all for `None`; by name."""
         ...
 
+    async def add_member(self, account_id: str, user_id: str, role: Role) -> None:
+        """Make `user_id` a member, or change the role. Raises `NotFound("account")`."""
+        ...
+
     async def get_role(self, account_id: str, user_id: str) -> Role | None: ...
 
     async def get_profile(self, account_id: str) -> BotProfile | None:
@@ -157,8 +161,9 @@ class ConversationStore(Protocol):
         """Newest first. Raises `InvalidInput(field="cursor")`."""
         ...
 
-    async def history(self, conversation_id: str, *, limit: int) -> tuple[Turn, ...]:
-        """The last `limit` messages that carry text, oldest first, failed and unsent ones left out; roles not merged."""
+    async def history(self, conversation_id: str, *, limit: int, exclude: Sequence[str]) -> tuple[Turn, ...]:
+        """The last `limit` messages that carry text, oldest first; failed and unsent ones and the wamids in `exclude`
+        left out; roles not merged."""
         ...
 
     async def set_bot(self, conversation_id: str, *, enabled: bool) -> Conversation:
@@ -183,7 +188,8 @@ class ReplyStore(Protocol):
         fence: int,
         body: str | None = None,
     ) -> Reply:
-        """Insert-or-find by `key`. A found one keeps its body, covers and state, and takes the higher fence.
+        """Insert-or-find: by `key`, else the conversation's reply whose `covers` contain it (a retry may see fewer
+        messages than the reply answers). A found one keeps its body, covers and state, and takes the higher fence.
         For `author=human` the bot of the conversation is turned off in the same step.
         Raises `Fenced` if a higher fence than ours wrote before."""
         ...
@@ -192,9 +198,12 @@ class ReplyStore(Protocol):
         """Raises `Fenced`. Only a `pending` reply of which no part was sent changes; returns it as it is now."""
         ...
 
-    async def begin_part(self, key: str, *, fence: int, part: int, text: str, resend: bool = False) -> SendDecision:
-        """Decide, and on `SEND` commit `sending` and the outbound message `<key>#<part>`. Bot replies are silenced
-        when the conversation's bot is off. `resend=True`: an ambiguous part may go out again. Raises `Fenced`."""
+    async def begin_part(
+        self, key: str, *, fence: int, part: int, parts: int, text: str, resend: bool = False
+    ) -> SendDecision:
+        """Decide about part `part` (from 0) of `parts`, and on `SEND` commit `sending` and the outbound message
+        `<key>#<part>`. Bot replies are silenced when the conversation's bot is off. `resend=True`: an ambiguous part
+        may go out again. Raises `Fenced`."""
         ...
 
     async def complete_part(self, key: str, *, part: int, wamid: str, last: bool) -> None:
@@ -202,8 +211,8 @@ class ReplyStore(Protocol):
         ...
 
     async def fail_part(self, key: str, *, fence: int, part: int, error: Mapping[str, Any], final: bool) -> None:
-        """The send certainly did not go out. `final`: the reply and its message are `failed`; otherwise back to `pending`.
-        Raises `Fenced`."""
+        """The send certainly did not go out. `final`: the reply and its message are `failed`; otherwise back to
+        `pending`. Raises `Fenced`."""
         ...
 
 
@@ -212,6 +221,10 @@ class Store(AccountStore, ConversationStore, ReplyStore, Protocol):
 
     async def ping(self) -> None:
         """One round trip. Raises `Unavailable`."""
+        ...
+
+    async def schema_version(self) -> str | None:
+        """The newest migration applied, e.g. `20261123000001`; `None` if nobody recorded one."""
         ...
 
     async def aclose(self) -> None: ...

@@ -1,0 +1,108 @@
+"""One table: what an error means to an HTTP caller. One shape: `{"error":{"code","message","request_id"}}`."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from app.core.logging import request_id
+from app.domain.errors import (
+    ChorusError,
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    SendError,
+    Unauthenticated,
+    Unavailable,
+)
+
+logger = logging.getLogger(__name__)
+
+STATUS_OF: tuple[tuple[type[Exception], int], ...] = (
+    (InvalidInput, 422),
+    (Unauthenticated, 401),
+    (Forbidden, 403),
+    (NotFound, 404),
+    (Conflict, 409),
+    (SendError, 502),
+    (Unavailable, 503),
+    (ChorusError, 500),
+)
+"""First match wins."""
+
+DEFAULT_RETRY_AFTER_SECONDS = 5
+_HTTP_CODES: Mapping[int, str] = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+}
+
+
+def error_response(
+    status: int, code: str, message: str, *, field: str | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    error: dict[str, Any] = {"code": code, "message": message, "request_id": request_id()}
+    if field:
+        error["field"] = field
+    return Response(orjson.dumps({"error": error}), status, headers, media_type="application/json")
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(ChorusError, _expected)
+    app.add_exception_handler(Unavailable, _expected)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _bug)
+
+
+async def _expected(_request: Request, exc: Exception) -> Response:
+    return response_for(exc)
+
+
+def response_for(exc: Exception) -> Response:
+    """The response for an error raised on purpose."""
+    status = next(status for kind, status in STATUS_OF if isinstance(exc, kind))
+    headers: dict[str, str] = {}
+    if isinstance(exc, Unavailable):
+        logger.warning("dependency unavailable", extra={"dependency": exc.dependency, "reason": str(exc)})
+        headers["Retry-After"] = str(math.ceil(exc.retry_after or DEFAULT_RETRY_AFTER_SECONDS))
+        return error_response(
+            status, f"{exc.dependency}_unavailable", f"{exc.dependency} is unavailable", headers=headers
+        )
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    assert isinstance(exc, ChorusError)  # noqa: S101  the table's last row
+    field = exc.field if isinstance(exc, InvalidInput) else None
+    return error_response(status, exc.code, str(exc), field=field, headers=headers)
+
+
+async def _invalid(_request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, RequestValidationError)  # noqa: S101  registered for it only
+    first = exc.errors()[0]
+    if first["type"] == "json_invalid":
+        return error_response(400, "invalid_json", "the body is not valid JSON")
+    field = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path"})
+    return error_response(422, "invalid_input", f"{field}: {first['msg']}" if field else first["msg"], field=field)
+
+
+async def _http(_request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)  # noqa: S101  registered for it only
+    code = _HTTP_CODES.get(exc.status_code, f"http_{exc.status_code}")
+    return error_response(exc.status_code, code, str(exc.detail), headers=exc.headers)
+
+
+async def _bug(_request: Request, exc: Exception) -> Response:
+    logger.error("unhandled error", exc_info=exc)
+    return error_response(
+        500, "internal_error", "something went wrong on our side; the log has it under this request id"
+    )

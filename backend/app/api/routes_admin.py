@@ -1,0 +1,108 @@
+"""For operators: the fleet, breakers, cache, queue and dead letters."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.api.deps import Limit, Replica, operator
+from app.core.cache import invalidate_cache_pattern, stats
+from app.core.queue import DeadLetter
+from app.domain.errors import NotFound
+
+router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(operator)])
+
+
+class BreakerAction(StrEnum):
+    OPEN = "open"
+    CLOSE = "close"
+    AUTO = "auto"
+
+
+class BreakerIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    action: BreakerAction
+
+
+class InvalidateIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    pattern: Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class DeadLetterIds(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    ids: Annotated[list[str], Field(min_length=1, max_length=1000)]
+
+
+@router.get("/fleet")
+async def fleet(replica: Replica) -> dict[str, Any]:
+    replicas = await replica.registry.replicas()
+    return {"replicas": [{"id": other.id, "silent_seconds": other.silent_seconds, **other.info} for other in replicas]}
+
+
+@router.get("/breakers")
+async def breakers(replica: Replica) -> dict[str, Any]:
+    return {name: dict(breaker.snapshot()) for name, breaker in replica.breakers.items()}
+
+
+@router.post("/breakers/{name}")
+async def set_breaker(replica: Replica, name: str, body: BreakerIn) -> dict[str, Any]:
+    breaker = replica.breakers.get(name)
+    if breaker is None:
+        raise NotFound("breaker")
+    match body.action:
+        case BreakerAction.OPEN:
+            await breaker.force_open("operator")
+        case BreakerAction.CLOSE:
+            await breaker.force_closed("operator")
+        case BreakerAction.AUTO:
+            await breaker.reset()
+    return dict(breaker.snapshot())
+
+
+@router.get("/cache")
+async def cache() -> dict[str, Any]:
+    return dict(stats())
+
+
+@router.post("/cache/invalidate")
+async def invalidate(body: InvalidateIn) -> dict[str, Any]:
+    return {"invalidated": await invalidate_cache_pattern(body.pattern)}
+
+
+@router.get("/queue")
+async def queue(replica: Replica) -> dict[str, Any]:
+    numbers = await replica.queue.stats()
+    return {name: getattr(numbers, name) for name in ("pending", "ready", "leased", "oldest_seconds", "dead")}
+
+
+@router.get("/dead-letters")
+async def dead_letters(replica: Replica, limit: Limit = 50, cursor: str | None = None) -> dict[str, Any]:
+    letters, next_cursor = await replica.queue.dead(limit=limit, cursor=cursor)
+    return {"items": [_view(letter) for letter in letters], "next_cursor": next_cursor}
+
+
+@router.post("/dead-letters/replay")
+async def replay(replica: Replica, body: DeadLetterIds) -> dict[str, int]:
+    return {"replayed": await replica.queue.replay(body.ids)}
+
+
+@router.post("/dead-letters/drop")
+async def drop(replica: Replica, body: DeadLetterIds) -> dict[str, int]:
+    return {"dropped": await replica.queue.drop(body.ids)}
+
+
+def _view(letter: DeadLetter) -> dict[str, Any]:
+    """Without the payload, which is a customer's words; the mailbox names the conversation to look at."""
+    return {
+        "id": letter.id,
+        "event": letter.event.id,
+        "mailbox": letter.event.mailbox,
+        "reason": letter.reason,
+        "attempts": letter.attempts,
+        "parked_at": letter.parked_at,
+        "bytes": len(letter.event.payload),
+    }

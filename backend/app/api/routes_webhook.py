@@ -1,0 +1,162 @@
+"""`/webhook/whatsapp`: verified, stored, 200. Plain ASGI: Meta sends three statuses for every message, so every
+microsecond here counts threefold, and nothing may be parsed before the signature over the raw bytes is verified.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+
+import orjson
+from prometheus_client import Counter, Histogram
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from app.api.deps import services
+from app.api.errors import error_response
+from app.core.errors import Unavailable
+from app.core.logging import bind_request_id, log_canonical
+from app.services.ingest_service import IngestService
+
+logger = logging.getLogger(__name__)
+
+PATH = "/webhook/whatsapp"
+MAX_BODY_BYTES = 4 * 1024 * 1024
+"""Meta sends up to 3 MB (Cloud API webhooks, payload size)."""
+RETRY_AFTER = b"5"
+
+WEBHOOKS = Counter("chorus_webhooks_total", "Webhook deliveries, by HTTP status", ["status"])
+WEBHOOK_EVENTS = Counter("chorus_webhook_events_total", "Updates in accepted webhooks", ["outcome"])
+WEBHOOK_SECONDS = Histogram(
+    "chorus_webhook_seconds", "Time to the answer", buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+)
+_ACCEPTED = WEBHOOK_EVENTS.labels("accepted")
+_DUPLICATE = WEBHOOK_EVENTS.labels("duplicate")
+
+
+class BodyTooLarge(Exception):
+    pass
+
+
+class WebhookReceiver:
+    """`POST /webhook/whatsapp` as an ASGI callable.
+
+    200: durably stored · 400: not JSON · 401: no or wrong signature, nothing stored · 413 · 503: nothing durable could
+    take it, Meta delivers again.
+    """
+
+    def __init__(self, ingest: IngestService, app_secrets: Sequence[str]) -> None:
+        self._ingest = ingest
+        self._keys = [secret.encode() for secret in app_secrets]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        request_id = bind_request_id()
+        accepted = duplicates = 0
+        error = ""
+        try:
+            body = await _read(scope, receive)
+            if body is None:
+                return
+            if not self._is_signed(scope, body):
+                status, error = 401, "invalid_signature"
+            else:
+                result = await self._ingest.accept(orjson.loads(body))
+                accepted, duplicates = result.accepted, result.duplicates
+                status = 200
+        except BodyTooLarge:
+            status, error = 413, "body_too_large"
+        except orjson.JSONDecodeError:
+            status, error = 400, "invalid_json"
+        except Unavailable as exc:
+            status, error = 503, f"{exc.dependency}_unavailable"
+        await _respond(send, status, error, request_id)
+        seconds = time.perf_counter() - started
+        WEBHOOKS.labels(status).inc()
+        WEBHOOK_SECONDS.observe(seconds)
+        _ACCEPTED.inc(accepted)
+        _DUPLICATE.inc(duplicates)
+        log_canonical(
+            "webhook", status=status, accepted=accepted, duplicates=duplicates, error=error, ms=round(seconds * 1000, 2)
+        )
+
+    def _is_signed(self, scope: Scope, body: bytes) -> bool:
+        """HMAC-SHA256 over the raw bytes with any of the app secrets (several Meta apps may post here)."""
+        given = next((value for name, value in scope["headers"] if name == b"x-hub-signature-256"), b"")
+        return any(
+            hmac.compare_digest(b"sha256=" + hmac.digest(key, body, "sha256").hex().encode(), given)
+            for key in self._keys
+        )
+
+
+async def _read(scope: Scope, receive: Receive) -> bytes | None:
+    """The whole body; `None` if the client went away. Raises `BodyTooLarge` as soon as that is known."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and (not value.isdigit() or int(value) > MAX_BODY_BYTES):
+            raise BodyTooLarge
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        body: bytes = message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            raise BodyTooLarge
+        return body
+    chunks, size = [], 0
+    while True:
+        if message["type"] == "http.disconnect":
+            return None
+        chunk: bytes = message.get("body", b"")
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise BodyTooLarge
+        if not message.get("more_body"):
+            return b"".join(chunks)
+        message = await receive()
+
+
+async def _respond(send: Send, status: int, error: str, request_id: str) -> None:
+    if status == 200:
+        await send(_OK_START)
+        await send(_OK_BODY)
+        return
+    body = orjson.dumps({"error": {"code": error, "message": _MESSAGES.get(error, error), "request_id": request_id}})
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 503:
+        headers.append((b"retry-after", RETRY_AFTER))
+    if status == 413:
+        # The rest of the body is on the wire; reading it is what we refuse.
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+_OK_START = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"text/plain"), (b"content-length", b"2")],
+}
+_OK_BODY = {"type": "http.response.body", "body": b"OK"}
+_MESSAGES = {
+    "invalid_signature": "X-Hub-Signature-256 is missing or does not match the body",
+    "invalid_json": "the body is not valid JSON",
+    "body_too_large": f"the body is larger than {MAX_BODY_BYTES} bytes",
+    "redis_unavailable": "nothing durable could store this; deliver it again",
+}
+
+
+async def verify(request: Request) -> Response:
+    """Meta's handshake: the raw challenge back if the token is the global one or an account's."""
+    query = request.query_params
+    token, challenge = query.get("hub.verify_token", ""), query.get("hub.challenge", "")
+    if query.get("hub.mode") != "subscribe" or not token:
+        return error_response(403, "verification_failed", "hub.mode or hub.verify_token is missing")
+    replica = services(request)
+    expected = replica.verify_token
+    is_global = expected is not None and secrets.compare_digest(expected.encode(), token.encode())
+    if not is_global and await replica.accounts.by_verify_token(token) is None:
+        return error_response(403, "verification_failed", "no account has this verify token")
+    return PlainTextResponse(challenge)

@@ -1,0 +1,164 @@
+"""`chorus`: serve · demo · sandbox · migrate · doctor · account."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from app import __version__
+from app.core.config import Settings, SettingsError, load_settings
+
+USAGE_ERROR = 2
+
+
+class Cli(click.Group):
+    """Expected problems end in one clear message and exit code 2, never in a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from app.adapters.migrations import MigrationError
+        from app.core.errors import Unavailable
+        from app.domain.errors import ChorusError
+
+        try:
+            return super().invoke(ctx)
+        except SettingsError as exc:
+            for name, problem in exc.problems.items():
+                click.echo(f"chorus: {name} {problem}", err=True)
+            ctx.exit(USAGE_ERROR)
+        except (ChorusError, MigrationError, Unavailable) as exc:
+            click.echo(f"chorus: {exc}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="chorus")
+def main() -> None:
+    """A WhatsApp AI-bot backend whose replicas act as one. Settings come from the environment or .env."""
+
+
+@main.command()
+@click.option("--host", help="Address to listen on (HOST).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (PORT).")
+def serve(host: str | None, port: int | None) -> None:
+    """Run one replica until SIGTERM or Ctrl-C."""
+    from app.core.logging import configure_logging
+    from app.server import serve as run
+
+    settings = _settings(host=host, port=port)
+    settings.check_serve()
+    configure_logging(settings.log_level, settings.log_format)
+    run(settings)
+
+
+@main.command()
+@click.option("--once", is_flag=True, help="End after the conversation; exit code 0 only if every reply was right.")
+def demo(*, once: bool) -> None:
+    """Servers, sandbox, three replicas and simulated customers, all on this machine."""
+    from app.sandbox.demo import run_demo
+
+    sys.exit(run_demo(once=once))
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=9000, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--app-secret", default="sandbox-app-secret", show_default=True, help="Signs the webhooks it sends.")
+@click.option("--callback", multiple=True, help="Webhook URL of a replica; may be repeated.")
+def sandbox(host: str, port: int, app_secret: str, callback: tuple[str, ...]) -> None:
+    """Stand-ins for the WhatsApp Cloud API and Gemini, with fault injection."""
+    from app.sandbox.app import serve_sandbox
+
+    serve_sandbox(host=host, port=port, app_secret=app_secret, callbacks=callback)
+
+
+@main.command()
+def migrate() -> None:
+    """Bring the database's schema up to date (DATABASE_URL). Safe to run on several machines at once."""
+    from app.adapters.migrations import apply_migrations
+
+    settings = _settings()
+    if not settings.database_url:
+        raise SettingsError({"DATABASE_URL": "is missing; migrations need a direct connection to Postgres"})
+    applied = asyncio.run(apply_migrations(settings.database_url.get_secret_value()))
+    for name in applied:
+        click.echo(f"applied {name}")
+    if not applied:
+        click.echo("nothing to do: the schema is up to date")
+
+
+@main.command()
+@click.option("--new-key", is_flag=True, help="Print a new ENCRYPTION_KEY and do nothing else.")
+def doctor(*, new_key: bool) -> None:
+    """Check each setting and dependency: ok, or what is wrong and how to mend it."""
+    from app.core.secrets import TokenCipher
+    from app.doctor import examine
+
+    if new_key:
+        click.echo(TokenCipher.generate_key())
+        return
+    findings = asyncio.run(examine(_settings()))
+    for finding in findings:
+        mark = {"ok": "ok  ", "warn": "warn", "bad": "BAD "}[finding.state]
+        click.echo(f"{mark}  {finding.subject}" + (f": {finding.detail}" if finding.detail else ""))
+        if finding.mend:
+            click.echo(f"        -> {finding.mend}")
+    sys.exit(1 if any(finding.is_bad for finding in findings) else 0)
+
+
+@main.group()
+def account() -> None:
+    """WhatsApp accounts: the businesses this system answers for."""
+
+
+@account.command("add")
+@click.option("--name", required=True, help="The business as people call it.")
+@click.option("--slug", required=True, help="Short unique name: lower-case letters, digits, dashes.")
+@click.option("--phone-number-id", required=True, help="From the Meta dashboard (digits; not the phone number).")
+@click.option("--phone-number", help="The number customers write to.")
+@click.option("--access-token", envvar="WHATSAPP_TOKEN", prompt=True, hide_input=True, help="Prompted if not given.")
+@click.option(
+    "--verify-token", envvar="WHATSAPP_VERIFY_TOKEN", prompt=True, hide_input=True, help="Prompted if not given."
+)
+@click.option("--bot/--no-bot", default=True, show_default=True, help="Is the bot on in new conversations?")
+def account_add(**fields: Any) -> None:
+    """Create an account."""
+    created = asyncio.run(_add_account(_settings(), fields))
+    click.echo(f"created account {created.id} ({created.slug})")
+
+
+async def _add_account(settings: Settings, fields: dict[str, Any]) -> Any:
+    from pydantic import ValidationError
+
+    from app.api.deps import OPERATOR
+    from app.api.schemas import AccountIn
+    from app.core.secrets import TokenCipher
+    from app.domain.errors import InvalidInput
+    from app.services.account_service import AccountService
+    from app.wiring import open_store
+
+    if not settings.encryption_key:
+        raise SettingsError({"ENCRYPTION_KEY": "is missing; make one with: chorus doctor --new-key"})
+    fields["bot_auto_on"] = fields.pop("bot")
+    try:
+        account = AccountIn(**fields)
+    except ValidationError as exc:
+        first = exc.errors(include_input=False)[0]
+        raise InvalidInput(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from None
+    store = await open_store(settings)
+    try:
+        cipher = TokenCipher([key.get_secret_value() for key in settings.encryption_key])
+        return await AccountService(store, cipher).create(OPERATOR, **account.model_dump())
+    finally:
+        await store.aclose()
+
+
+def _settings(**overrides: Any) -> Settings:
+    return load_settings(**{name: value for name, value in overrides.items() if value is not None})
+
+
+if __name__ == "__main__":
+    main(prog_name="chorus" if Path(sys.argv[0]).name == "cli.py" else None)

@@ -1,0 +1,66 @@
+"""Which replicas are alive: one sorted set of heartbeats and one hash of descriptions, on the server's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from app.core.errors import Unavailable
+from app.core.redis import Redis, RedisError, Script
+
+HEARTBEAT_SECONDS = 5.0
+STALE_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
+"""Two missed beats are bad luck, three are a dead replica."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One living replica: `info` is what it said of itself, `silent_seconds` the age of its last heartbeat."""
+
+    id: str
+    silent_seconds: float
+    info: Mapping[str, Any]
+
+
+class Registry:
+    """Registers this replica and lists all. Does not elect anybody."""
+
+    def __init__(self, redis: Redis, *, namespace: str, replica_id: str) -> None:
+        self._redis = redis
+        self._keys = [f"{namespace}:{{fleet}}:beats", f"{namespace}:{{fleet}}:info"]
+        self._beat = Script("fleet_beat")
+        self.replica_id = replica_id
+        self.count = 1
+        """Replicas alive at the last heartbeat, this one included; 1 while Redis is away."""
+
+    async def beat(self, info: Mapping[str, Any]) -> None:
+        """Say that this replica lives. Raises `Unavailable`."""
+        try:
+            self.count = await self._beat(
+                self._redis, self._keys, ["beat", self.replica_id, orjson.dumps(info), int(STALE_AFTER_SECONDS * 1000)]
+            )
+        except (RedisError, OSError) as exc:
+            self.count = 1
+            raise Unavailable("redis", str(exc)) from exc
+
+    async def leave(self) -> None:
+        """Take this replica off the list; one that was killed leaves by silence. Raises `Unavailable`."""
+        try:
+            await self._beat(self._redis, self._keys, ["leave", self.replica_id, b"", 0])
+        except (RedisError, OSError) as exc:
+            raise Unavailable("redis", str(exc)) from exc
+
+    async def replicas(self) -> list[Replica]:
+        """Every living replica, by id. Raises `Unavailable`."""
+        try:
+            rows = await self._beat(self._redis, self._keys, ["list", "", b"", int(STALE_AFTER_SECONDS * 1000)])
+        except (RedisError, OSError) as exc:
+            raise Unavailable("redis", str(exc)) from exc
+        triples = zip(rows[::3], rows[1::3], rows[2::3], strict=True)
+        return sorted(
+            (Replica(name.decode(), int(age_ms) / 1000, orjson.loads(info)) for name, age_ms, info in triples),
+            key=lambda replica: replica.id,
+        )

@@ -1,0 +1,144 @@
+"""`chorus doctor`: every setting and dependency, ok or what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from app.adapters.gemini import GeminiModel
+from app.adapters.migrations import pending_migrations
+from app.adapters.whatsapp import WhatsAppMessenger
+from app.core.config import Durability, Env, Settings, SettingsError
+from app.core.errors import Unavailable
+from app.core.http_client import close_http_client
+from app.core.redis import connect, describe
+from app.core.redis import configured as redis_configured
+from app.core.secrets import TokenCipher
+from app.wiring import open_store
+
+CHECK_TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. `mend` says what to do; empty when all is well. A warning does not fail the check-up."""
+
+    subject: str
+    state: str
+    detail: str = ""
+    mend: str = ""
+
+    @property
+    def is_bad(self) -> bool:
+        return self.state == "bad"
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Settings first; a dependency whose setting is missing is not asked."""
+    findings = _settings(settings)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(close_http_client)
+        checks: list[Callable[[], Awaitable[list[Finding]]]] = []
+        if settings.redis_url:
+            checks.append(lambda: _redis(settings, stack))
+        if settings.database_url or (settings.supabase_url and settings.supabase_key):
+            checks.append(lambda: _database(settings, stack))
+        checks += [lambda: _gemini(settings), lambda: _whatsapp(settings)]
+        for result in await asyncio.gather(*(_bounded(check) for check in checks)):
+            findings += result
+    return findings
+
+
+async def _bounded(check: Callable[[], Awaitable[list[Finding]]]) -> list[Finding]:
+    async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
+        return await check()
+
+
+def _settings(settings: Settings) -> list[Finding]:
+    try:
+        settings.check_serve()
+    except SettingsError as exc:
+        return [Finding(name, "bad", "", problem) for name, problem in exc.problems.items()]
+    findings = [Finding("settings", "ok", f"APP_ENV={settings.app_env} APP_ROLE={settings.app_role}")]
+    try:
+        TokenCipher([key.get_secret_value() for key in settings.encryption_key])
+    except ValueError as exc:
+        findings.append(Finding("ENCRYPTION_KEY", "bad", str(exc), "make one with: chorus doctor --new-key"))
+    if not settings.admin_api_key:
+        findings.append(Finding("ADMIN_API_KEY", "warn", "not set; each start prints a new one", "set one to keep it"))
+    return findings
+
+
+async def _redis(settings: Settings, stack: AsyncExitStack) -> list[Finding]:
+    client = connect(settings.redis_url or "", timeout_seconds=2)
+    stack.push_async_callback(client.aclose)
+    try:
+        about = await describe(client)
+        fsync = await redis_configured(client, "appendfsync")
+    except Unavailable as exc:
+        return [Finding("redis", "bad", str(exc), "start it, or correct REDIS_URL")]
+    severity = "bad" if settings.app_env is Env.PRODUCTION else "warn"
+    findings = [Finding("redis", "ok", f"{about['version']}, {about['role']}")]
+    if about["persistence"] != "aof":
+        findings.append(
+            Finding(
+                "redis persistence", severity, "appendonly is off: a restart loses accepted messages", "appendonly yes"
+            )
+        )
+    if about["eviction"] != "noeviction":
+        mend = "maxmemory-policy noeviction; give the cache a server of its own with REDIS_CACHE_URL"
+        findings.append(Finding("redis eviction", severity, f"{about['eviction']}: a full server drops messages", mend))
+    if settings.durability is Durability.FSYNC and fsync != "always":
+        findings.append(
+            Finding("redis fsync", "bad", f"DURABILITY=fsync but appendfsync is {fsync}", "appendfsync always")
+        )
+    return findings
+
+
+async def _database(settings: Settings, stack: AsyncExitStack) -> list[Finding]:
+    store = await open_store(settings)
+    stack.push_async_callback(store.aclose)
+    try:
+        await store.ping()
+    except Unavailable as exc:
+        return [
+            Finding("database", "bad", str(exc), "start it, or correct DATABASE_URL / SUPABASE_URL and SUPABASE_KEY")
+        ]
+    findings = [Finding("database", "ok")]
+    if settings.database_url:
+        missing = await pending_migrations(settings.database_url.get_secret_value())
+        if missing:
+            findings.append(Finding("migrations", "bad", f"not applied: {', '.join(missing)}", "chorus migrate"))
+    return findings
+
+
+async def _gemini(settings: Settings) -> list[Finding]:
+    model = GeminiModel(
+        base_url=settings.gemini_base_url,
+        api_key=settings.gemini_api_key.get_secret_value() if settings.gemini_api_key else "",
+        default_model=settings.gemini_model,
+    )
+    return [
+        await _probe("gemini", settings.gemini_base_url, model.probe, "GEMINI_API_KEY, GEMINI_MODEL, GEMINI_BASE_URL")
+    ]
+
+
+async def _whatsapp(settings: Settings) -> list[Finding]:
+    cipher = TokenCipher([TokenCipher.generate_key()])
+    messenger = WhatsAppMessenger(
+        base_url=settings.whatsapp_base_url, api_version=settings.whatsapp_api_version, cipher=cipher
+    )
+    return [await _probe("whatsapp", settings.whatsapp_base_url, messenger.probe, "WHATSAPP_BASE_URL, the firewall")]
+
+
+async def _probe(
+    name: str, url: str, probe: Callable[[], Awaitable[Mapping[str, Any]]], settings_to_check: str
+) -> Finding:
+    try:
+        await probe()
+    except Unavailable as exc:
+        return Finding(name, "bad", f"{url}: {exc}", f"check {settings_to_check}")
+    return Finding(name, "ok", url)

@@ -1,0 +1,212 @@
+"""What Meta posts, taken apart into events. Pure, and total: a shape nobody foresaw becomes an event too.
+
+Source of the shapes: WhatsApp Cloud API webhook reference (messages, statuses, smb_message_echoes).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from app.domain.models import InboundMessage
+
+Json = Mapping[str, Any]
+
+
+class Kind(StrEnum):
+    """What an event is about; the first part of its mailbox's name, so that the kinds never wait for each other."""
+
+    MESSAGE = "message"
+    STATUS = "status"
+    ECHO = "echo"
+    """A person answered from the WhatsApp Business app."""
+    OUTBOUND = "outbound"
+    """A person answered through the API."""
+    UNKNOWN = "unknown"
+    """Kept as it came; handled as a dead letter with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookEvent:
+    """One update. `id` is the same for every delivery of it; `mailbox` names what it must stay in order with."""
+
+    id: str
+    kind: Kind
+    mailbox: str
+    phone_number_id: str
+    body: Json
+
+    @property
+    def is_immediate(self) -> bool:
+        """Only what the bot answers waits for the customer to finish typing."""
+        return self.kind is not Kind.MESSAGE or self.body["message"].get("type") == "reaction"
+
+
+def parse_webhook(payload: Any) -> Iterator[WebhookEvent]:
+    """Every update of every change of every entry, in order. Accepts the dashboard's test shape (no `entry`)."""
+    if not isinstance(payload, Mapping):
+        yield _unknown("", payload, "not an object")
+        return
+    if "entry" not in payload and "field" in payload:
+        yield from _change(payload)
+        return
+    entries = payload.get("entry")
+    if not isinstance(entries, list):
+        yield _unknown("", payload, "no entry")
+        return
+    for entry in entries:
+        changes = entry.get("changes") if isinstance(entry, Mapping) else None
+        if not isinstance(changes, list):
+            yield _unknown("", entry, "no changes")
+            continue
+        for change in changes:
+            yield from _change(change)
+
+
+def _change(change: Any) -> Iterator[WebhookEvent]:
+    value = change.get("value") if isinstance(change, Mapping) else None
+    if not isinstance(value, Mapping):
+        yield _unknown("", change, "no value")
+        return
+    metadata = value.get("metadata")
+    number = str(metadata.get("phone_number_id") or "") if isinstance(metadata, Mapping) else ""
+    known = False
+    for key, read in (("messages", _message), ("statuses", _status), ("message_echoes", _echo)):
+        updates = value.get(key)
+        if not isinstance(updates, list):
+            continue
+        known = True
+        for update in updates:
+            if isinstance(update, Mapping) and update.get("id") and number:
+                yield read(number, update, value)
+            else:
+                yield _unknown(number, update, f"malformed {key}")
+    errors = value.get("errors")
+    if errors:
+        yield _unknown(number, {"errors": errors}, "errors reported by WhatsApp")
+    elif not known:
+        yield _unknown(number, change, f"unsupported field {change.get('field')!s:.60}")
+
+
+def _message(number: str, message: Json, value: Json) -> WebhookEvent:
+    wa_id, user_id = _text(message.get("from")), _text(message.get("from_user_id"))
+    contact = _contact(value.get("contacts"), wa_id, user_id)
+    body = {
+        "message": message,
+        "wa_id": wa_id,
+        "user_id": user_id or contact.get("user_id"),
+        "name": contact.get("name"),
+    }
+    return _event(number, Kind.MESSAGE, str(message["id"]), body["user_id"] or wa_id or str(message["id"]), body)
+
+
+def _status(number: str, status: Json, _value: Json) -> WebhookEvent:
+    wamid = str(status["id"])
+    return _event(number, Kind.STATUS, f"{wamid}:{status.get('status')}", _text(status.get("recipient_id")) or wamid,
+                  {"status": status})  # fmt: skip
+
+
+def _echo(number: str, echo: Json, _value: Json) -> WebhookEvent:
+    wa_id, user_id = _text(echo.get("to")), _text(echo.get("to_user_id"))
+    return _event(number, Kind.ECHO, str(echo["id"]), user_id or wa_id or str(echo["id"]),
+                  {"message": echo, "wa_id": wa_id, "user_id": user_id})  # fmt: skip
+
+
+def _event(number: str, kind: Kind, event_id: str, peer: str, body: Json) -> WebhookEvent:
+    return WebhookEvent(f"{kind}:{number}:{event_id}", kind, f"{kind}:{number}:{peer}", number, body)
+
+
+def _unknown(number: str, shape: Any, reason: str) -> WebhookEvent:
+    digest = hashlib.sha256(repr(shape).encode()).hexdigest()[:32]
+    body = {"reason": reason, "shape": shape}
+    return WebhookEvent(f"{Kind.UNKNOWN}:{digest}", Kind.UNKNOWN, f"{Kind.UNKNOWN}:{number or digest}", number, body)
+
+
+def _contact(contacts: Any, wa_id: str | None, user_id: str | None) -> tuple[str | None, str | None]:
+    """Name and business-scoped id of this sender, if the payload has them: a batch may carry several cards, or none."""
+    for card in contacts if isinstance(contacts, list) else ():
+        if not isinstance(card, Mapping):
+            continue
+        ids = _text(card.get("wa_id")), _text(card.get("user_id"))
+        if (wa_id and ids[0] == wa_id) or (user_id and ids[1] == user_id):
+            profile = card.get("profile")
+            return (_text(profile.get("name")) if isinstance(profile, Mapping) else None), ids[1]
+    return None, None
+
+
+def _text(value: Any) -> str | None:
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def to_inbound(message: Json, accepted_at: datetime) -> InboundMessage:
+    """One message as we store it. A timestamp we cannot read becomes the time we accepted the message."""
+    try:
+        timestamp = datetime.fromtimestamp(int(message["timestamp"]), UTC)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        timestamp = accepted_at
+    kind = _text(message.get("type")) or "unknown"
+    return InboundMessage(str(message["id"]), kind, _readable(kind, message), timestamp, message)
+
+
+UNANSWERED_TYPES = frozenset({"reaction", "system"})
+ANSWERABLE_TYPES = frozenset({
+    "text", "image", "video", "audio", "document", "sticker", "location", "contacts", "interactive", "button", "order",
+    "unsupported",
+})  # fmt: skip
+
+
+def expects_answer(message: InboundMessage) -> bool:
+    """Would the customer be surprised by silence? Not after a reaction, nor in a group, nor for types yet to be
+    invented, which people rather than the bot should look at."""
+    return message.type in ANSWERABLE_TYPES and "group_id" not in message.payload
+
+
+def needs_a_person(message: InboundMessage) -> bool:
+    return not expects_answer(message) and message.type not in UNANSWERED_TYPES
+
+
+def _readable(kind: str, message: Json) -> str | None:
+    """What the model can read of a message; `None` when there is nothing but media."""
+    node = message.get(kind)
+    if not isinstance(node, Mapping):
+        return None
+    if kind == "text":
+        return _text(node.get("body"))
+    if kind == "button":
+        return _text(node.get("text")) or _text(node.get("payload"))
+    if kind == "interactive":
+        return _interactive(node)
+    if kind == "location":
+        return _joined(
+            "[location]", node.get("name"), node.get("address"), f"{node.get('latitude')},{node.get('longitude')}"
+        )
+    if kind == "order":
+        return _order(node)
+    caption = _text(node.get("caption"))
+    return f"[{kind}] {caption}" if caption else None
+
+
+def _interactive(node: Json) -> str | None:
+    for name in ("button_reply", "list_reply"):
+        choice = node.get(name)
+        if isinstance(choice, Mapping):
+            return _joined(choice.get("title"), choice.get("description"))
+    form = node.get("nfm_reply")
+    return _joined("[form]", form.get("body"), form.get("response_json")) if isinstance(form, Mapping) else None
+
+
+def _order(node: Json) -> str | None:
+    items = [
+        f"{item.get('quantity', 1)} x {item.get('product_retailer_id', 'item')}"
+        for item in node.get("product_items") or ()
+        if isinstance(item, Mapping)
+    ]
+    return _joined("[order]", ", ".join(items), node.get("text"))
+
+
+def _joined(*parts: Any) -> str | None:
+    return " ".join(part.strip() for part in parts if isinstance(part, str) and part.strip()) or None

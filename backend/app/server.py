@@ -1,0 +1,64 @@
+"""uvicorn, taught to drain: not ready -> keep serving -> stop accepting -> finish -> exit 0."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import FrameType
+
+import uvicorn
+
+from app.core.config import Settings
+from app.main import Chorus, create_app
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than the usual load balancer's 60 s, so that it is never we who close a connection it is about to use."""
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn closes its sockets at once on SIGTERM, so a load balancer never sees the 503 on the readiness route.
+    Here the first signal only turns readiness off; the sockets stay open for `drain_seconds`. A second one exits now.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: Chorus, *, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._app = app
+        self._drain_seconds = drain_seconds
+        self._draining = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Not calling super(): it would re-raise the signal after the shutdown, and the exit code would not be 0.
+        replica = getattr(self._app.state, "replica", None)
+        if self._draining or replica is None:
+            self.force_exit = self._draining
+            self.should_exit = True
+            return
+        self._draining = True
+        logger.info("draining", extra={"signal": sig, "seconds": self._drain_seconds})
+        replica.services.health.draining()
+        if replica.worker is not None:
+            replica.worker.stop_claiming()
+        loop = asyncio.get_running_loop()
+        # From a signal handler only the thread-safe call wakes the loop.
+        loop.call_soon_threadsafe(loop.call_later, self._drain_seconds, self._stop)
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+
+def serve(settings: Settings) -> None:
+    """Run one replica until a signal ends it."""
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=30,
+    )
+    DrainingServer(config, app, drain_seconds=settings.drain_seconds).run()

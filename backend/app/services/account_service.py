@@ -1,0 +1,122 @@
+"""Accounts and bot profiles: who owns which number, what the bot knows. Reads go through the shared cache."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from app.core.cache import get_cached_or_fetch, invalidate_cache_pattern
+from app.core.secrets import TokenCipher
+from app.domain.errors import Forbidden, NotFound
+from app.domain.models import Account, BotProfile, Role, User
+from app.domain.ports import AccountStore
+
+PROFILE_TTL_SECONDS = 300
+ACCOUNT_TTL_SECONDS = 300
+
+_RANK = {Role.VIEWER: 1, Role.AGENT: 2, Role.OWNER: 3}
+
+
+class AccountService:
+    def __init__(self, store: AccountStore, cipher: TokenCipher) -> None:
+        self._store = store
+        self._cipher = cipher
+
+    async def create(self, user: User, *, access_token: str, **fields: Any) -> Account:
+        """The creator becomes the owner; the token is encrypted before it leaves this process."""
+        account = await self._store.create_account(
+            access_token=self._cipher.encrypt(access_token), owner_id=None if user.is_operator else user.id, **fields
+        )
+        await self._forget(account)
+        return account
+
+    async def update(self, account_id: str, changes: Mapping[str, Any]) -> Account:
+        before = await self._store.get_account(account_id)
+        if before is None:
+            raise NotFound("account")
+        if "access_token" in changes:
+            changes = {**changes, "access_token": self._cipher.encrypt(changes["access_token"])}
+        account = await self._store.update_account(account_id, changes)
+        await self._forget(before)
+        await self._forget(account)
+        return account
+
+    async def list_for(self, user: User) -> tuple[Account, ...]:
+        return await self._store.list_accounts(user_id=None if user.is_operator else user.id)
+
+    async def authorize(self, user: User, account_id: str, needed: Role) -> Account:
+        """The account, if `user` may act on it as `needed`. To a stranger it does not exist."""
+        account = await self.by_id(account_id)
+        if user.is_operator:
+            return account
+        role = await self._store.get_role(account_id, user.id)
+        if role is None:
+            raise NotFound("account")
+        if _RANK[role] < _RANK[needed]:
+            raise Forbidden(f"this needs the role {needed} in the account")
+        return account
+
+    async def by_id(self, account_id: str) -> Account:
+        account = await get_cached_or_fetch(
+            f"account:id:{account_id}",
+            self._store.get_account,
+            account_id,
+            ttl_seconds=ACCOUNT_TTL_SECONDS,
+            type=Account,
+        )
+        if account is None:
+            raise NotFound("account")
+        return account
+
+    async def by_phone_number_id(self, phone_number_id: str) -> Account | None:
+        return await get_cached_or_fetch(
+            f"account:number:{phone_number_id}",
+            self._store.get_account_by_phone_number_id,
+            phone_number_id,
+            ttl_seconds=ACCOUNT_TTL_SECONDS,
+            type=Account,
+        )
+
+    async def by_verify_token(self, verify_token: str) -> Account | None:
+        return await get_cached_or_fetch(
+            _verify_key(verify_token),
+            self._store.get_account_by_verify_token,
+            verify_token,
+            ttl_seconds=ACCOUNT_TTL_SECONDS,
+            type=Account,
+        )
+
+    async def profile(self, account_id: str) -> BotProfile:
+        profile = await get_cached_or_fetch(
+            _profile_key(account_id),
+            self._store.get_profile,
+            account_id,
+            ttl_seconds=PROFILE_TTL_SECONDS,
+            type=BotProfile,
+        )
+        if profile is None:
+            raise NotFound("account")
+        return profile
+
+    async def update_profile(self, account_id: str, changes: Mapping[str, Any]) -> BotProfile:
+        profile = await self._store.update_profile(account_id, changes)
+        await invalidate_cache_pattern(_profile_key(account_id))
+        return profile
+
+    async def _forget(self, account: Account) -> None:
+        for key in (
+            f"account:id:{account.id}",
+            f"account:number:{account.phone_number_id}",
+            _verify_key(account.verify_token),
+        ):
+            await invalidate_cache_pattern(key)
+
+
+def _profile_key(account_id: str) -> str:
+    return f"bot_profile:account_{account_id}"
+
+
+def _verify_key(verify_token: str) -> str:
+    # Keys are listed and logged: the digest is not the secret.
+    return f"account:verify:{hashlib.sha256(verify_token.encode()).hexdigest()[:32]}"

@@ -1,0 +1,250 @@
+"""The story of one run of customer messages: from what WhatsApp delivered to what the customer reads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from app.core.clock import SYSTEM_CLOCK, Clock
+from app.core.deadline import Deadline
+from app.domain.errors import ModelRefused, SendError, Unavailable, UnknownAccount
+from app.domain.models import (
+    WINDOW_HOURS,
+    Account,
+    Author,
+    BotProfile,
+    Conversation,
+    InboundMessage,
+    Recipient,
+    Reply,
+    ReplyState,
+)
+from app.domain.ports import Messenger, Model, Store
+from app.domain.prompt import build_prompt
+from app.domain.webhook import expects_answer, needs_a_person
+from app.services.account_service import AccountService
+from app.services.delivery import Delivery, Postponed
+
+logger = logging.getLogger(__name__)
+
+HISTORY_MESSAGES = 30
+GENERATION_SECONDS = 40
+"""For all attempts of one generation together; one attempt has 15 s (DESIGN §2)."""
+MODEL_RETRY_SECONDS = 5.0
+"""How long a conversation waits when the model is unavailable and did not say for how long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The messages of one claim, oldest first, all of one customer."""
+
+    phone_number_id: str
+    wa_id: str | None
+    user_id: str | None
+    name: str | None
+    messages: tuple[InboundMessage, ...]
+    accepted_at: datetime
+    """When the first of them was accepted."""
+
+
+class Hold(Protocol):
+    """The worker's hold on the conversation while it is being answered."""
+
+    @property
+    def fence(self) -> int: ...
+
+    def ensure_held(self) -> None:
+        """Raise `Fenced` if another worker may have the conversation by now. Call before every side effect."""
+        ...
+
+    async def refresh(self) -> Run:
+        """The run as it is now, with what has arrived since the claim."""
+        ...
+
+
+@dataclass(slots=True)
+class Handled:
+    """What became of a run. `count`: how many of the claim's events are finished."""
+
+    outcome: str
+    count: int
+    stages: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Work:
+    """One run on its way through the service."""
+
+    run: Run
+    hold: Hold
+    account: Account
+    conversation: Conversation
+    asked: tuple[InboundMessage, ...]
+    stages: dict[str, float]
+
+    @property
+    def covers(self) -> tuple[str, ...]:
+        return tuple(message.wa_message_id for message in self.asked)
+
+
+class BotService:
+    def __init__(
+        self,
+        *,
+        accounts: AccountService,
+        store: Store,
+        model: Model,
+        messenger: Messenger,
+        delivery: Delivery,
+        reply_deadline_seconds: float,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._accounts = accounts
+        self._store = store
+        self._model = model
+        self._messenger = messenger
+        self._delivery = delivery
+        self._reply_deadline = timedelta(seconds=reply_deadline_seconds)
+        self._clock = clock
+
+    async def handle(self, run: Run, hold: Hold) -> Handled:
+        """Store the run and answer it. Safe to repeat after a crash at any point: it finds what was already done.
+
+        Raises `UnknownAccount`, `Postponed`, `Fenced`, `Unavailable`, or a `SendError`.
+        """
+        stages: dict[str, float] = {}
+        with _stage(stages, "store", self._clock):
+            account = await self._accounts.by_phone_number_id(run.phone_number_id)
+            if account is None:
+                raise UnknownAccount(run.phone_number_id)
+            conversation = await self._record(account, run)
+        everything = len(run.messages)
+        if any(needs_a_person(message) for message in run.messages):
+            await self._store.set_needs_human(conversation.id)
+        asked = tuple(message for message in run.messages if expects_answer(message))
+        if not asked:
+            return Handled("nothing_to_answer", everything, stages)
+        if not account.is_active or not conversation.bot_enabled:
+            return Handled("bot_off", everything, stages)
+        if self._clock.now() - max(m.timestamp for m in asked) > timedelta(hours=WINDOW_HOURS):
+            await self._store.set_needs_human(conversation.id)
+            return Handled("window_closed", everything, stages)
+
+        work = _Work(run, hold, account, conversation, asked, stages)
+        courtesy = asyncio.create_task(self._show_typing(account, asked[-1].wa_message_id))
+        try:
+            reply, profile = await self._ready_reply(work)
+            with _stage(stages, "send", self._clock):
+                state = await self._deliver(work, reply, profile)
+        finally:
+            courtesy.cancel()
+            with suppress(asyncio.CancelledError):
+                await courtesy
+        return Handled(_OUTCOMES[state], _covered(work.run, reply), stages)
+
+    async def _record(self, account: Account, run: Run) -> Conversation:
+        inbound = await self._store.record_inbound(
+            account.id, wa_id=run.wa_id, user_id=run.user_id, name=run.name, messages=run.messages
+        )
+        return inbound.conversation
+
+    async def _ready_reply(self, work: _Work) -> tuple[Reply, BotProfile]:
+        """The reply with its text, stored before anything is sent: found as an earlier attempt left it, or made now."""
+        with _stage(work.stages, "load", self._clock):
+            reply, profile = await asyncio.gather(
+                self._store.open_reply(
+                    work.conversation.id,
+                    key=work.covers[0],
+                    author=Author.BOT,
+                    covers=work.covers,
+                    fence=work.hold.fence,
+                ),
+                self._accounts.profile(work.account.id),
+            )
+        if reply.body is not None or reply.state is not ReplyState.PENDING:
+            return reply, profile
+        with _stage(work.stages, "generate", self._clock):
+            body = await self._compose(work, profile)
+            if await self._grew(work):
+                # Once: a customer who keeps typing must not postpone the answer for ever.
+                body = await self._compose(work, profile)
+        work.hold.ensure_held()
+        reply = await self._store.save_body(reply.key, fence=work.hold.fence, covers=work.covers, body=body)
+        return reply, profile
+
+    async def _grew(self, work: _Work) -> bool:
+        """Did the customer write more while the answer was made? Then it is stored and part of what is asked."""
+        run = await work.hold.refresh()
+        if len(run.messages) <= len(work.run.messages):
+            return False
+        work.conversation = await self._record(work.account, run)
+        asked = tuple(message for message in run.messages if expects_answer(message))
+        grew = len(asked) > len(work.asked)
+        work.run, work.asked = run, asked
+        return grew
+
+    async def _compose(self, work: _Work, profile: BotProfile) -> str:
+        """The text of the answer: the model's, or what the profile says when the model cannot or need not be asked."""
+        texts = [message.text for message in work.asked if message.text]
+        if not texts:
+            return profile.non_text_reply
+        if len(texts) < len(work.asked):
+            texts.append("[The customer also sent something that is not text and that you cannot see.]")
+        history = await self._store.history(work.conversation.id, limit=HISTORY_MESSAGES, exclude=work.covers)
+        prompt = build_prompt(profile, work.conversation.contact.name or work.run.name, history, texts)
+        try:
+            return (await self._model.generate(prompt, deadline=Deadline.after(GENERATION_SECONDS))).text
+        except ModelRefused as exc:
+            logger.warning("model refused", extra={"conversation": work.conversation.id, "reason": exc.reason})
+        except Unavailable as exc:
+            left = (work.run.accepted_at + self._reply_deadline - self._clock.now()).total_seconds()
+            if left > 0:
+                raise Postponed(min(left, exc.retry_after or MODEL_RETRY_SECONDS), f"model unavailable: {exc}") from exc
+            logger.warning("reply deadline passed", extra={"conversation": work.conversation.id, "reason": str(exc)})
+        await self._store.set_needs_human(work.conversation.id)
+        return profile.fallback_text
+
+    async def _deliver(self, work: _Work, reply: Reply, profile: BotProfile) -> ReplyState:
+        if reply.state in _FINISHED:
+            return reply.state
+        contact = work.conversation.contact
+        return await self._delivery.deliver(
+            reply,
+            account=work.account,
+            to=Recipient(contact.wa_id, contact.user_id),
+            fence=work.hold.fence,
+            ensure_held=work.hold.ensure_held,
+            resend=profile.resend_ambiguous,
+        )
+
+    async def _show_typing(self, account: Account, wa_message_id: str) -> None:
+        try:
+            await self._messenger.mark_read(account, wa_message_id, typing=True)
+        except (SendError, Unavailable) as exc:
+            logger.info("no typing indicator", extra={"reason": str(exc)})
+
+
+@contextmanager
+def _stage(stages: dict[str, float], name: str, clock: Clock) -> Iterator[None]:
+    """Milliseconds of one stage, for the canonical line; kept when the stage fails."""
+    start = clock.monotonic()
+    try:
+        yield
+    finally:
+        stages[name] = round((clock.monotonic() - start) * 1000, 2)
+
+
+_FINISHED = frozenset({ReplyState.SENT, ReplyState.FAILED, ReplyState.SILENCED})
+_OUTCOMES = {ReplyState.SENT: "replied", ReplyState.FAILED: "send_failed", ReplyState.SILENCED: "silenced"}
+
+
+def _covered(run: Run, reply: Reply) -> int:
+    """How many of the run's messages are finished: up to the last one the reply answers. What came after it, or what an
+    earlier attempt's reply did not know of, stays in the mailbox and gets a reply of its own."""
+    last = max((i for i, message in enumerate(run.messages) if message.wa_message_id in reply.covers), default=0)
+    return last + 1

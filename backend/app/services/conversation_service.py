@@ -1,0 +1,162 @@
+"""What people do with conversations, and what WhatsApp reports about them: listings, take-over, statuses, echoes."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+
+from app.core.clock import SYSTEM_CLOCK, Clock
+from app.core.queue import Event, Queue
+from app.domain.errors import Conflict, NotFound, UnknownAccount, Unprocessable
+from app.domain.models import (
+    STATUS_RANK,
+    WINDOW_HOURS,
+    Account,
+    Author,
+    Conversation,
+    Message,
+    Page,
+    Recipient,
+    Reply,
+    ReplyState,
+    Role,
+    Status,
+    User,
+)
+from app.domain.ports import Store
+from app.domain.webhook import Json, Kind, to_inbound
+from app.services.account_service import AccountService
+from app.services.bot_service import Hold
+from app.services.delivery import Delivery
+from app.services.ingest_service import Incoming
+
+
+class ConversationService:
+    def __init__(
+        self, *, accounts: AccountService, store: Store, queue: Queue, delivery: Delivery, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self._accounts = accounts
+        self._store = store
+        self._queue = queue
+        self._delivery = delivery
+        self._clock = clock
+
+    async def list_for(self, user: User, account_id: str, *, limit: int, cursor: str | None) -> Page[Conversation]:
+        await self._accounts.authorize(user, account_id, Role.VIEWER)
+        return await self._store.list_conversations(account_id, limit=limit, cursor=cursor)
+
+    async def messages(self, user: User, conversation_id: str, *, limit: int, cursor: str | None) -> Page[Message]:
+        await self._authorized(user, conversation_id, Role.VIEWER)
+        return await self._store.list_messages(conversation_id, limit=limit, cursor=cursor)
+
+    async def set_bot(self, user: User, conversation_id: str, *, enabled: bool) -> Conversation:
+        await self._authorized(user, conversation_id, Role.AGENT)
+        return await self._store.set_bot(conversation_id, enabled=enabled)
+
+    async def mark_read(self, user: User, conversation_id: str) -> Conversation:
+        await self._authorized(user, conversation_id, Role.AGENT)
+        return await self._store.mark_read(conversation_id)
+
+    async def reply_as_human(
+        self, user: User, conversation_id: str, text: str, *, idempotency_key: str | None
+    ) -> Reply:
+        """Take the conversation over and send `text`: stored and queued here, sent by a worker.
+
+        The same `idempotency_key` gives the same reply, however often it is asked for. Raises `Conflict`.
+        """
+        conversation = await self._authorized(user, conversation_id, Role.AGENT)
+        opened = conversation.last_inbound_at
+        if opened is None or self._clock.now() - opened > timedelta(hours=WINDOW_HOURS):
+            raise Conflict(
+                "window_closed", "WhatsApp allows free text only within 24 hours of the customer's last message"
+            )
+        key = f"human:{conversation_id}:{idempotency_key or uuid.uuid4()}"
+        reply = await self._store.open_reply(
+            conversation_id, key=key, author=Author.HUMAN, covers=(), fence=0, body=text
+        )
+        if reply.state is ReplyState.PENDING:
+            body = {"conversation_id": conversation_id, "account_id": conversation.account_id, "key": key, "text": text}
+            payload = orjson.dumps({"kind": Kind.OUTBOUND, "number": "", "body": body})
+            await self._queue.put([Event(key, f"{Kind.OUTBOUND}:{conversation_id}", payload, immediate=True)])
+        return reply
+
+    async def send_human(self, incoming: Incoming, hold: Hold) -> str:
+        """The worker's half of `reply_as_human`. Returns the outcome."""
+        body = incoming.body
+        conversation = await self._store.get_conversation(body["conversation_id"])
+        if conversation is None:
+            raise Unprocessable("the conversation no longer exists")
+        account = await self._accounts.by_id(body["account_id"])
+        reply = await self._store.open_reply(
+            conversation.id, key=body["key"], author=Author.HUMAN, covers=(), fence=hold.fence, body=body["text"]
+        )
+        if reply.state in (ReplyState.SENT, ReplyState.FAILED):
+            return str(reply.state)
+        contact = conversation.contact
+        state = await self._delivery.deliver(
+            reply,
+            account=account,
+            to=Recipient(contact.wa_id, contact.user_id),
+            fence=hold.fence,
+            ensure_held=hold.ensure_held,
+            resend=False,
+        )
+        return str(state)
+
+    async def apply_status(self, incoming: Incoming) -> str:
+        """Move one outbound message along. Returns the outcome."""
+        account = await self._account(incoming)
+        status = incoming.body["status"]
+        name = status.get("status")
+        if name != Status.FAILED and STATUS_RANK.get(name, 0) < STATUS_RANK[Status.SENT]:
+            raise Unprocessable(f"unknown status {name!s:.40}")
+        known = await self._store.apply_status(
+            account.id,
+            wa_message_id=str(status["id"]),
+            outbound_key=status.get("biz_opaque_callback_data"),
+            status=Status(name),
+            timestamp=_status_time(status, incoming.accepted_at),
+            error=_first_error(status),
+        )
+        return "applied" if known else "kept_for_later"
+
+    async def record_echo(self, incoming: Incoming) -> str:
+        """A person answered from the phone: the bot is silent from now on. Returns the outcome."""
+        account = await self._account(incoming)
+        body = incoming.body
+        message = to_inbound(body["message"], incoming.accepted_at)
+        await self._store.record_echo(account.id, wa_id=body["wa_id"], user_id=body["user_id"], message=message)
+        return "taken_over"
+
+    async def _account(self, incoming: Incoming) -> Account:
+        account = await self._accounts.by_phone_number_id(incoming.phone_number_id)
+        if account is None:
+            raise UnknownAccount(incoming.phone_number_id)
+        return account
+
+    async def _authorized(self, user: User, conversation_id: str, needed: Role) -> Conversation:
+        """To a stranger a conversation does not exist, whoever's it is."""
+        conversation = await self._store.get_conversation(conversation_id)
+        if conversation is None:
+            raise NotFound("conversation")
+        try:
+            await self._accounts.authorize(user, conversation.account_id, needed)
+        except NotFound as exc:
+            raise NotFound("conversation") from exc
+        return conversation
+
+
+def _status_time(status: Json, accepted_at: datetime) -> datetime:
+    try:
+        return datetime.fromtimestamp(int(status["timestamp"]), UTC)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return accepted_at
+
+
+def _first_error(status: Json) -> Mapping[str, Any] | None:
+    errors = status.get("errors")
+    return errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], Mapping) else None

@@ -1,0 +1,114 @@
+"""Sending a stored reply, part by part: never twice, never lost, never over a person's head."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from app.core.clock import SYSTEM_CLOCK, Clock
+from app.domain.errors import AccountRejected, SendAmbiguous, SendError, SendRejected, SendThrottled, Unavailable
+from app.domain.models import Account, Recipient, Reply, ReplyState
+from app.domain.ports import ConversationStore, Messenger, ReplyStore, SendDecision
+from app.domain.text import split_text
+
+logger = logging.getLogger(__name__)
+
+
+class Postponed(Exception):
+    """Nothing is wrong with the message; come back in `delay_seconds`. Not a failed attempt."""
+
+    def __init__(self, delay_seconds: float, reason: str) -> None:
+        super().__init__(reason)
+        self.delay_seconds = delay_seconds
+
+
+class DeliveryStore(ReplyStore, ConversationStore): ...
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Sends the parts of one reply in order. The store decides, atomically, whether a part may go out."""
+
+    store: DeliveryStore
+    messenger: Messenger
+    reconcile_seconds: float
+    clock: Clock = SYSTEM_CLOCK
+
+    async def deliver(
+        self,
+        reply: Reply,
+        *,
+        account: Account,
+        to: Recipient,
+        fence: int,
+        ensure_held: Callable[[], None],
+        resend: bool,
+    ) -> ReplyState:
+        """Bring `reply` to its end and return which. `resend`: an ambiguous part may go out again after
+        `reconcile_seconds` without proof. Raises `Postponed`, `Unavailable`, `SendThrottled`, `AccountRejected`,
+        `Fenced`."""
+        parts = split_text(reply.body or "")
+        for index in range(reply.part, len(parts)):
+            decision = await self.store.begin_part(
+                reply.key, fence=fence, part=index, parts=len(parts), text=parts[index], resend=False
+            )
+            if decision is SendDecision.AMBIGUOUS:
+                decision = await self._settle_ambiguous(reply, index, parts, fence, resend=resend)
+            if decision is SendDecision.SENT:
+                continue
+            if decision is not SendDecision.SEND:
+                return await self._ended(reply, decision)
+            ensure_held()
+            state = await self._send(reply, index, parts, account, to, fence)
+            if state is not None:
+                return state
+        return ReplyState.SENT
+
+    async def _send(
+        self, reply: Reply, index: int, parts: list[str], account: Account, to: Recipient, fence: int
+    ) -> ReplyState | None:
+        try:
+            wamid = await self.messenger.send_text(account, to, parts[index], outbound_key=f"{reply.key}#{index}")
+        except SendAmbiguous as exc:
+            raise Postponed(self.reconcile_seconds, "waiting for the status that proves or refutes the send") from exc
+        except SendRejected as exc:
+            await self.store.fail_part(reply.key, fence=fence, part=index, error=_error(exc), final=True)
+            await self.store.set_needs_human(reply.conversation_id)
+            logger.warning("send rejected for good", extra={"reply": reply.key, "wa_code": exc.wa_code})
+            return ReplyState.FAILED
+        except (SendThrottled, AccountRejected, Unavailable) as exc:
+            await self.store.fail_part(reply.key, fence=fence, part=index, error=_error(exc), final=False)
+            raise
+        await self.store.complete_part(reply.key, part=index, wamid=wamid, last=index == len(parts) - 1)
+        return None
+
+    async def _settle_ambiguous(
+        self, reply: Reply, index: int, parts: list[str], fence: int, *, resend: bool
+    ) -> SendDecision:
+        """An earlier attempt may or may not have gone out: the status webhook had its time, or gets the rest of it."""
+        since = reply.sending_since or self.clock.now()
+        left = (since + timedelta(seconds=self.reconcile_seconds) - self.clock.now()).total_seconds()
+        if left > 0:
+            raise Postponed(left, "waiting for the status that proves or refutes the send")
+        if resend:
+            return await self.store.begin_part(
+                reply.key, fence=fence, part=index, parts=len(parts), text=parts[index], resend=True
+            )
+        error = {"code": SendAmbiguous.code, "message": "no proof that the message went out"}
+        await self.store.fail_part(reply.key, fence=fence, part=index, error=error, final=True)
+        return SendDecision.FAILED
+
+    async def _ended(self, reply: Reply, decision: SendDecision) -> ReplyState:
+        if decision is SendDecision.SILENCED:
+            return ReplyState.SILENCED
+        await self.store.set_needs_human(reply.conversation_id)
+        return ReplyState.FAILED
+
+
+def _error(exc: Exception) -> dict[str, object]:
+    code = (
+        exc.wa_code if isinstance(exc, SendError) and exc.wa_code is not None else getattr(exc, "code", "unavailable")
+    )
+    return {"code": code, "message": str(exc)}

@@ -1,0 +1,279 @@
+"""The loop of every replica that works: claim what is due, handle it, tell the queue how it went.
+
+What an error means for a queued event:
+
+    Unprocessable (UnknownAccount)   dead letter with the reason, replayable; the conversation goes on
+    Postponed, Unavailable,          back into the mailbox for later, attempt not counted:
+      SendThrottled                  nothing is wrong with the event
+    Fenced, LeaseLost                nothing: another worker has the conversation
+    cancelled by drain               back at once, attempt not counted
+    anything else                    a failed attempt; back with growing delay, at the maximum a dead letter
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from prometheus_client import Counter, Histogram
+
+from app.core.logging import log_canonical
+from app.core.queue import Claim, LeaseLost, Queue
+from app.domain.errors import ChorusError, Fenced, SendThrottled, Unavailable, UnknownAccount, Unprocessable
+from app.domain.webhook import Kind, to_inbound
+from app.services.bot_service import BotService, Handled, Run
+from app.services.conversation_service import ConversationService
+from app.services.delivery import Postponed
+from app.services.ingest_service import Incoming, decode
+
+logger = logging.getLogger(__name__)
+
+UNAVAILABLE_RETRY_SECONDS = 2.0
+THROTTLED_RETRY_SECONDS = 6.0
+"""The pair rate is one message per 6 s (Cloud API, error 131056)."""
+FAILED_RETRY_SECONDS = 2.0
+FAILED_RETRY_CAP_SECONDS = 60.0
+QUEUE_RETRY_SECONDS = 0.5
+"""Pause after the queue itself could not be reached; work resumes within a second of its return."""
+FULL_BEAT_SECONDS = 1.0
+
+HANDLED = Counter("chorus_handled_total", "Claims handled, by kind and outcome", ["kind", "outcome"])
+HANDLE_SECONDS = Histogram("chorus_handle_seconds", "Time from claim to queue verdict", ["kind"])
+END_TO_END_SECONDS = Histogram(
+    "chorus_end_to_end_seconds",
+    "From the webhook's 200 to the accepted send",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600),
+)
+
+
+class InboxWorker:
+    """At most `concurrency` conversations at a time, never more claimed than can be worked on."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        bot: BotService,
+        conversations: ConversationService,
+        *,
+        concurrency: int,
+        on_beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._queue = queue
+        self._bot = bot
+        self._conversations = conversations
+        self._concurrency = concurrency
+        self._on_beat = on_beat
+        self._held: dict[asyncio.Task[None], Claim] = {}
+        self._slot_freed = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    @property
+    def active(self) -> int:
+        """Conversations being handled right now."""
+        return len(self._held)
+
+    def stop_claiming(self) -> None:
+        """Finish what is held, take nothing new. `run` returns soon after; idempotent."""
+        self._stopping.set()
+        self._slot_freed.set()
+
+    async def run(self) -> None:
+        """Claim and dispatch until `stop_claiming`."""
+        while not self._stopping.is_set():
+            self._on_beat()
+            try:
+                await self._claim_once()
+            except Unavailable as exc:
+                logger.warning("queue unavailable", extra={"reason": str(exc)})
+                await self._pause(QUEUE_RETRY_SECONDS)
+
+    async def _claim_once(self) -> None:
+        free = self._concurrency - len(self._held)
+        if free <= 0:
+            self._slot_freed.clear()
+            with suppress(TimeoutError):  # a beat now and then also while everything is busy
+                async with asyncio.timeout(FULL_BEAT_SECONDS):
+                    await self._slot_freed.wait()
+            return
+        claims = await self._queue.claim(free)
+        for claim in claims:
+            task = asyncio.create_task(self._handle(claim), name=f"handle {claim.token}")
+            self._held[task] = claim
+            task.add_done_callback(self._release)
+        if not claims:
+            await self._queue.wait()
+
+    def _release(self, task: asyncio.Task[None]) -> None:
+        del self._held[task]
+        self._slot_freed.set()
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            logger.error("a handler failed outside its own error handling", exc_info=exc)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+
+    async def renew(self) -> None:
+        """Extend every held lease, three times per lease; a lost one means somebody else has the conversation."""
+        while True:
+            await asyncio.sleep(self._queue.lease_seconds / 3)
+            if not self._held:
+                continue
+            try:
+                lost = await self._queue.extend(list(self._held.values()))
+            except Unavailable as exc:
+                # Handlers check `held_until` before every side effect, so they stop by themselves in time.
+                logger.warning("could not extend leases", extra={"held": len(self._held), "reason": str(exc)})
+                continue
+            for task, claim in list(self._held.items()):
+                if claim in lost:
+                    task.cancel("lease lost")
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Let held conversations finish for `grace_seconds`, then give the rest back, attempt not counted."""
+        self.stop_claiming()
+        if self._held:
+            await asyncio.wait(self._held, timeout=grace_seconds)
+        for task in list(self._held):
+            task.cancel("drain")
+        if self._held:
+            await asyncio.wait(self._held, timeout=self._queue.lease_seconds)
+
+    async def _handle(self, claim: Claim) -> None:
+        started = time.perf_counter()
+        kind, _, _ = claim.mailbox.partition(":")
+        result = Handled("cancelled", 0)
+        try:
+            result = await self._dispatch(kind, claim)
+            await self._queue.done(claim, result.count)
+        except asyncio.CancelledError:
+            # Lease lost: the token no longer stands and this is a no-op. Drain: another replica has it at once.
+            with suppress(Unavailable):
+                await asyncio.shield(self._give_back(claim, 0.0, "interrupted"))
+            raise
+        except Exception as exc:  # noqa: BLE001  every error must become a verdict, or the conversation waits for its lease
+            result.outcome = await self._verdict(claim, exc)
+        finally:
+            seconds = time.perf_counter() - started
+            HANDLED.labels(kind, result.outcome).inc()
+            HANDLE_SECONDS.labels(kind).observe(seconds)
+            if result.outcome == "replied":
+                END_TO_END_SECONDS.observe(max(0.0, time.time() - claim.events[0].accepted_at))
+            log_canonical(
+                "handled",
+                kind=kind,
+                outcome=result.outcome,
+                events=len(claim.events),
+                attempt=claim.attempts + 1,
+                token=claim.token,
+                first_event=claim.events[0].id,
+                ms=round(seconds * 1000, 2),
+                stages_ms=result.stages,
+            )
+
+    async def _dispatch(self, kind: str, claim: Claim) -> Handled:
+        if kind == Kind.MESSAGE:
+            return await self._bot.handle(_run(claim), _Hold(self._queue, claim))
+        one: Mapping[str, Callable[[Incoming], Awaitable[str]]] = {
+            Kind.STATUS: self._conversations.apply_status,
+            Kind.ECHO: self._conversations.record_echo,
+            Kind.OUTBOUND: lambda incoming: self._conversations.send_human(incoming, _Hold(self._queue, claim)),
+            Kind.UNKNOWN: _refuse,
+        }
+        outcome = ""
+        for index, event in enumerate(claim.events):
+            try:
+                outcome = await one[kind](decode(event))
+            except Exception:
+                if index == 0:
+                    raise
+                # What went well is finished; the one in trouble becomes the head and is judged alone.
+                return Handled(outcome, index)
+        return Handled(outcome, len(claim.events))
+
+    async def _verdict(self, claim: Claim, exc: Exception) -> str:
+        """Tell the queue what the error means (table above). Returns the outcome for the log."""
+        try:
+            match exc:
+                case Fenced() | LeaseLost():
+                    return "fenced"
+                case Unprocessable():
+                    count = len(claim.events) if isinstance(exc, UnknownAccount) else 1
+                    await self._queue.park(claim, count, exc.reason)
+                    return "parked"
+                case Postponed():
+                    await self._give_back(claim, exc.delay_seconds, str(exc))
+                    return "postponed"
+                case Unavailable():
+                    await self._give_back(claim, exc.retry_after or UNAVAILABLE_RETRY_SECONDS, str(exc))
+                    return "unavailable"
+                case SendThrottled():
+                    await self._give_back(claim, exc.retry_after or THROTTLED_RETRY_SECONDS, str(exc))
+                    return "throttled"
+                case _:
+                    return await self._failed(claim, exc)
+        except Unavailable as unavailable:
+            # The lease runs out and another worker takes over; what was done is found again.
+            logger.warning("verdict not delivered", extra={"reason": str(unavailable)})
+            return "verdict_lost"
+
+    async def _failed(self, claim: Claim, exc: Exception) -> str:
+        expected = isinstance(exc, ChorusError)
+        logger.log(
+            logging.WARNING if expected else logging.ERROR,
+            "handling failed",
+            exc_info=None if expected else exc,
+            extra={"first_event": claim.events[0].id, "attempt": claim.attempts + 1, "reason": str(exc)},
+        )
+        delay = min(FAILED_RETRY_CAP_SECONDS, FAILED_RETRY_SECONDS * 2**claim.attempts) * (0.5 + random.random())  # noqa: S311
+        parked = await self._queue.retry_later(claim, delay, counted=True, reason=f"{type(exc).__name__}: {exc}")
+        return "parked" if parked else "failed"
+
+    async def _give_back(self, claim: Claim, delay_seconds: float, reason: str) -> None:
+        # Jitter: what waited for one recovery must not arrive all at once.
+        delay = delay_seconds * (1 + 0.2 * random.random())  # noqa: S311
+        await self._queue.retry_later(claim, delay, counted=False, reason=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """A claim as the services see it."""
+
+    queue: Queue
+    claim: Claim
+
+    @property
+    def fence(self) -> int:
+        return self.claim.token
+
+    def ensure_held(self) -> None:
+        if not self.claim.is_held():
+            raise Fenced("the lease may have ended")
+
+    async def refresh(self) -> Run:
+        return _run(await self.queue.refresh(self.claim))
+
+
+def _run(claim: Claim) -> Run:
+    incoming = [decode(event) for event in claim.events]
+    last = incoming[-1].body
+    return Run(
+        phone_number_id=incoming[0].phone_number_id,
+        wa_id=last["wa_id"],
+        user_id=last["user_id"],
+        name=next((i.body["name"] for i in reversed(incoming) if i.body["name"]), None),
+        messages=tuple(to_inbound(i.body["message"], i.accepted_at) for i in incoming),
+        accepted_at=incoming[0].accepted_at,
+    )
+
+
+async def _refuse(incoming: Incoming) -> str:
+    raise Unprocessable(str(incoming.body["reason"]))

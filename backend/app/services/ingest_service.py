@@ -1,0 +1,43 @@
+"""From a verified webhook body to durable events. Nothing else happens before the 200."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from app.core.queue import Event, PutResult, Queue
+from app.domain.webhook import Json, Kind, WebhookEvent, parse_webhook
+
+
+class IngestService:
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    async def accept(self, payload: Any) -> PutResult:
+        """Store every update of `payload`, or raise `Unavailable` so that Meta delivers it again."""
+        return await self._queue.put([encode(event) for event in parse_webhook(payload)])
+
+
+def encode(event: WebhookEvent) -> Event:
+    payload = orjson.dumps({"kind": event.kind, "number": event.phone_number_id, "body": event.body})
+    return Event(event.id, event.mailbox, payload, immediate=event.is_immediate)
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A claimed event, decoded."""
+
+    kind: Kind
+    phone_number_id: str
+    body: Json
+    accepted_at: datetime
+
+
+def decode(event: Event) -> Incoming:
+    """The inverse of `encode`."""
+    content = orjson.loads(event.payload)
+    accepted_at = datetime.fromtimestamp(event.accepted_at, UTC)
+    return Incoming(Kind(content["kind"]), content["number"], content["body"], accepted_at)
