@@ -39,6 +39,7 @@ lock: setup      ## renew requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	  pyproject.toml --extra embedded --group dev -o requirements.lock --upgrade
 
-clean:           ## stop nothing, delete what the targets made
+clean:           ## delete what the targets made; refuses while a demo is running
+	@test ! -x "$(BIN)/python" || "$(BIN)/python" -c "from pathlib import Path; from app.sandbox.servers import remove_data; remove_data(Path('.data/demo/servers'))"
 	rm -rf "$(VENV)" .data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
 	find backend tests -name __pycache__ -type d -prune -exec rm -rf {} +

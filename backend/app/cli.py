@@ -19,9 +19,9 @@ class Cli(click.Group):
     """Expected problems end in one clear message and exit code 2, never in a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from app.adapters.migrations import MigrationError
         from app.core.errors import Unavailable
-        from app.domain.errors import ChorusError
+        from app.core.secrets import SecretError
+        from app.domain.errors import ChorusError, ConfigurationError
 
         try:
             return super().invoke(ctx)
@@ -29,9 +29,9 @@ class Cli(click.Group):
             for name, problem in exc.problems.items():
                 click.echo(f"chorus: {name} {problem}", err=True)
             ctx.exit(USAGE_ERROR)
-        except (ChorusError, MigrationError, Unavailable) as exc:
+        except (ChorusError, SecretError, Unavailable) as exc:
             click.echo(f"chorus: {exc}", err=True)
-            ctx.exit(1)
+            ctx.exit(USAGE_ERROR if isinstance(exc, ConfigurationError) else 1)
 
 
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

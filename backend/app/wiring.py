@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import SecretStr
@@ -52,6 +52,8 @@ BLOCKING_TIMEOUT_SECONDS = 3.0
 PROBE_SECONDS = 5.0
 UPSTREAM_PROBE_SECONDS = 30.0
 AUDIT_SECONDS = 60.0
+STUCK_SECONDS = 15.0
+"""The worker beats about once a second."""
 BOOTSTRAP_SLUG = "default"
 
 
@@ -95,6 +97,7 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
             debounce_seconds=settings.debounce_seconds,
             max_pending=settings.queue_max_pending,
         )
+        stack.push_async_callback(queue.aclose)
         registry = Registry(redis, namespace=settings.redis_namespace, replica_id=_replica_id())
         cipher = TokenCipher(_values(settings.encryption_key))
         model = GeminiModel(
@@ -113,7 +116,7 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
         async def internals() -> Mapping[str, Any]:
             numbers = await queue.stats()
             return {
-                "cache": dict(cache.stats()),
+                "cache": asdict(cache.stats()),
                 "queue": {
                     "pending": numbers.pending,
                     "oldest_seconds": round(numbers.oldest_seconds, 3),
@@ -228,7 +231,7 @@ def _start_loops(replica: Replica, registry: Registry) -> None:
 
     start("heartbeat", heartbeat)
     if replica.worker is not None:
-        start("worker", replica.worker.run)
+        start("worker", replica.worker.run, beat_within_seconds=STUCK_SECONDS)
         start("lease_renewal", replica.worker.renew)
         start("audit", audit)
 

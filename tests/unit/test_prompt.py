@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from hypothesis import given
@@ -53,7 +54,7 @@ def test_what_is_asked_is_the_last_turn_even_if_the_history_ends_with_the_model(
 def test_turns_start_and_end_with_the_user_and_alternate(history: list[Turn], asked: str) -> None:
     turns = merge_turns([*history, Turn("user", asked)])
     assert turns[0].role == turns[-1].role == "user"
-    assert all(a.role != b.role for a, b in zip(turns, turns[1:], strict=False))
+    assert all(a.role != b.role for a, b in itertools.pairwise(turns))
     kept = "\n".join(turn.text for turn in turns)
     first_user = next((i for i, turn in enumerate(history) if turn.role == "user"), len(history))
     assert all(turn.text in kept for turn in history[first_user:])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.deps import Limit, Replica, operator
+from app.api.deps import Limit, Operator, Replica, operator
 from app.core.cache import invalidate_cache_pattern, stats
 from app.core.queue import DeadLetter
 from app.domain.errors import NotFound
@@ -45,27 +46,27 @@ async def fleet(replica: Replica) -> dict[str, Any]:
 
 @router.get("/breakers")
 async def breakers(replica: Replica) -> dict[str, Any]:
-    return {name: dict(breaker.snapshot()) for name, breaker in replica.breakers.items()}
+    return {name: breaker.snapshot()._asdict() for name, breaker in replica.breakers.items()}
 
 
 @router.post("/breakers/{name}")
-async def set_breaker(replica: Replica, name: str, body: BreakerIn) -> dict[str, Any]:
+async def set_breaker(replica: Replica, user: Operator, name: str, body: BreakerIn) -> dict[str, Any]:
     breaker = replica.breakers.get(name)
     if breaker is None:
         raise NotFound("breaker")
     match body.action:
         case BreakerAction.OPEN:
-            await breaker.force_open("operator")
+            breaker.force_open(who=user.id, why="by hand")
         case BreakerAction.CLOSE:
-            await breaker.force_closed("operator")
+            breaker.force_closed(who=user.id, why="by hand")
         case BreakerAction.AUTO:
-            await breaker.reset()
-    return dict(breaker.snapshot())
+            breaker.reset()
+    return breaker.snapshot()._asdict()
 
 
 @router.get("/cache")
 async def cache() -> dict[str, Any]:
-    return dict(stats())
+    return asdict(stats())
 
 
 @router.post("/cache/invalidate")
@@ -75,8 +76,7 @@ async def invalidate(body: InvalidateIn) -> dict[str, Any]:
 
 @router.get("/queue")
 async def queue(replica: Replica) -> dict[str, Any]:
-    numbers = await replica.queue.stats()
-    return {name: getattr(numbers, name) for name in ("pending", "ready", "leased", "oldest_seconds", "dead")}
+    return asdict(await replica.queue.stats())
 
 
 @router.get("/dead-letters")

@@ -68,12 +68,13 @@ async def describe(client: Redis) -> dict[str, Any]:
 async def configured(client: Redis, name: str) -> str | None:
     """A server setting, `None` where CONFIG is not allowed (managed providers). Raises `Unavailable`."""
     try:
-        value: str | None = {_text(k): _text(v) for k, v in (await client.config_get(name)).items()}.get(name)
+        values = {_text(key): value for key, value in (await client.config_get(name)).items()}
     except ResponseError:
         return None
     except (RedisError, OSError) as exc:
         raise Unavailable("redis", str(exc)) from exc
-    return value
+    value = values.get(name)
+    return None if value is None else _text(value)
 
 
 def _text(value: bytes | str) -> str:

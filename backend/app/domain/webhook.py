@@ -94,14 +94,10 @@ def _change(change: Any) -> Iterator[WebhookEvent]:
 
 def _message(number: str, message: Json, value: Json) -> WebhookEvent:
     wa_id, user_id = _text(message.get("from")), _text(message.get("from_user_id"))
-    contact = _contact(value.get("contacts"), wa_id, user_id)
-    body = {
-        "message": message,
-        "wa_id": wa_id,
-        "user_id": user_id or contact.get("user_id"),
-        "name": contact.get("name"),
-    }
-    return _event(number, Kind.MESSAGE, str(message["id"]), body["user_id"] or wa_id or str(message["id"]), body)
+    name, card_user_id = _contact(value.get("contacts"), wa_id, user_id)
+    user_id = user_id or card_user_id
+    body = {"message": message, "wa_id": wa_id, "user_id": user_id, "name": name}
+    return _event(number, Kind.MESSAGE, str(message["id"]), user_id or wa_id or str(message["id"]), body)
 
 
 def _status(number: str, status: Json, _value: Json) -> WebhookEvent:

@@ -203,9 +203,11 @@ class BotService:
             logger.warning("model refused", extra={"conversation": work.conversation.id, "reason": exc.reason})
         except Unavailable as exc:
             left = (work.run.accepted_at + self._reply_deadline - self._clock.now()).total_seconds()
-            if left > 0:
-                raise Postponed(min(left, exc.retry_after or MODEL_RETRY_SECONDS), f"model unavailable: {exc}") from exc
-            logger.warning("reply deadline passed", extra={"conversation": work.conversation.id, "reason": str(exc)})
+            delay = exc.retry_after or min(MODEL_RETRY_SECONDS, left)
+            # A daily quota comes back too late for this customer: no use in making them wait for nothing.
+            if 0 < delay <= left:
+                raise Postponed(delay, f"model unavailable: {exc}") from exc
+            logger.warning("no reply in time", extra={"conversation": work.conversation.id, "reason": str(exc)})
         await self._store.set_needs_human(work.conversation.id)
         return profile.fallback_text
 

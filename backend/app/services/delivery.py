@@ -10,7 +10,7 @@ from datetime import timedelta
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.domain.errors import AccountRejected, SendAmbiguous, SendError, SendRejected, SendThrottled, Unavailable
 from app.domain.models import Account, Recipient, Reply, ReplyState
-from app.domain.ports import ConversationStore, Messenger, ReplyStore, SendDecision
+from app.domain.ports import Messenger, SendDecision, Store
 from app.domain.text import split_text
 
 logger = logging.getLogger(__name__)
@@ -24,14 +24,11 @@ class Postponed(Exception):
         self.delay_seconds = delay_seconds
 
 
-class DeliveryStore(ReplyStore, ConversationStore): ...
-
-
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """Sends the parts of one reply in order. The store decides, atomically, whether a part may go out."""
 
-    store: DeliveryStore
+    store: Store
     messenger: Messenger
     reconcile_seconds: float
     clock: Clock = SYSTEM_CLOCK

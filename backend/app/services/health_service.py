@@ -157,7 +157,7 @@ class HealthService:
     def picture(self, *, full: bool) -> tuple[int, dict[str, Any]]:
         """The whole picture; details only for the operator."""
         status = self._status()
-        breakers = {name: breaker.snapshot() for name, breaker in self._breakers.items()}
+        breakers = {name: breaker.snapshot()._asdict() for name, breaker in self._breakers.items()}
         body: dict[str, Any] = {"status": status, "timestamp": self._clock.now().isoformat()}
         if full:
             body |= {"replica": self._fleet.replica_id, "phase": self._phase, "fleet": {"replicas": self._fleet.count}}
@@ -165,12 +165,11 @@ class HealthService:
             name: dependency.full() if full else dependency.public() for name, dependency in self._dependencies.items()
         }
         body["circuit_breakers"] = {
-            name: dict(snapshot) if full else {key: snapshot[key] for key in ("state", "failure_count")}
+            name: snapshot if full else {key: snapshot[key] for key in ("state", "failure_count")}
             for name, snapshot in breakers.items()
         }
         if full:
             body |= self._internal_view
-            body["loops"] = self._supervisor.view()
         return (503 if status == "error" else 200), body
 
     def _status(self) -> str:
@@ -180,5 +179,5 @@ class HealthService:
         if live != 200 or (code != 200 and self._phase == "ready"):
             return "error"
         down = any(dependency.status == "error" for dependency in self._dependencies.values())
-        tripped = any(breaker.snapshot()["state"] != "closed" for breaker in self._breakers.values())
+        tripped = any(breaker.snapshot().state != "closed" for breaker in self._breakers.values())
         return "degraded" if down or tripped or self._phase != "ready" else "ok"

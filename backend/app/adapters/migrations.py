@@ -1,0 +1,168 @@
+"""Bringing the schema up to date, with the Supabase CLI's own bookkeeping: either tool sees what the other applied.
+
+1. Files are `<version>_chorus_<topic>.sql` in `infra/supabase/migrations`; the version is 14 digits, they apply in its
+   order. Other people's migrations in the same database are none of our business: only `chorus_…` is looked at.
+2. Each file is one transaction that begins with an advisory lock and looks again at what is recorded, so that any
+   number of replicas may start at once, through a pooler too. A file that fails leaves nothing behind.
+3. What is recorded is compared with the file, but for white space and semicolons, which the CLI drops. A file changed
+   after it was applied, or a record of a file that this version does not have, is an error and nothing is applied.
+
+Not for statements that cannot run in a transaction (`create index concurrently`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+
+from app.adapters.sql_store import DatabaseUnavailable, Trouble, trouble
+from app.domain.errors import ConfigurationError
+
+MIGRATIONS = Path(__file__).resolve().parents[3] / "infra" / "supabase" / "migrations"
+"""Where they are in the repository and in the image. An installed package does not carry them: pass `directory`."""
+
+CONNECT_SECONDS = 3.0
+TIMEOUT_SECONDS = 120.0
+LOCK_ID = 0x63686F727573
+"""Any number that nobody else takes: "chorus" in ASCII."""
+
+_REFUSED = ("28", "3D000", "42501")
+"""SQLSTATE: credentials, no such database, insufficient privilege."""
+
+_FILE = re.compile(r"(\d{14})_(chorus_[a-z0-9_]+)\.sql")
+
+_BOOKKEEPING = """
+create schema if not exists supabase_migrations;
+create table if not exists supabase_migrations.schema_migrations (version text not null primary key);
+alter table supabase_migrations.schema_migrations add column if not exists statements text[];
+alter table supabase_migrations.schema_migrations add column if not exists name text;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    version: str
+    name: str
+    sql: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.version}_{self.name}"
+
+
+async def apply_migrations(
+    database_url: str, directory: Path = MIGRATIONS, *, timeout_seconds: float = TIMEOUT_SECONDS
+) -> list[str]:
+    """Apply what is missing and return its names, in order. Idempotent.
+
+    Raises `Unavailable`, or `ConfigurationError` when the database refuses us, or contradicts the files.
+    """
+    migrations = read_migrations(directory)
+    async with _session(database_url, timeout_seconds) as connection:
+        async with _locked(connection):
+            await connection.execute(_BOOKKEEPING)
+            _missing(migrations, await _recorded(connection))
+        applied = [m.id for m in migrations if await _apply(connection, m)]
+        if applied:
+            # PostgREST keeps a copy of the schema.
+            await connection.execute("notify pgrst, 'reload schema'")
+        return applied
+
+
+async def pending_migrations(
+    database_url: str, directory: Path = MIGRATIONS, *, timeout_seconds: float = CONNECT_SECONDS + 5
+) -> list[str]:
+    """The names of what `apply_migrations` would apply; changes nothing. Raises the same."""
+    migrations = read_migrations(directory)
+    async with _session(database_url, timeout_seconds) as connection, connection.transaction():
+        return [m.id for m in _missing(migrations, await _recorded(connection))]
+
+
+def read_migrations(directory: Path = MIGRATIONS) -> list[Migration]:
+    """Our files in order. Raises `ConfigurationError` if there are none."""
+    found = [(match, path) for path in sorted(directory.glob("*.sql")) if (match := _FILE.fullmatch(path.name))]
+    if not found:
+        raise ConfigurationError("migrations", f"none found in {directory}; they come with the repository")
+    return [Migration(match[1], match[2], path.read_text(encoding="utf-8")) for match, path in found]
+
+
+def _missing(migrations: list[Migration], recorded: Mapping[str, str | None]) -> list[Migration]:
+    known = {m.id: m for m in migrations}
+    for record, statements in recorded.items():
+        if record not in known:
+            raise ConfigurationError(
+                "migrations", f"the database has {record}, which this version of Chorus does not: deploy the newer one"
+            )
+        if statements is not None and _essence(statements) != _essence(known[record].sql):
+            raise ConfigurationError(
+                "migrations", f"{record} was changed after it was applied: undo that and write a new migration"
+            )
+    return [m for m in migrations if m.id not in recorded]
+
+
+def _essence(sql: str) -> str:
+    return re.sub(r"[\s;]+", "", sql)
+
+
+async def _recorded(connection: asyncpg.Connection) -> dict[str, str | None]:
+    """Each migration of ours that is applied -> its statements, if whoever applied it kept them."""
+    if not await connection.fetchval("select to_regclass('supabase_migrations.schema_migrations') is not null"):
+        return {}
+    rows = await connection.fetch(
+        "select version || '_' || name as id, array_to_string(statements, '') as sql"
+        r" from supabase_migrations.schema_migrations where name like 'chorus\_%'"
+    )
+    return {row["id"]: row["sql"] for row in rows}
+
+
+async def _apply(connection: asyncpg.Connection, migration: Migration) -> bool:
+    """False: somebody else was faster."""
+    async with _locked(connection):
+        if migration.id in await _recorded(connection):
+            return False
+        try:
+            await connection.execute(migration.sql)
+        except asyncpg.PostgresError as exc:
+            exc.add_note(f"while applying {migration.id}")
+            raise
+        await connection.execute(
+            "insert into supabase_migrations.schema_migrations (version, name, statements) values ($1, $2, $3)",
+            migration.version, migration.name, [migration.sql],
+        )  # fmt: skip
+        return True
+
+
+@asynccontextmanager
+async def _locked(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """A transaction that no other replica's migration overlaps."""
+    async with connection.transaction():
+        await connection.execute("select pg_advisory_xact_lock($1)", LOCK_ID)
+        yield
+
+
+@asynccontextmanager
+async def _session(database_url: str, timeout_seconds: float) -> AsyncIterator[asyncpg.Connection]:
+    """One connection for at most `timeout_seconds` in all, with its errors translated."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            connection = await asyncpg.connect(database_url, timeout=CONNECT_SECONDS, statement_cache_size=0)
+            try:
+                yield connection
+            finally:
+                connection.terminate()
+    except asyncpg.ClientConfigurationError:
+        raise ConfigurationError("DATABASE_URL", "is not a valid postgresql:// URL") from None
+    except asyncpg.PostgresError as exc:
+        if exc.sqlstate.startswith(_REFUSED):
+            raise ConfigurationError("DATABASE_URL", f"the database says: {exc}") from exc
+        if unavailable := trouble(exc.sqlstate):
+            raise unavailable from exc
+        raise
+    except (OSError, TimeoutError, asyncpg.InterfaceError) as exc:
+        raise DatabaseUnavailable(Trouble.AWAY, f"no migration: {type(exc).__name__}") from exc

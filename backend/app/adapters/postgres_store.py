@@ -1,0 +1,126 @@
+"""The store on a direct PostgreSQL connection (DATABASE_URL), through asyncpg."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import orjson
+
+from app.adapters.sql_store import DatabaseUnavailable, SqlStore, Trouble, database_policy, trouble
+from app.core.resilience import ResiliencePolicy
+from app.domain.errors import ConfigurationError
+
+MAX_CONNECTIONS = 10
+"""Per replica, and as many calls at once: PostgreSQL allows 100 in all by default. A call takes about a millisecond."""
+CONNECT_SECONDS = 3.0
+COMMAND_SECONDS = 10.0
+CLOSE_SECONDS = 5.0
+TRANSACTION_POOLER_PORT = 6543
+"""Supavisor in transaction mode (Supabase docs, "Connect to your database")."""
+
+
+class PostgresStore(SqlStore):
+    """Nothing is connected before the first call, and a connection that breaks is replaced by the next one: a
+    database that is away or restarts costs the calls made meanwhile, not the process.
+
+    Behind a transaction pooler (recognised by its port) nothing may outlive a transaction: no prepared statement is
+    kept, and every call is wrapped in a transaction of its own, since otherwise parsing and executing a statement can
+    end up on two different servers.
+    """
+
+    def __init__(
+        self, database_url: str, *, transaction_pooler: bool | None = None, policy: ResiliencePolicy | None = None
+    ) -> None:
+        super().__init__(policy or database_policy(max_concurrent=MAX_CONNECTIONS))
+        self._url = database_url
+        self._pooled = _is_pooler(database_url) if transaction_pooler is None else transaction_pooler
+        self._opening = asyncio.Lock()
+        self._pool: asyncpg.Pool | None = None
+        self._closed = False
+
+    async def _execute(self, function: str, body: bytes) -> Any:
+        try:
+            pool = self._pool or await self._open()
+            connection = await pool.acquire(timeout=CONNECT_SECONDS)
+            try:
+                answer = await self._fetch(connection, function, body.decode())
+            except BaseException as exc:
+                # Cancelled or broken half-way, what comes back on it belongs to nobody; read-only, it leads to what
+                # used to be the primary.
+                if not isinstance(exc, asyncpg.PostgresError) or isinstance(exc, asyncpg.ReadOnlySQLTransactionError):
+                    _discard(connection)
+                raise
+            finally:
+                await pool.release(connection)
+        except asyncpg.PostgresError as exc:
+            if unavailable := trouble(exc.sqlstate or ""):
+                raise unavailable from exc
+            raise
+        except asyncpg.ClientConfigurationError:
+            raise ConfigurationError("DATABASE_URL", "is not a valid postgresql:// URL") from None
+        except (OSError, TimeoutError, asyncpg.InterfaceError) as exc:
+            raise DatabaseUnavailable(Trouble.AWAY, type(exc).__name__) from exc
+        return orjson.loads(answer)
+
+    async def _fetch(self, connection: Any, function: str, body: str) -> Any:
+        query = f"select public.{function}($1::jsonb)"  # the names are literals of SqlStore
+        if not self._pooled:
+            return await connection.fetchval(query, body)
+        async with connection.transaction():
+            return await connection.fetchval(query, body)
+
+    async def _open(self) -> asyncpg.Pool:
+        async with self._opening:
+            if self._closed:
+                raise DatabaseUnavailable(Trouble.AWAY, "the store is closed")
+            if self._pool is None:
+                self._pool = await asyncpg.create_pool(
+                    self._url,
+                    min_size=0,
+                    max_size=MAX_CONNECTIONS,
+                    timeout=CONNECT_SECONDS,
+                    command_timeout=COMMAND_SECONDS,
+                    statement_cache_size=0 if self._pooled else 100,
+                    # Our calls leave nothing behind in the session; asyncpg's own reset is a round trip each.
+                    reset=_keep,
+                    server_settings=_session(pooled=self._pooled),
+                )
+            return self._pool
+
+    async def aclose(self) -> None:
+        """Idempotent. Waits for calls under way, `CLOSE_SECONDS` at most."""
+        async with self._opening:
+            self._closed = True
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await pool.close()
+            pool.terminate()
+
+
+def _discard(connection: Any) -> None:
+    with suppress(asyncpg.InterfaceError):  # it may be lost already
+        connection.terminate()
+
+
+async def _keep(_connection: Any) -> None:
+    """Nothing to reset."""
+
+
+def _session(*, pooled: bool) -> dict[str, str]:
+    settings = {"application_name": "chorus", "timezone": "UTC"}
+    if not pooled:  # poolers refuse settings they do not know how to carry from one server to another
+        settings |= {"statement_timeout": f"{COMMAND_SECONDS:.0f}s", "lock_timeout": "4s"}
+    return settings
+
+
+def _is_pooler(database_url: str) -> bool:
+    try:
+        return urlsplit(database_url).port == TRANSACTION_POOLER_PORT
+    except ValueError:
+        return False

@@ -1,0 +1,397 @@
+"""The store port over SQL functions: `public.chorus_<operation>(p jsonb) returns jsonb` (infra/supabase/migrations).
+
+What differs between a direct connection and REST is one method, `_execute`. Everything else is here: what goes in,
+what comes out, what each error means, and that every call runs under deadline, retry, breaker and time limit.
+
+Every operation may be repeated. Those that would not be by nature carry an id of the call (`create_account`,
+`begin_part`), so that a repetition after a lost answer finds what the first one did.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import re
+import uuid
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import TypeAdapter
+
+from app.core.circuit_breaker import IGNORED, CircuitBreaker, Verdict, default_classify, supabase_circuit_breaker
+from app.core.deadline import Deadline
+from app.core.errors import Unavailable
+from app.core.resilience import ResiliencePolicy
+from app.domain.errors import Conflict, Fenced, InvalidInput, NotFound
+from app.domain.models import (
+    Account,
+    Author,
+    BotProfile,
+    Conversation,
+    Inbound,
+    InboundMessage,
+    Message,
+    Page,
+    Reply,
+    Role,
+    Status,
+    Turn,
+)
+from app.domain.ports import SendDecision, Store
+
+T = TypeVar("T")
+
+CALL_SECONDS = 10.0
+"""For one operation, retries included."""
+ATTEMPT_SECONDS = 5.0
+"""A connection that a fail-over left dead answers nothing: there must be time for another one."""
+MAX_ATTEMPTS = 3
+MAX_PAGE = 200
+
+
+class Trouble(StrEnum):
+    """Why the database did not do it, as far as a retry and the breaker care."""
+
+    AWAY = "away"
+    """Down, starting, overloaded, or the network: worth repeating, counts against it."""
+    BUSY = "busy"
+    """Our transaction lost to another one: worth repeating, says nothing about its health."""
+    REFUSED = "refused"
+    """It does not know us or our functions: only an operator can mend that, but no work may be lost meanwhile."""
+
+
+class DatabaseUnavailable(Unavailable):
+    def __init__(self, trouble: Trouble, message: str) -> None:
+        super().__init__("database", f"database {trouble}: {message}")
+        self.trouble = trouble
+
+
+_TROUBLE = {
+    "08": Trouble.AWAY, "53": Trouble.AWAY, "57": Trouble.AWAY, "58": Trouble.AWAY, "XX": Trouble.AWAY,
+    "25006": Trouble.AWAY,  # read-only: we are still talking to what used to be the primary
+    "PGRST000": Trouble.AWAY, "PGRST001": Trouble.AWAY, "PGRST002": Trouble.AWAY, "PGRST003": Trouble.AWAY,
+    "40": Trouble.BUSY, "55P03": Trouble.BUSY,
+    "28": Trouble.REFUSED, "3D000": Trouble.REFUSED, "42501": Trouble.REFUSED,
+    "PGRST301": Trouble.REFUSED, "PGRST302": Trouble.REFUSED, "PGRST303": Trouble.REFUSED,
+    "42883": Trouble.REFUSED, "3F000": Trouble.REFUSED, "PGRST202": Trouble.REFUSED,
+}  # fmt: skip
+"""By SQLSTATE, its class, or PostgREST's code (PostgreSQL appendix A; PostgREST "Errors"). What is missing is a bug."""
+
+_NOT_MIGRATED = frozenset({"42883", "3F000", "PGRST202"})
+
+
+def trouble(code: str) -> DatabaseUnavailable | None:
+    """What a code of PostgreSQL or PostgREST says about the database; `None` if it is about what we asked of it."""
+    kind = _TROUBLE.get(code) or _TROUBLE.get(code[:2])
+    if kind is None:
+        return None
+    return DatabaseUnavailable(kind, f"{code}, run `chorus migrate`" if code in _NOT_MIGRATED else code)
+
+
+def database_policy(
+    *,
+    max_concurrent: int,
+    breaker: CircuitBreaker = supabase_circuit_breaker,
+    attempt_timeout_seconds: float = ATTEMPT_SECONDS,
+    uniform: Callable[[], float] = random.random,
+) -> ResiliencePolicy:
+    """How every call of a store is made."""
+    return ResiliencePolicy(
+        "database",
+        breaker=breaker,
+        attempt_timeout_seconds=attempt_timeout_seconds,
+        max_attempts=MAX_ATTEMPTS,
+        max_concurrent=max_concurrent,
+        classify=_classify,
+        retry_if=_may_repeat,
+        timed_out=lambda seconds: DatabaseUnavailable(Trouble.AWAY, f"no answer within {seconds:.1f} s"),
+        uniform=uniform,
+    )
+
+
+def _classify(exc: Exception) -> Verdict:
+    if isinstance(exc, DatabaseUnavailable) and exc.trouble is Trouble.BUSY:
+        return IGNORED
+    return default_classify(exc)
+
+
+def _may_repeat(exc: BaseException) -> bool:
+    return isinstance(exc, DatabaseUnavailable) and exc.trouble is not Trouble.REFUSED
+
+
+_ACCOUNT = TypeAdapter(Account)
+_ACCOUNTS = TypeAdapter(tuple[Account, ...])
+_CONVERSATION = TypeAdapter(Conversation)
+_INBOUND = TypeAdapter(Inbound)
+_MESSAGE = TypeAdapter(Message)
+_PROFILE = TypeAdapter(BotProfile)
+_REPLY = TypeAdapter(Reply)
+_TURNS = TypeAdapter(tuple[Turn, ...])
+
+_PROFILE_CHANGES = {f.name for f in fields(BotProfile)} - {"account_id", "updated_at"}
+_ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {"id", "created_at", "updated_at"}
+
+_CONFLICTS = {
+    "slug_taken": "another account has this slug",
+    "phone_number_id_taken": "another account has this phone_number_id",
+    "reply_key_taken": "this key belongs to a reply in another conversation",
+}
+
+
+class SqlStore(Store):
+    """The whole port, less the way to the database."""
+
+    def __init__(self, policy: ResiliencePolicy) -> None:
+        self._policy = policy
+
+    @abstractmethod
+    async def _execute(self, function: str, body: bytes) -> Any:
+        """Call `public.<function>` with the JSON `body`, once; its parsed answer. Raises `DatabaseUnavailable`."""
+
+    async def _call(self, operation: str, /, **p: Any) -> Any:
+        deadline = Deadline.after(CALL_SECONDS)
+        match await self._policy.call(self._execute, f"chorus_{operation}", _encode(p), deadline=deadline):
+            case {"ok": value}:
+                return value
+            case {"error": "fenced"}:
+                raise Fenced("a newer claim on the conversation has written")
+            case {"error": "not_found", "what": str(what)}:
+                raise NotFound(what)
+            case {"error": "conflict", "code": str(code)}:
+                raise Conflict(code, _CONFLICTS[code])
+            case answer:
+                raise TypeError(f"chorus_{operation} answered {type(answer).__name__} in no known form")
+
+    async def ping(self) -> None:
+        await self._call("ping")
+
+    async def schema_version(self) -> str | None:
+        version: str | None = await self._call("schema_version")
+        return version
+
+    # -- accounts ------------------------------------------------------------------------------------------------
+
+    async def create_account(
+        self,
+        *,
+        name: str,
+        slug: str,
+        phone_number_id: str,
+        access_token: str,
+        verify_token: str,
+        phone_number: str | None = None,
+        bot_auto_on: bool = True,
+        owner_id: str | None = None,
+    ) -> Account:
+        account = await self._call(
+            "create_account", id=str(uuid.uuid4()), name=name, slug=slug, phone_number_id=phone_number_id,
+            access_token=access_token, verify_token=verify_token, phone_number=phone_number, bot_auto_on=bot_auto_on,
+            owner_id=owner_id,
+        )  # fmt: skip
+        return _ACCOUNT.validate_python(account)
+
+    async def update_account(self, account_id: str, changes: Mapping[str, Any]) -> Account:
+        _check_known(changes, _ACCOUNT_CHANGES)
+        return _ACCOUNT.validate_python(await self._call("update_account", account_id=account_id, changes=changes))
+
+    async def get_account(self, account_id: str) -> Account | None:
+        return _optional(_ACCOUNT, await self._call("get_account", account_id=account_id))
+
+    async def get_account_by_phone_number_id(self, phone_number_id: str) -> Account | None:
+        account = await self._call("get_account_by_phone_number_id", phone_number_id=phone_number_id)
+        return _optional(_ACCOUNT, account)
+
+    async def get_account_by_verify_token(self, verify_token: str) -> Account | None:
+        return _optional(_ACCOUNT, await self._call("get_account_by_verify_token", verify_token=verify_token))
+
+    async def list_accounts(self, *, user_id: str | None) -> tuple[Account, ...]:
+        return _ACCOUNTS.validate_python(await self._call("list_accounts", user_id=user_id))
+
+    async def add_member(self, account_id: str, user_id: str, role: Role) -> None:
+        await self._call("add_member", account_id=account_id, user_id=user_id, role=role)
+
+    async def get_role(self, account_id: str, user_id: str) -> Role | None:
+        role = await self._call("get_role", account_id=account_id, user_id=user_id)
+        return None if role is None else Role(role)
+
+    async def get_profile(self, account_id: str) -> BotProfile | None:
+        profile = await self._call("get_profile", account_id=account_id)
+        return None if profile is None else _profile(profile)
+
+    async def update_profile(self, account_id: str, changes: Mapping[str, Any]) -> BotProfile:
+        _check_known(changes, _PROFILE_CHANGES)
+        return _profile(await self._call("update_profile", account_id=account_id, changes=changes))
+
+    # -- conversations -------------------------------------------------------------------------------------------
+
+    async def record_inbound(
+        self,
+        account_id: str,
+        *,
+        wa_id: str | None,
+        user_id: str | None,
+        name: str | None,
+        messages: Sequence[InboundMessage],
+    ) -> Inbound:
+        _check_identity(wa_id, user_id)
+        inbound = await self._call(
+            "record_inbound", account_id=account_id, wa_id=wa_id, user_id=user_id, name=name, messages=messages
+        )
+        return _INBOUND.validate_python(inbound)
+
+    async def record_echo(
+        self, account_id: str, *, wa_id: str | None, user_id: str | None, message: InboundMessage
+    ) -> Conversation:
+        _check_identity(wa_id, user_id)
+        conversation = await self._call(
+            "record_echo", account_id=account_id, wa_id=wa_id, user_id=user_id, message=message
+        )
+        return _CONVERSATION.validate_python(conversation)
+
+    async def apply_status(
+        self,
+        account_id: str,
+        *,
+        wa_message_id: str,
+        outbound_key: str | None,
+        status: Status,
+        timestamp: datetime,
+        error: Mapping[str, Any] | None,
+    ) -> bool:
+        known: bool = await self._call(
+            "apply_status", account_id=account_id, wa_message_id=wa_message_id, outbound_key=outbound_key,
+            status=status, timestamp=timestamp, error=error,
+        )  # fmt: skip
+        return known
+
+    async def get_conversation(self, conversation_id: str) -> Conversation | None:
+        return _optional(_CONVERSATION, await self._call("get_conversation", conversation_id=conversation_id))
+
+    async def list_conversations(self, account_id: str, *, limit: int, cursor: str | None) -> Page[Conversation]:
+        before_at, before_id = _decode_cursor(cursor, datetime.fromisoformat, uuid.UUID)
+        size = _page_size(limit)
+        rows = await self._call(
+            "list_conversations", account_id=account_id, limit=size + 1, before_at=before_at, before_id=before_id
+        )
+        return _page(_CONVERSATION, rows, size, "last_message_at", "id")
+
+    async def list_messages(self, conversation_id: str, *, limit: int, cursor: str | None) -> Page[Message]:
+        (before_seq,) = _decode_cursor(cursor, _sequence)
+        size = _page_size(limit)
+        rows = await self._call("list_messages", conversation_id=conversation_id, limit=size + 1, before_seq=before_seq)
+        return _page(_MESSAGE, rows, size, "seq")
+
+    async def history(self, conversation_id: str, *, limit: int, exclude: Sequence[str]) -> tuple[Turn, ...]:
+        turns = await self._call("history", conversation_id=conversation_id, limit=limit, exclude=exclude)
+        return _TURNS.validate_python(turns)
+
+    async def set_bot(self, conversation_id: str, *, enabled: bool) -> Conversation:
+        conversation = await self._call("set_bot", conversation_id=conversation_id, enabled=enabled)
+        return _CONVERSATION.validate_python(conversation)
+
+    async def set_needs_human(self, conversation_id: str) -> None:
+        await self._call("set_needs_human", conversation_id=conversation_id)
+
+    async def mark_read(self, conversation_id: str) -> Conversation:
+        return _CONVERSATION.validate_python(await self._call("mark_read", conversation_id=conversation_id))
+
+    # -- replies -------------------------------------------------------------------------------------------------
+
+    async def open_reply(
+        self,
+        conversation_id: str,
+        *,
+        key: str,
+        author: Author,
+        covers: Sequence[str],
+        fence: int,
+        body: str | None = None,
+    ) -> Reply:
+        reply = await self._call(
+            "open_reply", conversation_id=conversation_id, key=key, author=author, covers=covers, fence=fence, body=body
+        )
+        return _REPLY.validate_python(reply)
+
+    async def save_body(self, key: str, *, fence: int, covers: Sequence[str], body: str) -> Reply:
+        return _REPLY.validate_python(await self._call("save_body", key=key, fence=fence, covers=covers, body=body))
+
+    async def begin_part(
+        self, key: str, *, fence: int, part: int, parts: int, text: str, resend: bool = False
+    ) -> SendDecision:
+        decision = await self._call(
+            "begin_part", key=key, fence=fence, part=part, parts=parts, text=text, resend=resend,
+            attempt=str(uuid.uuid4()),
+        )  # fmt: skip
+        return SendDecision(decision)
+
+    async def complete_part(self, key: str, *, part: int, wamid: str, last: bool) -> None:
+        await self._call("complete_part", key=key, part=part, wamid=wamid, last=last)
+
+    async def fail_part(self, key: str, *, fence: int, part: int, error: Mapping[str, Any], final: bool) -> None:
+        await self._call("fail_part", key=key, fence=fence, part=part, error=error, final=final)
+
+
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+def _encode(p: Mapping[str, Any]) -> bytes:
+    """JSON that PostgreSQL takes: its text cannot hold a NUL."""
+    body = orjson.dumps(p)
+    return _NUL.sub(rb"\1\\ufffd", body) if b"\\u0000" in body else body
+
+
+def _optional(adapter: TypeAdapter[T], value: Any) -> T | None:
+    return None if value is None else adapter.validate_python(value)
+
+
+def _profile(row: Mapping[str, Any]) -> BotProfile:
+    """What is null in the row is as the application says."""
+    return _PROFILE.validate_python({name: value for name, value in row.items() if value is not None})
+
+
+def _check_known(changes: Mapping[str, Any], allowed: set[str]) -> None:
+    for name in changes:
+        if name not in allowed:
+            raise InvalidInput(f"{name} cannot be changed", field=name)
+
+
+def _check_identity(wa_id: str | None, user_id: str | None) -> None:
+    if not wa_id and not user_id:
+        raise InvalidInput("neither wa_id nor user_id is given", field="wa_id")
+
+
+def _page_size(limit: int) -> int:
+    return max(1, min(limit, MAX_PAGE))
+
+
+def _page(adapter: TypeAdapter[T], rows: Sequence[Mapping[str, Any]], size: int, *position: str) -> Page[T]:
+    """`rows` are one more than `size` if there is another page; `position` names what a cursor points at."""
+    items = rows[:size]
+    cursor = None
+    if len(rows) > size:
+        cursor = base64.urlsafe_b64encode("|".join(str(items[-1][name]) for name in position).encode()).decode()
+    return Page(tuple(adapter.validate_python(row) for row in items), cursor)
+
+
+def _decode_cursor(cursor: str | None, *parts: Callable[[str], object]) -> tuple[Any, ...]:
+    """The inverse: the values by the given parsers, or as many `None`."""
+    if cursor is None:
+        return (None,) * len(parts)
+    try:
+        values = base64.b64decode(cursor, altchars=b"-_", validate=True).decode().split("|")
+        return tuple(str(parse(value)) for parse, value in zip(parts, values, strict=True))
+    except ValueError as exc:
+        raise InvalidInput("the cursor is not one of ours", field="cursor") from exc
+
+
+def _sequence(value: str) -> int:
+    """A bigint, so that a made-up cursor cannot overflow the column."""
+    number = int(value)
+    if not 0 <= number < 2**63:
+        raise ValueError(value)
+    return number

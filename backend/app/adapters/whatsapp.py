@@ -1,0 +1,231 @@
+"""The WhatsApp Cloud API: sending, and what each of Meta's error codes means to us.
+
+A send has no idempotency key, so one distinction must never blur: whether it can have gone out. `Unavailable`,
+`SendThrottled`, `SendRejected` and `AccountRejected` say that it has not, `SendAmbiguous` that nobody knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from app.core.circuit_breaker import (
+    FAILED,
+    IGNORED,
+    CircuitBreaker,
+    KeyedCircuitBreakers,
+    Verdict,
+    default_classify,
+    whatsapp_account_breakers,
+    whatsapp_circuit_breaker,
+)
+from app.core.deadline import Deadline
+from app.core.http_client import (
+    AmbiguousFailure,
+    ConnectFailed,
+    GetClient,
+    HttpError,
+    Response,
+    get_http_client,
+    parse_retry_after,
+    request,
+)
+from app.core.resilience import ResiliencePolicy
+from app.core.secrets import SecretError, TokenCipher
+from app.domain.errors import AccountRejected, SendAmbiguous, SendError, SendRejected, SendThrottled, Unavailable
+from app.domain.models import TEXT_LIMIT, Account, Recipient
+
+DEPENDENCY = "whatsapp"
+ATTEMPT_SECONDS = 10.0
+SEND_SECONDS = 25.0
+"""For all attempts of one send; only those that certainly failed are repeated."""
+PROBE_SECONDS = 5.0
+CALLBACK_DATA_LIMIT = 512
+
+_TROUBLE = frozenset({1, 2, 131000, 131016, 131057, 133004, 2494100})
+"""Meta's own trouble: worth a retry, counts against the service."""
+_THROTTLED: Mapping[int, float | None] = {4: 60.0, 80007: 60.0, 130429: 1.0, 131056: None}
+"""Limits, and the seconds to wait if Meta names none: the app's and the account's are counted by the hour, the
+number's by the second; the pair's grows with the attempts, which only the caller knows."""
+_ACCOUNT = frozenset({
+    0, 3, 10, 33, 190, 368, 131005, 131031, 131037, 131042, 131045, 131048, 131064, 133010, *range(200, 300),
+})  # fmt: skip
+"""This account's token, permissions, payment or number."""
+_REJECTED = frozenset({
+    100, 130403, 130472, 130497, 130501, 131008, 131009, 131021, 131026, 131030, 131047, 131049, 131050, 131051, 131052,
+    131053, 131062, 133016, 135000, 137000, *range(132000, 133000),
+})  # fmt: skip
+"""This message, for good. So is a code nobody knows, unless it comes with a 5xx."""
+_DELETED_NUMBER = (100, 33)
+"""Code and subcode of a phone_number_id that does not exist, or not for this token (Graph API)."""
+
+
+class WhatsAppMessenger:
+    """Implements `domain.ports.Messenger`."""
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        api_version: str,
+        cipher: TokenCipher,
+        max_concurrent: int = 50,
+        breaker: CircuitBreaker = whatsapp_circuit_breaker,
+        account_breakers: KeyedCircuitBreakers = whatsapp_account_breakers,
+        get_client: GetClient = get_http_client,
+    ) -> None:
+        self._base_url = base_url
+        self._api_version = api_version
+        self._cipher = cipher
+        self._account_breakers = account_breakers
+        self._get_client = get_client
+        self._policy = ResiliencePolicy(
+            DEPENDENCY,
+            breaker=breaker,
+            attempt_timeout_seconds=ATTEMPT_SECONDS,
+            max_attempts=3,
+            max_concurrent=max_concurrent,
+            classify=_classify,
+            timed_out=lambda seconds: SendAmbiguous(f"no answer within {seconds:.1f} s"),
+        )
+
+    async def send_text(self, account: Account, to: Recipient, text: str, *, outbound_key: str) -> str:
+        if not 0 < len(text) <= TEXT_LIMIT:
+            raise ValueError(f"a text message has 1 to {TEXT_LIMIT} characters, not {len(text)}")
+        if len(outbound_key) > CALLBACK_DATA_LIMIT:
+            raise ValueError(f"an outbound key has at most {CALLBACK_DATA_LIMIT} characters")
+        body = {
+            "messaging_product": "whatsapp",
+            "recipient_type": "individual",
+            **_address(to),
+            "type": "text",
+            "text": {"body": text, "preview_url": False},
+            "biz_opaque_callback_data": outbound_key,
+        }
+        token = self._token(account)
+        response = await self._policy.call(
+            self._send, account.phone_number_id, token, body, deadline=Deadline.after(SEND_SECONDS)
+        )
+        wamid = _wamid(response)
+        if wamid is None:
+            raise SendAmbiguous("accepted without a message id")
+        return wamid
+
+    async def mark_read(self, account: Account, wa_message_id: str, *, typing: bool) -> None:
+        body: dict[str, Any] = {"messaging_product": "whatsapp", "status": "read", "message_id": wa_message_id}
+        if typing:
+            body["typing_indicator"] = {"type": "text"}
+        token = self._token(account)
+        deadline = Deadline.after(ATTEMPT_SECONDS)
+        await self._policy.call(self._send, account.phone_number_id, token, body, deadline=deadline, max_attempts=1)
+
+    async def probe(self) -> Mapping[str, Any]:
+        """Does the API answer at all? Past the breakers and without a token. Raises `Unavailable`."""
+        try:
+            response = await request(
+                "GET", f"{self._base_url}/", timeout_seconds=PROBE_SECONDS, get_client=self._get_client
+            )
+        except HttpError as exc:
+            raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc
+        if response.status >= 500:
+            raise Unavailable(DEPENDENCY, f"whatsapp: HTTP {response.status}")
+        return {}
+
+    def _token(self, account: Account) -> str:
+        try:
+            token = self._cipher.decrypt(account.access_token)
+        except SecretError as exc:
+            raise AccountRejected("the account's token cannot be decrypted") from exc
+        if not token.isascii() or not token.isprintable():
+            raise AccountRejected("the account's token has characters no token has")
+        return token
+
+    async def _send(self, phone_number_id: str, token: str, body: Mapping[str, Any]) -> Response:
+        """One attempt: the service's circuit has let it through, now the account's own."""
+        breaker = self._account_breakers.get(phone_number_id)
+        return await breaker.run(_classify_for_account, self._post, phone_number_id, token, body)
+
+    async def _post(self, phone_number_id: str, token: str, body: Mapping[str, Any]) -> Response:
+        try:
+            response = await request(
+                "POST",
+                f"{self._base_url}/{self._api_version}/{quote(phone_number_id, safe='')}/messages",
+                timeout_seconds=ATTEMPT_SECONDS,
+                headers={"authorization": f"Bearer {token}"},
+                payload=body,
+                get_client=self._get_client,
+            )
+        except ConnectFailed as exc:
+            raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc
+        except AmbiguousFailure as exc:
+            raise SendAmbiguous(f"{exc} after the request was sent") from exc
+        if response.status != 200:
+            raise _failure(response)
+        return response
+
+
+def _address(to: Recipient) -> dict[str, str]:
+    if to.wa_id:
+        return {"to": f"+{to.wa_id}"}
+    if to.user_id:
+        return {"recipient": to.user_id}
+    raise ValueError("a recipient needs a wa_id or a user_id")
+
+
+def _failure(response: Response) -> Exception:
+    """By `error.code`; the HTTP status only decides where there is none that we know."""
+    error = _error(response)
+    code = error.get("code")
+    message = f"HTTP {response.status}"
+    retry_after = parse_retry_after(response.headers.get("retry-after"))
+    if not isinstance(code, int):
+        if response.status >= 500:
+            return SendAmbiguous(f"{message} without an error body")
+        return Unavailable(DEPENDENCY, f"whatsapp: {message} without an error body", retry_after=retry_after)
+    message = f"{message}, code {code}: {_title(error)}"
+    if code in _THROTTLED:
+        told = _THROTTLED[code] if retry_after is None else retry_after
+        return SendThrottled(message, wa_code=code, retry_after=told)
+    if code in _ACCOUNT or (code, error.get("error_subcode")) == _DELETED_NUMBER:
+        return AccountRejected(message, wa_code=code)
+    if code in _TROUBLE or (response.status >= 500 and code not in _REJECTED):
+        return Unavailable(DEPENDENCY, f"whatsapp: {message}", retry_after=retry_after)
+    return SendRejected(message, wa_code=code)
+
+
+def _error(response: Response) -> Mapping[str, Any]:
+    body = _json(response)
+    error = body.get("error")
+    return error if isinstance(error, dict) else {}
+
+
+def _title(error: Mapping[str, Any]) -> str:
+    """Meta's own words, cut: they name parameters, at times with their values."""
+    return str(error.get("message") or "")[:200]
+
+
+def _wamid(response: Response) -> str | None:
+    messages = _json(response).get("messages")
+    first = messages[0] if isinstance(messages, list) and messages else None
+    wamid = first.get("id") if isinstance(first, dict) else None
+    return wamid if isinstance(wamid, str) and wamid else None
+
+
+def _json(response: Response) -> Mapping[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _classify(exc: Exception) -> Verdict:
+    """For the service's circuit: silence counts, a verdict on one message or account does not."""
+    if isinstance(exc, SendAmbiguous):
+        return FAILED
+    return IGNORED if isinstance(exc, SendError) else default_classify(exc)
+
+
+def _classify_for_account(exc: Exception) -> Verdict:
+    return FAILED if isinstance(exc, AccountRejected) else IGNORED

@@ -1,0 +1,73 @@
+"""Keep what is expensive to load, load it once however many ask, forget it when it changes.
+
+    @cached(ttl_seconds=300, key_prefix="user_data")
+    async def get_user_data(user_id: str): ...                         # kept under "user_data:<user_id>"
+
+    data = await get_cached_or_fetch(f"user:{user_id}", fetch_from_db, user_id, ttl_seconds=300)
+
+    await invalidate_cache_pattern(f"user:{user_id}")                  # one key
+    await invalidate_cache_pattern("user:*")                           # a group, or any glob
+
+1. A fresh entry is returned as it is: no await, no lock, no copy. Values are frozen all the way down
+   (`codec.py`), so nobody can change what others see. `None` is a value.
+2. On a miss the first caller's load serves all who ask meanwhile. Cancelling any of them cancels neither the load
+   nor the others. A load is bounded by 15 s.
+3. An invalidation during a load prevents its result from being kept, and later callers load anew: after an
+   `invalidate` has returned, nobody gets what was read before it.
+4. If the source fails for an expected reason (`Unavailable`, network, timeout), an expired copy may stand in for
+   `stale_for_seconds`, but never one that was invalidated. Off by default.
+5. The TTL is cut by up to 10 % at random. `None` is kept 30 s at most unless `negative_ttl_seconds` says otherwise.
+6. Bounded by entries and by bytes; absent values have their own bound.
+
+Values are plain JSON, or what `type=` names: a frozen dataclass, or anything made of them. What would come back from
+JSON as something else is refused with a `TypeError` on the first load.
+
+What it does not do: remember across a restart, or tell other processes. It belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, ParamSpec, TypeVar
+
+from prometheus_client import REGISTRY
+
+from app.core.cache.codec import FrozenDict, FrozenList, codec_for
+from app.core.cache.collector import CacheCollector
+from app.core.cache.decorator import CachedFunction, remember
+from app.core.cache.local import Cache, CacheStats, Keep
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+__all__ = [
+    "Cache", "CacheCollector", "CacheStats", "CachedFunction", "FrozenDict", "FrozenList", "cached", "cleanup",
+    "default_cache", "get_cached_or_fetch", "invalidate_cache_pattern", "stats",
+]  # fmt: skip
+
+default_cache = Cache()
+"""The process's own, behind the functions of this module."""
+
+get_cached_or_fetch = default_cache.get_or_fetch
+invalidate_cache_pattern = default_cache.invalidate
+stats = default_cache.stats
+cleanup = default_cache.cleanup
+
+REGISTRY.register(CacheCollector(default_cache))
+
+
+def cached(
+    *,
+    ttl_seconds: float,
+    key_prefix: str,
+    type: Any = None,  # noqa: A002
+    negative_ttl_seconds: float | None = None,
+    stale_for_seconds: float = 0.0,
+) -> Callable[[Callable[P, Awaitable[T]]], CachedFunction[P, T]]:
+    """Cache a coroutine function's results by its arguments (str, int, bool, None, UUID, enums).
+
+    Not for methods: `self` is no cache key.
+    """
+    codec = codec_for(type)
+    keep = Keep.of(ttl_seconds, negative_ttl_seconds, stale_for_seconds)
+    return lambda fn: remember(default_cache, fn, key_prefix, codec, keep)

@@ -1,0 +1,37 @@
+"""The cache's Prometheus metrics, read from its own counts when Prometheus asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.core.cache.local import Cache
+
+
+class CacheCollector(Collector):
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+
+    def collect(self) -> Iterable[Metric]:
+        stats = self._cache.stats()
+        requests = CounterMetricFamily("chorus_cache_requests", "Look-ups, by what they found", labels=["result"])
+        for result, count in (("hit", stats.hits), ("miss", stats.misses), ("coalesced", stats.coalesced)):
+            requests.add_metric([result], count)
+        loads = CounterMetricFamily("chorus_cache_loads", "Loads from the source, by outcome", labels=["outcome"])
+        kept = stats.loads - stats.load_failures - stats.refused_fills
+        for outcome, count in (
+            ("ok", kept),
+            ("refused", stats.refused_fills),
+            ("failed", stats.load_failures - stats.stale),
+            ("stale", stats.stale),
+        ):
+            loads.add_metric([outcome], count)
+        invalidations = CounterMetricFamily("chorus_cache_invalidations", "Keys and patterns invalidated here")
+        invalidations.add_metric([], stats.invalidations)
+        evictions = CounterMetricFamily("chorus_cache_evictions", "Entries displaced by the bounds")
+        evictions.add_metric([], stats.evictions)
+        entries = GaugeMetricFamily("chorus_cache_entries", "Entries in memory", value=stats.entries)
+        size = GaugeMetricFamily("chorus_cache_bytes", "Size of their JSON", value=stats.bytes)
+        return (requests, loads, invalidations, evictions, entries, size)

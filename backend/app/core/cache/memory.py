@@ -1,0 +1,71 @@
+"""The tier inside the process: least recently used goes first, bounded by entries and by bytes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from app.core.cache.codec import Codec
+
+ENTRY_OVERHEAD_BYTES = 300
+"""An entry's bookkeeping, so that many tiny values are not free."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """Fresh until `expires_at`, a stand-in for a failing source until `stale_until`; both monotonic seconds."""
+
+    value: Any
+    codec: Codec
+    expires_at: float
+    stale_until: float
+    size: int
+
+
+class Memory:
+    """Keys to entries. Sizes are of the JSON; the objects take a few times as much."""
+
+    def __init__(self, *, max_entries: int, max_bytes: int) -> None:
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self.bytes = 0
+        self.evictions = 0
+        self.find = self._entries.get
+        """The entry of a key, whatever its age."""
+        self.touch = self._entries.move_to_end
+        """Mark a key that is present as just used."""
+
+    def put(self, key: str, entry: Entry) -> None:
+        """Store it, at the cost of the least recently used. One larger than the whole bound is not stored."""
+        self.drop(key)
+        if entry.size > self._max_bytes:
+            return
+        self._entries[key] = entry
+        self.bytes += entry.size
+        while self.bytes > self._max_bytes or len(self._entries) > self._max_entries:
+            _, evicted = self._entries.popitem(last=False)
+            self.bytes -= evicted.size
+            self.evictions += 1
+
+    def drop(self, key: str) -> bool:
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return False
+        self.bytes -= entry.size
+        return True
+
+    def drop_if(self, condition: Callable[[str, Entry], bool]) -> int:
+        """Drop every entry that meets the condition; how many did."""
+        doomed = [key for key, entry in self._entries.items() if condition(key, entry)]
+        for key in doomed:
+            self.drop(key)
+        return len(doomed)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)

@@ -1,0 +1,66 @@
+"""Stop calling what is down, notice when it is back.
+
+    try:
+        result = await gemini_circuit_breaker.call_async(call_gemini_api, endpoint, payload)
+    except CircuitBreakerOpenError as exc:          # a kind of `Unavailable`; nothing was called
+        retry_in = exc.retry_after                  # seconds
+
+| state | a call is | leaves when |
+|---|---|---|
+| CLOSED | let through | `failure_threshold` failures in a row, or the upstream names a delay → OPEN |
+| OPEN | refused at once | `open_seconds` have passed and somebody calls → HALF_OPEN |
+| HALF_OPEN | let through one at a time: a probe | `success_threshold` succeed → CLOSED; one fails → OPEN, for longer |
+
+1. Every state has an epoch, one higher with each change. A call remembers the epoch in which it began; a result that
+   comes back in another one is late and changes nothing.
+2. An outcome is *ok* (it returned), *failed* (the dependency is at fault), or *ignored* (this request was bad, or it
+   was cancelled). Who calls through `run()` says which exception is which; `default_classify` is the cautious answer.
+3. A probe holds a lease. Whatever ends the call returns it, cancellation included; a probe that never ends loses it
+   after `probe_lease_seconds`, and its result is then late.
+4. OPEN lasts `open_seconds` the first time. Each failed probe doubles it up to `max_open_seconds`, plus up to
+   `jitter` of it at random, so that many breakers do not probe in step. A delay named by the upstream is taken
+   instead, up to the same limit.
+5. Forced states (`force_open`, `force_closed`) stay until `reset()`.
+
+What it does not do: bound a call in time, retry, or queue. It knows this process only. It belongs to one event loop
+and takes no lock, since nothing here awaits but the call itself. The closed path reads no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import REGISTRY
+
+from app.core.circuit_breaker.breaker import (
+    FAILED,
+    IGNORED,
+    BreakerPolicy,
+    CircuitBreaker,
+    CircuitBreakerOpenError,
+    Classify,
+    Snapshot,
+    State,
+    Verdict,
+    default_classify,
+)
+from app.core.circuit_breaker.collector import BreakerCollector
+from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
+
+__all__ = [
+    "CIRCUIT_BREAKERS", "FAILED", "IGNORED", "BreakerCollector", "BreakerPolicy", "CircuitBreaker",
+    "CircuitBreakerOpenError", "Classify", "KeyedCircuitBreakers", "Snapshot", "State", "Verdict", "default_classify",
+    "gemini_circuit_breaker", "supabase_circuit_breaker", "whatsapp_account_breakers", "whatsapp_circuit_breaker",
+]  # fmt: skip
+
+gemini_circuit_breaker = CircuitBreaker("gemini_api", BreakerPolicy(5, 60.0), dependency="gemini")
+whatsapp_circuit_breaker = CircuitBreaker("whatsapp_api", BreakerPolicy(3, 30.0), dependency="whatsapp")
+supabase_circuit_breaker = CircuitBreaker("supabase", BreakerPolicy(5, 30.0))
+whatsapp_account_breakers = KeyedCircuitBreakers("whatsapp_api", BreakerPolicy(3, 30.0), dependency="whatsapp")
+
+CIRCUIT_BREAKERS: Mapping[str, CircuitBreaker] = {
+    "gemini": gemini_circuit_breaker, "whatsapp": whatsapp_circuit_breaker, "supabase": supabase_circuit_breaker,
+}  # fmt: skip
+"""The service-wide ones by dependency, as `/health` names them."""
+
+REGISTRY.register(BreakerCollector((*CIRCUIT_BREAKERS.values(), whatsapp_account_breakers)))

@@ -1,0 +1,246 @@
+"""The process's HTTP clients, and the only module that imports httpx.
+
+    client = await get_http_client()      # connect 3 s, read 10 s; at most 100 connections, 20 kept alive
+    media = await get_http_client_for_media()                                   # the same with read and write 30 s
+    await close_http_client()             # closes both, may be called twice, and the next `get` opens anew
+
+One pool per process and event loop: a connection belongs to the loop that opened it. The clients do not follow
+redirects (an Authorization header must never travel to another host), keep no cookies (one account's must never
+reach another's request), and ignore the environment's proxy variables and `.netrc`: where a token goes is decided
+by the base URLs in the settings alone. They retry nothing; whoever calls decides (`core/resilience.py`).
+
+`request()` is what adapters use. It bounds the whole exchange, not only each read, bounds the body, and splits
+failures by the one question that matters for a message that must not be sent twice:
+
+    HttpError
+    ├── ConnectFailed          no byte of the request left: repeating it is harmless
+    └── AmbiguousFailure       the peer may have processed it
+        └── BodyTooLarge       it answered, with more than we take in
+
+A kept-alive connection that the peer closed just before our request looks exactly like one lost while the peer was
+working, so it is ambiguous too. `KEEPALIVE_SECONDS` makes it rare.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import http.cookiejar
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import httpx
+import orjson
+from httpx import AsyncClient
+
+CONNECT_SECONDS = 3.0
+READ_SECONDS = 10.0
+WRITE_SECONDS = 10.0
+POOL_SECONDS = 3.0
+MEDIA_SECONDS = 30.0
+MAX_CONNECTIONS = 100
+MAX_KEEPALIVE = 20
+KEEPALIVE_SECONDS = 4.0
+"""Below the shortest idle limit in common use (5 s: uvicorn, Node), so that we are the side that closes first."""
+
+MAX_BODY_BYTES = 2_000_000
+
+GetClient = Callable[[], Awaitable[AsyncClient]]
+
+__all__ = [
+    "AmbiguousFailure", "AsyncClient", "BodyTooLarge", "ConnectFailed", "GetClient", "HttpError", "Response",
+    "close_http_client", "get_http_client", "get_http_client_for_media", "is_ambiguous", "is_network_error",
+    "parse_retry_after", "request", "status_error",
+]  # fmt: skip
+
+
+class HttpError(Exception):
+    """No usable HTTP response. The message names the kind of failure, never the URL or a header."""
+
+
+class ConnectFailed(HttpError):
+    """The request certainly did not leave: no connection within the time, or none free in the pool."""
+
+
+class AmbiguousFailure(HttpError):
+    """The request left, wholly or in part, and no complete response came back."""
+
+
+class BodyTooLarge(AmbiguousFailure):
+    """A response came, longer than `max_body_bytes`; the rest was not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A complete response of any status. `headers` is case-insensitive."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """Raises `ValueError` if the body is not JSON."""
+        return orjson.loads(self.body)
+
+
+_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, AsyncClient]] = WeakKeyDictionary()
+
+
+async def get_http_client() -> AsyncClient:
+    """The shared client. Do not close it and do not use it as a context manager: others hold it too."""
+    return _shared_client(READ_SECONDS)
+
+
+async def get_http_client_for_media() -> AsyncClient:
+    """As `get_http_client`, with 30 s to read or write: uploads and downloads of media."""
+    return _shared_client(MEDIA_SECONDS)
+
+
+async def close_http_client() -> None:
+    """Close both clients of this event loop. Idempotent; a later `get_http_client` opens a new one."""
+    for client in _clients.pop(asyncio.get_running_loop(), {}).values():
+        await client.aclose()
+
+
+def _shared_client(io_seconds: float) -> AsyncClient:
+    clients = _clients.setdefault(asyncio.get_running_loop(), {})
+    client = clients.get(io_seconds)
+    if client is None or client.is_closed:
+        client = clients[io_seconds] = _new_client(io_seconds)
+    return client
+
+
+def _new_client(io_seconds: float) -> AsyncClient:
+    return AsyncClient(
+        verify=_tls_context(),
+        http2=False,
+        trust_env=False,
+        follow_redirects=False,
+        cookies=http.cookiejar.CookieJar(policy=http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
+        timeout=_timeout(io_seconds),
+        limits=httpx.Limits(
+            max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_KEEPALIVE, keepalive_expiry=KEEPALIVE_SECONDS
+        ),
+        headers={"user-agent": "chorus"},
+    )
+
+
+@cache
+def _tls_context() -> ssl.SSLContext:
+    """Loading the trust store costs tens of milliseconds; both clients share one."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
+def _timeout(io_seconds: float) -> httpx.Timeout:
+    return httpx.Timeout(
+        read=io_seconds,
+        write=max(WRITE_SECONDS, io_seconds),
+        connect=min(CONNECT_SECONDS, io_seconds),
+        pool=min(POOL_SECONDS, io_seconds),
+    )
+
+
+async def request(
+    method: str,
+    url: str,
+    *,
+    timeout_seconds: float,
+    headers: Mapping[str, str] | None = None,
+    payload: Any = None,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    get_client: GetClient = get_http_client,
+) -> Response:
+    """One exchange within `timeout_seconds`, from the wait for a connection to the last byte of the body.
+
+    `payload` is sent as JSON. A response of any status is returned; raises `ConnectFailed` or `AmbiguousFailure`.
+    Does not retry, follow redirects or raise for a status. With less than about 9 s, a connection that hangs in
+    its handshake can count as ambiguous although nothing was sent: the doubt goes to the safe side.
+    """
+    client = await get_client()
+    sent = dict(headers or {})
+    content = None
+    if payload is not None:
+        content = orjson.dumps(payload)
+        sent["content-type"] = "application/json"
+    try:
+        async with (
+            asyncio.timeout(timeout_seconds),
+            client.stream(method, url, headers=sent, content=content, timeout=_timeout(timeout_seconds)) as response,
+        ):
+            return Response(response.status_code, response.headers, await _read(response, max_body_bytes))
+    except _NOT_SENT as exc:
+        raise ConnectFailed(_describe(exc)) from exc
+    except (httpx.RequestError, TimeoutError) as exc:
+        raise AmbiguousFailure(_describe(exc)) from exc
+
+
+_NOT_SENT = (
+    httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.LocalProtocolError,
+)  # fmt: skip
+
+
+async def _read(response: httpx.Response, max_body_bytes: int) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > max_body_bytes:
+            raise BodyTooLarge(f"response of more than {max_body_bytes} bytes")
+    return bytes(body)
+
+
+def _describe(exc: BaseException) -> str:
+    return type(exc).__name__
+
+
+def is_network_error(exc: BaseException) -> bool:
+    """Was the network or the peer's silence at fault? True for ours, httpx's and the standard library's errors."""
+    if isinstance(exc, httpx.TransportError):
+        return not isinstance(exc, (httpx.UnsupportedProtocol, httpx.LocalProtocolError))
+    return isinstance(exc, (HttpError, ConnectionError, TimeoutError, socket.gaierror))
+
+
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+"""RFC 9110 §9.2.2."""
+
+
+def is_ambiguous(exc: BaseException) -> bool:
+    """May this failure have happened after the peer did the work, in a way that a repetition would do it twice?
+
+    An error that does not tell its request says nothing about it, and is not called ambiguous.
+    """
+    if isinstance(exc, AmbiguousFailure):
+        return True
+    if not isinstance(exc, httpx.TransportError) or isinstance(exc, _NOT_SENT):
+        return False
+    try:
+        return exc.request.method not in _IDEMPOTENT
+    except RuntimeError:
+        return False
+
+
+def status_error(exc: BaseException) -> tuple[int, float | None] | None:
+    """Status and `Retry-After` in seconds of an error raised by httpx's `raise_for_status()`, else `None`."""
+    if not isinstance(exc, httpx.HTTPStatusError):
+        return None
+    return exc.response.status_code, parse_retry_after(exc.response.headers.get("retry-after"))
+
+
+def parse_retry_after(value: str | None, *, now: datetime | None = None) -> float | None:
+    """Seconds to wait by a `Retry-After` header, a number or a date (RFC 9110 §10.2.3); `None` if it says nothing."""
+    if not value:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        at = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=UTC)
+    return max(0.0, (at - (now or datetime.now(UTC))).total_seconds())

@@ -1,0 +1,83 @@
+--[[
+queue_settle: end claims: done, park, retry, defer. Several verdicts share one call; each stands alone.
+
+KEYS[1]  prefix of the shard's keys, carrying its hash tag
+ARGV     1 most attempts · 2 block ms · 3 most dead letters · 4… five for each claim: mailbox, token, verb, number, reason
+           done  number events are finished        park   number events go to the dead letters
+           retry the attempt failed; again in number ms     defer  not the event's fault; again in number ms
+Returns  for each claim: 0 the token is no longer valid, nothing happened · 1 carried out · 2 retry parked the head instead
+
+Invariant  see queue_put; `depth` = sum of the lists' lengths. The first write frees memory (ZREM), see queue_claim.
+Steps
+  1 another token, or none: 0
+  2 the lease ends, the token dies
+  3 retry: one more failed attempt of the head; at the most it becomes: park one
+  4 done and park: copy to the dead letters if parked, trim off the front, the new head has no failed attempt
+  5 events left: ready. After retry and defer at their time; after done and park when the burst that arrived meanwhile is
+    over, now if there is none. Wake a worker if that is before the next one looks
+]]
+local prefix, max_attempts, block, max_dead = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local ready, lease, heads, first = prefix .. "ready", prefix .. "lease", prefix .. "heads", prefix .. "first"
+local own, att = prefix .. "own", prefix .. "att"
+local time = redis.call("TIME")
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local soonest, replies = math.huge, {}
+
+local function make_ready(box, due)
+  redis.call("ZADD", ready, due, box)
+  soonest = math.min(soonest, due)
+end
+
+local function park(box, list, n, attempts, reason)
+  for i, entry in ipairs(redis.call("LRANGE", list, 0, n - 1)) do
+    redis.call("XADD", prefix .. "dlq", "MAXLEN", "~", max_dead, "*", "mailbox", box, "entry", entry,
+      "reason", reason, "attempts", i == 1 and attempts or 1)
+  end
+end
+
+local function trim(box, list, n)
+  redis.call("LTRIM", list, n, -1)
+  redis.call("DECRBY", prefix .. "depth", n)
+  redis.call("HDEL", att, box)
+  local head = redis.call("LINDEX", list, 0)
+  if head then
+    redis.call("ZADD", heads, tonumber(string.sub(head, 1, 13)), box)
+    local burst = redis.call("HGET", first, box)
+    make_ready(box, burst and tonumber(string.match(burst, "%d+$")) or now)
+  else
+    redis.call("ZREM", heads, box)
+  end
+end
+
+local function settle(box, token, verb, number, reason)
+  if redis.call("HGET", own, box) ~= token then return 0 end
+  redis.call("ZREM", lease, box)
+  redis.call("HDEL", own, box)
+  local list = prefix .. "m:" .. box
+  if verb == "retry" then
+    local attempts = redis.call("HINCRBY", att, box, 1)
+    if attempts >= max_attempts then
+      park(box, list, 1, attempts, reason)
+      trim(box, list, 1)
+      return 2
+    end
+  elseif verb == "park" then
+    park(box, list, number, tonumber(redis.call("HGET", att, box) or 0) + 1, reason)
+  end
+  if verb == "done" or verb == "park" then
+    trim(box, list, number)
+  else
+    redis.call("HDEL", first, box)
+    make_ready(box, now + number)
+  end
+  return 1
+end
+
+for i = 4, #ARGV, 5 do
+  replies[#replies + 1] = settle(ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]), ARGV[i + 4])
+end
+if soonest - now <= block then
+  redis.call("RPUSH", prefix .. "wake", 1)
+  redis.call("LTRIM", prefix .. "wake", -16, -1)
+end
+return replies

@@ -1,0 +1,19 @@
+--[[
+queue_stats: the figures of one shard, of one moment.
+
+KEYS[1]  prefix of the shard's keys, carrying its hash tag
+Returns  {events waiting or in flight, mailboxes in `ready`, in `lease`, age of the oldest event in ms, dead letters}
+
+Invariant  writes nothing.
+]]
+local prefix = KEYS[1]
+local time = redis.call("TIME")
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local oldest = tonumber(redis.call("ZRANGE", prefix .. "heads", 0, 0, "WITHSCORES")[2] or now)
+return {
+  tonumber(redis.call("GET", prefix .. "depth") or 0),
+  redis.call("ZCARD", prefix .. "ready"),
+  redis.call("ZCARD", prefix .. "lease"),
+  math.max(0, now - oldest),
+  redis.call("XLEN", prefix .. "dlq"),
+}

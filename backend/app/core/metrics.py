@@ -1,0 +1,26 @@
+"""What every Prometheus metric here shares; the metrics themselves are declared where they are counted.
+
+Names start with `chorus_` and end in a base unit; labels have few values, known in advance, never an id.
+"""
+
+from __future__ import annotations
+
+import platform
+
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Info, generate_latest
+
+from app import __version__
+
+FAST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+"""Buckets for what should take milliseconds: a webhook, a query."""
+SLOW_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0)
+"""Buckets for what may take seconds: a model's answer, a conversation from end to end."""
+
+
+BUILD = Info("chorus_build", "Version of Chorus and of Python")
+BUILD.info({"version": __version__, "python": platform.python_version()})
+
+
+def render() -> tuple[bytes, str]:
+    """Everything counted in this process, in the text format, and its content type."""
+    return generate_latest(REGISTRY), CONTENT_TYPE_LATEST

@@ -1,0 +1,29 @@
+"""The durable queue: a mailbox per conversation, in Redis.
+
+What is put is stored once, handled in order per mailbox by one holder at a time, and never lost: events are shown to a
+worker under a lease and leave the mailbox only when it says so. Handling is at least once, so effects must be
+idempotent and fenced by `Claim.token`. It is NOT a log: what is done is gone.
+
+    put -> ready (due time) -> claim: leased -> done | retry_later | park -> ready again, or empty
+                                  `-- lease ran out: ready again, one attempt counted
+
+The protocol is in `core/lua/queue_*.lua`, one script an operation, each with its steps and invariant.
+"""
+
+from __future__ import annotations
+
+from app.core.queue.events import (
+    Claim,
+    DeadLetter,
+    Event,
+    LeaseLost,
+    PutResult,
+    QueueFull,
+    QueueStats,
+    QueueUnavailable,
+)
+from app.core.queue.mailboxes import Queue
+
+__all__ = [
+    "Claim", "DeadLetter", "Event", "LeaseLost", "PutResult", "Queue", "QueueFull", "QueueStats", "QueueUnavailable",
+]  # fmt: skip

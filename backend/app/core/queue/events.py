@@ -1,0 +1,108 @@
+"""What goes into the mailbox queue, what comes out of it, and the bytes in between."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+from app.core.clock import SYSTEM_CLOCK, Clock
+from app.core.errors import Unavailable
+
+
+class QueueUnavailable(Unavailable):
+    """Redis could not be asked, or its answer was lost. A `put` may have been stored, and is safe to repeat."""
+
+
+class QueueFull(Unavailable):
+    """The queue, or one mailbox, holds as much as it may. Nothing of the refused events was stored on that shard."""
+
+
+class LeaseLost(Exception):
+    """The claim's token is no longer valid: another worker has, or had, the conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing to handle."""
+
+    id: str
+    """Deduplicates: an id that was put before is not stored again (8 days by default)."""
+    mailbox: str
+    """The conversation. Its events are handled in order, by one holder at a time."""
+    payload: bytes
+    """Opaque."""
+    immediate: bool = False
+    """Due now instead of after the debounce. It neither delays nor advances a mailbox that already has a due time."""
+    accepted_at: float = 0.0
+    """Unix seconds by the server's clock; set by `put`, and anew by `replay`."""
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """A conversation held by this worker. `refresh` and `extend` update it; `done`, `park` and `retry_later` end it."""
+
+    mailbox: str
+    token: int
+    """Fencing token: higher than that of every earlier holder of this mailbox."""
+    events: tuple[Event, ...]
+    """From the head of the mailbox, at least one; exactly one when the head has failed before."""
+    attempts: int
+    """Failed attempts of the head so far."""
+    held_until: float
+    """Monotonic seconds, on the safe side of the server's lease. Check before every side effect."""
+    clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
+
+    def is_held(self) -> bool:
+        """Certainly nobody else holds the conversation now. `False`: perhaps somebody does."""
+        return self.clock.monotonic() < self.held_until
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    accepted: int
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that was given up on, kept until it is replayed or dropped."""
+
+    id: str
+    """`<shard>-<stream id>`."""
+    event: Event
+    reason: str
+    attempts: int
+    """Including the one that parked it."""
+    parked_at: float
+    """Unix seconds by the server's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    pending: int
+    """Events waiting or in flight."""
+    ready: int
+    """Conversations waiting: due, debounced or in back-off."""
+    leased: int
+    """Conversations held by a worker."""
+    oldest_seconds: float
+    """Age of the oldest event, waiting or in flight."""
+    dead: int
+
+
+# An entry in Redis: 13 digits of milliseconds, written by the script, then the frame: flag, length of id, id, payload.
+_STAMP_BYTES = 13
+_FRAME = struct.Struct(">BI")
+
+
+def encode_frame(event: Event) -> bytes:
+    """`event` without its mailbox, which is the key, and its time, which is the server's to give."""
+    event_id = event.id.encode()
+    return _FRAME.pack(event.immediate, len(event_id)) + event_id + event.payload
+
+
+def decode_entry(mailbox: str, entry: bytes) -> Event:
+    immediate, id_bytes = _FRAME.unpack_from(entry, _STAMP_BYTES)
+    start = _STAMP_BYTES + _FRAME.size
+    end = start + id_bytes
+    return Event(entry[start:end].decode(), mailbox, entry[end:], bool(immediate), int(entry[:_STAMP_BYTES]) / 1000)

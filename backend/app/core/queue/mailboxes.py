@@ -1,0 +1,339 @@
+"""`Queue`: the operations, each one script call per shard."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from prometheus_client import Counter, Gauge
+
+from app.core.clock import SYSTEM_CLOCK, Clock
+from app.core.queue.batcher import Batcher
+from app.core.queue.dead_letters import DeadLetters
+from app.core.queue.events import (
+    Claim,
+    DeadLetter,
+    Event,
+    LeaseLost,
+    PutResult,
+    QueueFull,
+    QueueStats,
+    QueueUnavailable,
+    decode_entry,
+    encode_frame,
+)
+from app.core.queue.shards import CALL_SECONDS, Shards, all_of
+from app.core.queue.waker import BLOCK_SECONDS, Waker
+from app.core.redis import Redis, Script
+
+logger = logging.getLogger(__name__)
+
+PEEK_EVENTS = 20
+CLAIM_LIMIT = 200
+"""Conversations in one claim call: bounds the time the server spends in the script."""
+EXTEND_LIMIT = 1000
+BATCH_WEIGHT = 1000
+"""A call carries at most this many events or 2 MiB, whichever is less."""
+WEIGHT_BYTES = 2048
+AUDIT_MAILBOXES = 1000
+REASON_CHARACTERS = 500
+FULL_RETRY_SECONDS = 5.0
+
+PUT, CLAIM, SETTLE, EXTEND, REFRESH, STATS, AUDIT = (
+    Script(f"queue_{name}") for name in ("put", "claim", "settle", "extend", "refresh", "stats", "audit")
+)
+
+EVENTS = Counter("chorus_queue_events_total", "Events offered to the queue, by what became of them", ["outcome"])
+CLAIMS = Counter("chorus_queue_claims_total", "Conversations claimed")
+SETTLED = Counter("chorus_queue_settled_total", "Claims ended, by verdict", ["verdict"])
+RECLAIMED = Counter("chorus_queue_reclaimed_total", "Leases that ran out: their worker died or stalled")
+PENDING = Gauge("chorus_queue_pending", "Events waiting or in flight, when the queue was last asked")
+OLDEST_SECONDS = Gauge("chorus_queue_oldest_seconds", "Age of the oldest event, when the queue was last asked")
+DEAD = Gauge("chorus_queue_dead", "Dead letters, when the queue was last asked")
+
+
+class Queue:
+    """See the package. One instance a process; every method may raise `QueueUnavailable` unless it says otherwise.
+
+    `redis` runs the scripts; `blocking` waits for wake tokens, one connection a shard, and needs a socket timeout well
+    above 1 s. `shards`: 1 on a single server, more on a cluster; every replica must use the same number, and changing
+    it needs an empty queue. Times are the server's; `clock` is only asked for this process' monotonic time.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        blocking: Redis,
+        *,
+        namespace: str,
+        shards: int = 1,
+        debounce_seconds: float,
+        debounce_cap_seconds: float = 5.0,
+        lease_seconds: float = 15.0,
+        max_attempts: int = 5,
+        max_pending: int,
+        max_per_mailbox: int = 1000,
+        max_dead: int = 100_000,
+        dedupe_seconds: int = 8 * 86400,
+        put_timeout_seconds: float = 1.0,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        """`debounce_seconds` after the last event of a burst, at most `debounce_cap_seconds` after its first.
+        `max_pending` bounds the whole queue (each shard has an equal part), `max_dead` the dead letters of each shard,
+        the oldest of which are dropped beyond it. `dedupe_seconds` exceeds the 7 days in which Meta redelivers."""
+        self.lease_seconds = lease_seconds
+        # Our clock may run a little slower than the server's, and a side effect takes time after its check.
+        self._held_seconds = lease_seconds - min(1.0, lease_seconds / 4)
+        self._shards = Shards(redis, namespace=namespace, count=shards)
+        self._dead_letters = DeadLetters(self._shards)
+        self._put_timeout_seconds = put_timeout_seconds
+        self._clock = clock
+        self._put_header = (
+            _ms(debounce_seconds), _ms(debounce_cap_seconds), dedupe_seconds,
+            math.ceil(max_pending / shards), max_per_mailbox, _ms(BLOCK_SECONDS),
+        )  # fmt: skip
+        self._claim_header = (_ms(lease_seconds), PEEK_EVENTS, max_attempts, _ms(BLOCK_SECONDS), max_dead)
+        self._settle_header = (max_attempts, _ms(BLOCK_SECONDS), max_dead)
+        self._puts = [self._batcher(shard, PUT, self._put_header) for shard in range(shards)]
+        self._verdicts = [self._batcher(shard, SETTLE, self._settle_header) for shard in range(shards)]
+        self._waker = Waker(redis, blocking, [f"{prefix}wake" for prefix in self._shards.prefixes])
+        self._look_at = [math.inf] * shards
+        self._server_ahead_ms: list[float | None] = [None] * shards
+        self._turn = 0
+        self._returning: set[asyncio.Task[None]] = set()
+
+    async def aclose(self) -> None:
+        """Stop waiting for work, finish giving back what was claimed for nobody. Idempotent; the clients stay open."""
+        await self._waker.aclose()
+        if self._returning:
+            await asyncio.wait(self._returning)
+
+    # --- putting ---
+
+    async def put(self, events: Sequence[Event]) -> PutResult:
+        """Store every event, or raise `QueueFull` or `QueueUnavailable` within `put_timeout_seconds`.
+
+        After an error some shards may hold their part: put the same events again, the ids make it safe. Cancelled, it
+        may or may not have stored them.
+        """
+        parts: dict[int, list[Any]] = {}
+        sizes: dict[int, int] = {}
+        for event in events:
+            mailbox, frame = event.mailbox.encode(), encode_frame(event)
+            shard = self._shards.of(mailbox)
+            parts.setdefault(shard, []).extend((event.id, mailbox, frame))
+            sizes[shard] = sizes.get(shard, 0) + len(frame)
+        futures = [
+            self._puts[shard].submit(
+                (len(part) // 3, *part),
+                weight=max(len(part) // 3, sizes[shard] // WEIGHT_BYTES),
+                timeout_seconds=self._put_timeout_seconds,
+            )
+            for shard, part in parts.items()
+        ]
+        try:
+            return self._put_result(len(events), await all_of(futures))
+        except (QueueFull, QueueUnavailable) as exc:
+            EVENTS.labels("refused" if isinstance(exc, QueueFull) else "unavailable").inc(len(events))
+            raise
+
+    def _put_result(self, offered: int, stored: Sequence[int]) -> PutResult:
+        if -1 in stored:
+            raise QueueFull("queue", "the queue is full", retry_after=FULL_RETRY_SECONDS)
+        if -2 in stored:
+            raise QueueFull("queue", "a conversation's mailbox is full", retry_after=FULL_RETRY_SECONDS)
+        accepted = sum(stored)
+        EVENTS.labels("accepted").inc(accepted)
+        EVENTS.labels("duplicate").inc(offered - accepted)
+        return PutResult(accepted, offered - accepted)
+
+    # --- working ---
+
+    async def claim(self, limit: int) -> list[Claim]:
+        """At most `limit` conversations that are due, the longest due first; `[]` when there are none.
+
+        Leases that ran out are reaped first. Cancelled, it gives back what it claimed, attempt not counted.
+        """
+        task = asyncio.create_task(self._claim(limit))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            returning = asyncio.create_task(self._return(task))
+            self._returning.add(returning)
+            returning.add_done_callback(self._returning.discard)
+            raise
+
+    async def _claim(self, limit: int) -> list[Claim]:
+        claims: list[Claim] = []
+        failure: QueueUnavailable | None = None
+        shards = len(self._shards)
+        self._turn += 1
+        for shard in ((self._turn + step) % shards for step in range(shards)):
+            room = min(limit - len(claims), CLAIM_LIMIT)
+            if room <= 0:
+                break
+            try:
+                claims += await self._claim_shard(shard, room)
+            except QueueUnavailable as exc:
+                failure = exc
+        if failure and not claims:
+            raise failure
+        return claims
+
+    async def _claim_shard(self, shard: int, limit: int) -> list[Claim]:
+        asked = self._clock.monotonic()
+        ahead_ms = self._server_ahead_ms[shard]
+        latest_ms = 0 if ahead_ms is None else _ms(asked + CALL_SECONDS) + round(ahead_ms)
+        now_ms, wait_ms, reaped, parked, *rows = await self._shards.call(
+            CLAIM, shard, (limit, *self._claim_header, latest_ms)
+        )
+        answered = self._clock.monotonic()
+        self._server_ahead_ms[shard] = now_ms - answered * 1000
+        self._look_at[shard] = answered + wait_ms / 1000 if wait_ms >= 0 else math.inf
+        if reaped:
+            RECLAIMED.inc(reaped)
+            SETTLED.labels("park").inc(parked)
+            logger.warning("leases ran out", extra={"reclaimed": reaped, "parked": parked, "shard": shard})
+        CLAIMS.inc(len(rows))
+        held_until = asked + self._held_seconds
+        return [self._to_claim(held_until, *row) for row in rows]
+
+    def _to_claim(self, held_until: float, name: bytes, token: int, attempts: int, entries: list[bytes]) -> Claim:
+        mailbox = name.decode()
+        events = tuple(decode_entry(mailbox, entry) for entry in entries)
+        return Claim(mailbox, token, events, attempts, held_until, self._clock)
+
+    async def _return(self, claiming: asyncio.Task[list[Claim]]) -> None:
+        try:
+            claims = await claiming
+            await asyncio.gather(*(self.retry_later(c, 0, counted=False, reason="claimed for nobody") for c in claims))
+        except QueueUnavailable as exc:
+            logger.warning("claims could not be given back; their leases will run out", extra={"reason": str(exc)})
+
+    async def wait(self, timeout_seconds: float = BLOCK_SECONDS) -> None:
+        """Until there may be work: a wake-up, the next due time `claim` saw, or `timeout_seconds` (at most 1 s, as the
+        wake-ups assume). May return early. Does not raise `QueueUnavailable`: the next `claim` will."""
+        due = min(self._look_at) - self._clock.monotonic()
+        self._look_at = [math.inf] * len(self._look_at)
+        await self._waker.wait(max(0.001, min(timeout_seconds, BLOCK_SECONDS, due)))
+
+    async def refresh(self, claim: Claim) -> Claim:
+        """`claim` itself, with the events that arrived since; a mailbox whose head has failed before shows only that
+        head. Raises `LeaseLost`."""
+        limit = 1 if claim.attempts else PEEK_EVENTS
+        mailbox = claim.mailbox.encode()
+        args = (mailbox, claim.token, len(claim.events), limit)
+        entries = await self._shards.call(REFRESH, self._shards.of(mailbox), args)
+        if entries is None:
+            raise LeaseLost("the conversation has another holder")
+        claim.events += tuple(decode_entry(claim.mailbox, entry) for entry in entries)
+        return claim
+
+    async def extend(self, claims: Sequence[Claim]) -> list[Claim]:
+        """Renew the leases, one call per shard, and set `held_until` of the kept ones. Returns the LOST ones.
+
+        Claims that `done`, `park` or `retry_later` ended are neither. On `QueueUnavailable` some may have been kept.
+        """
+        parts: dict[int, list[Claim]] = {}
+        for claim in claims:
+            if claim.held_until > -math.inf:
+                parts.setdefault(self._shards.of(claim.mailbox.encode()), []).append(claim)
+        chunks = [
+            (shard, part[at : at + EXTEND_LIMIT])
+            for shard, part in parts.items()
+            for at in range(0, len(part), EXTEND_LIMIT)
+        ]
+        return [claim for lost in await all_of(self._extend(*chunk) for chunk in chunks) for claim in lost]
+
+    async def _extend(self, shard: int, claims: Sequence[Claim]) -> list[Claim]:
+        held_until = self._clock.monotonic() + self._held_seconds
+        pairs = [arg for claim in claims for arg in (claim.mailbox.encode(), claim.token)]
+        kept = await self._shards.call(EXTEND, shard, (_ms(self.lease_seconds), *pairs))
+        for claim, is_kept in zip(claims, kept, strict=True):
+            if is_kept and claim.held_until > -math.inf:
+                claim.held_until = held_until
+        return [claim for claim, is_kept in zip(claims, kept, strict=True) if not is_kept]
+
+    async def done(self, claim: Claim, count: int | None = None) -> bool:
+        """End the claim; its first `count` events (default: all) are finished. `False`: the token was no longer ours,
+        nothing was removed. Once called it is carried out, also if the caller is cancelled meanwhile."""
+        return await self._settle(claim, "done", _checked(claim, count)) != 0
+
+    async def park(self, claim: Claim, count: int, reason: str) -> bool:
+        """End the claim; its first `count` events are dead letters, the conversation goes on. `False` as for `done`."""
+        return await self._settle(claim, "park", _checked(claim, count), reason) != 0
+
+    async def retry_later(self, claim: Claim, delay_seconds: float, *, counted: bool, reason: str) -> bool:
+        """End the claim; the same events are due again after `delay_seconds`, whatever arrives meanwhile.
+
+        `counted`: it was the head's fault. `True`: the head had failed often enough and is a dead letter instead, the
+        rest is due now. Nothing happens if the token is no longer ours.
+        """
+        return await self._settle(claim, "retry" if counted else "defer", _ms(delay_seconds), reason) == 2
+
+    async def _settle(self, claim: Claim, verb: str, number: int, reason: str = "") -> int:
+        claim.held_until = -math.inf
+        mailbox = claim.mailbox.encode()
+        args = (mailbox, claim.token, verb, number, reason[:REASON_CHARACTERS])
+        outcome = await self._verdicts[self._shards.of(mailbox)].submit(args, weight=1, timeout_seconds=CALL_SECONDS)
+        SETTLED.labels(("lost", verb, "park")[outcome]).inc()
+        return outcome
+
+    # --- dead letters ---
+
+    async def dead(self, *, limit: int, cursor: str | None = None) -> tuple[list[DeadLetter], str | None]:
+        """A page of dead letters, shard by shard, oldest first, and the cursor of the next page, `None` at the end.
+        Raises `ValueError` for a cursor that is none."""
+        return await self._dead_letters.page(limit=limit, cursor=cursor)
+
+    async def replay(self, ids: Sequence[str]) -> int:
+        """Put dead letters back at the tail of their mailboxes, in this order, as if accepted now: no dedupe check, no
+        failed attempts. Returns how many; ids that do not exist (any more) are skipped."""
+        return await self._dead_letters.replay(ids)
+
+    async def drop(self, ids: Sequence[str]) -> int:
+        """Forget dead letters for good. Returns how many there were."""
+        return await self._dead_letters.drop(ids)
+
+    # --- watching ---
+
+    async def stats(self) -> QueueStats:
+        """Figures of the whole queue; also sets the gauges."""
+        rows = await all_of(self._shards.call(STATS, shard, ()) for shard in range(len(self._shards)))
+        pending, ready, leased, oldest_ms, dead = zip(*rows, strict=True)
+        stats = QueueStats(sum(pending), sum(ready), sum(leased), max(oldest_ms) / 1000, sum(dead))
+        PENDING.set(stats.pending)
+        OLDEST_SECONDS.set(stats.oldest_seconds)
+        DEAD.set(stats.dead)
+        return stats
+
+    async def audit(self) -> int:
+        """Make mailboxes due that have events but no place in the schedule; looks at the 1,000 oldest of each shard.
+        Returns how many it repaired: anything but 0 is a bug, or a damaged data set."""
+        return sum(
+            await all_of(self._shards.call(AUDIT, shard, (AUDIT_MAILBOXES,)) for shard in range(len(self._shards)))
+        )
+
+    def _batcher(self, shard: int, script: Script, header: tuple[Any, ...]) -> Batcher:
+        async def send(args: list[Any], timeout_seconds: float) -> Sequence[int]:
+            answers: Sequence[int] = await self._shards.call(
+                script, shard, (*header, *args), timeout_seconds=timeout_seconds
+            )
+            return answers
+
+        return Batcher(send, max_weight=BATCH_WEIGHT, clock=self._clock)
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _checked(claim: Claim, count: int | None) -> int:
+    if count is None:
+        return len(claim.events)
+    if not 1 <= count <= len(claim.events):
+        raise ValueError(f"count is {count}, the claim shows {len(claim.events)} events")
+    return count

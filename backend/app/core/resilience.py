@@ -1,0 +1,126 @@
+"""The one way an adapter calls the outside, outside in:
+
+    total deadline → retry (with a budget) → circuit breaker → bulkhead → attempt timeout → the call
+
+1. With no time left nothing is tried.
+2. Every attempt is admitted and recorded by the breaker; an open circuit is not retried.
+3. The bulkhead keeps one slow dependency from holding every worker: above `max_concurrent` a call waits its turn,
+   `BULKHEAD_WAIT_SECONDS` at most. A full bulkhead is our own doing and says nothing about the dependency.
+4. An attempt gets `attempt_timeout_seconds` or what is left of the deadline. Running out of it is the dependency's
+   failure, unless it was given less than half: then it had no fair chance, and the breaker ignores it.
+5. Delays between attempts fit the deadline and stay under `MAX_DELAY_SECONDS`: a longer wait belongs to the queue,
+   not to a worker that others are waiting for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
+
+from app.core.circuit_breaker import IGNORED, CircuitBreaker, Classify, Verdict, default_classify
+from app.core.clock import SYSTEM_CLOCK, Clock
+from app.core.deadline import Deadline
+from app.core.errors import DeadlineExceeded, Unavailable
+from app.core.retry import RetryBudget, RetryIf, build_retrying, is_unavailable
+
+T = TypeVar("T")
+
+BULKHEAD_WAIT_SECONDS = 1.0
+MAX_DELAY_SECONDS = 5.0
+
+
+class BulkheadFull(Unavailable):
+    """This process already makes as many calls to `dependency` as it may; nothing was sent."""
+
+
+class ResiliencePolicy:
+    """How one adapter calls one dependency; shared by all its calls.
+
+    `classify`: which errors the breaker counts · `retry_if`: which are repeated · `timed_out(seconds)`: the error for
+    an attempt that ran out of time, for those who may not call that "unavailable" because it may have had an effect.
+    """
+
+    def __init__(
+        self,
+        dependency: str,
+        *,
+        breaker: CircuitBreaker,
+        attempt_timeout_seconds: float,
+        max_attempts: int,
+        max_concurrent: int,
+        classify: Classify = default_classify,
+        retry_if: RetryIf = is_unavailable,
+        timed_out: Callable[[float], Exception] | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        self.dependency = dependency
+        self._breaker = breaker
+        self._attempt_timeout_seconds = attempt_timeout_seconds
+        self._max_attempts = max_attempts
+        self._slots = asyncio.Semaphore(max_concurrent)
+        self._user_classify = classify
+        self._retry_if = retry_if
+        self._timed_out = timed_out or self._no_answer
+        self._clock = clock
+        self._uniform = uniform
+        self._budget = RetryBudget()
+
+    async def call(
+        self, fn: Callable[..., Awaitable[T]], /, *args: Any, deadline: Deadline, max_attempts: int | None = None
+    ) -> T:
+        """`await fn(*args)` under the whole policy. Raises what `fn` raises, `CircuitBreakerOpenError`,
+        `BulkheadFull`, `DeadlineExceeded`, or what `timed_out` makes of a timeout."""
+        deadline.check(self.dependency)
+        retrying = build_retrying(
+            retry_if=self._may_repeat,
+            max_attempts=max_attempts or self._max_attempts,
+            deadline=deadline,
+            budget=self._budget,
+            max_delay_seconds=MAX_DELAY_SECONDS,
+            clock=self._clock,
+            uniform=self._uniform,
+        )
+
+        @functools.wraps(fn)
+        async def admitted() -> T:
+            return await self._breaker.run(self._classify, self._attempt, fn, args, deadline)
+
+        result = cast(T, await retrying(admitted))
+        self._budget.earn()
+        return result
+
+    async def _attempt(self, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...], deadline: Deadline) -> T:
+        await self._enter_bulkhead(deadline)
+        try:
+            limit = deadline.cap(self._attempt_timeout_seconds)
+            try:
+                async with asyncio.timeout(limit) as timeout:
+                    return await fn(*args)
+            except TimeoutError as exc:
+                if not timeout.expired():
+                    raise
+                raise self._timed_out(limit) from exc
+        finally:
+            self._slots.release()
+
+    async def _enter_bulkhead(self, deadline: Deadline) -> None:
+        try:
+            async with asyncio.timeout(deadline.cap(BULKHEAD_WAIT_SECONDS)):
+                await self._slots.acquire()
+        except TimeoutError as exc:
+            raise BulkheadFull(self.dependency, f"{self.dependency}: too many calls at once") from exc
+
+    def _no_answer(self, seconds: float) -> Exception:
+        if seconds < self._attempt_timeout_seconds / 2:
+            return DeadlineExceeded(self.dependency, f"{self.dependency}: only {seconds:.1f} s were left")
+        return Unavailable(self.dependency, f"{self.dependency}: no answer within {seconds:.1f} s")
+
+    def _classify(self, exc: Exception) -> Verdict:
+        return IGNORED if isinstance(exc, BulkheadFull) else self._user_classify(exc)
+
+    def _may_repeat(self, exc: BaseException) -> bool:
+        return not isinstance(exc, BulkheadFull) and self._retry_if(exc)

@@ -1,0 +1,182 @@
+"""Repeating a call that failed for a passing reason, on tenacity.
+
+    @retry_on_network_error(max_attempts=3)          # no connection, connection lost, timeout
+    async def call_external_api(): ...
+
+    @retry_on_server_error(max_attempts=3)           # HTTP 5xx and 429
+    async def fetch_report(): ...
+
+    result = await execute_with_retry(my_api_call, param1="value", max_attempts=3)      # either kind
+
+All three also repeat on `Unavailable`, and never on an open circuit, a passed deadline, another status (400, 401,
+403, 404, …) or a bug. A failure that may have happened after the peer did the work (a lost POST) is not repeated
+unless the function is declared `idempotent=True`. Between attempts they wait `max(what the upstream asked for,
+full-jitter exponential)`; a delay of more than `MAX_DELAY_SECONDS` is not waited for: the error is raised at once,
+with its `retry_after`. The last error is raised as it is, never wrapped.
+
+A decorated function is a tenacity one: `.retry_with(...)` and `.statistics` are there, and
+`call_external_api.retry.sleep = fake` switches the back-off off in a test. `build_retrying()` returns the tenacity
+object itself. No attempt is bounded in time here; `core/resilience.py` does that.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar, cast
+
+from tenacity import AsyncRetrying, RetryCallState, before_sleep_log, retry_if_exception
+
+from app.core.circuit_breaker import CircuitBreakerOpenError
+from app.core.clock import SYSTEM_CLOCK, Clock
+from app.core.deadline import Deadline
+from app.core.errors import DeadlineExceeded, Unavailable
+from app.core.http_client import is_ambiguous, is_network_error, status_error
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+RetryIf = Callable[[BaseException], bool]
+AsyncFunction = Callable[P, Coroutine[Any, Any, T]]
+
+FIRST_DELAY_SECONDS = 1.0
+"""The first delay is anything up to this, the next up to twice as much, and so on."""
+MAX_BACKOFF_SECONDS = 10.0
+MAX_DELAY_SECONDS = 30.0
+
+
+class RetryBudget:
+    """Retries in proportion to successes, so that a struggling dependency is not hit three times as hard.
+
+    Starts with `tokens`; a retry spends one, a success earns `per_success`, up to `tokens` again.
+    """
+
+    def __init__(self, tokens: float = 10.0, per_success: float = 0.1) -> None:
+        self._limit = self._tokens = tokens
+        self._per_success = per_success
+
+    def spend(self) -> bool:
+        """Take a token; False if there is none."""
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    def earn(self) -> None:
+        self._tokens = min(self._limit, self._tokens + self._per_success)
+
+
+def is_unavailable(exc: BaseException) -> bool:
+    """`Unavailable`, except the kinds that say "not now, whoever asks"."""
+    return isinstance(exc, Unavailable) and not isinstance(exc, (CircuitBreakerOpenError, DeadlineExceeded))
+
+
+def is_server_error(exc: BaseException) -> bool:
+    """HTTP 5xx or 429."""
+    status = status_error(exc)
+    return status is not None and (status[0] >= 500 or status[0] == 429)
+
+
+def retry_on_network_error(
+    max_attempts: int = 3, *, idempotent: bool = False
+) -> Callable[[Callable[P, Awaitable[T]]], AsyncFunction[P, T]]:
+    """Decorate a coroutine function: repeat it when the network failed. `idempotent`: also when a POST was lost."""
+    return _decorator(
+        lambda exc: is_unavailable(exc) or _is_safe_network_error(exc, idempotent=idempotent), max_attempts
+    )
+
+
+def retry_on_server_error(max_attempts: int = 3) -> Callable[[Callable[P, Awaitable[T]]], AsyncFunction[P, T]]:
+    """Decorate a coroutine function: repeat it when the server answered 5xx or 429."""
+    return _decorator(lambda exc: is_unavailable(exc) or is_server_error(exc), max_attempts)
+
+
+async def execute_with_retry(fn: Callable[..., Awaitable[T]], /, *args: Any, max_attempts: int = 3, **kwargs: Any) -> T:
+    """Call `fn(*args, **kwargs)`, repeating it on network and server errors, `max_attempts` calls in all."""
+    retrying = build_retrying(retry_if=is_retryable, max_attempts=max_attempts)
+    return cast(T, await retrying(_plain(functools.partial(fn, *args, **kwargs))))
+
+
+def is_retryable(exc: BaseException) -> bool:
+    """What `execute_with_retry` repeats: unavailable, a server error, or a network error that is not ambiguous."""
+    return is_unavailable(exc) or is_server_error(exc) or _is_safe_network_error(exc, idempotent=False)
+
+
+def build_retrying(
+    *,
+    retry_if: RetryIf,
+    max_attempts: int,
+    deadline: Deadline | None = None,
+    budget: RetryBudget | None = None,
+    max_delay_seconds: float = MAX_DELAY_SECONDS,
+    clock: Clock = SYSTEM_CLOCK,
+    uniform: Callable[[], float] = random.random,
+) -> AsyncRetrying:
+    """The tenacity object behind everything here. A delay that does not fit the deadline is not begun.
+
+    `uniform` returns the jitter, in [0, 1].
+    """
+    if max_attempts < 1:
+        raise ValueError("max_attempts must be at least 1")
+
+    def wait(state: RetryCallState) -> float:
+        backoff = min(MAX_BACKOFF_SECONDS, FIRST_DELAY_SECONDS * 2 ** (state.attempt_number - 1)) * uniform()
+        return float(max(backoff, _asked_delay(state)))
+
+    def stop(state: RetryCallState) -> bool:
+        if state.attempt_number >= max_attempts or state.upcoming_sleep > max_delay_seconds:
+            return True
+        if deadline is not None and deadline.remaining() <= state.upcoming_sleep:
+            return True
+        return budget is not None and not budget.spend()
+
+    return AsyncRetrying(
+        retry=retry_if_exception(retry_if),
+        wait=wait,
+        stop=stop,
+        sleep=clock.sleep,
+        before_sleep=before_sleep_log(logger, logging.WARNING, sec_format="%.1f"),
+        reraise=True,
+    )
+
+
+def _asked_delay(state: RetryCallState) -> float:
+    """Seconds the upstream asked for, 0 if it did not."""
+    exc = state.outcome.exception() if state.outcome else None
+    if isinstance(exc, Unavailable):
+        return exc.retry_after or 0.0
+    status = status_error(exc) if exc else None
+    return (status[1] if status else None) or 0.0
+
+
+def _is_safe_network_error(exc: BaseException, *, idempotent: bool) -> bool:
+    return is_network_error(exc) and (idempotent or not is_ambiguous(exc))
+
+
+def _decorator(retry_if: RetryIf, max_attempts: int) -> Callable[[Callable[P, Awaitable[T]]], AsyncFunction[P, T]]:
+    retrying = build_retrying(retry_if=retry_if, max_attempts=max_attempts)
+
+    def decorate(fn: Callable[P, Awaitable[T]]) -> AsyncFunction[P, T]:
+        return cast(AsyncFunction[P, T], retrying.wraps(_plain(fn)))
+
+    return decorate
+
+
+def _plain(fn: Callable[P, Awaitable[T]]) -> AsyncFunction[P, T]:
+    """`fn` as a coroutine function with a name: tenacity does not await what a lambda returns, and logs a partial
+    with its arguments."""
+
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await fn(*args, **kwargs)
+
+    named: Any = fn
+    while isinstance(named, functools.partial):
+        named = named.func
+    if not hasattr(named, "__qualname__"):
+        named = type(named)
+    functools.update_wrapper(call, fn, updated=())
+    call.__module__, call.__qualname__ = named.__module__, named.__qualname__
+    return call

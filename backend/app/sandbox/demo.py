@@ -1,0 +1,207 @@
+"""`chorus demo`: real servers, three replicas, a bakery and its customers, on this machine and from nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from app.core.http_client import close_http_client, request
+from app.core.secrets import TokenCipher
+from app.sandbox.bakery import BAKERY
+from app.sandbox.client import SandboxClient
+from app.sandbox.fleet import Keys, LocalFleet
+from app.sandbox.processes import ProcessError
+from app.sandbox.scenario import Scene, play
+from app.sandbox.servers import EmbeddedServerError, start_servers
+from app.sandbox.webhooks import Business
+
+DATA_FOLDER = Path(".data") / "demo"
+REPLICAS = 3
+FIRST_PORT = 8000
+SANDBOX_PORT = 9000
+DEMO_NUMBER = Business("106540352242922", "33478000000")
+DEMO_TOKEN = "demo-access-token"
+REAL_GEMINI = "https://generativelanguage.googleapis.com"
+
+
+class Interrupted(Exception):
+    pass
+
+
+def run_demo(*, once: bool) -> int:
+    """Returns the exit code: 0 if every message got exactly the reply it should."""
+    with _until_signal() as stopped:
+        try:
+            return _run(once=once, stopped=stopped)
+        except Interrupted:
+            _say("stopped")
+            return 0 if not once else 130
+        except (EmbeddedServerError, ProcessError) as exc:
+            print(f"chorus demo: {exc}", file=sys.stderr)
+            return 1
+
+
+def _run(*, once: bool, stopped: threading.Event) -> int:
+    folder = DATA_FOLDER.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    _say("starting Valkey and PostgreSQL …")
+    with start_servers(folder / "servers", durable=True) as servers:
+        keys = Keys.kept_in(folder / "keys.json", TokenCipher.generate_key())
+        fleet = LocalFleet(
+            folder,
+            redis_url=servers.redis_url,
+            database_url=servers.database_url,
+            keys=keys,
+            replicas=REPLICAS,
+            settings=_model_settings(),
+            first_port=FIRST_PORT,
+            sandbox_port=SANDBOX_PORT,
+        )
+        _say(f"starting the sandbox and {REPLICAS} replicas …")
+        fleet.start()
+        try:
+            scenes = asyncio.run(_open_the_bakery(fleet, check_texts=not os.environ.get("GEMINI_API_KEY")))
+            wrong = [scene for scene in scenes if not scene.is_right]
+            _report(scenes, fleet)
+            if once:
+                return 1 if wrong else 0
+            _describe(fleet, servers.redis_url)
+            stopped.wait()
+            return 1 if wrong else 0
+        finally:
+            _say("stopping …")
+            fleet.stop()
+
+
+def _model_settings() -> dict[str, str]:
+    """With a key of one's own the replies come from the real Gemini."""
+    key = os.environ.get("GEMINI_API_KEY")
+    settings = {"GEMINI_API_KEY": key, "GEMINI_BASE_URL": os.environ.get("GEMINI_BASE_URL", REAL_GEMINI)} if key else {}
+    model = os.environ.get("GEMINI_MODEL")
+    return settings | ({"GEMINI_MODEL": model} if model else {})
+
+
+async def _open_the_bakery(fleet: LocalFleet, *, check_texts: bool) -> list[Scene]:
+    """Create the account and its profile on one replica each, then let the customers in."""
+    try:
+        sandbox = SandboxClient(fleet.sandbox.url)
+        await sandbox.add_account(DEMO_NUMBER.phone_number_id, DEMO_TOKEN)
+        await sandbox.set_callbacks(fleet.webhook_urls, app_secret=fleet.keys.app_secret)
+        account_id = await _account_id(fleet)
+        await _api(fleet, 1, "PUT", f"/bot/profile?account_id={account_id}", BAKERY)
+        return await play(fleet, sandbox, DEMO_NUMBER, check_texts=check_texts)
+    finally:
+        await close_http_client()
+
+
+async def _account_id(fleet: LocalFleet) -> str:
+    """A second run finds the account of the first."""
+    accounts = await _api(fleet, 0, "GET", "/accounts")
+    for account in accounts:
+        if account["phone_number_id"] == DEMO_NUMBER.phone_number_id:
+            return str(account["id"])
+    created = await _api(
+        fleet,
+        0,
+        "POST",
+        "/accounts",
+        {
+            "name": BAKERY["business_name"],
+            "slug": "maison-levain",
+            "phone_number_id": DEMO_NUMBER.phone_number_id,
+            "phone_number": DEMO_NUMBER.display_phone_number,
+            "access_token": DEMO_TOKEN,
+            "verify_token": fleet.keys.verify_token,
+        },
+    )
+    return str(created["id"])
+
+
+async def _api(fleet: LocalFleet, replica: int, method: str, path: str, payload: Any = None) -> Any:
+    response = await request(
+        method,
+        fleet.replicas[replica].url + path,
+        headers={"Authorization": f"Bearer {fleet.keys.admin}"},
+        payload=payload,
+        timeout_seconds=10,
+    )
+    if response.status >= 400:
+        raise ProcessError(f"{method} {path} answered {response.status}: {response.body.decode()}")
+    return response.json()
+
+
+def _report(scenes: list[Scene], fleet: LocalFleet) -> None:
+    """The conversation, and who did what: from the replicas' own logs."""
+    handled = _who_handled(fleet)
+    print()
+    for scene in scenes:
+        for said in scene.said:
+            print(f"  {scene.customer:>8}  {said.text}   [{said.how} → {said.accepted_by}]")
+        for reply in scene.replies:
+            worker = next((handled[said.id] for said in scene.said if said.id in handled), "?")
+            first, *more = reply.text.splitlines()
+            print(f"  {'bakery':>8}  {first}   [{reply.after_seconds * 1000:.0f} ms, {worker}]")
+            for line in more:
+                print(f"  {'':>8}  {line}")
+        if not scene.replies:
+            print(f"  {'':>8}  (no reply)")
+        for problem in scene.problems:
+            print(f"  {'WRONG':>8}  {problem}")
+        print()
+    wrong = sum(not scene.is_right for scene in scenes)
+    verdict = "every message got exactly the reply it should" if not wrong else f"{wrong} scenes went wrong"
+    _say(f"{len(scenes)} scenes, {sum(len(s.said) for s in scenes)} messages: {verdict}")
+
+
+def _who_handled(fleet: LocalFleet) -> dict[str, str]:
+    """Message id -> replica, from the canonical log lines."""
+    found: dict[str, str] = {}
+    for replica in fleet.replicas:
+        for line in replica.log_file.read_text(errors="replace").splitlines():
+            if '"handled"' not in line:
+                continue
+            entry = json.loads(line)
+            if entry.get("outcome") == "replied":
+                found[entry["first_event"].rsplit(":", 1)[-1]] = replica.name
+    return found
+
+
+def _describe(fleet: LocalFleet, redis_url: str) -> None:
+    print()
+    for replica in fleet.replicas:
+        print(f"  {replica.name:10} {replica.url}   pid {replica.pid}   (/health, /docs, /metrics)")
+    print(f"  {'sandbox':10} {fleet.sandbox.url}   (POST /sandbox/faults breaks things, GET /sandbox/record shows all)")
+    print(f"  {'Valkey':10} {redis_url}")
+    print(f"  {'key':10} Authorization: Bearer {fleet.keys.admin}")
+    print("\n  Ctrl-C ends it.\n", flush=True)
+
+
+@contextmanager
+def _until_signal() -> Iterator[threading.Event]:
+    """The first Ctrl-C or SIGTERM ends the demo in order, whatever it is doing; more of them change nothing."""
+    stopped = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        if not stopped.is_set():
+            stopped.set()
+            raise Interrupted
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(text: str) -> None:
+    print(f"chorus demo: {text}", flush=True)

@@ -1,0 +1,88 @@
+"""Fixtures: a real Valkey and a real PostgreSQL, started once, when the first test asks for one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import redis
+
+from app.adapters.migrations import apply_migrations
+from app.sandbox.servers import Postgres, Valkey, remove_data
+from app.sandbox.servers.location import Location, locate
+
+
+@pytest.fixture(scope="session")
+def server_location() -> Iterator[Location]:
+    # Not pytest's tmp_path: that is closed to other accounts, and root runs PostgreSQL as another account.
+    folder = Path(tempfile.mkdtemp(prefix="chorus-tests-"))
+    folder.chmod(0o711)
+    try:
+        yield locate(folder)
+    finally:
+        remove_data(folder)
+
+
+@pytest.fixture(scope="session")
+def valkey(server_location: Location) -> Iterator[Valkey]:
+    """The session's server, for tests that break it. It comes back for the next test that asks for `valkey_url`."""
+    server = Valkey(server_location)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def valkey_url(valkey: Valkey) -> str:
+    """An empty Valkey."""
+    valkey.start()
+    with redis.Redis.from_url(valkey.url) as client:
+        client.flushall()
+        client.script_flush()
+    return valkey.url
+
+
+@pytest.fixture(scope="session")
+def postgres(server_location: Location) -> Iterator[Postgres]:
+    """The session's server, for tests that break it. It comes back for the next test that asks for `postgres_url`."""
+    server = Postgres(server_location, durable=False)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    """An empty database of the test's own."""
+    yield from _database(postgres, template="template1")
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres: Postgres) -> str:
+    postgres.start()
+    name = "migrated"
+    postgres.execute(f"CREATE DATABASE {name}")
+    # In a thread, so that no event loop of a test is in the way.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(asyncio.run, apply_migrations(postgres.url_of(name))).result()
+    return name
+
+
+@pytest.fixture
+def store_url(postgres: Postgres, migrated_template: str) -> Iterator[str]:
+    """A database of the test's own with every migration applied and no rows."""
+    yield from _database(postgres, template=migrated_template)
+
+
+def _database(postgres: Postgres, *, template: str) -> Iterator[str]:
+    postgres.start()
+    name = f"test_{secrets.token_hex(6)}"
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield postgres.url_of(name)
+    postgres.start()
+    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -1,0 +1,149 @@
+"""The rest of the HTTP interface: accounts, profiles, conversations, health, operators' routes."""
+
+from __future__ import annotations
+
+import asyncio
+
+from .conftest import World
+
+
+async def test_health_in_its_json_shape_for_everybody_and_in_full_for_operators(world: World) -> None:
+    public = (await world.http.get(world.fleet.replicas[0].url + "/health")).json()
+    assert set(public) == {"status", "timestamp", "dependencies", "circuit_breakers"}
+    assert public["status"] == "ok"
+    assert {name: d["status"] for name, d in public["dependencies"].items()} == dict.fromkeys(
+        ("redis", "supabase", "whatsapp", "gemini"), "ok"
+    )
+    assert all(set(d) == {"status", "latency_ms"} for d in public["dependencies"].values())
+    closed = {"state": "closed", "failure_count": 0}
+    assert public["circuit_breakers"] == dict.fromkeys(("gemini", "whatsapp", "supabase"), closed)
+    full = await world.api("GET", "/health")
+    assert full["fleet"] == {"replicas": 3}
+    assert full["dependencies"]["redis"]["role"] == "master"
+    assert full["dependencies"]["redis"]["persistence"] == "aof"
+    assert {"pending", "oldest_seconds", "dead"} <= set(full["queue"])
+    assert "hits" in full["cache"]
+
+
+async def test_liveness_and_readiness(world: World) -> None:
+    for replica in world.fleet.replicas:
+        live = await world.http.get(replica.url + "/health/live")
+        assert (live.status_code, live.json()) == (200, {"status": "alive"})
+        ready = await world.http.get(replica.url + "/health/ready")
+        assert (ready.status_code, ready.json()) == (200, {"status": "ready", "redis": "ok", "database": "ok"})
+
+
+async def test_the_fleet_lists_every_replica(world: World) -> None:
+    fleet = await world.api("GET", "/admin/fleet", replica=2)
+    assert len(fleet["replicas"]) == 3
+    assert {r["pid"] for r in fleet["replicas"]} == {replica.pid for replica in world.fleet.replicas}
+
+
+async def test_metrics_are_rendered(world: World) -> None:
+    text = (await world.http.get(world.fleet.replicas[0].url + "/metrics")).text
+    for name in ("chorus_webhooks_total", "chorus_http_request_seconds", "chorus_circuit_breaker_state"):
+        assert name in text
+
+
+async def test_a_profile_takes_any_subset_and_comes_back_whole(world: World) -> None:
+    path = f"/bot/profile?account_id={world.account['id']}"
+    changed = await world.api("PUT", path, json={"hours": "always", "custom_fields": {"a": [1, {"b": None}]}})
+    assert changed["hours"] == "always"
+    assert changed["business_name"] == "Maison Levain"
+    assert await world.api("GET", path) == changed
+
+
+async def test_an_account_is_changed_and_deactivated(world: World) -> None:
+    path = f"/accounts/{world.account['id']}"
+    changed = await world.api("PATCH", path, json={"name": "New name", "bot_auto_on": False})
+    assert (changed["name"], changed["bot_auto_on"]) == ("New name", False)
+    assert changed["id"] in {account["id"] for account in await world.api("GET", "/accounts", replica=1)}
+
+
+async def test_bot_auto_off_means_silence_in_new_conversations(world: World) -> None:
+    await world.api("PATCH", f"/accounts/{world.account['id']}", json={"bot_auto_on": False})
+    customer = world.customer("Amina", 0)
+    await customer.say("Where are you?")
+    await world.until_idle()
+    conversation = await world.conversation_of(customer)
+    assert conversation["bot_enabled"] is False
+    assert await world.sandbox.record(kind="send", to=customer.person.wa_id) == []
+
+
+async def test_a_person_answers_through_the_api_once_however_often_it_is_asked(world: World) -> None:
+    customer = world.customer()
+    await customer.say("Where are you?")
+    await customer.wait_for_reply()
+    await world.until_idle()
+    conversation = await world.conversation_of(customer)
+    path = f"/conversations/{conversation['id']}/messages"
+    headers = {"Idempotency-Key": "click-1"}
+    first, second = await asyncio.gather(
+        *(world.api("POST", path, json={"text": "Claire here"}, headers=headers, status=202, replica=n) for n in (0, 1))
+    )
+    assert first["key"] == second["key"]
+    (reply,) = await customer.wait_for_reply()
+    assert reply.text == "Claire here"
+    await world.until_idle()
+    sends = await world.sandbox.record(kind="send", to=customer.person.wa_id)
+    assert [send["text"] for send in sends].count("Claire here") == 1
+    after = await world.conversation_of(customer)
+    assert after["bot_enabled"] is False
+    newest = (await world.api("GET", f"{path}?limit=1"))["items"][0]
+    assert (newest["author"], newest["text"]) == ("human", "Claire here")
+
+
+async def test_outside_the_window_a_person_is_told_so(world: World) -> None:
+    customer = world.customer()
+    await customer.say("Where are you?")
+    await customer.wait_for_reply()
+    await world.until_idle()
+    conversation = await world.conversation_of(customer)
+    await world.database.execute(
+        "update conversations set last_inbound_at = now() - interval '25 hours' where id = $1", conversation["id"]
+    )
+    answer = await world.api("POST", f"/conversations/{conversation['id']}/messages", json={"text": "x"}, status=409)
+    assert answer["error"]["code"] == "window_closed"
+
+
+async def test_unread_counts_and_read_marks(world: World) -> None:
+    customer = world.customer()
+    await customer.batch("one", "two", "three")
+    await customer.wait_for_reply()
+    await world.until_idle()
+    conversation = await world.conversation_of(customer)
+    assert conversation["unread_count"] == 3
+    read = await world.api("POST", f"/conversations/{conversation['id']}/read")
+    assert read["unread_count"] == 0
+
+
+async def test_pages_of_messages_are_complete_and_do_not_overlap(world: World) -> None:
+    customer = world.customer()
+    await customer.batch(*(f"line {n}" for n in range(10)))
+    await customer.wait_for_reply()
+    await world.until_idle()
+    path = f"/conversations/{(await world.conversation_of(customer))['id']}/messages"
+    seen, cursor = [], ""
+    while cursor is not None:
+        page = await world.api("GET", f"{path}?limit=4&cursor={cursor}" if cursor else f"{path}?limit=4")
+        seen += [message["id"] for message in page["items"]]
+        cursor = page["next_cursor"]
+    assert len(seen) == len(set(seen)) == 11
+
+
+async def test_a_breaker_forced_open_stops_calls_and_is_seen(world: World) -> None:
+    await world.api("POST", "/admin/breakers/gemini", json={"action": "open"})
+    try:
+        health = await world.api("GET", "/health")
+        assert health["status"] == "degraded"
+        assert health["circuit_breakers"]["gemini"]["state"] == "open"
+    finally:
+        await world.api("POST", "/admin/breakers/gemini", json={"action": "auto"})
+    assert (await world.api("GET", "/admin/breakers"))["gemini"]["state"] == "closed"
+
+
+async def test_the_cache_is_inspected_and_invalidated(world: World) -> None:
+    await world.api("GET", f"/bot/profile?account_id={world.account['id']}")
+    assert (await world.api("GET", "/admin/cache"))["entries"] > 0
+    answer = await world.api("POST", "/admin/cache/invalidate", json={"pattern": "bot_profile:*"})
+    assert answer["invalidated"] >= 1

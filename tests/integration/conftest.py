@@ -1,0 +1,144 @@
+"""One replica's worker in this process, on real servers, with the sandbox outside: faults and clocks within reach."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import pytest
+
+from app.adapters.gemini import GeminiModel
+from app.adapters.postgres_store import PostgresStore
+from app.adapters.whatsapp import WhatsAppMessenger
+from app.core.cache import invalidate_cache_pattern
+from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
+from app.core.http_client import close_http_client
+from app.core.queue import Queue
+from app.core.redis import connect
+from app.core.secrets import TokenCipher
+from app.domain.models import Account
+from app.sandbox import webhooks as wa
+from app.sandbox.app import RunningSandbox, running_sandbox
+from app.sandbox.bakery import BAKERY
+from app.sandbox.client import SandboxClient
+from app.sandbox.config import Behaviour, SandboxConfig
+from app.services.account_service import AccountService
+from app.services.bot_service import BotService
+from app.services.conversation_service import ConversationService
+from app.services.delivery import Delivery
+from app.services.inbox_worker import InboxWorker
+from app.services.ingest_service import IngestService
+
+_numbers = count(1)
+
+
+@dataclass
+class Office:
+    """Everything between the webhook and WhatsApp."""
+
+    store: PostgresStore
+    queue: Queue
+    sandbox: RunningSandbox
+    control: SandboxClient
+    ingest: IngestService
+    conversations: ConversationService
+    worker: InboxWorker
+    account: Account
+    breaker: CircuitBreaker
+
+    @property
+    def business(self) -> wa.Business:
+        return wa.Business(self.account.phone_number_id)
+
+    def person(self, name: str = "Amina") -> wa.Person:
+        return wa.Person(f"3362{next(_numbers):07d}", name)
+
+    async def receive(self, person: wa.Person, *messages: dict[str, Any]) -> None:
+        await self.ingest.accept(wa.envelope(wa.messages_change(self.business, messages, [person])))
+
+    async def sends(self, person: wa.Person) -> list[dict[str, Any]]:
+        return await self.control.record(kind="send", to=person.wa_id)
+
+    async def until(self, happened: Callable[[], Awaitable[bool]], *, timeout_seconds: float = 10) -> None:
+        async with asyncio.timeout(timeout_seconds):
+            while not await happened():
+                await asyncio.sleep(0.01)
+
+    async def until_idle(self) -> None:
+        async def idle() -> bool:
+            return (await self.queue.stats()).pending == 0
+
+        await self.until(idle)
+
+
+MakeOffice = Callable[..., Awaitable[Office]]
+
+
+@pytest.fixture
+async def make_office(valkey_url: str, store_url: str) -> AsyncIterator[MakeOffice]:
+    """`await make_office(reply_deadline_seconds=…, …)`: a running worker; stopped and closed after the test."""
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(close_http_client)
+        stack.push_async_callback(invalidate_cache_pattern, "*")
+
+        async def make(
+            *,
+            reply_deadline_seconds: float = 600,
+            reconcile_seconds: float = 0.3,
+            debounce_seconds: float = 0.0,
+            lease_seconds: float = 15,
+            max_attempts: int = 3,
+            statuses: bool = False,
+            profile: dict[str, Any] | None = None,
+        ) -> Office:
+            config = SandboxConfig(behaviour=Behaviour(statuses=statuses, messages_per_second=0))
+            sandbox = await stack.enter_async_context(running_sandbox(config))
+            redis = connect(valkey_url, timeout_seconds=1)
+            blocking = connect(valkey_url, timeout_seconds=3)
+            stack.push_async_callback(redis.aclose)
+            stack.push_async_callback(blocking.aclose)
+            store = PostgresStore(store_url)
+            stack.push_async_callback(store.aclose)
+            queue = Queue(
+                redis, blocking, namespace="test", debounce_seconds=debounce_seconds, max_pending=1000,
+                lease_seconds=lease_seconds, max_attempts=max_attempts,
+            )  # fmt: skip
+            stack.push_async_callback(queue.aclose)
+            cipher = TokenCipher([TokenCipher.generate_key()])
+            breaker = CircuitBreaker("gemini_test", BreakerPolicy(5, 0.3), dependency="gemini")
+            model = GeminiModel(
+                base_url=sandbox.url, api_key="k", default_model="gemini-3.5-flash-lite", breaker=breaker
+            )
+            messenger = WhatsAppMessenger(base_url=sandbox.url, api_version="v26.0", cipher=cipher)
+            accounts = AccountService(store, cipher)
+            delivery = Delivery(store, messenger, reconcile_seconds=reconcile_seconds)
+            conversations = ConversationService(accounts=accounts, store=store, queue=queue, delivery=delivery)
+            bot = BotService(
+                accounts=accounts, store=store, model=model, messenger=messenger, delivery=delivery,
+                reply_deadline_seconds=reply_deadline_seconds,
+            )  # fmt: skip
+            worker = InboxWorker(queue, bot, conversations, concurrency=10)
+            account = await store.create_account(
+                name="Shop", slug=f"shop-{next(_numbers)}", phone_number_id=f"8000{next(_numbers):06d}",
+                access_token=cipher.encrypt("token"), verify_token="verify-me",
+            )  # fmt: skip
+            await store.update_profile(account.id, BAKERY | (profile or {}))
+            loops = [asyncio.create_task(worker.run()), asyncio.create_task(worker.renew())]
+
+            async def stop() -> None:
+                await worker.drain(1)
+                for loop in loops:
+                    loop.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await loop
+
+            stack.push_async_callback(stop)
+            control = SandboxClient(sandbox.url)
+            ingest = IngestService(queue)
+            return Office(store, queue, sandbox, control, ingest, conversations, worker, account, breaker)
+
+        yield make

@@ -1,0 +1,231 @@
+"""What becomes of a message when the model, WhatsApp or a person gets in the way."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from app.core.secrets import TokenCipher
+from app.domain.models import Author, Conversation, ReplyState
+from app.domain.webhook import parse_webhook
+from app.sandbox import webhooks as wa
+from app.sandbox.bakery import BAKERY
+from app.services.ingest_service import encode
+
+from .conftest import MakeOffice, Office
+
+
+async def conversation(office: Office) -> Conversation:
+    page = await office.store.list_conversations(office.account.id, limit=10, cursor=None)
+    (found,) = page.items
+    return found
+
+
+async def test_the_model_down_for_a_moment_only_delays_the_answer(make_office: MakeOffice) -> None:
+    office = await make_office()
+    person = office.person()
+    await office.control.add_fault("gemini", gemini="unavailable", count=4)
+    await office.receive(person, wa.text(person, "Do you have vegan pastries?"))
+    (send,) = await office.control.wait(1, kind="send", to=person.wa_id, timeout_seconds=20)
+    assert "apple turnover" in send["text"]
+    assert (await conversation(office)).bot_enabled
+
+
+async def test_the_model_down_for_too_long_gives_the_fallback_once_and_calls_a_person(make_office: MakeOffice) -> None:
+    office = await make_office(reply_deadline_seconds=1)
+    person = office.person()
+    await office.control.add_fault("gemini", gemini="unavailable")
+    await office.receive(person, wa.text(person, "Do you have vegan pastries?"))
+    await office.control.wait(1, kind="send", to=person.wa_id, timeout_seconds=20)
+    await office.until_idle()
+    assert [send["text"] for send in await office.sends(person)] == [BAKERY["fallback_text"]]
+    found = await conversation(office)
+    assert (found.needs_human, found.bot_enabled) == (True, True)
+
+
+async def test_a_used_up_daily_quota_hands_over_at_once(make_office: MakeOffice) -> None:
+    office = await make_office()
+    person = office.person()
+    await office.control.add_fault("gemini", gemini="quota_per_day")
+    await office.receive(person, wa.text(person, "Hello?"))
+    (send,) = await office.control.wait(1, kind="send", to=person.wa_id)
+    assert send["text"] == BAKERY["fallback_text"]
+
+
+@pytest.mark.parametrize("error", ["safety", "blocked_prompt", "thought_only"])
+async def test_a_refusal_or_an_empty_answer_gives_the_fallback_and_calls_a_person(
+    make_office: MakeOffice, error: str
+) -> None:
+    office = await make_office()
+    person = office.person()
+    await office.control.add_fault("gemini", gemini=error)
+    await office.receive(person, wa.text(person, "Hello?"))
+    (send,) = await office.control.wait(1, kind="send", to=person.wa_id)
+    assert send["text"] == BAKERY["fallback_text"]
+    await office.until_idle()
+    assert (await conversation(office)).needs_human
+
+
+async def test_messages_that_arrive_while_the_answer_is_made_are_answered_together(make_office: MakeOffice) -> None:
+    office = await make_office()
+    person = office.person()
+    rule = await office.control.add_fault("gemini", action="hang_before", count=1)
+    await office.receive(person, wa.text(person, "Do you have vegan pastries?"))
+    await office.control.wait(1, kind="generate")
+    await office.receive(person, wa.text(person, "And where are you?"))
+    await office.control.remove_fault(rule)
+    (send,) = await office.control.wait(1, kind="send", to=person.wa_id)
+    assert "Tables Claudiennes" in send["text"]
+    assert "apple turnover" in send["text"]
+    await office.until_idle()
+    assert len(await office.sends(person)) == 1
+
+
+async def test_a_person_who_answers_while_the_bot_thinks_silences_it(make_office: MakeOffice) -> None:
+    office = await make_office()
+    person = office.person()
+    rule = await office.control.add_fault("gemini", action="hang_before", count=1)
+    await office.receive(person, wa.text(person, "Hello?"))
+    await office.control.wait(1, kind="generate")
+    echo = wa.echo(office.business, str(person.wa_id), "Claire here")
+    await office.ingest.accept(wa.envelope(wa.echoes_change(office.business, [echo])))
+
+    async def taken_over() -> bool:
+        return not (await conversation(office)).bot_enabled
+
+    await office.until(taken_over)
+    await office.control.remove_fault(rule)
+    await office.until_idle()
+    assert await office.sends(person) == []
+
+
+async def test_a_message_older_than_a_day_is_left_to_people(make_office: MakeOffice) -> None:
+    office = await make_office()
+    person = office.person()
+    await office.receive(person, wa.text(person, "Hello?", at=time.time() - 25 * 3600))
+
+    async def flagged() -> bool:
+        page = await office.store.list_conversations(office.account.id, limit=10, cursor=None)
+        return any(found.needs_human for found in page.items)
+
+    await office.until(flagged)
+    await office.until_idle()
+    assert await office.sends(person) == []
+
+
+async def test_a_rejected_send_is_final_and_calls_a_person(make_office: MakeOffice) -> None:
+    office = await make_office()
+    person = office.person()
+    await office.control.add_fault("whatsapp", match={"operation": "send"}, error="131026")
+    message = wa.text(person, "Hello?")
+    await office.receive(person, message)
+    await office.control.wait(1, kind="send", to=person.wa_id)
+    await office.until_idle()
+    found = await conversation(office)
+    assert found.needs_human
+    page = await office.store.list_messages(found.id, limit=1, cursor=None)
+    assert (page.items[0].status, page.items[0].error and page.items[0].error["code"]) == ("failed", 131026)
+
+
+async def test_service_trouble_is_retried_and_the_text_is_generated_once(make_office: MakeOffice) -> None:
+    office = await make_office()
+    person = office.person()
+    await office.control.add_fault(
+        "whatsapp", match={"recipient": person.wa_id, "operation": "send"}, error="131000", count=2
+    )
+    await office.receive(person, wa.text(person, "Hello?"))
+    await office.control.wait(1, kind="send", to=person.wa_id, processed="true", timeout_seconds=20)
+    await office.until_idle()
+    assert len([send for send in await office.sends(person) if send["processed"]]) == 1
+    assert len(await office.control.record(kind="generate")) == 1
+
+
+async def test_a_send_whose_answer_was_lost_is_proven_by_its_status_and_not_repeated(make_office: MakeOffice) -> None:
+    office = await make_office(reconcile_seconds=1)
+    person = office.person()
+    message = wa.text(person, "Hello?")
+    await office.control.add_fault(
+        "whatsapp", match={"recipient": person.wa_id, "operation": "send"}, action="drop_after", count=1
+    )
+    await office.receive(person, message)
+    (send,) = await office.control.wait(1, kind="send", to=person.wa_id)
+    status = wa.status(send["wamid"], "sent", recipient=str(person.wa_id), callback_data=send["callback_data"])
+    await office.ingest.accept(wa.envelope(wa.statuses_change(office.business, [status])))
+    await office.until_idle()
+    assert len(await office.sends(person)) == 1
+    assert not (await conversation(office)).needs_human
+
+
+async def test_a_send_of_unknown_outcome_without_proof_calls_a_person(make_office: MakeOffice) -> None:
+    office = await make_office()
+    person = office.person()
+    await office.control.add_fault(
+        "whatsapp", match={"recipient": person.wa_id, "operation": "send"}, action="drop_before", count=1
+    )
+    await office.receive(person, wa.text(person, "Hello?"))
+    await office.control.wait(1, kind="send", to=person.wa_id)
+    await office.until_idle()
+    assert len(await office.sends(person)) == 1
+    assert (await conversation(office)).needs_human
+
+
+async def test_a_send_of_unknown_outcome_is_repeated_only_if_the_profile_says_so(make_office: MakeOffice) -> None:
+    office = await make_office(profile={"resend_ambiguous": True})
+    person = office.person()
+    await office.control.add_fault(
+        "whatsapp", match={"recipient": person.wa_id, "operation": "send"}, action="drop_before", count=1
+    )
+    await office.receive(person, wa.text(person, "Hello?"))
+    await office.control.wait(2, kind="send", to=person.wa_id)
+    await office.until_idle()
+    assert [send["processed"] for send in await office.sends(person)] == [False, True]
+    assert not (await conversation(office)).needs_human
+
+
+async def test_what_always_fails_ends_as_a_dead_letter_and_delays_no_other(make_office: MakeOffice) -> None:
+    office = await make_office(max_attempts=1)
+    # Encrypted with a key that nobody has any more.
+    lost = TokenCipher([TokenCipher.generate_key()]).encrypt("token")
+    await office.store.create_account(
+        name="Lost", slug="lost", phone_number_id="80001", access_token=lost, verify_token="verify-me-too"
+    )
+    poisoned, other = office.person("P"), office.person("O")
+    change = wa.messages_change(wa.Business("80001"), [wa.media(poisoned, "sticker")], [poisoned])
+    await office.ingest.accept(wa.envelope(change))
+    await office.receive(other, wa.text(other, "Where are you?"))
+    await office.control.wait(1, kind="send", to=other.wa_id)
+    await office.until_idle()
+    (letter,), _ = await office.queue.dead(limit=10)
+    assert "cannot be decrypted" in letter.reason
+
+
+async def test_drain_gives_back_what_is_held_without_counting_an_attempt(make_office: MakeOffice) -> None:
+    office = await make_office()
+    person = office.person()
+    rule = await office.control.add_fault("gemini", action="hang_before", count=1)
+    await office.receive(person, wa.text(person, "Hello?"))
+    await office.control.wait(1, kind="generate")
+    await office.worker.drain(0.05)
+    await office.control.remove_fault(rule)
+    (claim,) = await office.queue.claim(10)
+    assert claim.attempts == 0
+
+
+async def test_a_reply_found_finished_is_not_made_again(make_office: MakeOffice) -> None:
+    """As after a crash between the recorded send and the queue's `done`: the same message is handled again."""
+    office = await make_office()
+    person = office.person()
+    message = wa.text(person, "Where are you?")
+    await office.receive(person, message)
+    await office.control.wait(1, kind="send", to=person.wa_id)
+    await office.until_idle()
+    found = await conversation(office)
+    # Past the queue's dedupe, as a redelivery after its eight days, or a worker that died before `done`.
+    payload = wa.envelope(wa.messages_change(office.business, [message], [person]))
+    await office.queue.put([replace(encode(event), id="again") for event in parse_webhook(payload)])
+    await office.until_idle()
+    assert len(await office.sends(person)) == 1
+    reply = await office.store.open_reply(found.id, key=message["id"], author=Author.BOT, covers=(), fence=0)
+    assert reply.state is ReplyState.SENT

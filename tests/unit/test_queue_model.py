@@ -1,0 +1,335 @@
+"""The queue's scripts against a model of them in plain Python, over random histories on a clock that tests move."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, TypeVar
+from unittest import mock
+
+import fakeredis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from app.core.queue import Claim, Event, Queue, QueueFull
+
+T = TypeVar("T")
+
+# Times are multiples of 1/8 s, which floats hold exactly.
+DEBOUNCE, CAP, LEASE, DEDUPE = 1000, 2500, 4000, 60_000
+MAX_ATTEMPTS, MAX_PENDING, MAX_PER_MAILBOX, PEEK = 3, 30, 24, 20
+MAILBOXES = ("a", "b", "ü")
+
+
+class MovedClock:
+    """One time for the server and for this process."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_700_000_000.0
+
+    @property
+    def ms(self) -> int:
+        return round(self.seconds * 1000)
+
+    def time(self) -> float:
+        return self.seconds
+
+    monotonic = time
+
+
+@contextmanager
+def server_time(clock: MovedClock) -> Iterator[None]:
+    source = SimpleNamespace(time=clock.time)
+    with (
+        mock.patch("fakeredis.commands_mixins.server_mixin.time", source),
+        mock.patch("fakeredis._socket._base.time", source),
+    ):
+        yield
+
+
+@dataclass
+class Box:
+    """A mailbox as the model sees it: `due` while waiting, `ends` and `token` while leased."""
+
+    events: list[str] = field(default_factory=list)
+    due: int | None = None
+    ends: int | None = None
+    token: int | None = None
+    failed: int = 0
+    burst: tuple[int, int] | None = None
+
+
+@dataclass
+class Model:
+    boxes: dict[str, Box] = field(default_factory=lambda: {name: Box() for name in MAILBOXES})
+    seen: dict[str, int] = field(default_factory=dict)
+    dead: list[tuple[str, str, int]] = field(default_factory=list)
+
+    @property
+    def pending(self) -> int:
+        return sum(len(box.events) for box in self.boxes.values())
+
+    def put(self, events: list[Event], now: int) -> int | None:
+        """How many were stored, `None` if refused."""
+        fresh: dict[str, Event] = {}
+        for event in events:
+            if self.seen.get(event.id, -1) < now:
+                fresh.setdefault(event.id, event)
+        grown = {event.mailbox: [e for e in fresh.values() if e.mailbox == event.mailbox] for event in fresh.values()}
+        if self.pending + len(fresh) > MAX_PENDING:
+            return None
+        if any(len(self.boxes[name].events) + len(new) > MAX_PER_MAILBOX for name, new in grown.items()):
+            return None
+        for name, new in grown.items():
+            self._append(self.boxes[name], [e.id for e in new], all(e.immediate for e in new), now)
+        self.seen.update({event_id: now + DEDUPE for event_id in fresh})
+        return len(fresh)
+
+    def _append(self, box: Box, ids: list[str], immediate: bool, now: int) -> None:
+        was_empty = not box.events
+        box.events += ids
+        if was_empty and immediate:
+            box.due = now
+        if immediate:
+            return
+        if was_empty or box.burst or box.due is None:
+            start = box.burst[0] if box.burst else now
+            box.burst = (start, min(now + DEBOUNCE, start + CAP))
+            if box.due is not None or was_empty:
+                box.due = box.burst[1]
+
+    def reap(self, limit: int, now: int) -> None:
+        ended = sorted((b.ends, n.encode(), b) for n, b in self.boxes.items() if b.ends is not None and b.ends <= now)
+        for ends, name, box in ended[:limit]:
+            box.ends = box.token = box.burst = None
+            box.failed += 1
+            if box.failed >= MAX_ATTEMPTS:
+                self.dead.append((name.decode(), box.events.pop(0), box.failed))
+                box.failed = 0
+            if box.events:
+                box.due = ends - LEASE
+
+    def claim(self, limit: int, now: int) -> list[tuple[str, tuple[str, ...], int]]:
+        self.reap(limit, now)
+        due = sorted((b.due, n.encode(), b) for n, b in self.boxes.items() if b.due is not None and b.due <= now)
+        claims = []
+        for _, name, box in due[:limit]:
+            box.due = box.burst = None
+            box.ends = now + LEASE
+            claims.append((name.decode(), tuple(box.events[: 1 if box.failed else PEEK]), box.failed))
+        return claims
+
+    def trim(self, name: str, count: int, now: int) -> None:
+        box = self.boxes[name]
+        del box.events[:count]
+        box.failed = 0
+        box.ends = box.token = None
+        if box.events:
+            box.due = box.burst[1] if box.burst else now
+
+    def park(self, name: str, count: int, attempts: int, now: int) -> None:
+        for index, event_id in enumerate(self.boxes[name].events[:count]):
+            self.dead.append((name, event_id, 1 if index else attempts))
+        self.trim(name, count, now)
+
+    def retry(self, name: str, delay: int, counted: bool, now: int) -> bool:
+        box = self.boxes[name]
+        box.failed += counted
+        if counted and box.failed >= MAX_ATTEMPTS:
+            self.park(name, 1, box.failed, now)
+            return True
+        box.ends = box.token = box.burst = None
+        box.due = now + delay
+        return False
+
+    def replay(self, at: int, now: int) -> None:
+        name, event_id, _ = self.dead.pop(at)
+        box = self.boxes[name]
+        if not box.events:
+            box.due = now
+        box.events.append(event_id)
+
+
+class QueueMachine(RuleBasedStateMachine):
+    @initialize()
+    def start(self) -> None:
+        self.clock = MovedClock()
+        self.model = Model()
+        self.claims: list[Claim] = []
+        self.accepted: list[str] = []
+        self.finished: list[str] = []
+        self.newest_token = {name: 0 for name in MAILBOXES}
+        self.serial = 0
+        self.patch = server_time(self.clock)
+        self.patch.__enter__()
+        self.runner = asyncio.Runner()
+        self.redis = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(server_type="valkey"))
+        self.queue = Queue(
+            self.redis, self.redis, namespace="t", debounce_seconds=DEBOUNCE / 1000, debounce_cap_seconds=CAP / 1000,
+            lease_seconds=LEASE / 1000, max_attempts=MAX_ATTEMPTS, max_pending=MAX_PENDING,
+            max_per_mailbox=MAX_PER_MAILBOX, dedupe_seconds=DEDUPE // 1000, clock=self.clock,
+        )  # fmt: skip
+
+    def teardown(self) -> None:
+        if hasattr(self, "runner"):
+            self.run(self.redis.aclose())
+            self.runner.close()
+            self.patch.__exit__(None, None, None)
+
+    def run(self, step: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(step)
+
+    @property
+    def now(self) -> int:
+        return self.clock.ms
+
+    def _event(self, mailbox: str, old: int, immediate: bool) -> Event:
+        if 0 < old <= self.serial:
+            return Event(f"e{self.serial - old}", mailbox, b"again", immediate)
+        self.serial += 1
+        return Event(f"e{self.serial}", mailbox, f"\x00{self.serial}\xff".encode("latin-1"), immediate)
+
+    @rule(shapes=st.lists(
+        st.tuples(st.sampled_from(MAILBOXES), st.integers(-6, 3), st.booleans()), min_size=1, max_size=8
+    ))  # fmt: skip
+    def put(self, shapes: list[tuple[str, int, bool]]) -> None:
+        events = [self._event(*shape) for shape in shapes]
+        expected = self.model.put(events, self.now)
+        try:
+            result = self.run(self.queue.put(events))
+        except QueueFull:
+            assert expected is None
+            return
+        assert (result.accepted, result.duplicates) == (expected, len(events) - (expected or 0))
+        self.accepted += [event_id for event_id, until in self.model.seen.items() if until == self.now + DEDUPE
+                          and event_id in {e.id for e in events} and event_id not in self.accepted]  # fmt: skip
+
+    @rule(eighths=st.sampled_from([1, 2, 8, 9, 20, 31, 32, 33, 100, 481]))
+    def advance(self, eighths: int) -> None:
+        self.clock.seconds += eighths / 8
+
+    @rule(limit=st.integers(1, 4))
+    def claim(self, limit: int) -> None:
+        expected = self.model.claim(limit, self.now)
+        claims = self.run(self.queue.claim(limit))
+        assert [(c.mailbox, tuple(e.id for e in c.events), c.attempts) for c in claims] == expected
+        for claim in claims:
+            assert claim.token > self.newest_token[claim.mailbox], "a fencing token never falls"
+            assert claim.is_held()
+            self.newest_token[claim.mailbox] = self.model.boxes[claim.mailbox].token = claim.token
+        self.claims += claims
+
+    def _take(self, data: st.DataObject) -> tuple[Claim, bool]:
+        """Any claim there ever was, and whether its token should still be good."""
+        at = data.draw(st.integers(0, min(6, len(self.claims)) - 1))
+        claim = self.claims[-1 - at]
+        return claim, self.model.boxes[claim.mailbox].token == claim.token
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def done(self, data: st.DataObject) -> None:
+        claim, valid = self._take(data)
+        count = data.draw(st.integers(1, len(claim.events)))
+        if valid:
+            self.finished += self.model.boxes[claim.mailbox].events[:count]
+            self.model.trim(claim.mailbox, count, self.now)
+        assert self.run(self.queue.done(claim, count)) == valid
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def park(self, data: st.DataObject) -> None:
+        claim, valid = self._take(data)
+        count = data.draw(st.integers(1, len(claim.events)))
+        if valid:
+            self.model.park(claim.mailbox, count, self.model.boxes[claim.mailbox].failed + 1, self.now)
+        assert self.run(self.queue.park(claim, count, "why")) == valid
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), eighths=st.sampled_from([0, 4, 30]), counted=st.booleans())
+    def retry_later(self, data: st.DataObject, eighths: int, counted: bool) -> None:
+        claim, valid = self._take(data)
+        expected = valid and self.model.retry(claim.mailbox, eighths * 125, counted, self.now)
+        assert self.run(self.queue.retry_later(claim, eighths / 8, counted=counted, reason="why")) == expected
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def extend(self, data: st.DataObject) -> None:
+        claim, valid = self._take(data)
+        ended = claim.held_until == -math.inf
+        if valid:
+            self.model.boxes[claim.mailbox].ends = self.now + LEASE
+        assert self.run(self.queue.extend([claim])) == ([] if valid or ended else [claim])
+        assert claim.is_held() or not valid
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def refresh(self, data: st.DataObject) -> None:
+        claim, valid = self._take(data)
+        if not valid:
+            return
+        self.run(self.queue.refresh(claim))
+        shown = self.model.boxes[claim.mailbox].events[: 1 if claim.attempts else PEEK]
+        assert [event.id for event in claim.events] == shown
+
+    @precondition(lambda self: self.model.dead)
+    @rule(data=st.data())
+    def replay(self, data: st.DataObject) -> None:
+        at = data.draw(st.integers(0, len(self.model.dead) - 1))
+        letters, _ = self.run(self.queue.dead(limit=100))
+        self.model.replay(at, self.now)
+        assert self.run(self.queue.replay([letters[at].id, letters[at].id, "0-1-1", "nonsense"])) == 1
+
+    @invariant()
+    def nothing_is_lost_or_doubled(self) -> None:
+        """Every accepted event is in exactly one place: waiting, dead, or finished."""
+        waiting = [event_id for box in self.model.boxes.values() for event_id in box.events]
+        places = waiting + [event_id for _, event_id, _ in self.model.dead] + self.finished
+        assert set(places) == set(self.accepted)
+        # An id that is older than the dedupe window may be accepted again, and only then.
+        assert len(places) == len(set(places)) or self.now > 1_700_000_000_000 + DEDUPE
+
+    @invariant()
+    def the_server_agrees_with_the_model(self) -> None:
+        boxes = {name.encode(): box for name, box in self.model.boxes.items()}
+        scores = {key: {name: round(score) for name, score in self.run(self._zset(key)).items()} for key in (
+            "ready", "lease")}  # fmt: skip
+        assert scores["ready"] == {name: box.due for name, box in boxes.items() if box.due is not None}
+        assert scores["lease"] == {name: box.ends for name, box in boxes.items() if box.ends is not None}
+        assert not scores["ready"].keys() & scores["lease"].keys()
+        assert scores["ready"].keys() | scores["lease"].keys() == {name for name, box in boxes.items() if box.events}
+        assert self.run(self._zset("heads")).keys() == {name for name, box in boxes.items() if box.events}
+        failed = {name: int(n) for name, n in self.run(self.redis.hgetall("t:{q0}:att")).items()}
+        assert failed == {name: box.failed for name, box in boxes.items() if box.failed}
+        letters, _ = self.run(self.queue.dead(limit=100))
+        assert [(d.event.mailbox, d.event.id, d.attempts) for d in letters] == self.model.dead
+
+    @invariant()
+    def the_figures_add_up(self) -> None:
+        stats = self.run(self.queue.stats())
+        boxes = self.model.boxes.values()
+        assert stats.pending == self.model.pending == sum(self.run(self._length(name)) for name in MAILBOXES)
+        assert stats.ready == sum(box.due is not None for box in boxes)
+        assert stats.leased == sum(box.ends is not None for box in boxes)
+        assert stats.dead == len(self.model.dead)
+        assert self.run(self.queue.audit()) == 0
+
+    async def _zset(self, key: str) -> dict[bytes, float]:
+        return dict(await self.redis.zrange(f"t:{{q0}}:{key}", 0, -1, withscores=True))
+
+    async def _length(self, mailbox: str) -> int:
+        return int(await self.redis.llen(f"t:{{q0}}:m:{mailbox}"))
+
+
+TestQueueAgainstItsModel = QueueMachine.TestCase
+TestQueueAgainstItsModel.settings = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)

@@ -1,0 +1,203 @@
+"""Every shape of WhatsApp's webhooks becomes events: none lost, none raised, ids stable over redelivery."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.models import InboundMessage
+from app.domain.webhook import Kind, WebhookEvent, expects_answer, needs_a_person, parse_webhook, to_inbound
+from app.sandbox import webhooks as wa
+
+SHOP = wa.Business("106540352242922")
+AMINA = wa.Person("33612345678", "Amina", "FR.123")
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+def parse(*changes: Any) -> list[WebhookEvent]:
+    return list(parse_webhook(json.loads(wa.encode_like_meta(wa.envelope(*changes)))))
+
+
+def inbound(message: dict[str, Any]) -> InboundMessage:
+    return to_inbound(message, NOW)
+
+
+def test_every_update_of_every_entry_and_change_in_order() -> None:
+    other = wa.Business("200", waba_id="2")
+    events = parse(
+        wa.messages_change(SHOP, [wa.text(AMINA, "a", id="m1"), wa.text(AMINA, "b", id="m2")], [AMINA]),
+        wa.statuses_change(SHOP, [wa.status("w1", "sent", recipient="33612345678")]),
+        wa.echoes_change(other, [wa.echo(other, "33600000000", "hi", id="e1")]),
+        wa.messages_change(other, [wa.text(AMINA, "c", id="m3")], [AMINA]),
+    )
+    assert [(event.kind, event.phone_number_id) for event in events] == [
+        (Kind.MESSAGE, SHOP.phone_number_id), (Kind.MESSAGE, SHOP.phone_number_id), (Kind.STATUS, SHOP.phone_number_id),
+        (Kind.ECHO, "200"), (Kind.MESSAGE, "200"),
+    ]  # fmt: skip
+
+
+def test_a_batch_of_a_thousand_gives_a_thousand_distinct_events() -> None:
+    events = parse(wa.messages_change(SHOP, [wa.text(AMINA, str(n)) for n in range(1000)], [AMINA]))
+    assert len({event.id for event in events}) == 1000
+    assert {event.mailbox for event in events} == {"message:106540352242922:FR.123"}
+
+
+def test_a_redelivery_in_another_batch_has_the_same_ids() -> None:
+    first, second = wa.text(AMINA, "a", id="m1"), wa.text(AMINA, "b", id="m2")
+    together = parse(wa.messages_change(SHOP, [first, second], [AMINA]))
+    apart = parse(wa.messages_change(SHOP, [second], [AMINA]), wa.messages_change(SHOP, [first], [AMINA]))
+    assert {event.id for event in together} == {event.id for event in apart}
+
+
+def test_the_statuses_of_one_message_are_different_events_in_one_mailbox() -> None:
+    events = parse(wa.statuses_change(SHOP, [wa.status("w1", name, recipient="336") for name in ("sent", "delivered")]))
+    assert len({event.id for event in events}) == 2
+    assert len({event.mailbox for event in events}) == 1
+    assert all(event.is_immediate for event in events)
+
+
+def test_the_dashboards_test_payload_has_no_entry() -> None:
+    (event,) = parse_webhook(wa.dashboard_test())
+    assert (event.kind, event.phone_number_id) == (Kind.MESSAGE, "123456123")
+
+
+def test_a_hidden_number_is_known_by_its_user_id() -> None:
+    hidden = wa.Person(None, "Noor", "NL.9")
+    (event,) = parse(wa.messages_change(SHOP, [wa.text(hidden, "hoi")], [hidden]))
+    assert (event.body["wa_id"], event.body["user_id"], event.body["name"]) == (None, "NL.9", "Noor")
+    assert event.mailbox.endswith(":NL.9")
+
+
+def test_contacts_absent_leave_the_name_unknown() -> None:
+    (event,) = parse(wa.messages_change(SHOP, [wa.number_changed(AMINA, "33699999999")]))
+    assert (event.body["wa_id"], event.body["name"]) == ("33612345678", None)
+
+
+def test_names_in_a_batch_of_several_people_are_not_mixed_up() -> None:
+    people = [wa.Person(f"3360000000{n}", f"P{n}") for n in range(5)]
+    events = parse(wa.messages_change(SHOP, [wa.text(person, "x") for person in reversed(people)], people))
+    assert [event.body["name"] for event in events] == ["P4", "P3", "P2", "P1", "P0"]
+
+
+def test_the_card_of_a_message_without_user_id_brings_it() -> None:
+    old = wa.Person("33612345678")
+    (event,) = parse(wa.messages_change(SHOP, [wa.text(old, "x")], [AMINA]))
+    assert event.body["user_id"] == "FR.123"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [None, 1, "x", [], {}, {"entry": None}, {"entry": [None]}, {"entry": [{}]}, {"entry": [{"changes": [None]}]},
+     {"entry": [{"changes": [{"field": "account_update", "value": {"event": "VERIFIED_ACCOUNT"}}]}]},
+     {"entry": [{"changes": [{"field": "messages", "value": {"messages": [{"no": "id"}], "metadata": None}}]}]}],
+)  # fmt: skip
+def test_unknown_shapes_are_kept_with_a_reason(payload: Any) -> None:
+    events = list(parse_webhook(payload))
+    assert [event.kind for event in events] == [Kind.UNKNOWN] or payload == {"entry": []}
+    assert all(event.body["reason"] for event in events)
+
+
+def test_an_unreadable_message_leaves_its_neighbours_alone() -> None:
+    events = parse(wa.messages_change(SHOP, [wa.text(AMINA, "a"), {"odd": True}, wa.text(AMINA, "b")], [AMINA]))
+    assert [event.kind for event in events] == [Kind.MESSAGE, Kind.UNKNOWN, Kind.MESSAGE]
+
+
+def test_errors_of_the_account_are_kept() -> None:
+    (event,) = parse(wa.errors_change(SHOP))
+    assert event.kind is Kind.UNKNOWN
+    assert event.body["shape"]["errors"][0]["code"] == 130429
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["entry", "changes", "value", "messages", "statuses", "message_echoes", "metadata", "field",
+                         "phone_number_id", "id", "contacts", "errors", "from", "profile", "x"]), inner, max_size=4),
+    max_leaves=25,
+)  # fmt: skip
+
+
+UPDATE = st.dictionaries(
+    st.sampled_from(["id", "from", "from_user_id", "type", "text", "to", "status", "timestamp", "image", "interactive",
+                     "order", "location", "recipient_id"]),
+    JSON | st.sampled_from(["text", "image", "interactive", "order", "location"]),
+)  # fmt: skip
+
+
+@given(JSON)
+def test_no_payload_whatsoever_raises(payload: Any) -> None:
+    for event in parse_webhook(payload):
+        assert event.id
+        assert event.mailbox
+
+
+@given(
+    st.sampled_from(["messages", "statuses", "message_echoes"]),
+    st.lists(UPDATE.map(lambda update: {**update, "id": str(update.get("id"))}), max_size=3),
+    JSON,
+)
+def test_no_update_of_a_known_number_raises(key: str, updates: list[Any], contacts: Any) -> None:
+    value = {"metadata": {"phone_number_id": "1"}, key: updates, "contacts": contacts}
+    events = list(parse_webhook({"entry": [{"changes": [{"field": "messages", "value": value}]}]}))
+    assert len(events) == len(updates)
+    for event in events:
+        if event.kind in (Kind.MESSAGE, Kind.ECHO):
+            assert to_inbound(event.body["message"], NOW).wa_message_id
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (wa.text(AMINA, " Bonjour "), "Bonjour"),
+        (wa.media(AMINA, "image"), None),
+        (wa.media(AMINA, "image", caption="this one?"), "[image] this one?"),
+        (wa.media(AMINA, "audio", voice=True), None),
+        (wa.media(AMINA, "sticker"), None),
+        (wa.location(AMINA, 45.7, 4.8, name="Home"), "[location] Home 45.7,4.8"),
+        (wa.contact_cards(AMINA, "Bob"), None),
+        (wa.button_reply(AMINA, "b1", "Yes please"), "Yes please"),
+        (wa.list_reply(AMINA, "l1", "Croissant", "six"), "Croissant six"),
+        (wa.broken_interactive(AMINA), None),
+        (wa.template_button(AMINA, "P", "More"), "More"),
+        (wa.reaction(AMINA, "w1", "👍"), None),
+        (wa.reaction(AMINA, "w1", None), None),
+        (wa.order(AMINA, [{"product_retailer_id": "bread", "quantity": 2}], "thanks"), "[order] 2 x bread thanks"),
+        (wa.unsupported(AMINA), None),
+        (wa.message(AMINA, "hologram", {"x": 1}), None),
+    ],
+)
+def test_what_the_model_can_read_of_each_type(message: dict[str, Any], text: str | None) -> None:
+    assert inbound(message).text == text
+
+
+def test_a_form_is_readable() -> None:
+    assert '"date"' in (inbound(wa.form_reply(AMINA, {"date": "24/12"})).text or "")
+
+
+def test_who_gets_an_answer_and_who_a_person() -> None:
+    answered = [wa.text(AMINA, "x"), wa.media(AMINA, "image"), wa.unsupported(AMINA), wa.contact_cards(AMINA, "Bob")]
+    silent = [wa.reaction(AMINA, "w1", "👍"), wa.number_changed(AMINA, "336")]
+    person = [wa.message(AMINA, "hologram"), wa.text(AMINA, "x", group_id="g1")]
+    assert all(expects_answer(inbound(m)) and not needs_a_person(inbound(m)) for m in answered)
+    assert not any(expects_answer(inbound(m)) or needs_a_person(inbound(m)) for m in silent)
+    assert not any(expects_answer(inbound(m)) for m in person)
+    assert all(needs_a_person(inbound(m)) for m in person)
+
+
+def test_a_reaction_waits_for_nobody_and_a_text_for_the_end_of_the_burst() -> None:
+    events = parse(wa.messages_change(SHOP, [wa.reaction(AMINA, "w1", "👍"), wa.text(AMINA, "x")], [AMINA]))
+    assert [event.is_immediate for event in events] == [True, False]
+
+
+@pytest.mark.parametrize("timestamp", [None, "soon", "99999999999999999999"])
+def test_an_unreadable_timestamp_becomes_the_time_of_acceptance(timestamp: Any) -> None:
+    assert inbound({"id": "m1", "type": "text", "timestamp": timestamp}).timestamp == NOW
+
+
+def test_the_messages_own_timestamp_is_kept() -> None:
+    assert inbound(wa.text(AMINA, "x", at=1_700_000_000)).timestamp == datetime.fromtimestamp(1_700_000_000, UTC)
