@@ -166,20 +166,15 @@ async def test_a_taken_port_is_one_clear_error() -> None:
 
 
 async def test_the_process_ends_cleanly_on_sigterm() -> None:
-    with listen("127.0.0.1", 0) as free:
-        port = free.getsockname()[1]
-    arguments = f"host='127.0.0.1', port={port}, app_secret='s', callbacks=()"
+    arguments = "host='127.0.0.1', port=0, app_secret='s', callbacks=()"
     code = f"from app.sandbox.app import serve_sandbox; serve_sandbox({arguments})"
     env = os.environ | {"PYTHONPATH": str(Path(app.__file__).parent.parent)}
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, env=env)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, env=env, stdout=asyncio.subprocess.PIPE)
     try:
+        assert process.stdout is not None
         async with asyncio.timeout(20):
-            while True:
-                try:
-                    await SandboxClient(f"http://127.0.0.1:{port}").summary()
-                    break
-                except Exception:  # noqa: BLE001 -- not up yet
-                    await asyncio.sleep(0.05)
+            url = (await process.stdout.readline()).decode().split()[1]
+            assert (await SandboxClient(url).summary())["held"] == 0
             process.send_signal(signal.SIGTERM)
             assert await process.wait() == 0
     finally:

@@ -19,7 +19,8 @@ from app.sandbox.config import SandboxConfig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SEND = {"messaging_product": "whatsapp", "to": "+16505551234", "type": "text", "text": {"body": "Hi"}}
+SEND = {"messaging_product": "whatsapp", "to": "+16505551234", "type": "text", "text": {"body": "Hi"},
+        "biz_opaque_callback_data": "out-1"}  # fmt: skip
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -90,6 +91,7 @@ async def test_drop_before_closes_the_connection_without_a_byte_and_without_effe
     await connection.close()
     (entry,) = await sandbox.wait(kind="send", state="closed")
     assert (entry["processed"], entry["status"], entry["fault"]) == (False, None, fault)
+    assert (entry["to"], entry["callback_data"]) == ("16505551234", "out-1")
 
 
 async def test_drop_after_closes_the_connection_but_the_message_went_out(sandbox: SandboxClient) -> None:

@@ -69,6 +69,10 @@ def test_greets_without_a_name_when_there_is_none() -> None:
     assert ask("Hello", system=system_instruction(PROFILE, None)).startswith("Hello! ")
 
 
+def test_a_contact_in_the_profile_is_not_taken_for_the_customer() -> None:
+    assert ask("Hello", system="## Business\nContact: Claire Levain").startswith("Hello! ")
+
+
 def test_answers_each_of_several_quick_messages() -> None:
     reply = ask("Hello\nHow much is a croissant?\nAre you open on Sunday?")
     assert "1.40 EUR" in reply

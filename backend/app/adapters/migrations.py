@@ -151,13 +151,14 @@ async def _session(database_url: str, timeout_seconds: float) -> AsyncIterator[a
     """One connection for at most `timeout_seconds` in all, with its errors translated."""
     try:
         async with asyncio.timeout(timeout_seconds):
-            connection = await asyncpg.connect(database_url, timeout=CONNECT_SECONDS, statement_cache_size=0)
+            try:
+                connection = await asyncpg.connect(database_url, timeout=CONNECT_SECONDS, statement_cache_size=0)
+            except ValueError:
+                raise ConfigurationError("DATABASE_URL", "is not a valid postgresql:// URL") from None
             try:
                 yield connection
             finally:
                 connection.terminate()
-    except asyncpg.ClientConfigurationError:
-        raise ConfigurationError("DATABASE_URL", "is not a valid postgresql:// URL") from None
     except asyncpg.PostgresError as exc:
         if exc.sqlstate.startswith(_REFUSED):
             raise ConfigurationError("DATABASE_URL", f"the database says: {exc}") from exc

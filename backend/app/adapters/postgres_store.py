@@ -45,7 +45,7 @@ class PostgresStore(SqlStore):
     async def _execute(self, function: str, body: bytes) -> Any:
         try:
             pool = self._pool or await self._open()
-            connection = await pool.acquire(timeout=CONNECT_SECONDS)
+            connection = await _acquire(pool)
             try:
                 answer = await self._fetch(connection, function, body.decode())
             except BaseException as exc:
@@ -60,8 +60,6 @@ class PostgresStore(SqlStore):
             if unavailable := trouble(exc.sqlstate or ""):
                 raise unavailable from exc
             raise
-        except asyncpg.ClientConfigurationError:
-            raise ConfigurationError("DATABASE_URL", "is not a valid postgresql:// URL") from None
         except (OSError, TimeoutError, asyncpg.InterfaceError) as exc:
             raise DatabaseUnavailable(Trouble.AWAY, type(exc).__name__) from exc
         return orjson.loads(answer)
@@ -101,6 +99,13 @@ class PostgresStore(SqlStore):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await pool.close()
             pool.terminate()
+
+
+async def _acquire(pool: asyncpg.Pool) -> Any:
+    try:
+        return await pool.acquire(timeout=CONNECT_SECONDS)
+    except ValueError:  # nothing was looked at before; the message would repeat the URL
+        raise ConfigurationError("DATABASE_URL", "is not a valid postgresql:// URL") from None
 
 
 def _discard(connection: Any) -> None:

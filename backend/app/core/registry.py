@@ -11,7 +11,7 @@ import orjson
 from app.core.errors import Unavailable
 from app.core.redis import Redis, RedisError, Script
 
-HEARTBEAT_SECONDS = 5.0
+HEARTBEAT_SECONDS = 2.0
 STALE_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
 """Two missed beats are bad luck, three are a dead replica."""
 

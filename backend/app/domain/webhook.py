@@ -96,8 +96,11 @@ def _message(number: str, message: Json, value: Json) -> WebhookEvent:
     wa_id, user_id = _text(message.get("from")), _text(message.get("from_user_id"))
     name, card_user_id = _contact(value.get("contacts"), wa_id, user_id)
     user_id = user_id or card_user_id
+    peer = user_id or wa_id
+    if peer is None:
+        return _unknown(number, message, "message without a sender")
     body = {"message": message, "wa_id": wa_id, "user_id": user_id, "name": name}
-    return _event(number, Kind.MESSAGE, str(message["id"]), user_id or wa_id or str(message["id"]), body)
+    return _event(number, Kind.MESSAGE, str(message["id"]), peer, body)
 
 
 def _status(number: str, status: Json, _value: Json) -> WebhookEvent:
@@ -108,8 +111,11 @@ def _status(number: str, status: Json, _value: Json) -> WebhookEvent:
 
 def _echo(number: str, echo: Json, _value: Json) -> WebhookEvent:
     wa_id, user_id = _text(echo.get("to")), _text(echo.get("to_user_id"))
-    return _event(number, Kind.ECHO, str(echo["id"]), user_id or wa_id or str(echo["id"]),
-                  {"message": echo, "wa_id": wa_id, "user_id": user_id})  # fmt: skip
+    peer = user_id or wa_id
+    if peer is None:
+        return _unknown(number, echo, "echo without a recipient")
+    body = {"message": echo, "wa_id": wa_id, "user_id": user_id}
+    return _event(number, Kind.ECHO, str(echo["id"]), peer, body)
 
 
 def _event(number: str, kind: Kind, event_id: str, peer: str, body: Json) -> WebhookEvent:

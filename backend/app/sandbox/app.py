@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -90,6 +91,8 @@ def serve_sandbox(*, host: str, port: int, app_secret: str, callbacks: Sequence[
     app = create_sandbox(config)
     state: SandboxState = app.state.sandbox
     server = SandboxServer(app, let_go=state.faults.clear, handle_signals=True)
+    sys.stdout.write(f"sandbox: http://{host}:{listener.getsockname()[1]}\n")
+    sys.stdout.flush()
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(_serve(server, listener))
 

@@ -23,9 +23,10 @@ _WORTH_ADDING = 0.4
 """Share of the first fact's score that a second one must reach."""
 _MARKER = re.compile(r"#[\w-]+")
 _NAME = re.compile(
-    r"(?:customer|contact|client)(?:['\u2019]s)? (?:name )?(?:is|:|est)\s*([^\n.,;]{1,60})", re.IGNORECASE
+    r"(?:(?:customer|contact|client)(?:['\u2019]s)? name|nom du (?:client|contact))\s*(?:is|est|:)\s*([^\n.,;]{1,60})",
+    re.IGNORECASE,
 )
-_HEADING = re.compile(r"^(?:#+ *(?P<hash>.+)|(?P<caps>[^a-z\n]{4,60}:?)|(?P<colon>[^:\n]{2,60}:))$")
+_HEADING = re.compile(r"^(?:#+ *(?P<hash>.+)|(?P<caps>[A-ZÀ-Ý][A-ZÀ-Ý '&-]{3,60}:?)|(?P<colon>[^:\n]{2,60}:))$")
 _INSTRUCTIONS = re.compile(r"\b(rules?|règles?|instructions?|hand over|escalat|customer)", re.IGNORECASE)
 _FOR_THE_BOT = re.compile(
     r"^(you are|you answer|never|always|do not|don't|answer (only|in)|tu es|vous êtes|réponds|ne jamais|toujours)\b",

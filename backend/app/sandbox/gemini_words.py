@@ -82,7 +82,8 @@ SMALL_TALK = _words("hello hi hey bonjour bonsoir salut coucou hola hallo guten 
 THANKS = _words("thanks thank merci gracias danke super parfait perfect great ok")
 FILLER = frozenset().union(*(phrases.hints for phrases in LANGUAGES.values()), SMALL_TALK, THANKS, _words(
     "this that these those some more than also just only very well so if or an as be been was were will am not no yes "
-    "by from into about beaucoup mucho muchas vielen sell sells vendez vend vendre offer propose proposez "
+    "in out up over since by from into about beaucoup mucho muchas vielen sell sells vendez vend vendre offer propose "
+    "proposez "
     "know tell give please me us our they them ou donc si plus tres bien savoir dire moi toi lui leur leurs se sa son "
     "ses par est-ce qu n s m avoir etre fait ai suis serait veux veut get got make made take question need thing"
 ))  # fmt: skip

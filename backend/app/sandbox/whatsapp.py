@@ -46,13 +46,20 @@ class WhatsApp:
         except BodyTooLarge:
             return _refusal(100, "The request body is too large.").response()
         number = request.path_params["phone_number_id"]
-        call = _call(number, _parsed(raw))
+        payload = _parsed(raw)
+        call = _call(number, payload)
+        data = payload.get("biz_opaque_callback_data") if isinstance(payload, Mapping) else None
         entry = self._state.record.open(
-            call.operation, raw, phone_number_id=number, to=call.recipient, text=call.text
-        )  # fmt: skip
+            call.operation,
+            raw,
+            phone_number_id=number,
+            to=call.recipient,
+            text=call.text,
+            callback_data=data if isinstance(data, str) else None,
+        )
 
         def process(fault: Fault | None) -> Answer:
-            return _told(fault) or self._accept(request, number, raw, entry, fault)
+            return _told(fault) or self._accept(request, number, payload, entry, fault)
 
         fault = self._state.faults.pick("whatsapp", call)
         return await answer(request, self._state.record, entry, fault, process)
@@ -103,12 +110,12 @@ class WhatsApp:
 
         return await answer(request, self._state.record, entry, fault, authorised)
 
-    def _accept(self, request: Request, number: str, raw: bytes, entry: Entry, fault: Fault | None) -> Answer:
+    def _accept(self, request: Request, number: str, payload: Any, entry: Entry, fault: Fault | None) -> Answer:
         refused = self._admitted(request, number)
         if refused is not None:
             return refused
         try:
-            message = read_message(_parsed(raw))
+            message = read_message(payload)
         except Refused as exc:
             return _refusal(exc.code, exc.details)
         if isinstance(message, ReadReceipt):
@@ -125,7 +132,6 @@ class WhatsApp:
         return None
 
     def _send(self, number: str, message: TextMessage, entry: Entry, fault: Fault | None) -> Answer:
-        entry.callback_data = message.callback_data
         account = self._state.accounts.get(number)
         if account is not None and message.to == account.display_phone_number:
             return _refusal(131021)

@@ -204,6 +204,10 @@ class CircuitBreaker:
         self._leases[lease] = now + self.policy.probe_lease_seconds
         return lease
 
+    def _return(self, lease: object) -> bool:
+        """Give a probe's permit back; False if it had run out."""
+        return self._leases.pop(lease, 0.0) > self._clock.monotonic()
+
     def _rejection(self) -> CircuitBreakerOpenError:
         self.tally.rejected += 1
         return CircuitBreakerOpenError(self.dependency, self._retry_after(self._view))
@@ -216,7 +220,7 @@ class CircuitBreaker:
         return self.policy.open_seconds if view.forced else max(0.0, view.until - self._clock.monotonic())
 
     def _record_error(self, view: View, lease: object | None, verdict: Verdict) -> None:
-        if view is not self._view or (lease is not None and self._leases.pop(lease, None) is None):
+        if view is not self._view or (lease is not None and not self._return(lease)):
             self.tally.late += 1
         elif not verdict.failed:
             self.tally.ignored += 1
@@ -250,7 +254,7 @@ class CircuitBreaker:
         self._log(logging.WARNING, f"probe failed (round {self._failed_rounds}), open for {seconds:.1f} s")
 
     def _probe_succeeded(self, lease: object) -> None:
-        if self._leases.pop(lease, None) is None:
+        if not self._return(lease):
             self.tally.late += 1
             return
         self.tally.ok += 1

@@ -1,0 +1,452 @@
+"""Replies: written once, sent once, on every store."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from app.adapters.sql_store import SqlStore
+from app.domain.errors import Conflict, Fenced, NotFound
+from app.domain.models import Author, Message, Reply, ReplyState, Status
+from app.domain.ports import SendDecision
+from contract.store_kit import NOW, Scene, message, unique
+
+NOBODY = str(uuid.uuid4())
+SEND, SENT, AMBIGUOUS = SendDecision.SEND, SendDecision.SENT, SendDecision.AMBIGUOUS
+
+
+async def begin(
+    store: SqlStore, reply: Reply, *, part: int = 0, parts: int = 1, fence: int = 1, resend: bool = False
+) -> SendDecision:
+    text = f"part {part}"
+    return await store.begin_part(reply.key, fence=fence, part=part, parts=parts, text=text, resend=resend)
+
+
+async def look(store: SqlStore, reply: Reply) -> Reply:
+    """The reply as it is: fence 0 finds without taking it over."""
+    return await store.open_reply(reply.conversation_id, key=reply.key, author=reply.author, covers=(), fence=0)
+
+
+async def outbound(store: SqlStore, reply: Reply, part: int = 0) -> Message:
+    page = await store.list_messages(reply.conversation_id, limit=50, cursor=None)
+    (found,) = [item for item in page.items if item.outbound_key == f"{reply.key}#{part}"]
+    return found
+
+
+# -- opening and writing -----------------------------------------------------------------------------------------------
+
+
+async def test_a_reply_is_opened_once_and_found_again_as_it_is(scene: Scene) -> None:
+    asked = message()
+    conversation = await scene.receive(asked)
+    key = asked.wa_message_id
+    opened = await scene.store.open_reply(conversation.id, key=key, author=Author.BOT, covers=[key, "b"], fence=3)
+    assert opened == Reply(
+        key=key, conversation_id=conversation.id, author=Author.BOT, covers=(key, "b"), fence=3,
+        state=ReplyState.PENDING, body=None, part=0,
+    )  # fmt: skip
+    saved = await scene.store.save_body(key, fence=3, covers=[key, "b", "c"], body="hi")
+    found = await scene.store.open_reply(conversation.id, key=key, author=Author.BOT, covers=[key], fence=5)
+    assert found == Reply(
+        key=key, conversation_id=conversation.id, author=Author.BOT, covers=(key, "b", "c"), fence=5,
+        state=ReplyState.PENDING, body="hi", part=0,
+    )  # fmt: skip
+    assert saved.fence == 3
+
+
+async def test_a_reply_is_found_by_a_message_it_covers(scene: Scene) -> None:
+    conversation = await scene.receive()
+    first = unique("first")
+    second = unique("second")
+    opened = await scene.store.open_reply(
+        conversation.id, key=first, author=Author.BOT, covers=[first, second], fence=1
+    )
+    found = await scene.store.open_reply(conversation.id, key=second, author=Author.BOT, covers=[second], fence=2)
+    assert (found.key, found.covers) == (opened.key, opened.covers)
+
+
+async def test_tasks_that_open_one_reply_at_once_get_the_same(scene: Scene) -> None:
+    conversation = await scene.receive()
+    key = unique("race")
+    opened = await asyncio.gather(
+        *(
+            scene.store.open_reply(conversation.id, key=key, author=Author.BOT, covers=[key], fence=1, body=str(n))
+            for n in range(8)
+        )
+    )
+    assert len({reply.body for reply in opened}) == 1
+
+
+async def test_a_person_who_replies_turns_the_bot_off_once(scene: Scene) -> None:
+    reply = await scene.reply(author=Author.HUMAN, fence=0)
+    store = scene.store
+    conversation = await store.get_conversation(reply.conversation_id)
+    assert conversation is not None
+    assert not conversation.bot_enabled
+    await store.set_bot(conversation.id, enabled=True)
+    await store.open_reply(conversation.id, key=reply.key, author=Author.HUMAN, covers=(), fence=4)
+    again = await store.get_conversation(conversation.id)
+    assert again is not None
+    assert again.bot_enabled
+
+
+async def test_nobodys_fence_finds_without_taking_over(scene: Scene) -> None:
+    reply = await scene.reply(author=Author.HUMAN, fence=7)
+    found = await look(scene.store, reply)
+    assert (found.fence, found.body) == (7, reply.body)
+
+
+async def test_opening_is_refused(scene: Scene) -> None:
+    reply = await scene.reply()
+    elsewhere = await scene.receive(wa_id="339")
+    with pytest.raises(NotFound) as missing:
+        await scene.store.open_reply(NOBODY, key=unique(), author=Author.BOT, covers=(), fence=1)
+    assert missing.value.code == "conversation_not_found"
+    with pytest.raises(Conflict) as taken:
+        await scene.store.open_reply(elsewhere.id, key=reply.key, author=Author.BOT, covers=(), fence=9)
+    assert taken.value.code == "reply_key_taken"
+
+
+async def test_a_body_is_written_until_something_is_sent(scene: Scene) -> None:
+    store = scene.store
+    reply = await scene.reply(body="first")
+    assert (await store.save_body(reply.key, fence=1, covers=["x"], body="second")).body == "second"
+    await begin(store, reply, parts=2)
+    assert (await store.save_body(reply.key, fence=1, covers=["y"], body="third")).body == "second"
+    await store.complete_part(reply.key, part=0, wamid=unique("wamid"), last=False)
+    late = await store.save_body(reply.key, fence=1, covers=["y"], body="third")
+    assert (late.body, late.covers, late.part, late.state) == ("second", ("x",), 1, ReplyState.PENDING)
+
+
+@pytest.mark.parametrize("call", ["open_reply", "save_body", "begin_part", "fail_part"])
+async def test_whoever_lost_the_conversation_writes_nothing(scene: Scene, call: str) -> None:
+    reply = await scene.reply(fence=5)
+    calls: dict[str, Any] = {
+        "open_reply": lambda: scene.store.open_reply(
+            reply.conversation_id, key=reply.key, author=Author.BOT, covers=(), fence=4
+        ),
+        "save_body": lambda: scene.store.save_body(reply.key, fence=4, covers=(), body="stale"),
+        "begin_part": lambda: begin(scene.store, reply, fence=4),
+        "fail_part": lambda: scene.store.fail_part(reply.key, fence=4, part=0, error={}, final=True),
+    }
+    with pytest.raises(Fenced):
+        await calls[call]()
+    assert await look(scene.store, reply) == reply
+
+
+async def test_a_newer_claim_fences_the_older_one_off(scene: Scene) -> None:
+    reply = await scene.reply(fence=1)
+    await scene.store.save_body(reply.key, fence=2, covers=(), body="newer")
+    with pytest.raises(Fenced):
+        await begin(scene.store, reply, fence=1)
+
+
+@pytest.mark.parametrize("call", ["save_body", "begin_part", "complete_part", "fail_part"])
+async def test_no_such_reply(store: SqlStore, call: str) -> None:
+    key = unique("no-such")
+    calls: dict[str, Any] = {
+        "save_body": lambda: store.save_body(key, fence=1, covers=(), body="x"),
+        "begin_part": lambda: store.begin_part(key, fence=1, part=0, parts=1, text="x"),
+        "complete_part": lambda: store.complete_part(key, part=0, wamid="w", last=True),
+        "fail_part": lambda: store.fail_part(key, fence=1, part=0, error={}, final=True),
+    }
+    with pytest.raises(NotFound) as missing:
+        await calls[call]()
+    assert missing.value.code == "reply_not_found"
+
+
+# -- sending -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_reply_in_two_parts_goes_out_in_order(scene: Scene) -> None:
+    store, reply = scene.store, await scene.reply()
+    assert await begin(store, reply, parts=2) is SEND
+    sending = await look(store, reply)
+    assert sending.state is ReplyState.SENDING
+    assert sending.sending_since is not None
+    assert datetime.now(UTC) - sending.sending_since < timedelta(minutes=1)
+    pending = await outbound(store, reply)
+    assert (pending.status, pending.author, pending.text) == (Status.SENDING, Author.BOT, "part 0")
+
+    await store.complete_part(reply.key, part=0, wamid=unique("wamid"), last=False)
+    half = await look(store, reply)
+    assert (half.state, half.part, half.sending_since) == (ReplyState.PENDING, 1, None)
+    assert await begin(store, reply, part=0, parts=2) is SENT
+    assert await begin(store, reply, part=1, parts=2) is SEND
+    last = unique("wamid")
+    await store.complete_part(reply.key, part=1, wamid=last, last=True)
+    done = await look(store, reply)
+    assert (done.state, done.part, done.wamid) == (ReplyState.SENT, 2, last)
+    stored = await outbound(store, reply, 1)
+    assert (stored.status, stored.wa_message_id, stored.timestamp.tzinfo is not None) == (Status.SENT, last, True)
+    assert await begin(store, reply, part=1, parts=2) is SENT
+
+
+async def test_a_send_is_recorded_once_however_often_it_is_reported(scene: Scene) -> None:
+    store, reply = scene.store, await scene.reply()
+    wamid = unique("wamid")
+    await begin(store, reply, parts=2)
+    for _ in range(3):
+        await store.complete_part(reply.key, part=0, wamid=wamid, last=False)
+    assert (await look(store, reply)).part == 1
+
+
+async def test_of_many_that_begin_at_once_exactly_one_sends(scene: Scene) -> None:
+    store, reply = scene.store, await scene.reply()
+    decisions = Counter(await asyncio.gather(*(begin(store, reply) for _ in range(8))))
+    assert decisions == {SEND: 1, AMBIGUOUS: 7}
+
+
+async def test_a_call_repeated_after_a_lost_answer_still_sends(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    reply = await scene.reply()
+    same = uuid.uuid4()
+    monkeypatch.setattr("app.adapters.sql_store.uuid.uuid4", lambda: same)
+    assert await begin(scene.store, reply) is SEND
+    assert await begin(scene.store, reply) is SEND
+
+
+async def test_an_unknown_outcome_is_repeated_only_on_demand(scene: Scene) -> None:
+    store, reply = scene.store, await scene.reply()
+    await begin(store, reply)
+    assert await begin(store, reply, fence=2) is AMBIGUOUS
+    assert await begin(store, reply, fence=2, resend=True) is SEND
+    assert await begin(store, reply, fence=2) is AMBIGUOUS
+
+
+async def test_a_part_out_of_order_is_a_bug(scene: Scene) -> None:
+    reply = await scene.reply()
+    with pytest.raises(Exception, match="begun before part 0"):
+        await begin(scene.store, reply, part=1, parts=2)
+
+
+async def test_a_bots_reply_is_silenced_by_a_person(scene: Scene) -> None:
+    """Between writing and sending somebody took over: nothing more is sent, and nothing undoes that."""
+    store, reply = scene.store, await scene.reply()
+    await scene.store.record_echo(scene.account.id, wa_id=scene.wa_id, user_id=None, message=message("me"))
+    assert await begin(store, reply) is SendDecision.SILENCED
+    assert (await look(store, reply)).state is ReplyState.SILENCED
+    await store.set_bot(reply.conversation_id, enabled=True)
+    assert await begin(store, reply) is SendDecision.SILENCED
+    assert len((await store.list_messages(reply.conversation_id, limit=9, cursor=None)).items) == 2
+
+
+async def test_a_person_who_takes_over_at_the_same_moment_wins_or_is_just_late(scene: Scene) -> None:
+    for _ in range(4):
+        store, reply = scene.store, await scene.reply()
+        decision, conversation = await asyncio.gather(
+            begin(store, reply), store.set_bot(reply.conversation_id, enabled=False)
+        )
+        assert not conversation.bot_enabled
+        assert (await look(store, reply)).state == ("sending" if decision is SEND else "silenced")
+        await store.set_bot(reply.conversation_id, enabled=True)
+
+
+async def test_a_persons_reply_goes_out_with_the_bot_off(scene: Scene) -> None:
+    reply = await scene.reply(author=Author.HUMAN)
+    assert await begin(scene.store, reply) is SEND
+    assert (await outbound(scene.store, reply)).author is Author.HUMAN
+
+
+@pytest.mark.parametrize("author", list(Author)[1:])
+async def test_the_window_closes_after_24_hours(scene: Scene, author: Author) -> None:
+    old = message(at=datetime.now(UTC) - timedelta(hours=24, minutes=1))
+    conversation = await scene.receive(old)
+    reply = await scene.store.open_reply(
+        conversation.id, key=unique("late"), author=author, covers=(), fence=1, body="hi"
+    )
+    for _ in range(2):
+        assert await begin(scene.store, reply) is SendDecision.WINDOW_CLOSED
+    failed = await look(scene.store, reply)
+    assert failed.state is ReplyState.FAILED
+    assert failed.error is not None
+    assert failed.error["code"] == 131047
+
+
+async def test_the_window_is_open_for_24_hours(scene: Scene) -> None:
+    conversation = await scene.receive(message(at=datetime.now(UTC) - timedelta(hours=23, minutes=59)))
+    reply = await scene.store.open_reply(conversation.id, key=unique(), author=Author.BOT, covers=(), fence=1)
+    assert await begin(scene.store, reply) is SEND
+
+
+async def test_without_any_message_of_the_customer_the_window_is_closed(scene: Scene) -> None:
+    echoed = await scene.store.record_echo(scene.account.id, wa_id="338", user_id=None, message=message())
+    reply = await scene.store.open_reply(echoed.id, key=unique(), author=Author.HUMAN, covers=(), fence=1)
+    assert await begin(scene.store, reply) is SendDecision.WINDOW_CLOSED
+
+
+async def test_a_failed_send_can_be_tried_again(scene: Scene) -> None:
+    store, reply = scene.store, await scene.reply()
+    await begin(store, reply)
+    await store.fail_part(reply.key, fence=1, part=0, error={"code": 130429}, final=False)
+    waiting = await look(store, reply)
+    assert (waiting.state, waiting.error, waiting.sending_since) == (ReplyState.PENDING, {"code": 130429}, None)
+    assert (await outbound(store, reply)).status is Status.PENDING
+    assert await begin(store, reply, fence=2) is SEND
+    assert (await look(store, reply)).error is None
+    assert (await outbound(store, reply)).error is None
+
+
+async def test_a_failure_for_good(scene: Scene) -> None:
+    store, reply = scene.store, await scene.reply()
+    await begin(store, reply)
+    for _ in range(2):
+        await store.fail_part(reply.key, fence=1, part=0, error={"code": 131026}, final=True)
+    failed = await look(store, reply)
+    assert (failed.state, failed.error) == (ReplyState.FAILED, {"code": 131026})
+    stored = await outbound(store, reply)
+    assert (stored.status, stored.error) == (Status.FAILED, {"code": 131026})
+    assert await begin(store, reply) is SendDecision.FAILED
+
+
+async def test_a_failure_is_not_believed_of_a_part_that_went_out(scene: Scene) -> None:
+    store, reply = scene.store, await scene.reply()
+    await begin(store, reply)
+    await store.complete_part(reply.key, part=0, wamid=unique("wamid"), last=True)
+    await store.fail_part(reply.key, fence=1, part=0, error={"code": 1}, final=True)
+    assert (await look(store, reply)).state is ReplyState.SENT
+    assert (await outbound(store, reply)).status is Status.SENT
+
+
+# -- statuses ----------------------------------------------------------------------------------------------------------
+
+
+async def sent_reply(scene: Scene) -> tuple[Reply, str]:
+    reply, wamid = await scene.reply(), unique("wamid")
+    await begin(scene.store, reply)
+    await scene.store.complete_part(reply.key, part=0, wamid=wamid, last=True)
+    return reply, wamid
+
+
+@pytest.mark.parametrize(
+    ("arriving", "expected"),
+    [
+        (["delivered", "sent", "read", "delivered"], "read"),
+        (["read", "sent", "delivered"], "read"),
+        (["played", "read"], "played"),
+        (["sent", "failed"], "failed"),
+        (["failed", "sent"], "failed"),
+        (["delivered", "failed"], "delivered"),
+        (["failed", "delivered"], "delivered"),
+        (["failed", "failed"], "failed"),
+    ],
+)
+async def test_statuses_apply_in_any_order(scene: Scene, arriving: list[str], expected: str) -> None:
+    reply, wamid = await sent_reply(scene)
+    before = await outbound(scene.store, reply)
+    for name in arriving:
+        error = {"code": 131026} if name == "failed" else None
+        assert await scene.status(name, wamid=wamid, error=error)
+    after = await outbound(scene.store, reply)
+    assert after.status == expected
+    assert after.error == ({"code": 131026} if expected == "failed" else None)
+    assert after.timestamp == before.timestamp
+    assert (await look(scene.store, reply)).state is ReplyState.SENT
+
+
+@pytest.mark.parametrize("with_key", [True, False])
+async def test_a_status_before_the_answer_to_the_send_is_kept(scene: Scene, with_key: bool) -> None:
+    reply, wamid = await scene.reply(), unique("wamid")
+    await begin(scene.store, reply)
+    key = f"{reply.key}#0" if with_key else None
+    assert await scene.status("delivered", wamid=wamid, key=key) is with_key
+    assert await scene.status("sent", wamid=wamid, key=key) is with_key
+    await scene.store.complete_part(reply.key, part=0, wamid=wamid, last=True)
+    stored = await outbound(scene.store, reply)
+    assert (stored.status, stored.wa_message_id) == (Status.DELIVERED, wamid)
+    assert (await look(scene.store, reply)).state is ReplyState.SENT
+
+
+async def test_of_a_status_and_the_answer_at_once_neither_is_lost(scene: Scene) -> None:
+    for _ in range(4):
+        reply, wamid = await scene.reply(), unique("wamid")
+        await begin(scene.store, reply)
+        await asyncio.gather(
+            scene.status("delivered", wamid=wamid),
+            scene.store.complete_part(reply.key, part=0, wamid=wamid, last=True),
+            scene.status("read", wamid=wamid),
+        )
+        assert (await outbound(scene.store, reply)).status is Status.READ
+
+
+@pytest.mark.parametrize(("parts", "state"), [(1, ReplyState.SENT), (2, ReplyState.PENDING)])
+async def test_a_status_alone_proves_that_a_part_went_out(scene: Scene, parts: int, state: ReplyState) -> None:
+    """Accepted by WhatsApp, our note of it lost: the echo of our key settles it."""
+    store, reply, wamid = scene.store, await scene.reply(), unique("wamid")
+    await begin(store, reply, parts=parts)
+    assert await scene.status("sent", wamid=wamid, key=f"{reply.key}#0")
+    proven = await look(store, reply)
+    assert (proven.state, proven.part, proven.wamid, proven.sending_since) == (state, 1, wamid, None)
+    assert await begin(store, reply, parts=parts, fence=2) is SENT
+    assert (await outbound(store, reply)).wa_message_id == wamid
+
+
+async def test_a_failure_status_settles_an_unknown_outcome_too(scene: Scene) -> None:
+    reply, error = await scene.reply(), {"code": 131026}
+    await begin(scene.store, reply)
+    assert await scene.status("failed", wamid=unique("wamid"), key=f"{reply.key}#0", error=error)
+    failed = await look(scene.store, reply)
+    assert (failed.state, failed.error) == (ReplyState.FAILED, error)
+    assert (await outbound(scene.store, reply)).error == error
+    assert await begin(scene.store, reply) is SendDecision.FAILED
+
+
+@pytest.mark.parametrize("final", [True, False])
+async def test_whatsapps_word_refutes_our_own_verdict(scene: Scene, final: bool) -> None:
+    """We gave the send up, or took it for not made; then comes the status that shows it went out."""
+    store, reply = scene.store, await scene.reply()
+    await begin(store, reply)
+    await store.fail_part(reply.key, fence=1, part=0, error={"code": "send_ambiguous"}, final=final)
+    assert await scene.status("sent", wamid=unique("wamid"), key=f"{reply.key}#0")
+    stored = await outbound(store, reply)
+    assert (stored.status, stored.error) == (Status.SENT, None)
+    assert (await look(store, reply)).state is ReplyState.SENT
+    assert await begin(store, reply) is SENT
+
+
+async def test_a_status_of_nobodys_message_is_kept_for_eight_days(scene: Scene, sql: asyncpg.Connection) -> None:
+    old, young = unique("old"), unique("young")
+    for wamid in (old, young):
+        assert not await scene.status("sent", wamid=wamid)
+    await sql.execute("update orphan_statuses set created_at = now() - interval '9 days' where wa_message_id = $1", old)
+    await scene.status("read", wamid=young)
+    kept = await sql.fetch(
+        "select wa_message_id, status from orphan_statuses where account_id = $1", uuid.UUID(scene.account.id)
+    )
+    assert [tuple(row) for row in kept] == [(young, "read")]
+
+
+async def test_a_status_of_an_echo_finds_it(scene: Scene) -> None:
+    echo = message("by hand")
+    assert not await scene.status("delivered", wamid=echo.wa_message_id)
+    conversation = await scene.store.record_echo(scene.account.id, wa_id="337", user_id=None, message=echo)
+    assert await scene.status("sent", wamid=echo.wa_message_id)
+    (stored,) = (await scene.store.list_messages(conversation.id, limit=9, cursor=None)).items
+    assert (stored.status, stored.timestamp) == (Status.DELIVERED, echo.timestamp)
+
+
+async def test_a_status_never_touches_another_accounts_message(scene: Scene, new_account: Any) -> None:
+    reply, wamid = await sent_reply(scene)
+    stranger = Scene(scene.store, await new_account())
+    assert not await stranger.status("read", wamid=wamid, key=f"{reply.key}#0")
+    assert (await outbound(scene.store, reply)).status is Status.SENT
+
+
+async def test_a_status_of_a_customers_message_changes_nothing(scene: Scene) -> None:
+    asked = message()
+    conversation = await scene.receive(asked)
+    assert await scene.status("read", wamid=asked.wa_message_id)
+    (stored,) = (await scene.store.list_messages(conversation.id, limit=9, cursor=None)).items
+    assert stored.status is Status.RECEIVED
+
+
+async def test_a_status_of_an_unknown_account_is_refused(store: SqlStore) -> None:
+    with pytest.raises(NotFound):
+        await store.apply_status(
+            NOBODY, wa_message_id="w", outbound_key=None, status=Status.SENT, timestamp=NOW, error=None
+        )

@@ -1,0 +1,156 @@
+"""The migration runner on a real PostgreSQL, and its agreement with the Supabase CLI's bookkeeping."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import socket
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from app.adapters.migrations import MIGRATIONS, apply_migrations, pending_migrations, read_migrations
+from app.domain.errors import ConfigurationError, Unavailable
+
+ALL = [migration.id for migration in read_migrations()]
+FOLLOWING = "29991231235959"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """The real files, to add to and to change."""
+    return Path(shutil.copytree(MIGRATIONS, tmp_path / "migrations"))
+
+
+async def records(url: str) -> list[tuple[str, str]]:
+    connection = await asyncpg.connect(url, timeout=5)
+    try:
+        rows = await connection.fetch("select version, name from supabase_migrations.schema_migrations order by 1")
+        return [(row["version"], row["name"]) for row in rows]
+    finally:
+        await connection.close()
+
+
+async def test_they_are_applied_in_order_and_only_once(postgres_url: str) -> None:
+    assert await pending_migrations(postgres_url) == ALL
+    assert await apply_migrations(postgres_url) == ALL
+    assert [f"{version}_{name}" for version, name in await records(postgres_url)] == ALL
+    assert await pending_migrations(postgres_url) == []
+    assert await apply_migrations(postgres_url) == []
+
+
+async def test_replicas_that_start_at_once_share_the_work(postgres_url: str) -> None:
+    results = await asyncio.gather(*(apply_migrations(postgres_url) for _ in range(5)))
+    assert sorted(name for applied in results for name in applied) == ALL
+
+
+async def test_a_migration_that_fails_leaves_nothing_behind(postgres_url: str, directory: Path) -> None:
+    (directory / f"{FOLLOWING}_chorus_broken.sql").write_text("create table half (); select 1 / 0;")
+    with pytest.raises(asyncpg.DivisionByZeroError) as caught:
+        await apply_migrations(postgres_url, directory)
+    assert caught.value.__notes__ == [f"while applying {FOLLOWING}_chorus_broken"]
+    connection = await asyncpg.connect(postgres_url, timeout=5)
+    assert await connection.fetchval("select to_regclass('half')") is None
+    await connection.close()
+
+    (directory / f"{FOLLOWING}_chorus_broken.sql").write_text("create table whole ();")
+    assert await apply_migrations(postgres_url, directory) == [f"{FOLLOWING}_chorus_broken"]
+
+
+async def test_a_file_changed_after_it_was_applied_is_an_error(postgres_url: str, directory: Path) -> None:
+    await apply_migrations(postgres_url, directory)
+    changed = sorted(directory.iterdir())[1]
+    changed.write_text(changed.read_text() + "\n\n  ;\n")
+    assert await apply_migrations(postgres_url, directory) == []  # white space and semicolons are no change
+    changed.write_text(changed.read_text() + "select 1;")
+    (directory / f"{FOLLOWING}_chorus_more.sql").write_text("create table more ();")
+    for call in (apply_migrations, pending_migrations):
+        with pytest.raises(ConfigurationError, match=f"{changed.stem} was changed after it was applied"):
+            await call(postgres_url, directory)
+    assert len(await records(postgres_url)) == len(ALL)
+
+
+async def test_a_database_that_is_newer_is_an_error(postgres_url: str, directory: Path) -> None:
+    (directory / f"{FOLLOWING}_chorus_more.sql").write_text("create table more ();")
+    await apply_migrations(postgres_url, directory)
+    with pytest.raises(ConfigurationError, match=f"the database has {FOLLOWING}_chorus_more"):
+        await apply_migrations(postgres_url)
+
+
+async def test_what_the_supabase_cli_applied_is_not_applied_again(postgres_url: str) -> None:
+    """The CLI runs and records one statement at a time, without the semicolons and the white space between them."""
+    connection = await asyncpg.connect(postgres_url, timeout=5)
+    await connection.execute(
+        "create schema supabase_migrations;"
+        "create table supabase_migrations.schema_migrations (version text primary key, statements text[], name text)"
+    )
+    for migration in read_migrations():
+        statements = [part.strip() for part in _split(migration.sql) if part.strip()]
+        async with connection.transaction():
+            for statement in statements:
+                await connection.fetch(statement)
+            await connection.execute(
+                "insert into supabase_migrations.schema_migrations values ($1, $2, $3)",
+                migration.version,
+                statements,
+                migration.name,
+            )
+    await connection.close()
+    assert await apply_migrations(postgres_url) == []
+
+
+def _split(sql: str) -> list[str]:
+    """At the semicolons outside of $$ bodies, comments and quotes."""
+    token = re.compile(r"(\$\w*\$).*?\1|--[^\n]*|'[^']*'|;", re.DOTALL)
+    parts, start = [], 0
+    for match in token.finditer(sql):
+        if match[0] == ";":
+            parts.append(sql[start : match.start()])
+            start = match.end()
+    return [*parts, sql[start:]]
+
+
+async def test_other_peoples_migrations_are_none_of_our_business(postgres_url: str) -> None:
+    await apply_migrations(postgres_url)
+    connection = await asyncpg.connect(postgres_url, timeout=5)
+    await connection.execute(
+        "insert into supabase_migrations.schema_migrations (version, name)"
+        " values ($1, 'shop'), ('20200101000000', null)",
+        FOLLOWING,
+    )
+    await connection.close()
+    assert await apply_migrations(postgres_url) == []
+
+
+async def test_no_files_is_an_error_that_says_where_they_were_expected(postgres_url: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(str(tmp_path))):
+        await apply_migrations(postgres_url, tmp_path)
+
+
+async def test_no_database_is_unavailable() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        with pytest.raises(Unavailable):
+            await apply_migrations(f"postgresql://postgres:secret@127.0.0.1:{closed.getsockname()[1]}/x")
+
+
+async def test_a_migration_that_takes_too_long_is_given_up(postgres_url: str, directory: Path) -> None:
+    await apply_migrations(postgres_url, directory)
+    (directory / f"{FOLLOWING}_chorus_slow.sql").write_text("select pg_sleep(30);")
+    with pytest.raises(Unavailable):
+        await apply_migrations(postgres_url, directory, timeout_seconds=0.3)
+    assert len(await records(postgres_url)) == len(ALL)
+
+
+@pytest.mark.parametrize("url", ["not a url", "postgresql://user:secret@host:port/x", "mysql://user:secret@h/x"])
+async def test_a_malformed_url_is_named_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="DATABASE_URL") as caught:
+        await apply_migrations(url)
+    assert "secret" not in str(caught.value)
+
+
+async def test_refused_credentials_are_the_operators_to_correct(postgres_url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"DATABASE_URL.*password"):
+        await apply_migrations(re.sub(r":[^:@]+@", ":wrong@", postgres_url))

@@ -1,0 +1,393 @@
+"""The circuit breaker: when it opens, whom it lets through, how it closes, and what it ignores."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+
+import httpx
+import pytest
+from fakes import FakeClock
+from prometheus_client import CollectorRegistry, generate_latest
+
+from app.core.circuit_breaker import (
+    CIRCUIT_BREAKERS,
+    IGNORED,
+    BreakerCollector,
+    BreakerPolicy,
+    CircuitBreaker,
+    CircuitBreakerOpenError,
+    KeyedCircuitBreakers,
+    State,
+    Verdict,
+    default_classify,
+    whatsapp_account_breakers,
+)
+from app.core.errors import DeadlineExceeded, Unavailable
+from app.core.http_client import ConnectFailed
+
+POLICY = BreakerPolicy(failure_threshold=3, open_seconds=30.0, max_open_seconds=200.0, probe_lease_seconds=60.0)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def breaker(clock) -> CircuitBreaker:
+    return CircuitBreaker("some_api", POLICY, dependency="some", clock=clock, uniform=lambda: 1.0)
+
+
+async def ok(value="ok"):
+    return value
+
+
+async def fail(error=None):
+    raise error or ConnectFailed("ConnectError")
+
+
+async def failing(breaker, times=1, error=None):
+    for _ in range(times):
+        with pytest.raises(type(error or ConnectFailed())):
+            await breaker.call_async(fail, error)
+
+
+async def half_opened(breaker, clock):
+    await failing(breaker, 3)
+    clock.advance(30)
+
+
+class Held:
+    """A call that stays under way until told how to end."""
+
+    def __init__(self, breaker):
+        self.end = asyncio.get_running_loop().create_future()
+        self.task = asyncio.create_task(breaker.call_async(self._wait))
+
+    async def _wait(self):
+        return await self.end
+
+    async def started(self):
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return self
+
+    async def ends_with(self, outcome):
+        self.end.set_exception(outcome) if isinstance(outcome, Exception) else self.end.set_result(outcome)
+        await asyncio.wait([self.task])
+        return self.task.exception() or self.task.result()
+
+
+async def test_a_closed_circuit_passes_arguments_results_and_errors_through(breaker):
+    async def echo(*args, **kwargs):
+        return args, kwargs
+
+    assert await breaker.call_async(echo, 1, fn=2, self=3, classify=4) == ((1,), {"fn": 2, "self": 3, "classify": 4})
+    error = ValueError("mine")
+    with pytest.raises(ValueError, match="mine") as caught:
+        await breaker.call_async(fail, error)
+    assert caught.value is error
+
+
+async def test_failures_in_a_row_open_it_and_nothing_is_called_any_more(breaker):
+    await failing(breaker, 3)
+    called = False
+
+    async def call():
+        nonlocal called
+        called = True
+
+    with pytest.raises(CircuitBreakerOpenError) as caught:
+        await breaker.call_async(call)
+    assert not called
+    assert isinstance(caught.value, Unavailable)
+    assert (caught.value.dependency, caught.value.retry_after) == ("some", 30.0)
+    assert breaker.snapshot() == ("some_api", State.OPEN, 3, 30.0, False)
+
+
+async def test_a_success_in_between_starts_the_count_again(breaker):
+    for _ in range(5):
+        await failing(breaker, 2)
+        await breaker.call_async(ok)
+    assert breaker.snapshot().state is State.CLOSED
+    assert breaker.snapshot().failure_count == 0
+
+
+async def test_errors_that_are_the_requests_own_are_no_failures(breaker):
+    for error in (ValueError(), KeyError(), DeadlineExceeded("x"), CircuitBreakerOpenError("inner", 1.0)):
+        await failing(breaker, 5, error)
+    assert breaker.snapshot() == ("some_api", State.CLOSED, 0, 0.0, False)
+
+
+def status_error(status, **headers):
+    request = httpx.Request("GET", "http://example.test/")
+    return httpx.HTTPStatusError("x", request=request, response=httpx.Response(status, headers=headers))
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (Unavailable("x"), Verdict(failed=True)),
+        (Unavailable("x", retry_after=7), Verdict(failed=True, hold_seconds=7)),
+        (TimeoutError(), Verdict(failed=True)),
+        (ConnectionResetError(), Verdict(failed=True)),
+        (httpx.ReadTimeout("x"), Verdict(failed=True)),
+        (httpx.ConnectError("x"), Verdict(failed=True)),
+        (status_error(503), Verdict(failed=True)),
+        (status_error(503, **{"retry-after": "9"}), Verdict(failed=True, hold_seconds=9)),
+        (status_error(404), IGNORED),
+        (DeadlineExceeded("x"), IGNORED),
+        (CircuitBreakerOpenError("x", 1), IGNORED),
+        (ValueError(), IGNORED),
+    ],
+)
+def test_the_cautious_reading_of_errors(error, verdict):
+    assert default_classify(error) == verdict
+
+
+async def test_a_caller_may_bring_its_own_reading(breaker):
+    for _ in range(3):
+        with pytest.raises(KeyError):
+            await breaker.run(lambda exc: Verdict(failed=isinstance(exc, KeyError)), fail, KeyError())
+    assert breaker.snapshot().state is State.OPEN
+
+
+async def test_a_reading_that_crashes_leaks_no_probe(breaker, clock):
+    await half_opened(breaker, clock)
+
+    def classify(_exc):
+        raise RuntimeError("bug")
+
+    with pytest.raises(RuntimeError, match="bug"):
+        await breaker.run(classify, fail)
+    assert await breaker.call_async(ok) == "ok"
+
+
+async def test_two_good_probes_close_it(breaker, clock):
+    await half_opened(breaker, clock)
+    assert await breaker.call_async(ok) == "ok"
+    assert breaker.snapshot().state is State.HALF_OPEN
+    await breaker.call_async(ok)
+    assert breaker.snapshot() == ("some_api", State.CLOSED, 0, 0.0, False)
+
+
+async def test_it_stays_open_for_all_of_its_time(breaker, clock):
+    await failing(breaker, 3)
+    clock.advance(29.9)
+    with pytest.raises(CircuitBreakerOpenError):
+        await breaker.call_async(ok)
+    clock.advance(0.1)
+    assert await breaker.call_async(ok) == "ok"
+
+
+async def test_only_one_probe_at_a_time(breaker, clock):
+    await half_opened(breaker, clock)
+    probe = await Held(breaker).started()
+    for _ in range(10):
+        with pytest.raises(CircuitBreakerOpenError) as caught:
+            await breaker.call_async(ok)
+        assert caught.value.retry_after == 1.0
+    assert await probe.ends_with("ok") == "ok"
+    assert await breaker.call_async(ok) == "ok"
+
+
+async def test_a_failed_probe_opens_it_again_longer_each_time_up_to_a_cap(breaker, clock):
+    await half_opened(breaker, clock)
+    durations = []
+    for _ in range(4):
+        await failing(breaker)
+        durations.append(breaker.snapshot().retry_after)
+        clock.advance(durations[-1])
+    assert durations == [pytest.approx(60 * 1.2), pytest.approx(120 * 1.2), pytest.approx(200 * 1.2), 240]
+
+
+async def test_closing_forgets_the_failed_rounds(breaker, clock):
+    await half_opened(breaker, clock)
+    await failing(breaker)
+    clock.advance(72)
+    await breaker.call_async(ok)
+    await breaker.call_async(ok)
+    await failing(breaker, 3)
+    assert breaker.snapshot().retry_after == 30.0
+
+
+async def test_a_cancelled_probe_returns_its_permit_and_is_no_failure(breaker, clock):
+    await half_opened(breaker, clock)
+    probe = await Held(breaker).started()
+    probe.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await probe.task
+    assert breaker.snapshot().state is State.HALF_OPEN
+    assert await breaker.call_async(ok) == "ok"
+
+
+async def test_a_probe_that_only_shows_a_bad_request_settles_nothing(breaker, clock):
+    await half_opened(breaker, clock)
+    for _ in range(5):
+        await failing(breaker, error=ValueError())
+    assert breaker.snapshot().state is State.HALF_OPEN
+    await breaker.call_async(ok)
+    await breaker.call_async(ok)
+    assert breaker.snapshot().state is State.CLOSED
+
+
+async def test_a_probe_that_never_ends_loses_its_permit_and_its_voice(breaker, clock):
+    await half_opened(breaker, clock)
+    lost = await Held(breaker).started()
+    clock.advance(60)
+    assert await breaker.call_async(ok) == "ok"
+    assert isinstance(await lost.ends_with(ConnectFailed()), ConnectFailed)
+    assert breaker.snapshot().state is State.HALF_OPEN
+    await breaker.call_async(ok)
+    assert breaker.snapshot().state is State.CLOSED
+
+
+async def test_results_of_an_earlier_epoch_change_nothing(breaker, clock):
+    early = [await Held(breaker).started() for _ in range(6)]
+    await half_opened(breaker, clock)
+    assert await early[0].ends_with("ok") == "ok"
+    await early[1].ends_with(ConnectFailed())
+    assert breaker.snapshot().state is State.OPEN
+    await breaker.call_async(ok)
+    await early[2].ends_with("ok")
+    await early[3].ends_with(ConnectFailed())
+    assert breaker.snapshot().state is State.HALF_OPEN
+    await breaker.call_async(ok)
+    await early[4].ends_with(ConnectFailed())
+    await early[5].ends_with(ConnectFailed())
+    assert breaker.snapshot() == ("some_api", State.CLOSED, 0, 0.0, False)
+    assert breaker.tally.late == 6
+
+
+async def test_a_delay_named_by_the_upstream_opens_it_for_that_long(breaker, clock):
+    await failing(breaker, error=Unavailable("x", retry_after=42))
+    assert breaker.snapshot().retry_after == 42
+    clock.advance(42)
+    await failing(breaker, error=Unavailable("x", retry_after=17))
+    assert breaker.snapshot().retry_after == 17
+    clock.advance(17)
+    await failing(breaker, error=Unavailable("x", retry_after=100_000))
+    assert breaker.snapshot().retry_after == POLICY.max_open_seconds
+
+
+async def test_transitions_are_logged_with_the_words_operators_watch_for(breaker, clock, caplog):
+    caplog.set_level(logging.INFO)
+    await half_opened(breaker, clock)
+    await breaker.call_async(ok)
+    await breaker.call_async(ok)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("ERROR", "Circuit breaker 'some_api': seuil d'échecs atteint (3/3), ouverture du circuit"),
+        ("INFO", "Circuit breaker 'some_api': tentative de récupération (HALF_OPEN)"),
+        ("INFO", "Circuit breaker 'some_api': récupération réussie (CLOSED)"),
+    ]
+    assert (caplog.records[0].epoch, caplog.records[0].open_seconds) == (1, 30.0)
+
+
+async def test_forced_states_hold_until_reset(breaker, clock):
+    breaker.force_open(who="anna", why="maintenance")
+    clock.advance(1e6)
+    with pytest.raises(CircuitBreakerOpenError) as caught:
+        await breaker.call_async(ok)
+    assert caught.value.retry_after == 30.0
+    assert breaker.snapshot().forced
+    breaker.force_closed(who="anna", why="we know better")
+    await failing(breaker, 20)
+    assert breaker.snapshot().state is State.CLOSED
+    breaker.reset()
+    assert breaker.snapshot() == ("some_api", State.CLOSED, 0, 0.0, False)
+    await failing(breaker, 3)
+    assert breaker.snapshot().state is State.OPEN
+
+
+async def test_every_rejection_is_a_new_exception(breaker):
+    """One object raised again and again grows a traceback with every raise."""
+    await failing(breaker, 3)
+    caught = []
+    for _ in range(2):
+        with pytest.raises(CircuitBreakerOpenError) as info:
+            await breaker.call_async(ok)
+        caught.append(info.value)
+    assert caught[0] is not caught[1]
+
+
+async def test_a_call_that_is_closed_halfway_counts_for_nothing(breaker, clock):
+    await half_opened(breaker, clock)
+
+    async def forever():
+        await asyncio.get_running_loop().create_future()
+
+    call = breaker.call_async(forever)
+    call.send(None)
+    call.close()
+    gc.collect()
+    assert await breaker.call_async(ok) == "ok"
+
+
+def test_the_services_own_circuits_have_the_documented_policies():
+    found = {
+        breaker.name: (breaker.policy.failure_threshold, breaker.policy.open_seconds, breaker.policy.success_threshold)
+        for breaker in CIRCUIT_BREAKERS.values()
+    }
+    assert found == {"gemini_api": (5, 60, 2), "whatsapp_api": (3, 30, 2), "supabase": (5, 30, 2)}
+    assert whatsapp_account_breakers.name == "whatsapp_api"
+
+
+class TestKeyed:
+    async def test_each_key_has_its_own_circuit(self, clock):
+        keyed = KeyedCircuitBreakers("some_api", POLICY, clock=clock)
+        await failing(keyed.get("a"), 3)
+        assert keyed.get("a").snapshot().state is State.OPEN
+        assert keyed.get("a").name == "some_api:a"
+        assert await keyed.get("b").call_async(ok) == "ok"
+        assert [snapshot.name for snapshot in keyed.snapshots()] == ["some_api:a"]
+
+    def test_the_least_recently_used_goes_first_and_idle_ones_go(self, clock):
+        keyed = KeyedCircuitBreakers("x", POLICY, clock=clock, max_keys=3, idle_seconds=100)
+        first = keyed.get("0")
+        for key in ("1", "2", "0", "3"):
+            keyed.get(key)
+        assert len(keyed) == 3
+        assert keyed.get("0") is first
+        clock.advance(101)
+        for _ in range(3):
+            keyed.get("new")
+        assert len(keyed) == 1
+
+    def test_a_forced_one_stays(self, clock):
+        keyed = KeyedCircuitBreakers("x", POLICY, clock=clock, max_keys=2, idle_seconds=100)
+        forced = keyed.get("forced")
+        forced.force_open(who="anna", why="stolen token")
+        for n in range(50):
+            clock.advance(101)
+            keyed.get(str(n))
+        assert keyed.get("forced") is forced
+        assert len(keyed) <= 3
+
+
+async def test_metrics_tell_states_transitions_rejections_and_outcomes(clock):
+    breaker = CircuitBreaker("some_api", POLICY, clock=clock)
+    keyed = KeyedCircuitBreakers("some_api", POLICY, clock=clock)
+    await breaker.call_async(ok)
+    await failing(breaker, 1, ValueError())
+    await failing(breaker, 3)
+    with pytest.raises(CircuitBreakerOpenError):
+        await breaker.call_async(ok)
+    await failing(keyed.get("106540352242922"), 3)
+    await keyed.get("2").call_async(ok)
+    registry = CollectorRegistry()
+    registry.register(BreakerCollector([breaker, keyed]))
+    lines = set(generate_latest(registry).decode().splitlines())
+    assert lines >= {
+        'chorus_circuit_breaker_state{name="some_api",state="open"} 1.0',
+        'chorus_circuit_breaker_state{name="some_api",state="closed"} 0.0',
+        'chorus_circuit_breaker_state{name="some_api:*",state="open"} 1.0',
+        'chorus_circuit_breaker_state{name="some_api:*",state="closed"} 1.0',
+        'chorus_circuit_breaker_transitions_total{name="some_api",to="open"} 1.0',
+        'chorus_circuit_breaker_rejections_total{name="some_api"} 1.0',
+        'chorus_circuit_breaker_calls_total{name="some_api",outcome="ok"} 1.0',
+        'chorus_circuit_breaker_calls_total{name="some_api",outcome="failed"} 3.0',
+        'chorus_circuit_breaker_calls_total{name="some_api",outcome="ignored"} 1.0',
+    }
+    assert not any("106540352242922" in line for line in lines)
