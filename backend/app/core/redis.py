@@ -68,7 +68,7 @@ async def describe(client: Redis) -> dict[str, Any]:
 async def configured(client: Redis, name: str) -> str | None:
     """A server setting, `None` where CONFIG is not allowed (managed providers). Raises `Unavailable`."""
     try:
-        values = {_text(key): value for key, value in (await client.config_get(name)).items()}
+        values = {_text(key or ""): value for key, value in (await client.config_get(name)).items()}
     except ResponseError:
         return None
     except (RedisError, OSError) as exc:
