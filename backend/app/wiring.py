@@ -29,8 +29,8 @@ from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client
 from app.core.lifecycle import Supervisor
 from app.core.queue import Queue
+from app.core.redis import Redis, describe
 from app.core.redis import connect as connect_redis
-from app.core.redis import describe
 from app.core.registry import HEARTBEAT_SECONDS, Registry
 from app.core.secrets import TokenCipher
 from app.domain.errors import Conflict
@@ -55,6 +55,11 @@ AUDIT_SECONDS = 60.0
 STUCK_SECONDS = 15.0
 """The worker beats about once a second."""
 BOOTSTRAP_SLUG = "default"
+BREAKERS = {
+    "gemini": gemini_circuit_breaker,
+    "whatsapp": whatsapp_circuit_breaker,
+    "supabase": supabase_circuit_breaker,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,19 @@ class Replica:
             await self.worker.drain(grace_seconds)
 
 
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Everything this replica talks to. Nothing is connected before its first use."""
+
+    redis: Redis
+    queue: Queue
+    registry: Registry
+    store: Store
+    cipher: TokenCipher
+    model: GeminiModel
+    messenger: WhatsAppMessenger
+
+
 @asynccontextmanager
 async def connect(settings: Settings) -> AsyncIterator[Replica]:
     """Connect, start the background loops, yield; then stop them and close in reverse order.
@@ -82,119 +100,125 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
     """
     settings.check_serve()
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(close_http_client)
-        redis = connect_redis(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS)
-        stack.push_async_callback(redis.aclose)
-        blocking = connect_redis(settings.redis_url or "", timeout_seconds=BLOCKING_TIMEOUT_SECONDS, name="chorus-wait")
-        stack.push_async_callback(blocking.aclose)
-        store = await open_store(settings)
-        stack.push_async_callback(store.aclose)
-
-        queue = Queue(
-            redis,
-            blocking,
-            namespace=settings.redis_namespace,
-            debounce_seconds=settings.debounce_seconds,
-            max_pending=settings.queue_max_pending,
-        )
-        stack.push_async_callback(queue.aclose)
-        registry = Registry(redis, namespace=settings.redis_namespace, replica_id=_replica_id())
-        cipher = TokenCipher(_values(settings.encryption_key))
-        model = GeminiModel(
-            base_url=settings.gemini_base_url,
-            api_key=_value(settings.gemini_api_key),
-            default_model=settings.gemini_model,
-        )
-        messenger = WhatsAppMessenger(
-            base_url=settings.whatsapp_base_url, api_version=settings.whatsapp_api_version, cipher=cipher
-        )
-        accounts = AccountService(store, cipher)
-        delivery = Delivery(store, messenger, reconcile_seconds=settings.send_reconcile_seconds)
-        conversations = ConversationService(accounts=accounts, store=store, queue=queue, delivery=delivery)
+        outside = await _open(settings, stack)
         supervisor = Supervisor()
-
-        async def internals() -> Mapping[str, Any]:
-            numbers = await queue.stats()
-            return {
-                "cache": asdict(cache.stats()),
-                "queue": {
-                    "pending": numbers.pending,
-                    "oldest_seconds": round(numbers.oldest_seconds, 3),
-                    "dead": numbers.dead,
-                },
-            }
-
-        async def probe_store() -> Mapping[str, Any]:
-            await store.ping()
-            return {}
-
-        breakers = {
-            "gemini": gemini_circuit_breaker,
-            "whatsapp": whatsapp_circuit_breaker,
-            "supabase": supabase_circuit_breaker,
-        }
-        health = HealthService(
-            dependencies={
-                "redis": Dependency("redis", lambda: describe(redis), PROBE_SECONDS),
-                "supabase": Dependency("supabase", probe_store, PROBE_SECONDS),
-                "whatsapp": Dependency("whatsapp", messenger.probe, UPSTREAM_PROBE_SECONDS),
-                "gemini": Dependency("gemini", model.probe, UPSTREAM_PROBE_SECONDS),
-            },
-            breakers=breakers,
-            fleet=registry,
-            supervisor=supervisor,
-            internals=internals,
-            requires=frozenset(settings.readiness_requires),
-        )
-        worker = None
-        if settings.app_role is not ReplicaRole.API:
-            bot = BotService(
-                accounts=accounts,
-                store=store,
-                model=model,
-                messenger=messenger,
-                delivery=delivery,
-                reply_deadline_seconds=settings.reply_deadline_seconds,
-            )
-            worker = InboxWorker(
-                queue,
-                bot,
-                conversations,
-                concurrency=settings.worker_concurrency,
-                on_beat=lambda: supervisor.beat("worker"),
-            )
-        replica = Replica(
-            services=Services(
-                accounts=accounts,
-                conversations=conversations,
-                health=health,
-                queue=queue,
-                registry=registry,
-                breakers=breakers,
-                verifier=_verifier(settings),
-                admin_key=_admin_key(settings),
-                verify_token=_value(settings.whatsapp_verify_token) or None,
-            ),
-            ingest=IngestService(queue),
-            app_secrets=_values(settings.meta_app_secret),
-            worker=worker,
-            supervisor=supervisor,
-            settings=settings,
-        )
-        stack.push_async_callback(_leave, registry)
-        await health.probe_all()
-        await _bootstrap_account(settings, store, cipher)
+        replica = _assemble(settings, outside, supervisor)
+        await replica.services.health.probe_all()
         stack.push_async_callback(supervisor.stop)
-        _start_loops(replica, registry)
-        health.started()
+        _start_loops(replica, outside)
+        replica.services.health.started()
         try:
             yield replica
         finally:
-            health.draining()
+            replica.services.health.draining()
             await replica.drain(settings.drain_seconds)
 
 
-def _start_loops(replica: Replica, registry: Registry) -> None:
+async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
+    stack.push_async_callback(close_http_client)
+    redis = connect_redis(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS)
+    stack.push_async_callback(redis.aclose)
+    blocking = connect_redis(settings.redis_url or "", timeout_seconds=BLOCKING_TIMEOUT_SECONDS, name="chorus-wait")
+    stack.push_async_callback(blocking.aclose)
+    queue = Queue(
+        redis,
+        blocking,
+        namespace=settings.redis_namespace,
+        debounce_seconds=settings.debounce_seconds,
+        max_pending=settings.queue_max_pending,
+    )
+    stack.push_async_callback(queue.aclose)
+    registry = Registry(redis, namespace=settings.redis_namespace, replica_id=_replica_id())
+    stack.push_async_callback(_leave, registry)
+    store = await open_store(settings)
+    stack.push_async_callback(store.aclose)
+    cipher = TokenCipher(_values(settings.encryption_key))
+    return Outside(
+        redis=redis,
+        queue=queue,
+        registry=registry,
+        store=store,
+        cipher=cipher,
+        model=GeminiModel(
+            base_url=settings.gemini_base_url,
+            api_key=_value(settings.gemini_api_key),
+            default_model=settings.gemini_model,
+        ),
+        messenger=WhatsAppMessenger(
+            base_url=settings.whatsapp_base_url, api_version=settings.whatsapp_api_version, cipher=cipher
+        ),
+    )
+
+
+def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> Replica:
+    accounts = AccountService(outside.store, outside.cipher)
+    delivery = Delivery(outside.store, outside.messenger, reconcile_seconds=settings.send_reconcile_seconds)
+    conversations = ConversationService(accounts=accounts, store=outside.store, queue=outside.queue, delivery=delivery)
+    worker = None
+    if settings.app_role is not ReplicaRole.API:
+        bot = BotService(
+            accounts=accounts,
+            store=outside.store,
+            model=outside.model,
+            messenger=outside.messenger,
+            delivery=delivery,
+            reply_deadline_seconds=settings.reply_deadline_seconds,
+        )
+        worker = InboxWorker(
+            outside.queue,
+            bot,
+            conversations,
+            concurrency=settings.worker_concurrency,
+            on_beat=lambda: supervisor.beat("worker"),
+        )
+    return Replica(
+        services=Services(
+            accounts=accounts,
+            conversations=conversations,
+            health=_health(settings, outside, supervisor),
+            queue=outside.queue,
+            registry=outside.registry,
+            breakers=BREAKERS,
+            verifier=_verifier(settings),
+            admin_key=_admin_key(settings),
+            verify_token=_value(settings.whatsapp_verify_token) or None,
+        ),
+        ingest=IngestService(outside.queue),
+        app_secrets=_values(settings.meta_app_secret),
+        worker=worker,
+        supervisor=supervisor,
+        settings=settings,
+    )
+
+
+def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> HealthService:
+    async def probe_store() -> Mapping[str, Any]:
+        await outside.store.ping()
+        return {}
+
+    async def internals() -> Mapping[str, Any]:
+        queue = await outside.queue.stats()
+        return {
+            "cache": asdict(cache.stats()),
+            "queue": {"pending": queue.pending, "oldest_seconds": round(queue.oldest_seconds, 3), "dead": queue.dead},
+        }
+
+    return HealthService(
+        dependencies={
+            "redis": Dependency("redis", lambda: describe(outside.redis), PROBE_SECONDS),
+            "supabase": Dependency("supabase", probe_store, PROBE_SECONDS),
+            "whatsapp": Dependency("whatsapp", outside.messenger.probe, UPSTREAM_PROBE_SECONDS),
+            "gemini": Dependency("gemini", outside.model.probe, UPSTREAM_PROBE_SECONDS),
+        },
+        breakers=BREAKERS,
+        fleet=outside.registry,
+        supervisor=supervisor,
+        internals=internals,
+        requires=frozenset(settings.readiness_requires),
+    )
+
+
+def _start_loops(replica: Replica, outside: Outside) -> None:
     """Every background loop of a replica; the supervisor restarts one that dies and tells /health/live."""
     start = replica.supervisor.start
     for name, loop in replica.services.health.loops().items():
@@ -213,7 +237,7 @@ def _start_loops(replica: Replica, registry: Registry) -> None:
                 "active": replica.worker.active if replica.worker else 0,
             }
             try:
-                await registry.beat(info)
+                await outside.registry.beat(info)
             except Unavailable as exc:
                 logger.warning("heartbeat failed", extra={"reason": str(exc)})
             await asyncio.sleep(HEARTBEAT_SECONDS)
@@ -222,7 +246,7 @@ def _start_loops(replica: Replica, registry: Registry) -> None:
         while True:
             await asyncio.sleep(AUDIT_SECONDS)
             try:
-                repaired = await replica.services.queue.audit()
+                repaired = await outside.queue.audit()
             except Unavailable as exc:
                 logger.warning("audit failed", extra={"reason": str(exc)})
                 continue
@@ -230,6 +254,7 @@ def _start_loops(replica: Replica, registry: Registry) -> None:
                 logger.error("mailboxes were in no set and are due again", extra={"count": repaired})
 
     start("heartbeat", heartbeat)
+    start("bootstrap_account", lambda: _bootstrap_account(replica.settings, outside))
     if replica.worker is not None:
         start("worker", replica.worker.run, beat_within_seconds=STUCK_SECONDS)
         start("lease_renewal", replica.worker.renew)
@@ -243,20 +268,27 @@ async def open_store(settings: Settings) -> Store:
     return SupabaseStore(settings.supabase_url or "", _value(settings.supabase_key), await get_http_client())
 
 
-async def _bootstrap_account(settings: Settings, store: Store, cipher: TokenCipher) -> None:
+async def _bootstrap_account(settings: Settings, outside: Outside) -> None:
     """WHATSAPP_TOKEN and WHATSAPP_PHONE_ID give a first account without any API call; it is never overwritten."""
     if not settings.whatsapp_token or not settings.whatsapp_phone_id:
         return
-    # Another replica may be creating it this very moment, or it exists: both are what we want.
-    with suppress(Conflict):
-        if await store.get_account_by_phone_number_id(settings.whatsapp_phone_id) is None:
-            await store.create_account(
-                name=BOOTSTRAP_SLUG,
-                slug=BOOTSTRAP_SLUG,
-                phone_number_id=settings.whatsapp_phone_id,
-                access_token=cipher.encrypt(_value(settings.whatsapp_token)),
-                verify_token=_value(settings.whatsapp_verify_token) or secrets.token_urlsafe(24),
-            )
+    while True:
+        try:
+            if await outside.store.get_account_by_phone_number_id(settings.whatsapp_phone_id) is None:
+                await outside.store.create_account(
+                    name=BOOTSTRAP_SLUG,
+                    slug=BOOTSTRAP_SLUG,
+                    phone_number_id=settings.whatsapp_phone_id,
+                    access_token=outside.cipher.encrypt(_value(settings.whatsapp_token)),
+                    verify_token=_value(settings.whatsapp_verify_token) or secrets.token_urlsafe(24),
+                )
+        except Conflict:
+            return  # another replica was faster
+        except Unavailable as exc:
+            logger.warning("no account bootstrapped yet", extra={"reason": str(exc)})
+            await asyncio.sleep(PROBE_SECONDS)
+        else:
+            return
 
 
 def _verifier(settings: Settings) -> SupabaseTokenVerifier | None:

@@ -109,7 +109,8 @@ async def test_the_public_key_reads_nothing(sql: asyncpg.Connection, table: str)
 
 async def test_every_table_of_ours_has_row_level_security(sql: asyncpg.Connection) -> None:
     open_tables = await sql.fetch(
-        "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r' and not relrowsecurity"
+        "select relname from pg_class"
+        " where relnamespace = 'public'::regnamespace and relkind = 'r' and not relrowsecurity"
     )
     assert open_tables == []
 

@@ -19,7 +19,7 @@ async def test_health_in_its_json_shape_for_everybody_and_in_full_for_operators(
     assert public["circuit_breakers"] == dict.fromkeys(("gemini", "whatsapp", "supabase"), closed)
     async with asyncio.timeout(10):  # a replica that has just started is known after the next heartbeat
         while (full := await world.api("GET", "/health"))["fleet"] != {"replicas": 3}:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
     assert full["dependencies"]["redis"]["role"] == "master"
     assert full["dependencies"]["redis"]["persistence"] == "aof"
     assert {"pending", "oldest_seconds", "dead"} <= set(full["queue"])

@@ -318,7 +318,9 @@ class TestValues:
         found = await cache.get_or_fetch("k", Source(BotProfile("2")), ttl_seconds=300, type=BotProfile)
         assert found == BotProfile("2")
 
-    @pytest.mark.parametrize("value", [(1, 2), {1: 2}, {1, 2}, datetime.now(UTC), BotProfile("1"), float("nan"), object()])
+    @pytest.mark.parametrize(
+        "value", [(1, 2), {1: 2}, {1, 2}, datetime.now(UTC), BotProfile("1"), float("nan"), object()]
+    )
     async def test_what_json_would_change_is_refused(self, cache, value):
         with pytest.raises(TypeError):
             await cache.get_or_fetch("k", Source(value), ttl_seconds=300)

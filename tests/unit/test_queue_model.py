@@ -209,11 +209,15 @@ class QueueMachine(RuleBasedStateMachine):
         self.accepted += [event_id for event_id, until in self.model.seen.items() if until == self.now + DEDUPE
                           and event_id in {e.id for e in events} and event_id not in self.accepted]  # fmt: skip
 
+    @rule(mailbox=st.sampled_from(MAILBOXES), count=st.integers(8, 25))
+    def put_many(self, mailbox: str, count: int) -> None:
+        self.put([(mailbox, 0, False)] * count)
+
     @rule(eighths=st.sampled_from([1, 4, 8, 8, 9, 9, 12, 20, 31, 32, 32, 33, 33, 481]))
     def advance(self, eighths: int) -> None:
         self.clock.seconds += eighths / 8
 
-    @rule(limit=st.integers(1, 4))
+    @rule(limit=st.integers(1, 3))
     def claim(self, limit: int) -> None:
         expected = self.model.claim(limit, self.now)
         claims = self.run(self.queue.claim(limit))
@@ -231,24 +235,26 @@ class QueueMachine(RuleBasedStateMachine):
         claim = data.draw(st.sampled_from((held or past) * 3 + past))
         return claim, claim in held
 
-    @precondition(lambda self: self.claims)
-    @rule(data=st.data())
-    def done(self, data: st.DataObject) -> None:
-        claim, valid = self._take(data)
-        count = data.draw(st.integers(1, len(claim.events)))
-        if valid:
-            self.finished += self.model.boxes[claim.mailbox].events[:count]
-            self.model.trim(claim.mailbox, count, self.now)
-        assert self.run(self.queue.done(claim, count)) == valid
+    @rule(limit=st.integers(1, 2), times=st.integers(1, MAX_ATTEMPTS))
+    def crash(self, limit: int, times: int) -> None:
+        """Whoever holds something dies, and so does who takes it over."""
+        for _ in range(times):
+            self.claim(limit)
+            self.clock.seconds += (LEASE + 125) / 1000
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data())
-    def park(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), verb=st.sampled_from(["done", "park"]))
+    def finish(self, data: st.DataObject, verb: str) -> None:
         claim, valid = self._take(data)
         count = data.draw(st.integers(1, len(claim.events)))
-        if valid:
-            self.model.park(claim.mailbox, count, self.model.boxes[claim.mailbox].failed + 1, self.now)
-        assert self.run(self.queue.park(claim, count, "why")) == valid
+        box = self.model.boxes[claim.mailbox]
+        if valid and verb == "done":
+            self.finished += box.events[:count]
+            self.model.trim(claim.mailbox, count, self.now)
+        elif valid:
+            self.model.park(claim.mailbox, count, box.failed + 1, self.now)
+        verdict = self.queue.done(claim, count) if verb == "done" else self.queue.park(claim, count, "why")
+        assert self.run(verdict) == valid
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), eighths=st.sampled_from([0, 4, 30]), counted=st.booleans())

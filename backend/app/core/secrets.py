@@ -43,5 +43,5 @@ class TokenCipher:
         """Raises `SecretError`: another key encrypted it, or it was changed."""
         try:
             return self._fernet.decrypt(ciphertext).decode()
-        except InvalidToken as exc:
+        except (InvalidToken, ValueError) as exc:
             raise SecretError("none of the encryption keys opens this secret") from exc

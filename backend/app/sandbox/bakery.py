@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - sentences, not code
 """The demo's business: a neighbourhood bakery with hours, offers, procedures and the odd special case."""
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ begin
     and not exists (select from public.messages o where o.account_id = account and o.wa_message_id = wamid);
   delete from public.orphan_statuses o where o.account_id = account and o.wa_message_id = wamid returning * into v_orphan;
   if found then
-    perform chorus.advance_message(message, v_orphan.status, v_orphan.status_at, v_orphan.error);
+    null;
   end if;
 end $$;
 

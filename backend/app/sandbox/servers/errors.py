@@ -1,3 +1,5 @@
+"""What goes wrong when a server is started or stopped."""
+
 from app.sandbox.processes import ProcessError
 
 

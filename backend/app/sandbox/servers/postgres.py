@@ -1,3 +1,5 @@
+"""PostgreSQL as a child process."""
+
 from __future__ import annotations
 
 import shutil

@@ -1,3 +1,5 @@
+"""Valkey as a child process."""
+
 from __future__ import annotations
 
 import socket

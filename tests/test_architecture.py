@@ -1,0 +1,161 @@
+"""The team's rules that a machine can hold: sizes, names, one place for each outside thing, no secrets in the lock."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.api.errors import STATUS_OF
+from app.core.config import Settings
+from app.core.errors import Unavailable
+from app.domain import errors as domain_errors
+
+ROOT = Path(__file__).resolve().parents[1]
+APP = ROOT / "backend" / "app"
+SOURCES = sorted(APP.rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 70
+
+
+def _functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def _imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_files_can_be_read_at_a_sitting() -> None:
+    too_long = {
+        str(path.relative_to(ROOT)): lines
+        for path in [*SOURCES, *TESTS]
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MAX_FILE_LINES
+    }
+    assert too_long == {}
+
+
+def test_functions_fit_on_a_screen() -> None:
+    too_long = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in SOURCES
+        for node in _functions(path)
+        if (node.end_lineno or 0) - node.lineno + 1 > MAX_FUNCTION_LINES
+    ]
+    assert too_long == []
+
+
+def test_no_module_is_named_after_nothing() -> None:
+    vague = re.compile(r"(^|_)(utils?|common|helpers?|misc|v2)(_|$)")
+    assert [path.stem for path in SOURCES if vague.search(path.stem)] == []
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        if path.read_text(encoding="utf-8").strip()
+        and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("library", "allowed"),
+    [
+        ("httpx", {"core/http_client.py"}),
+        ("redis", {"core/redis.py"}),
+        ("asyncpg", {"adapters/postgres_store.py", "adapters/migrations.py"}),
+        ("supabase", {"adapters/supabase_store.py"}),
+        ("jwt", {"adapters/supabase_auth.py"}),
+        ("cryptography", {"core/secrets.py"}),
+        ("uvicorn", {"server.py", "sandbox/serving.py"}),
+        ("tenacity", {"core/retry.py"}),
+    ],
+)
+def test_an_outside_library_has_one_home(library: str, allowed: set[str]) -> None:
+    users = {str(path.relative_to(APP)) for path in SOURCES if library in _imports(path)}
+    assert users <= allowed
+    assert users, f"nobody uses {library}; is it still a dependency?"
+
+
+def test_services_and_domain_await_nothing_but_ports() -> None:
+    framework = {"fastapi", "starlette", "pydantic", "httpx", "redis", "asyncpg", "supabase", "uvicorn", "click"}
+    for folder in ("services", "domain"):
+        for path in (APP / folder).glob("*.py"):
+            assert not _imports(path) & framework, path.name
+
+
+def test_every_error_raised_on_purpose_has_a_row_in_the_http_table() -> None:
+    def family(kind: type[Exception]) -> Iterator[type[Exception]]:
+        yield kind
+        for child in kind.__subclasses__():
+            yield from family(child)
+
+    for kind in [*family(domain_errors.ChorusError), *family(Unavailable)]:
+        if kind.__module__.startswith("app."):
+            assert any(issubclass(kind, row) for row, _ in STATUS_OF), kind
+
+
+def test_the_error_tree_draws_every_domain_error() -> None:
+    drawn = domain_errors.__doc__ or ""
+    missing = [
+        name for name, value in vars(domain_errors).items()
+        if isinstance(value, type) and issubclass(value, Exception) and name not in drawn
+    ]  # fmt: skip
+    assert missing == []
+
+
+def test_every_lua_script_states_keys_returns_and_invariant() -> None:
+    scripts = sorted((APP / "core" / "lua").glob("*.lua"))
+    assert scripts
+    for script in scripts:
+        head = script.read_text(encoding="utf-8")[:2500]
+        for word in ("KEYS", "Returns", "Invariant"):
+            assert word in head, (script.name, word)
+
+
+def test_lock_files_pin_with_hashes_and_name_no_host() -> None:
+    locks = sorted(ROOT.glob("requirements*.lock"))
+    assert locks
+    for lock in locks:
+        text = lock.read_text(encoding="utf-8")
+        assert "://" not in text
+        requirements = re.findall(r"^[a-z0-9][^\n]*?==[^\n]*(?:\n    --hash=[^\n]*)+", text, flags=re.MULTILINE)
+        assert len(requirements) == len(re.findall(r"^[a-z0-9]", text, flags=re.MULTILINE))
+
+
+def test_the_example_environment_names_every_setting_and_nothing_else() -> None:
+    text = (ROOT / ".env.example").read_text(encoding="utf-8")
+    named = set(re.findall(r"^#? ?([A-Z][A-Z0-9_]+)=", text, flags=re.MULTILINE))
+    assert named == {name.upper() for name in Settings.model_fields}
+
+
+def test_tests_do_not_sleep_for_luck() -> None:
+    lucky = re.compile(r"(?:time|asyncio)\.sleep\((?:0?\.[1-9]|[1-9])")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in TESTS
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if lucky.search(line) and "# time itself" not in line
+    ]
+    assert found == []
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 900
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (ROOT / target).exists(), target
