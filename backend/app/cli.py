@@ -21,7 +21,7 @@ class Cli(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         from app.core.errors import Unavailable
         from app.core.secrets import SecretError
-        from app.domain.errors import ChorusError, ConfigurationError
+        from app.domain.errors import ChorusError, ConfigurationError, InvalidInput
 
         try:
             return super().invoke(ctx)
@@ -31,7 +31,7 @@ class Cli(click.Group):
             ctx.exit(USAGE_ERROR)
         except (ChorusError, SecretError, Unavailable) as exc:
             click.echo(f"chorus: {exc}", err=True)
-            ctx.exit(USAGE_ERROR if isinstance(exc, ConfigurationError) else 1)
+            ctx.exit(USAGE_ERROR if isinstance(exc, ConfigurationError | InvalidInput) else 1)
 
 
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

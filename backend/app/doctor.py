@@ -16,7 +16,7 @@ from app.core.errors import Unavailable
 from app.core.http_client import close_http_client
 from app.core.redis import configured as redis_configured
 from app.core.redis import connect, describe
-from app.core.secrets import SecretError, TokenCipher
+from app.core.secrets import TokenCipher
 from app.wiring import open_store
 
 CHECK_TIMEOUT_SECONDS = 10.0
@@ -63,10 +63,6 @@ def _settings(settings: Settings) -> list[Finding]:
     except SettingsError as exc:
         return [Finding(name, "bad", "", problem) for name, problem in exc.problems.items()]
     findings = [Finding("settings", "ok", f"APP_ENV={settings.app_env} APP_ROLE={settings.app_role}")]
-    try:
-        TokenCipher([key.get_secret_value() for key in settings.encryption_key])
-    except SecretError as exc:
-        findings.append(Finding("ENCRYPTION_KEY", "bad", str(exc), "make one with: chorus doctor --new-key"))
     if not settings.admin_api_key:
         findings.append(Finding("ADMIN_API_KEY", "warn", "not set; each start prints a new one", "set one to keep it"))
     return findings

@@ -51,6 +51,12 @@ def fleet_and_database() -> Iterator[tuple[LocalFleet, str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture
+def fleet_env(fleet_and_database: tuple[LocalFleet, str]) -> dict[str, str]:
+    """The settings of the running fleet, for a command beside it."""
+    return fleet_and_database[0].settings_of_a_replica
+
+
 @dataclass
 class World:
     """What a test of the whole needs: the replicas' HTTP interface, the sandbox, the database, a business."""

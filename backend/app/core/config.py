@@ -8,6 +8,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.core.secrets import SecretError, TokenCipher
+
 
 class SettingsError(Exception):
     """A setting is missing, contradictory or unsafe. `problems` maps the environment name to what to do."""
@@ -51,6 +53,9 @@ def _base_url(value: str) -> str:
 
 
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+POSTGRES_SCHEMES = ("postgresql://", "postgres://")
 
 
 class Settings(BaseSettings):
@@ -108,10 +113,14 @@ class Settings(BaseSettings):
         problems: dict[str, str] = {}
         if not self.redis_url:
             problems["REDIS_URL"] = "is missing; e.g. redis://127.0.0.1:6379/0"
+        elif not self.redis_url.startswith(REDIS_SCHEMES):
+            problems["REDIS_URL"] = f"must start with {', '.join(REDIS_SCHEMES)}"
         if not self.database_url and not self.supabase_url:
             problems["DATABASE_URL"] = "is missing; set it, or SUPABASE_URL and SUPABASE_KEY"
         if self.database_url and self.supabase_url and self.supabase_key:
             problems["DATABASE_URL"] = "contradicts SUPABASE_URL + SUPABASE_KEY; keep one way to the database"
+        if self.database_url and not self.database_url.get_secret_value().startswith(POSTGRES_SCHEMES):
+            problems["DATABASE_URL"] = f"must start with {' or '.join(POSTGRES_SCHEMES)}"
         if self.supabase_key and not self.supabase_url:
             problems["SUPABASE_URL"] = "is missing although SUPABASE_KEY is set"
         if self.supabase_url and not self.supabase_key and not self.database_url:
@@ -120,8 +129,7 @@ class Settings(BaseSettings):
             problems["META_APP_SECRET"] = "is missing; webhooks are signed with the Meta app's secret"
         if not self.gemini_api_key:
             problems["GEMINI_API_KEY"] = "is missing"
-        if not self.encryption_key:
-            problems["ENCRYPTION_KEY"] = "is missing; make one with: chorus doctor --new-key"
+        problems |= self._encryption_problems()
         if bool(self.whatsapp_token) != bool(self.whatsapp_phone_id):
             lone = "WHATSAPP_PHONE_ID" if self.whatsapp_token else "WHATSAPP_TOKEN"
             problems[lone] = "is missing; WHATSAPP_TOKEN and WHATSAPP_PHONE_ID bootstrap an account together"
@@ -132,6 +140,15 @@ class Settings(BaseSettings):
             problems |= self._production_problems()
         if problems:
             raise SettingsError(problems)
+
+    def _encryption_problems(self) -> dict[str, str]:
+        if not self.encryption_key:
+            return {"ENCRYPTION_KEY": "is missing; make one with: chorus doctor --new-key"}
+        try:
+            TokenCipher(key.get_secret_value() for key in self.encryption_key)
+        except SecretError as exc:
+            return {"ENCRYPTION_KEY": f"is not usable: {exc}; make one with: chorus doctor --new-key"}
+        return {}
 
     def _production_problems(self) -> dict[str, str]:
         problems: dict[str, str] = {}

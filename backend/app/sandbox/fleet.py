@@ -120,7 +120,7 @@ class LocalFleet:
         self._count = replicas
         self._first_port = first_port
         self._overrides = dict(settings or {})
-        self._env = _environment() | {
+        self._settings = {
             "REDIS_URL": redis_url,
             "DATABASE_URL": database_url,
             "META_APP_SECRET": keys.app_secret,
@@ -130,6 +130,7 @@ class LocalFleet:
             "GEMINI_API_KEY": "sandbox",
             "DRAIN_SECONDS": "0.5",
         }
+        self._env = _environment() | self._settings
         self.sandbox = Served(
             "sandbox",
             ["sandbox", "--app-secret", keys.app_secret],
@@ -156,23 +157,23 @@ class LocalFleet:
             raise
 
     def add_replica(self, number: int) -> Served:
-        env = {
-            **self._env,
-            "WHATSAPP_BASE_URL": self.sandbox.url,
-            "GEMINI_BASE_URL": self.sandbox.url,
-            **self._overrides,
-        }
         replica = Served(
             f"replica-{number}",
             ["serve"],
             folder=self._folder,
-            env=env,
+            env=self._env | self.settings_of_a_replica,
             ready="/health/ready",
             port=self._first_port + number - 1 if self._first_port else None,
         )
         self.replicas.append(replica)
         replica.start()
         return replica
+
+    @property
+    def settings_of_a_replica(self) -> dict[str, str]:
+        """The environment variables that every replica gets; known once the sandbox has its port."""
+        outside = {"WHATSAPP_BASE_URL": self.sandbox.url, "GEMINI_BASE_URL": self.sandbox.url}
+        return self._settings | outside | self._overrides
 
     @property
     def webhook_urls(self) -> list[str]:

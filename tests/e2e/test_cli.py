@@ -1,0 +1,145 @@
+"""`chorus …` as a person uses it: a clear word and the right exit code, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from app.core.config import Settings
+from app.core.secrets import TokenCipher
+from app.sandbox.fleet import SOURCE_ROOT
+
+from .conftest import World
+
+COMPLETE = {
+    "REDIS_URL": "redis://127.0.0.1:1/0",
+    "DATABASE_URL": "postgresql://127.0.0.1:1/x",
+    "META_APP_SECRET": "an-app-secret-of-some-length",
+    "GEMINI_API_KEY": "k",
+    "ENCRYPTION_KEY": TokenCipher.generate_key(),
+}
+
+
+def chorus(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    settings = {name.upper() for name in Settings.model_fields}
+    clean = {name: value for name, value in os.environ.items() if name not in settings}
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *args],
+        cwd=folder,
+        env=clean | {"PYTHONPATH": str(SOURCE_ROOT)} | env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_serve_without_settings_names_every_missing_variable(tmp_path: Path) -> None:
+    result = chorus(tmp_path, "serve")
+    assert result.returncode == 2
+    for name in COMPLETE:
+        assert f"chorus: {name} is missing" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"PORT": "eighty"}, "PORT"),
+        ({"META_APP_SECRET": ""}, "META_APP_SECRET"),
+        ({"SUPABASE_URL": "https://x.supabase.co", "SUPABASE_KEY": "k"}, "DATABASE_URL"),
+        ({"WHATSAPP_TOKEN": "t"}, "WHATSAPP_PHONE_ID"),
+        ({"GEMINI_BASE_URL": "gemini"}, "GEMINI_BASE_URL"),
+        ({"READINESS_REQUIRES": "mysql"}, "READINESS_REQUIRES"),
+        ({"APP_ENV": "production"}, "ADMIN_API_KEY"),
+        ({"APP_ENV": "production", "WHATSAPP_BASE_URL": "http://127.0.0.1:1"}, "WHATSAPP_BASE_URL"),
+        ({"ENCRYPTION_KEY": "too-short"}, "ENCRYPTION_KEY"),
+        ({"REDIS_URL": "http://nonsense"}, "REDIS_URL"),
+    ],
+)
+def test_contradictory_or_unsafe_settings_are_named(tmp_path: Path, changes: dict[str, str], named: str) -> None:
+    result = chorus(tmp_path, "serve", **COMPLETE | changes)
+    assert result.returncode == 2, result.stderr
+    assert f"chorus: {named}" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert all(value not in result.stderr for value in (COMPLETE["ENCRYPTION_KEY"], COMPLETE["META_APP_SECRET"]))
+
+
+def test_settings_come_from_a_dotenv_file_too(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("META_APP_SECRET=from-the-file-and-long-enough\n")
+    result = chorus(tmp_path, "serve")
+    assert "REDIS_URL is missing" in result.stderr
+    assert "META_APP_SECRET" not in result.stderr
+
+
+def test_migrate_needs_a_database_and_says_so(tmp_path: Path) -> None:
+    missing = chorus(tmp_path, "migrate")
+    assert (missing.returncode, "DATABASE_URL is missing" in missing.stderr) == (2, True)
+    away = chorus(tmp_path, "migrate", DATABASE_URL=COMPLETE["DATABASE_URL"])
+    assert away.returncode == 1
+    assert "Traceback" not in away.stderr
+
+
+def test_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> None:
+    result = chorus(
+        tmp_path, "doctor", **COMPLETE, GEMINI_BASE_URL="http://127.0.0.1:1", WHATSAPP_BASE_URL="http://127.0.0.1:1"
+    )
+    assert result.returncode == 1
+    for subject in ("redis", "database", "gemini", "whatsapp"):
+        assert f"BAD   {subject}: " in result.stdout
+    assert "-> start it, or correct REDIS_URL" in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_doctor_is_content_with_the_running_fleet(world: World, tmp_path: Path, fleet_env: dict[str, str]) -> None:
+    result = chorus(tmp_path, "doctor", **fleet_env)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "BAD" not in result.stdout
+    for subject in ("settings", "redis", "database", "gemini", "whatsapp"):
+        assert f"ok    {subject}" in result.stdout
+
+
+def test_doctor_makes_a_key_that_works(tmp_path: Path) -> None:
+    key = chorus(tmp_path, "doctor", "--new-key").stdout.strip()
+    cipher = TokenCipher([key])
+    assert cipher.decrypt(cipher.encrypt("x")) == "x"
+
+
+async def test_account_add_creates_an_account_that_answers(
+    world: World, tmp_path: Path, fleet_env: dict[str, str]
+) -> None:
+    args = ("account", "add", "--name", "From the shell", "--slug", "shell", "--phone-number-id", "4440001",
+            "--access-token", "a-token-of-the-sandbox", "--verify-token", "verify-the-shell")  # fmt: skip
+    result = chorus(tmp_path, *args, **fleet_env)
+    assert result.returncode == 0, result.stderr
+    assert "created account" in result.stdout
+    again = chorus(tmp_path, *args, **fleet_env)
+    assert again.returncode == 1
+    assert "another account has this" in again.stderr
+    wrong = chorus(tmp_path, *args[:7], "not digits", *args[8:], **fleet_env)
+    assert (wrong.returncode, "--phone-number-id" in wrong.stderr) == (2, True)
+    world.account = {"phone_number_id": "4440001"}
+    customer = world.customer()
+    await customer.send_image()
+    await customer.wait_for_reply()
+
+
+async def test_migrating_an_up_to_date_database_does_nothing(
+    world: World, tmp_path: Path, fleet_env: dict[str, str]
+) -> None:
+    result = chorus(tmp_path, "migrate", **fleet_env)
+    assert (result.returncode, result.stdout) == (0, "nothing to do: the schema is up to date\n"), result.stderr
+    connection = await asyncpg.connect(fleet_env["DATABASE_URL"])
+    assert await connection.fetchval("select count(*) from supabase_migrations.schema_migrations") > 0
+    await connection.close()
+
+
+def test_every_command_has_help(tmp_path: Path) -> None:
+    for args in ([], ["serve"], ["demo"], ["sandbox"], ["migrate"], ["doctor"], ["account"], ["account", "add"]):
+        result = chorus(tmp_path, *args, "--help")
+        assert result.returncode == 0
+        assert "Usage: " in result.stdout

@@ -1,0 +1,117 @@
+"""`make demo` as a new user meets it: wherever the folder is, whatever a run before it left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.sandbox.fleet import SOURCE_ROOT
+from app.sandbox.servers import remove_data
+
+FINISHED = "every message got exactly the reply it should"
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """With spaces, and longer than a Unix socket's path may be."""
+    folder = tmp_path_factory.mktemp("a demo") / ("a folder with a long name " * 5).strip()
+    folder.mkdir()
+    yield folder
+    remove_data(folder / ".data" / "demo" / "servers")
+
+
+def start_demo(folder: Path, *args: str) -> subprocess.Popen[str]:
+    env = {name: value for name, value in os.environ.items() if name not in {"GEMINI_API_KEY", "VIRTUAL_ENV"}}
+    return subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "demo", *args],
+        cwd=folder,
+        env=env | {"PYTHONPATH": str(SOURCE_ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def read_until(demo: subprocess.Popen[str], text: str) -> str:
+    assert demo.stdout
+    seen = ""
+    for line in demo.stdout:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(f"it ended without saying {text!r}:\n{seen}")
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Command lines of living processes that work in this folder or name it."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (each / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            where = str((each / "cwd").readlink())
+        except OSError:
+            continue
+        if str(folder) in command or where.startswith(str(folder)):
+            found.append(command)
+    return found
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for left-over processes in /proc")
+
+
+@needs_proc
+def test_with_taken_ports_it_ends_with_0_and_leaves_no_process(folder: Path) -> None:
+    with socket.socket() as web, socket.socket() as sandbox:
+        for taken, port in ((web, 8000), (sandbox, 9000)):
+            try:
+                taken.bind(("127.0.0.1", port))
+                taken.listen()
+            except OSError:
+                pass  # somebody else has it, which serves as well
+        demo = start_demo(folder, "--once")
+        output, _ = demo.communicate(timeout=100)
+    assert demo.returncode == 0, output
+    assert FINISHED in output
+    assert processes_in(folder) == []
+
+
+@needs_proc
+def test_after_a_killed_run_the_next_one_reuses_its_data_and_ctrl_c_ends_it(folder: Path) -> None:
+    killed = start_demo(folder)
+    read_until(killed, "Ctrl-C ends it")
+    killed.kill()
+    killed.wait()
+    keys = (folder / ".data" / "demo" / "keys.json").read_text()
+    again = start_demo(folder)
+    try:
+        output = read_until(again, "Ctrl-C ends it")
+        assert FINISHED in output
+        assert (folder / ".data" / "demo" / "keys.json").read_text() == keys
+        again.send_signal(signal.SIGINT)
+        again.communicate(timeout=30)
+        assert again.returncode == 0
+        assert processes_in(folder) == []
+    finally:
+        again.kill()
+        again.wait()
+        if again.stdout:
+            again.stdout.close()
+        if killed.stdout:
+            killed.stdout.close()
+
+
+@needs_proc
+def test_ctrl_c_during_the_start_leaves_no_process(folder: Path) -> None:
+    demo = start_demo(folder)
+    read_until(demo, "starting the sandbox")
+    demo.send_signal(signal.SIGINT)
+    output, _ = demo.communicate(timeout=30)
+    assert "Traceback" not in output
+    assert processes_in(folder) == []
