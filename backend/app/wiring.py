@@ -28,6 +28,7 @@ from app.core.config import Env, ReplicaRole, Settings
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client
 from app.core.lifecycle import Supervisor
+from app.core.pacing import Pacer
 from app.core.queue import Queue
 from app.core.redis import Redis, describe
 from app.core.redis import connect as connect_redis
@@ -38,7 +39,7 @@ from app.domain.ports import Store
 from app.services.account_service import AccountService
 from app.services.bot_service import BotService
 from app.services.conversation_service import ConversationService
-from app.services.delivery import Delivery
+from app.services.delivery import PER_PAIR, Delivery, per_number
 from app.services.health_service import Dependency, HealthService
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
@@ -90,6 +91,7 @@ class Outside:
     cipher: TokenCipher
     model: GeminiModel
     messenger: WhatsAppMessenger
+    pacer: Pacer
 
 
 @asynccontextmanager
@@ -147,12 +149,20 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
         messenger=WhatsAppMessenger(
             base_url=settings.whatsapp_base_url, api_version=settings.whatsapp_api_version, cipher=cipher
         ),
+        pacer=Pacer(
+            redis,
+            namespace=settings.redis_namespace,
+            per_number=per_number(settings.whatsapp_messages_per_second),
+            per_pair=PER_PAIR,
+        ),
     )
 
 
 def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> Replica:
     accounts = AccountService(outside.store, outside.cipher)
-    delivery = Delivery(outside.store, outside.messenger, reconcile_seconds=settings.send_reconcile_seconds)
+    delivery = Delivery(
+        outside.store, outside.messenger, outside.pacer, reconcile_seconds=settings.send_reconcile_seconds
+    )
     conversations = ConversationService(accounts=accounts, store=outside.store, queue=outside.queue, delivery=delivery)
     worker = None
     if settings.app_role is not ReplicaRole.API:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from app.adapters.sql_store import SqlStore, database_policy
+import asyncpg
+
+from app.adapters.database_trouble import database_policy
+from app.adapters.sql_store import SqlStore
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.resilience import ResiliencePolicy
-from app.domain.models import Account, Author, Conversation, InboundMessage, Reply
+from app.domain.models import Account, Author, Conversation, InboundMessage, Message, Reply
+from app.domain.ports import SendDecision
 
 NewAccount = Callable[..., Awaitable[Account]]
 
@@ -70,3 +76,38 @@ class Scene:
         return await self.store.apply_status(
             self.account.id, wa_message_id=wamid, outbound_key=key, status=name, timestamp=NOW, error=error
         )
+
+
+async def begin(
+    store: SqlStore, reply: Reply, *, part: int = 0, parts: int = 1, fence: int = 1, resend: bool = False
+) -> SendDecision:
+    text = f"part {part}"
+    return await store.begin_part(reply.key, fence=fence, part=part, parts=parts, text=text, resend=resend)
+
+
+async def look(store: SqlStore, reply: Reply) -> Reply:
+    """The reply as it is: fence 0 finds without taking it over."""
+    return await store.open_reply(reply.conversation_id, key=reply.key, author=reply.author, covers=(), fence=0)
+
+
+async def outbound(store: SqlStore, reply: Reply, part: int = 0) -> Message:
+    page = await store.list_messages(reply.conversation_id, limit=50, cursor=None)
+    (found,) = [item for item in page.items if item.outbound_key == f"{reply.key}#{part}"]
+    return found
+
+
+@asynccontextmanager
+async def uncommitted(sql: asyncpg.Connection, statement: str, *args: object) -> AsyncIterator[None]:
+    """Somebody else's work, done but not committed until the block ends."""
+    async with sql.transaction():
+        await sql.execute(statement, *args)
+        yield
+
+
+async def until_all_wait(sql: asyncpg.Connection, *tasks: asyncio.Task[Any]) -> None:
+    """Returns when each of the calls waits for a lock in the database."""
+    query = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    async with asyncio.timeout(10):
+        while await sql.fetchval(query) < len(tasks):
+            assert not any(task.done() for task in tasks), "one of the calls did not wait"
+            await sql.execute("select pg_stat_clear_snapshot()")  # a transaction looks only once

@@ -10,18 +10,21 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
+import asyncpg
 import pytest
 from postgrest.exceptions import APIError
 
+from app.adapters.database_trouble import DatabaseUnavailable, Trouble
 from app.adapters.migrations import apply_migrations
 from app.adapters.postgres_store import PostgresStore
-from app.adapters.sql_store import DatabaseUnavailable, SqlStore, Trouble
+from app.adapters.sql_store import SqlStore
 from app.adapters.supabase_store import SupabaseStore
 from app.core.circuit_breaker import CircuitBreakerOpenError
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client
 from app.core.resilience import ResiliencePolicy
-from app.domain.errors import ConfigurationError
+from app.domain.errors import ConfigurationError, Conflict
+from app.domain.models import Account
 from app.sandbox.servers import Postgres
 from contract.store_kit import quick_policy, unique
 
@@ -77,8 +80,12 @@ async def test_a_crash_during_calls_fails_them_and_no_later_one(migrated_url: st
         await store.ping()
 
 
-async def test_a_frozen_database_is_given_up_in_time_and_used_again(migrated_url: str, postgres: Postgres) -> None:
-    async with connected(migrated_url, quick_policy(attempt_timeout_seconds=0.1)) as store:
+@pytest.mark.parametrize("pooler", [False, True], ids=["direct", "pooler"])
+async def test_a_frozen_database_is_given_up_in_time_and_used_again(
+    migrated_url: str, postgres: Postgres, pooler: bool
+) -> None:
+    policy = quick_policy(attempt_timeout_seconds=0.1)
+    async with connected(migrated_url, policy, transaction_pooler=pooler) as store:
         await store.ping()
         await asyncio.to_thread(postgres.pause)
         started = time.monotonic()
@@ -111,11 +118,18 @@ async def test_more_calls_than_connections_wait_their_turn(migrated_url: str) ->
 
 async def test_behind_a_transaction_pooler_every_call_is_one_transaction(migrated_url: str) -> None:
     async with connected(migrated_url, transaction_pooler=True) as store:
-        name = unique("account")
-        account = await store.create_account(
-            name=name, slug=name, phone_number_id=name, access_token="c", verify_token="v"
-        )
+        account = await _another(store)
         assert await store.get_account(account.id) == account
+        with pytest.raises(Conflict):
+            await store.update_account(account.id, {"slug": (await _another(store)).slug})
+        with pytest.raises(asyncpg.PostgresError):
+            await store.update_account(account.id, {"name": None})
+        assert await store.get_account(account.id) == account
+
+
+async def _another(store: SqlStore) -> Account:
+    name = unique("account")
+    return await store.create_account(name=name, slug=name, phone_number_id=name, access_token="c", verify_token="v")
 
 
 async def test_a_database_without_our_schema_says_what_to_do(postgres_url: str) -> None:

@@ -13,30 +13,12 @@ import pytest
 
 from app.adapters.sql_store import SqlStore
 from app.domain.errors import Conflict, Fenced, NotFound
-from app.domain.models import Author, Message, Reply, ReplyState, Status
+from app.domain.models import Author, Reply, ReplyState, Status
 from app.domain.ports import SendDecision
-from contract.store_kit import NOW, Scene, message, unique
+from contract.store_kit import Scene, begin, look, message, outbound, uncommitted, unique, until_all_wait
 
 NOBODY = str(uuid.uuid4())
 SEND, SENT, AMBIGUOUS = SendDecision.SEND, SendDecision.SENT, SendDecision.AMBIGUOUS
-
-
-async def begin(
-    store: SqlStore, reply: Reply, *, part: int = 0, parts: int = 1, fence: int = 1, resend: bool = False
-) -> SendDecision:
-    text = f"part {part}"
-    return await store.begin_part(reply.key, fence=fence, part=part, parts=parts, text=text, resend=resend)
-
-
-async def look(store: SqlStore, reply: Reply) -> Reply:
-    """The reply as it is: fence 0 finds without taking it over."""
-    return await store.open_reply(reply.conversation_id, key=reply.key, author=reply.author, covers=(), fence=0)
-
-
-async def outbound(store: SqlStore, reply: Reply, part: int = 0) -> Message:
-    page = await store.list_messages(reply.conversation_id, limit=50, cursor=None)
-    (found,) = [item for item in page.items if item.outbound_key == f"{reply.key}#{part}"]
-    return found
 
 
 # -- opening and writing -----------------------------------------------------------------------------------------------
@@ -197,10 +179,13 @@ async def test_a_send_is_recorded_once_however_often_it_is_reported(scene: Scene
     assert (await look(store, reply)).part == 1
 
 
-async def test_of_many_that_begin_at_once_exactly_one_sends(scene: Scene) -> None:
+async def test_of_many_that_begin_at_once_exactly_one_sends(scene: Scene, sql: asyncpg.Connection) -> None:
     store, reply = scene.store, await scene.reply()
-    decisions = Counter(await asyncio.gather(*(begin(store, reply) for _ in range(8))))
-    assert decisions == {SEND: 1, AMBIGUOUS: 7}
+    conversation_id = uuid.UUID(reply.conversation_id)
+    async with uncommitted(sql, "update conversations set updated_at = now() where id = $1", conversation_id):
+        calls = [asyncio.create_task(begin(store, reply)) for _ in range(4)]
+        await until_all_wait(sql, *calls)
+    assert Counter(await asyncio.gather(*calls)) == {SEND: 1, AMBIGUOUS: 3}
 
 
 async def test_a_call_repeated_after_a_lost_answer_still_sends(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,15 +221,24 @@ async def test_a_bots_reply_is_silenced_by_a_person(scene: Scene) -> None:
     assert len((await store.list_messages(reply.conversation_id, limit=9, cursor=None)).items) == 2
 
 
-async def test_a_person_who_takes_over_at_the_same_moment_wins_or_is_just_late(scene: Scene) -> None:
-    for _ in range(4):
-        store, reply = scene.store, await scene.reply()
-        decision, conversation = await asyncio.gather(
-            begin(store, reply), store.set_bot(reply.conversation_id, enabled=False)
-        )
-        assert not conversation.bot_enabled
-        assert (await look(store, reply)).state == ("sending" if decision is SEND else "silenced")
-        await store.set_bot(reply.conversation_id, enabled=True)
+async def test_nothing_begins_after_a_person_was_told_that_the_bot_is_off(
+    scene: Scene, sql: asyncpg.Connection
+) -> None:
+    """A decision under way is waited for; the next one sees the bot off."""
+    store, reply, next_one = scene.store, await scene.reply(), await scene.reply()
+    insert = (
+        "insert into messages (account_id, conversation_id, outbound_key, direction, author, type, status, timestamp)"
+        " values ($1, $2, $3, 'outbound', 'bot', 'text', 'pending', now())"
+    )
+    ids = uuid.UUID(scene.account.id), uuid.UUID(reply.conversation_id)
+    async with uncommitted(sql, insert, *ids, f"{reply.key}#0"):  # holds the decision up half-way
+        begun = asyncio.create_task(begin(store, reply))
+        await until_all_wait(sql, begun)
+        switched = asyncio.create_task(store.set_bot(reply.conversation_id, enabled=False))
+        await until_all_wait(sql, begun, switched)
+    assert await begun is SEND
+    assert not (await switched).bot_enabled
+    assert await begin(store, next_one) is SendDecision.SILENCED
 
 
 async def test_a_persons_reply_goes_out_with_the_bot_off(scene: Scene) -> None:
@@ -311,142 +305,3 @@ async def test_a_failure_is_not_believed_of_a_part_that_went_out(scene: Scene) -
     await store.fail_part(reply.key, fence=1, part=0, error={"code": 1}, final=True)
     assert (await look(store, reply)).state is ReplyState.SENT
     assert (await outbound(store, reply)).status is Status.SENT
-
-
-# -- statuses ----------------------------------------------------------------------------------------------------------
-
-
-async def sent_reply(scene: Scene) -> tuple[Reply, str]:
-    reply, wamid = await scene.reply(), unique("wamid")
-    await begin(scene.store, reply)
-    await scene.store.complete_part(reply.key, part=0, wamid=wamid, last=True)
-    return reply, wamid
-
-
-@pytest.mark.parametrize(
-    ("arriving", "expected"),
-    [
-        (["delivered", "sent", "read", "delivered"], "read"),
-        (["read", "sent", "delivered"], "read"),
-        (["played", "read"], "played"),
-        (["sent", "failed"], "failed"),
-        (["failed", "sent"], "failed"),
-        (["delivered", "failed"], "delivered"),
-        (["failed", "delivered"], "delivered"),
-        (["failed", "failed"], "failed"),
-    ],
-)
-async def test_statuses_apply_in_any_order(scene: Scene, arriving: list[str], expected: str) -> None:
-    reply, wamid = await sent_reply(scene)
-    before = await outbound(scene.store, reply)
-    for name in arriving:
-        error = {"code": 131026} if name == "failed" else None
-        assert await scene.status(name, wamid=wamid, error=error)
-    after = await outbound(scene.store, reply)
-    assert after.status == expected
-    assert after.error == ({"code": 131026} if expected == "failed" else None)
-    assert after.timestamp == before.timestamp
-    assert (await look(scene.store, reply)).state is ReplyState.SENT
-
-
-@pytest.mark.parametrize("with_key", [True, False])
-async def test_a_status_before_the_answer_to_the_send_is_kept(scene: Scene, with_key: bool) -> None:
-    reply, wamid = await scene.reply(), unique("wamid")
-    await begin(scene.store, reply)
-    key = f"{reply.key}#0" if with_key else None
-    assert await scene.status("delivered", wamid=wamid, key=key) is with_key
-    assert await scene.status("sent", wamid=wamid, key=key) is with_key
-    await scene.store.complete_part(reply.key, part=0, wamid=wamid, last=True)
-    stored = await outbound(scene.store, reply)
-    assert (stored.status, stored.wa_message_id) == (Status.DELIVERED, wamid)
-    assert (await look(scene.store, reply)).state is ReplyState.SENT
-
-
-async def test_of_a_status_and_the_answer_at_once_neither_is_lost(scene: Scene) -> None:
-    for _ in range(4):
-        reply, wamid = await scene.reply(), unique("wamid")
-        await begin(scene.store, reply)
-        await asyncio.gather(
-            scene.status("delivered", wamid=wamid),
-            scene.store.complete_part(reply.key, part=0, wamid=wamid, last=True),
-            scene.status("read", wamid=wamid),
-        )
-        assert (await outbound(scene.store, reply)).status is Status.READ
-
-
-@pytest.mark.parametrize(("parts", "state"), [(1, ReplyState.SENT), (2, ReplyState.PENDING)])
-async def test_a_status_alone_proves_that_a_part_went_out(scene: Scene, parts: int, state: ReplyState) -> None:
-    """Accepted by WhatsApp, our note of it lost: the echo of our key settles it."""
-    store, reply, wamid = scene.store, await scene.reply(), unique("wamid")
-    await begin(store, reply, parts=parts)
-    assert await scene.status("sent", wamid=wamid, key=f"{reply.key}#0")
-    proven = await look(store, reply)
-    assert (proven.state, proven.part, proven.wamid, proven.sending_since) == (state, 1, wamid, None)
-    assert await begin(store, reply, parts=parts, fence=2) is SENT
-    assert (await outbound(store, reply)).wa_message_id == wamid
-
-
-async def test_a_failure_status_settles_an_unknown_outcome_too(scene: Scene) -> None:
-    reply, error = await scene.reply(), {"code": 131026}
-    await begin(scene.store, reply)
-    assert await scene.status("failed", wamid=unique("wamid"), key=f"{reply.key}#0", error=error)
-    failed = await look(scene.store, reply)
-    assert (failed.state, failed.error) == (ReplyState.FAILED, error)
-    assert (await outbound(scene.store, reply)).error == error
-    assert await begin(scene.store, reply) is SendDecision.FAILED
-
-
-@pytest.mark.parametrize("final", [True, False])
-async def test_whatsapps_word_refutes_our_own_verdict(scene: Scene, final: bool) -> None:
-    """We gave the send up, or took it for not made; then comes the status that shows it went out."""
-    store, reply = scene.store, await scene.reply()
-    await begin(store, reply)
-    await store.fail_part(reply.key, fence=1, part=0, error={"code": "send_ambiguous"}, final=final)
-    assert await scene.status("sent", wamid=unique("wamid"), key=f"{reply.key}#0")
-    stored = await outbound(store, reply)
-    assert (stored.status, stored.error) == (Status.SENT, None)
-    assert (await look(store, reply)).state is ReplyState.SENT
-    assert await begin(store, reply) is SENT
-
-
-async def test_a_status_of_nobodys_message_is_kept_for_eight_days(scene: Scene, sql: asyncpg.Connection) -> None:
-    old, young = unique("old"), unique("young")
-    for wamid in (old, young):
-        assert not await scene.status("sent", wamid=wamid)
-    await sql.execute("update orphan_statuses set created_at = now() - interval '9 days' where wa_message_id = $1", old)
-    await scene.status("read", wamid=young)
-    kept = await sql.fetch(
-        "select wa_message_id, status from orphan_statuses where account_id = $1", uuid.UUID(scene.account.id)
-    )
-    assert [tuple(row) for row in kept] == [(young, "read")]
-
-
-async def test_a_status_of_an_echo_finds_it(scene: Scene) -> None:
-    echo = message("by hand")
-    assert not await scene.status("delivered", wamid=echo.wa_message_id)
-    conversation = await scene.store.record_echo(scene.account.id, wa_id="337", user_id=None, message=echo)
-    assert await scene.status("sent", wamid=echo.wa_message_id)
-    (stored,) = (await scene.store.list_messages(conversation.id, limit=9, cursor=None)).items
-    assert (stored.status, stored.timestamp) == (Status.DELIVERED, echo.timestamp)
-
-
-async def test_a_status_never_touches_another_accounts_message(scene: Scene, new_account: Any) -> None:
-    reply, wamid = await sent_reply(scene)
-    stranger = Scene(scene.store, await new_account())
-    assert not await stranger.status("read", wamid=wamid, key=f"{reply.key}#0")
-    assert (await outbound(scene.store, reply)).status is Status.SENT
-
-
-async def test_a_status_of_a_customers_message_changes_nothing(scene: Scene) -> None:
-    asked = message()
-    conversation = await scene.receive(asked)
-    assert await scene.status("read", wamid=asked.wa_message_id)
-    (stored,) = (await scene.store.list_messages(conversation.id, limit=9, cursor=None)).items
-    assert stored.status is Status.RECEIVED
-
-
-async def test_a_status_of_an_unknown_account_is_refused(store: SqlStore) -> None:
-    with pytest.raises(NotFound):
-        await store.apply_status(
-            NOBODY, wa_message_id="w", outbound_key=None, status=Status.SENT, timestamp=NOW, error=None
-        )

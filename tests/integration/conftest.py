@@ -17,6 +17,7 @@ from app.adapters.whatsapp import WhatsAppMessenger
 from app.core.cache import invalidate_cache_pattern
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.http_client import close_http_client
+from app.core.pacing import Pacer
 from app.core.queue import Queue
 from app.core.redis import connect
 from app.core.secrets import TokenCipher
@@ -29,7 +30,7 @@ from app.sandbox.config import Behaviour, SandboxConfig
 from app.services.account_service import AccountService
 from app.services.bot_service import BotService
 from app.services.conversation_service import ConversationService
-from app.services.delivery import Delivery
+from app.services.delivery import PER_PAIR, Delivery, per_number
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
 
@@ -115,7 +116,8 @@ async def make_office(valkey_url: str, store_url: str) -> AsyncIterator[MakeOffi
             )
             messenger = WhatsAppMessenger(base_url=sandbox.url, api_version="v26.0", cipher=cipher)
             accounts = AccountService(store, cipher)
-            delivery = Delivery(store, messenger, reconcile_seconds=reconcile_seconds)
+            pacer = Pacer(redis, namespace="test", per_number=per_number(1000), per_pair=PER_PAIR)
+            delivery = Delivery(store, messenger, pacer, reconcile_seconds=reconcile_seconds)
             conversations = ConversationService(accounts=accounts, store=store, queue=queue, delivery=delivery)
             bot = BotService(
                 accounts=accounts, store=store, model=model, messenger=messenger, delivery=delivery,

@@ -185,20 +185,50 @@ async def test_a_send_of_unknown_outcome_is_repeated_only_if_the_profile_says_so
 
 
 async def test_what_always_fails_ends_as_a_dead_letter_and_delays_no_other(make_office: MakeOffice) -> None:
-    office = await make_office(max_attempts=1)
-    # Encrypted with a key that nobody has any more.
+    office = await make_office(max_attempts=2)
+    poisoned, other = office.person("P"), office.person("O")
+    # No index takes an id of this length: whatever the reason, this message always fails.
+    await office.receive(poisoned, wa.text(poisoned, "x", id="".join(map(str, range(3000)))), wa.text(poisoned, "y"))
+    await office.receive(other, wa.text(other, "Where are you?"))
+    await office.control.wait(1, kind="send", to=other.wa_id)
+    await office.control.wait(1, kind="send", to=poisoned.wa_id, timeout_seconds=20)
+    await office.until_idle()
+    (letter,), _ = await office.queue.dead(limit=10)
+    assert (letter.attempts, "Error" in letter.reason) == (2, True)
+
+
+async def test_a_rejected_account_waits_for_people_and_others_go_on(make_office: MakeOffice) -> None:
+    office = await make_office()
+    # Encrypted with a key that nobody has any more: the same as a token that Meta has revoked.
     lost = TokenCipher([TokenCipher.generate_key()]).encrypt("token")
-    await office.store.create_account(
+    stopped = await office.store.create_account(
         name="Lost", slug="lost", phone_number_id="80001", access_token=lost, verify_token="verify-me-too"
     )
-    poisoned, other = office.person("P"), office.person("O")
-    change = wa.messages_change(wa.Business("80001"), [wa.media(poisoned, "sticker")], [poisoned])
+    waiting, other = office.person("W"), office.person("O")
+    change = wa.messages_change(wa.Business("80001"), [wa.media(waiting, "sticker")], [waiting])
     await office.ingest.accept(wa.envelope(change))
     await office.receive(other, wa.text(other, "Where are you?"))
     await office.control.wait(1, kind="send", to=other.wa_id)
-    await office.until_idle()
-    (letter,), _ = await office.queue.dead(limit=10)
-    assert "cannot be decrypted" in letter.reason
+
+    async def flagged() -> bool:
+        page = await office.store.list_conversations(stopped.id, limit=1, cursor=None)
+        return bool(page.items) and page.items[0].needs_human
+
+    await office.until(flagged)
+    assert (await office.queue.stats()).dead == 0
+
+
+async def test_a_customer_who_gets_too_much_is_left_alone_and_others_are_not(make_office: MakeOffice) -> None:
+    office = await make_office()
+    person, other = office.person("P"), office.person("O")
+    match = {"recipient": person.wa_id, "operation": "send"}
+    await office.control.add_fault("whatsapp", match=match, error="131056", count=1)
+    await office.receive(person, wa.text(person, "Where are you?"))
+    (refused,) = await office.control.wait(1, kind="send", to=person.wa_id)
+    await office.receive(other, wa.text(other, "Where are you?"))
+    await office.control.wait(1, kind="send", to=other.wa_id)
+    _, sent = await office.control.wait(2, kind="send", to=person.wa_id, timeout_seconds=15)
+    assert sent["monotonic"] - refused["monotonic"] >= 4
 
 
 async def test_drain_gives_back_what_is_held_without_counting_an_attempt(make_office: MakeOffice) -> None:

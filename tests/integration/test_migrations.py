@@ -112,6 +112,29 @@ def _split(sql: str) -> list[str]:
     return [*parts, sql[start:]]
 
 
+async def test_nothing_of_ours_is_open_where_new_things_are_by_default(postgres_url: str) -> None:
+    """A Supabase project gives the public roles every new table and function in `public`."""
+    connection = await asyncpg.connect(postgres_url, timeout=5)
+    await apply_migrations(postgres_url)  # makes the roles, on a server without them
+    await connection.execute(
+        "drop schema public, chorus, supabase_migrations cascade; create schema public;"
+        "alter default privileges in schema public grant all on tables to anon, authenticated;"
+        "alter default privileges in schema public grant all on functions to anon, authenticated"
+    )
+    await apply_migrations(postgres_url)
+    functions = await connection.fetch(
+        "select p.oid::regprocedure from pg_proc p, unnest(array['anon', 'authenticated']) role"
+        " where pronamespace = 'public'::regnamespace and has_function_privilege(role, p.oid, 'execute')"
+    )
+    tables = await connection.fetch(
+        "select relname from pg_class"
+        " where relnamespace = 'public'::regnamespace and relkind = 'r'"
+        " and (has_any_column_privilege('anon', oid, 'select') or has_table_privilege('authenticated', oid, 'insert'))"
+    )
+    await connection.close()
+    assert (functions, tables) == ([], [])
+
+
 async def test_other_peoples_migrations_are_none_of_our_business(postgres_url: str) -> None:
     await apply_migrations(postgres_url)
     connection = await asyncpg.connect(postgres_url, timeout=5)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import asyncpg
 
-from app.adapters.sql_store import DatabaseUnavailable, Trouble, trouble
+from app.adapters.database_trouble import DatabaseUnavailable, Trouble, trouble
 from app.domain.errors import ConfigurationError
 
 MIGRATIONS = Path(__file__).resolve().parents[3] / "infra" / "supabase" / "migrations"
@@ -162,8 +162,9 @@ async def _session(database_url: str, timeout_seconds: float) -> AsyncIterator[a
     except asyncpg.PostgresError as exc:
         if exc.sqlstate.startswith(_REFUSED):
             raise ConfigurationError("DATABASE_URL", f"the database says: {exc}") from exc
-        if unavailable := trouble(exc.sqlstate):
-            raise unavailable from exc
-        raise
+        unavailable = trouble(exc.sqlstate)
+        if unavailable is None or unavailable.trouble is Trouble.REFUSED:
+            raise  # a mistake in a migration
+        raise unavailable from exc
     except (OSError, TimeoutError, asyncpg.InterfaceError) as exc:
         raise DatabaseUnavailable(Trouble.AWAY, f"no migration: {type(exc).__name__}") from exc

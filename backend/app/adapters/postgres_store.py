@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 import asyncpg
 import orjson
 
-from app.adapters.sql_store import DatabaseUnavailable, SqlStore, Trouble, database_policy, trouble
+from app.adapters.database_trouble import DatabaseUnavailable, Trouble, database_policy, trouble
+from app.adapters.sql_store import SqlStore
 from app.core.resilience import ResiliencePolicy
 from app.domain.errors import ConfigurationError
 
@@ -18,6 +19,8 @@ MAX_CONNECTIONS = 10
 """Per replica, and as many calls at once: PostgreSQL allows 100 in all by default. A call takes about a millisecond."""
 CONNECT_SECONDS = 3.0
 COMMAND_SECONDS = 10.0
+LOCK_SECONDS = 4.0
+"""Less than one attempt, so that a queue for a lock is known as such and not taken for a dead connection."""
 CLOSE_SECONDS = 5.0
 TRANSACTION_POOLER_PORT = 6543
 """Supavisor in transaction mode (Supabase docs, "Connect to your database")."""
@@ -49,9 +52,7 @@ class PostgresStore(SqlStore):
             try:
                 answer = await self._fetch(connection, function, body.decode())
             except BaseException as exc:
-                # Cancelled or broken half-way, what comes back on it belongs to nobody; read-only, it leads to what
-                # used to be the primary.
-                if not isinstance(exc, asyncpg.PostgresError) or isinstance(exc, asyncpg.ReadOnlySQLTransactionError):
+                if not self._is_reusable(exc):
                     _discard(connection)
                 raise
             finally:
@@ -68,8 +69,19 @@ class PostgresStore(SqlStore):
         query = f"select public.{function}($1::jsonb)"  # the names are literals of SqlStore
         if not self._pooled:
             return await connection.fetchval(query, body)
-        async with connection.transaction():
-            return await connection.fetchval(query, body)
+        await connection.execute("begin")
+        answer = await connection.fetchval(query, body)
+        await connection.execute("commit")
+        return answer
+
+    def _is_reusable(self, exc: BaseException) -> bool:
+        """May the connection serve the next call? Cancelled or broken half-way, what comes back on it belongs to
+        nobody; read-only, it leads to what used to be the primary; behind a pooler it is left in a transaction."""
+        return (
+            isinstance(exc, asyncpg.PostgresError)
+            and not isinstance(exc, asyncpg.ReadOnlySQLTransactionError)
+            and not self._pooled
+        )
 
     async def _open(self) -> asyncpg.Pool:
         async with self._opening:
@@ -85,7 +97,8 @@ class PostgresStore(SqlStore):
                     statement_cache_size=0 if self._pooled else 100,
                     # Our calls leave nothing behind in the session; asyncpg's own reset is a round trip each.
                     reset=_keep,
-                    server_settings=_session(pooled=self._pooled),
+                    server_settings={"application_name": "chorus", "timezone": "UTC"},
+                    init=None if self._pooled else _limit,
                 )
             return self._pool
 
@@ -117,11 +130,9 @@ async def _keep(_connection: Any) -> None:
     """Nothing to reset."""
 
 
-def _session(*, pooled: bool) -> dict[str, str]:
-    settings = {"application_name": "chorus", "timezone": "UTC"}
-    if not pooled:  # poolers refuse settings they do not know how to carry from one server to another
-        settings |= {"statement_timeout": f"{COMMAND_SECONDS:.0f}s", "lock_timeout": "4s"}
-    return settings
+async def _limit(connection: Any) -> None:
+    """The server stops by itself what we have given up. Not at connect: poolers refuse settings they do not know."""
+    await connection.execute(f"set statement_timeout = '{COMMAND_SECONDS}s'; set lock_timeout = '{LOCK_SECONDS}s'")
 
 
 def _is_pooler(database_url: str) -> bool:

@@ -8,7 +8,8 @@ import orjson
 from postgrest.exceptions import APIError
 from supabase import AsyncClient, AsyncClientOptions
 
-from app.adapters.sql_store import DatabaseUnavailable, SqlStore, Trouble, database_policy, trouble
+from app.adapters.database_trouble import DatabaseUnavailable, Trouble, database_policy, trouble
+from app.adapters.sql_store import SqlStore
 from app.core.http_client import AsyncClient as HttpClient
 from app.core.http_client import is_network_error
 from app.core.resilience import ResiliencePolicy

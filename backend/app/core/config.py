@@ -83,6 +83,7 @@ class Settings(BaseSettings):
     gemini_base_url: BaseUrl = "https://generativelanguage.googleapis.com"
     whatsapp_base_url: BaseUrl = "https://graph.facebook.com"
     whatsapp_api_version: str = Field("v26.0", pattern=r"^v\d+\.\d+$")
+    whatsapp_messages_per_second: float = Field(80, gt=0, le=1000)
     whatsapp_verify_token: SecretStr | None = None
     meta_app_secret: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     whatsapp_token: SecretStr | None = None

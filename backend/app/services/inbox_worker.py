@@ -4,7 +4,7 @@ What an error means for a queued event:
 
     Unprocessable (UnknownAccount)   dead letter with the reason, replayable; the conversation goes on
     Postponed, Unavailable,          back into the mailbox for later, attempt not counted:
-      SendThrottled                  nothing is wrong with the event
+      SendThrottled, AccountRejected nothing is wrong with the event
     Fenced, LeaseLost                nothing: another worker has the conversation
     cancelled by drain               back at once, attempt not counted
     anything else                    a failed attempt; back with growing delay, at the maximum a dead letter
@@ -24,7 +24,15 @@ from prometheus_client import Counter, Histogram
 
 from app.core.logging import log_canonical
 from app.core.queue import Claim, LeaseLost, Queue
-from app.domain.errors import ChorusError, Fenced, SendThrottled, Unavailable, UnknownAccount, Unprocessable
+from app.domain.errors import (
+    AccountRejected,
+    ChorusError,
+    Fenced,
+    SendThrottled,
+    Unavailable,
+    UnknownAccount,
+    Unprocessable,
+)
 from app.domain.webhook import Kind, to_inbound
 from app.services.bot_service import BotService, Handled, Run
 from app.services.conversation_service import ConversationService
@@ -36,6 +44,8 @@ logger = logging.getLogger(__name__)
 UNAVAILABLE_RETRY_SECONDS = 2.0
 THROTTLED_RETRY_SECONDS = 6.0
 """The pair rate is one message per 6 s (Cloud API, error 131056)."""
+ACCOUNT_RETRY_SECONDS = 30.0
+"""A rejected token or number: people must act. The account's own circuit opens, and tries again by itself."""
 FAILED_RETRY_SECONDS = 2.0
 FAILED_RETRY_CAP_SECONDS = 60.0
 QUEUE_RETRY_SECONDS = 0.5
@@ -215,6 +225,9 @@ class InboxWorker:
                 case Unavailable():
                     await self._give_back(claim, exc.retry_after or UNAVAILABLE_RETRY_SECONDS, str(exc))
                     return "unavailable"
+                case AccountRejected():
+                    await self._give_back(claim, ACCOUNT_RETRY_SECONDS, str(exc))
+                    return "account_rejected"
                 case SendThrottled():
                     await self._give_back(claim, exc.retry_after or THROTTLED_RETRY_SECONDS, str(exc))
                     return "throttled"

@@ -8,7 +8,8 @@
 --                     {"error": "conflict", "code": "slug_taken"}
 -- Anything else that goes wrong is a bug and raises. Helpers live in the schema `chorus`, which REST does not expose.
 --
--- Order of locks, everywhere: advisory lock -> reply -> conversation -> message.
+-- Order of locks, everywhere: advisory lock -> reply -> conversation -> message. Rows are locked `for no key update`,
+-- which does not stand in the way of rows that refer to them.
 
 -- Supabase has these roles; a plain PostgreSQL gets them. Members of service_role, like the owner of the tables,
 -- may do everything; `authenticated` reads what it is a member of; `anon` nothing.

@@ -21,8 +21,7 @@ create table public.replies (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
-create index replies_conversation on public.replies (conversation_id);
-create index replies_covers on public.replies using gin (covers);
+create index replies_recent on public.replies (conversation_id, created_at desc);
 create trigger touch before update on public.replies for each row execute function chorus.touch();
 select chorus.secure_table('public.replies');
 
@@ -36,7 +35,7 @@ language sql stable set search_path = '' as $$
 $$;
 
 -- p: conversation_id, key, author, covers, fence, body
--- 1. found by key, else the conversation's reply that covers the message the key names: take the higher fence
+-- 1. found by key, else the recent reply that covers the message the key names: take the higher fence
 -- 2. else insert; a person's reply turns the bot off, once: a repetition must not undo that it was turned on again
 create function public.chorus_open_reply(p jsonb) returns jsonb
 language plpgsql set search_path = public, pg_temp as $$
@@ -45,11 +44,18 @@ declare
   v_fence bigint := (p->>'fence')::bigint;
   v_reply replies;
 begin
-  select * into v_reply from replies where reply_key = p->>'key' for update;
+  select * into v_reply from replies where reply_key = p->>'key' for no key update;
   if not found then
     select * into v_reply from replies
-    where covers @> array[p->>'key'] and conversation_id = v_conversation_id
-    order by created_at limit 1 for update;
+    where reply_key = (
+      select r.reply_key
+      from (
+        select * from replies where conversation_id = v_conversation_id order by created_at desc limit 20
+      ) r
+      where r.covers @> array[p->>'key']
+      limit 1
+    )
+    for no key update;
   end if;
   if not found then
     insert into replies (reply_key, account_id, conversation_id, author, covers, fence, body)
@@ -65,7 +71,7 @@ begin
       return chorus.ok(chorus.reply(v_reply));
     end if;
     -- Nothing inserted: no such conversation, or somebody inserted the same key at the same moment.
-    select * into v_reply from replies where reply_key = p->>'key' for update;
+    select * into v_reply from replies where reply_key = p->>'key' for no key update;
     if not found then
       return chorus.not_found('conversation');
     end if;
@@ -90,7 +96,7 @@ declare
   v_fence bigint := (p->>'fence')::bigint;
   v_reply replies;
 begin
-  select * into v_reply from replies where reply_key = p->>'key' for update;
+  select * into v_reply from replies where reply_key = p->>'key' for no key update;
   if not found then
     return chorus.not_found('reply');
   end if;
@@ -125,7 +131,7 @@ declare
   v_reply replies;
   v_conversation conversations;
 begin
-  select * into v_reply from replies where reply_key = p->>'key' for update;
+  select * into v_reply from replies where reply_key = p->>'key' for no key update;
   if not found then
     return chorus.not_found('reply');
   end if;
@@ -149,7 +155,7 @@ begin
     end if;
   end if;
 
-  select * into v_conversation from conversations where id = v_reply.conversation_id for update;
+  select * into v_conversation from conversations where id = v_reply.conversation_id for no key update;
   if v_reply.author = 'bot' and not v_conversation.bot_enabled then
     update replies set state = 'silenced', fence = (p->>'fence')::bigint, sending_since = null
     where reply_key = v_reply.reply_key;
@@ -198,7 +204,7 @@ declare
   v_final boolean := (p->>'final')::boolean;
   v_reply replies;
 begin
-  select * into v_reply from replies where reply_key = p->>'key' for update;
+  select * into v_reply from replies where reply_key = p->>'key' for no key update;
   if not found then
     return chorus.not_found('reply');
   end if;

@@ -31,7 +31,7 @@ language sql set search_path = '' as $$
       or (m.status = 'failed' and m.wa_message_id is null))
 $$;
 
--- The message has this wamid: note it, and apply the status that was waiting for it. The caller holds lock_wamid.
+-- The message has this wamid: note it, and apply the status that was waiting for it.
 create function chorus.adopt(message uuid, account uuid, wamid text) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -42,7 +42,7 @@ begin
     and not exists (select from public.messages o where o.account_id = account and o.wa_message_id = wamid);
   delete from public.orphan_statuses o where o.account_id = account and o.wa_message_id = wamid returning * into v_orphan;
   if found then
-    null;
+    perform chorus.advance_message(message, v_orphan.status, v_orphan.status_at, v_orphan.error);
   end if;
 end $$;
 
@@ -59,8 +59,8 @@ begin
     return chorus.not_found('reply');
   end if;
   perform chorus.lock_wamid(v_reply.account_id, p->>'wamid');
-  select * into v_reply from replies where reply_key = p->>'key' for update;
-  select id into v_message from messages where outbound_key = v_reply.reply_key || '#' || v_part for update;
+  select * into v_reply from replies where reply_key = p->>'key' for no key update;
+  select id into v_message from messages where outbound_key = v_reply.reply_key || '#' || v_part for no key update;
   perform chorus.part_went_out(v_reply, v_part, p->>'wamid', (p->>'last')::boolean);
   perform chorus.advance_message(v_message, 'sent', now(), null);
   perform chorus.adopt(v_message, v_reply.account_id, p->>'wamid');
@@ -108,7 +108,7 @@ begin
   if v_message.outbound_key is not null then
     v_part := substring(v_message.outbound_key from '#([0-9]+)$')::integer;
     select * into v_reply from replies
-    where reply_key = substring(v_message.outbound_key from '^(.*)#[0-9]+$') for update;
+    where reply_key = substring(v_message.outbound_key from '^(.*)#[0-9]+$') for no key update;
     if found and v_reply.part = v_part then
       if p->>'status' <> 'failed' then
         perform chorus.part_went_out(v_reply, v_part, p->>'wa_message_id', v_part + 1 >= v_reply.parts);
@@ -118,11 +118,9 @@ begin
       end if;
     end if;
   end if;
-  perform from messages where id = v_message.id for update;
+  perform from messages where id = v_message.id for no key update;
   perform chorus.advance_message(v_message.id, p->>'status', v_at, v_error);
-  update messages m set wa_message_id = p->>'wa_message_id'
-  where m.id = v_message.id and m.wa_message_id is null
-    and not exists (select from messages o where o.account_id = v_account and o.wa_message_id = p->>'wa_message_id');
+  perform chorus.adopt(v_message.id, v_account, p->>'wa_message_id');
   return chorus.ok('true');
 end $$;
 

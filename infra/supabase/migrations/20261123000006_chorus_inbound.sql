@@ -91,13 +91,13 @@ begin
   end if;
   v_contact := chorus.resolve_contact(account, wa, usr, display_name);
   select * into v_conversation from public.conversations c where c.account_id = account and c.contact_id = v_contact
-  for update;
+  for no key update;
   if not found then
     insert into public.conversations (account_id, contact_id, bot_enabled)
     select account, v_contact, a.bot_auto_on from public.whatsapp_accounts a where a.id = account
     on conflict (account_id, contact_id) do nothing;
     select * into v_conversation from public.conversations c where c.account_id = account and c.contact_id = v_contact
-    for update;
+    for no key update;
   end if;
   return v_conversation;
 end $$;

@@ -1,0 +1,85 @@
+"""When the database does not do it: what the codes of PostgreSQL and PostgREST mean, and what is done then."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from enum import StrEnum
+
+from app.core.circuit_breaker import IGNORED, CircuitBreaker, Verdict, default_classify, supabase_circuit_breaker
+from app.core.errors import Unavailable
+from app.core.resilience import ResiliencePolicy
+
+ATTEMPT_SECONDS = 5.0
+"""A connection that a fail-over left dead answers nothing: there must be time for another one."""
+MAX_ATTEMPTS = 3
+
+
+class Trouble(StrEnum):
+    """Why the database did not do it, as far as a retry and the breaker care."""
+
+    AWAY = "away"
+    """Down, starting, overloaded, or the network: worth repeating, counts against it."""
+    BUSY = "busy"
+    """Our transaction lost to another one: worth repeating, says nothing about its health."""
+    REFUSED = "refused"
+    """It does not know us or our functions: only an operator can mend that, but no work may be lost meanwhile."""
+
+
+class DatabaseUnavailable(Unavailable):
+    def __init__(self, trouble: Trouble, message: str) -> None:
+        super().__init__("database", f"database {trouble}: {message}")
+        self.trouble = trouble
+
+
+_TROUBLE = {
+    "08": Trouble.AWAY, "53": Trouble.AWAY, "57": Trouble.AWAY, "58": Trouble.AWAY, "XX": Trouble.AWAY,
+    "25006": Trouble.AWAY,  # read-only: we are still talking to what used to be the primary
+    "PGRST000": Trouble.AWAY, "PGRST001": Trouble.AWAY, "PGRST002": Trouble.AWAY, "PGRST003": Trouble.AWAY,
+    "40": Trouble.BUSY, "55P03": Trouble.BUSY,
+    "28": Trouble.REFUSED, "3D000": Trouble.REFUSED, "42501": Trouble.REFUSED,
+    "PGRST301": Trouble.REFUSED, "PGRST302": Trouble.REFUSED, "PGRST303": Trouble.REFUSED,
+    "42883": Trouble.REFUSED, "3F000": Trouble.REFUSED, "PGRST202": Trouble.REFUSED,
+}  # fmt: skip
+"""By SQLSTATE, its class, or PostgREST's code (PostgreSQL appendix A; PostgREST "Errors"). What is missing is a bug."""
+
+_NOT_MIGRATED = frozenset({"42883", "3F000", "PGRST202"})
+
+
+def trouble(code: str) -> DatabaseUnavailable | None:
+    """What a code of PostgreSQL or PostgREST says about the database; `None` if it is about what we asked of it."""
+    kind = _TROUBLE.get(code) or _TROUBLE.get(code[:2])
+    if kind is None:
+        return None
+    return DatabaseUnavailable(kind, f"{code}, run `chorus migrate`" if code in _NOT_MIGRATED else code)
+
+
+def database_policy(
+    *,
+    max_concurrent: int,
+    breaker: CircuitBreaker = supabase_circuit_breaker,
+    attempt_timeout_seconds: float = ATTEMPT_SECONDS,
+    uniform: Callable[[], float] = random.random,
+) -> ResiliencePolicy:
+    """How every call of a store is made."""
+    return ResiliencePolicy(
+        "database",
+        breaker=breaker,
+        attempt_timeout_seconds=attempt_timeout_seconds,
+        max_attempts=MAX_ATTEMPTS,
+        max_concurrent=max_concurrent,
+        classify=_classify,
+        retry_if=_may_repeat,
+        timed_out=lambda seconds: DatabaseUnavailable(Trouble.AWAY, f"no answer within {seconds:.1f} s"),
+        uniform=uniform,
+    )
+
+
+def _classify(exc: Exception) -> Verdict:
+    if isinstance(exc, DatabaseUnavailable) and exc.trouble is Trouble.BUSY:
+        return IGNORED
+    return default_classify(exc)
+
+
+def _may_repeat(exc: BaseException) -> bool:
+    return isinstance(exc, DatabaseUnavailable) and exc.trouble is not Trouble.REFUSED

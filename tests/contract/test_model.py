@@ -1,0 +1,200 @@
+"""The model port on a real socket: an answer within the deadline, a refusal, or the truth about the outage."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+
+from app.adapters import gemini
+from app.adapters.gemini import GeminiModel
+from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker, State
+from app.core.deadline import Deadline
+from app.core.http_client import close_http_client
+from app.domain.errors import DeadlineExceeded, ModelRefused, Unavailable
+from app.domain.models import Generation, Prompt, Turn
+from app.domain.ports import Model
+from app.sandbox.app import running_sandbox
+from app.sandbox.client import SandboxClient
+from app.sandbox.config import SandboxConfig
+from fakes import FakeClock
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PROMPT = Prompt(
+    "You answer for a bakery.", (Turn("user", "Hi"), Turn("model", "Hello!"), Turn("user", "When do you open?"))
+)
+
+
+@dataclass
+class World:
+    model: Model
+    sandbox: SandboxClient
+    breaker: CircuitBreaker
+    clock: FakeClock
+
+    async def ask(self, prompt: Prompt = PROMPT, *, seconds: float = 60.0) -> Generation:
+        return await self.model.generate(prompt, deadline=Deadline.after(seconds))
+
+    async def arrived(self) -> int:
+        return len(await self.sandbox.record(kind="generate"))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def url() -> AsyncIterator[str]:
+    async with running_sandbox(SandboxConfig(gemini_api_keys=("k3y",))) as running:
+        yield running.url
+        await close_http_client()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def world(url: str) -> World:
+    sandbox = SandboxClient(url)
+    await sandbox.reset()
+    clock = FakeClock()
+    breaker = CircuitBreaker("gemini_api", BreakerPolicy(5, 60.0), clock=clock)
+    model = GeminiModel(
+        base_url=url, api_key="k3y", default_model="gemini-3.5-flash-lite", breaker=breaker, clock=clock
+    )
+    return World(model, sandbox, breaker, clock)
+
+
+async def test_an_answer_tells_its_text_model_and_tokens(world: World) -> None:
+    await world.sandbox.add_fault("gemini", gemini="reply", text="We open at seven.")
+    generation = await world.ask()
+    assert (generation.text, generation.truncated) == ("We open at seven.", False)
+    assert generation.model == "gemini-3.5-flash-lite"
+    assert generation.input_tokens
+    assert generation.output_tokens
+
+
+async def test_the_stand_in_accepts_the_request_as_the_real_one_would(world: World) -> None:
+    assert (await world.ask()).text
+    await world.ask(Prompt("s", PROMPT.turns, model="gemini-2.5-flash", temperature=0.3, max_output_tokens=500))
+    assert [entry["status"] for entry in await world.sandbox.record(kind="generate")] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    "name", ["blocked_prompt", "safety", "prohibited_content", "blocklist", "spii", "recitation", "max_tokens_empty"]
+)
+async def test_a_refusal_is_final(world: World, name: str) -> None:
+    await world.sandbox.add_fault("gemini", gemini=name)
+    with pytest.raises(ModelRefused):
+        await world.ask()
+    assert await world.arrived() == 1
+    assert world.breaker.tally.failed == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["no_candidates", "no_content", "no_parts", "blank_text", "thought_only", "other", "malformed_response"],
+)
+async def test_an_empty_answer_is_asked_for_once_more(world: World, name: str) -> None:
+    await world.sandbox.add_fault("gemini", gemini=name, count=1)
+    assert (await world.ask()).text
+    assert await world.arrived() == 2
+    await world.sandbox.add_fault("gemini", gemini=name)
+    with pytest.raises(ModelRefused):
+        await world.ask()
+    assert await world.arrived() == 4
+
+
+@pytest.mark.parametrize(("name", "truncated"), [("max_tokens_partial", True), ("unknown_finish_reason", False)])
+async def test_a_text_is_used_however_it_ended(world: World, name: str, truncated: bool) -> None:
+    await world.sandbox.add_fault("gemini", gemini=name)
+    generation = await world.ask()
+    assert generation.text.startswith("Our bakery opens at seven")
+    assert generation.truncated is truncated
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"gemini": "internal"}, {"gemini": "unavailable"}, {"gemini": "deadline_exceeded"}, {"http_status": 502},
+        {"action": "refuse"}, {"action": "drop_before"}, {"action": "drop_after"},
+    ],
+    ids=lambda fault: next(iter(fault.values())),
+)  # fmt: skip
+async def test_passing_trouble_is_survived(world: World, fault: dict[str, object]) -> None:
+    await world.sandbox.add_fault("gemini", count=2, **fault)
+    assert (await world.ask()).text
+    assert await world.arrived() == 3
+    assert world.breaker.tally.failed == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["api_key_invalid", "failed_precondition", "credit_exhausted", "permission_denied", "not_found", "quota_per_day"],
+)
+async def test_lasting_trouble_is_told_at_once(world: World, name: str) -> None:
+    await world.sandbox.add_fault("gemini", gemini=name)
+    with pytest.raises(Unavailable) as caught:
+        await world.ask()
+    assert caught.value.dependency == "gemini"
+    assert await world.arrived() == 1
+    assert world.breaker.tally.failed == 1
+
+
+async def test_a_request_of_ours_that_it_cannot_read_is_a_refusal(world: World) -> None:
+    with pytest.raises(ModelRefused):
+        await world.ask(Prompt("s", (Turn("user", "Hi"), Turn("model", "Hello!"))))
+    assert world.breaker.tally.failed == 0
+
+
+async def test_a_quota_opens_the_circuit_for_as_long_as_it_says(world: World) -> None:
+    await world.sandbox.add_fault("gemini", gemini="quota_per_minute", retry_delay="17.5s", count=1)
+    for _ in range(2):
+        with pytest.raises(Unavailable) as caught:
+            await world.ask()
+        assert caught.value.retry_after == 17.5
+    assert await world.arrived() == 1
+    world.clock.advance(17.5)
+    assert (await world.ask()).text
+
+
+async def test_an_outage_opens_the_circuit_after_five_calls(world: World) -> None:
+    await world.sandbox.add_fault("gemini", gemini="unavailable")
+    for _ in range(5):
+        with pytest.raises(Unavailable):
+            await world.ask()
+    assert await world.arrived() == 5
+    assert world.breaker.snapshot().state is State.OPEN
+
+
+async def test_silence_is_bounded_by_the_deadline(world: World) -> None:
+    await world.sandbox.add_fault("gemini", action="hang_before")
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        await world.ask(seconds=0.2)
+    assert time.monotonic() - started < 2
+
+
+async def test_silence_is_bounded_by_the_attempts_limit_and_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gemini, "ATTEMPT_SECONDS", 0.2)
+    await world.sandbox.add_fault("gemini", action="hang_before", count=1)
+    assert (await world.ask()).text
+    assert await world.arrived() == 2
+
+
+async def test_a_cancelled_question_blames_nobody(world: World) -> None:
+    await world.sandbox.add_fault("gemini", action="hang_before")
+    asking = asyncio.create_task(world.ask())
+    await world.sandbox.wait(1, kind="generate")
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert (world.breaker.tally.failed, world.breaker.tally.ignored) == (0, 1)
+
+
+async def test_probing_finds_a_wrong_address(world: World) -> None:
+    assert isinstance(world.model, GeminiModel)
+    assert await world.model.probe() == {}
+    gone = GeminiModel(base_url="http://127.0.0.1:9", api_key="k3y", default_model="m", breaker=world.breaker)
+    with pytest.raises(Unavailable):
+        await gone.probe()
