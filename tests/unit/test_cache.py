@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import enum
+import gc
 import json
 import logging
 import uuid
@@ -15,12 +16,12 @@ from typing import Any
 
 import orjson
 import pytest
-from fakes import FakeClock
 from prometheus_client import CollectorRegistry, generate_latest
 
 from app.core.cache import Cache, CacheCollector, cached, default_cache
 from app.core.errors import Unavailable
 from app.domain.models import BotProfile
+from fakes import FakeClock
 
 
 @pytest.fixture
@@ -159,6 +160,24 @@ async def test_a_failed_load_fails_all_who_wait_and_is_not_kept(cache):
     assert await cache.get_or_fetch("k", source, ttl_seconds=300) == "value"
 
 
+async def test_a_failure_that_nobody_waits_for_any_more_is_no_noise(cache):
+    noise = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: noise.append(context))
+    source = Source()
+    source.error = Unavailable("database")
+    source.gate.clear()
+    caller = asyncio.create_task(cache.get_or_fetch("k", source, ttl_seconds=300))
+    await source.started.wait()
+    caller.cancel()
+    await asyncio.wait([caller])
+    source.gate.set()
+    while cache.stats().load_failures < 1:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    gc.collect()
+    assert noise == []
+
+
 async def test_a_load_that_hangs_is_cut(clock):
     cache = Cache(clock=clock, load_timeout_seconds=0.02)
     source = Source()
@@ -192,6 +211,21 @@ async def test_a_load_overtaken_by_an_invalidation_is_not_kept_and_not_joined(ca
     assert await cache.get_or_fetch("user:1", source, ttl_seconds=300) == "new"
     assert source.loads == 2
     assert cache.stats().refused_fills == 1
+
+
+async def test_an_invalidation_reaches_every_load_of_the_key_whatever_its_type(cache):
+    plain, typed = Source({"account_id": "old"}), Source(BotProfile("old"))
+    loads = []
+    for source, kind in ((plain, None), (typed, BotProfile)):
+        source.gate.clear()
+        loads.append(asyncio.create_task(cache.get_or_fetch("k", source, ttl_seconds=300, type=kind)))
+        await source.started.wait()
+    await cache.invalidate("k")
+    plain.gate.set()
+    typed.gate.set()
+    await asyncio.gather(*loads)
+    assert cache.stats().refused_fills == 2
+    assert cache.stats().entries == 0
 
 
 @pytest.mark.parametrize(
@@ -278,7 +312,7 @@ class TestValues:
         value = await cache.get_or_fetch("k", Source(original), ttl_seconds=300)
         changes = [
             lambda: value.__setitem__("x", 1), lambda: value["dict"].update(x=1), lambda: value["list"].append(1),
-            lambda: value["list"][1].pop("deep"), lambda: value["list"].sort(), lambda: value["list"].__imul__(2),
+            lambda: value["list"][1].pop("deep"), value["list"].sort, lambda: value["list"].__imul__(2),
             lambda: value.setdefault("x", 1), lambda: value.__ior__({"x": 1}), lambda: value["list"].__delitem__(0),
         ]  # fmt: skip
         for change in changes:

@@ -8,7 +8,6 @@ import logging
 
 import httpx
 import pytest
-from fakes import FakeClock
 from prometheus_client import CollectorRegistry, generate_latest
 
 from app.core.circuit_breaker import (
@@ -26,6 +25,7 @@ from app.core.circuit_breaker import (
 )
 from app.core.errors import DeadlineExceeded, Unavailable
 from app.core.http_client import ConnectFailed
+from fakes import FakeClock
 
 POLICY = BreakerPolicy(failure_threshold=3, open_seconds=30.0, max_open_seconds=200.0, probe_lease_seconds=60.0)
 
@@ -154,6 +154,16 @@ async def test_a_caller_may_bring_its_own_reading(breaker):
     assert breaker.snapshot().state is State.OPEN
 
 
+async def test_nobody_is_asked_what_a_cancellation_means(breaker):
+    async def cancelled():
+        raise asyncio.CancelledError
+
+    for _ in range(5):
+        with pytest.raises(asyncio.CancelledError):
+            await breaker.run(lambda _exc: Verdict(failed=True), cancelled)
+    assert breaker.snapshot().failure_count == 0
+
+
 async def test_a_reading_that_crashes_leaks_no_probe(breaker, clock):
     await half_opened(breaker, clock)
 
@@ -203,6 +213,28 @@ async def test_a_failed_probe_opens_it_again_longer_each_time_up_to_a_cap(breake
     assert durations == [pytest.approx(60 * 1.2), pytest.approx(120 * 1.2), pytest.approx(200 * 1.2), 240]
 
 
+async def test_a_failed_probe_undoes_the_good_ones_before_it(breaker, clock):
+    await half_opened(breaker, clock)
+    await breaker.call_async(ok)
+    await failing(breaker)
+    clock.advance(72)
+    await breaker.call_async(ok)
+    assert breaker.snapshot().state is State.HALF_OPEN
+
+
+async def test_a_probe_of_an_earlier_round_takes_no_place_in_the_next(clock):
+    policy = BreakerPolicy(failure_threshold=1, open_seconds=30.0, max_probes=2, probe_lease_seconds=1000.0)
+    breaker = CircuitBreaker("x", policy, clock=clock)
+    await failing(breaker)
+    clock.advance(30)
+    await Held(breaker).started()
+    await failing(breaker)
+    clock.advance(100)
+    for held in [await Held(breaker).started() for _ in range(2)]:
+        assert await held.ends_with("ok") == "ok"
+    assert breaker.snapshot().state is State.CLOSED
+
+
 async def test_closing_forgets_the_failed_rounds(breaker, clock):
     await half_opened(breaker, clock)
     await failing(breaker)
@@ -217,8 +249,8 @@ async def test_a_cancelled_probe_returns_its_permit_and_is_no_failure(breaker, c
     await half_opened(breaker, clock)
     probe = await Held(breaker).started()
     probe.task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await probe.task
+    await asyncio.wait([probe.task])
+    assert probe.task.cancelled()
     assert breaker.snapshot().state is State.HALF_OPEN
     assert await breaker.call_async(ok) == "ok"
 
