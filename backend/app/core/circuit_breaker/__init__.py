@@ -32,11 +32,14 @@ from collections.abc import Mapping
 
 from prometheus_client import REGISTRY
 
-from app.core.circuit_breaker.breaker import (
+from app.core.circuit_breaker.breaker import CircuitBreaker
+from app.core.circuit_breaker.collector import BreakerCollector
+from app.core.circuit_breaker.fleet import BreakerFleet
+from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
+from app.core.circuit_breaker.rules import (
     FAILED,
     IGNORED,
     BreakerPolicy,
-    CircuitBreaker,
     CircuitBreakerOpenError,
     Classify,
     Snapshot,
@@ -44,11 +47,9 @@ from app.core.circuit_breaker.breaker import (
     Verdict,
     default_classify,
 )
-from app.core.circuit_breaker.collector import BreakerCollector
-from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
 
 __all__ = [
-    "CIRCUIT_BREAKERS", "FAILED", "IGNORED", "BreakerCollector", "BreakerPolicy", "CircuitBreaker",
+    "CIRCUIT_BREAKERS", "FAILED", "IGNORED", "BreakerCollector", "BreakerFleet", "BreakerPolicy", "CircuitBreaker",
     "CircuitBreakerOpenError", "Classify", "KeyedCircuitBreakers", "Snapshot", "State", "Verdict", "default_classify",
     "gemini_circuit_breaker", "supabase_circuit_breaker", "whatsapp_account_breakers", "whatsapp_circuit_breaker",
 ]  # fmt: skip
