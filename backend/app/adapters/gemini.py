@@ -67,6 +67,7 @@ class GeminiModel:
         self._headers = {"x-goog-api-key": api_key}
         self._default_model = default_model
         self._get_client = get_client
+        self._breaker = breaker
         self._policy = ResiliencePolicy(
             DEPENDENCY,
             breaker=breaker,
@@ -92,6 +93,9 @@ class GeminiModel:
                 break
             logger.warning("empty answer, asking once more", extra={"finish_reason": reason})
         raise ModelRefused(reason or "EMPTY")
+
+    def blocked_seconds(self) -> float:
+        return self._breaker.blocked_seconds()
 
     async def probe(self) -> Mapping[str, Any]:
         """Is the API reachable, the key good, the default model alive? Past the breaker, costs no tokens.

@@ -80,6 +80,7 @@ class WhatsAppMessenger:
         self._base_url = base_url
         self._api_version = api_version
         self._cipher = cipher
+        self._breaker = breaker
         self._account_breakers = account_breakers
         self._get_client = get_client
         self._clock = clock
@@ -123,6 +124,10 @@ class WhatsAppMessenger:
         token = self._token(account)
         deadline = Deadline.after(ATTEMPT_SECONDS, self._clock)
         await self._policy.call(self._send, account.phone_number_id, token, body, deadline=deadline, max_attempts=1)
+
+    def blocked_seconds(self, account: Account) -> float:
+        own = self._account_breakers.find(account.phone_number_id)
+        return max(self._breaker.blocked_seconds(), own.blocked_seconds() if own else 0.0)
 
     async def probe(self) -> Mapping[str, Any]:
         """Does the API answer at all? Past the breakers and without a token. Raises `Unavailable`."""

@@ -188,6 +188,10 @@ class Circuit:
             self._window.clear()
             self._folded, self._folded_at = self._counts(), self._monotonic()
 
+    def blocked_seconds(self) -> float:
+        """Seconds for which a call would certainly be refused; 0 once somebody must try."""
+        return self.retry_after() if self._view.state is OPEN else 0.0
+
     def retry_after(self) -> float:
         """Seconds until it is worth asking again, 0 if now."""
         view = self._view

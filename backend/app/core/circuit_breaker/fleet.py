@@ -15,7 +15,7 @@ from app.core.circuit_breaker.breaker import CircuitBreaker
 from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
 from app.core.circuit_breaker.link import FleetLink
 from app.core.circuit_breaker.rules import CLOSED
-from app.core.circuit_breaker.wire import FORCE, FORCED, READ, REPORT, SCRIPTS, Keys, Word, read_message, read_word
+from app.core.circuit_breaker.wire import FORCE, FORCED, READ, REPORT, SCRIPTS, FleetWord, Keys, read_message, read_word
 from app.core.errors import Unavailable
 from app.core.redis import Redis, RedisError, Script
 
@@ -114,7 +114,7 @@ class BreakerFleet:
                 if isinstance(breaker.link, FleetLink):
                     yield breaker.link
 
-    def _find(self, name: str, word: Word) -> FleetLink | None:
+    def _find(self, name: str, word: FleetWord) -> FleetLink | None:
         """The link of a breaker; a keyed one that is in trouble elsewhere is made before its first call here."""
         if name in self._links:
             return self._links[name]
@@ -160,30 +160,21 @@ class BreakerFleet:
             LINK_UP.set(0)
             return None
 
-    async def read(self, *names: str) -> list[tuple[str, Word]] | None:
-        """What the fleet thinks of these, all of one group, and of the group's others that are in trouble. Learned."""
-        asked = {name: link.breaker.version for name in names if (link := self._known(name)) is not None}
-        answer = await self.run_script(READ, *self._read_call(names[0], names))
-        return None if answer is None else self._learn_rows(answer, asked)
-
-    def _known(self, name: str) -> FleetLink | None:
-        link = self._links.get(name)
-        if link is None:
-            family = self._families.get(name.partition(":")[0])
-            breaker = family.find(name.partition(":")[2]) if family is not None else None
-            link = breaker.link if breaker is not None and isinstance(breaker.link, FleetLink) else None
-        return link
+    async def read(self, breaker: CircuitBreaker) -> None:
+        """Learn what the fleet thinks of a circuit that has not heard of it yet."""
+        asked = {breaker.name: breaker.version}
+        rows = await self.run_script(READ, *self._read_call(breaker.name.partition(":")[0], [breaker.name]))
+        self._learn_rows(rows or (), asked)
 
     def _read_call(self, group: str, names: Iterable[str]) -> tuple[list[str], list[Any]]:
         return [self.keys.index(group)], [self.keys.prefix(group), MAX_LISTED, *names]
 
-    def _learn_rows(self, rows: Iterable[Sequence[bytes]], asked: dict[str, tuple[int, int]]) -> list[tuple[str, Word]]:
-        words = [(row[0].decode(), read_word(row[1:], self.now())) for row in rows]
-        for name, word in words:
+    def _learn_rows(self, rows: Iterable[Sequence[bytes]], asked: dict[str, tuple[int, int]]) -> None:
+        for row in rows:
+            name, word = row[0].decode(), read_word(row[1:], self.now())
             link = self._find(name, word)
             if link is not None:
                 link.heard(word, asked=asked.get(name))
-        return words
 
     # -- staying in step
 
@@ -299,7 +290,7 @@ class BreakerFleet:
 
     # -- for people
 
-    async def force(self, name: str, state: str, *, who: str, why: str) -> Word:
+    async def force(self, name: str, state: str, *, who: str, why: str) -> FleetWord:
         """`open`, `closed` or `auto`, for every replica and until told otherwise. Raises `Unavailable`."""
         args = [name, self.keys.channel, FORCED[state], who, why]
         try:
@@ -312,12 +303,12 @@ class BreakerFleet:
             link.heard(word, asked=None)
         return word
 
-    async def list(self, names: Iterable[str]) -> dict[str, Word]:
+    async def list(self, names: Iterable[str]) -> dict[str, FleetWord]:
         """The fleet's verdict on these, and on every keyed circuit of their groups in trouble. Raises `Unavailable`."""
         groups: dict[str, list[str]] = {}
         for name in names:
             groups.setdefault(name.partition(":")[0], []).append(name)
-        words: dict[str, Word] = {}
+        words: dict[str, FleetWord] = {}
         try:
             for group, members in groups.items():
                 for row in await READ(self._redis, *self._read_call(group, members)):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from app.core.circuit_breaker.breaker import CircuitBreaker
 from app.core.circuit_breaker.circuit import UNKNOWN, Delta, FleetLease
 from app.core.circuit_breaker.rules import CLOSED, HALF_OPEN, OPEN, View
-from app.core.circuit_breaker.wire import ACQUIRE, REPORT, SETTLE, Word, micros, read_seen, read_word, report_rules
+from app.core.circuit_breaker.wire import ACQUIRE, REPORT, SETTLE, FleetWord, micros, read_seen, read_word, report_rules
 
 if TYPE_CHECKING:
     from app.core.circuit_breaker.fleet import BreakerFleet
@@ -53,7 +53,7 @@ class FleetLink:
         breaker = self.breaker
         try:
             if breaker.version == UNKNOWN:
-                await self._fleet.read(breaker.name)
+                await self._fleet.read(breaker)
             while (delta := breaker.delta(successes=False)) is not None:
                 asked = breaker.version
                 answer = await self._fleet.run_script(REPORT, self._keys, self.report_args(delta))
@@ -143,7 +143,7 @@ class FleetLink:
             self._log_settled(word)
         return bool(answer[0] == 1)
 
-    def _log_settled(self, word: Word) -> None:
+    def _log_settled(self, word: FleetWord) -> None:
         numbers = self._numbers(word)
         if word.view.state is CLOSED:
             self.breaker.log(logging.INFO, "récupération réussie (CLOSED)", **numbers)
@@ -154,7 +154,7 @@ class FleetLink:
 
     # -- what others did
 
-    def heard(self, word: Word, *, asked: tuple[int, int] | None) -> None:
+    def heard(self, word: FleetWord, *, asked: tuple[int, int] | None) -> None:
         """A message, or an answer to a question about several breakers."""
         if self.breaker.learn(word.view, word.failures, asked=asked) and word.view.who != self._fleet.replica_id:
             view = word.view
@@ -162,7 +162,7 @@ class FleetLink:
             what = f"{_describe(view)} for the fleet by {view.who or 'nobody'} ({view.why or 'no history'})"
             self.breaker.log(level, what, **self._numbers(word))
 
-    def _numbers(self, word: Word) -> dict[str, Any]:
+    def _numbers(self, word: FleetWord) -> dict[str, Any]:
         view = word.view
         return {
             "scope": "fleet", "state": view.state.value, "epoch": view.epoch, "failures": word.failures,

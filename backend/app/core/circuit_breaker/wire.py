@@ -9,7 +9,7 @@ from app.core.circuit_breaker.rules import CLOSED, BreakerPolicy, Seen, State, V
 from app.core.redis import Script
 
 REPORT, ACQUIRE, SETTLE, FORCE, READ = (
-    Script(f"breaker_{name}", prelude="breaker_common") for name in ("report", "acquire", "settle", "force", "read")
+    Script(f"breaker_{name}", prelude="breaker_state") for name in ("report", "acquire", "settle", "force", "read")
 )
 SCRIPTS = (REPORT, ACQUIRE, SETTLE, FORCE, READ)
 
@@ -19,13 +19,14 @@ FORCED = {"open": "forced_open", "closed": "forced_closed", "auto": "closed"}
 _MICRO = 1_000_000
 
 
-class Word(NamedTuple):
+class FleetWord(NamedTuple):
     """The fleet's verdict on one breaker, as read just now. `age_seconds`: since the last change."""
 
     view: View
     failures: int
     rounds: int
     age_seconds: float
+    retry_after_seconds: float
 
 
 class Keys:
@@ -60,7 +61,7 @@ def report_rules(policy: BreakerPolicy) -> list[Any]:
     ]  # fmt: skip
 
 
-def read_word(fields: Sequence[bytes], now: float) -> Word:
+def read_word(fields: Sequence[bytes], now: float) -> FleetWord:
     """A view as the scripts return and publish it; `now` is monotonic."""
     life, epoch, state, left, failures, rounds, manual, who, why, age = fields
     name = state.decode()
@@ -71,10 +72,10 @@ def read_word(fields: Sequence[bytes], now: float) -> Word:
         value, int(epoch), until, forced=forced, life=int(life), local=False, manual=manual == b"1",
         why=why.decode(), who=who.decode(),
     )  # fmt: skip
-    return Word(view, int(failures), int(rounds), int(age) / _MICRO)
+    return FleetWord(view, int(failures), int(rounds), int(age) / _MICRO, int(left) / _MICRO)
 
 
-def read_message(data: bytes, now: float) -> tuple[str, Word]:
+def read_message(data: bytes, now: float) -> tuple[str, FleetWord]:
     """A published message: the breaker's name and the fleet's verdict."""
     name, *fields = data.split(b"\n")
     return name.decode(), read_word(fields, now)

@@ -1,7 +1,7 @@
 --[[
 breaker_acquire: ask for a probe's permit. Transition and grant are one round trip.
 
-KEYS     1 s · 2 w · 3 p · 4 index (see breaker_common)
+KEYS     1 s · 2 w · 3 p · 4 index (see breaker_state)
 ARGV     1 name · 2 channel · 3 replica · 4 lease, made up by the caller · 5 µs it lasts · 6 most leases alive · 7 successes that close
 Returns  {granted 0|1, changed 0|1, view…}
 

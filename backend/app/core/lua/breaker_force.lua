@@ -1,7 +1,7 @@
 --[[
 breaker_force: an operator's word.
 
-KEYS     1 s · 2 w · 3 p · 4 index (see breaker_common)
+KEYS     1 s · 2 w · 3 p · 4 index (see breaker_state)
 ARGV     1 name · 2 channel · 3 forced_open | forced_closed | closed (back to automatic, nothing counted) · 4 who · 5 why
 Returns  {1, view…}
 

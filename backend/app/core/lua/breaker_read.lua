@@ -1,7 +1,7 @@
 --[[
 breaker_read: the verdicts on some breakers of one group, and on all others of it that are worth knowing.
 
-KEYS     1 index (see breaker_common)
+KEYS     1 index (see breaker_state)
 ARGV     1 prefix of the group's keys · 2 most names out of the index · 3… names
 Returns  {name, view…} for each name asked for, then for each other name in the index, the latest change first
 

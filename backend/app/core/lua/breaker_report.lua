@@ -1,7 +1,7 @@
 --[[
 breaker_report: what one replica has seen since its last report; trips the breaker when the rule says so.
 
-KEYS     1 s · 2 w · 3 p · 4 index (see breaker_common)
+KEYS     1 s · 2 w · 3 p · 4 index (see breaker_state)
 ARGV     1 name · 2 channel · 3 life · 4 epoch the calls were made in · 5 replica
          6 calls · 7 failed · 8 slow · 9 of the failed, those after the last success · 10 µs the upstream asked for, 0 = none
          11 failures in a row that trip · 12 failure rate, 0 = no such rule · 13 slow rate, 0 = no such rule · 14 fewest calls for a rate

@@ -1,7 +1,7 @@
 --[[
 breaker_settle: how a probe ended.
 
-KEYS     1 s · 2 w · 3 p · 4 index (see breaker_common)
+KEYS     1 s · 2 w · 3 p · 4 index (see breaker_state)
 ARGV     1 name · 2 channel · 3 replica · 4 lease · 5 life · 6 epoch of its grant · 7 ok | fail | release
          8 µs the upstream asked for, 0 = none · 9 µs open · 10 longest µs open · 11 jitter to add, as a share · 12 successes that close
 Returns  {settled 0|1, changed 0|1, view…}

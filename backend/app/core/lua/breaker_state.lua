@@ -1,7 +1,7 @@
 --[[
-breaker_common: what the breaker_*.lua scripts share; put in front of each of them before it is sent.
+breaker_state: what the breaker_*.lua scripts share; put in front of each of them before it is sent.
 
-A breaker's keys, all in one slot (n = namespace, g = its name up to the first colon):
+KEYS     a breaker's, all in one slot (n = namespace, g = its name up to the first colon):
   n:breaker:{g}:<name>:s  hash  the verdict: state (closed, open, half_open, forced_open, forced_closed), epoch, life, until (µs),
                                 rounds (failed probes in a row), failures (at the trip), issued, oks, manual, who, why, at (µs)
   n:breaker:{g}:<name>:w  hash  the window: "<slot>|<replica>" -> "<calls> <failed> <slow>", and `run`, the failures in a row
@@ -11,6 +11,7 @@ A breaker's keys, all in one slot (n = namespace, g = its name up to the first c
 No hash: closed, epoch 0, life 0. Nothing is written before there is something to say.
 `life` is the server's time when the hash was created: after a flush or a failover it tells one history from another.
 Invariant  every change of state raises the epoch by one, empties window and leases, and is published by the script that makes it.
+Returns    nothing by itself; the scripts return a
 View       {life, epoch, state, µs left while open, failures, rounds, manual 0|1, who, why, µs since the change}, strings and integers
 Message    name and the view, joined by newlines
 ]]
