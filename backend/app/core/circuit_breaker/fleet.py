@@ -283,10 +283,14 @@ class BreakerFleet:
             if message["type"] == "subscribe":
                 self._sync_now.set()  # what was published before is not repeated
             elif message["type"] == "message":
-                name, word = read_message(message["data"], self.now())
-                link = self._find(name, word)
-                if link is not None:
-                    link.heard(word, asked=None)
+                self.hear(message["data"])
+
+    def hear(self, message: bytes) -> None:
+        """Learn from a published message. In any order, any number of times: only news counts."""
+        name, word = read_message(message, self.now())
+        link = self._find(name, word)
+        if link is not None:
+            link.heard(word, asked=None)
 
     # -- for people
 
