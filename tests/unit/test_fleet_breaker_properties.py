@@ -167,6 +167,9 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 2), chance=st.sampled_from([0.0, 0.5]))
     def call(self, number: int, chance: float) -> None:
+        self.begin(number, chance)
+
+    def begin(self, number: int, chance: float) -> Call | None:
         replica, self.chance = self.replicas[number], chance
         before = replica.breaker._view
         due = before.state is State.HALF_OPEN or (
@@ -177,6 +180,7 @@ class Fleet(RuleBasedStateMachine):
         if not due:
             assert replica.line.operations == operations, "closed and open calls are local"
             assert (call is not None) == (before.state is State.CLOSED)
+        return call
 
     async def _begin(self, replica: Replica) -> Call | None:
         started: list[Call] = []
@@ -212,7 +216,9 @@ class Fleet(RuleBasedStateMachine):
     @precondition(lambda self: self.calls)
     @rule(data=st.data(), outcome=st.sampled_from(["ok", "ok", "fail", "fail", "fail", "hold", "bad", "cancel"]))
     def end(self, data: Any, outcome: str) -> None:
-        call = data.draw(st.sampled_from(self.calls))
+        self.end_one(data.draw(st.sampled_from(self.calls)), outcome)
+
+    def end_one(self, call: Call, outcome: str) -> None:
         self.calls.remove(call)
         before = self.truth()
         timely = call.version == before["version"]
@@ -239,9 +245,34 @@ class Fleet(RuleBasedStateMachine):
         if not call.task.cancelled():
             call.task.exception()
 
-    # -- what the world does
+    @rule(numbers=st.tuples(st.integers(0, 2), st.integers(0, 2)))
+    def outage(self, numbers: tuple[int, int]) -> None:
+        """As many failures as it takes, if they count."""
+        for count in range(THRESHOLD):
+            self.call_and_end(numbers[count % 2], "fail")
+
+    @rule(number=st.integers(0, 2), outcome=st.sampled_from(["ok", "ok", "fail", "bad", "cancel"]))
+    def probe(self, number: int, outcome: str) -> None:
+        """At the moment the circuit is due."""
+        left = self.truth()["until"] / 1e6 - self.clock.seconds
+        self.clock.seconds += max(0.1, left + 0.01 if left < CAP * 2 else 0.1)
+        self.call_and_end(number, outcome)
 
     @rule(number=st.integers(0, 2))
+    def early(self, number: int) -> None:
+        """Just before the circuit is due."""
+        left = self.truth()["until"] / 1e6 - self.clock.seconds
+        if 2 < left < CAP * 2:
+            self.clock.seconds += left - 1
+        self.call(number, 0.0)
+
+    def call_and_end(self, number: int, outcome: str) -> None:
+        call = self.begin(number, 0.0)
+        if call is not None:
+            self.end_one(call, outcome)
+
+    # -- what the world does
+
     def crash(self, number: int) -> None:
         """Without a word; another one takes its place."""
         old = self.replicas[number]
@@ -277,11 +308,9 @@ class Fleet(RuleBasedStateMachine):
                 replica.inbox.remove(message)
             replica.fleet.hear(message)
 
-    @rule(number=st.integers(0, 2), fault=st.sampled_from(["request", "reply"]))
     def lose(self, number: int, fault: str) -> None:
         self.replicas[number].line.fault = fault
 
-    @rule(what=st.sampled_from(["down", "up", "up", "flush"]))
     def server(self, what: str) -> None:
         if what == "flush":
             self.run(self.redis.flushall())
@@ -293,13 +322,29 @@ class Fleet(RuleBasedStateMachine):
             for replica in self.replicas:
                 replica.line.cut = self.redis_down
 
-    @rule(state=st.sampled_from(["open", "closed", "auto", "auto"]), number=st.integers(0, 2))
     def force(self, state: str, number: int) -> None:
         replica = self.replicas[number]
         if not replica.line.cut:
             replica.line.fault = ""
             word = self.run(replica.fleet.force(NAME, state, who="operator", why="test"))
             assert word.view.manual
+
+    @rule(
+        number=st.integers(0, 2),
+        what=st.sampled_from(
+            ["crash", "crash", "request", "reply", "down", "up", "up", "flush", "open", "closed", "auto"]
+        ),
+    )
+    def trouble(self, number: int, what: str) -> None:
+        """One rule for all of it, so that most of a history is about circuits."""
+        if what == "crash":
+            self.crash(number)
+        elif what in ("request", "reply"):
+            self.lose(number, what)
+        elif what in ("down", "up", "flush"):
+            self.server(what)
+        else:
+            self.force(what, number)
 
     # -- what must hold
 

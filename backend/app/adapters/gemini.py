@@ -18,7 +18,8 @@ from app.core.circuit_breaker import (
 )
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
-from app.core.http_client import GetClient, HttpError, Response, get_http_client, request
+from app.core.errors import Overloaded
+from app.core.http_client import GetClient, HttpError, PoolFull, Response, get_http_client, request
 from app.core.resilience import ResiliencePolicy
 from app.core.retry import is_unavailable
 from app.domain.errors import ModelRefused, Unavailable
@@ -131,6 +132,8 @@ class GeminiModel:
                 payload=payload,
                 get_client=self._get_client,
             )
+        except PoolFull as exc:
+            raise Overloaded(DEPENDENCY, f"gemini: {exc}") from exc
         except HttpError as exc:
             # Asking twice costs tokens, not a customer's patience: an ambiguous failure is as good as a definite one.
             raise GeminiUnavailable(f"gemini: {exc}", passing=True) from exc

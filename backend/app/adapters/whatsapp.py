@@ -22,11 +22,13 @@ from app.core.circuit_breaker import (
 )
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
+from app.core.errors import Overloaded
 from app.core.http_client import (
     AmbiguousFailure,
     ConnectFailed,
     GetClient,
     HttpError,
+    PoolFull,
     Response,
     get_http_client,
     parse_retry_after,
@@ -165,6 +167,8 @@ class WhatsAppMessenger:
                 payload=body,
                 get_client=self._get_client,
             )
+        except PoolFull as exc:
+            raise Overloaded(DEPENDENCY, f"whatsapp: {exc}") from exc
         except ConnectFailed as exc:
             raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc
         except AmbiguousFailure as exc:

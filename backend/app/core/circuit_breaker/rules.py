@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from app.core.errors import DeadlineExceeded, Overloaded, Unavailable
-from app.core.http_client import is_network_error, status_error
+from app.core.http_client import is_network_error, is_pool_full, status_error
 
 PROBE_WAIT_SECONDS = 1.0
 """What a caller is told to wait while somebody else's probe is under way."""
@@ -52,7 +52,7 @@ Classify = Callable[[Exception], Verdict]
 
 def default_classify(exc: Exception) -> Verdict:
     """`Unavailable`, network errors, timeouts and HTTP 5xx failed; anything else is this request's own trouble."""
-    if isinstance(exc, (CircuitBreakerOpenError, DeadlineExceeded, Overloaded)):
+    if isinstance(exc, (CircuitBreakerOpenError, DeadlineExceeded, Overloaded)) or is_pool_full(exc):
         return IGNORED
     if isinstance(exc, Unavailable):
         return Verdict(failed=True, hold_seconds=exc.retry_after or 0.0)
