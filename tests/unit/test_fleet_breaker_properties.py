@@ -441,5 +441,5 @@ class Fleet(RuleBasedStateMachine):
 TestFleet = Fleet.TestCase
 TestFleet.settings = settings(
     max_examples=40, stateful_step_count=50, deadline=None,
-    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink a failure takes minutes: by hand, when there is one
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking a failure takes minutes: by hand
 )  # fmt: skip
