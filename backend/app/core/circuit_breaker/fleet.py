@@ -250,6 +250,7 @@ class BreakerFleet:
     async def _resync(self) -> None:
         while True:
             await self.sync()
+            _raise_if_cancelled()
             self._sync_now.clear()
             pause = RESYNC_SECONDS * (1 + RESYNC_SPREAD * random.uniform(-1, 1))  # noqa: S311
             try:
@@ -266,12 +267,14 @@ class BreakerFleet:
                     await self._follow(subscription)
             except (RedisError, OSError) as exc:
                 logger.info("circuit breakers: no push, the resync goes on", extra={"reason": str(exc)})
+            _raise_if_cancelled()
             await asyncio.sleep(RECONNECT_SECONDS * (0.5 + random.random()))  # noqa: S311
 
     async def _follow(self, subscription: Any) -> None:
         """Until the connection is lost, or says nothing when asked."""
         pinged = False
         while True:
+            _raise_if_cancelled()
             message = await subscription.get_message(timeout=QUIET_SECONDS)
             if message is None:
                 if pinged:
@@ -320,3 +323,10 @@ class BreakerFleet:
         except (RedisError, OSError) as exc:
             raise Unavailable("redis", str(exc)) from exc
         return words
+
+
+def _raise_if_cancelled() -> None:
+    """redis-py sends under `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes as it ends."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
