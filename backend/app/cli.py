@@ -1,16 +1,23 @@
-"""`chorus`: serve · demo · sandbox · migrate · doctor · account."""
+"""`chorus`: serve · demo · sandbox · migrate · doctor · breakers · account."""
 
 from __future__ import annotations
 
 import asyncio
+import getpass
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from app import __version__
 from app.core.config import Settings, SettingsError, load_settings
+
+if TYPE_CHECKING:
+    from app.services.breaker_service import BreakerService
+
+T = TypeVar("T")
 
 USAGE_ERROR = 2
 
@@ -111,6 +118,60 @@ def doctor(*, new_key: bool) -> None:
         if finding.mend:
             click.echo(f"        -> {finding.mend}")
     sys.exit(1 if any(finding.is_bad for finding in findings) else 0)
+
+
+@main.group()
+def breakers() -> None:
+    """The fleet's circuit breakers: gemini, whatsapp, supabase, and one for each account in trouble."""
+
+
+@breakers.command("list")
+def breakers_list() -> None:
+    """What every replica goes by, now."""
+    rows = asyncio.run(_on_breakers(lambda service: service.overview()))
+    click.echo(f"{'breaker':<32} {'state':<14} {'failures':>8} {'opens in':>9} {'epoch':>6}  why")
+    for name, row in rows.items():
+        state = f"{row['state']}, forced" if row["forced"] else row["state"]
+        wait = f"{row['retry_after']:.0f} s" if row["retry_after"] else "-"
+        why = f"{row['why']} ({row['who']}, {row['since_seconds']:.0f} s ago)" if row["why"] else ""
+        click.echo(f"{name:<32} {state:<14} {row['failure_count']:>8} {wait:>9} {row['epoch']:>6}  {why}".rstrip())
+
+
+def _breaker_command(name: str, what: str) -> None:
+    @breakers.command(name, help=what)
+    @click.argument("breaker")
+    @click.option("--why", default="by hand", show_default=True, help="Kept, and logged by every replica.")
+    def command(breaker: str, why: str) -> None:
+        from app.services.breaker_service import BreakerAction
+
+        action, who = BreakerAction(name), f"{getpass.getuser()} (cli)"
+        row = asyncio.run(_on_breakers(lambda service: service.force(breaker, action, who=who, why=why)))
+        click.echo(f"{row['name']}: {row['state']}{', forced' if row['forced'] else ''}, epoch {row['epoch']}")
+
+
+_breaker_command("open", "Refuse every call, on every replica, until `auto`.")
+_breaker_command("close", "Let every call through, whatever fails, until `auto`.")
+_breaker_command("auto", "Closed, nothing counted, deciding by itself again.")
+
+
+async def _on_breakers(action: Callable[[BreakerService], Awaitable[T]]) -> T:
+    from contextlib import AsyncExitStack
+
+    from app.core.circuit_breaker import CIRCUIT_BREAKERS, whatsapp_account_breakers
+    from app.core.redis import connect
+    from app.core.registry import Registry
+    from app.services.breaker_service import BreakerService
+    from app.wiring import REDIS_TIMEOUT_SECONDS, open_breakers
+
+    settings = _settings()
+    if not settings.redis_url:
+        raise SettingsError({"REDIS_URL": "is missing; the breakers' state is there"})
+    async with AsyncExitStack() as stack:
+        redis = connect(settings.redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
+        stack.push_async_callback(redis.aclose)
+        registry = Registry(redis, namespace=settings.redis_namespace, replica_id="cli")
+        fleet = open_breakers(settings, stack, registry)
+        return await action(BreakerService(fleet, CIRCUIT_BREAKERS, whatsapp_account_breakers))
 
 
 @main.group()

@@ -86,11 +86,15 @@ def _text(value: bytes | str) -> str:
 
 
 class Script:
-    """One Lua script from `core/lua/`, run by its digest."""
+    """One Lua script from `core/lua/`, run by its digest. `prelude`: another one to put in front of it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, prelude: str | None = None) -> None:
         self.name = name
-        self.source = resources.files("app.core").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+        self.source = "\n".join(
+            resources.files("app.core").joinpath("lua", f"{part}.lua").read_text(encoding="utf-8")
+            for part in (prelude, name)
+            if part is not None
+        )
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, client: Redis, keys: Sequence[str | bytes], args: Sequence[Any]) -> Any:

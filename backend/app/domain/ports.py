@@ -37,6 +37,10 @@ class Model(Protocol):
         """One answer within `deadline`. Raises `ModelRefused` when asking again is useless."""
         ...
 
+    def blocked_seconds(self) -> float:
+        """For how long `generate` would certainly fail without asking anybody; 0 if it is worth a try. No I/O."""
+        ...
+
 
 class Messenger(Protocol):
     async def send_text(self, account: Account, to: Recipient, text: str, *, outbound_key: str) -> str:
@@ -46,6 +50,10 @@ class Messenger(Protocol):
 
     async def mark_read(self, account: Account, wa_message_id: str, *, typing: bool) -> None:
         """Blue ticks, and "typing…" for at most 25 s if `typing`. A courtesy: callers ignore its failures."""
+        ...
+
+    def blocked_seconds(self, account: Account) -> float:
+        """For how long a send for `account` would certainly fail without asking anybody; 0 if it is worth a try."""
         ...
 
 
