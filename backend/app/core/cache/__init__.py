@@ -34,8 +34,10 @@ from prometheus_client import REGISTRY
 
 from app.core.cache.codec import FrozenDict, FrozenList, codec_for
 from app.core.cache.collector import CacheCollector
+from app.core.cache.counts import CacheStats
 from app.core.cache.decorator import CachedFunction, remember
-from app.core.cache.local import Cache, CacheStats, Keep
+from app.core.cache.keep import Keep
+from app.core.cache.tiers import Cache
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,11 +65,12 @@ def cached(
     type: Any = None,  # noqa: A002
     negative_ttl_seconds: float | None = None,
     stale_for_seconds: float = 0.0,
+    soft_timeout_seconds: float | None = None,
 ) -> Callable[[Callable[P, Awaitable[T]]], CachedFunction[P, T]]:
     """Cache a coroutine function's results by its arguments (str, int, bool, None, UUID, enums).
 
     Not for methods: `self` is no cache key.
     """
     codec = codec_for(type)
-    keep = Keep.of(ttl_seconds, negative_ttl_seconds, stale_for_seconds)
+    keep = Keep.of(ttl_seconds, negative_ttl_seconds, stale_for_seconds, soft_timeout_seconds)
     return lambda fn: remember(default_cache, fn, key_prefix, codec, keep)

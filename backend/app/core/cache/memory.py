@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from app.core.cache.channel import Channel
 from app.core.cache.codec import Codec
 
 ENTRY_OVERHEAD_BYTES = 300
@@ -15,13 +16,17 @@ ENTRY_OVERHEAD_BYTES = 300
 
 @dataclass(slots=True)
 class Entry:
-    """Fresh until `expires_at`, a stand-in for a failing source until `stale_until`; both monotonic seconds."""
+    """Fresh until `expires_at`, a stand-in for a failing source until `stale_until`; from `refresh_at` on whoever reads
+    it has it renewed (`due`). All monotonic seconds. Worth nothing while `channel` is not trusted."""
 
     value: Any
     codec: Codec
+    refresh_at: float
     expires_at: float
     stale_until: float
     size: int
+    channel: Channel
+    due: bool = False
 
 
 class Memory:
