@@ -89,6 +89,10 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
         stack.push_async_callback(blocking.aclose)
         store = await open_store(settings)
         stack.push_async_callback(store.aclose)
+        cache_url = settings.redis_cache_url or settings.redis_url or ""
+        await stack.enter_async_context(
+            cache.join_fleet(cache.default_cache, cache_url, namespace=settings.redis_namespace)
+        )
 
         queue = Queue(
             redis,

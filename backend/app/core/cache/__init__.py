@@ -37,6 +37,7 @@ from app.core.cache.collector import CacheCollector
 from app.core.cache.counts import CacheStats
 from app.core.cache.decorator import CachedFunction, remember
 from app.core.cache.keep import Keep
+from app.core.cache.membership import join_fleet
 from app.core.cache.tiers import Cache
 
 P = ParamSpec("P")
@@ -44,7 +45,8 @@ T = TypeVar("T")
 
 __all__ = [
     "Cache", "CacheCollector", "CacheStats", "CachedFunction", "FrozenDict", "FrozenList", "cached", "cleanup",
-    "default_cache", "get_cached_or_fetch", "invalidate_cache_pattern", "stats",
+    "default_cache", "get_cached_or_fetch", "invalidate_cache_pattern", "invalidate_everywhere", "join_fleet", "stats",
+    "write_fence",
 ]  # fmt: skip
 
 default_cache = Cache()
@@ -52,6 +54,8 @@ default_cache = Cache()
 
 get_cached_or_fetch = default_cache.get_or_fetch
 invalidate_cache_pattern = default_cache.invalidate
+invalidate_everywhere = default_cache.invalidate_everywhere
+write_fence = default_cache.write_fence
 stats = default_cache.stats
 cleanup = default_cache.cleanup
 

@@ -24,7 +24,9 @@ MAX_CONNECTIONS = 50
 
 
 @asynccontextmanager
-async def fleet(cache: Cache, url: str, *, namespace: str, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[SharedTier]:
+async def join_fleet(
+    cache: Cache, url: str, *, namespace: str, clock: Clock = SYSTEM_CLOCK
+) -> AsyncIterator[SharedTier]:
     """`cache` shares what it holds with every cache joined under the same `namespace`, until the end of the block.
 
     A Redis that is away delays the start by a second and prevents nothing.
