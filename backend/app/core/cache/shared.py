@@ -43,6 +43,7 @@ class SharedTier:
         self.shards = tuple(shards)
         self.owed = Owed(clock)
         self._monotonic = clock.monotonic
+        self._sleep = clock.sleep
         self._failed = asyncio.Event()
         for shard in self.shards:
             # Until the server has told its time, ours must do.
@@ -85,7 +86,7 @@ class SharedTier:
                 flight.uncached = True
                 value, json = await source(flight)
                 return value, len(json), None
-            await asyncio.sleep(wait * (0.5 + random.random() / 2))  # noqa: S311
+            await self._sleep(wait * (0.5 + random.random() / 2))  # noqa: S311
             wait, spend = min(1.5 * wait, MAX_WAIT_SECONDS), Spend(POLL_SECONDS)
 
     async def _load(self, flight: Flight, load_id: str, source: Source) -> tuple[Any, int, int | None]:
@@ -112,7 +113,7 @@ class SharedTier:
         with suppress(Unavailable):
             held = True
             while held:
-                await asyncio.sleep(LEASE_SECONDS / 3)
+                await self._sleep(LEASE_SECONDS / 3)
                 held = await shard.renew(key, load_id, _ms(LEASE_SECONDS), Spend(LEASE_SECONDS / 3))
 
     # --- invalidating ---
@@ -137,7 +138,7 @@ class SharedTier:
         """Carry out what is owed, for ever."""
         while True:
             await self._failed.wait()
-            await asyncio.sleep(RETRY_SECONDS * (0.5 + random.random() / 2))  # noqa: S311
+            await self._sleep(RETRY_SECONDS * (0.5 + random.random() / 2))  # noqa: S311
             await self.settle_owed()
 
     async def settle_owed(self) -> None:
