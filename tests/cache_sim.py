@@ -163,9 +163,10 @@ class World:
             self.replicas.append(self.within(lambda n=number: Replica(self, f"replica{n:09d}")))
 
     def close(self) -> None:
-        for task in asyncio.all_tasks(self.loop):
-            task.cancel()
-        self.spin()
+        while tasks := asyncio.all_tasks(self.loop):
+            for task in tasks:
+                task.cancel()
+            self.spin()
         self._feed.close()
         self.server.close()
         self.loop.close()

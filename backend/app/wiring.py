@@ -27,6 +27,7 @@ from app.core.circuit_breaker import gemini_circuit_breaker, supabase_circuit_br
 from app.core.config import Env, ReplicaRole, Settings
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client
+from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
 from app.core.queue import Queue
 from app.core.redis import connect as connect_redis
@@ -37,6 +38,7 @@ from app.domain.errors import Conflict
 from app.domain.ports import Store
 from app.services.account_service import AccountService
 from app.services.bot_service import BotService
+from app.services.cache_relay import CacheRelay
 from app.services.conversation_service import ConversationService
 from app.services.delivery import Delivery
 from app.services.health_service import Dependency, HealthService
@@ -54,6 +56,8 @@ UPSTREAM_PROBE_SECONDS = 30.0
 AUDIT_SECONDS = 60.0
 STUCK_SECONDS = 15.0
 """The worker beats about once a second."""
+RELAY_LEASE_SECONDS = 6.0
+"""Three rounds of the relay, which renews it in every one."""
 BOOTSTRAP_SLUG = "default"
 
 
@@ -102,6 +106,16 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
             max_pending=settings.queue_max_pending,
         )
         stack.push_async_callback(queue.aclose)
+        relay = CacheRelay(
+            store,
+            cache.invalidate_everywhere,
+            Lease(
+                redis,
+                key=f"{settings.redis_namespace}:{{fleet}}:cache_relay",
+                holder=_replica_id(),
+                seconds=RELAY_LEASE_SECONDS,
+            ),
+        )
         registry = Registry(redis, namespace=settings.redis_namespace, replica_id=_replica_id())
         cipher = TokenCipher(_values(settings.encryption_key))
         model = GeminiModel(
@@ -189,6 +203,7 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
         await health.probe_all()
         await _bootstrap_account(settings, store, cipher)
         stack.push_async_callback(supervisor.stop)
+        supervisor.start("cache_relay", relay.run)
         _start_loops(replica, registry)
         health.started()
         try:

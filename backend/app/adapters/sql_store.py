@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import TypeAdapter
 
+from app.adapters.sql_invalidations import SqlInvalidations
 from app.core.circuit_breaker import IGNORED, CircuitBreaker, Verdict, default_classify, supabase_circuit_breaker
 from app.core.deadline import Deadline
 from app.core.errors import Unavailable
@@ -143,7 +144,7 @@ _CONFLICTS = {
 }
 
 
-class SqlStore(Store):
+class SqlStore(SqlInvalidations, Store):
     """The whole port, less the way to the database."""
 
     def __init__(self, policy: ResiliencePolicy) -> None:
