@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from app.core.cache import shard as shard_module
-from app.core.cache import tiers
+from app.core.cache import loading, tiers
 from app.core.cache.channel import Channel
 from app.core.cache.keep import Flight
 from app.core.redis import Script
@@ -360,7 +360,7 @@ def no_dirty_mark(monkeypatch: pytest.MonkeyPatch) -> None:
         __slots__ = ()
         dirty = property(lambda _self: False, lambda _self, _value: None)
 
-    monkeypatch.setattr(tiers, "Flight", Spotless)
+    monkeypatch.setattr(loading, "Flight", Spotless)
 
 
 def no_gap_check(monkeypatch: pytest.MonkeyPatch) -> None:

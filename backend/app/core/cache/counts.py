@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Counts:
-    hits: int = 0
     shared_hits: int = 0
     misses: int = 0
     coalesced: int = 0
