@@ -36,6 +36,7 @@ from app.core.cache.codec import FrozenDict, FrozenList, codec_for
 from app.core.cache.collector import CacheCollector
 from app.core.cache.counts import CacheStats
 from app.core.cache.decorator import CachedFunction, remember
+from app.core.cache.inspection import inspect_key, survey
 from app.core.cache.keep import Keep
 from app.core.cache.membership import join_fleet
 from app.core.cache.tiers import Cache
@@ -45,8 +46,8 @@ T = TypeVar("T")
 
 __all__ = [
     "Cache", "CacheCollector", "CacheStats", "CachedFunction", "FrozenDict", "FrozenList", "cached", "cleanup",
-    "default_cache", "get_cached_or_fetch", "invalidate_cache_pattern", "invalidate_everywhere", "join_fleet", "stats",
-    "write_fence",
+    "default_cache", "get_cached_or_fetch", "inspect_key", "invalidate_cache_pattern", "invalidate_everywhere",
+    "join_fleet", "stats", "survey", "write_fence",
 ]  # fmt: skip
 
 default_cache = Cache()

@@ -8,6 +8,8 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
+from prometheus_client import Histogram
+
 from app.core.cache.channel import LOCAL
 from app.core.cache.codec import Codec
 from app.core.cache.counts import Counts
@@ -17,10 +19,13 @@ from app.core.cache.shared import SharedTier
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.http_client import is_network_error
+from app.core.metrics import FAST_SECONDS
 
 logger = logging.getLogger("app.core.cache")
 
 T = TypeVar("T")
+
+LOAD_SECONDS = Histogram("chorus_cache_load_seconds", "Time a load from the source took", buckets=FAST_SECONDS)
 
 
 class Loading:
@@ -203,7 +208,9 @@ class Loading:
                 raise Unavailable("source", message) from exc
             raise
         finally:
-            self._counts.load_seconds += self._monotonic() - started
+            seconds = self._monotonic() - started
+            self._counts.load_seconds += seconds
+            LOAD_SECONDS.observe(seconds)
 
     # --- memory ---
 

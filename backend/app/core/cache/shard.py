@@ -128,13 +128,21 @@ class Shard:
         assert target.kind is Kind.PATTERN  # noqa: S101
         deleted = 0
         for family, parts in (("l", 1), ("d", 2)):
-            async for page in self._link.scan(f"{_escape(self._prefix)}{family}:*"):
-                keys = {name.removeprefix(self._prefix).split(":", parts)[parts] for name in page}
+            async for keys in self.names(family, parts=parts):
                 doomed = [key for key in keys if target.matches(key)]
                 if doomed:
                     deleted += await self.invalidate(doomed, Spend(call_seconds))
         await self.bump(target, Spend(call_seconds))
         return deleted
+
+    async def names(self, family: str, *, parts: int) -> AsyncIterator[set[str]]:
+        """Pages of the keys that have a value (`d`, two parts before the key) or a lease (`l`, one)."""
+        async for page in self._link.scan(f"{_escape(self._prefix)}{family}:*"):
+            yield {name.removeprefix(self._prefix).split(":", parts)[parts] for name in page}
+
+    async def run(self, script: Script, args: Sequence[Any], spend: Spend) -> Any:
+        """Another script on this shard's keys."""
+        return await self._link.run(script, self._keys, args, spend)
 
     async def beat(self, spend: Spend) -> tuple[int, int]:
         """The sequence, and the server's time in µs."""
