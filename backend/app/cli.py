@@ -1,4 +1,4 @@
-"""`chorus`: serve · demo · sandbox · migrate · doctor · breakers · account."""
+"""`chorus`: serve · demo · sandbox · migrate · doctor · breakers · cache · account."""
 
 from __future__ import annotations
 
@@ -193,6 +193,63 @@ def account_add(**fields: Any) -> None:
     """Create an account."""
     created = asyncio.run(_add_account(_settings(), fields))
     click.echo(f"created account {created.id} ({created.slug})")
+
+
+@main.group()
+def cache() -> None:
+    """What the replicas share: look, and forget. What a replica has in memory is at its /admin/cache."""
+
+
+@cache.command("stats")
+def cache_stats() -> None:
+    """Count what Redis holds, group by group. Goes through all its keys."""
+    from app.core.cache import survey
+
+    view = asyncio.run(_with_shared_cache(lambda _cache, shared: survey(shared)))
+    for group, count in sorted(view.values.items()):
+        click.echo(f"{count:8d}  {group or '(no group)'}")
+    click.echo(f"{sum(view.values.values()):8d}  values; {view.held} loads or writers under way")
+
+
+@cache.command("invalidate")
+@click.argument("patterns", nargs=-1, required=True)
+def cache_invalidate(patterns: tuple[str, ...]) -> None:
+    """Forget keys, groups (user:*) or globs on every replica. Exit code 1 if Redis did not take it."""
+    asyncio.run(_with_shared_cache(lambda cache, _shared: cache.invalidate_everywhere(*patterns)))
+    click.echo(f"forgotten: {', '.join(patterns)}")
+
+
+@cache.command("inspect")
+@click.argument("key")
+@click.option("--value", is_flag=True, help="Show the values too; an account's contain its verify token.")
+def cache_inspect(key: str, *, value: bool) -> None:
+    """Show what Redis holds of one key."""
+    from app.core.cache import inspect_key
+
+    view = asyncio.run(_with_shared_cache(lambda _cache, shared: inspect_key(shared, key)))
+    if view.held_by:
+        click.echo(f"held by {view.held_by} for at most {view.held_seconds:.1f} s")
+    for copy in view.copies:
+        state = (
+            f"fresh for {copy.fresh_seconds:.0f} s" if copy.counts and copy.fresh_seconds > 0 else "no longer an answer"
+        )
+        click.echo(f"{len(copy.json)} bytes of schema {copy.fingerprint}, {state}, kept for {copy.kept_seconds:.0f} s")
+        if value:
+            click.echo(copy.json.decode())
+    if not view.copies:
+        click.echo("no value")
+
+
+async def _with_shared_cache(act: Callable[[Any, Any], Awaitable[Any]]) -> Any:
+    from app.core.cache import Cache, join_fleet
+
+    settings = _settings()
+    url = settings.redis_cache_url or settings.redis_url
+    if not url:
+        raise SettingsError({"REDIS_URL": "is missing; e.g. redis://127.0.0.1:6379/0"})
+    cache = Cache()
+    async with join_fleet(cache, url, namespace=settings.redis_namespace) as shared:
+        return await act(cache, shared)
 
 
 async def _add_account(settings: Settings, fields: dict[str, Any]) -> Any:

@@ -27,6 +27,7 @@ from app.core.circuit_breaker import CIRCUIT_BREAKERS, OP_SECONDS, BreakerFleet,
 from app.core.config import Env, IngestFallback, ReplicaRole, Settings
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client
+from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
 from app.core.pacing import Pacer
 from app.core.queue import Queue
@@ -39,6 +40,7 @@ from app.domain.ports import Store
 from app.services.account_service import AccountService
 from app.services.bot_service import BotService
 from app.services.breaker_service import BreakerService
+from app.services.cache_relay import CacheRelay
 from app.services.conversation_service import ConversationService
 from app.services.delivery import PER_PAIR, Delivery, per_number
 from app.services.health_service import Dependency, HealthService
@@ -60,6 +62,8 @@ UPSTREAM_PROBE_SECONDS = 30.0
 AUDIT_SECONDS = 60.0
 STUCK_SECONDS = 15.0
 """The worker beats about once a second."""
+RELAY_LEASE_SECONDS = 6.0
+"""Three rounds of the relay, which renews it in every one."""
 BOOTSTRAP_SLUG = "default"
 
 
@@ -141,6 +145,10 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
     stack.push_async_callback(breakers.leave)
     store = await open_store(settings)
     stack.push_async_callback(store.aclose)
+    cache_url = settings.redis_cache_url or settings.redis_url or ""
+    await stack.enter_async_context(
+        cache.join_fleet(cache.default_cache, cache_url, namespace=settings.redis_namespace)
+    )
     cipher = TokenCipher(_values(settings.encryption_key))
     return Outside(
         redis=redis,
@@ -279,11 +287,23 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
     if replica.fallback is not None:
         start("inbox_mover", replica.fallback.run)
     start("circuit_breakers", outside.breakers.run)
+    start("cache_relay", _cache_relay(replica.settings, outside).run)
     start("bootstrap_account", lambda: _bootstrap_account(replica.settings, outside))
     if replica.worker is not None:
         start("worker", replica.worker.run, beat_within_seconds=STUCK_SECONDS)
         start("lease_renewal", replica.worker.renew)
         start("audit", audit)
+
+
+def _cache_relay(settings: Settings, outside: Outside) -> CacheRelay:
+    """Carries out what committed changes have made old, whoever made them; one replica at a time."""
+    lease = Lease(
+        outside.redis,
+        key=f"{settings.redis_namespace}:{{fleet}}:cache_relay",
+        holder=outside.registry.replica_id,
+        seconds=RELAY_LEASE_SECONDS,
+    )
+    return CacheRelay(outside.store, cache.invalidate_everywhere, lease)
 
 
 def open_breakers(settings: Settings, stack: AsyncExitStack, registry: Registry) -> BreakerFleet:

@@ -50,6 +50,7 @@ async def set_breaker(replica: Replica, user: Operator, name: str, body: Breaker
 
 @router.get("/cache")
 async def cache() -> dict[str, Any]:
+    """This replica's."""
     return asdict(stats())
 
 

@@ -20,6 +20,7 @@ from app.domain.models import (
     Generation,
     Inbound,
     InboundMessage,
+    Invalidation,
     Message,
     Page,
     Prompt,
@@ -241,8 +242,28 @@ class InboxStore(Protocol):
     async def inbox_delete(self, rows: Sequence[int]) -> None: ...
 
 
-class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, Protocol):
-    """All of it: one adapter implements the four."""
+class InvalidationStore(Protocol):
+    """What committed changes have made old in the caches, remembered with the commit itself, whoever made it."""
+
+    async def pending_invalidations(self, *, limit: int) -> tuple[Invalidation, ...]:
+        """The oldest first."""
+        ...
+
+    async def settle_invalidations(self, ids: Sequence[int]) -> None:
+        """They have been carried out."""
+        ...
+
+    async def wait_for_invalidations(self, timeout_seconds: float) -> None:
+        """Returns when there may be new ones: at once where the database notifies, else after `timeout_seconds`."""
+        ...
+
+    async def ignore_invalidations(self) -> None:
+        """Stop listening until the next `wait_for_invalidations`: somebody else does."""
+        ...
+
+
+class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, InvalidationStore, Protocol):
+    """All of it: one adapter implements the five."""
 
     async def ping(self) -> None:
         """One round trip. Raises `Unavailable`."""
@@ -256,6 +277,6 @@ class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, Protocol):
 
 
 __all__ = [
-    "AccountStore", "ConversationStore", "InboxStore", "Messenger", "Model", "ReplyStore", "SendDecision", "Store",
-    "TokenVerifier",
+    "AccountStore", "ConversationStore", "InboxStore", "InvalidationStore", "Messenger", "Model", "ReplyStore",
+    "SendDecision", "Store", "TokenVerifier",
 ]  # fmt: skip
