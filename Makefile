@@ -32,8 +32,14 @@ check: setup     ## ruff, types, import contracts
 	"$(BIN)/mypy"
 	"$(BIN)/lint-imports"
 
-bench: setup     ## figures side by side with peers and floors (tests/bench/)
-	"$(BIN)/python" -m tests.bench
+bench: setup .venv-bench/.installed ## figures side by side with peers and floors (BENCH="ingest end_to_end queue": only these)
+	"$(BIN)/python" -m tests.bench $(BENCH)
+
+.venv-bench/.installed: requirements-bench.lock
+	@test -x .venv-bench/bin/python || "$(BIN)/python" -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	@echo '*' > .venv-bench/.gitignore
+	@touch "$@"
 
 lock: setup      ## renew requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
