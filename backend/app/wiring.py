@@ -127,6 +127,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
         blocking,
         namespace=settings.redis_namespace,
         debounce_seconds=settings.debounce_seconds,
+        lease_seconds=settings.lease_seconds,
         max_pending=settings.queue_max_pending,
     )
     stack.push_async_callback(queue.aclose)
