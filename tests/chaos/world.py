@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 import asyncpg
 import httpx
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
 
 from app.core.http_client import close_http_client
 from app.core.secrets import TokenCipher
@@ -151,7 +153,9 @@ async def _watched(servers: EmbeddedServers, fleet: LocalFleet, lease_seconds: f
     await sandbox.change_behaviour(
         messages_per_second=0, shuffle=True, duplicate_rate=0.1, callback_timeout_seconds=2, sent_after_seconds=0.01
     )
-    server = redis.asyncio.Redis.from_url(servers.redis_url, socket_timeout=2, socket_connect_timeout=2)
+    server = redis.asyncio.Redis.from_url(
+        servers.redis_url, socket_timeout=2, socket_connect_timeout=2, retry=Retry(ConstantBackoff(0.1), 30)
+    )
     try:
         async with httpx.AsyncClient(timeout=10) as http:
             yield World(servers, fleet, sandbox, http, server, lease_seconds, LogWatch())
