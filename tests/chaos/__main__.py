@@ -7,6 +7,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from .run import Plan, run
 from .world import running_world
@@ -24,12 +25,15 @@ async def main() -> int:
     parser.add_argument("--seconds", type=float, default=180, help="how long messages and faults go on")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
     parser.add_argument("--configuration", choices=[*CONFIGURATIONS], action="append")
+    parser.add_argument("--logs", type=Path, help="keep all that the replicas wrote in this file")
     chosen = parser.parse_args()
     failed = False
     for name in chosen.configuration or CONFIGURATIONS:
         plan = Plan(chosen.messages, max(1, chosen.messages // 16), chosen.seconds, chosen.seed, full=True)
         async with running_world(businesses=4, settings=CONFIGURATIONS[name]) as world:
             report = await run(world, plan)
+            if chosen.logs:
+                chosen.logs.write_text(world.logs.text, encoding="utf-8")
         problems = [f"BROKEN: {problem}" for problem in report.verdict.problems]
         sys.stdout.write("\n".join([f"--- {name} ---", report.table(), *problems, ""]))
         sys.stdout.flush()

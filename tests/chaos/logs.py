@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,8 +34,22 @@ class LogWatch:
         self._seen[log] = size
 
     @property
-    def characters(self) -> int:
-        return sum(map(len, self._texts))
+    def text(self) -> str:
+        return "".join(self._texts)
+
+    def errors(self) -> Counter[str]:
+        """Lines at level error by their words, and lines that are no JSON: each is a bug, or a fault of the run."""
+        found: Counter[str] = Counter()
+        for line in (line for text in self._texts for line in text.splitlines()):
+            try:
+                event = json.loads(line)
+            except ValueError:
+                found[line[:80]] += 1
+                continue
+            if event["level"] in ("error", "critical"):
+                last = event.get("exception", "").splitlines()[-1:]
+                found[" ".join([event["event"], *last])[:120]] += 1
+        return found
 
     def secrets_in(self, secrets: Iterable[str], phones: Iterable[str]) -> list[str]:
         """Lines that contain a secret, a phone number or a message's text; at most ten of them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import redis.asyncio
 from redis.exceptions import RedisError
@@ -20,8 +21,9 @@ class LeaseWatch:
         self._redis = server
 
     async def held(self) -> dict[bytes, tuple[bytes, float]]:
-        owners = await self._redis.hgetall(f"{PREFIX}own")
-        ends = dict(await self._redis.zrange(f"{PREFIX}lease", 0, -1, withscores=True))
+        owners: Any = await self._redis.hgetall(f"{PREFIX}own")
+        leases: Any = await self._redis.zrange(f"{PREFIX}lease", 0, -1, withscores=True)
+        ends = dict(leases)
         return {box: (token, ends[box]) for box, token in owners.items() if box in ends}
 
     async def orphans_taken_over(self, died_at: float, *, within_seconds: float) -> list[float]:
@@ -60,10 +62,10 @@ class LeaseWatch:
 
     async def _token(self) -> bytes | None:
         try:
-            token: bytes | None = await self._redis.get(f"{PREFIX}tok")
+            token: Any = await self._redis.get(f"{PREFIX}tok")
         except RedisError:
-            token = None
-        return token
+            return None
+        return None if token is None else bytes(token)
 
     async def _now_ms(self) -> float:
         seconds, micros = await self._redis.time()

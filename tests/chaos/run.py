@@ -41,11 +41,17 @@ class Report:
     resumptions: Sequence[float]
     quiet_after: float
     seconds: float
-    lease_seconds: float
+    outages: Sequence[tuple[float, float]]
+    errors: Counter[str]
+    """What the replicas logged as errors."""
+
+    def _in_an_outage(self, post: Post) -> bool:
+        return any(post.at < end and post.at + post.seconds > began for began, end in self.outages)
 
     def table(self) -> str:
         verdict, full = self.verdict, [post.seconds for post in self.posts if post.status == 200]
         refused = [post.seconds for post in self.posts if post.status == 503]
+        calm = [post.seconds for post in self.posts if post.status == 200 and not self._in_an_outage(post)]
         silent = sum(not post.status for post in self.posts)
         rows = [
             ("seed", f"{self.plan.seed}"),
@@ -61,14 +67,17 @@ class Report:
             ("dead letters (all poison)", f"{verdict.dead}"),
             ("webhook posts: 200 / 503 / no answer", f"{len(full)} / {len(refused)} / {silent}"),
             ("accept (200) p50 / p99", f"{_percentiles(full)}"),
+            ("accept while nothing is away p50 / p99", f"{_percentiles(calm)}"),
             ("refuse (503) longest", f"{max(refused, default=0) * 1000:.0f} ms"),
             ("webhook -> send p50 / p99", f"{_percentiles(verdict.webhook_to_send)}"),
             ("taken over after SIGKILL: number, longest", _longest(self.recoveries)),
             ("work resumed after Valkey: number, longest", _longest(self.resumptions)),
             ("quiet after the last fault and message", f"{self.quiet_after:.1f} s"),
             ("whole run", f"{self.seconds:.0f} s"),
+            ("lines logged as errors", f"{sum(self.errors.values())}"),
+            *((f"  {words}", str(count)) for words, count in sorted(self.errors.items())),
         ]  # fmt: skip
-        width = max(len(name) for name, _ in rows)
+        width = max(len(name) for name, _ in rows if not name.startswith("  "))
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
@@ -100,7 +109,7 @@ async def run(world: World, plan: Plan) -> Report:
     _within_bars(verdict, world, schedule)
     return Report(
         plan, verdict, schedule.injected, poster.posts, traffic.repeats, schedule.recoveries, schedule.resumptions,
-        quiet_after, time.monotonic() - started, world.lease_seconds,
+        quiet_after, time.monotonic() - started, schedule.outages, world.logs.errors(),
     )  # fmt: skip
 
 
@@ -133,7 +142,7 @@ async def _counted_once(verdict: Verdict, world: World, *, events: int) -> None:
 def _nothing_secret(verdict: Verdict, world: World, messages_people: set[str]) -> None:
     for replica in world.fleet.replicas:
         world.logs.look(replica.log_file)
-    verdict.expect(world.logs.characters > 0, "the replicas logged nothing: nothing was checked")
+    verdict.expect(bool(world.logs.text), "the replicas logged nothing: nothing was checked")
     leaks = world.logs.secrets_in(world.secrets(), messages_people)
     verdict.expect(not leaks, f"the logs repeat what they must not: {leaks}")
 

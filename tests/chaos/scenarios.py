@@ -12,6 +12,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from app.sandbox.webhooks import Business
+
 from .traffic import Message, conversation, payload, sender
 from .verdict import judge
 from .world import World
@@ -34,8 +36,8 @@ class Stage:
         self.messages: list[Message] = []
         self._number = 0
 
-    def conversation(self, count: int) -> list[Message]:
-        messages = conversation(self._number, self.world.businesses[0], count=count, run=self.run)
+    def conversation(self, count: int, business: Business | None = None) -> list[Message]:
+        messages = conversation(self._number, business or self.world.businesses[0], count=count, run=self.run)
         self._number += 1
         return messages
 

@@ -65,6 +65,9 @@ class Schedule:
     resumptions: list[float] = field(default_factory=list)
     """Seconds from the return of Valkey until the next claim."""
 
+    outages: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when (Unix seconds) Valkey or a replica was away."""
+
     def __post_init__(self) -> None:
         self._random = random.Random(f"{self.seed}-processes")
         self._watch = LeaseWatch(self.world.redis)
@@ -93,7 +96,9 @@ class Schedule:
             for name in self._random.sample(self.processes, len(self.processes)):
                 if not first and time.monotonic() >= deadline:
                     break
+                began = time.time()
                 await steps[name]()
+                self.outages.append((began, time.time()))
                 self.injected[name] += 1
                 await asyncio.sleep(BETWEEN_SECONDS)
             first = False
@@ -103,7 +108,7 @@ class Schedule:
         order = rng.sample(self.rules, len(self.rules))
         await self.world.sandbox.add_fault("gemini", seed=self.seed, **SLOW_GEMINI)
         for name, rule in order:
-            match = {"match": {"operation": "send"}} if rule["target"] == "whatsapp" else {}
+            match: Rule = {"match": {"operation": "send"}} if rule["target"] == "whatsapp" else {}
             fault = await self.world.sandbox.add_fault(**rule, **match, seed=self.seed)
             self._rule_ids.append((name, fault))
             await asyncio.sleep(self.seconds / len(order))

@@ -72,7 +72,7 @@ def sender(urls: Sequence[str], *, app_secret: str, seed: int = 0) -> TimedSende
 
 
 def conversation(number: int, business: Business, *, count: int, run: str) -> list[Message]:
-    person = Person(f"336{int(run, 16) % 1000:03d}{number:05d}", f"Customer {number}")
+    person = Person(f"336{int(run, 16) % 10_000:04d}{number:04d}", f"Customer {number}")
     return [
         Message(
             number, m, f"wamid.chaos-{run}-c{number}m{m}", f"Do you have {SECRET_WORD} tart? #c{number}m{m}",

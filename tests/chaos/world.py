@@ -151,8 +151,9 @@ async def _watched(servers: EmbeddedServers, fleet: LocalFleet, lease_seconds: f
     sandbox = SandboxClient(fleet.sandbox.url)
     await sandbox.set_callbacks(fleet.webhook_urls, app_secret=fleet.keys.app_secret)
     await sandbox.change_behaviour(
-        messages_per_second=0, shuffle=True, duplicate_rate=0.1, callback_timeout_seconds=2, sent_after_seconds=0.01
-    )
+        messages_per_second=0, shuffle=True, duplicate_rate=0.1, callback_timeout_seconds=2, sent_after_seconds=0.01,
+        redelivery_seconds=[0.0, 0.2, 1.0, *[2.0] * 60],
+    )  # fmt: skip
     server = redis.asyncio.Redis.from_url(
         servers.redis_url, socket_timeout=2, socket_connect_timeout=2, retry=Retry(ConstantBackoff(0.1), 30)
     )
