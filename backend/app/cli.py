@@ -45,11 +45,15 @@ def main() -> None:
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (PORT).")
 def serve(host: str | None, port: int | None) -> None:
     """Run one replica until SIGTERM or Ctrl-C."""
+    from app.core.config import Env
     from app.core.logging import configure_logging
+    from app.doctor import refuse_unsafe_redis
     from app.server import serve as run
 
     settings = _settings(host=host, port=port)
     settings.check_serve()
+    if settings.app_env is Env.PRODUCTION:
+        asyncio.run(refuse_unsafe_redis(settings))
     configure_logging(settings.log_level, settings.log_format)
     run(settings)
 

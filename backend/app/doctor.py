@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from app.core.http_client import close_http_client
 from app.core.redis import configured as redis_configured
 from app.core.redis import connect, describe
 from app.core.secrets import TokenCipher
+from app.domain.errors import ConfigurationError
 from app.wiring import open_store
 
 CHECK_TIMEOUT_SECONDS = 10.0
@@ -68,6 +69,18 @@ def _settings(settings: Settings) -> list[Finding]:
     return findings
 
 
+async def refuse_unsafe_redis(settings: Settings) -> None:
+    """In production a Redis that forgets or evicts is refused before the first message is accepted. One that is away is
+    not: the replica starts and answers 503 until it is back. Raises `ConfigurationError`."""
+    async with AsyncExitStack() as stack:
+        findings = await _redis(settings, stack)
+    if any(finding.subject == "redis" and finding.is_bad for finding in findings):
+        return
+    for finding in findings:
+        if finding.is_bad:
+            raise ConfigurationError("REDIS_URL", f"{finding.detail}; set {finding.mend}")
+
+
 async def _redis(settings: Settings, stack: AsyncExitStack) -> list[Finding]:
     client = connect(settings.redis_url or "", timeout_seconds=2)
     stack.push_async_callback(client.aclose)
@@ -76,22 +89,20 @@ async def _redis(settings: Settings, stack: AsyncExitStack) -> list[Finding]:
         fsync = await redis_configured(client, "appendfsync")
     except Unavailable as exc:
         return [Finding("redis", "bad", str(exc), "start it, or correct REDIS_URL")]
+    return [Finding("redis", "ok", f"{about['version']}, {about['role']}"), *_unsafe(settings, about, fsync)]
+
+
+def _unsafe(settings: Settings, about: Mapping[str, Any], fsync: str | None) -> Iterator[Finding]:
     severity = "bad" if settings.app_env is Env.PRODUCTION else "warn"
-    findings = [Finding("redis", "ok", f"{about['version']}, {about['role']}")]
     if about["persistence"] != "aof":
-        findings.append(
-            Finding(
-                "redis persistence", severity, "appendonly is off: a restart loses accepted messages", "appendonly yes"
-            )
-        )
+        detail = "appendonly is off: a restart loses accepted messages"
+        yield Finding("redis persistence", severity, detail, "appendonly yes")
     if about["eviction"] != "noeviction":
-        mend = "maxmemory-policy noeviction; give the cache a server of its own with REDIS_CACHE_URL"
-        findings.append(Finding("redis eviction", severity, f"{about['eviction']}: a full server drops messages", mend))
+        detail = f"maxmemory-policy is {about['eviction']}: a full server drops messages"
+        mend = "maxmemory-policy noeviction; the cache can have a server of its own with REDIS_CACHE_URL"
+        yield Finding("redis eviction", severity, detail, mend)
     if settings.durability is Durability.FSYNC and fsync != "always":
-        findings.append(
-            Finding("redis fsync", "bad", f"DURABILITY=fsync but appendfsync is {fsync}", "appendfsync always")
-        )
-    return findings
+        yield Finding("redis fsync", "bad", f"DURABILITY=fsync, but appendfsync is {fsync}", "appendfsync always")
 
 
 async def _database(settings: Settings, stack: AsyncExitStack) -> list[Finding]:

@@ -24,7 +24,7 @@ from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.core import cache
 from app.core.circuit_breaker import gemini_circuit_breaker, supabase_circuit_breaker, whatsapp_circuit_breaker
-from app.core.config import Env, ReplicaRole, Settings
+from app.core.config import Env, IngestFallback, ReplicaRole, Settings
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client
 from app.core.lifecycle import Supervisor
@@ -41,6 +41,7 @@ from app.services.bot_service import BotService
 from app.services.conversation_service import ConversationService
 from app.services.delivery import PER_PAIR, Delivery, per_number
 from app.services.health_service import Dependency, HealthService
+from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
 
@@ -48,6 +49,9 @@ logger = logging.getLogger(__name__)
 
 REDIS_TIMEOUT_SECONDS = 1.0
 """The webhook promises 503 within a second (DESIGN §3)."""
+PUT_SECONDS = 0.9
+DIVERT_SECONDS = 0.2
+"""With somewhere else to go there is no point in waiting for a Redis that does not answer."""
 BLOCKING_TIMEOUT_SECONDS = 3.0
 """Above the longest block, which is one second."""
 PROBE_SECONDS = 5.0
@@ -69,6 +73,7 @@ class Replica:
 
     services: Services
     ingest: IngestService
+    fallback: InboxFallback | None
     app_secrets: tuple[str, ...]
     worker: InboxWorker | None
     supervisor: Supervisor
@@ -129,6 +134,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
         debounce_seconds=settings.debounce_seconds,
         lease_seconds=settings.lease_seconds,
         max_pending=settings.queue_max_pending,
+        put_timeout_seconds=PUT_SECONDS if settings.ingest_fallback is IngestFallback.NONE else DIVERT_SECONDS,
     )
     stack.push_async_callback(queue.aclose)
     registry = Registry(redis, namespace=settings.redis_namespace, replica_id=_replica_id())
@@ -182,6 +188,9 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
             concurrency=settings.worker_concurrency,
             on_beat=lambda: supervisor.beat("worker"),
         )
+    fallback = None
+    if settings.ingest_fallback is IngestFallback.DATABASE:
+        fallback = InboxFallback(outside.queue, outside.store, max_rows=settings.queue_max_pending)
     return Replica(
         services=Services(
             accounts=accounts,
@@ -194,7 +203,8 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
             admin_key=_admin_key(settings),
             verify_token=_value(settings.whatsapp_verify_token) or None,
         ),
-        ingest=IngestService(outside.queue),
+        ingest=IngestService(fallback or outside.queue),
+        fallback=fallback,
         app_secrets=_values(settings.meta_app_secret),
         worker=worker,
         supervisor=supervisor,
@@ -265,6 +275,8 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
                 logger.error("mailboxes were in no set and are due again", extra={"count": repaired})
 
     start("heartbeat", heartbeat)
+    if replica.fallback is not None:
+        start("inbox_mover", replica.fallback.run)
     start("bootstrap_account", lambda: _bootstrap_account(replica.settings, outside))
     if replica.worker is not None:
         start("worker", replica.worker.run, beat_within_seconds=STUCK_SECONDS)

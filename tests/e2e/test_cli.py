@@ -9,6 +9,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+import redis
 
 from app.core.config import Settings
 from app.core.secrets import TokenCipher
@@ -101,6 +102,23 @@ def test_doctor_is_content_with_the_running_fleet(world: World, tmp_path: Path, 
     assert "BAD" not in result.stdout
     for subject in ("settings", "redis", "database", "gemini", "whatsapp"):
         assert f"ok    {subject}" in result.stdout
+
+
+@pytest.mark.parametrize(("setting", "value"), [("appendonly", "no"), ("maxmemory-policy", "allkeys-lru")])
+def test_production_refuses_a_redis_that_forgets(valkey_url: str, tmp_path: Path, setting: str, value: str) -> None:
+    production = {
+        "APP_ENV": "production", "REDIS_URL": valkey_url, "ADMIN_API_KEY": "x" * 24, "WHATSAPP_VERIFY_TOKEN": "v" * 8,
+    }  # fmt: skip
+    with redis.Redis.from_url(valkey_url) as client:
+        before = client.config_get(setting)[setting]
+        client.config_set(setting, value)
+        try:
+            serving = chorus(tmp_path, "serve", **COMPLETE | production)
+            checked = chorus(tmp_path, "doctor", **COMPLETE | production)
+        finally:
+            client.config_set(setting, before)
+    assert (serving.returncode, setting in serving.stderr) == (2, True)
+    assert "BAD   redis" in checked.stdout
 
 
 def test_doctor_makes_a_key_that_works(tmp_path: Path) -> None:

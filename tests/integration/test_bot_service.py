@@ -218,6 +218,19 @@ async def test_a_rejected_account_waits_for_people_and_others_go_on(make_office:
     assert (await office.queue.stats()).dead == 0
 
 
+async def test_a_reply_that_is_reported_as_failed_later_calls_a_person(make_office: MakeOffice) -> None:
+    office = await make_office()
+    person = office.person()
+    await office.receive(person, wa.text(person, "Where are you?"))
+    (send,) = await office.control.wait(1, kind="send", to=person.wa_id)
+    await office.until_idle()
+    assert not (await conversation(office)).needs_human
+    failed = wa.status(send["wamid"], "failed", recipient=str(person.wa_id), errors=[{"code": 131026, "title": "x"}])
+    await office.ingest.accept(wa.envelope(wa.statuses_change(office.business, [failed])))
+    await office.until_idle()
+    assert (await conversation(office)).needs_human
+
+
 async def test_a_customer_who_gets_too_much_is_left_alone_and_others_are_not(make_office: MakeOffice) -> None:
     office = await make_office()
     person, other = office.person("P"), office.person("O")

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
-from fakes import peer, read_request, response
 
 from app.core.http_client import (
     AmbiguousFailure,
@@ -23,6 +22,7 @@ from app.core.http_client import (
     parse_retry_after,
     request,
 )
+from fakes import peer, read_request, response
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +121,7 @@ async def test_a_refused_connection_certainly_sent_nothing():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    with pytest.raises(ConnectFailed, match="^ConnectError$"):
+    with pytest.raises(ConnectFailed, match=r"^ConnectError$"):
         await request("POST", f"http://127.0.0.1:{port}/secret-path", timeout_seconds=5, payload={})
 
 
@@ -141,7 +141,7 @@ async def test_no_free_connection_certainly_sent_nothing(monkeypatch):
 
         holder = asyncio.create_task(client.get(url))
         await busy.wait()
-        with pytest.raises(ConnectFailed, match="^PoolTimeout$"):
+        with pytest.raises(ConnectFailed, match=r"^PoolTimeout$"):
             await request("POST", url, timeout_seconds=5, payload={}, get_client=get_client)
         holder.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -181,7 +181,7 @@ async def test_a_body_that_drips_is_bounded_in_total_not_only_between_bytes():
 
     async with peer(handler) as url:
         async with asyncio.timeout(2):
-            with pytest.raises(AmbiguousFailure, match="^TimeoutError$"):
+            with pytest.raises(AmbiguousFailure, match=r"^TimeoutError$"):
                 await request("GET", url, timeout_seconds=0.2)
 
 

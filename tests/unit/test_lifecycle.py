@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from fakes import FakeClock
 
 from app.core import lifecycle
 from app.core.lifecycle import Supervisor
+from fakes import FakeClock
 
 
 class Dying:

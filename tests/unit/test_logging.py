@@ -153,7 +153,7 @@ def test_configuring_again_replaces_only_our_own_handler(logged):
 def test_local_variables_never_reach_a_traceback(logged):
     logged.configure("INFO", LogFormat.PRETTY)
     try:
-        password = "hunter" + str(2)  # noqa: F841
+        password = "hunter" + str(2)  # noqa: F841 -- a local variable is the point
         raise ValueError("boom")
     except ValueError:
         logging.getLogger("app.x").exception("bug")

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import app
 import app.core.cache
-import app.core.circuit_breaker  # noqa: F401  registers its metrics
+import app.core.circuit_breaker
 from app.core.metrics import FAST_SECONDS, SLOW_SECONDS, render
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from fakes import FakeClock
 
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker, CircuitBreakerOpenError, State
 from app.core.deadline import Deadline
 from app.core.errors import DeadlineExceeded, Unavailable
 from app.core.resilience import BulkheadFull, ResiliencePolicy
+from fakes import FakeClock
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ async def forever():
 
 
 async def test_an_attempt_that_hangs_is_cut_and_counts_as_a_failure(make, breaker):
-    with pytest.raises(Unavailable, match="no answer within 0.0 s"):
+    with pytest.raises(Unavailable, match=r"no answer within 0\.0 s"):
         await make(attempt_timeout_seconds=0.02, max_attempts=1).call(forever, deadline=Deadline.after(60))
     assert breaker.tally.failed == 1
 
@@ -99,7 +99,7 @@ async def test_too_little_time_left_is_not_the_dependencys_fault(make, breaker):
 async def test_who_may_not_call_a_timeout_unavailable_says_what_it_is(make):
     class Ambiguous(Exception): ...
 
-    policy = make(attempt_timeout_seconds=0.02, timed_out=lambda seconds: Ambiguous(seconds))
+    policy = make(attempt_timeout_seconds=0.02, timed_out=Ambiguous)
     with pytest.raises(Ambiguous):
         await policy.call(forever, deadline=Deadline.after(60))
 
@@ -112,14 +112,19 @@ async def test_the_callers_own_timeout_error_is_not_mistaken_for_ours(make, brea
         await make().call(call, deadline=Deadline.after(60))
 
 
-async def test_calls_above_the_bulkhead_wait_their_turn_then_give_up_without_blame(make, breaker, monkeypatch):
+async def test_calls_above_the_bulkhead_wait_their_turn_then_give_up_without_blame(make, breaker, clock, monkeypatch):
     monkeypatch.setattr("app.core.resilience.BULKHEAD_WAIT_SECONDS", 0.02)
     policy = make(max_concurrent=1)
     release = asyncio.Event()
+
+    async def unexpected():
+        raise AssertionError("called although the bulkhead was full")
+
     holder = asyncio.create_task(policy.call(release.wait, deadline=Deadline.after(60)))
     await asyncio.sleep(0)
     with pytest.raises(BulkheadFull):
-        await policy.call(forever, deadline=Deadline.after(60))
+        await policy.call(unexpected, deadline=Deadline.after(60))
+    assert clock.slept == [], "it has waited already"
     assert breaker.tally.failed == 0
     monkeypatch.setattr("app.core.resilience.BULKHEAD_WAIT_SECONDS", 60)
 
@@ -162,6 +167,38 @@ async def test_the_retry_budget_ends_retries_when_nothing_succeeds(make, clock):
         with pytest.raises(Unavailable):
             await policy.call(call, deadline=Deadline.after(60))
     assert calls == 20 + 10
+
+
+async def test_a_success_earns_a_little_of_the_budget_back(make, clock):
+    failing = True
+    calls = 0
+
+    async def call():
+        nonlocal calls
+        calls += 1
+        if failing:
+            raise Unavailable("x")
+
+    policy = make(breaker=CircuitBreaker("x", BreakerPolicy(1000, 30.0), clock=clock))
+    for _ in range(10):
+        with pytest.raises(Unavailable):
+            await policy.call(call, deadline=Deadline.after(60))
+    failing = False
+    for _ in range(11):
+        await policy.call(call, deadline=Deadline.after(60))
+    failing, calls = True, 0
+    with pytest.raises(Unavailable):
+        await policy.call(call, deadline=Deadline.after(60))
+    assert calls == 2
+
+
+async def test_a_retry_that_does_not_fit_the_deadline_is_not_begun(make, clock):
+    async def call():
+        raise Unavailable("x")
+
+    with pytest.raises(Unavailable):
+        await make().call(call, deadline=Deadline.after(1.5, clock))
+    assert clock.slept == [1.0]
 
 
 async def test_a_long_wait_belongs_to_the_queue(make, clock):

@@ -11,11 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
-from fakes import FakeClock
 
 from app.core.cache import default_cache
 from app.core.circuit_breaker import CircuitBreakerOpenError, gemini_circuit_breaker
 from app.core.http_client import close_http_client
+from fakes import FakeClock
 
 HTTP_CLIENT = """
 from app.core.http_client import get_http_client, get_http_client_for_media, close_http_client
@@ -40,7 +40,7 @@ from app.core.cache import cached, get_cached_or_fetch, invalidate_cache_pattern
 async def get_user_data(user_id: str): ...
 data = await get_cached_or_fetch(f"user:{user_id}", fetch_from_db, user_id, ttl_seconds=300)   # key=, fetch_func= also by keyword
 await invalidate_cache_pattern(f"user:{user_id}"); await invalidate_cache_pattern("user:*")
-"""  # noqa: E501
+"""  # noqa: E501 -- word for word
 
 
 async def run(snippet: str, **names: Any) -> dict[str, Any]:

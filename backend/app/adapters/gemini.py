@@ -16,6 +16,7 @@ from app.core.circuit_breaker import (
     default_classify,
     gemini_circuit_breaker,
 )
+from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
 from app.core.http_client import GetClient, HttpError, Response, get_http_client, request
 from app.core.resilience import ResiliencePolicy
@@ -60,6 +61,7 @@ class GeminiModel:
         max_concurrent: int = 50,
         breaker: CircuitBreaker = gemini_circuit_breaker,
         get_client: GetClient = get_http_client,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._base_url = base_url
         self._headers = {"x-goog-api-key": api_key}
@@ -73,6 +75,7 @@ class GeminiModel:
             max_concurrent=max_concurrent,
             classify=_classify,
             retry_if=_may_repeat,
+            clock=clock,
         )
 
     async def generate(self, prompt: Prompt, *, deadline: Deadline) -> Generation:

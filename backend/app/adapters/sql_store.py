@@ -22,6 +22,7 @@ import orjson
 from pydantic import TypeAdapter
 
 from app.core.deadline import Deadline
+from app.core.queue import Event
 from app.core.resilience import ResiliencePolicy
 from app.domain.errors import Conflict, Fenced, InvalidInput, NotFound
 from app.domain.models import (
@@ -59,6 +60,7 @@ _PROFILE_CHANGES = {f.name for f in fields(BotProfile)} - {"account_id", "update
 _ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {"id", "created_at", "updated_at"}
 
 _CONFLICTS = {
+    "inbox_full": "as many events wait in the inbox as may",
     "slug_taken": "another account has this slug",
     "phone_number_id_taken": "another account has this phone_number_id",
     "reply_key_taken": "this key belongs to a reply in another conversation",
@@ -88,6 +90,31 @@ class SqlStore(Store):
                 raise Conflict(code, _CONFLICTS[code])
             case answer:
                 raise TypeError(f"chorus_{operation} answered {type(answer).__name__} in no known form")
+
+    # -- inbox ---------------------------------------------------------------------------------------------------
+
+    async def inbox_put(self, events: Sequence[Event], *, max_rows: int) -> int:
+        rows = [
+            {
+                "id": e.id,
+                "mailbox": e.mailbox,
+                "payload": base64.b64encode(e.payload).decode(),
+                "immediate": e.immediate,
+            }
+            for e in events
+        ]
+        stored: int = await self._call("inbox_put", events=rows, max_rows=max_rows)
+        return stored
+
+    async def inbox_peek(self, *, limit: int) -> list[tuple[int, Event]]:
+        rows = await self._call("inbox_peek", limit=limit)
+        return [
+            (row["row"], Event(row["id"], row["mailbox"], base64.b64decode(row["payload"]), row["immediate"]))
+            for row in rows
+        ]
+
+    async def inbox_delete(self, rows: Sequence[int]) -> None:
+        await self._call("inbox_delete", rows=rows)
 
     async def ping(self) -> None:
         await self._call("ping")

@@ -20,6 +20,7 @@ from app.core.circuit_breaker import (
     whatsapp_account_breakers,
     whatsapp_circuit_breaker,
 )
+from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
 from app.core.http_client import (
     AmbiguousFailure,
@@ -74,12 +75,14 @@ class WhatsAppMessenger:
         breaker: CircuitBreaker = whatsapp_circuit_breaker,
         account_breakers: KeyedCircuitBreakers = whatsapp_account_breakers,
         get_client: GetClient = get_http_client,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._base_url = base_url
         self._api_version = api_version
         self._cipher = cipher
         self._account_breakers = account_breakers
         self._get_client = get_client
+        self._clock = clock
         self._policy = ResiliencePolicy(
             DEPENDENCY,
             breaker=breaker,
@@ -88,6 +91,7 @@ class WhatsAppMessenger:
             max_concurrent=max_concurrent,
             classify=_classify,
             timed_out=lambda seconds: SendAmbiguous(f"no answer within {seconds:.1f} s"),
+            clock=clock,
         )
 
     async def send_text(self, account: Account, to: Recipient, text: str, *, outbound_key: str) -> str:
@@ -105,7 +109,7 @@ class WhatsAppMessenger:
         }
         token = self._token(account)
         response = await self._policy.call(
-            self._send, account.phone_number_id, token, body, deadline=Deadline.after(SEND_SECONDS)
+            self._send, account.phone_number_id, token, body, deadline=Deadline.after(SEND_SECONDS, self._clock)
         )
         wamid = _wamid(response)
         if wamid is None:
@@ -117,7 +121,7 @@ class WhatsAppMessenger:
         if typing:
             body["typing_indicator"] = {"type": "text"}
         token = self._token(account)
-        deadline = Deadline.after(ATTEMPT_SECONDS)
+        deadline = Deadline.after(ATTEMPT_SECONDS, self._clock)
         await self._policy.call(self._send, account.phone_number_id, token, body, deadline=deadline, max_attempts=1)
 
     async def probe(self) -> Mapping[str, Any]:

@@ -35,6 +35,11 @@ class LogFormat(StrEnum):
     PRETTY = "pretty"
 
 
+class IngestFallback(StrEnum):
+    NONE = "none"
+    DATABASE = "database"
+
+
 class Durability(StrEnum):
     EVERYSEC = "everysec"
     FSYNC = "fsync"
@@ -89,6 +94,7 @@ class Settings(BaseSettings):
     whatsapp_token: SecretStr | None = None
     whatsapp_phone_id: str | None = None
 
+    ingest_fallback: IngestFallback = IngestFallback.NONE
     durability: Durability = Durability.EVERYSEC
     queue_max_pending: int = Field(100_000, ge=1)
     worker_concurrency: int = Field(50, ge=1, le=1000)

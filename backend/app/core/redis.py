@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from app.core.errors import Unavailable
 
@@ -44,6 +45,9 @@ def connect(url: str, *, timeout_seconds: float, max_connections: int = 20, name
         max_connections=max_connections,
         client_name=name,
         decode_responses=False,
+        # With them on (redis-py's default) the pool hands out connections that the server has closed: after a restart,
+        # or an idle timeout on the way, one call would fail for each of them.
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
 
 

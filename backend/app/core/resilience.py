@@ -75,23 +75,31 @@ class ResiliencePolicy:
         """`await fn(*args)` under the whole policy. Raises what `fn` raises, `CircuitBreakerOpenError`,
         `BulkheadFull`, `DeadlineExceeded`, or what `timed_out` makes of a timeout."""
         deadline.check(self.dependency)
+
+        @functools.wraps(fn)
+        async def admitted() -> T:
+            return await self._breaker.run(self._classify, self._attempt, fn, args, deadline)
+
+        try:
+            result = await admitted()
+        except Exception as exc:
+            if not self._may_repeat(exc):
+                raise
+            result = await self._repeat(_after_failure(exc, admitted), deadline, max_attempts or self._max_attempts)
+        self._budget.earn()
+        return result
+
+    async def _repeat(self, attempt: Callable[[], Awaitable[T]], deadline: Deadline, max_attempts: int) -> T:
         retrying = build_retrying(
             retry_if=self._may_repeat,
-            max_attempts=max_attempts or self._max_attempts,
+            max_attempts=max_attempts,
             deadline=deadline,
             budget=self._budget,
             max_delay_seconds=MAX_DELAY_SECONDS,
             clock=self._clock,
             uniform=self._uniform,
         )
-
-        @functools.wraps(fn)
-        async def admitted() -> T:
-            return await self._breaker.run(self._classify, self._attempt, fn, args, deadline)
-
-        result = cast(T, await retrying(admitted))
-        self._budget.earn()
-        return result
+        return cast(T, await retrying(attempt))
 
     async def _attempt(self, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...], deadline: Deadline) -> T:
         await self._enter_bulkhead(deadline)
@@ -108,6 +116,9 @@ class ResiliencePolicy:
             self._slots.release()
 
     async def _enter_bulkhead(self, deadline: Deadline) -> None:
+        if not self._slots.locked():
+            await self._slots.acquire()
+            return
         try:
             async with asyncio.timeout(deadline.cap(BULKHEAD_WAIT_SECONDS)):
                 await self._slots.acquire()
@@ -124,3 +135,16 @@ class ResiliencePolicy:
 
     def _may_repeat(self, exc: BaseException) -> bool:
         return not isinstance(exc, BulkheadFull) and self._retry_if(exc)
+
+
+def _after_failure(first: Exception, fn: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+    """`fn` as if it had not been called yet: the first call raises `first`. So only failures pay for tenacity."""
+    failures = [first]
+
+    @functools.wraps(fn)
+    async def attempt() -> T:
+        if failures:
+            raise failures.pop()
+        return await fn()
+
+    return attempt

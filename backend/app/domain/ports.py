@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from app.core.deadline import Deadline
+from app.core.queue import Event
 from app.domain.models import (
     Account,
     Author,
@@ -191,7 +192,8 @@ class ReplyStore(Protocol):
         """Insert-or-find: by `key`, else the conversation's reply whose `covers` contain it (a retry may see fewer
         messages than the reply answers). A found one keeps its body, covers and state, and takes the higher fence.
         For `author=human` the bot of the conversation is turned off in the same step.
-        Raises `Fenced` if a higher fence than ours wrote before."""
+        Raises `Fenced` if a higher fence than ours wrote before; `fence=0` is nobody's claim and only finds or inserts.
+        Raises `NotFound("conversation")`, `Conflict` (`reply_key_taken`: by another conversation)."""
         ...
 
     async def save_body(self, key: str, *, fence: int, covers: Sequence[str], body: str) -> Reply:
@@ -216,8 +218,23 @@ class ReplyStore(Protocol):
         ...
 
 
-class Store(AccountStore, ConversationStore, ReplyStore, Protocol):
-    """All of it: one adapter implements the three."""
+class InboxStore(Protocol):
+    """Where events wait, in order, while the queue is away."""
+
+    async def inbox_put(self, events: Sequence[Event], *, max_rows: int) -> int:
+        """Append every event that is not there yet; returns how many were new. Raises `Conflict("inbox_full")` and
+        stores nothing if there would be more than `max_rows`."""
+        ...
+
+    async def inbox_peek(self, *, limit: int) -> list[tuple[int, Event]]:
+        """The oldest rows with their ids. A row seen here has none before it that could still appear."""
+        ...
+
+    async def inbox_delete(self, rows: Sequence[int]) -> None: ...
+
+
+class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, Protocol):
+    """All of it: one adapter implements the four."""
 
     async def ping(self) -> None:
         """One round trip. Raises `Unavailable`."""
@@ -231,5 +248,6 @@ class Store(AccountStore, ConversationStore, ReplyStore, Protocol):
 
 
 __all__ = [
-    "AccountStore", "ConversationStore", "Messenger", "Model", "ReplyStore", "SendDecision", "Store", "TokenVerifier",
+    "AccountStore", "ConversationStore", "InboxStore", "Messenger", "Model", "ReplyStore", "SendDecision", "Store",
+    "TokenVerifier",
 ]  # fmt: skip

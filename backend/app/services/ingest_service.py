@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
-from app.core.queue import Event, PutResult, Queue
+from app.core.queue import Event, PutResult
 from app.domain.webhook import Json, Kind, WebhookEvent, parse_webhook
 
 
+class Destination(Protocol):
+    """The queue, or what stands in for it while it is away."""
+
+    async def put(self, events: Sequence[Event]) -> PutResult: ...
+
+
 class IngestService:
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
+    def __init__(self, destination: Destination) -> None:
+        self._destination = destination
 
     async def accept(self, payload: Any) -> PutResult:
         """Store every update of `payload`, or raise `Unavailable` so that Meta delivers it again."""
-        return await self._queue.put([encode(event) for event in parse_webhook(payload)])
+        return await self._destination.put([encode(event) for event in parse_webhook(payload)])
 
 
 def encode(event: WebhookEvent) -> Event:

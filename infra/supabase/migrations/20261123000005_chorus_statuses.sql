@@ -21,14 +21,20 @@ language sql set search_path = '' as $$
   select pg_advisory_xact_lock(hashtextextended('wamid ' || account || ' ' || wamid, 0))
 $$;
 
+-- A message that did not arrive is a person's business: the bot thinks it has answered.
 create function chorus.advance_message(message uuid, new_status text, new_at timestamptz, new_error jsonb) returns void
 language sql set search_path = '' as $$
-  update public.messages m
-  set status = new_status, status_at = new_at, error = case when new_status = 'failed' then new_error end
-  where m.id = message
-    -- A failure without a wamid is our own verdict about a send; WhatsApp's word refutes it.
-    and (chorus.status_rank(new_status) > chorus.status_rank(m.status)
-      or (m.status = 'failed' and m.wa_message_id is null))
+  with advanced as (
+    update public.messages m
+    set status = new_status, status_at = new_at, error = case when new_status = 'failed' then new_error end
+    where m.id = message
+      -- A failure without a wamid is our own verdict about a send; WhatsApp's word refutes it.
+      and (chorus.status_rank(new_status) > chorus.status_rank(m.status)
+        or (m.status = 'failed' and m.wa_message_id is null))
+    returning m.conversation_id
+  )
+  update public.conversations c set needs_human = true
+  from advanced where c.id = advanced.conversation_id and new_status = 'failed' and not c.needs_human
 $$;
 
 -- The message has this wamid: note it, and apply the status that was waiting for it.

@@ -102,7 +102,7 @@ class Cache:
     ) -> None:
         self._present = Memory(max_entries=max_entries, max_bytes=max_bytes)
         self._absent = Memory(max_entries=max_absent, max_bytes=max_bytes)
-        self._flights: dict[str, _Flight] = {}
+        self._flights: dict[tuple[str, Codec], _Flight] = {}
         self._counts = _Counts()
         self._load_timeout_seconds = load_timeout_seconds
         self._monotonic = clock.monotonic
@@ -148,16 +148,15 @@ class Cache:
         self, key: str, fetch: Callable[..., Awaitable[T]], args: tuple[Any, ...], codec: Codec, keep: Keep
     ) -> T:
         """Join the load of `key`, or start one. Being cancelled cancels nobody else and not the load."""
-        flight = self._flights.get(key)
-        if flight is not None and flight.codec is codec:
+        flight = self._flights.get((key, codec))
+        if flight is not None:
             self._counts.coalesced += 1
             return cast(T, await asyncio.shield(flight.task))
         self._counts.misses += 1
         logger.debug("Cache MISS: %s", key)
         flight = _Flight(codec)
         flight.task = asyncio.create_task(self._fly(flight, key, fetch, args, keep), name=f"cache load {key}")
-        flight.task.add_done_callback(_retrieve)
-        self._flights[key] = flight
+        self._flights[key, codec] = flight
         return cast(T, await asyncio.shield(flight.task))
 
     async def _fly(
@@ -168,7 +167,7 @@ class Cache:
             value = await self._fetch(key, fetch, args)
         except Exception as exc:
             self._counts.load_failures += 1
-            stale = self._stale(key, flight) if isinstance(exc, Unavailable) or is_network_error(exc) else None
+            stale = self._stale(key, flight.codec) if isinstance(exc, Unavailable) or is_network_error(exc) else None
             if stale is None:
                 raise
             logger.warning("Cache STALE: %s", key, extra={"reason": str(exc)})
@@ -181,8 +180,8 @@ class Cache:
                 self._store(key, frozen, size, flight.codec, keep)
             return frozen
         finally:
-            if self._flights.get(key) is flight:
-                del self._flights[key]
+            if self._flights.get((key, flight.codec)) is flight:
+                del self._flights[key, flight.codec]
 
     async def _fetch(self, key: str, fetch: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> Any:
         """Bounded, because everybody who asks for the key waits for it."""
@@ -204,11 +203,11 @@ class Cache:
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("Cache SET: %s (TTL=%gs)", key, ttl)
 
-    def _stale(self, key: str, flight: _Flight) -> Entry | None:
+    def _stale(self, key: str, codec: Codec) -> Entry | None:
         """The expired copy, if it may stand in. An invalidation has dropped it."""
         entry = self._present.find(key) or self._absent.find(key)
         now = self._monotonic()
-        if flight.dirty or entry is None or entry.codec is not flight.codec or entry.stale_until <= now:
+        if entry is None or entry.codec is not codec or entry.stale_until <= now:
             return None
         entry.expires_at = min(entry.stale_until, now + STALE_RETRY_SECONDS)
         self._counts.stale += 1
@@ -222,11 +221,9 @@ class Cache:
         """
         self._counts.invalidations += 1
         matches = _matcher(pattern)
-        doomed = [pattern] if matches is None else [key for key in self._flights if matches(key)]
-        for key in doomed:
-            flight = self._flights.pop(key, None)
-            if flight is not None:
-                flight.dirty = True
+        for key, codec in tuple(self._flights):
+            if key == pattern if matches is None else matches(key):
+                self._flights.pop((key, codec)).dirty = True
         if matches is None:
             return int(self._present.drop(pattern)) + int(self._absent.drop(pattern))
         return self._drop_if(lambda key, _entry: matches(key))
@@ -264,9 +261,3 @@ def _matcher(pattern: str) -> Callable[[str], bool] | None:
     if pattern.endswith("*") and not any(sign in prefix for sign in "*?["):
         return lambda key: key.startswith(prefix)
     return lambda key: key == pattern or fnmatch.fnmatchcase(key, pattern)
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Everybody who waited may have been cancelled; the failure of the load is then nobody's to read."""
-    if not task.cancelled():
-        task.exception()
