@@ -41,6 +41,10 @@ bench: setup .venv-bench/.installed ## figures side by side with peers and floor
 	@echo '*' > .venv-bench/.gitignore
 	@touch "$@"
 
+chaos: setup     ## 10,000 messages while everything is killed, frozen and restarted; then the check that the check can fail
+	"$(BIN)/python" -m tests.chaos $(if $(SEED),--seed $(SEED))
+	"$(BIN)/python" -m tests.chaos.mutations
+
 lock: setup      ## renew requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	  pyproject.toml --extra embedded --group dev -o requirements.lock --upgrade

@@ -134,6 +134,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
         blocking,
         namespace=settings.redis_namespace,
         debounce_seconds=settings.debounce_seconds,
+        lease_seconds=settings.lease_seconds,
         max_pending=settings.queue_max_pending,
         put_timeout_seconds=PUT_SECONDS if settings.ingest_fallback is IngestFallback.NONE else DIVERT_SECONDS,
     )

@@ -46,6 +46,7 @@ local function trim(box, list, n)
     make_ready(box, burst and tonumber(string.match(burst, "%d+$")) or now)
   else
     redis.call("ZREM", heads, box)
+    redis.call("HDEL", first, box)
   end
 end
 
