@@ -26,6 +26,7 @@ T = TypeVar("T")
 OP_SECONDS = 0.1
 """Most that a probe may wait for Redis. Closed and open circuits never wait for it."""
 RESYNC_SECONDS = 1.0
+FIRST_RESYNC_SECONDS = 0.1
 RESYNC_SPREAD = 0.2
 MAX_OPERATIONS = 32
 MAX_LISTED = 1000
@@ -76,6 +77,7 @@ class BreakerFleet:
         self._operations = asyncio.Semaphore(MAX_OPERATIONS)
         self._sync_now = asyncio.Event()
         self._syncing = asyncio.Lock()
+        self._pause = FIRST_RESYNC_SECONDS
 
     # -- members
 
@@ -235,7 +237,7 @@ class BreakerFleet:
                 for script in SCRIPTS:
                     pipe.script_load(script.source)
             for link, args in told:
-                REPORT.evalsha(pipe, link.keys, args)
+                REPORT.evalsha(pipe, link.report_keys, args)
             for group, names in groups.items():
                 READ.evalsha(pipe, *self._read_call(group, names))
             answers: list[Any] = await pipe.execute()
@@ -252,12 +254,18 @@ class BreakerFleet:
             await self.sync()
             _raise_if_cancelled()
             self._sync_now.clear()
-            pause = RESYNC_SECONDS * (1 + RESYNC_SPREAD * random.uniform(-1, 1))  # noqa: S311
+            self._pause = min(2 * self._pause, RESYNC_SECONDS)
+            pause = self._pause * (1 + RESYNC_SPREAD * random.uniform(-1, 1))  # noqa: S311
             try:
                 async with asyncio.timeout(pause):
                     await self._sync_now.wait()
             except TimeoutError:
                 continue
+
+    def hurry(self) -> None:
+        """A circuit has closed. The others should know soon that this replica calls, or one in trouble seems alone."""
+        self._pause = FIRST_RESYNC_SECONDS
+        self._sync_now.set()
 
     async def _listen(self) -> None:
         while True:
