@@ -15,6 +15,8 @@ from .world import running_world
 CONFIGURATIONS: Mapping[str, Mapping[str, str]] = {
     # Without a fallback the webhook answers 503 while Valkey is away, and Meta is the spill buffer.
     "redis-only": {},
+    # Postgres takes what Valkey cannot, and hands it over in order.
+    "inbox": {"INGEST_FALLBACK": "database"},
 }
 """What each run of the schedule adds to the replicas' environment; the whole schedule runs once for each."""
 

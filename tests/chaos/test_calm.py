@@ -22,6 +22,8 @@ HUNG = 100
 """Conversations of one account that wait for Gemini at once; three replicas have 150 places."""
 HEALTHY = 100
 RATIO = 1.5
+NOISE_SECONDS = 0.5
+"""Below this a p99 tells more about the machine's other tenants than about us; a place that hangs costs 15 s."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -65,18 +67,19 @@ async def test_an_account_whose_gemini_calls_hang_does_not_delay_another(world: 
     hang = await world.sandbox.add_fault("gemini", action="hang_before", match={"system_contains": "Orchard 1"})
     waiting = [stage.conversation(1, stuck)[0] for _ in range(HUNG)]
     await stage.post(*waiting, replica=0)
-    await world.sandbox.wait(HUNG, kind="generate", after=before)
+    # However many places one account may take, these are taken.
+    await world.sandbox.wait(HUNG // 4, kind="generate", after=before)
     during = await p99_of_replies(world, stage, healthy)
     await world.sandbox.remove_fault(hang)
     await stage.ends_well()
-    assert during <= RATIO * without, (during, without)
+    assert during <= RATIO * max(without, NOISE_SECONDS), (during, without)
 
 
 async def p99_of_replies(world: World, stage: Stage, business: Business) -> float:
     """Seconds from the 200 to the arrival of the reply, in an even stream of `HEALTHY` customers."""
     asked: list[Message] = [stage.conversation(1, business)[0] for _ in range(HEALTHY)]
     poster = sender(world.fleet.webhook_urls, app_secret=world.fleet.keys.app_secret, seed=1)
-    traffic = Traffic(poster, [[message] for message in asked], seed=1, seconds=5, lanes=6)
+    traffic = Traffic(poster, [[message] for message in asked], seed=1, seconds=4, lanes=6)
     await traffic.run()
     stage.messages += asked
     sends = await stage.sends(1, *asked)
