@@ -87,7 +87,7 @@ class Model:
             return None
         for name, new in grown.items():
             self._append(self.boxes[name], [e.id for e in new], all(e.immediate for e in new), now)
-        self.seen.update({event_id: now + DEDUPE for event_id in fresh})
+        self.seen.update(dict.fromkeys(fresh, now + DEDUPE))
         return len(fresh)
 
     def _append(self, box: Box, ids: list[str], immediate: bool, now: int) -> None:
@@ -163,7 +163,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.claims: list[Claim] = []
         self.accepted: list[str] = []
         self.finished: list[str] = []
-        self.newest_token = {name: 0 for name in MAILBOXES}
+        self.newest_token = dict.fromkeys(MAILBOXES, 0)
         self.serial = 0
         self.patch = server_time(self.clock)
         self.patch.__enter__()

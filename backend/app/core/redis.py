@@ -7,7 +7,8 @@ connection into 3.5 s. Here nothing is retried behind anybody's back: whoever ca
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Sequence
+import re
+from collections.abc import Awaitable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -54,7 +55,7 @@ def connect(url: str, *, timeout_seconds: float, max_connections: int = 20, name
 async def describe(client: Redis) -> dict[str, Any]:
     """One round trip: role, persistence and eviction policy, for health and `chorus doctor`. Raises `Unavailable`."""
     try:
-        info = await client.info("everything")
+        info = await client.info()
     except (RedisError, OSError) as exc:
         raise Unavailable("redis", str(exc)) from exc
     return {
@@ -63,10 +64,27 @@ async def describe(client: Redis) -> dict[str, Any]:
         "persistence": "aof" if info.get("aof_enabled") else "rdb or none",
         "aof_last_write": info.get("aof_last_write_status"),
         "eviction": info.get("maxmemory_policy"),
-        "used_memory_bytes": info.get("used_memory"),
-        "maxmemory_bytes": info.get("maxmemory"),
-        "connected_replicas": info.get("connected_slaves"),
+        "memory": _memory(info),
+        "replication": _replication(info),
+        "loading": bool(info.get("loading")),
+        "clients": info.get("connected_clients"),
     }
+
+
+def _memory(info: Mapping[str, Any]) -> dict[str, Any]:
+    used, limit = info.get("used_memory", 0), info.get("maxmemory", 0)
+    return {"used_bytes": used, "max_bytes": limit, "used_ratio": round(used / limit, 3) if limit else None}
+
+
+def _replication(info: Mapping[str, Any]) -> dict[str, Any]:
+    """A primary tells its replicas and how far the slowest one is behind; a replica tells its link to the primary."""
+    if info.get("role") == "slave":
+        return {"link": info.get("master_link_status"), "silent_seconds": info.get("master_last_io_seconds_ago")}
+    offset = info.get("master_repl_offset", 0)
+    # redis-py parses a line "ip=…,offset=…" into a mapping.
+    replicas = [value for name, value in info.items() if re.fullmatch(r"slave\d+", name) and isinstance(value, Mapping)]
+    behind = max((offset - replica.get("offset", 0) for replica in replicas), default=None)
+    return {"replicas": info.get("connected_slaves", 0), "behind_bytes": behind}
 
 
 async def configured(client: Redis, name: str) -> str | None:
