@@ -1,13 +1,21 @@
-"""An ASGI app on a real socket in this process."""
+"""A whole replica on a real socket in this process, and an outside world that only counts."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Generator
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+
+from app.core.config import Settings
+from app.core.secrets import TokenCipher
+from fakes import peer, read_request, response
+
+OPERATOR_KEY = "operator-of-the-test-suite"
 
 
 class _Server(uvicorn.Server):
@@ -31,3 +39,35 @@ async def served(app: ASGIApp) -> AsyncIterator[str]:
     finally:
         server.should_exit = True
         await serving
+
+
+class Outside:
+    """WhatsApp and Gemini: they answer everything, and count."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.calls: Counter[str] = Counter()
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while not reader.at_eof():
+            line, _, _ = await read_request(reader)
+            self.calls[line.split()[1]] += 1
+            writer.write(response(b"{}"))
+            await writer.drain()
+
+
+@contextlib.asynccontextmanager
+async def outside_world() -> AsyncIterator[Outside]:
+    world = Outside()
+    async with peer(world.handle) as world.url:
+        yield world
+
+
+def settings_of(url: str, redis_url: str, database_url: str, **more: Any) -> Settings:
+    given: dict[str, Any] = {
+        "_env_file": None, "redis_url": redis_url, "database_url": database_url, "meta_app_secret": "s" * 16,
+        "gemini_api_key": "k", "encryption_key": TokenCipher.generate_key(), "whatsapp_base_url": url,
+        "gemini_base_url": url,
+        "admin_api_key": OPERATOR_KEY, "drain_seconds": 0,
+    }  # fmt: skip
+    return Settings(**given | more)

@@ -5,19 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from typing import Any
+from contextlib import AsyncExitStack
 
 import httpx
-import pytest
 from fastapi import FastAPI
 
-from app.core.config import Settings
 from app.core.redis import Redis, connect
-from app.core.secrets import TokenCipher
 from app.main import create_app
-from fakes import peer, read_request, response
-from serving import served
+from serving import Outside, served, settings_of
 
 REQUESTS = 1000
 ROUTES = ("/health", "/health/ready", "/health/live")
@@ -25,44 +20,15 @@ LOOKS_PER_SECOND = 5
 """INFO every 3 s, the upstreams' board every 5 s; with room for a slow machine."""
 
 
-class Outside:
-    """WhatsApp and Gemini: they answer everything, and count."""
-
-    def __init__(self) -> None:
-        self.calls: Counter[str] = Counter()
-
-    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while not reader.at_eof():
-            line, _, _ = await read_request(reader)
-            self.calls[line.split()[1]] += 1
-            writer.write(response(b"{}"))
-            await writer.drain()
-
-
-@pytest.fixture
-async def outside() -> AsyncIterator[tuple[Outside, str]]:
-    world = Outside()
-    async with peer(world.handle) as url:
-        yield world, url
-
-
-def _settings(url: str, redis_url: str, database_url: str, **more: Any) -> Settings:
-    return Settings(
-        _env_file=None, redis_url=redis_url, database_url=database_url, meta_app_secret="s" * 16,
-        gemini_api_key="k", encryption_key=TokenCipher.generate_key(), whatsapp_base_url=url, gemini_base_url=url,
-        admin_api_key="operator-of-the-test-suite", drain_seconds=0, **more,
-    )  # fmt: skip
-
-
 async def _commands(redis: Redis) -> Counter[str]:
     stats = await redis.info("commandstats")
     return Counter({name.removeprefix("cmdstat_"): row["calls"] for name, row in stats.items()})
 
 
-async def test_a_thousand_questions_call_nobody(valkey_url: str, store_url: str, outside: tuple[Outside, str]) -> None:
-    world, url = outside
+async def test_a_thousand_questions_call_nobody(valkey_url: str, store_url: str, outside: Outside) -> None:
+    world = outside
     redis = connect(valkey_url, timeout_seconds=1)
-    app = create_app(_settings(url, valkey_url, store_url, app_role="api"))
+    app = create_app(settings_of(world.url, valkey_url, store_url, app_role="api"))
     async with served(app) as base, httpx.AsyncClient(base_url=base) as http:
         operator = {"Authorization": "Bearer operator-of-the-test-suite"}
         assert (await http.get("/health/ready")).status_code == 200
@@ -79,24 +45,23 @@ async def test_a_thousand_questions_call_nobody(valkey_url: str, store_url: str,
     assert used["info"] <= LOOKS_PER_SECOND * (seconds + 1)
 
 
-async def test_three_replicas_ask_an_upstream_once(
-    valkey_url: str, store_url: str, outside: tuple[Outside, str]
-) -> None:
-    world, url = outside
-    settings = _settings(url, valkey_url, store_url, app_role="api")
-    async with served(create_app(settings)) as one, served(create_app(settings)) as two:
-        async with served(create_app(settings)) as three, httpx.AsyncClient() as http:
-            for base in (one, two, three):
-                async with asyncio.timeout(10):
-                    while (await http.get(f"{base}/health")).json()["dependencies"]["gemini"]["status"] != "ok":
-                        await asyncio.sleep(0.02)
+async def test_three_replicas_ask_an_upstream_once(valkey_url: str, store_url: str, outside: Outside) -> None:
+    world = outside
+    settings = settings_of(world.url, valkey_url, store_url, app_role="api")
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(httpx.AsyncClient())
+        replicas = [await stack.enter_async_context(served(create_app(settings))) for _ in range(3)]
+        for base in replicas:
+            async with asyncio.timeout(10):
+                while (await http.get(f"{base}/health")).json()["dependencies"]["gemini"]["status"] != "ok":
+                    await asyncio.sleep(0.02)
     assert sorted(world.calls.values()) == [1, 1], world.calls
 
 
 async def test_health_answers_at_least_half_as_fast_as_a_constant(
-    valkey_url: str, store_url: str, outside: tuple[Outside, str]
+    valkey_url: str, store_url: str, outside: Outside
 ) -> None:
-    app = create_app(_settings(outside[1], valkey_url, store_url, app_role="api"))
+    app = create_app(settings_of(outside.url, valkey_url, store_url, app_role="api"))
     _add_constant(app)
     rates: dict[str, float] = {}
     async with served(app) as base:
