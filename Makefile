@@ -35,9 +35,11 @@ check: setup     ## ruff, types, import contracts
 bench: setup     ## figures side by side with peers and floors (tests/bench/)
 	"$(BIN)/python" -m tests.bench
 
-lock: setup      ## renew requirements.lock (needs uv)
+lock: setup      ## renew both lock files (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	  pyproject.toml --extra embedded --group dev -o requirements.lock --upgrade
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	  pyproject.toml -c requirements.lock -o requirements-runtime.lock
 
 clean:           ## delete what the targets made; refuses while a demo is running
 	@test ! -x "$(BIN)/python" || "$(BIN)/python" -c "from pathlib import Path; from app.sandbox.servers import remove_data; remove_data(Path('.data/demo/servers'))"

@@ -16,6 +16,7 @@ from app.core.secrets import TokenCipher
 from fakes import peer, read_request, response
 
 OPERATOR_KEY = "operator-of-the-test-suite"
+APP_SECRET = "s" * 16
 
 
 class _Server(uvicorn.Server):
@@ -65,9 +66,8 @@ async def outside_world() -> AsyncIterator[Outside]:
 
 def settings_of(url: str, redis_url: str, database_url: str, **more: Any) -> Settings:
     given: dict[str, Any] = {
-        "_env_file": None, "redis_url": redis_url, "database_url": database_url, "meta_app_secret": "s" * 16,
-        "gemini_api_key": "k", "encryption_key": TokenCipher.generate_key(), "whatsapp_base_url": url,
-        "gemini_base_url": url,
-        "admin_api_key": OPERATOR_KEY, "drain_seconds": 0,
+        "_env_file": None, "redis_url": redis_url, "database_url": database_url, "meta_app_secret": APP_SECRET,
+        "gemini_api_key": "k", "encryption_key": TokenCipher.generate_key(), "admin_api_key": OPERATOR_KEY,
+        "whatsapp_base_url": url, "gemini_base_url": url, "drain_seconds": 0,
     }  # fmt: skip
     return Settings(**given | more)
