@@ -24,10 +24,11 @@ from app.adapters.supabase_store import SupabaseStore
 from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.core import cache
-from app.core.circuit_breaker import gemini_circuit_breaker, supabase_circuit_breaker, whatsapp_circuit_breaker
+from app.core.circuit_breaker import CIRCUIT_BREAKERS, OP_SECONDS, BreakerFleet, whatsapp_account_breakers
 from app.core.config import Env, IngestFallback, ReplicaRole, Settings
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client
+from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
 from app.core.loop_watch import LoopWatch
 from app.core.pacing import Pacer
@@ -41,6 +42,8 @@ from app.domain.errors import Conflict
 from app.domain.ports import Store
 from app.services.account_service import AccountService
 from app.services.bot_service import BotService
+from app.services.breaker_service import BreakerService
+from app.services.cache_relay import CacheRelay
 from app.services.conversation_service import ConversationService
 from app.services.delivery import PER_PAIR, Delivery, per_number
 from app.services.health_service import HealthService
@@ -66,13 +69,10 @@ UPSTREAM_TIMEOUT_SECONDS = 3.0
 AUDIT_SECONDS = 60.0
 STUCK_SECONDS = 15.0
 """The worker beats about once a second."""
+RELAY_LEASE_SECONDS = 6.0
+"""Three rounds of the relay, which renews it in every one."""
 BOOTSTRAP_SLUG = "default"
 BOOTSTRAP_RETRY_SECONDS = 5.0
-BREAKERS = {
-    "gemini": gemini_circuit_breaker,
-    "whatsapp": whatsapp_circuit_breaker,
-    "supabase": supabase_circuit_breaker,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,7 @@ class Outside:
     model: GeminiModel
     messenger: WhatsAppMessenger
     pacer: Pacer
+    breakers: BreakerFleet
 
 
 @asynccontextmanager
@@ -116,6 +117,7 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
     settings.check_serve()
     async with AsyncExitStack() as stack:
         outside = await _open(settings, stack)
+        await outside.breakers.sync()  # before the first call: what the others have learned the hard way
         supervisor = Supervisor()
         replica = _assemble(settings, outside, supervisor)
         await replica.services.health.probe_all()
@@ -146,8 +148,15 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
     stack.push_async_callback(queue.aclose)
     registry = Registry(redis, namespace=settings.redis_namespace, replica_id=_replica_id())
     stack.push_async_callback(_leave, registry)
+    breakers = open_breakers(settings, stack, registry)
+    breakers.join(*CIRCUIT_BREAKERS.values(), whatsapp_account_breakers)
+    stack.push_async_callback(breakers.leave)
     store = await open_store(settings)
     stack.push_async_callback(store.aclose)
+    cache_url = settings.redis_cache_url or settings.redis_url or ""
+    await stack.enter_async_context(
+        cache.join_fleet(cache.default_cache, cache_url, namespace=settings.redis_namespace)
+    )
     cipher = TokenCipher(_values(settings.encryption_key))
     return Outside(
         redis=redis,
@@ -169,6 +178,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
             per_number=per_number(settings.whatsapp_messages_per_second),
             per_pair=PER_PAIR,
         ),
+        breakers=breakers,
     )
 
 
@@ -205,7 +215,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
             health=_health(settings, outside, supervisor),
             queue=outside.queue,
             registry=outside.registry,
-            breakers=BREAKERS,
+            breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers),
             verifier=_verifier(settings),
             admin_key=_admin_key(settings),
             verify_token=_value(settings.whatsapp_verify_token) or None,
@@ -242,7 +252,7 @@ def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> Hea
             "gemini": upstream("gemini", outside.model.probe),
         },
         board=ProbeBoard(outside.redis, namespace=settings.redis_namespace, replica_id=outside.registry.replica_id),
-        breakers=BREAKERS,
+        breakers=CIRCUIT_BREAKERS,
         fleet=outside.registry,
         supervisor=supervisor,
         internals=internals,
@@ -292,11 +302,39 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
     start("heartbeat", heartbeat)
     if replica.fallback is not None:
         start("inbox_mover", replica.fallback.run)
+    start("circuit_breakers", outside.breakers.run)
+    start("cache_relay", _cache_relay(replica.settings, outside).run)
     start("bootstrap_account", lambda: _bootstrap_account(replica.settings, outside))
     if replica.worker is not None:
         start("worker", replica.worker.run, beat_within_seconds=STUCK_SECONDS)
         start("lease_renewal", replica.worker.renew)
         start("audit", audit, beat_within_seconds=3 * AUDIT_SECONDS)
+
+
+def _cache_relay(settings: Settings, outside: Outside) -> CacheRelay:
+    """Carries out what committed changes have made old, whoever made them; one replica at a time."""
+    lease = Lease(
+        outside.redis,
+        key=f"{settings.redis_namespace}:{{fleet}}:cache_relay",
+        holder=outside.registry.replica_id,
+        seconds=RELAY_LEASE_SECONDS,
+    )
+    return CacheRelay(outside.store, cache.invalidate_everywhere, lease)
+
+
+def open_breakers(settings: Settings, stack: AsyncExitStack, registry: Registry) -> BreakerFleet:
+    """Clients of its own: a probe must not wait behind the queue, and push needs a connection to itself."""
+    redis = connect_redis(settings.redis_url or "", timeout_seconds=OP_SECONDS, name="chorus-breakers")
+    stack.push_async_callback(redis.aclose)
+    push = connect_redis(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS, name="chorus-breakers-push")
+    stack.push_async_callback(push.aclose)
+    return BreakerFleet(
+        redis,
+        push,
+        namespace=settings.redis_namespace,
+        replica_id=registry.replica_id,
+        replicas=lambda: registry.count,
+    )
 
 
 async def open_store(settings: Settings) -> Store:

@@ -13,16 +13,10 @@ import httpx
 from app.main import create_app
 from app.wiring import PROBE_SECONDS
 from balancer import balancer, needs_haproxy
-from proxy import Proxy, proxied
+from proxy import proxied
 from serving import Outside, served, settings_of
 
 CHECKS = 2
-
-
-def _through(url: str, proxy: Proxy) -> str:
-    parts = urlsplit(url)
-    netloc = parts.netloc.replace(f"{parts.hostname}:{parts.port}", f"127.0.0.1:{proxy.port}")
-    return parts._replace(netloc=netloc).geturl()
 
 
 async def _seconds_until(is_so: Callable[[], bool]) -> float:
@@ -37,25 +31,21 @@ async def _seconds_until(is_so: Callable[[], bool]) -> float:
 async def test_a_cut_off_replica_is_out_within_two_check_intervals_and_back_within_two(
     valkey_url: str, store_url: str, outside: Outside, tmp_path: Path
 ) -> None:
-    redis_at, postgres_at = urlsplit(valkey_url), urlsplit(store_url)
-    async with (
-        proxied(redis_at.hostname or "", redis_at.port or 0) as redis,
-        proxied(postgres_at.hostname or "", postgres_at.port or 0) as postgres,
-    ):
-        settings = settings_of(outside.url, _through(valkey_url, redis), _through(store_url, postgres))
+    async with proxied(valkey_url) as redis, proxied(store_url) as postgres:
+        settings = settings_of(outside.url, redis.url, postgres.url)
         async with served(create_app(settings)) as base, httpx.AsyncClient(base_url=base) as http:
             port = urlsplit(base).port or 0
             starting = balancer([port], tmp_path)
             front = await asyncio.to_thread(starting.__enter__)
             try:
                 assert (await http.get("/health/ready")).status_code == 200
-                redis.cut()
-                postgres.cut()
+                redis.freeze()
+                postgres.freeze()
                 out = await _seconds_until(lambda: front.states() == {"backend1": "DOWN"})
                 assert (await http.get("/health/ready")).json()["status"] == "not_ready"
                 assert (await http.get("/health/live")).status_code == 200
-                redis.heal()
-                postgres.heal()
+                redis.thaw()
+                postgres.thaw()
                 back = await _seconds_until(lambda: front.states() == {"backend1": "UP"})
             finally:
                 await asyncio.to_thread(starting.__exit__, None, None, None)

@@ -7,6 +7,7 @@ connection into 3.5 s. Here nothing is retried behind anybody's back: whoever ca
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import re
 from collections.abc import Awaitable, Mapping, Sequence
@@ -33,18 +34,25 @@ UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 
 __all__ = [
     "UNREACHABLE", "NoScriptError", "Pipeline", "Redis", "RedisConnectionError", "RedisError", "RedisTimeoutError",
-    "ResponseError", "Script", "configured", "connect", "describe",
+    "ResponseError", "Script", "Subscription", "configured", "connect", "describe",
 ]  # fmt: skip
 
 
 def connect(
-    url: str, *, timeout_seconds: float, max_connections: int = 20, name: str = "chorus", any_node: bool = False
+    url: str,
+    *,
+    timeout_seconds: float | None,
+    max_connections: int = 20,
+    name: str = "chorus",
+    protocol: int = 3,
+    any_node: bool = False,
 ) -> Redis:
     """A client that fails within `timeout_seconds` and never retries. It connects on first use. `url`: see
     core/redis_url.py; on a Cluster it routes by key and follows redirections, behind Sentinel it finds the primary.
 
     A blocking command needs a client of its own whose timeout exceeds the block time: redis-py applies the
-    socket timeout to blocking reads too, and one at or above it never returns. A subscription on a Cluster needs
+    socket timeout to blocking reads too, and one at or above it never returns. `timeout_seconds=None` is for callers
+    that bound every call themselves. A subscription on a Cluster needs
     `any_node`: a plain client to whichever node answers, which is enough since every node passes every message on.
     """
     where = RedisUrl.parse(url)
@@ -54,6 +62,7 @@ def connect(
         "retry": Retry(NoBackoff(), 0),
         "max_connections": max_connections,
         "client_name": name,
+        "protocol": protocol,
         "decode_responses": False,
         # With them on (redis-py's default) the pool hands out connections that the server has closed: after a restart,
         # or an idle timeout on the way, one call would fail for each of them.
@@ -168,11 +177,15 @@ def _text(value: bytes | str) -> str:
 
 
 class Script:
-    """One Lua script from `core/lua/`, run by its digest."""
+    """One Lua script from `core/lua/`, run by its digest. `prelude`: another one to put in front of it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, prelude: str | None = None) -> None:
         self.name = name
-        self.source = resources.files("app.core").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+        self.source = "\n".join(
+            resources.files("app.core").joinpath("lua", f"{part}.lua").read_text(encoding="utf-8")
+            for part in (prelude, name)
+            if part is not None
+        )
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, client: Redis, keys: Sequence[str | bytes], args: Sequence[Any]) -> Any:
@@ -186,3 +199,40 @@ class Script:
     def evalsha(self, client: Redis | Pipeline, keys: Sequence[str | bytes], args: Sequence[Any]) -> Awaitable[Any]:
         """Queue it on a pipeline, or start it on a client, by digest only: the caller handles `NoScriptError`."""
         return client.evalsha(self.sha, len(keys), *keys, *args)
+
+
+class Subscription:
+    """One channel on one connection of its own, which nobody repairs: what it raises ends it, and whoever subscribes
+    anew knows that something may have been missed. (redis-py's PubSub reconnects without a sign.)"""
+
+    def __init__(self, pool: Any, connection: Any) -> None:
+        self._pool = pool
+        self._connection = connection
+
+    @classmethod
+    async def open(cls, client: Redis, channel: str) -> Subscription:
+        """Returns when the server has acknowledged it. `client` must speak RESP2, where messages are replies."""
+        pool: Any = client.connection_pool
+        connection: Any = await pool.get_connection()
+        subscription = cls(pool, connection)
+        try:
+            await connection.send_command("SUBSCRIBE", channel)
+            await connection.read_response(timeout=math.inf)
+        except BaseException:
+            await subscription.aclose()
+            raise
+        return subscription
+
+    async def receive(self) -> bytes | None:
+        """The next message; `None` for the answer to a ping."""
+        reply = await self._connection.read_response(timeout=math.inf)
+        return reply[2] if reply[0] == b"message" else None
+
+    async def ping(self) -> None:
+        if not self._connection.is_connected:
+            raise RedisConnectionError("the subscription is closed")
+        await self._connection.send_command("PING", check_health=False)
+
+    async def aclose(self) -> None:
+        await self._connection.disconnect(nowait=True)
+        await self._pool.release(self._connection)

@@ -32,11 +32,14 @@ from collections.abc import Mapping
 
 from prometheus_client import REGISTRY
 
-from app.core.circuit_breaker.breaker import (
+from app.core.circuit_breaker.breaker import CircuitBreaker
+from app.core.circuit_breaker.collector import BreakerCollector
+from app.core.circuit_breaker.fleet import OP_SECONDS, BreakerFleet
+from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
+from app.core.circuit_breaker.rules import (
     FAILED,
     IGNORED,
     BreakerPolicy,
-    CircuitBreaker,
     CircuitBreakerOpenError,
     Classify,
     Snapshot,
@@ -44,13 +47,13 @@ from app.core.circuit_breaker.breaker import (
     Verdict,
     default_classify,
 )
-from app.core.circuit_breaker.collector import BreakerCollector
-from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
+from app.core.circuit_breaker.wire import FleetWord
 
 __all__ = [
-    "CIRCUIT_BREAKERS", "FAILED", "IGNORED", "BreakerCollector", "BreakerPolicy", "CircuitBreaker",
-    "CircuitBreakerOpenError", "Classify", "KeyedCircuitBreakers", "Snapshot", "State", "Verdict", "default_classify",
-    "gemini_circuit_breaker", "supabase_circuit_breaker", "whatsapp_account_breakers", "whatsapp_circuit_breaker",
+    "CIRCUIT_BREAKERS", "FAILED", "IGNORED", "OP_SECONDS", "BreakerCollector", "BreakerFleet", "BreakerPolicy",
+    "CircuitBreaker", "CircuitBreakerOpenError", "Classify", "FleetWord", "KeyedCircuitBreakers", "Snapshot", "State",
+    "Verdict", "default_classify", "gemini_circuit_breaker", "supabase_circuit_breaker", "whatsapp_account_breakers",
+    "whatsapp_circuit_breaker",
 ]  # fmt: skip
 
 gemini_circuit_breaker = CircuitBreaker("gemini_api", BreakerPolicy(5, 60.0), dependency="gemini")

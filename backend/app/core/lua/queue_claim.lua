@@ -60,16 +60,21 @@ if #due > 0 then
   redis.call("HDEL", first, unpack(due))
   local failed = redis.call("HMGET", att, unpack(due))
   local token = math.max(tonumber(redis.call("GET", prefix .. "tok") or 0) + 1, time[1] * 1000000 + time[2])
+  local leases, owners = {}, {}
   for i, box in ipairs(due) do
     local entries = redis.call("LRANGE", prefix .. "m:" .. box, 0, failed[i] and 0 or peek - 1)
     if #entries > 0 then
-      redis.call("ZADD", lease, now + lease_ms, box)
-      redis.call("HSET", own, box, string.format("%.0f", token))
+      leases[#leases + 1], leases[#leases + 2] = now + lease_ms, box
+      owners[#owners + 1], owners[#owners + 2] = box, string.format("%.0f", token)
       reply[#reply + 1] = {box, token, tonumber(failed[i] or 0), entries}
       token = token + 1
     end
   end
-  redis.call("SET", prefix .. "tok", string.format("%.0f", token - 1))
+  if #leases > 0 then
+    redis.call("ZADD", lease, unpack(leases))
+    redis.call("HSET", own, unpack(owners))
+    redis.call("SET", prefix .. "tok", string.format("%.0f", token - 1))
+  end
 end
 
 local next_due = tonumber(redis.call("ZRANGE", ready, 0, 0, "WITHSCORES")[2] or math.huge)

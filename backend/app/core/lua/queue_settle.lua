@@ -21,7 +21,7 @@ local ready, lease, heads, first = prefix .. "ready", prefix .. "lease", prefix 
 local own, att = prefix .. "own", prefix .. "att"
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local soonest, replies = math.huge, {}
+local soonest, trimmed, replies = math.huge, 0, {}
 
 local function make_ready(box, due)
   redis.call("ZADD", ready, due, box)
@@ -29,15 +29,15 @@ local function make_ready(box, due)
 end
 
 local function park(box, list, n, attempts, reason)
-  for i, entry in ipairs(redis.call("LRANGE", list, 0, n - 1)) do
+  for _, entry in ipairs(redis.call("LRANGE", list, 0, n - 1)) do
     redis.call("XADD", prefix .. "dlq", "MAXLEN", "~", max_dead, "*", "mailbox", box, "entry", entry,
-      "reason", reason, "attempts", i == 1 and attempts or 1)
+      "reason", reason, "attempts", attempts)
   end
 end
 
 local function trim(box, list, n)
   redis.call("LTRIM", list, n, -1)
-  redis.call("DECRBY", prefix .. "depth", n)
+  trimmed = trimmed + n
   redis.call("HDEL", att, box)
   local head = redis.call("LINDEX", list, 0)
   if head then
@@ -76,6 +76,7 @@ end
 for i = 4, #ARGV, 5 do
   replies[#replies + 1] = settle(ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]), ARGV[i + 4])
 end
+if trimmed > 0 then redis.call("DECRBY", prefix .. "depth", trimmed) end
 if soonest - now <= block then
   redis.call("RPUSH", prefix .. "wake", 1)
   redis.call("LTRIM", prefix .. "wake", -16, -1)

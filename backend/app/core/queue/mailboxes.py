@@ -181,12 +181,14 @@ class Queue:
                 failure = exc
         if failure and not claims:
             raise failure
+        if failure:
+            logger.warning("a shard of the queue is unavailable", extra={"reason": str(failure)})
         return claims
 
     async def _claim_shard(self, shard: int, limit: int) -> list[Claim]:
         asked = self._clock.monotonic()
         ahead_ms = self._server_ahead_ms[shard]
-        latest_ms = 0 if ahead_ms is None else _ms(asked + CALL_SECONDS) + round(ahead_ms)
+        latest_ms = 0 if ahead_ms is None else _ms(asked + self._shards.patience_seconds) + round(ahead_ms)
         now_ms, wait_ms, reaped, parked, *rows = await self._shards.call(
             CLAIM, shard, (limit, *self._claim_header, latest_ms)
         )
@@ -252,10 +254,15 @@ class Queue:
         held_until = self._clock.monotonic() + self._held_seconds
         pairs = [arg for claim in claims for arg in (claim.mailbox.encode(), claim.token)]
         kept = await self._shards.call(EXTEND, shard, (_ms(self.lease_seconds), *pairs))
+        lost: list[Claim] = []
         for claim, is_kept in zip(claims, kept, strict=True):
-            if is_kept and claim.held_until > -math.inf:
+            if claim.held_until == -math.inf:  # ended while the call was under way
+                continue
+            if is_kept:
                 claim.held_until = held_until
-        return [claim for claim, is_kept in zip(claims, kept, strict=True) if not is_kept]
+            else:
+                lost.append(claim)
+        return lost
 
     async def done(self, claim: Claim, count: int | None = None) -> bool:
         """End the claim; its first `count` events (default: all) are finished. `False`: the token was no longer ours,

@@ -22,6 +22,9 @@ class Shards:
 
     def __init__(self, redis: Redis, *, namespace: str, count: int) -> None:
         self.redis = redis
+        socket_timeout = redis.get_connection_kwargs().get("socket_timeout")  # type: ignore[no-untyped-call]
+        self.patience_seconds = min(CALL_SECONDS, socket_timeout or CALL_SECONDS)
+        """After this long nobody waits for an answer any more."""
         self.prefixes = [f"{namespace}:{{q{shard}}}:" for shard in range(count)]
 
     def __len__(self) -> int:

@@ -77,11 +77,15 @@ class Waker:
 
     def _finished(self, key: str, pop: asyncio.Task[bool]) -> None:
         del self._pops[key]
-        if pop.cancelled() or pop.exception() or not pop.result():
+        if pop.cancelled():
             return
-        self._popped.append(key)
-        if not self._waiting:
-            self._hand_on()
+        if (exc := pop.exception()) is not None:
+            expected = isinstance(exc, RedisError | OSError)  # `claim` reports it
+            logger.log(logging.DEBUG if expected else logging.ERROR, "waiting for work failed", exc_info=exc)
+        elif pop.result():
+            self._popped.append(key)
+            if not self._waiting:
+                self._hand_on()
 
     def _hand_on(self) -> None:
         if self._popped:

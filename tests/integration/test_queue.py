@@ -1,0 +1,302 @@
+"""What the queue promises while everything works."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from app.core.queue import Event, LeaseLost, PutResult, QueueFull
+from integration.queue_kit import Replicas, accepted_ms, claim_one, event, eventually, ids
+
+
+@pytest.fixture
+async def replicas(valkey_url: str) -> AsyncIterator[Replicas]:
+    async with AsyncExitStack() as stack:
+        yield Replicas(valkey_url, stack)
+
+
+async def test_event_comes_back_as_it_was_put(replicas: Replicas) -> None:
+    queue = replicas.queue()
+    before = time.time()
+    await queue.put([Event("ïd", "mäilbox", bytes(range(256)), immediate=True)])
+    claim = await claim_one(queue)
+    (got,) = claim.events
+    assert (got.id, got.mailbox, got.payload, got.immediate) == ("ïd", "mäilbox", bytes(range(256)), True)
+    assert before - 0.01 <= got.accepted_at <= time.time() + 0.01
+    assert claim.attempts == 0
+    assert claim.is_held()
+
+
+async def test_an_id_is_stored_once_also_after_it_was_done(replicas: Replicas) -> None:
+    queue, other = replicas.queue(), replicas.queue()
+    assert await queue.put([event("m", "a"), event("m", "a"), event("n", "b")]) == PutResult(2, 1)
+    assert await other.put([event("m", "a"), event("m", "c")]) == PutResult(1, 1)
+    claims = await queue.claim(10)
+    assert {claim.mailbox: ids(claim) for claim in claims} == {"m": ["a", "c"], "n": ["b"]}
+    assert [await queue.done(claim) for claim in claims] == [True, True]
+    assert await queue.put([event("m", "a"), event("n", "b")]) == PutResult(0, 2)
+    assert (await queue.stats()).pending == 0
+    assert 8 * 86400 - 10 < await replicas.redis.ttl("test:{q0}:d:a") <= 8 * 86400
+
+
+async def test_conversation_has_one_holder_and_keeps_its_order(replicas: Replicas) -> None:
+    queue, other = replicas.queue(), replicas.queue()
+    sent = [event("m", f"e{n}") for n in range(25)]
+    await queue.put(sent[:24])
+    claim = await claim_one(queue)
+    assert ids(claim) == [e.id for e in sent[:20]]
+    await queue.put(sent[24:])
+    assert await other.claim(10) == []
+    assert await queue.done(claim)
+    rest = await claim_one(other)
+    assert ids(rest) == [e.id for e in sent[20:]]
+    assert rest.token > claim.token
+
+
+async def test_longest_due_conversations_are_claimed_first_and_only_as_many_as_asked(replicas: Replicas) -> None:
+    queue = replicas.queue()
+    for name in ("first", "second", "third"):
+        await queue.put([event(name)])
+        await asyncio.sleep(0.002)
+    assert [claim.mailbox for claim in await queue.claim(2)] == ["first", "second"]
+    assert [claim.mailbox for claim in await queue.claim(2)] == ["third"]
+    assert await queue.claim(0) == []
+
+
+async def test_burst_is_due_after_its_last_event_at_most_the_cap_after_its_first(replicas: Replicas) -> None:
+    queue = replicas.queue(debounce_seconds=0.3, debounce_cap_seconds=0.4)
+    await queue.put([event()])
+    await asyncio.sleep(0.05)
+    await queue.put([event()])
+    due_of_two = await replicas.due_ms("m")
+    await asyncio.sleep(0.15)  # time itself: the burst goes on
+    await queue.put([event()])
+    due_of_three = await replicas.due_ms("m")
+    claim = await claim_one(queue)
+    first, second, _ = accepted_ms(claim)
+    assert due_of_two == min(second + 300, first + 400)
+    assert due_of_three == first + 400 <= claim.token // 1000, "a token starts with the time of the claim"
+
+
+async def test_burst_that_arrives_while_the_conversation_is_held_is_debounced_too(replicas: Replicas) -> None:
+    queue = replicas.queue(debounce_seconds=0.2)
+    await queue.put([event(immediate=True)])
+    claim = await claim_one(queue)
+    await queue.put([event()])
+    await queue.done(claim)
+    due = await replicas.due_ms("m")
+    assert due == accepted_ms(await claim_one(queue))[0] + 200
+
+
+async def test_immediate_event_is_due_now_and_leaves_a_time_that_is_set(replicas: Replicas) -> None:
+    queue = replicas.queue(debounce_seconds=0.3)
+    await queue.put([event("now", immediate=True)])
+    (claim,) = await queue.claim(10)
+    await queue.put([event("burst")])
+    due = await replicas.due_ms("burst")
+    await asyncio.sleep(0.01)
+    await queue.put([event("burst", immediate=True)])
+    assert await replicas.due_ms("burst") == due
+    await queue.retry_later(claim, 60, counted=False, reason="upstream away")
+    back = await replicas.due_ms("now")
+    await queue.put([event("now", immediate=True), event("now")])
+    assert await replicas.due_ms("now") == back
+
+
+async def test_retry_waits_its_delay_and_only_counted_attempts_count(replicas: Replicas) -> None:
+    queue = replicas.queue()
+    await queue.put([event("m", "head"), event("m", "next")])
+    claim = await claim_one(queue)
+    assert not await queue.retry_later(claim, 0, counted=False, reason="drain")
+    claim = await claim_one(queue)
+    assert (claim.attempts, ids(claim)) == (0, ["head", "next"])
+    failed_at = time.monotonic()
+    assert not await queue.retry_later(claim, 0.5, counted=True, reason="bug")
+    assert await queue.claim(1) == []
+    claim = await claim_one(queue)
+    assert time.monotonic() - failed_at >= 0.499
+    assert (claim.attempts, ids(claim)) == (1, ["head"]), "a head that failed is tried alone"
+    await queue.done(claim)
+    assert ids(await claim_one(queue)) == ["next"]
+
+
+async def test_poison_is_parked_after_exactly_the_maximum_and_the_conversation_goes_on(replicas: Replicas) -> None:
+    queue = replicas.queue(max_attempts=3)
+    await queue.put([event("m", "poison"), event("m", "good")])
+    verdicts = []
+    for _ in range(3):
+        claim = await claim_one(queue)
+        assert claim.events[0].id == "poison"
+        verdicts.append(await queue.retry_later(claim, 0, counted=True, reason="ValueError: no"))
+    assert verdicts == [False, False, True]
+    claim = await claim_one(queue)
+    assert (ids(claim), claim.attempts) == (["good"], 0)
+    (letter,), _ = await queue.dead(limit=10)
+    assert (letter.event.id, letter.reason, letter.attempts) == ("poison", "ValueError: no", 3)
+    assert abs(letter.parked_at - time.time()) < 5
+
+
+async def test_crashed_holder_costs_an_attempt_and_its_token_dies(replicas: Replicas) -> None:
+    crashed, queue = replicas.queue(lease_seconds=0.2), replicas.queue(lease_seconds=0.2, max_attempts=2)
+    await queue.put([event("m", "a"), event("m", "b")])
+    lost = await claim_one(crashed)
+    taken = await claim_one(queue)
+    assert not lost.is_held()
+    assert (taken.attempts, ids(taken)) == (1, ["a"])
+    assert taken.token > lost.token
+    assert await crashed.extend([lost]) == [lost]
+    with pytest.raises(LeaseLost):
+        await crashed.refresh(lost)
+    assert not await crashed.done(lost)
+    assert not await crashed.park(lost, 1, "late")
+    assert not await crashed.retry_later(lost, 0, counted=True, reason="late")
+
+    async def parked() -> bool:
+        await queue.claim(1)
+        return (await queue.stats()).dead == 1
+
+    await eventually(parked)
+    (letter,), _ = await queue.dead(limit=10)
+    assert (letter.event.id, letter.attempts) == ("a", 2)
+    assert "no verdict" in letter.reason
+
+
+async def test_reaped_conversation_that_nobody_took_yet_is_nobodys(replicas: Replicas) -> None:
+    """It keeps its early place in the queue, and the holder it was taken from can no longer end it."""
+    queue = replicas.queue(lease_seconds=0.15, debounce_seconds=0.1)
+    await queue.put([event("m")])
+    lost = await claim_one(queue)
+    await queue.put([event("m")])
+
+    async def reaped() -> bool:
+        await replicas.redis.zadd("test:{q0}:ready", {"decoy": 0})  # takes the one place in the claim
+        await queue.claim(1)
+        return await replicas.redis.zscore("test:{q0}:lease", "m") is None
+
+    await eventually(reaped)
+    await queue.put([event("m")])
+    claimed_at_ms = lost.token // 1000
+    assert await replicas.due_ms("m") == claimed_at_ms
+    assert not await queue.done(lost)
+
+
+async def test_extended_lease_outlives_its_first_end_and_shows_what_arrived(replicas: Replicas) -> None:
+    queue, other = replicas.queue(lease_seconds=1), replicas.queue(lease_seconds=1)
+    await queue.put([event("m", "a")])
+    claim = await claim_one(queue)
+    first_end = claim.held_until
+    for _ in range(4):
+        await asyncio.sleep(0.3)  # time itself: the lease runs
+        assert await queue.extend([claim]) == []
+        assert claim.is_held()
+        assert await other.claim(1) == []
+    assert claim.held_until > first_end + 1
+    await queue.put([event("m", "b")])
+    assert await queue.refresh(claim) is claim
+    assert ids(claim) == ["a", "b"]
+    assert await queue.done(claim)
+    assert await queue.extend([claim]) == [], "an ended claim is not a lost one"
+    assert (await queue.stats()).pending == 0
+
+
+async def test_dead_letters_are_paged_replayed_and_dropped(replicas: Replicas) -> None:
+    queue = replicas.queue(max_attempts=2)
+    await queue.put([event("m", f"e{n}") for n in range(5)])
+    await queue.park(await claim_one(queue), 3, "unknown account")
+    page, cursor = await queue.dead(limit=2)
+    last, end = await queue.dead(limit=2, cursor=cursor)
+    assert [letter.event.id for letter in page + last] == ["e0", "e1", "e2"]
+    assert (cursor, end) == (page[1].id, None)
+    accepted = page[0].event.accepted_at
+    await asyncio.sleep(0.005)
+    assert await queue.replay([page[1].id, page[0].id, "0-7-7", "nonsense"]) == 2
+    assert await queue.drop([last[0].id, last[0].id, page[0].id]) == 1
+    claim = await claim_one(queue)
+    assert ids(claim) == ["e3", "e4", "e1", "e0"], "at the tail, in the order asked for"
+    assert claim.events[-1].accepted_at > accepted
+    assert await queue.dead(limit=2) == ([], None)
+    with pytest.raises(ValueError, match="cursor"):
+        await queue.dead(limit=2, cursor="nonsense")
+
+
+async def test_dead_letters_are_bounded(replicas: Replicas) -> None:
+    queue = replicas.queue(max_dead=100)
+    for _ in range(30):
+        await queue.put([event("m") for _ in range(20)])
+        await queue.park(await claim_one(queue), 20, "unknown account")
+    assert 100 <= (await queue.stats()).dead <= 300, "trimming is by whole nodes of the stream"
+
+
+async def test_only_as_many_events_are_ended_as_were_shown(replicas: Replicas) -> None:
+    queue = replicas.queue()
+    await queue.put([event(), event()])
+    claim = await claim_one(queue)
+    for wrong in (0, 3):
+        with pytest.raises(ValueError, match="2 events"):
+            await queue.done(claim, wrong)
+    assert await queue.done(claim, 1)
+
+
+async def test_audit_makes_forgotten_mailboxes_due(replicas: Replicas) -> None:
+    queue = replicas.queue()
+    await queue.put([event("m", "a"), event("n"), event("gone")])
+    assert await queue.audit() == 0
+    await replicas.redis.zrem("test:{q0}:ready", "m", "gone")
+    await replicas.redis.delete("test:{q0}:m:gone")
+    assert await queue.audit() == 1
+    assert await replicas.redis.zrange("test:{q0}:heads", 0, -1) == [b"m", b"n"]
+    assert {claim.mailbox for claim in await queue.claim(10)} == {"m", "n"}
+
+
+async def test_stats_tell_depth_age_and_state(replicas: Replicas) -> None:
+    queue = replicas.queue()
+    await queue.put([event("held"), event("waiting"), event("waiting")])
+    claim = await claim_one(queue)
+    await asyncio.sleep(0.05)
+    stats = await queue.stats()
+    assert (stats.pending, stats.ready, stats.leased, stats.dead) == (3, 1, 1, 0)
+    assert 0.05 <= stats.oldest_seconds < 5
+    await queue.retry_later(claim, 100, counted=False, reason="upstream away")
+    assert (await queue.stats()).oldest_seconds >= stats.oldest_seconds, "back-off does not make an event younger"
+
+
+async def test_shards_share_the_mailboxes(replicas: Replicas) -> None:
+    queue = replicas.queue(shards=4)
+    sent = [event(f"m{n}") for n in range(40)]
+    assert await queue.put(sent) == PutResult(40, 0)
+    assert await queue.put(sent) == PutResult(0, 40)
+    assert (await queue.stats()).pending == 40
+    claims = await queue.claim(15) + await queue.claim(100)
+    assert {claim.mailbox for claim in claims} == {e.mailbox for e in sent}
+    assert await queue.extend(claims) == []
+    await asyncio.gather(*(queue.park(claim, 1, "all of them") for claim in claims))
+    letters, cursor = [], None
+    while True:
+        page, cursor = await queue.dead(limit=7, cursor=cursor)
+        letters += page
+        if cursor is None:
+            break
+    assert len({letter.id for letter in letters}) == 40
+    assert await queue.replay([letter.id for letter in letters]) == 40
+    assert (await queue.stats()).pending == 40
+    assert await queue.audit() == 0
+
+
+async def test_full_queue_refuses_a_put_as_a_whole_and_forgets_it(replicas: Replicas) -> None:
+    queue = replicas.queue(max_pending=4, max_per_mailbox=2)
+    await queue.put([event("a", "kept")])
+    refused, fits = [event("a", "x"), event("b", "y"), event("c", "z"), event("c", "v")], [event("b", "w")]
+    results = await asyncio.gather(queue.put(refused), queue.put(fits), return_exceptions=True)
+    assert isinstance(results[0], QueueFull)
+    assert results[0].retry_after
+    assert results[1] == PutResult(1, 0), "other puts of the same call are not affected"
+    with pytest.raises(QueueFull, match="mailbox"):
+        await queue.put([event("b"), event("b")])
+    assert (await queue.stats()).pending == 2
+    for claim in await queue.claim(10):
+        await queue.done(claim)
+    assert await queue.put(refused) == PutResult(4, 0), "a refused id was not marked as seen"
