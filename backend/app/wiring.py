@@ -8,9 +8,10 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
@@ -29,7 +30,9 @@ from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client
 from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
+from app.core.loop_watch import LoopWatch
 from app.core.pacing import Pacer
+from app.core.probe_board import ProbeBoard
 from app.core.queue import Queue
 from app.core.redis import Redis, describe
 from app.core.redis import connect as connect_redis
@@ -43,10 +46,11 @@ from app.services.breaker_service import BreakerService
 from app.services.cache_relay import CacheRelay
 from app.services.conversation_service import ConversationService
 from app.services.delivery import PER_PAIR, Delivery, per_number
-from app.services.health_service import Dependency, HealthService
+from app.services.health_service import HealthService
 from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
+from app.services.probes import Dependency
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +61,18 @@ DIVERT_SECONDS = 0.2
 """With somewhere else to go there is no point in waiting for a Redis that does not answer."""
 BLOCKING_TIMEOUT_SECONDS = 3.0
 """Above the longest block, which is one second."""
-PROBE_SECONDS = 5.0
+PROBE_SECONDS = 3.0
+PROBE_TIMEOUT_SECONDS = 1.5
+"""A replica that cannot reach its stores is out of rotation within two of these intervals, the balancer's included."""
 UPSTREAM_PROBE_SECONDS = 30.0
+UPSTREAM_TIMEOUT_SECONDS = 3.0
 AUDIT_SECONDS = 60.0
 STUCK_SECONDS = 15.0
 """The worker beats about once a second."""
 RELAY_LEASE_SECONDS = 6.0
 """Three rounds of the relay, which renews it in every one."""
 BOOTSTRAP_SLUG = "default"
+BOOTSTRAP_RETRY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +235,9 @@ def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> Hea
         await outside.store.ping()
         return {}
 
+    def upstream(name: str, probe: Callable[[], Awaitable[Mapping[str, Any]]]) -> Dependency:
+        return Dependency(name, probe, UPSTREAM_PROBE_SECONDS, UPSTREAM_TIMEOUT_SECONDS, is_shared=True)
+
     async def internals() -> Mapping[str, Any]:
         queue = await outside.queue.stats()
         return {
@@ -236,11 +247,12 @@ def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> Hea
 
     return HealthService(
         dependencies={
-            "redis": Dependency("redis", lambda: describe(outside.redis), PROBE_SECONDS),
-            "supabase": Dependency("supabase", probe_store, PROBE_SECONDS),
-            "whatsapp": Dependency("whatsapp", outside.messenger.probe, UPSTREAM_PROBE_SECONDS),
-            "gemini": Dependency("gemini", outside.model.probe, UPSTREAM_PROBE_SECONDS),
+            "redis": Dependency("redis", lambda: describe(outside.redis), PROBE_SECONDS, PROBE_TIMEOUT_SECONDS),
+            "supabase": Dependency("supabase", probe_store, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS),
+            "whatsapp": upstream("whatsapp", outside.messenger.probe),
+            "gemini": upstream("gemini", outside.model.probe),
         },
+        board=ProbeBoard(outside.redis, namespace=settings.redis_namespace, replica_id=outside.registry.replica_id),
         breakers=CIRCUIT_BREAKERS,
         fleet=outside.registry,
         supervisor=supervisor,
@@ -252,20 +264,23 @@ def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> Hea
 def _start_loops(replica: Replica, outside: Outside) -> None:
     """Every background loop of a replica; the supervisor restarts one that dies and tells /health/live."""
     start = replica.supervisor.start
-    for name, loop in replica.services.health.loops().items():
-        start(name, loop)
+    beating = {"event_loop": LoopWatch().run, **replica.services.health.loops()}
+    for name, loop in beating.items():
+        start(name, partial(loop, partial(replica.supervisor.beat, name)))
     started_at = time.time()
 
     async def heartbeat() -> None:
         while True:
+            replica.supervisor.beat("heartbeat")
             info = {
                 "version": __version__,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "started_at": started_at,
                 "role": replica.settings.app_role,
-                "phase": replica.services.health.phase,
                 "active": replica.worker.active if replica.worker else 0,
+                "concurrency": replica.settings.worker_concurrency,
+                **replica.services.health.load(),
             }
             try:
                 await outside.registry.beat(info)
@@ -275,6 +290,7 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
 
     async def audit() -> None:
         while True:
+            replica.supervisor.beat("audit")
             await asyncio.sleep(AUDIT_SECONDS)
             try:
                 repaired = await outside.queue.audit()
@@ -293,7 +309,7 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
     if replica.worker is not None:
         start("worker", replica.worker.run, beat_within_seconds=STUCK_SECONDS)
         start("lease_renewal", replica.worker.renew)
-        start("audit", audit)
+        start("audit", audit, beat_within_seconds=3 * AUDIT_SECONDS)
 
 
 def _cache_relay(settings: Settings, outside: Outside) -> CacheRelay:
@@ -347,7 +363,7 @@ async def _bootstrap_account(settings: Settings, outside: Outside) -> None:
             return  # another replica was faster
         except Unavailable as exc:
             logger.warning("no account bootstrapped yet", extra={"reason": str(exc)})
-            await asyncio.sleep(PROBE_SECONDS)
+            await asyncio.sleep(BOOTSTRAP_RETRY_SECONDS)
         else:
             return
 
