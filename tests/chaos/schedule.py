@@ -142,7 +142,7 @@ class Schedule:
     async def _kill_valkey(self) -> None:
         valkey = self.world.servers.valkey
         await asyncio.to_thread(valkey.kill)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # time itself: the fault lasts
         await asyncio.to_thread(valkey.start)
         await self._work_resumes()
 

@@ -106,7 +106,7 @@ class World:
         async with asyncio.timeout(timeout_seconds):
             quiet = 0
             while quiet < 3:  # a status may be between the sandbox and the queue
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # time itself: between two looks
                 depth = int(await self.redis.get(f"{PREFIX}depth") or 0)
                 quiet = 0 if depth or await self.statuses_on_their_way() else quiet + 1
         return loop.time() - started
