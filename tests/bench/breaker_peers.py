@@ -19,7 +19,12 @@ def _circuitbreaker() -> Call:
     from circuitbreaker import CircuitBreaker
 
     breaker = CircuitBreaker(failure_threshold=5, recovery_timeout=OPEN_SECONDS)
-    return breaker.call_async
+
+    @breaker  # call_async alone does not look whether the circuit is open
+    async def call(fn: Callable[[], Awaitable[Any]]) -> Any:
+        return await fn()
+
+    return call
 
 
 def _hyx() -> Call:

@@ -57,7 +57,7 @@ __all__ = [
 ]  # fmt: skip
 
 # A lease outlives the adapter's attempt timeout by a third: a probe that only hangs is settled, not forgotten.
-# Half of the calls failing, or four fifths taking most of the attempt timeout, is an outage without any failures in a row.
+# Half of the calls failing, or four fifths taking most of the attempt timeout, is an outage without a row of failures.
 gemini_circuit_breaker = CircuitBreaker(
     "gemini_api",
     BreakerPolicy(5, 60.0, probe_lease_seconds=20.0, failure_rate=0.5, slow_call_seconds=12.0),
