@@ -3,8 +3,6 @@
 Packages: interlock-cb, purgatory, pybreaker, aiobreaker, circuitbreaker, hyx. Each is imported when it is asked for.
 """
 
-# ruff: noqa: PLC0415  a peer may not be installed
-
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
