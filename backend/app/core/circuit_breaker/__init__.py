@@ -24,8 +24,8 @@
 6. With `failure_rate` or `slow_call_seconds` in its policy a circuit also opens on a share of the calls in a window.
 
 A circuit works alone, in its process; with `BreakerFleet.join` it follows the fleet: all replicas then go by one
-verdict, made by scripts in Redis (`core/lua/breaker_*.lua`) and applied locally. A closed or open circuit never waits for
-Redis, a probe at most `OP_SECONDS`, and while Redis is away the rules above hold on what this process sees. The
+verdict, made by scripts in Redis (`core/lua/breaker_*.lua`) and applied locally. A closed or open circuit never waits
+for Redis, a probe at most `OP_SECONDS`, and while Redis is away the rules above hold on what this process sees. The
 protocol, its defaults and what to leave alone: `docs/circuit-breaker.md`.
 
     rules     states, policy, what an outcome says          fleet   clients, push, resync, overrides by hand
