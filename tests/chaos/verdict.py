@@ -93,11 +93,12 @@ def _stored_once_in_order(verdict: Verdict, messages: Sequence[Message], evidenc
     for row in evidence.stored:
         places[row["conversation"]].append(row["id"])
     for conversation, expected in _by_conversation(messages).items():
-        found = [ids for ids in places.values() if set(ids) & set(expected)]
-        verdict.expect(len(found) <= 1, f"conversation {conversation} was split over {len(found)} rows")
-        in_order = [key for ids in found for key in ids]
-        verdict.expect(in_order == [key for key in expected if key in times],
-                       f"conversation {conversation} was stored out of order: {in_order}")  # fmt: skip
+        rows = [ids for ids in places.values() if set(ids) & set(expected)]
+        verdict.expect(len(rows) <= 1, f"conversation {conversation} was split over {len(rows)} rows")
+        in_order = [key for ids in rows for key in ids]
+        right = [key for key in expected if key in times]
+        wrong = [f"{found} instead of {key}" for found, key in zip(in_order, right, strict=False) if found != key]
+        verdict.expect(not wrong, f"conversation {conversation} was stored out of order: {wrong[:2]}")
 
 
 def _answered_once(verdict: Verdict, messages: Sequence[Message], evidence: Evidence) -> None:
