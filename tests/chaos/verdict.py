@@ -176,7 +176,7 @@ async def _nothing_left(verdict: Verdict, world: World, dead: int) -> None:
     async for key in world.redis.scan_iter(match=f"{PREFIX}*", count=10_000):
         keys[key.decode().removeprefix(PREFIX).split(":")[0]] += 1
     verdict.expect(not keys["m"], f"{keys['m']} mailboxes still hold events")
-    left = [name for name in ("ready", "lease", "heads", "own", "att", "first") if keys[name]]
+    left = [name for name in ("ready", "groups", "r", "lease", "heads", "own", "att", "first", "h") if keys[name]]
     verdict.expect(not left, f"the queue is empty, yet these keys are not: {left}")
     depth = int(await world.redis.get(f"{PREFIX}depth") or 0)
     verdict.expect(depth == 0, f"the queue's counter says {depth} events are pending")
