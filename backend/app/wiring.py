@@ -38,7 +38,6 @@ from app.core.redis import Redis, describe, is_cluster
 from app.core.redis import connect as connect_redis
 from app.core.registry import HEARTBEAT_SECONDS, Registry
 from app.core.secrets import TokenCipher
-from app.domain.errors import Conflict
 from app.domain.ports import Store
 from app.services.account_service import AccountService
 from app.services.bot_service import BotService
@@ -73,8 +72,6 @@ RELAY_LEASE_SECONDS = 6.0
 """Three rounds of the relay, which renews it in every one."""
 CLUSTER_SHARDS = 16
 """ADR 4."""
-BOOTSTRAP_SLUG = "default"
-BOOTSTRAP_RETRY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +142,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
         namespace=settings.redis_namespace,
         shards=CLUSTER_SHARDS if is_cluster(settings.redis_url or "") else 1,
         debounce_seconds=settings.debounce_seconds,
+        lease_seconds=settings.lease_seconds,
         max_pending=settings.queue_max_pending,
         put_timeout_seconds=PUT_SECONDS if settings.ingest_fallback is IngestFallback.NONE else DIVERT_SECONDS,
     )
@@ -307,7 +305,8 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
         start("inbox_mover", replica.fallback.run)
     start("circuit_breakers", outside.breakers.run)
     start("cache_relay", _cache_relay(replica.settings, outside).run)
-    start("bootstrap_account", lambda: _bootstrap_account(replica.settings, outside))
+    if replica.settings.whatsapp_phone_id:
+        start("bootstrap_account", lambda: _bootstrap(replica.settings, replica.services.accounts))
     if replica.worker is not None:
         start("worker", replica.worker.run, beat_within_seconds=STUCK_SECONDS)
         start("lease_renewal", replica.worker.renew)
@@ -349,27 +348,13 @@ async def open_store(settings: Settings) -> Store:
     return SupabaseStore(settings.supabase_url or "", _value(settings.supabase_key), await get_http_client())
 
 
-async def _bootstrap_account(settings: Settings, outside: Outside) -> None:
-    """WHATSAPP_TOKEN and WHATSAPP_PHONE_ID give a first account without any API call; it is never overwritten."""
-    if not settings.whatsapp_token or not settings.whatsapp_phone_id:
-        return
-    while True:
-        try:
-            if await outside.store.get_account_by_phone_number_id(settings.whatsapp_phone_id) is None:
-                await outside.store.create_account(
-                    name=BOOTSTRAP_SLUG,
-                    slug=BOOTSTRAP_SLUG,
-                    phone_number_id=settings.whatsapp_phone_id,
-                    access_token=outside.cipher.encrypt(_value(settings.whatsapp_token)),
-                    verify_token=_value(settings.whatsapp_verify_token) or secrets.token_urlsafe(24),
-                )
-        except Conflict:
-            return  # another replica was faster
-        except Unavailable as exc:
-            logger.warning("no account bootstrapped yet", extra={"reason": str(exc)})
-            await asyncio.sleep(BOOTSTRAP_RETRY_SECONDS)
-        else:
-            return
+async def _bootstrap(settings: Settings, accounts: AccountService) -> None:
+    """WHATSAPP_TOKEN and WHATSAPP_PHONE_ID give a first account without any API call."""
+    await accounts.bootstrap(
+        phone_number_id=settings.whatsapp_phone_id or "",
+        access_token=_value(settings.whatsapp_token),
+        verify_token=_value(settings.whatsapp_verify_token) or secrets.token_urlsafe(24),
+    )
 
 
 def _verifier(settings: Settings) -> SupabaseTokenVerifier | None:

@@ -162,7 +162,7 @@ async def test_redis_dies_and_comes_back_with_its_old_values(replicas, valkey):
     a, b = replicas
     await a.read()
     await b.read()
-    await asyncio.sleep(1.1)  # appendfsync everysec
+    await asyncio.sleep(1.1)  # time itself: appendfsync everysec
     valkey.kill()
     await until(lambda: not a.trusted and not b.trusted)
     assert await worst_read(a, reads=40) < SOURCE_SECONDS + EXTRA_SECONDS
@@ -201,7 +201,7 @@ async def test_a_load_longer_than_its_lease_stays_the_only_one(replicas, monkeyp
     async def slow() -> str:
         nonlocal loads
         loads += 1
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # time itself: the outage lasts
         return "slow"
 
     reads = [replica.cache.get_or_fetch("k", slow, ttl_seconds=300) for replica in (a, b)]
@@ -420,7 +420,7 @@ async def test_two_replicas_edit_fifty_profiles_at_once_and_nobody_stays_behind(
         await asyncio.gather(*(edit(replica, number) for replica in replicas for number in range(500)))
         editing = False
         await asyncio.gather(*readers)
-        await asyncio.sleep(1)
+        await asyncio.sleep(1)  # time itself: the bar of the issue
         stale = 0
         for account in accounts:
             truth = await store.get_profile(account.id)

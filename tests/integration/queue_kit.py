@@ -35,7 +35,7 @@ class Replicas:
 
     async def due_ms(self, mailbox: str) -> int:
         """When a waiting mailbox is due, by the server's clock."""
-        score = await self.redis.zscore("test:{q0}:ready", mailbox)
+        score = await self.redis.zscore(f"test:{{q0}}:r:{Queue.group_of(mailbox)}", mailbox)
         assert score is not None, f"{mailbox} is not waiting"
         return int(score)
 

@@ -38,7 +38,7 @@ class Server:
             "api", KEYS.channel, *(version or self.version), replica, ok + failed, failed, slow, failed, micros(hold),
             *report_rules(policy),
         ]  # fmt: skip
-        answer = await REPORT(self.redis, self.keys, args)
+        answer = await REPORT(self.redis, KEYS.of_report("api"), args)
         return self._view(answer[6:]) | {
             "changed": answer[0],
             "calls": answer[1],

@@ -127,7 +127,7 @@ async def test_one_replica_does_it_and_another_takes_over(fleet, monkeypatch):
         while await fleet.redis.get("test:relay") != b"replica-0":
             await asyncio.sleep(0.01)
     second = asyncio.create_task(fleet.relays[1].run())
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.2)  # time itself: nothing comes meanwhile
     assert await fleet.redis.get("test:relay") == b"replica-0"
     first.cancel()
     async with asyncio.timeout(5):

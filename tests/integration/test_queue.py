@@ -92,6 +92,16 @@ async def test_burst_that_arrives_while_the_conversation_is_held_is_debounced_to
     assert due == accepted_ms(await claim_one(queue))[0] + 200
 
 
+async def test_burst_that_its_holder_finished_with_leaves_nothing_behind(replicas: Replicas) -> None:
+    queue = replicas.queue(debounce_seconds=0.2)
+    await queue.put([event(immediate=True)])
+    claim = await claim_one(queue)
+    await queue.put([event()])
+    await queue.refresh(claim)
+    await queue.done(claim)
+    assert await replicas.redis.hlen("test:{q0}:first") == 0
+
+
 async def test_immediate_event_is_due_now_and_leaves_a_time_that_is_set(replicas: Replicas) -> None:
     queue = replicas.queue(debounce_seconds=0.3)
     await queue.put([event("now", immediate=True)])
@@ -138,6 +148,32 @@ async def test_poison_is_parked_after_exactly_the_maximum_and_the_conversation_g
     (letter,), _ = await queue.dead(limit=10)
     assert (letter.event.id, letter.reason, letter.attempts) == ("poison", "ValueError: no", 3)
     assert abs(letter.parked_at - time.time()) < 5
+    assert [failure.reason for failure in letter.history] == ["ValueError: no"] * 3
+
+
+async def test_dead_letter_keeps_the_last_five_failures_and_no_other_events(replicas: Replicas) -> None:
+    queue = replicas.queue(max_attempts=7, lease_seconds=0.05)
+    await queue.put([event("m", "poison"), event("m", "next")])
+    await claim_one(queue)  # and dies: the first of seven
+    for n in range(6):
+        await queue.retry_later(await claim_one(queue), 0, counted=True, reason=f"{n}" + "é" * 200)
+    await queue.park(await claim_one(queue), 1, "unsupported")
+    (poison, following), _ = await queue.dead(limit=10)
+    assert [failure.reason for failure in poison.history] == [f"{n}" + "é" * 99 for n in range(1, 6)]
+    times = [failure.at for failure in poison.history]
+    assert times == sorted(times)
+    assert times[-1] == poison.parked_at
+    assert [failure.reason for failure in following.history] == ["unsupported"]
+    assert await replicas.redis.keys("test:{q0}:h:*") == []
+
+
+async def test_unhandled_crash_is_part_of_the_history(replicas: Replicas) -> None:
+    queue = replicas.queue(max_attempts=2, lease_seconds=0.05)
+    await queue.put([event("m")])
+    await claim_one(queue)
+    await queue.retry_later(await claim_one(queue), 0, counted=True, reason="bug")
+    (letter,), _ = await queue.dead(limit=10)
+    assert [failure.reason.partition(":")[0] for failure in letter.history] == ["no verdict", "bug"]
 
 
 async def test_crashed_holder_costs_an_attempt_and_its_token_dies(replicas: Replicas) -> None:
@@ -173,7 +209,8 @@ async def test_reaped_conversation_that_nobody_took_yet_is_nobodys(replicas: Rep
     await queue.put([event("m")])
 
     async def reaped() -> bool:
-        await replicas.redis.zadd("test:{q0}:ready", {"decoy": 0})  # takes the one place in the claim
+        for key, member in (("groups", ""), ("r:", "decoy")):
+            await replicas.redis.zadd(f"test:{{q0}}:{key}", {member: 0})  # takes the one place in the claim
         await queue.claim(1)
         return await replicas.redis.zscore("test:{q0}:lease", "m") is None
 
@@ -245,8 +282,10 @@ async def test_audit_makes_forgotten_mailboxes_due(replicas: Replicas) -> None:
     queue = replicas.queue()
     await queue.put([event("m", "a"), event("n"), event("gone")])
     assert await queue.audit() == 0
-    await replicas.redis.zrem("test:{q0}:ready", "m", "gone")
+    await replicas.redis.zrem("test:{q0}:r:", "m", "gone")
     await replicas.redis.delete("test:{q0}:m:gone")
+    assert await queue.audit() == 1
+    await replicas.redis.delete("test:{q0}:groups")
     assert await queue.audit() == 1
     assert await replicas.redis.zrange("test:{q0}:heads", 0, -1) == [b"m", b"n"]
     assert {claim.mailbox for claim in await queue.claim(10)} == {"m", "n"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,9 @@ T = TypeVar("T")
 # Times are multiples of 1/8 s, which floats hold exactly.
 DEBOUNCE, CAP, LEASE, DEDUPE = 1000, 2500, 4000, 60_000
 MAX_ATTEMPTS, MAX_PENDING, MAX_PER_MAILBOX, PEEK = 3, 30, 24, 20
-MAILBOXES = ("a", "ü")
+MAILBOXES = ("a", "g:ü", "g:b")
+GROUPS = ("", "g")
+CRASHED = "no verdict: the worker died or its lease ran out"
 
 
 class MovedClock:
@@ -61,15 +64,19 @@ class Box:
     due: int | None = None
     ends: int | None = None
     token: int | None = None
-    failed: int = 0
+    failures: list[tuple[int, str]] = field(default_factory=list)
     burst: tuple[int, int] | None = None
+
+    @property
+    def failed(self) -> int:
+        return len(self.failures)
 
 
 @dataclass
 class Model:
     boxes: dict[str, Box] = field(default_factory=lambda: {name: Box() for name in MAILBOXES})
     seen: dict[str, int] = field(default_factory=dict)
-    dead: list[tuple[str, str, int]] = field(default_factory=list)
+    dead: list[tuple[str, str, int, list[tuple[int, str]]]] = field(default_factory=list)
 
     @property
     def pending(self) -> int:
@@ -108,47 +115,79 @@ class Model:
         ended = sorted((b.ends, n.encode(), b) for n, b in self.boxes.items() if b.ends is not None and b.ends <= now)
         for ends, name, box in ended[:limit]:
             box.ends = box.token = box.burst = None
-            box.failed += 1
+            box.failures.append((now, CRASHED))
             if box.failed >= MAX_ATTEMPTS:
-                self.dead.append((name.decode(), box.events.pop(0), box.failed))
-                box.failed = 0
+                self.dead.append((name.decode(), box.events.pop(0), box.failed, box.failures))
+                box.failures = []
             if box.events:
                 box.due = ends - LEASE
 
-    def claim(self, limit: int, now: int) -> list[tuple[str, tuple[str, ...], int]]:
+    @property
+    def groups(self) -> dict[str, int]:
+        """The earliest due time of each group that has a mailbox waiting."""
+        earliest: dict[str, int] = {}
+        for name, box in self.boxes.items():
+            if box.due is not None:
+                group = Queue.group_of(name)
+                earliest[group] = min(earliest.get(group, box.due), box.due)
+        return earliest
+
+    def claim(
+        self, limit: int, now: int, *, turn: int, held: Counter[str], per_group: int | None
+    ) -> list[tuple[str, tuple[str, ...], int]]:
+        """One after the other: whoever has the fewest in this claim, in the order of turns among equals."""
         self.reap(limit, now)
-        due = sorted((b.due, n.encode(), b) for n, b in self.boxes.items() if b.due is not None and b.due <= now)
-        claims = []
-        for _, name, box in due[:limit]:
+        waiting: dict[str, list[tuple[int, bytes, Box]]] = {}
+        for name, box in self.boxes.items():
+            if box.due is not None and box.due <= now:
+                waiting.setdefault(Queue.group_of(name), []).append((box.due, name.encode(), box))
+        room = {
+            group: (limit if per_group is None else per_group) - held[group] * (per_group is not None)
+            for group in waiting
+        }
+        due = sorted((min(rows)[0], group.encode(), group) for group, rows in waiting.items() if room[group] > 0)
+        order = [due[(turn + 1 + at) % len(due)][2] for at in range(len(due))]
+        claims: dict[str, list[tuple[str, tuple[str, ...], int]]] = {group: [] for group in order}
+        for _ in range(limit):
+            hungry = [group for group in order if waiting[group] and len(claims[group]) < room[group]]
+            if not hungry:
+                break
+            group = min(hungry, key=lambda name: len(claims[name]))
+            first = min(waiting[group], key=lambda row: row[:2])
+            waiting[group].remove(first)
+            _, name, box = first
             box.due = box.burst = None
             box.ends = now + LEASE
-            claims.append((name.decode(), tuple(box.events[: 1 if box.failed else PEEK]), box.failed))
-        return claims
+            claims[group].append((name.decode(), tuple(box.events[: 1 if box.failed else PEEK]), box.failed))
+        return [claim for group in order for claim in claims[group]]
 
     def trim(self, name: str, count: int, now: int) -> None:
         box = self.boxes[name]
         del box.events[:count]
-        box.failed = 0
+        box.failures = []
         box.ends = box.token = None
         if box.events:
             box.due = box.burst[1] if box.burst else now
 
-    def park(self, name: str, count: int, attempts: int, now: int) -> None:
-        self.dead += [(name, event_id, attempts) for event_id in self.boxes[name].events[:count]]
+    def park(self, name: str, count: int, now: int) -> None:
+        box = self.boxes[name]
+        history = [*box.failures, (now, "why")]
+        self.dead += [(name, event_id, len(history), history) for event_id in box.events[:count]]
         self.trim(name, count, now)
 
     def retry(self, name: str, delay: int, counted: bool, now: int) -> bool:
         box = self.boxes[name]
-        box.failed += counted
-        if counted and box.failed >= MAX_ATTEMPTS:
-            self.park(name, 1, box.failed, now)
+        if counted and box.failed + 1 >= MAX_ATTEMPTS:
+            self.park(name, 1, now)
             return True
+        if counted:
+            box.failures.append((now, "why"))
         box.ends = box.token = box.burst = None
         box.due = now + delay
         return False
 
     def replay(self, at: int, now: int) -> None:
-        name, event_id, _ = self.dead.pop(at)
+        name, event_id, _, _ = self.dead.pop(at)
         box = self.boxes[name]
         if not box.events:
             box.due = now
@@ -165,6 +204,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.finished: list[str] = []
         self.newest_token = dict.fromkeys(MAILBOXES, 0)
         self.serial = 0
+        self.turn = 0
         self.patch = server_time(self.clock)
         self.patch.__enter__()
         self.runner = asyncio.Runner()
@@ -216,10 +256,12 @@ class QueueMachine(RuleBasedStateMachine):
     def advance(self, eighths: int) -> None:
         self.clock.seconds += eighths / 8
 
-    @rule(limit=st.integers(1, 3))
-    def claim(self, limit: int) -> None:
-        expected = self.model.claim(limit, self.now)
-        claims = self.run(self.queue.claim(limit))
+    @rule(limit=st.integers(1, 3), per_group=st.sampled_from([None, None, 1, 2]))
+    def claim(self, limit: int, per_group: int | None = None) -> None:
+        self.turn += 1
+        held = Counter(Queue.group_of(name) for name, box in self.model.boxes.items() if box.ends is not None)
+        expected = self.model.claim(limit, self.now, turn=self.turn, held=held, per_group=per_group)
+        claims = self.run(self.queue.claim(limit, held=held, per_group=per_group))
         assert [(c.mailbox, tuple(e.id for e in c.events), c.attempts) for c in claims] == expected
         for claim in claims:
             assert claim.token > self.newest_token[claim.mailbox], "a fencing token never falls"
@@ -251,7 +293,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.finished += box.events[:count]
             self.model.trim(claim.mailbox, count, self.now)
         elif valid:
-            self.model.park(claim.mailbox, count, box.failed + 1, self.now)
+            self.model.park(claim.mailbox, count, self.now)
         verdict = self.queue.done(claim, count) if verb == "done" else self.queue.park(claim, count, "why")
         assert self.run(verdict) == valid
 
@@ -294,32 +336,37 @@ class QueueMachine(RuleBasedStateMachine):
     def nothing_is_lost_or_doubled(self) -> None:
         """Every accepted event is in exactly one place: waiting, dead, or finished."""
         waiting = [event_id for box in self.model.boxes.values() for event_id in box.events]
-        places = waiting + [event_id for _, event_id, _ in self.model.dead] + self.finished
+        places = waiting + [event_id for _, event_id, _, _ in self.model.dead] + self.finished
         assert set(places) == self.accepted
         # An id that is older than the dedupe window may be accepted again, and only then.
         assert len(places) == len(set(places)) or self.now > 1_700_000_000_000 + DEDUPE
 
     @invariant()
     def the_server_agrees_with_the_model(self) -> None:
-        ready, lease, heads, failed, letters, depth, *lengths = self.run(self._server())
+        groups, lease, heads, failed, letters, depth, *rest = self.run(self._server())
+        ready = {name: due for group in rest[: len(GROUPS)] for name, due in group}
+        lengths = rest[len(GROUPS) :]
         boxes = {name.encode(): box for name, box in self.model.boxes.items()}
         full = {name for name, box in boxes.items() if box.events}
-        assert dict(ready) == {name: box.due for name, box in boxes.items() if box.due is not None}
+        assert {name.decode(): due for name, due in groups} == self.model.groups
+        assert ready == {name: box.due for name, box in boxes.items() if box.due is not None}
         assert dict(lease) == {name: box.ends for name, box in boxes.items() if box.ends is not None}
-        assert sorted([*dict(ready), *dict(lease)]) == sorted(full), "in exactly one of the two"
+        assert sorted([*ready, *dict(lease)]) == sorted(full), "in exactly one of the two"
         assert dict(heads).keys() == full
         assert {name: int(n) for name, n in failed.items()} == {n: box.failed for n, box in boxes.items() if box.failed}
         assert [(row[b"mailbox"].decode(), int(row[b"attempts"])) for _, row in letters] == [
-            (name, attempts) for name, _, attempts in self.model.dead
+            (name, attempts) for name, _, attempts, _ in self.model.dead
         ]
         assert lengths == [len(box.events) for box in boxes.values()]
         assert int(depth or 0) == sum(lengths)
 
     async def _server(self) -> list[Any]:
         pipe = self.redis.pipeline(transaction=False)
-        for key in ("ready", "lease", "heads"):
+        for key in ("groups", "lease", "heads"):
             pipe.zrange(f"t:{{q0}}:{key}", 0, -1, withscores=True)
         pipe.hgetall("t:{q0}:att").xrange("t:{q0}:dlq").get("t:{q0}:depth")
+        for group in GROUPS:
+            pipe.zrange(f"t:{{q0}}:r:{group}", 0, -1, withscores=True)
         for name in MAILBOXES:
             pipe.llen(f"t:{{q0}}:m:{name}")
         return list(await pipe.execute())
@@ -332,7 +379,10 @@ class QueueMachine(RuleBasedStateMachine):
         assert stats.ready == sum(box.due is not None for box in boxes)
         assert stats.leased == sum(box.ends is not None for box in boxes)
         letters, _ = self.run(self.queue.dead(limit=100))
-        assert [(d.event.mailbox, d.event.id, d.attempts) for d in letters] == self.model.dead
+        assert [
+            (d.event.mailbox, d.event.id, d.attempts, [(round(f.at * 1000), f.reason) for f in d.history])
+            for d in letters
+        ] == self.model.dead
         assert self.run(self.queue.audit()) == 0
 
 

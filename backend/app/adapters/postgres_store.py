@@ -73,7 +73,9 @@ class PostgresStore(SqlStore):
             if unavailable := trouble(exc.sqlstate or ""):
                 raise unavailable from exc
             raise
-        except (OSError, TimeoutError, asyncpg.InterfaceError) as exc:
+        except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
+            # The last one: the server has said goodbye on an idle connection, and asyncpg, which has not yet seen it
+            # closed, finds itself in the middle of reading that when the next call comes.
             raise DatabaseUnavailable(Trouble.AWAY, type(exc).__name__) from exc
         return orjson.loads(answer)
 

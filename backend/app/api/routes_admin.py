@@ -89,5 +89,6 @@ def _view(letter: DeadLetter) -> dict[str, Any]:
         "reason": letter.reason,
         "attempts": letter.attempts,
         "parked_at": letter.parked_at,
+        "history": [asdict(failure) for failure in letter.history],
         "bytes": len(letter.event.payload),
     }

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from app.core.cache import get_cached_or_fetch, write_fence
 from app.core.secrets import TokenCipher
-from app.domain.errors import Forbidden, NotFound
+from app.domain.errors import Conflict, Forbidden, NotFound, Unavailable
 from app.domain.models import Account, BotProfile, Role, User
 from app.domain.ports import AccountStore
 
+logger = logging.getLogger(__name__)
+
 PROFILE_TTL_SECONDS = 300
 ACCOUNT_TTL_SECONDS = 300
+
+BOOTSTRAP_RETRY_SECONDS = 5.0
+BOOTSTRAP_SLUG = "default"
+BOOTSTRAPPER = User(id="bootstrap", is_operator=True)
 
 _RANK = {Role.VIEWER: 1, Role.AGENT: 2, Role.OWNER: 3}
 
@@ -32,6 +40,23 @@ class AccountService:
             return await self._store.create_account(
                 access_token=self._cipher.encrypt(access_token), owner_id=owner_id, **fields
             )
+
+    async def bootstrap(self, *, phone_number_id: str, access_token: str, verify_token: str) -> None:
+        """A first account from the settings, as soon as the database is there; an existing one is never overwritten."""
+        while True:
+            try:
+                if await self._store.get_account_by_phone_number_id(phone_number_id) is None:
+                    await self.create(
+                        BOOTSTRAPPER, name=BOOTSTRAP_SLUG, slug=BOOTSTRAP_SLUG, phone_number_id=phone_number_id,
+                        access_token=access_token, verify_token=verify_token,
+                    )  # fmt: skip
+            except Conflict:
+                return  # another replica was faster
+            except Unavailable as exc:
+                logger.warning("no account bootstrapped yet", extra={"reason": str(exc)})
+                await asyncio.sleep(BOOTSTRAP_RETRY_SECONDS)
+            else:
+                return
 
     async def update(self, account_id: str, changes: Mapping[str, Any]) -> Account:
         before = await self._store.get_account(account_id)

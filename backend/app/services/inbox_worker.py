@@ -16,6 +16,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter as Counts
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,6 +52,10 @@ FAILED_RETRY_CAP_SECONDS = 60.0
 QUEUE_RETRY_SECONDS = 0.5
 """Pause after the queue itself could not be reached; work resumes within a second of its return."""
 FULL_BEAT_SECONDS = 1.0
+GROUP_SHARE = 0.8
+"""Most of the slots that one account's conversations may take. When the model or WhatsApp hangs for an account, every
+slot it has stays taken until a timeout: a fifth is enough to go on serving the others, and all that an account which is
+alone on its replica goes without."""
 
 HANDLED = Counter("chorus_handled_total", "Claims handled, by kind and outcome", ["kind", "outcome"])
 HANDLE_SECONDS = Histogram("chorus_handle_seconds", "Time from claim to queue verdict", ["kind"])
@@ -62,7 +67,8 @@ END_TO_END_SECONDS = Histogram(
 
 
 class InboxWorker:
-    """At most `concurrency` conversations at a time, never more claimed than can be worked on."""
+    """At most `concurrency` conversations at a time, `GROUP_SHARE` of them of one account; never more claimed than can
+    be worked on."""
 
     def __init__(
         self,
@@ -77,6 +83,7 @@ class InboxWorker:
         self._bot = bot
         self._conversations = conversations
         self._concurrency = concurrency
+        self._per_group = max(1, int(concurrency * GROUP_SHARE))
         self._on_beat = on_beat
         self._held: dict[asyncio.Task[None], Claim] = {}
         self._slot_freed = asyncio.Event()
@@ -103,20 +110,32 @@ class InboxWorker:
                 await self._pause(QUEUE_RETRY_SECONDS)
 
     async def _claim_once(self) -> None:
+        self._slot_freed.clear()
         free = self._concurrency - len(self._held)
         if free <= 0:
-            self._slot_freed.clear()
             with suppress(TimeoutError):  # a beat now and then also while everything is busy
                 async with asyncio.timeout(FULL_BEAT_SECONDS):
                     await self._slot_freed.wait()
             return
-        claims = await self._queue.claim(free)
+        held = Counts(Queue.group_of(claim.mailbox) for claim in self._held.values())
+        claims = await self._queue.claim(free, held=held, per_group=self._per_group)
         for claim in claims:
             task = asyncio.create_task(self._handle(claim), name=f"handle {claim.token}")
             self._held[task] = claim
             task.add_done_callback(self._release)
         if not claims:
+            await self._wait(also_for_a_slot=self._per_group in held.values())
+
+    async def _wait(self, *, also_for_a_slot: bool) -> None:
+        """For work; also for a slot if an account has all it may have: what it left in the queue is not waited for."""
+        if not also_for_a_slot:
             await self._queue.wait()
+            return
+        async with asyncio.TaskGroup() as group:
+            waits = [group.create_task(self._queue.wait()), group.create_task(self._slot_freed.wait())]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
 
     def _release(self, task: asyncio.Task[None]) -> None:
         del self._held[task]

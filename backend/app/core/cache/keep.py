@@ -64,7 +64,9 @@ class Flight:
     """`None`: the cache belongs to this process alone."""
     flushes: int
     """Of the shard's channel when the flight began."""
-    done: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    done: asyncio.Future[Any] = field(init=False)
+    """Made when somebody has to wait for it: `waited_for` says so."""
+    waited_for: bool = False
     spend: Spend = field(default_factory=lambda: Spend(SHARED_SECONDS))
     dirty: bool = False
     """What it brings may be older than an invalidation."""
@@ -74,3 +76,9 @@ class Flight:
     """The shared tier's copy, past its time."""
     seen: int | None = None
     """A refresh: the end of freshness (server µs) of the copy in hand."""
+
+    def future(self) -> asyncio.Future[Any]:
+        if not self.waited_for:
+            self.waited_for = True
+            self.done = asyncio.get_running_loop().create_future()
+        return self.done

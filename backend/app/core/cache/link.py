@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from app.core.cache.keep import MIN_CALL_SECONDS
@@ -37,8 +36,8 @@ class RedisLink:
         return self._monotonic() < self._away_until
 
     async def mget(self, keys: Sequence[str], spend: Spend) -> list[bytes | None]:
-        command: Callable[[], Awaitable[Any]] = lambda: self._redis.mget(keys)  # noqa: E731
-        values: list[bytes | None] = await self._bounded(command, spend)
+        execute: Any = self._redis.execute_command  # without the argument checks of `mget`
+        values: list[bytes | None] = await self._bounded(lambda: execute("MGET", *keys), spend)
         return values
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any], spend: Spend) -> Any:
@@ -65,7 +64,7 @@ class RedisLink:
         if self._away_until:
             self._away_until = started + RETRY_SECONDS  # this call finds out, the others go on without
         try:
-            async with patient_timeout(max(spend.seconds, MIN_CALL_SECONDS)):
+            with Patience(max(spend.seconds, MIN_CALL_SECONDS)):
                 answer = await command()
         except (RedisError, OSError) as exc:
             self._away_until = self._monotonic() + RETRY_SECONDS
@@ -76,14 +75,35 @@ class RedisLink:
         return answer
 
 
-@asynccontextmanager
-async def patient_timeout(seconds: float) -> AsyncIterator[None]:
-    """As `asyncio.timeout`, but its last stretch begins when our loop gets round to it."""
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(None) as limit:
-        last = min(LAST_STRETCH_SECONDS, seconds / 2)
-        stretch = loop.call_later(max(0.0, seconds - last), lambda: limit.reschedule(loop.time() + last))
-        try:
-            yield
-        finally:
-            stretch.cancel()
+class Patience:
+    """As `asyncio.timeout`, at a fraction of its cost, and its last stretch begins when our loop gets round to it."""
+
+    __slots__ = ("_cancelling", "_expired", "_handle", "_loop", "_seconds", "_task")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._expired = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._loop = asyncio.get_running_loop()
+        first = max(self._seconds - LAST_STRETCH_SECONDS, self._seconds / 2)
+        self._handle = self._loop.call_later(first, self._stretch, self._seconds - first)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._handle.cancel()
+        if not self._expired:
+            return
+        # Another cancellation may have come as well: then it is that one that counts.
+        if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError("no answer in time")
+
+    def _stretch(self, seconds: float) -> None:
+        self._handle = self._loop.call_later(seconds, self._expire)
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._task.cancel()

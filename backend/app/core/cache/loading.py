@@ -25,6 +25,7 @@ logger = logging.getLogger("app.core.cache")
 
 T = TypeVar("T")
 
+MISSING = object()
 LOAD_SECONDS = Histogram("chorus_cache_load_seconds", "Time a load from the source took", buckets=FAST_SECONDS)
 
 
@@ -64,14 +65,15 @@ class Loading:
         flight = self._flights.get(key)
         if flight is not None and flight.codec is codec:
             self._counts.coalesced += 1
-            return cast(T, await asyncio.shield(flight.done))
+            return cast(T, await asyncio.shield(flight.future()))
         flight = self._flight(key, fetch, args, codec, keep)
         self._flights[key] = flight
         if flight.shard is not None and not flight.uncached:
             # Without a task of its own: most of what is not in memory is there.
             try:
-                if await self._glance(flight):
-                    return cast(T, flight.done.result())
+                value = await self._glance(flight)
+                if value is not MISSING:
+                    return cast(T, value)
             except BaseException:
                 self._start(flight)  # others may be waiting
                 raise
@@ -107,8 +109,8 @@ class Loading:
         uncached = bool(shared.owed) and shared.owed.covers(key)
         return Flight(key, codec, fetch, args, keep, shard, shard.channel.flushes, uncached=uncached)
 
-    async def _glance(self, flight: Flight) -> bool:
-        """Answer from the shared tier if it has a fresh value."""
+    async def _glance(self, flight: Flight) -> Any:
+        """The fresh value that the shared tier has, given to everybody who waits; or `MISSING`."""
         shard = flight.shard
         assert shard is not None  # noqa: S101
         try:
@@ -116,30 +118,31 @@ class Loading:
             value = flight.codec.load(stored.json) if stored else None
         except Unavailable:
             flight.uncached = True
-            return False
+            return MISSING
         except ValueError:
             logger.exception(
                 "what the shared cache holds cannot be read", extra={"fingerprint": flight.codec.fingerprint}
             )
-            return False
+            return MISSING
         if stored is None:
-            return False
+            return MISSING
         if stored.fresh_until_us <= self._monotonic() * 1e6 + shard.channel.ahead_us:
             flight.old = stored
-            return False
+            return MISSING
         self._counts.shared_hits += 1
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("Cache HIT: %s", flight.key)
         self._admit(flight, value, len(stored.json), stored.fresh_until_us)
-        flight.done.set_result(value)
+        if flight.waited_for:
+            flight.done.set_result(value)
         self._land(flight)
-        return True
+        return value
 
     def _start(self, flight: Flight) -> None:
         task = asyncio.create_task(self._fly(flight), name=f"cache load {flight.key}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        flight.done.add_done_callback(_retrieve)
+        flight.future().add_done_callback(_retrieve)
 
     async def _fly(self, flight: Flight) -> None:
         soft = None

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from app.core.cache.codec import PLAIN, Codec, codec_for
 from app.core.cache.counts import CacheStats
 from app.core.cache.keep import Keep
-from app.core.cache.loading import Loading
+from app.core.cache.loading import MISSING, Loading
 from app.core.cache.memory import Entry
 from app.core.cache.patterns import Kind, Target
 from app.core.cache.shard import Shard
@@ -84,7 +84,8 @@ class Cache(Loading):
             return entry.value
         flight = self._flight(key, _nothing, (), codec, Keep.of(1.0))
         flight.dirty = True  # nobody knows of it, so nobody could say that it must not be kept
-        return flight.done.result() if flight.shard and await self._glance(flight) else default
+        value = await self._glance(flight) if flight.shard is not None and not flight.uncached else MISSING
+        return default if value is MISSING else value
 
     async def get_or_fetch(
         self,

@@ -27,6 +27,7 @@ T = TypeVar("T")
 OP_SECONDS = 0.1
 """Most that a probe may wait for Redis. Closed and open circuits never wait for it."""
 RESYNC_SECONDS = 1.0
+FIRST_RESYNC_SECONDS = 0.1
 RESYNC_SPREAD = 0.2
 MAX_OPERATIONS = 32
 MAX_LISTED = 1000
@@ -77,6 +78,7 @@ class BreakerFleet:
         self._operations = asyncio.Semaphore(MAX_OPERATIONS)
         self._sync_now = asyncio.Event()
         self._syncing = asyncio.Lock()
+        self._pause = FIRST_RESYNC_SECONDS
 
     # -- members
 
@@ -233,7 +235,7 @@ class BreakerFleet:
     ) -> list[Any]:
         if load:
             await load_scripts(self._redis, SCRIPTS)
-        calls = [(REPORT, link.keys, args) for link, args in told]
+        calls = [(REPORT, link.report_keys, args) for link, args in told]
         calls += [(READ, *self._read_call(group, names)) for group, names in groups.items()]
         return await run_together(self._redis, calls)
 
@@ -248,12 +250,18 @@ class BreakerFleet:
             await self.sync()
             _raise_if_cancelled()
             self._sync_now.clear()
-            pause = RESYNC_SECONDS * (1 + RESYNC_SPREAD * random.uniform(-1, 1))  # noqa: S311
+            self._pause = min(2 * self._pause, RESYNC_SECONDS)
+            pause = self._pause * (1 + RESYNC_SPREAD * random.uniform(-1, 1))  # noqa: S311
             try:
                 async with asyncio.timeout(pause):
                     await self._sync_now.wait()
             except TimeoutError:
                 continue
+
+    def hurry(self) -> None:
+        """A circuit has closed. The others should know soon that this replica calls, or one in trouble seems alone."""
+        self._pause = FIRST_RESYNC_SECONDS
+        self._sync_now.set()
 
     async def _listen(self) -> None:
         while True:

@@ -27,6 +27,7 @@ class FleetLink:
         self.breaker = breaker
         self._fleet = fleet
         self._keys = fleet.keys.of(breaker.name)
+        self.report_keys = fleet.keys.of_report(breaker.name)
         self._names = (breaker.name, fleet.keys.channel)
         self._rules = report_rules(breaker.policy)
         self._reporting = False
@@ -56,7 +57,7 @@ class FleetLink:
                 await self._fleet.read(breaker)
             while (delta := breaker.delta(successes=False)) is not None:
                 asked = breaker.version
-                answer = await self._fleet.run_script(REPORT, self._keys, self.report_args(delta))
+                answer = await self._fleet.run_script(REPORT, self.report_keys, self.report_args(delta))
                 if answer is None:
                     return
                 self.reported(answer, asked)
@@ -69,10 +70,6 @@ class FleetLink:
             *self._names, *self.breaker.version, self._fleet.replica_id,
             delta.calls, delta.failed, delta.slow, delta.after, micros(delta.hold_seconds), *self._rules,
         ]  # fmt: skip
-
-    @property
-    def keys(self) -> list[str]:
-        return self._keys
 
     def reported(self, answer: list[Any], asked: tuple[int, int]) -> None:
         changed, seen = answer[0] == 1, read_seen(answer[1:6])
@@ -146,6 +143,7 @@ class FleetLink:
     def _log_settled(self, word: FleetWord) -> None:
         numbers = self._numbers(word)
         if word.view.state is CLOSED:
+            self._fleet.hurry()
             self.breaker.log(logging.INFO, "récupération réussie (CLOSED)", **numbers)
         else:
             seconds = word.view.until - self._fleet.now()
@@ -156,7 +154,10 @@ class FleetLink:
 
     def heard(self, word: FleetWord, *, asked: tuple[int, int] | None) -> None:
         """A message, or an answer to a question about several breakers."""
-        if self.breaker.learn(word.view, word.failures, asked=asked) and word.view.who != self._fleet.replica_id:
+        news = self.breaker.learn(word.view, word.failures, asked=asked)
+        if news and word.view.state is CLOSED:
+            self._fleet.hurry()
+        if news and word.view.who != self._fleet.replica_id:
             view = word.view
             level = logging.WARNING if view.manual or view.state is OPEN else logging.INFO
             what = f"{_describe(view)} for the fleet by {view.who or 'nobody'} ({view.why or 'no history'})"

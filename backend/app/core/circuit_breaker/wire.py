@@ -44,8 +44,12 @@ class Keys:
         return f"{self.prefix(name)}index"
 
     def of(self, name: str) -> list[str]:
+        """The first four of every script but `breaker_read`."""
         prefix = self.prefix(name)
         return [f"{prefix}{name}:s", f"{prefix}{name}:w", f"{prefix}{name}:p", f"{prefix}index"]
+
+    def of_report(self, name: str) -> list[str]:
+        return [*self.of(name), f"{self.prefix(name)}{name}:c"]
 
 
 def micros(seconds: float) -> int:

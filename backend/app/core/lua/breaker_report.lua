@@ -1,20 +1,22 @@
 --[[
 breaker_report: what one replica has seen since its last report; trips the breaker when the rule says so.
 
-KEYS     1 s · 2 w · 3 p · 4 index (see breaker_state)
+KEYS     1 s · 2 w · 3 p · 4 index · 5 c (see breaker_state)
 ARGV     1 name · 2 channel · 3 life · 4 epoch the calls were made in · 5 replica
          6 calls · 7 failed · 8 slow · 9 of the failed, those after the last success · 10 µs the upstream asked for, 0 = none
          11 failures in a row that trip · 12 failure rate, 0 = no such rule · 13 slow rate, 0 = no such rule · 14 fewest calls for a rate
          15 window µs · 16 µs open · 17 longest µs open · 18 quorum
 Returns  {changed 0|1, calls, failed, slow, callers, voters, view…}; the numbers are the fleet's, in the window
 
-Invariant  a report of another epoch changes nothing. Closed becomes open if and only if the rule or the upstream's delay says so;
+Invariant  a report of another epoch changes no verdict. Closed becomes open if and only if the rule or the upstream's delay says so;
            below the quorum no rule does. While open, `until` never decreases.
 Steps
+  0 this replica calls: true in any epoch
   1 another epoch: the view. Open: a delay that reaches further than `until` extends it, nothing else counts; the view
   2 add to this replica's share of the present slot, forget the slots that left the window
   3 failures in a row: all of the report's if there was no success among its calls, else those after the last one
-  4 callers = replicas with calls in the window, voters = those with failures or slow calls; needed = min(quorum, callers)
+  4 callers = replicas that called within the window's time, voters = those with failures or slow calls in this epoch;
+    needed = min(quorum, callers)
   5 trip: an upstream's delay at once; with enough voters failures in a row, or a rate once there are enough calls
 ]]
 local s, w, p, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -29,7 +31,11 @@ local function reply(changed, seen)
   for _, field in ipairs(view(b)) do answer[#answer + 1] = field end
   return answer
 end
-local seen = {calls = 0, failed = 0, slow = 0, callers = 0, voters = 0}
+-- 0
+if calls > 0 then redis.call("ZADD", KEYS[5], text(now), replica) end
+redis.call("ZREMRANGEBYSCORE", KEYS[5], "-inf", text(now - window))
+redis.call("PEXPIRE", KEYS[5], text(window / 1000))
+local seen = {calls = 0, failed = 0, slow = 0, callers = redis.call("ZCARD", KEYS[5]), voters = 0}
 
 -- 1
 if b.life ~= ARGV[3] or b.epoch ~= tonumber(ARGV[4]) then return reply(0, seen) end
@@ -51,7 +57,7 @@ b.failures = (calls > failed and after or b.failures + failed)
 redis.call("HSET", w, "run", text(b.failures))
 redis.call("PEXPIRE", w, text(math.max(FORGET_MS, window / 1000)))
 -- 4
-local callers, voters, gone = {}, {}, {}
+local voters, gone = {}, {}
 local fields = redis.call("HGETALL", w)
 for i = 1, #fields, 2 do
   local at, who = string.match(fields[i], "^(%d+)|(.*)$")
@@ -60,7 +66,6 @@ for i = 1, #fields, 2 do
   elseif at then
     c, f, l = string.match(fields[i + 1], "(%d+) (%d+) (%d+)")
     seen.calls, seen.failed, seen.slow = seen.calls + c, seen.failed + f, seen.slow + l
-    if tonumber(c) > 0 and not callers[who] then callers[who], seen.callers = true, seen.callers + 1 end
     if (tonumber(f) > 0 or tonumber(l) > 0) and not voters[who] then voters[who], seen.voters = true, seen.voters + 1 end
   end
 end

@@ -6,6 +6,8 @@ KEYS     a breaker's, all in one slot (n = namespace, g = its name up to the fir
                                 rounds (failed probes in a row), failures (at the trip), issued, oks, manual, who, why, at (µs)
   n:breaker:{g}:<name>:w  hash  the window: "<slot>|<replica>" -> "<calls> <failed> <slow>", and `run`, the failures in a row
   n:breaker:{g}:<name>:p  zset  probe leases, scored by expiry (µs)
+  n:breaker:{g}:<name>:c  zset  replicas, scored by their last call (µs): outlives changes of state, or one replica would be alone
+                                with its opinion right after each
   n:breaker:{g}:index     zset  names that are not simply closed and free of failures, by their last change (µs), forced ones +inf
 
 No hash: closed, epoch 0, life 0. Nothing is written before there is something to say.

@@ -5,8 +5,8 @@ KEYS[1]  prefix of the shard's keys, carrying its hash tag
 ARGV     1 id of the invalidating process · 2 "g" | "p" · 3 group or pattern
 Returns  nothing of interest
 
-Message and invariant of the sequence: see cache_invalidate. Values and leases of older generations count for nothing
-(cache_lease, cache_fill) and go when their time is over.
+Invariant  a generation never goes back; for the message and the sequence see cache_invalidate.
+Values and leases of older generations count for nothing (cache_lease, cache_fill) and go when their time is over.
 Steps
   1 group: a generation later than the one before, with no schemas in it
   2 now = max(server time, prev + 1); publish

@@ -5,7 +5,7 @@ KEYS[1]  prefix of the shard's keys, carrying its hash tag
 ARGV     1 key · 2 group
 Returns  {server time µs, group's record or "", lease or fence or "", its ms, then for each schema: fingerprint, value, ms}
 
-Formats: see cache_lease.
+Invariant  nothing is written. Formats: see cache_lease.
 ]]
 local prefix, key = KEYS[1], ARGV[1]
 local time = redis.call("TIME")

@@ -7,7 +7,10 @@ ARGV     1 debounce ms · 2 its cap ms · 3 dedupe s · 4 most events in the sha
          7… one put after the other: n, then n times (id, mailbox, frame); a frame's first byte is 1 for immediate
 Returns  for each put the number of events stored (the rest were duplicates), -1 shard full, -2 mailbox full
 
-Invariant  a list is non-empty <=> its mailbox is in exactly one of `ready`, `lease`, and in `heads` with the age of its head;
+Schedule   mailboxes wait in `r:<group>` with the time they are due; a mailbox's group is its name up to the last ":"
+           (the account, for a conversation), "" without one. `groups` holds each group that has any, with the earliest of them.
+Invariant  a list is non-empty <=> its mailbox is in exactly one of its `r:<group>`, `lease`, and in `heads` with the age of
+           its head; a group is in `groups` with score s <=> s is the lowest score in its `r:<group>`;
            `first` holds "start:due" of a burst that is still being debounced, and nothing else.
 Steps, for each put
   1 for each event: mark its id as seen, unless it is; append (server time .. frame) to the mailbox
@@ -17,17 +20,17 @@ Steps, for each put
     b a burst is running: due = min(last + debounce, first + cap); a leased mailbox gets that time from queue_settle
     c leased, no burst yet: the burst begins
     d otherwise (in back-off, or due already): its time stays
-then, once: count what was stored, and wake a worker if something new falls due before the next one looks.
+then, once: correct `groups`, count what was stored, and wake a worker if something new falls due before the next one looks.
 ]]
 local prefix = KEYS[1]
 local debounce, cap, dedupe = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local max_pending, max_mailbox, block = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local ready, heads, first = prefix .. "ready", prefix .. "heads", prefix .. "first"
+local groups, heads, first = prefix .. "groups", prefix .. "heads", prefix .. "first"
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local stamp = string.format("%013.0f", now)
 local depth = tonumber(redis.call("GET", prefix .. "depth") or 0)
-local before, soonest, replies = depth, math.huge, {}
+local before, soonest, replies, changed = depth, math.huge, {}, {}
 
 local function refuse(marks, lists, code)
   for i = #lists, 1, -1 do
@@ -38,7 +41,8 @@ local function refuse(marks, lists, code)
 end
 
 local function schedule(box, was_empty, debounced)
-  local start, due = now, now
+  local group = string.match(box, "^(.*):") or ""
+  local ready, start, due = prefix .. "r:" .. group, now, now
   if debounced then
     local burst = not was_empty and redis.call("HGET", first, box)
     if burst then
@@ -56,6 +60,7 @@ local function schedule(box, was_empty, debounced)
   elseif debounced then
     redis.call("ZADD", ready, "XX", due, box)
   end
+  changed[group] = true
 end
 
 local function put(at, n)
@@ -86,6 +91,10 @@ while ARGV[at] do
   local n = tonumber(ARGV[at])
   replies[#replies + 1] = put(at + 1, n)
   at = at + 1 + 3 * n
+end
+for group in pairs(changed) do
+  local head = redis.call("ZRANGE", prefix .. "r:" .. group, 0, 0, "WITHSCORES")
+  if head[1] then redis.call("ZADD", groups, head[2], group) end
 end
 if depth > before then redis.call("INCRBY", prefix .. "depth", depth - before) end
 if soonest - now <= block then

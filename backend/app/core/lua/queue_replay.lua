@@ -25,7 +25,9 @@ for _, id in ipairs(ARGV) do
     end
     local box, entry = letter.mailbox, string.format("%013.0f", now) .. string.sub(letter.entry, 14)
     if redis.call("RPUSH", prefix .. "m:" .. box, entry) == 1 then
-      redis.call("ZADD", prefix .. "ready", now, box)
+      local group = string.match(box, "^(.*):") or ""
+      redis.call("ZADD", prefix .. "r:" .. group, now, box)
+      redis.call("ZADD", prefix .. "groups", "LT", now, group)
       redis.call("ZADD", prefix .. "heads", now, box)
     end
     redis.call("INCR", prefix .. "depth")

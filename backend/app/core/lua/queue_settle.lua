@@ -11,34 +11,47 @@ Invariant  see queue_put; `depth` = sum of the lists' lengths. The first write f
 Steps
   1 another token, or none: 0
   2 the lease ends, the token dies
-  3 retry: one more failed attempt of the head; at the most it becomes: park one
-  4 done and park: copy to the dead letters if parked, trim off the front, the new head has no failed attempt
-  5 events left: ready. After retry and defer at their time; after done and park when the burst that arrived meanwhile is
+  3 retry: one more failed attempt of the head, noted in `h:<mailbox>`; at the most it becomes: park one
+  4 done and park: copy to the dead letters if parked, each with the last five failures, this one included; trim off the
+    front, the new head has no failed attempt
+  5 events left: back into the schedule. After retry and defer at their time; after done and park when the burst that arrived meanwhile is
     over, now if there is none. Wake a worker if that is before the next one looks
 ]]
 local prefix, max_attempts, block, max_dead = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local ready, lease, heads, first = prefix .. "ready", prefix .. "lease", prefix .. "heads", prefix .. "first"
+local groups, lease, heads, first = prefix .. "groups", prefix .. "lease", prefix .. "heads", prefix .. "first"
 local own, att = prefix .. "own", prefix .. "att"
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local soonest, trimmed, replies = math.huge, 0, {}
+local soonest, trimmed, replies, changed = math.huge, 0, {}, {}
 
 local function make_ready(box, due)
-  redis.call("ZADD", ready, due, box)
+  local group = string.match(box, "^(.*):") or ""
+  redis.call("ZADD", prefix .. "r:" .. group, due, box)
+  changed[group] = true
   soonest = math.min(soonest, due)
 end
 
+local function failure(reason)
+  return string.format("%013.0f", now) .. string.sub(reason, 1, 200)
+end
+
 local function park(box, list, n, attempts, reason)
+  local failures = redis.call("LRANGE", prefix .. "h:" .. box, -4, -1)
+  failures[#failures + 1] = failure(reason)
+  local fields = {}
+  for i, text in ipairs(failures) do
+    fields[2 * i - 1], fields[2 * i] = "failure" .. i, text
+  end
   for _, entry in ipairs(redis.call("LRANGE", list, 0, n - 1)) do
     redis.call("XADD", prefix .. "dlq", "MAXLEN", "~", max_dead, "*", "mailbox", box, "entry", entry,
-      "reason", reason, "attempts", attempts)
+      "reason", reason, "attempts", attempts, unpack(fields))
   end
 end
 
 local function trim(box, list, n)
   redis.call("LTRIM", list, n, -1)
   trimmed = trimmed + n
-  redis.call("HDEL", att, box)
+  if redis.call("HDEL", att, box) == 1 then redis.call("DEL", prefix .. "h:" .. box) end
   local head = redis.call("LINDEX", list, 0)
   if head then
     redis.call("ZADD", heads, tonumber(string.sub(head, 1, 13)), box)
@@ -46,6 +59,7 @@ local function trim(box, list, n)
     make_ready(box, burst and tonumber(string.match(burst, "%d+$")) or now)
   else
     redis.call("ZREM", heads, box)
+    redis.call("HDEL", first, box)
   end
 end
 
@@ -61,6 +75,8 @@ local function settle(box, token, verb, number, reason)
       trim(box, list, 1)
       return 2
     end
+    redis.call("RPUSH", prefix .. "h:" .. box, failure(reason))
+    redis.call("LTRIM", prefix .. "h:" .. box, -5, -1)
   elseif verb == "park" then
     park(box, list, number, tonumber(redis.call("HGET", att, box) or 0) + 1, reason)
   end
@@ -75,6 +91,10 @@ end
 
 for i = 4, #ARGV, 5 do
   replies[#replies + 1] = settle(ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]), ARGV[i + 4])
+end
+for group in pairs(changed) do
+  local head = redis.call("ZRANGE", prefix .. "r:" .. group, 0, 0, "WITHSCORES")
+  redis.call("ZADD", groups, head[2], group)
 end
 if trimmed > 0 then redis.call("DECRBY", prefix .. "depth", trimmed) end
 if soonest - now <= block then

@@ -7,6 +7,10 @@ idempotent and fenced by `Claim.token`. It is NOT a log: what is done is gone.
     put -> ready (due time) -> claim: leased -> done | retry_later | park -> ready again, or empty
                                   `-- lease ran out: ready again, one attempt counted
 
+A mailbox's group is its name up to the last ":", for a conversation its account. A claim serves the groups in turn, and
+no more of one than its worker has set aside for any: a group with ten thousand mailboxes due, or one whose handling
+hangs, keeps nobody else waiting.
+
 The protocol is in `core/lua/queue_*.lua`, one script an operation, each with its steps and invariant.
 """
 
@@ -16,6 +20,7 @@ from app.core.queue.events import (
     Claim,
     DeadLetter,
     Event,
+    Failure,
     LeaseLost,
     PutResult,
     QueueFull,
@@ -25,5 +30,6 @@ from app.core.queue.events import (
 from app.core.queue.mailboxes import Queue
 
 __all__ = [
-    "Claim", "DeadLetter", "Event", "LeaseLost", "PutResult", "Queue", "QueueFull", "QueueStats", "QueueUnavailable",
+    "Claim", "DeadLetter", "Event", "Failure", "LeaseLost", "PutResult", "Queue", "QueueFull", "QueueStats",
+    "QueueUnavailable",
 ]  # fmt: skip

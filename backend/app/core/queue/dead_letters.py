@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from app.core.queue.events import DeadLetter, decode_entry
+from app.core.queue.events import DeadLetter, decode_entry, decode_failure
 from app.core.queue.shards import Shards, all_of, bounded
 from app.core.redis import Script
 
@@ -59,6 +59,7 @@ class DeadLetters:
                 reason=row[b"reason"].decode(errors="replace"),
                 attempts=int(row[b"attempts"]),
                 parked_at=int(stream_id.partition(b"-")[0]) / 1000,
+                history=tuple(decode_failure(text) for name, text in row.items() if name.startswith(b"failure")),
             )
             for stream_id, row in rows
         ]

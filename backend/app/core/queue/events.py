@@ -64,6 +64,16 @@ class PutResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed attempt."""
+
+    at: float
+    """Unix seconds by the server's clock."""
+    reason: str
+    """Its first 200 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """An event that was given up on, kept until it is replayed or dropped."""
 
@@ -75,6 +85,8 @@ class DeadLetter:
     """Including the one that parked it."""
     parked_at: float
     """Unix seconds by the server's clock."""
+    history: tuple[Failure, ...]
+    """The last five failed attempts, oldest first; the last one parked it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +111,11 @@ def encode_frame(event: Event) -> bytes:
     """`event` without its mailbox, which is the key, and its time, which is the server's to give."""
     event_id = event.id.encode()
     return _FRAME.pack(event.immediate, len(event_id)) + event_id + event.payload
+
+
+def decode_failure(text: bytes) -> Failure:
+    """Milliseconds as in an entry, then the reason; the server may have cut it within a character."""
+    return Failure(int(text[:_STAMP_BYTES]) / 1000, text[_STAMP_BYTES:].decode(errors="ignore"))
 
 
 def decode_entry(mailbox: str, entry: bytes) -> Event:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections import Counter as Counts
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from prometheus_client import Counter, Gauge
@@ -41,6 +43,7 @@ WEIGHT_BYTES = 2048
 AUDIT_MAILBOXES = 1000
 REASON_CHARACTERS = 500
 FULL_RETRY_SECONDS = 5.0
+_NOTHING_HELD: Mapping[str, int] = MappingProxyType({})
 
 PUT, CLAIM, SETTLE, EXTEND, REFRESH, STATS, AUDIT = (
     Script(f"queue_{name}") for name in ("put", "claim", "settle", "extend", "refresh", "stats", "audit")
@@ -152,12 +155,22 @@ class Queue:
 
     # --- working ---
 
-    async def claim(self, limit: int) -> list[Claim]:
-        """At most `limit` conversations that are due, the longest due first; `[]` when there are none.
+    @staticmethod
+    def group_of(mailbox: str) -> str:
+        """Whose turn a mailbox waits for: its name up to the last ":", `""` without one. The scripts do the same."""
+        return mailbox.rpartition(":")[0]
 
+    async def claim(
+        self, limit: int, *, held: Mapping[str, int] = _NOTHING_HELD, per_group: int | None = None
+    ) -> list[Claim]:
+        """At most `limit` conversations that are due, the groups in turn, the longest due of each first; `[]` when
+        there are none.
+
+        `per_group` (default: no bound) is the most of one group that this worker wants to hold, those it holds already
+        (`held`, by group) included. A group at that bound is nothing to `wait` for: claim again when one is released.
         Leases that ran out are reaped first. Cancelled, it gives back what it claimed, attempt not counted.
         """
-        task = asyncio.create_task(self._claim(limit))
+        task = asyncio.create_task(self._claim(limit, held, per_group))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -166,8 +179,9 @@ class Queue:
             returning.add_done_callback(self._returning.discard)
             raise
 
-    async def _claim(self, limit: int) -> list[Claim]:
+    async def _claim(self, limit: int, held: Mapping[str, int], per_group: int | None) -> list[Claim]:
         claims: list[Claim] = []
+        counts = Counts(held)
         failure: QueueUnavailable | None = None
         shards = len(self._shards)
         self._turn += 1
@@ -176,21 +190,31 @@ class Queue:
             if room <= 0:
                 break
             try:
-                claims += await self._claim_shard(shard, room)
+                fresh = await self._claim_shard(shard, room, counts, per_group)
             except QueueUnavailable as exc:
                 failure = exc
+                continue
+            claims += fresh
+            counts.update(self.group_of(claim.mailbox) for claim in fresh)
         if failure and not claims:
             raise failure
         if failure:
             logger.warning("a shard of the queue is unavailable", extra={"reason": str(failure)})
         return claims
 
-    async def _claim_shard(self, shard: int, limit: int) -> list[Claim]:
+    async def _claim_shard(self, shard: int, limit: int, held: Mapping[str, int], per_group: int | None) -> list[Claim]:
+        most, fewer = limit + 1, []  # never reached
+        if per_group is not None:
+            most = per_group
+            for group, count in held.items():
+                if most - count <= limit:
+                    fewer += [group, max(0, most - count)]
+        turn = self._turn // len(self._shards)  # as often as this shard came first, so that both go round in full
         asked = self._clock.monotonic()
         ahead_ms = self._server_ahead_ms[shard]
         latest_ms = 0 if ahead_ms is None else _ms(asked + self._shards.patience_seconds) + round(ahead_ms)
         now_ms, wait_ms, reaped, parked, *rows = await self._shards.call(
-            CLAIM, shard, (limit, *self._claim_header, latest_ms)
+            CLAIM, shard, (limit, *self._claim_header, latest_ms, turn, most, *fewer)
         )
         answered = self._clock.monotonic()
         self._server_ahead_ms[shard] = now_ms - answered * 1000
