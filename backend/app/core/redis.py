@@ -6,15 +6,20 @@ connection into 3.5 s. Here nothing is retried behind anybody's back: whoever ca
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from importlib import resources
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import Pipeline
+from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -25,9 +30,13 @@ from app.core.errors import Unavailable
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 """What a Redis that is away, frozen or restarting makes redis-py raise."""
 
+CLOSE_SECONDS = 1.0
+SENTINEL_SECONDS = 0.5
+SPARE_CONNECTIONS = 20
+
 __all__ = [
     "UNREACHABLE", "NoScriptError", "Pipeline", "Redis", "RedisConnectionError", "RedisError", "RedisTimeoutError",
-    "ResponseError", "Script", "Subscription", "configured", "connect", "describe",
+    "ResponseError", "Script", "Servers", "Subscription", "configured", "connect", "describe",
 ]  # fmt: skip
 
 
@@ -142,3 +151,86 @@ class Subscription:
     async def aclose(self) -> None:
         await self._connection.disconnect(nowait=True)
         await self._pool.release(self._connection)
+
+
+class Servers:
+    """One server, a primary found by Sentinel, or a cluster; by the scheme of the URL:
+
+        redis:// rediss:// unix://                                     one server
+        redis+sentinel://[user:password@]host:port[,host:port…]/service[/db]
+        redis+cluster://[user:password@]host:port[,host:port…]         rediss+cluster for TLS
+
+    `commands` runs what carries keys, wherever they live; it has no time limit and no retry of its own. Whoever holds
+    one of its `slots` gets a connection; a few are kept for what must not wait. More slots would not be faster: one
+    process keeps a handful of connections busy at most, and opening them costs a millisecond of its time each.
+    """
+
+    def __init__(self, url: str, *, name: str, slots: int = 16) -> None:
+        self.slots = asyncio.Semaphore(slots)
+        max_connections = slots + SPARE_CONNECTIONS
+        self._name = name
+        self._url = urlsplit(url)
+        self.is_cluster = self._url.scheme.endswith("+cluster")
+        self._direct: dict[str, Redis] = {}
+        self.commands: Any
+        if self.is_cluster:
+            self.commands = RedisCluster(
+                startup_nodes=[ClusterNode(host, port) for host, port in _hosts(self._url.netloc)],
+                username=self._username, password=self._password, ssl=self._url.scheme.startswith("rediss"),
+                socket_timeout=None, socket_connect_timeout=None, retry=Retry(NoBackoff(), 0),
+                max_connections=max_connections, client_name=name,
+            )  # fmt: skip
+        elif self._url.scheme == "redis+sentinel":
+            self.commands = self._by_sentinel(3, max_connections)
+        else:
+            self.commands = connect(url, timeout_seconds=None, max_connections=max_connections, name=name)
+
+    async def direct(self, key: str) -> Redis:
+        """A client of the very server that owns `key` at this moment, speaking RESP2: for subscriptions and scans."""
+        url = self._url.geturl()
+        if self.is_cluster:
+            # Asked through the cluster, so that a fail-over since is known before the owner is looked up.
+            await self.commands.exists(key)
+            node = self.commands.get_node_from_key(key)
+            credentials = self._url.netloc.rpartition("@")[0]
+            at = f"{credentials}@" if credentials else ""
+            url = f"{self._url.scheme.removesuffix('+cluster')}://{at}{node.host}:{node.port}"
+        if url not in self._direct:
+            if self._url.scheme == "redis+sentinel":
+                self._direct[url] = self._by_sentinel(2, 20)
+            else:
+                self._direct[url] = connect(url, timeout_seconds=None, name=f"{self._name}-channel", protocol=2)
+        return self._direct[url]
+
+    async def aclose(self) -> None:
+        for client in (self.commands, *self._direct.values()):
+            # A server that hangs does not keep us from leaving.
+            with suppress(OSError, RedisError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await client.aclose()
+
+    def _by_sentinel(self, protocol: int, max_connections: int) -> Redis:
+        service, _, database = self._url.path.strip("/").partition("/")
+        sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+            _hosts(self._url.netloc),
+            sentinel_kwargs={"socket_timeout": SENTINEL_SECONDS, "socket_connect_timeout": SENTINEL_SECONDS},
+        )
+        primary: Redis = sentinel.master_for(
+            service, username=self._username, password=self._password, db=int(database or 0), socket_timeout=None,
+            socket_connect_timeout=None, retry=Retry(NoBackoff(), 0), max_connections=max_connections,
+            client_name=self._name, protocol=protocol,
+        )  # fmt: skip
+        return primary
+
+    @property
+    def _username(self) -> str | None:
+        return unquote(self._url.username) if self._url.username else None
+
+    @property
+    def _password(self) -> str | None:
+        return unquote(self._url.password) if self._url.password else None
+
+
+def _hosts(netloc: str) -> list[tuple[str, int]]:
+    places = [place.rpartition(":") for place in netloc.rpartition("@")[2].split(",")]
+    return [(host, int(port)) for host, _, port in places]
