@@ -1,3 +1,4 @@
+# ruff: noqa: PLC0415  peers need not be installed
 """The shared cache beside its peers and the floors, in one run.
 
     python -m tests.bench.cache            # about a minute; peers that are not installed are left out
@@ -11,6 +12,7 @@ import asyncio
 import importlib.util
 import multiprocessing
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -302,6 +304,11 @@ async def invalidation(url: str, count: int = 400) -> dict[str, tuple[float, flo
 # --- the table ---
 
 
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def run(url: str | None = None) -> dict[str, Any]:
     """Everything, printed; the figures by section. Without `url` on a server of its own."""
     if url is not None:
@@ -323,20 +330,20 @@ def _run(url: str) -> dict[str, Any]:
         "redis hit, p50 µs": asyncio.run(redis_hits(url)),
     }
     for section, values in figures.items():
-        print(f"\n{section}")
+        say(f"\n{section}")
         floor = next(iter(values.values()))
         for name, value in values.items():
-            print(f"  {name:36} {value:9.2f}  {value / floor:6.2f}x")
-    print(f"\nstampede: {PROCESSES} processes x {CALLERS:,} callers, {SOURCE_SECONDS * 1000:.0f} ms source")
+            say(f"  {name:36} {value:9.2f}  {value / floor:6.2f}x")
+    say(f"\nstampede: {PROCESSES} processes x {CALLERS:,} callers, {SOURCE_SECONDS * 1000:.0f} ms source")
     figures["stampede"] = {}
     for name, (package, _, _) in STAMPEDES.items():
         if installed(package):
             calls, p99, failed = figures["stampede"][name] = stampede(name, url)
-            print(f"  {name:36} {calls:6d} source calls, caller p99 {p99:7.1f} ms, {failed} failed")
+            say(f"  {name:36} {calls:6d} source calls, caller p99 {p99:7.1f} ms, {failed} failed")
     figures["invalidation"] = asyncio.run(invalidation(url))
-    print("\ninvalidation to another process, p50 / p99 ms")
+    say("\ninvalidation to another process, p50 / p99 ms")
     for name, (p50, p99) in figures["invalidation"].items():
-        print(f"  {name:36} {p50:6.2f} / {p99:6.2f}")
+        say(f"  {name:36} {p50:6.2f} / {p99:6.2f}")
     return figures
 
 
