@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import redis.asyncio
@@ -151,12 +152,16 @@ async def redis_hits(url: str) -> dict[str, float]:
             from aiocache import RedisCache
             from aiocache.serializers import JsonSerializer
 
-            aio = RedisCache(
-                serializer=JsonSerializer(), client=redis.asyncio.Redis.from_url(url, decode_responses=True)
-            )
+            aio = RedisCache(serializer=JsonSerializer(), **_place(url))
             await aio.set("profile:1", PROFILE, ttl=300)
             calls["aiocache get"] = lambda: aio.get("profile:1")
         return await side_by_side(calls, ROUNDS)
+
+
+def _place(url: str) -> dict[str, Any]:
+    """As aiocache wants it."""
+    parts = urlsplit(url)
+    return {"endpoint": parts.hostname, "port": parts.port, "password": parts.password}
 
 
 # --- stampede ---
@@ -182,10 +187,14 @@ async def _aiocache_caller(stack: AsyncExitStack, url: str, slow: Call) -> Call:
     from aiocache import RedisCache, cached_stampede
     from aiocache.serializers import JsonSerializer
 
-    client = redis.asyncio.Redis.from_url(url, decode_responses=True)
-    cache = RedisCache(serializer=JsonSerializer(), client=client)
-    await cache.get("warm")
-    decorated: Call = cached_stampede(lease=2, ttl=300, key_builder=lambda *_a, **_k: "cold", cache=cache)(slow)
+    decorated: Call = cached_stampede(
+        lease=2,
+        ttl=300,
+        key_builder=lambda *_a, **_k: "cold",
+        cache=RedisCache,
+        serializer=JsonSerializer(),
+        **_place(url),
+    )(slow)
     return decorated
 
 
