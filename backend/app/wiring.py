@@ -142,6 +142,9 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
                 },
             }
 
+        async def probe_redis() -> Mapping[str, Any]:
+            return {**await describe(redis), "channel": "trusted" if cache.stats().trusted else "not trusted"}
+
         async def probe_store() -> Mapping[str, Any]:
             await store.ping()
             return {}
@@ -153,7 +156,7 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
         }
         health = HealthService(
             dependencies={
-                "redis": Dependency("redis", lambda: describe(redis), PROBE_SECONDS),
+                "redis": Dependency("redis", probe_redis, PROBE_SECONDS),
                 "supabase": Dependency("supabase", probe_store, PROBE_SECONDS),
                 "whatsapp": Dependency("whatsapp", messenger.probe, UPSTREAM_PROBE_SECONDS),
                 "gemini": Dependency("gemini", model.probe, UPSTREAM_PROBE_SECONDS),
