@@ -174,6 +174,7 @@ class Servers:
         self._url = urlsplit(url)
         self.is_cluster = self._url.scheme.endswith("+cluster")
         self._direct: dict[str, Redis] = {}
+        self._sentinels: list[Redis] = []
         self.commands: Any
         if self.is_cluster:
             self.commands = RedisCluster(
@@ -205,7 +206,7 @@ class Servers:
         return self._direct[url]
 
     async def aclose(self) -> None:
-        for client in (self.commands, *self._direct.values()):
+        for client in (self.commands, *self._direct.values(), *self._sentinels):
             # A server that hangs does not keep us from leaving.
             with suppress(OSError, RedisError):
                 async with asyncio.timeout(CLOSE_SECONDS):
@@ -217,6 +218,7 @@ class Servers:
             _hosts(self._url.netloc),
             sentinel_kwargs={"socket_timeout": SENTINEL_SECONDS, "socket_connect_timeout": SENTINEL_SECONDS},
         )
+        self._sentinels += sentinel.sentinels
         primary: Redis = sentinel.master_for(
             service, username=self._username, password=self._password, db=int(database or 0), socket_timeout=None,
             socket_connect_timeout=None, retry=Retry(NoBackoff(), 0), max_connections=max_connections,

@@ -23,8 +23,8 @@ Values are plain JSON, or what `type=` names: a frozen dataclass, or anything ma
 JSON as something else is refused with a `TypeError` on the first load.
 
 Alone it is a cache of the process. `join_fleet(default_cache, url, namespace=…)` puts memory before a tier in Redis
-that all replicas share: one of them loads a cold key, an invalidation reaches all, memory is believed only while provably
-nothing was missed. The same objects, the same calls; and then also
+that all replicas share: one of them loads a cold key, an invalidation reaches all, memory is believed only while
+provably nothing was missed. The same objects, the same calls; and then also
 
     async with write_fence(f"user:{user_id}"):                         # nobody keeps what the commit makes old
         await commit()
