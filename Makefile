@@ -32,12 +32,24 @@ check: setup     ## ruff, types, import contracts
 	"$(BIN)/mypy"
 	"$(BIN)/lint-imports"
 
-bench: setup     ## figures side by side with peers and floors (tests/bench/)
-	"$(BIN)/python" -m tests.bench
+bench: setup .venv-bench/.installed ## figures side by side with peers and floors (BENCH="ingest end_to_end queue": only these)
+	"$(BIN)/python" -m tests.bench $(BENCH)
 
-lock: setup      ## renew requirements.lock (needs uv)
+.venv-bench/.installed: requirements-bench.lock
+	@test -x .venv-bench/bin/python || "$(BIN)/python" -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	@echo '*' > .venv-bench/.gitignore
+	@touch "$@"
+
+chaos: setup     ## 10,000 messages while everything is killed, frozen and restarted; then the check that the check can fail
+	"$(BIN)/python" -m tests.chaos $(if $(SEED),--seed $(SEED))
+	"$(BIN)/python" -m tests.chaos.mutations
+
+lock: setup      ## renew both lock files (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	  pyproject.toml --extra embedded --group dev -o requirements.lock --upgrade
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	  pyproject.toml -c requirements.lock -o requirements-runtime.lock
 
 clean:           ## delete what the targets made; refuses while a demo is running
 	@test ! -x "$(BIN)/python" || "$(BIN)/python" -c "from pathlib import Path; from app.sandbox.servers import remove_data; remove_data(Path('.data/demo/servers'))"

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -69,3 +70,24 @@ async def read_request(reader: asyncio.StreamReader) -> tuple[str, dict[str, str
 
 def response(body: bytes, *, status: str = "200 OK", headers: str = "") -> bytes:
     return f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n{headers}\r\n".encode() + body
+
+
+class Source:
+    """Returns `value`, or raises `error`; `gate` holds loads back until it is set."""
+
+    def __init__(self, value: Any = "value") -> None:
+        self.value = value
+        self.error: Exception | None = None
+        self.loads = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.started = asyncio.Event()
+
+    async def __call__(self, *_args: Any) -> Any:
+        self.loads += 1
+        self.started.set()
+        value = self.value
+        await self.gate.wait()
+        if self.error:
+            raise self.error
+        return value

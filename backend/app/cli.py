@@ -1,16 +1,23 @@
-"""`chorus`: serve · demo · sandbox · migrate · doctor · account."""
+"""`chorus`: serve · demo · sandbox · migrate · doctor · breakers · cache · account."""
 
 from __future__ import annotations
 
 import asyncio
+import getpass
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from app import __version__
 from app.core.config import Settings, SettingsError, load_settings
+
+if TYPE_CHECKING:
+    from app.services.breaker_service import BreakerService
+
+T = TypeVar("T")
 
 USAGE_ERROR = 2
 
@@ -114,6 +121,60 @@ def doctor(*, new_key: bool) -> None:
 
 
 @main.group()
+def breakers() -> None:
+    """The fleet's circuit breakers: gemini, whatsapp, supabase, and one for each account in trouble."""
+
+
+@breakers.command("list")
+def breakers_list() -> None:
+    """What every replica goes by, now."""
+    rows = asyncio.run(_on_breakers(lambda service: service.overview()))
+    click.echo(f"{'breaker':<32} {'state':<14} {'failures':>8} {'opens in':>9} {'epoch':>6}  why")
+    for name, row in rows.items():
+        state = f"{row['state']}, forced" if row["forced"] else row["state"]
+        wait = f"{row['retry_after']:.0f} s" if row["retry_after"] else "-"
+        why = f"{row['why']} ({row['who']}, {row['since_seconds']:.0f} s ago)" if row["why"] else ""
+        click.echo(f"{name:<32} {state:<14} {row['failure_count']:>8} {wait:>9} {row['epoch']:>6}  {why}".rstrip())
+
+
+def _breaker_command(name: str, what: str) -> None:
+    @breakers.command(name, help=what)
+    @click.argument("breaker")
+    @click.option("--why", default="by hand", show_default=True, help="Kept, and logged by every replica.")
+    def command(breaker: str, why: str) -> None:
+        from app.services.breaker_service import BreakerAction
+
+        action, who = BreakerAction(name), f"{getpass.getuser()} (cli)"
+        row = asyncio.run(_on_breakers(lambda service: service.force(breaker, action, who=who, why=why)))
+        click.echo(f"{row['name']}: {row['state']}{', forced' if row['forced'] else ''}, epoch {row['epoch']}")
+
+
+_breaker_command("open", "Refuse every call, on every replica, until `auto`.")
+_breaker_command("close", "Let every call through, whatever fails, until `auto`.")
+_breaker_command("auto", "Closed, nothing counted, deciding by itself again.")
+
+
+async def _on_breakers(action: Callable[[BreakerService], Awaitable[T]]) -> T:
+    from contextlib import AsyncExitStack
+
+    from app.core.circuit_breaker import CIRCUIT_BREAKERS, whatsapp_account_breakers
+    from app.core.redis import connect
+    from app.core.registry import Registry
+    from app.services.breaker_service import BreakerService
+    from app.wiring import REDIS_TIMEOUT_SECONDS, open_breakers
+
+    settings = _settings()
+    if not settings.redis_url:
+        raise SettingsError({"REDIS_URL": "is missing; the breakers' state is there"})
+    async with AsyncExitStack() as stack:
+        redis = connect(settings.redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
+        stack.push_async_callback(redis.aclose)
+        registry = Registry(redis, namespace=settings.redis_namespace, replica_id="cli")
+        fleet = open_breakers(settings, stack, registry)
+        return await action(BreakerService(fleet, CIRCUIT_BREAKERS, whatsapp_account_breakers))
+
+
+@main.group()
 def account() -> None:
     """WhatsApp accounts: the businesses this system answers for."""
 
@@ -132,6 +193,63 @@ def account_add(**fields: Any) -> None:
     """Create an account."""
     created = asyncio.run(_add_account(_settings(), fields))
     click.echo(f"created account {created.id} ({created.slug})")
+
+
+@main.group()
+def cache() -> None:
+    """What the replicas share: look, and forget. What a replica has in memory is at its /admin/cache."""
+
+
+@cache.command("stats")
+def cache_stats() -> None:
+    """Count what Redis holds, group by group. Goes through all its keys."""
+    from app.core.cache import survey
+
+    view = asyncio.run(_with_shared_cache(lambda _cache, shared: survey(shared)))
+    for group, count in sorted(view.values.items()):
+        click.echo(f"{count:8d}  {group or '(no group)'}")
+    click.echo(f"{sum(view.values.values()):8d}  values; {view.held} loads or writers under way")
+
+
+@cache.command("invalidate")
+@click.argument("patterns", nargs=-1, required=True)
+def cache_invalidate(patterns: tuple[str, ...]) -> None:
+    """Forget keys, groups (user:*) or globs on every replica. Exit code 1 if Redis did not take it."""
+    asyncio.run(_with_shared_cache(lambda cache, _shared: cache.invalidate_everywhere(*patterns)))
+    click.echo(f"forgotten: {', '.join(patterns)}")
+
+
+@cache.command("inspect")
+@click.argument("key")
+@click.option("--value", is_flag=True, help="Show the values too; an account's contain its verify token.")
+def cache_inspect(key: str, *, value: bool) -> None:
+    """Show what Redis holds of one key."""
+    from app.core.cache import inspect_key
+
+    view = asyncio.run(_with_shared_cache(lambda _cache, shared: inspect_key(shared, key)))
+    if view.held_by:
+        click.echo(f"held by {view.held_by} for at most {view.held_seconds:.1f} s")
+    for copy in view.copies:
+        state = (
+            f"fresh for {copy.fresh_seconds:.0f} s" if copy.counts and copy.fresh_seconds > 0 else "no longer an answer"
+        )
+        click.echo(f"{len(copy.json)} bytes of schema {copy.fingerprint}, {state}, kept for {copy.kept_seconds:.0f} s")
+        if value:
+            click.echo(copy.json.decode())
+    if not view.copies:
+        click.echo("no value")
+
+
+async def _with_shared_cache(act: Callable[[Any, Any], Awaitable[Any]]) -> Any:
+    from app.core.cache import Cache, join_fleet
+
+    settings = _settings()
+    url = settings.redis_cache_url or settings.redis_url
+    if not url:
+        raise SettingsError({"REDIS_URL": "is missing; e.g. redis://127.0.0.1:6379/0"})
+    cache = Cache()
+    async with join_fleet(cache, url, namespace=settings.redis_namespace) as shared:
+        return await act(cache, shared)
 
 
 async def _add_account(settings: Settings, fields: dict[str, Any]) -> Any:

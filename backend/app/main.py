@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any, TypedDict
 
 from fastapi import FastAPI
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from app import __version__
@@ -15,6 +14,7 @@ from app.api import routes_accounts, routes_admin, routes_bot, routes_conversati
 from app.api.deps import Services
 from app.api.errors import install_error_handlers
 from app.api.middleware import Observed
+from app.api.plain_route import PlainRoute
 from app.core.config import Settings
 from app.wiring import connect
 
@@ -54,8 +54,11 @@ def create_app(settings: Settings) -> Chorus:
     app = Chorus(title="Chorus", version=__version__, lifespan=lifespan, **_no_docs(settings))
     app.add_middleware(Observed)
     install_error_handlers(app)
-    app.router.routes.append(Route(routes_webhook.PATH, routes_webhook.verify, methods=["GET"]))
-    for module in (routes_health, routes_accounts, routes_bot, routes_conversations, routes_admin):
+    app.router.routes += [
+        *routes_health.ROUTES,
+        PlainRoute(routes_webhook.PATH, routes_webhook.verify, methods=["GET"]),
+    ]
+    for module in (routes_accounts, routes_bot, routes_conversations, routes_admin):
         app.include_router(module.router)
     return app
 

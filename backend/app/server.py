@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from types import FrameType
 
 import uvicorn
@@ -15,31 +16,39 @@ logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 75
 """Longer than the usual load balancer's 60 s, so that it is never we who close a connection it is about to use."""
+CLOSE = (b"connection", b"close")
 
 
 class DrainingServer(uvicorn.Server):
     """uvicorn closes its sockets at once on SIGTERM, so a load balancer never sees the 503 on the readiness route.
-    Here the first signal only turns readiness off; the sockets stay open for `drain_seconds`. A second one exits now.
+    Here the first signal only turns readiness off; the sockets stay open for `drain_seconds`, and every answer asks
+    its client to come back on another connection. A second signal ends the process at once: what it held is taken over
+    when the leases end.
     """
 
     def __init__(self, config: uvicorn.Config, app: Chorus, *, drain_seconds: float) -> None:
         super().__init__(config)
         self._app = app
         self._drain_seconds = drain_seconds
-        self._draining = False
+        self._signalled = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not calling super(): it would re-raise the signal after the shutdown, and the exit code would not be 0.
+        if self._signalled:
+            logger.warning("second signal, ending now", extra={"signal": sig})
+            os._exit(128 + sig)
+        self._signalled = True
         replica = getattr(self._app.state, "replica", None)
-        if self._draining or replica is None:
-            self.force_exit = self._draining
+        if replica is None:  # still starting, or done already
             self.should_exit = True
             return
-        self._draining = True
         logger.info("draining", extra={"signal": sig, "seconds": self._drain_seconds})
         replica.services.health.draining()
         if replica.worker is not None:
             replica.worker.stop_claiming()
+        # The list that uvicorn puts before every answer's headers; it is renewed from the configuration each second.
+        self.config.encoded_headers.append(CLOSE)
+        self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
         loop = asyncio.get_running_loop()
         # From a signal handler only the thread-safe call wakes the loop.
         loop.call_soon_threadsafe(loop.call_later, self._drain_seconds, self._stop)

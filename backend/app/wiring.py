@@ -8,9 +8,10 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
@@ -23,27 +24,32 @@ from app.adapters.supabase_store import SupabaseStore
 from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.core import cache
-from app.core.circuit_breaker import gemini_circuit_breaker, supabase_circuit_breaker, whatsapp_circuit_breaker
+from app.core.circuit_breaker import CIRCUIT_BREAKERS, OP_SECONDS, BreakerFleet, whatsapp_account_breakers
 from app.core.config import Env, IngestFallback, ReplicaRole, Settings
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client
+from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
+from app.core.loop_watch import LoopWatch
 from app.core.pacing import Pacer
+from app.core.probe_board import ProbeBoard
 from app.core.queue import Queue
 from app.core.redis import Redis, describe
 from app.core.redis import connect as connect_redis
 from app.core.registry import HEARTBEAT_SECONDS, Registry
 from app.core.secrets import TokenCipher
-from app.domain.errors import Conflict
 from app.domain.ports import Store
 from app.services.account_service import AccountService
 from app.services.bot_service import BotService
+from app.services.breaker_service import BreakerService
+from app.services.cache_relay import CacheRelay
 from app.services.conversation_service import ConversationService
 from app.services.delivery import PER_PAIR, Delivery, per_number
-from app.services.health_service import Dependency, HealthService
+from app.services.health_service import HealthService
 from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
+from app.services.probes import Dependency
 
 logger = logging.getLogger(__name__)
 
@@ -54,17 +60,16 @@ DIVERT_SECONDS = 0.2
 """With somewhere else to go there is no point in waiting for a Redis that does not answer."""
 BLOCKING_TIMEOUT_SECONDS = 3.0
 """Above the longest block, which is one second."""
-PROBE_SECONDS = 5.0
+PROBE_SECONDS = 3.0
+PROBE_TIMEOUT_SECONDS = 1.5
+"""A replica that cannot reach its stores is out of rotation within two of these intervals, the balancer's included."""
 UPSTREAM_PROBE_SECONDS = 30.0
+UPSTREAM_TIMEOUT_SECONDS = 3.0
 AUDIT_SECONDS = 60.0
 STUCK_SECONDS = 15.0
 """The worker beats about once a second."""
-BOOTSTRAP_SLUG = "default"
-BREAKERS = {
-    "gemini": gemini_circuit_breaker,
-    "whatsapp": whatsapp_circuit_breaker,
-    "supabase": supabase_circuit_breaker,
-}
+RELAY_LEASE_SECONDS = 6.0
+"""Three rounds of the relay, which renews it in every one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,7 @@ class Outside:
     model: GeminiModel
     messenger: WhatsAppMessenger
     pacer: Pacer
+    breakers: BreakerFleet
 
 
 @asynccontextmanager
@@ -108,6 +114,7 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
     settings.check_serve()
     async with AsyncExitStack() as stack:
         outside = await _open(settings, stack)
+        await outside.breakers.sync()  # before the first call: what the others have learned the hard way
         supervisor = Supervisor()
         replica = _assemble(settings, outside, supervisor)
         await replica.services.health.probe_all()
@@ -132,14 +139,22 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
         blocking,
         namespace=settings.redis_namespace,
         debounce_seconds=settings.debounce_seconds,
+        lease_seconds=settings.lease_seconds,
         max_pending=settings.queue_max_pending,
         put_timeout_seconds=PUT_SECONDS if settings.ingest_fallback is IngestFallback.NONE else DIVERT_SECONDS,
     )
     stack.push_async_callback(queue.aclose)
     registry = Registry(redis, namespace=settings.redis_namespace, replica_id=_replica_id())
     stack.push_async_callback(_leave, registry)
+    breakers = open_breakers(settings, stack, registry)
+    breakers.join(*CIRCUIT_BREAKERS.values(), whatsapp_account_breakers)
+    stack.push_async_callback(breakers.leave)
     store = await open_store(settings)
     stack.push_async_callback(store.aclose)
+    cache_url = settings.redis_cache_url or settings.redis_url or ""
+    await stack.enter_async_context(
+        cache.join_fleet(cache.default_cache, cache_url, namespace=settings.redis_namespace)
+    )
     cipher = TokenCipher(_values(settings.encryption_key))
     return Outside(
         redis=redis,
@@ -161,6 +176,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
             per_number=per_number(settings.whatsapp_messages_per_second),
             per_pair=PER_PAIR,
         ),
+        breakers=breakers,
     )
 
 
@@ -197,7 +213,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
             health=_health(settings, outside, supervisor),
             queue=outside.queue,
             registry=outside.registry,
-            breakers=BREAKERS,
+            breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers),
             verifier=_verifier(settings),
             admin_key=_admin_key(settings),
             verify_token=_value(settings.whatsapp_verify_token) or None,
@@ -216,6 +232,9 @@ def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> Hea
         await outside.store.ping()
         return {}
 
+    def upstream(name: str, probe: Callable[[], Awaitable[Mapping[str, Any]]]) -> Dependency:
+        return Dependency(name, probe, UPSTREAM_PROBE_SECONDS, UPSTREAM_TIMEOUT_SECONDS, is_shared=True)
+
     async def internals() -> Mapping[str, Any]:
         queue = await outside.queue.stats()
         return {
@@ -225,12 +244,13 @@ def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> Hea
 
     return HealthService(
         dependencies={
-            "redis": Dependency("redis", lambda: describe(outside.redis), PROBE_SECONDS),
-            "supabase": Dependency("supabase", probe_store, PROBE_SECONDS),
-            "whatsapp": Dependency("whatsapp", outside.messenger.probe, UPSTREAM_PROBE_SECONDS),
-            "gemini": Dependency("gemini", outside.model.probe, UPSTREAM_PROBE_SECONDS),
+            "redis": Dependency("redis", lambda: describe(outside.redis), PROBE_SECONDS, PROBE_TIMEOUT_SECONDS),
+            "supabase": Dependency("supabase", probe_store, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS),
+            "whatsapp": upstream("whatsapp", outside.messenger.probe),
+            "gemini": upstream("gemini", outside.model.probe),
         },
-        breakers=BREAKERS,
+        board=ProbeBoard(outside.redis, namespace=settings.redis_namespace, replica_id=outside.registry.replica_id),
+        breakers=CIRCUIT_BREAKERS,
         fleet=outside.registry,
         supervisor=supervisor,
         internals=internals,
@@ -241,20 +261,23 @@ def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> Hea
 def _start_loops(replica: Replica, outside: Outside) -> None:
     """Every background loop of a replica; the supervisor restarts one that dies and tells /health/live."""
     start = replica.supervisor.start
-    for name, loop in replica.services.health.loops().items():
-        start(name, loop)
+    beating = {"event_loop": LoopWatch().run, **replica.services.health.loops()}
+    for name, loop in beating.items():
+        start(name, partial(loop, partial(replica.supervisor.beat, name)))
     started_at = time.time()
 
     async def heartbeat() -> None:
         while True:
+            replica.supervisor.beat("heartbeat")
             info = {
                 "version": __version__,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "started_at": started_at,
                 "role": replica.settings.app_role,
-                "phase": replica.services.health.phase,
                 "active": replica.worker.active if replica.worker else 0,
+                "concurrency": replica.settings.worker_concurrency,
+                **replica.services.health.load(),
             }
             try:
                 await outside.registry.beat(info)
@@ -264,6 +287,7 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
 
     async def audit() -> None:
         while True:
+            replica.supervisor.beat("audit")
             await asyncio.sleep(AUDIT_SECONDS)
             try:
                 repaired = await outside.queue.audit()
@@ -276,11 +300,40 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
     start("heartbeat", heartbeat)
     if replica.fallback is not None:
         start("inbox_mover", replica.fallback.run)
-    start("bootstrap_account", lambda: _bootstrap_account(replica.settings, outside))
+    start("circuit_breakers", outside.breakers.run)
+    start("cache_relay", _cache_relay(replica.settings, outside).run)
+    if replica.settings.whatsapp_phone_id:
+        start("bootstrap_account", lambda: _bootstrap(replica.settings, replica.services.accounts))
     if replica.worker is not None:
         start("worker", replica.worker.run, beat_within_seconds=STUCK_SECONDS)
         start("lease_renewal", replica.worker.renew)
-        start("audit", audit)
+        start("audit", audit, beat_within_seconds=3 * AUDIT_SECONDS)
+
+
+def _cache_relay(settings: Settings, outside: Outside) -> CacheRelay:
+    """Carries out what committed changes have made old, whoever made them; one replica at a time."""
+    lease = Lease(
+        outside.redis,
+        key=f"{settings.redis_namespace}:{{fleet}}:cache_relay",
+        holder=outside.registry.replica_id,
+        seconds=RELAY_LEASE_SECONDS,
+    )
+    return CacheRelay(outside.store, cache.invalidate_everywhere, lease)
+
+
+def open_breakers(settings: Settings, stack: AsyncExitStack, registry: Registry) -> BreakerFleet:
+    """Clients of its own: a probe must not wait behind the queue, and push needs a connection to itself."""
+    redis = connect_redis(settings.redis_url or "", timeout_seconds=OP_SECONDS, name="chorus-breakers")
+    stack.push_async_callback(redis.aclose)
+    push = connect_redis(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS, name="chorus-breakers-push")
+    stack.push_async_callback(push.aclose)
+    return BreakerFleet(
+        redis,
+        push,
+        namespace=settings.redis_namespace,
+        replica_id=registry.replica_id,
+        replicas=lambda: registry.count,
+    )
 
 
 async def open_store(settings: Settings) -> Store:
@@ -290,27 +343,13 @@ async def open_store(settings: Settings) -> Store:
     return SupabaseStore(settings.supabase_url or "", _value(settings.supabase_key), await get_http_client())
 
 
-async def _bootstrap_account(settings: Settings, outside: Outside) -> None:
-    """WHATSAPP_TOKEN and WHATSAPP_PHONE_ID give a first account without any API call; it is never overwritten."""
-    if not settings.whatsapp_token or not settings.whatsapp_phone_id:
-        return
-    while True:
-        try:
-            if await outside.store.get_account_by_phone_number_id(settings.whatsapp_phone_id) is None:
-                await outside.store.create_account(
-                    name=BOOTSTRAP_SLUG,
-                    slug=BOOTSTRAP_SLUG,
-                    phone_number_id=settings.whatsapp_phone_id,
-                    access_token=outside.cipher.encrypt(_value(settings.whatsapp_token)),
-                    verify_token=_value(settings.whatsapp_verify_token) or secrets.token_urlsafe(24),
-                )
-        except Conflict:
-            return  # another replica was faster
-        except Unavailable as exc:
-            logger.warning("no account bootstrapped yet", extra={"reason": str(exc)})
-            await asyncio.sleep(PROBE_SECONDS)
-        else:
-            return
+async def _bootstrap(settings: Settings, accounts: AccountService) -> None:
+    """WHATSAPP_TOKEN and WHATSAPP_PHONE_ID give a first account without any API call."""
+    await accounts.bootstrap(
+        phone_number_id=settings.whatsapp_phone_id or "",
+        access_token=_value(settings.whatsapp_token),
+        verify_token=_value(settings.whatsapp_verify_token) or secrets.token_urlsafe(24),
+    )
 
 
 def _verifier(settings: Settings) -> SupabaseTokenVerifier | None:

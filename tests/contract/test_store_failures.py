@@ -61,6 +61,18 @@ async def test_a_database_that_is_away_at_the_start_is_used_when_it_is_there(
         await store.ping()
 
 
+async def test_a_goodbye_on_an_idle_connection_costs_no_call(migrated_url: str) -> None:
+    """As on a restart: the server's last words are read, its closing of the connection is not yet."""
+    async with connected(migrated_url) as store:
+        await store.ping()
+        assert store._pool is not None
+        async with store._pool.acquire() as connection:
+            goodbye = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+            protocol = connection._con._protocol
+            protocol.data_received(b"E" + (len(goodbye) + 4).to_bytes(4, "big") + goodbye)
+        await store.ping()
+
+
 async def test_a_restart_costs_no_call_that_comes_after_it(migrated_url: str, postgres: Postgres) -> None:
     async with connected(migrated_url) as store:
         await asyncio.gather(*(store.ping() for _ in range(10)))  # several idle connections, soon all broken

@@ -39,7 +39,12 @@ def fleet_and_database() -> Iterator[tuple[LocalFleet, str]]:
                 redis_url=servers.redis_url,
                 database_url=servers.database_url,
                 keys=Keys.kept_in(folder / "keys.json", TokenCipher.generate_key()),
-                settings={"DEBOUNCE_SECONDS": "0.15", "LOG_LEVEL": "DEBUG", "WHATSAPP_MESSAGES_PER_SECOND": "1000"},
+                settings={
+                    "DEBOUNCE_SECONDS": "0.15",
+                    "LOG_LEVEL": "DEBUG",
+                    "WHATSAPP_MESSAGES_PER_SECOND": "1000",
+                    "DRAIN_SECONDS": "2",
+                },
             )
             fleet.start()
             try:

@@ -33,6 +33,7 @@ from app.services.conversation_service import ConversationService
 from app.services.delivery import PER_PAIR, Delivery, per_number
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
+from serving import Outside, outside_world
 
 _numbers = count(1)
 
@@ -144,3 +145,9 @@ async def make_office(valkey_url: str, store_url: str) -> AsyncIterator[MakeOffi
             return Office(store, queue, sandbox, control, ingest, conversations, worker, account, breaker)
 
         yield make
+
+
+@pytest.fixture
+async def outside() -> AsyncIterator[Outside]:
+    async with outside_world() as world:
+        yield world

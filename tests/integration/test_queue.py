@@ -92,6 +92,16 @@ async def test_burst_that_arrives_while_the_conversation_is_held_is_debounced_to
     assert due == accepted_ms(await claim_one(queue))[0] + 200
 
 
+async def test_burst_that_its_holder_finished_with_leaves_nothing_behind(replicas: Replicas) -> None:
+    queue = replicas.queue(debounce_seconds=0.2)
+    await queue.put([event(immediate=True)])
+    claim = await claim_one(queue)
+    await queue.put([event()])
+    await queue.refresh(claim)
+    await queue.done(claim)
+    assert await replicas.redis.hlen("test:{q0}:first") == 0
+
+
 async def test_immediate_event_is_due_now_and_leaves_a_time_that_is_set(replicas: Replicas) -> None:
     queue = replicas.queue(debounce_seconds=0.3)
     await queue.put([event("now", immediate=True)])

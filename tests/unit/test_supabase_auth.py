@@ -90,11 +90,16 @@ async def test_a_good_token_of_either_key_type_tells_the_user_and_the_keys_are_f
     "changes",
     [
         {"iss": "https://evil.test/auth/v1"}, {"iss": None}, {"aud": "anon"}, {"aud": None}, {"sub": None},
-        {"exp": None}, {"exp": time.time() - 11}, {"nbf": time.time() + 60},
+        {"exp": None},
     ],
 )  # fmt: skip
-async def test_a_token_that_is_not_for_us_now_is_refused(world, changes):
+async def test_a_token_that_is_not_for_us_is_refused(world, changes):
     await world.refuses(signed(**changes))
+
+
+@pytest.mark.parametrize(("claim", "seconds_from_now"), [("exp", -11), ("nbf", 60)])
+async def test_a_token_that_is_not_for_now_is_refused(world, claim, seconds_from_now):
+    await world.refuses(signed(**{claim: time.time() + seconds_from_now}))
 
 
 async def test_clocks_may_differ_by_a_few_seconds(world):

@@ -105,7 +105,7 @@ async def call_external_api():
 async def test_circuit_breaker(caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     clock = FakeClock()
-    monkeypatch.setattr(gemini_circuit_breaker, "_clock", clock)
+    monkeypatch.setattr(gemini_circuit_breaker, "_monotonic", clock.monotonic)
     outcome: list[Exception | None] = [None]
 
     async def call_gemini_api(endpoint, payload):

@@ -18,7 +18,8 @@ from app.core.circuit_breaker import (
 )
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
-from app.core.http_client import GetClient, HttpError, Response, get_http_client, request
+from app.core.errors import Overloaded
+from app.core.http_client import GetClient, HttpError, PoolFull, Response, get_http_client, request
 from app.core.resilience import ResiliencePolicy
 from app.core.retry import is_unavailable
 from app.domain.errors import ModelRefused, Unavailable
@@ -67,6 +68,7 @@ class GeminiModel:
         self._headers = {"x-goog-api-key": api_key}
         self._default_model = default_model
         self._get_client = get_client
+        self._breaker = breaker
         self._policy = ResiliencePolicy(
             DEPENDENCY,
             breaker=breaker,
@@ -92,6 +94,9 @@ class GeminiModel:
                 break
             logger.warning("empty answer, asking once more", extra={"finish_reason": reason})
         raise ModelRefused(reason or "EMPTY")
+
+    def blocked_seconds(self) -> float:
+        return self._breaker.blocked_seconds()
 
     async def probe(self) -> Mapping[str, Any]:
         """Is the API reachable, the key good, the default model alive? Past the breaker, costs no tokens.
@@ -127,6 +132,8 @@ class GeminiModel:
                 payload=payload,
                 get_client=self._get_client,
             )
+        except PoolFull as exc:
+            raise Overloaded(DEPENDENCY, f"gemini: {exc}") from exc
         except HttpError as exc:
             # Asking twice costs tokens, not a customer's patience: an ambiguous failure is as good as a definite one.
             raise GeminiUnavailable(f"gemini: {exc}", passing=True) from exc

@@ -11,6 +11,7 @@ import asyncpg
 import orjson
 
 from app.adapters.database_trouble import DatabaseUnavailable, Trouble, database_policy, trouble
+from app.adapters.postgres_notifications import Notifications
 from app.adapters.sql_store import SqlStore
 from app.core.resilience import ResiliencePolicy
 from app.domain.errors import ConfigurationError
@@ -44,6 +45,17 @@ class PostgresStore(SqlStore):
         self._opening = asyncio.Lock()
         self._pool: asyncpg.Pool | None = None
         self._closed = False
+        self._notifications = Notifications(database_url) if not self._pooled else None
+
+    async def wait_for_invalidations(self, timeout_seconds: float) -> None:
+        if self._notifications is None:  # a transaction pooler has no session that could listen
+            await super().wait_for_invalidations(timeout_seconds)
+        else:
+            await self._notifications.wait(timeout_seconds)
+
+    async def ignore_invalidations(self) -> None:
+        if self._notifications is not None:
+            await self._notifications.aclose()
 
     async def _execute(self, function: str, body: bytes) -> Any:
         try:
@@ -61,7 +73,9 @@ class PostgresStore(SqlStore):
             if unavailable := trouble(exc.sqlstate or ""):
                 raise unavailable from exc
             raise
-        except (OSError, TimeoutError, asyncpg.InterfaceError) as exc:
+        except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
+            # The last one: the server has said goodbye on an idle connection, and asyncpg, which has not yet seen it
+            # closed, finds itself in the middle of reading that when the next call comes.
             raise DatabaseUnavailable(Trouble.AWAY, type(exc).__name__) from exc
         return orjson.loads(answer)
 
@@ -104,6 +118,7 @@ class PostgresStore(SqlStore):
 
     async def aclose(self) -> None:
         """Idempotent. Waits for calls under way, `CLOSE_SECONDS` at most."""
+        await self.ignore_invalidations()
         async with self._opening:
             self._closed = True
             pool, self._pool = self._pool, None

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import TypeAdapter
 
+from app.adapters.sql_invalidations import SqlInvalidations
 from app.core.deadline import Deadline
 from app.core.queue import Event
 from app.core.resilience import ResiliencePolicy
@@ -67,7 +68,7 @@ _CONFLICTS = {
 }
 
 
-class SqlStore(Store):
+class SqlStore(SqlInvalidations, Store):
     """The whole port, less the way to the database."""
 
     def __init__(self, policy: ResiliencePolicy) -> None:

@@ -10,8 +10,9 @@ from supabase import AsyncClient, AsyncClientOptions
 
 from app.adapters.database_trouble import DatabaseUnavailable, Trouble, database_policy, trouble
 from app.adapters.sql_store import SqlStore
+from app.core.errors import Overloaded
 from app.core.http_client import AsyncClient as HttpClient
-from app.core.http_client import is_network_error
+from app.core.http_client import is_network_error, is_pool_full
 from app.core.resilience import ResiliencePolicy
 
 MAX_CONCURRENT = 50
@@ -37,6 +38,8 @@ class SupabaseStore(SqlStore):
                 raise unavailable from exc
             raise
         except Exception as exc:
+            if is_pool_full(exc):
+                raise Overloaded("database", "supabase: no connection free") from exc
             if not is_network_error(exc):
                 raise
             raise DatabaseUnavailable(Trouble.AWAY, type(exc).__name__) from exc

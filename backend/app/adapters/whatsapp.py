@@ -22,11 +22,13 @@ from app.core.circuit_breaker import (
 )
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
+from app.core.errors import Overloaded
 from app.core.http_client import (
     AmbiguousFailure,
     ConnectFailed,
     GetClient,
     HttpError,
+    PoolFull,
     Response,
     get_http_client,
     parse_retry_after,
@@ -80,6 +82,7 @@ class WhatsAppMessenger:
         self._base_url = base_url
         self._api_version = api_version
         self._cipher = cipher
+        self._breaker = breaker
         self._account_breakers = account_breakers
         self._get_client = get_client
         self._clock = clock
@@ -124,6 +127,10 @@ class WhatsAppMessenger:
         deadline = Deadline.after(ATTEMPT_SECONDS, self._clock)
         await self._policy.call(self._send, account.phone_number_id, token, body, deadline=deadline, max_attempts=1)
 
+    def blocked_seconds(self, account: Account) -> float:
+        own = self._account_breakers.find(account.phone_number_id)
+        return max(self._breaker.blocked_seconds(), own.blocked_seconds() if own else 0.0)
+
     async def probe(self) -> Mapping[str, Any]:
         """Does the API answer at all? Past the breakers and without a token. Raises `Unavailable`."""
         try:
@@ -160,6 +167,8 @@ class WhatsAppMessenger:
                 payload=body,
                 get_client=self._get_client,
             )
+        except PoolFull as exc:
+            raise Overloaded(DEPENDENCY, f"whatsapp: {exc}") from exc
         except ConnectFailed as exc:
             raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc
         except AmbiguousFailure as exc:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, cast
 
 from fastapi import Depends, Query, Request
 
-from app.core.circuit_breaker import CircuitBreaker
 from app.core.queue import Queue
 from app.core.registry import Registry
 from app.domain.errors import Forbidden, Unauthenticated
 from app.domain.models import User
 from app.domain.ports import TokenVerifier
 from app.services.account_service import AccountService
+from app.services.breaker_service import BreakerService
 from app.services.conversation_service import ConversationService
 from app.services.health_service import HealthService
 
@@ -31,7 +30,7 @@ class Services:
     health: HealthService
     queue: Queue
     registry: Registry
-    breakers: Mapping[str, CircuitBreaker]
+    breakers: BreakerService
     verifier: TokenVerifier | None
     admin_key: str
     verify_token: str | None

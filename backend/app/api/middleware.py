@@ -12,6 +12,7 @@ from app.api.errors import error_response
 from app.core.logging import bind_request_id, log_canonical
 
 MAX_BODY_BYTES = 1024 * 1024
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 REQUEST_SECONDS = Histogram(
     "chorus_http_request_seconds", "Requests by route and status", ["method", "route", "status"]
 )
@@ -49,7 +50,8 @@ class Observed:
         finally:
             seconds = time.perf_counter() - started
             route = _route(scope)
-            REQUEST_SECONDS.labels(scope["method"], route, status).observe(seconds)
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            REQUEST_SECONDS.labels(method, route, status).observe(seconds)
             if not route.startswith(("/health", "/metrics")) or status >= 500:
                 log_canonical(
                     "request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 2)

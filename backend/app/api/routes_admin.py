@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from enum import StrEnum
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
@@ -12,20 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.api.deps import Limit, Operator, Replica, operator
 from app.core.cache import invalidate_cache_pattern, stats
 from app.core.queue import DeadLetter
-from app.domain.errors import NotFound
+from app.services.breaker_service import BreakerAction
 
 router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(operator)])
-
-
-class BreakerAction(StrEnum):
-    OPEN = "open"
-    CLOSE = "close"
-    AUTO = "auto"
 
 
 class BreakerIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
     action: BreakerAction
+    why: Annotated[str, Field(max_length=200)] = "by hand"
 
 
 class InvalidateIn(BaseModel):
@@ -46,26 +40,17 @@ async def fleet(replica: Replica) -> dict[str, Any]:
 
 @router.get("/breakers")
 async def breakers(replica: Replica) -> dict[str, Any]:
-    return {name: breaker.snapshot()._asdict() for name, breaker in replica.breakers.items()}
+    return await replica.breakers.overview()
 
 
 @router.post("/breakers/{name}")
 async def set_breaker(replica: Replica, user: Operator, name: str, body: BreakerIn) -> dict[str, Any]:
-    breaker = replica.breakers.get(name)
-    if breaker is None:
-        raise NotFound("breaker")
-    match body.action:
-        case BreakerAction.OPEN:
-            breaker.force_open(who=user.id, why="by hand")
-        case BreakerAction.CLOSE:
-            breaker.force_closed(who=user.id, why="by hand")
-        case BreakerAction.AUTO:
-            breaker.reset()
-    return breaker.snapshot()._asdict()
+    return await replica.breakers.force(name, body.action, who=user.id, why=body.why)
 
 
 @router.get("/cache")
 async def cache() -> dict[str, Any]:
+    """This replica's."""
     return asdict(stats())
 
 

@@ -99,6 +99,7 @@ class Settings(BaseSettings):
     queue_max_pending: int = Field(100_000, ge=1)
     worker_concurrency: int = Field(50, ge=1, le=1000)
     debounce_seconds: float = Field(1.0, ge=0, le=60)
+    lease_seconds: float = Field(15, ge=1, le=300)
     reply_deadline_seconds: float = Field(600, gt=0)
     send_reconcile_seconds: float = Field(20, ge=0)
     drain_seconds: float = Field(5, ge=0, le=300)

@@ -18,3 +18,7 @@ class Unavailable(Exception):
 
 class DeadlineExceeded(Unavailable):
     """The time set aside for the whole operation is used up; nothing more was tried."""
+
+
+class Overloaded(Unavailable):
+    """A limit of our own is reached; nothing was sent, and it says nothing about the dependency."""

@@ -4,16 +4,19 @@
     media = await get_http_client_for_media()                                   # the same with read and write 30 s
     await close_http_client()             # closes both, may be called twice, and the next `get` opens anew
 
-One pool per process and event loop: a connection belongs to the loop that opened it. The clients do not follow
-redirects (an Authorization header must never travel to another host), keep no cookies (one account's must never
-reach another's request), and ignore the environment's proxy variables and `.netrc`: where a token goes is decided
-by the base URLs in the settings alone. They retry nothing; whoever calls decides (`core/resilience.py`).
+One pool per process and event loop: a connection belongs to the loop that opened it. One host gets at most
+`MAX_PER_HOST` of its connections, so that a peer that hangs leaves half of the pool to the others. The clients do
+not follow redirects (an Authorization header must never travel to another host), keep no cookies (one account's must
+never reach another's request), and ignore the environment's proxy variables and `.netrc`: where a token goes is
+decided by the base URLs in the settings alone. They retry nothing; whoever calls decides (`core/resilience.py`).
 
 `request()` is what adapters use. It bounds the whole exchange, not only each read, bounds the body, and splits
 failures by the one question that matters for a message that must not be sent twice:
 
     HttpError
     ├── ConnectFailed          no byte of the request left: repeating it is harmless
+    │   ├── PoolFull           we make as many requests as we may; it says nothing about the peer
+    │   └── ForbiddenHost      a URL from outside that leads where our token must not go
     └── AmbiguousFailure       the peer may have processed it
         └── BodyTooLarge       it answered, with more than we take in
 
@@ -28,11 +31,11 @@ import email.utils
 import http.cookiejar
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import httpx
@@ -46,17 +49,21 @@ POOL_SECONDS = 3.0
 MEDIA_SECONDS = 30.0
 MAX_CONNECTIONS = 100
 MAX_KEEPALIVE = 20
+MAX_PER_HOST = 50
+"""As many as an adapter's bulkhead lets through, and half of the pool."""
 KEEPALIVE_SECONDS = 4.0
 """Below the shortest idle limit in common use (5 s: uvicorn, Node), so that we are the side that closes first."""
 
 MAX_BODY_BYTES = 2_000_000
+MAX_MEDIA_BYTES = 100_000_000
+"""The largest document WhatsApp takes."""
 
 GetClient = Callable[[], Awaitable[AsyncClient]]
 
 __all__ = [
-    "AmbiguousFailure", "AsyncClient", "BodyTooLarge", "ConnectFailed", "GetClient", "HttpError", "Response",
-    "close_http_client", "get_http_client", "get_http_client_for_media", "is_ambiguous", "is_network_error",
-    "parse_retry_after", "request", "status_error",
+    "AmbiguousFailure", "AsyncClient", "BodyTooLarge", "ConnectFailed", "ForbiddenHost", "GetClient", "HttpError",
+    "PoolFull", "Response", "close_http_client", "download", "get_http_client", "get_http_client_for_media",
+    "is_ambiguous", "is_network_error", "is_pool_full", "parse_retry_after", "request", "status_error",
 ]  # fmt: skip
 
 
@@ -66,6 +73,14 @@ class HttpError(Exception):
 
 class ConnectFailed(HttpError):
     """The request certainly did not leave: no connection within the time, or none free in the pool."""
+
+
+class PoolFull(ConnectFailed):
+    """No connection was free within the time: our own limit, not the peer's fault."""
+
+
+class ForbiddenHost(ConnectFailed):
+    """The URL is not https, or not on an allowed host. Nothing was sent."""
 
 
 class AmbiguousFailure(HttpError):
@@ -117,18 +132,84 @@ def _shared_client(io_seconds: float) -> AsyncClient:
 
 
 def _new_client(io_seconds: float) -> AsyncClient:
+    limits = httpx.Limits(
+        max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_KEEPALIVE, keepalive_expiry=KEEPALIVE_SECONDS
+    )
     return AsyncClient(
-        verify=_tls_context(),
-        http2=False,
+        transport=_PerHostTransport(verify=_tls_context(), http2=False, trust_env=False, limits=limits),
         trust_env=False,
         follow_redirects=False,
         cookies=http.cookiejar.CookieJar(policy=http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
         timeout=_timeout(io_seconds),
-        limits=httpx.Limits(
-            max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_KEEPALIVE, keepalive_expiry=KEEPALIVE_SECONDS
-        ),
         headers={"user-agent": "chorus"},
     )
+
+
+class _PerHostTransport(httpx.AsyncHTTPTransport):
+    """httpx's own, with at most `MAX_PER_HOST` exchanges per origin; one more waits as for a connection of the pool."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._origins: dict[str, tuple[asyncio.Semaphore, list[int]]] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        origin = f"{request.url.scheme}://{request.url.netloc.decode()}"
+        slots, users = self._origins.setdefault(origin, (asyncio.Semaphore(MAX_PER_HOST), [0]))
+        users[0] += 1
+        try:
+            await _take(slots, request)
+        except BaseException:
+            self._leave(origin)
+            raise
+
+        def release() -> None:
+            slots.release()
+            self._leave(origin)
+
+        try:
+            response = await super().handle_async_request(request)
+        except BaseException:
+            release()
+            raise
+        response.stream = _HeldStream(cast(httpx.AsyncByteStream, response.stream), release)
+        return response
+
+    def _leave(self, origin: str) -> None:
+        users = self._origins[origin][1]
+        users[0] -= 1
+        if not users[0]:
+            del self._origins[origin]
+
+
+async def _take(slots: asyncio.Semaphore, request: httpx.Request) -> None:
+    if not slots.locked():
+        await slots.acquire()  # returns at once
+        return
+    try:
+        async with asyncio.timeout(request.extensions.get("timeout", {}).get("pool", POOL_SECONDS)):
+            await slots.acquire()
+    except TimeoutError as exc:
+        raise httpx.PoolTimeout("as many requests to this host as may be", request=request) from exc
+
+
+class _HeldStream(httpx.AsyncByteStream):
+    """A response's body; its slot is free when it is closed."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, release: Callable[[], None]) -> None:
+        self._stream = stream
+        self._release: Callable[[], None] | None = release
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            yield chunk
+
+    async def aclose(self) -> None:
+        try:
+            await self._stream.aclose()
+        finally:
+            release, self._release = self._release, None
+            if release is not None:
+                release()
 
 
 @cache
@@ -174,10 +255,41 @@ async def request(
             client.stream(method, url, headers=sent, content=content, timeout=_timeout(timeout_seconds)) as response,
         ):
             return Response(response.status_code, response.headers, await _read(response, max_body_bytes))
+    except httpx.PoolTimeout as exc:
+        raise PoolFull(_describe(exc)) from exc
     except _NOT_SENT as exc:
         raise ConnectFailed(_describe(exc)) from exc
     except (httpx.RequestError, TimeoutError) as exc:
         raise AmbiguousFailure(_describe(exc)) from exc
+
+
+async def download(
+    url: str,
+    *,
+    allowed_hosts: Collection[str],
+    headers: Mapping[str, str],
+    max_body_bytes: int = MAX_MEDIA_BYTES,
+    timeout_seconds: float = MEDIA_SECONDS,
+    get_client: GetClient = get_http_client_for_media,
+) -> Response:
+    """GET a URL that came from outside, with our token in `headers`. Raises as `request`, and `ForbiddenHost`.
+
+    `allowed_hosts`: names, or `.suffix` for every name below it; https only. An entry with a scheme
+    (`http://127.0.0.1:9000`) allows exactly that origin. A redirect is returned, never followed: the token stays here.
+    """
+    parsed = httpx.URL(url)
+    host, origin = parsed.host.lower(), f"{parsed.scheme}://{parsed.netloc.decode()}".lower()
+    named = any(host == allowed or (allowed[0] == "." and host.endswith(allowed)) for allowed in allowed_hosts)
+    if origin not in allowed_hosts and not (named and parsed.scheme == "https" and parsed.port is None):
+        raise ForbiddenHost("a URL on another host than allowed")
+    return await request(
+        "GET",
+        url,
+        timeout_seconds=timeout_seconds,
+        headers=headers,
+        max_body_bytes=max_body_bytes,
+        get_client=get_client,
+    )
 
 
 _NOT_SENT = (
@@ -203,6 +315,11 @@ def is_network_error(exc: BaseException) -> bool:
     if isinstance(exc, httpx.TransportError):
         return not isinstance(exc, (httpx.UnsupportedProtocol, httpx.LocalProtocolError))
     return isinstance(exc, (HttpError, ConnectionError, TimeoutError, socket.gaierror))
+
+
+def is_pool_full(exc: BaseException) -> bool:
+    """Was it our own limit on connections? Then it says nothing about the peer."""
+    return isinstance(exc, (PoolFull, httpx.PoolTimeout))
 
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})

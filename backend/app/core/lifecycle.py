@@ -21,6 +21,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from prometheus_client import Counter
+
 from app.core.clock import SYSTEM_CLOCK, Clock
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,8 @@ BEAT_WITHIN_SECONDS = 60.0
 """Longer than the longest pause: a loop that keeps dying is visible, but no reason to kill the replica."""
 STOP_SECONDS = 10.0
 
+DEATHS = Counter("chorus_background_loop_deaths_total", "Background loops that raised and were restarted", ["loop"])
+
 
 @dataclass(slots=True)
 class _Loop:
@@ -41,6 +45,11 @@ class _Loop:
     last_beat: float | None = None
     deaths: int = 0
     task: asyncio.Task[None] = field(init=False)
+
+    def is_stuck(self, now: float) -> bool:
+        if self.task.done():
+            return self.task.cancelled() or self.task.exception() is not None
+        return self.last_beat is not None and now - self.last_beat > self.beat_within_seconds
 
 
 class Supervisor:
@@ -69,13 +78,11 @@ class Supervisor:
         self._loops[name].last_beat = self._clock.monotonic()
 
     def stuck(self) -> tuple[str, ...]:
-        """Loops that have beaten before and not for longer than they may."""
+        """Loops that have beaten before and not for longer than they may, and loops that somebody else ended."""
+        if self._stopping:
+            return ()
         now = self._clock.monotonic()
-        return tuple(
-            name
-            for name, loop in self._loops.items()
-            if loop.last_beat is not None and not loop.task.done() and now - loop.last_beat > loop.beat_within_seconds
-        )
+        return tuple(name for name, loop in self._loops.items() if loop.is_stuck(now))
 
     def view(self) -> dict[str, dict[str, Any]]:
         """Each loop for the operator: is it running, how often has it died, how long ago did it beat."""
@@ -112,6 +119,7 @@ class Supervisor:
                 await loop.run()
             except Exception:
                 loop.deaths += 1
+                DEATHS.labels(name).inc()
                 in_a_row = 1 if self._clock.monotonic() - started >= HEALTHY_SECONDS else in_a_row + 1
                 pause = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(in_a_row - 1, 10))
                 pause *= 1 - self._uniform() / 2

@@ -7,13 +7,19 @@ connection into 3.5 s. Here nothing is retried behind anybody's back: whoever ca
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Sequence
+import math
+import random
+import re
+from collections.abc import Awaitable, Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, cast
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import Pipeline
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -21,40 +27,108 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from app.core.errors import Unavailable
+from app.core.redis_url import RedisUrl, Topology
 
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 """What a Redis that is away, frozen or restarting makes redis-py raise."""
 
 __all__ = [
     "UNREACHABLE", "NoScriptError", "Pipeline", "Redis", "RedisConnectionError", "RedisError", "RedisTimeoutError",
-    "ResponseError", "Script", "configured", "connect", "describe",
+    "ResponseError", "Script", "Subscription", "configured", "connect", "describe",
 ]  # fmt: skip
 
 
-def connect(url: str, *, timeout_seconds: float, max_connections: int = 20, name: str = "chorus") -> Redis:
-    """A client that fails within `timeout_seconds` and never retries. It connects on first use.
+def connect(
+    url: str,
+    *,
+    timeout_seconds: float | None,
+    max_connections: int = 20,
+    name: str = "chorus",
+    protocol: int = 3,
+    any_node: bool = False,
+) -> Redis:
+    """A client that fails within `timeout_seconds` and never retries. It connects on first use. `url`: see
+    core/redis_url.py; on a Cluster it routes by key and follows redirections, behind Sentinel it finds the primary.
 
     A blocking command needs a client of its own whose timeout exceeds the block time: redis-py applies the
-    socket timeout to blocking reads too, and one at or above it never returns.
+    socket timeout to blocking reads too, and one at or above it never returns. `timeout_seconds=None` is for callers
+    that bound every call themselves. A subscription on a Cluster needs
+    `any_node`: a plain client to whichever node answers, which is enough since every node passes every message on.
     """
-    return Redis.from_url(
-        url,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        retry=Retry(NoBackoff(), 0),
-        max_connections=max_connections,
-        client_name=name,
-        decode_responses=False,
+    where = RedisUrl.parse(url)
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_seconds,
+        "socket_connect_timeout": timeout_seconds,
+        "retry": Retry(NoBackoff(), 0),
+        "max_connections": max_connections,
+        "client_name": name,
+        "protocol": protocol,
+        "decode_responses": False,
         # With them on (redis-py's default) the pool hands out connections that the server has closed: after a restart,
         # or an idle timeout on the way, one call would fail for each of them.
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-    )
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+    if where.topology is Topology.SENTINEL:
+        return _behind_sentinel(where, options)
+    if where.topology is Topology.CLUSTER and not any_node:
+        return _on_cluster(where, options)
+    client = Redis.from_url(where.plain, **options)
+    if where.topology is Topology.CLUSTER:
+        pool = client.connection_pool
+        pool.connection_class = _any_of(where.hosts, pool.connection_class)
+    return client
+
+
+def _on_cluster(where: RedisUrl, options: dict[str, Any]) -> Redis:
+    given = dict(parse_url(where.plain))
+    tls = given.pop("connection_class", None) is SSLConnection
+    for taken in ("host", "port", "db"):
+        given.pop(taken, None)
+    # No slot may be missing: half a queue would look like an empty one.
+    nodes = [ClusterNode(host, port) for host, port in where.hosts]
+    client = RedisCluster(startup_nodes=nodes, ssl=tls, require_full_coverage=True, **(options | given))
+    return cast("Redis", client)  # the same commands, routed by key
+
+
+def _behind_sentinel(where: RedisUrl, options: dict[str, Any]) -> Redis:
+    given = dict(parse_url(where.plain))
+    tls = given.pop("connection_class", None) is SSLConnection
+    for taken in ("host", "port"):
+        given.pop(taken, None)
+    own = {key: given.pop(f"sentinel_{key}") for key in ("username", "password") if f"sentinel_{key}" in given}
+    sentinel_options = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout", "retry")} | own
+    if tls:
+        sentinel_options |= {"ssl": True} | {key: value for key, value in given.items() if key.startswith("ssl_")}
+        given["ssl"] = True
+    sentinel: Any = Sentinel(list(where.hosts), sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
+    client: Redis = sentinel.master_for(where.service, redis_class=_SentinelRedis, **(options | given))
+    return client
+
+
+class _SentinelRedis(Redis):
+    """Closes its questions to the sentinels as well."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  redis-py's signature
+        pool: Any = self.connection_pool
+        await super().aclose(close_connection_pool)
+        await pool.disconnect()
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
+
+
+def _any_of(hosts: Sequence[tuple[str, int]], base: Any) -> Any:
+    class AnyNode(base):  # type: ignore[misc]
+        async def _connect(self) -> None:
+            self.host, self.port = random.choice(hosts)  # noqa: S311
+            await super()._connect()
+
+    return AnyNode
 
 
 async def describe(client: Redis) -> dict[str, Any]:
     """One round trip: role, persistence and eviction policy, for health and `chorus doctor`. Raises `Unavailable`."""
     try:
-        info = await client.info("everything")
+        info = await client.info()
     except (RedisError, OSError) as exc:
         raise Unavailable("redis", str(exc)) from exc
     return {
@@ -63,10 +137,27 @@ async def describe(client: Redis) -> dict[str, Any]:
         "persistence": "aof" if info.get("aof_enabled") else "rdb or none",
         "aof_last_write": info.get("aof_last_write_status"),
         "eviction": info.get("maxmemory_policy"),
-        "used_memory_bytes": info.get("used_memory"),
-        "maxmemory_bytes": info.get("maxmemory"),
-        "connected_replicas": info.get("connected_slaves"),
+        "memory": _memory(info),
+        "replication": _replication(info),
+        "loading": bool(info.get("loading")),
+        "clients": info.get("connected_clients"),
     }
+
+
+def _memory(info: Mapping[str, Any]) -> dict[str, Any]:
+    used, limit = info.get("used_memory", 0), info.get("maxmemory", 0)
+    return {"used_bytes": used, "max_bytes": limit, "used_ratio": round(used / limit, 3) if limit else None}
+
+
+def _replication(info: Mapping[str, Any]) -> dict[str, Any]:
+    """A primary tells its replicas and how far the slowest one is behind; a replica tells its link to the primary."""
+    if info.get("role") == "slave":
+        return {"link": info.get("master_link_status"), "silent_seconds": info.get("master_last_io_seconds_ago")}
+    offset = info.get("master_repl_offset", 0)
+    # redis-py parses a line "ip=…,offset=…" into a mapping.
+    replicas = [value for name, value in info.items() if re.fullmatch(r"slave\d+", name) and isinstance(value, Mapping)]
+    behind = max((offset - replica.get("offset", 0) for replica in replicas), default=None)
+    return {"replicas": info.get("connected_slaves", 0), "behind_bytes": behind}
 
 
 async def configured(client: Redis, name: str) -> str | None:
@@ -86,11 +177,15 @@ def _text(value: bytes | str) -> str:
 
 
 class Script:
-    """One Lua script from `core/lua/`, run by its digest."""
+    """One Lua script from `core/lua/`, run by its digest. `prelude`: another one to put in front of it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, prelude: str | None = None) -> None:
         self.name = name
-        self.source = resources.files("app.core").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+        self.source = "\n".join(
+            resources.files("app.core").joinpath("lua", f"{part}.lua").read_text(encoding="utf-8")
+            for part in (prelude, name)
+            if part is not None
+        )
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, client: Redis, keys: Sequence[str | bytes], args: Sequence[Any]) -> Any:
@@ -104,3 +199,40 @@ class Script:
     def evalsha(self, client: Redis | Pipeline, keys: Sequence[str | bytes], args: Sequence[Any]) -> Awaitable[Any]:
         """Queue it on a pipeline, or start it on a client, by digest only: the caller handles `NoScriptError`."""
         return client.evalsha(self.sha, len(keys), *keys, *args)
+
+
+class Subscription:
+    """One channel on one connection of its own, which nobody repairs: what it raises ends it, and whoever subscribes
+    anew knows that something may have been missed. (redis-py's PubSub reconnects without a sign.)"""
+
+    def __init__(self, pool: Any, connection: Any) -> None:
+        self._pool = pool
+        self._connection = connection
+
+    @classmethod
+    async def open(cls, client: Redis, channel: str) -> Subscription:
+        """Returns when the server has acknowledged it. `client` must speak RESP2, where messages are replies."""
+        pool: Any = client.connection_pool
+        connection: Any = await pool.get_connection()
+        subscription = cls(pool, connection)
+        try:
+            await connection.send_command("SUBSCRIBE", channel)
+            await connection.read_response(timeout=math.inf)
+        except BaseException:
+            await subscription.aclose()
+            raise
+        return subscription
+
+    async def receive(self) -> bytes | None:
+        """The next message; `None` for the answer to a ping."""
+        reply = await self._connection.read_response(timeout=math.inf)
+        return reply[2] if reply[0] == b"message" else None
+
+    async def ping(self) -> None:
+        if not self._connection.is_connected:
+            raise RedisConnectionError("the subscription is closed")
+        await self._connection.send_command("PING", check_health=False)
+
+    async def aclose(self) -> None:
+        await self._connection.disconnect(nowait=True)
+        await self._pool.release(self._connection)

@@ -23,7 +23,7 @@ from typing import Any, TypeVar, cast
 from app.core.circuit_breaker import IGNORED, CircuitBreaker, Classify, Verdict, default_classify
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
-from app.core.errors import DeadlineExceeded, Unavailable
+from app.core.errors import DeadlineExceeded, Overloaded, Unavailable
 from app.core.retry import RetryBudget, RetryIf, build_retrying, is_unavailable
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ BULKHEAD_WAIT_SECONDS = 1.0
 MAX_DELAY_SECONDS = 5.0
 
 
-class BulkheadFull(Unavailable):
+class BulkheadFull(Overloaded):
     """This process already makes as many calls to `dependency` as it may; nothing was sent."""
 
 
@@ -131,10 +131,10 @@ class ResiliencePolicy:
         return Unavailable(self.dependency, f"{self.dependency}: no answer within {seconds:.1f} s")
 
     def _classify(self, exc: Exception) -> Verdict:
-        return IGNORED if isinstance(exc, BulkheadFull) else self._user_classify(exc)
+        return IGNORED if isinstance(exc, Overloaded) else self._user_classify(exc)
 
     def _may_repeat(self, exc: BaseException) -> bool:
-        return not isinstance(exc, BulkheadFull) and self._retry_if(exc)
+        return not isinstance(exc, Overloaded) and self._retry_if(exc)
 
 
 def _after_failure(first: Exception, fn: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:

@@ -3,6 +3,7 @@
     Exception
     ├── core.errors.Unavailable            a dependency is down, slow, limiting or its circuit is open
     │   ├── core.errors.DeadlineExceeded
+    │   ├── core.errors.Overloaded         a limit of our own; nothing was sent
     │   ├── core.circuit_breaker.CircuitBreakerOpenError
     │   └── core.queue.QueueUnavailable / QueueFull
     └── ChorusError

@@ -98,6 +98,14 @@ class BotProfile:
 
 
 @dataclass(frozen=True, slots=True)
+class Invalidation:
+    """A cache key or pattern that a commit has made old."""
+
+    id: int
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
 class Contact:
     """A customer of one account. At least one of `wa_id` (digits) and `user_id` (business-scoped) is set."""
 

@@ -20,6 +20,7 @@ from app.domain.models import (
     Generation,
     Inbound,
     InboundMessage,
+    Invalidation,
     Message,
     Page,
     Prompt,
@@ -37,6 +38,10 @@ class Model(Protocol):
         """One answer within `deadline`. Raises `ModelRefused` when asking again is useless."""
         ...
 
+    def blocked_seconds(self) -> float:
+        """For how long `generate` would certainly fail without asking anybody; 0 if it is worth a try. No I/O."""
+        ...
+
 
 class Messenger(Protocol):
     async def send_text(self, account: Account, to: Recipient, text: str, *, outbound_key: str) -> str:
@@ -46,6 +51,10 @@ class Messenger(Protocol):
 
     async def mark_read(self, account: Account, wa_message_id: str, *, typing: bool) -> None:
         """Blue ticks, and "typing…" for at most 25 s if `typing`. A courtesy: callers ignore its failures."""
+        ...
+
+    def blocked_seconds(self, account: Account) -> float:
+        """For how long a send for `account` would certainly fail without asking anybody; 0 if it is worth a try."""
         ...
 
 
@@ -233,8 +242,28 @@ class InboxStore(Protocol):
     async def inbox_delete(self, rows: Sequence[int]) -> None: ...
 
 
-class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, Protocol):
-    """All of it: one adapter implements the four."""
+class InvalidationStore(Protocol):
+    """What committed changes have made old in the caches, remembered with the commit itself, whoever made it."""
+
+    async def pending_invalidations(self, *, limit: int) -> tuple[Invalidation, ...]:
+        """The oldest first."""
+        ...
+
+    async def settle_invalidations(self, ids: Sequence[int]) -> None:
+        """They have been carried out."""
+        ...
+
+    async def wait_for_invalidations(self, timeout_seconds: float) -> None:
+        """Returns when there may be new ones: at once where the database notifies, else after `timeout_seconds`."""
+        ...
+
+    async def ignore_invalidations(self) -> None:
+        """Stop listening until the next `wait_for_invalidations`: somebody else does."""
+        ...
+
+
+class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, InvalidationStore, Protocol):
+    """All of it: one adapter implements the five."""
 
     async def ping(self) -> None:
         """One round trip. Raises `Unavailable`."""
@@ -248,6 +277,6 @@ class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, Protocol):
 
 
 __all__ = [
-    "AccountStore", "ConversationStore", "InboxStore", "Messenger", "Model", "ReplyStore", "SendDecision", "Store",
-    "TokenVerifier",
+    "AccountStore", "ConversationStore", "InboxStore", "InvalidationStore", "Messenger", "Model", "ReplyStore",
+    "SendDecision", "Store", "TokenVerifier",
 ]  # fmt: skip

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from app.core.cache import get_cached_or_fetch, invalidate_cache_pattern
+from app.core.cache import get_cached_or_fetch, write_fence
 from app.core.secrets import TokenCipher
-from app.domain.errors import Forbidden, NotFound
+from app.domain.errors import Conflict, Forbidden, NotFound, Unavailable
 from app.domain.models import Account, BotProfile, Role, User
 from app.domain.ports import AccountStore
 
+logger = logging.getLogger(__name__)
+
 PROFILE_TTL_SECONDS = 300
 ACCOUNT_TTL_SECONDS = 300
+
+BOOTSTRAP_RETRY_SECONDS = 5.0
+BOOTSTRAP_SLUG = "default"
+BOOTSTRAPPER = User(id="bootstrap", is_operator=True)
 
 _RANK = {Role.VIEWER: 1, Role.AGENT: 2, Role.OWNER: 3}
 
@@ -25,11 +34,29 @@ class AccountService:
 
     async def create(self, user: User, *, access_token: str, **fields: Any) -> Account:
         """The creator becomes the owner; the token is encrypted before it leaves this process."""
-        account = await self._store.create_account(
-            access_token=self._cipher.encrypt(access_token), owner_id=None if user.is_operator else user.id, **fields
-        )
-        await self._forget(account)
-        return account
+        owner_id = None if user.is_operator else user.id
+        # That there is no such account may be cached.
+        async with write_fence(*_keys(fields)):
+            return await self._store.create_account(
+                access_token=self._cipher.encrypt(access_token), owner_id=owner_id, **fields
+            )
+
+    async def bootstrap(self, *, phone_number_id: str, access_token: str, verify_token: str) -> None:
+        """A first account from the settings, as soon as the database is there; an existing one is never overwritten."""
+        while True:
+            try:
+                if await self._store.get_account_by_phone_number_id(phone_number_id) is None:
+                    await self.create(
+                        BOOTSTRAPPER, name=BOOTSTRAP_SLUG, slug=BOOTSTRAP_SLUG, phone_number_id=phone_number_id,
+                        access_token=access_token, verify_token=verify_token,
+                    )  # fmt: skip
+            except Conflict:
+                return  # another replica was faster
+            except Unavailable as exc:
+                logger.warning("no account bootstrapped yet", extra={"reason": str(exc)})
+                await asyncio.sleep(BOOTSTRAP_RETRY_SECONDS)
+            else:
+                return
 
     async def update(self, account_id: str, changes: Mapping[str, Any]) -> Account:
         before = await self._store.get_account(account_id)
@@ -37,10 +64,8 @@ class AccountService:
             raise NotFound("account")
         if "access_token" in changes:
             changes = {**changes, "access_token": self._cipher.encrypt(changes["access_token"])}
-        account = await self._store.update_account(account_id, changes)
-        await self._forget(before)
-        await self._forget(account)
-        return account
+        async with write_fence(*{*_keys(asdict(before)), *_keys(changes)}):
+            return await self._store.update_account(account_id, changes)
 
     async def list_for(self, user: User) -> tuple[Account, ...]:
         return await self._store.list_accounts(user_id=None if user.is_operator else user.id)
@@ -59,7 +84,7 @@ class AccountService:
 
     async def by_id(self, account_id: str) -> Account:
         account = await get_cached_or_fetch(
-            f"account:id:{account_id}",
+            _id_key(account_id),
             self._store.get_account,
             account_id,
             ttl_seconds=ACCOUNT_TTL_SECONDS,
@@ -71,7 +96,7 @@ class AccountService:
 
     async def by_phone_number_id(self, phone_number_id: str) -> Account | None:
         return await get_cached_or_fetch(
-            f"account:number:{phone_number_id}",
+            _number_key(phone_number_id),
             self._store.get_account_by_phone_number_id,
             phone_number_id,
             ttl_seconds=ACCOUNT_TTL_SECONDS,
@@ -100,17 +125,22 @@ class AccountService:
         return profile
 
     async def update_profile(self, account_id: str, changes: Mapping[str, Any]) -> BotProfile:
-        profile = await self._store.update_profile(account_id, changes)
-        await invalidate_cache_pattern(_profile_key(account_id))
-        return profile
+        async with write_fence(_profile_key(account_id)):
+            return await self._store.update_profile(account_id, changes)
 
-    async def _forget(self, account: Account) -> None:
-        for key in (
-            f"account:id:{account.id}",
-            f"account:number:{account.phone_number_id}",
-            _verify_key(account.verify_token),
-        ):
-            await invalidate_cache_pattern(key)
+
+def _keys(account: Mapping[str, Any]) -> list[str]:
+    """Under which an account with these fields is cached. The database's triggers build the same ones."""
+    named = {"id": _id_key, "phone_number_id": _number_key, "verify_token": _verify_key}
+    return [key_of(account[name]) for name, key_of in named.items() if name in account]
+
+
+def _id_key(account_id: str) -> str:
+    return f"account:id:{account_id}"
+
+
+def _number_key(phone_number_id: str) -> str:
+    return f"account:number:{phone_number_id}"
 
 
 def _profile_key(account_id: str) -> str:

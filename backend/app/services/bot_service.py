@@ -135,6 +135,8 @@ class BotService:
             await self._store.set_needs_human(conversation.id)
             return Handled("window_closed", everything, stages)
 
+        if blocked := self._messenger.blocked_seconds(account):
+            raise Postponed(blocked, "whatsapp: circuit open")
         work = _Work(run, hold, account, conversation, asked, stages)
         courtesy = asyncio.create_task(self._show_typing(account, asked[-1].wa_message_id))
         try:
@@ -195,6 +197,8 @@ class BotService:
             return profile.non_text_reply
         if len(texts) < len(work.asked):
             texts.append("[The customer also sent something that is not text and that you cannot see.]")
+        if 0 < (blocked := self._model.blocked_seconds()) <= self._seconds_left(work):
+            raise Postponed(blocked, "model unavailable: circuit open")
         history = await self._store.history(work.conversation.id, limit=HISTORY_MESSAGES, exclude=work.covers)
         prompt = build_prompt(profile, work.conversation.contact.name or work.run.name, history, texts)
         try:
@@ -202,7 +206,7 @@ class BotService:
         except ModelRefused as exc:
             logger.warning("model refused", extra={"conversation": work.conversation.id, "reason": exc.reason})
         except Unavailable as exc:
-            left = (work.run.accepted_at + self._reply_deadline - self._clock.now()).total_seconds()
+            left = self._seconds_left(work)
             delay = exc.retry_after or min(MODEL_RETRY_SECONDS, left)
             # A daily quota comes back too late for this customer: no use in making them wait for nothing.
             if 0 < delay <= left:
@@ -210,6 +214,10 @@ class BotService:
             logger.warning("no reply in time", extra={"conversation": work.conversation.id, "reason": str(exc)})
         await self._store.set_needs_human(work.conversation.id)
         return profile.fallback_text
+
+    def _seconds_left(self, work: _Work) -> float:
+        """Until the customer gets the fallback text instead of an answer."""
+        return (work.run.accepted_at + self._reply_deadline - self._clock.now()).total_seconds()
 
     async def _deliver(self, work: _Work, reply: Reply, profile: BotProfile) -> ReplyState:
         if reply.state in _FINISHED:
@@ -225,6 +233,8 @@ class BotService:
         )
 
     async def _show_typing(self, account: Account, wa_message_id: str) -> None:
+        if self._model.blocked_seconds():
+            return  # nobody is going to answer soon
         try:
             await self._messenger.mark_read(account, wa_message_id, typing=True)
         except (SendError, Unavailable) as exc:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from prometheus_client import Gauge
+import orjson
 
 from app.core.circuit_breaker import CircuitBreaker
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.lifecycle import Supervisor
+from app.core.probe_board import ProbeBoard
+from app.services.probes import Dependency, Prober
 
-logger = logging.getLogger(__name__)
+READY_GRACE_SECONDS = 1.0
+"""Neither Redis nor the database for longer than this: this replica cannot do useful work. Longer than one lost packet,
+short enough to be out of rotation within two check intervals."""
+INTERNALS_SECONDS = 2.0
+PAGE_SECONDS = 0.25
+"""How old the rendered /health may be. What changes readiness or liveness is never that late."""
 
-PROBE_TIMEOUT_SECONDS = 3.0
-READY_GRACE_SECONDS = 10.0
-"""Neither Redis nor the database for this long: this replica cannot do useful work."""
-
-DEPENDENCY_UP = Gauge("chorus_dependency_up", "1 if the last probe succeeded", ["dependency"])
-DEPENDENCY_LATENCY = Gauge("chorus_dependency_latency_seconds", "Duration of the last successful probe", ["dependency"])
+Page = tuple[int, bytes]
 
 
 class Fleet(Protocol):
@@ -30,31 +30,12 @@ class Fleet(Protocol):
     count: int
 
 
-@dataclass(slots=True)
-class Dependency:
-    """Something outside. `probe` does one cheap round trip and returns details for the operator."""
-
-    name: str
-    probe: Callable[[], Awaitable[Mapping[str, Any]]]
-    interval_seconds: float
-    status: str = "unknown"
-    latency_ms: float | None = None
-    error: str | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
-    failing_since: float | None = None
-
-    def public(self) -> dict[str, Any]:
-        return {"status": self.status} | ({} if self.latency_ms is None else {"latency_ms": self.latency_ms})
-
-    def full(self) -> dict[str, Any]:
-        return self.public() | dict(self.details) | ({"error": self.error} if self.error else {})
-
-
 class HealthService:
     def __init__(
         self,
         *,
         dependencies: Mapping[str, Dependency],
+        board: ProbeBoard,
         breakers: Mapping[str, CircuitBreaker],
         fleet: Fleet,
         supervisor: Supervisor,
@@ -63,6 +44,7 @@ class HealthService:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._dependencies = dependencies
+        self._probers = {name: Prober(dependency, board, clock) for name, dependency in dependencies.items()}
         self._breakers = breakers
         self._fleet = fleet
         self._supervisor = supervisor
@@ -71,6 +53,7 @@ class HealthService:
         self._clock = clock
         self._phase = "starting"
         self._internal_view: Mapping[str, Any] = {}
+        self._pages: dict[bool, tuple[float, Page]] = {}
 
     @property
     def phase(self) -> str:
@@ -80,60 +63,33 @@ class HealthService:
     def started(self) -> None:
         if self._phase == "starting":
             self._phase = "ready"
+        self._pages.clear()
 
     def draining(self) -> None:
         self._phase = "draining"
+        self._pages.clear()
 
     async def probe_all(self) -> None:
         """Every dependency once, in parallel; part of start-up."""
-        await asyncio.gather(*(self.probe(dependency) for dependency in self._dependencies.values()))
+        await asyncio.gather(*(prober.look() for prober in self._probers.values()))
 
-    def loops(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
-        """One background loop per dependency, so that a slow one delays no other."""
-        return {f"probe_{name}": self._loop(dependency) for name, dependency in self._dependencies.items()} | {
+    def loops(self) -> Mapping[str, Callable[[Callable[[], None]], Awaitable[None]]]:
+        """One background loop per dependency, so that a slow one delays no other. Each is given its beat."""
+        return {f"probe_{name}": prober.run for name, prober in self._probers.items()} | {
             "health_internals": self._refresh_internals
         }
 
-    def _loop(self, dependency: Dependency) -> Callable[[], Awaitable[None]]:
-        async def run() -> None:
-            while True:
-                await self._clock.sleep(dependency.interval_seconds)
-                await self.probe(dependency)
-
-        return run
-
-    async def _refresh_internals(self) -> None:
+    async def _refresh_internals(self, beat: Callable[[], None]) -> None:
         while True:
+            beat()
             try:
                 self._internal_view = await self._internals()
             except Unavailable as exc:
-                self._internal_view = {"queue": {"error": str(exc)}}
-            await self._clock.sleep(1)
-
-    async def probe(self, dependency: Dependency) -> None:
-        """Ask once and remember the answer; never raises for a dependency's sake."""
-        start = self._clock.monotonic()
-        try:
-            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                dependency.details = await dependency.probe()
-        except (Unavailable, OSError) as exc:  # TimeoutError is an OSError
-            if dependency.failing_since is None:
-                dependency.failing_since = start
-                logger.warning("dependency lost", extra={"dependency": dependency.name, "reason": str(exc)})
-            dependency.status, dependency.latency_ms = "error", None
-            dependency.error = str(exc) or f"no answer within {PROBE_TIMEOUT_SECONDS:.0f} s"
-            DEPENDENCY_UP.labels(dependency.name).set(0)
-            return
-        if dependency.failing_since is not None:
-            lost = round(self._clock.monotonic() - dependency.failing_since, 1)
-            logger.warning("dependency back", extra={"dependency": dependency.name, "lost_seconds": lost})
-        seconds = self._clock.monotonic() - start
-        dependency.status, dependency.error, dependency.failing_since = "ok", None, None
-        dependency.latency_ms = round(seconds * 1000, 1)
-        DEPENDENCY_UP.labels(dependency.name).set(1)
-        DEPENDENCY_LATENCY.labels(dependency.name).set(seconds)
+                self._internal_view = dict(self._internal_view) | {"queue": {"error": str(exc)}}
+            await self._clock.sleep(INTERNALS_SECONDS)
 
     def liveness(self) -> tuple[int, dict[str, Any]]:
+        """Stuck means: a background loop stopped beating. A stuck event loop cannot answer at all (core/loop_watch)."""
         stuck = self._supervisor.stuck()
         if stuck:
             return 503, {"status": "stuck", "loops": stuck}
@@ -154,6 +110,16 @@ class HealthService:
         since = dependency.failing_since
         return since is not None and self._clock.monotonic() - since > READY_GRACE_SECONDS
 
+    def page(self, *, full: bool) -> Page:
+        """Status and body of /health, rendered at most four times a second, however often it is asked for."""
+        now = self._clock.monotonic()
+        rendered, page = self._pages.get(full, (0.0, (503, b"")))
+        if not page[1] or now - rendered > PAGE_SECONDS:
+            status, body = self.picture(full=full)
+            page = (status, orjson.dumps(body))
+            self._pages[full] = (now, page)
+        return page
+
     def picture(self, *, full: bool) -> tuple[int, dict[str, Any]]:
         """The whole picture; details only for the operator."""
         status = self._status()
@@ -170,7 +136,16 @@ class HealthService:
         }
         if full:
             body |= self._internal_view
+            body["background"] = self._supervisor.view()
         return (503 if status == "error" else 200), body
+
+    def load(self) -> dict[str, Any]:
+        """This replica in a few words, for the list of the fleet."""
+        return {
+            "phase": self._phase,
+            "status": self._status(),
+            "breakers": {name: breaker.snapshot().state for name, breaker in self._breakers.items()},
+        }
 
     def _status(self) -> str:
         """`error`: no useful work possible · `degraded`: something soft fails or a breaker is not closed."""

@@ -34,15 +34,20 @@ from prometheus_client import REGISTRY
 
 from app.core.cache.codec import FrozenDict, FrozenList, codec_for
 from app.core.cache.collector import CacheCollector
+from app.core.cache.counts import CacheStats
 from app.core.cache.decorator import CachedFunction, remember
-from app.core.cache.local import Cache, CacheStats, Keep
+from app.core.cache.inspection import inspect_key, survey
+from app.core.cache.keep import Keep
+from app.core.cache.membership import join_fleet
+from app.core.cache.tiers import Cache
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 __all__ = [
     "Cache", "CacheCollector", "CacheStats", "CachedFunction", "FrozenDict", "FrozenList", "cached", "cleanup",
-    "default_cache", "get_cached_or_fetch", "invalidate_cache_pattern", "stats",
+    "default_cache", "get_cached_or_fetch", "inspect_key", "invalidate_cache_pattern", "invalidate_everywhere",
+    "join_fleet", "stats", "survey", "write_fence",
 ]  # fmt: skip
 
 default_cache = Cache()
@@ -50,6 +55,8 @@ default_cache = Cache()
 
 get_cached_or_fetch = default_cache.get_or_fetch
 invalidate_cache_pattern = default_cache.invalidate
+invalidate_everywhere = default_cache.invalidate_everywhere
+write_fence = default_cache.write_fence
 stats = default_cache.stats
 cleanup = default_cache.cleanup
 
@@ -63,11 +70,12 @@ def cached(
     type: Any = None,  # noqa: A002
     negative_ttl_seconds: float | None = None,
     stale_for_seconds: float = 0.0,
+    soft_timeout_seconds: float | None = None,
 ) -> Callable[[Callable[P, Awaitable[T]]], CachedFunction[P, T]]:
     """Cache a coroutine function's results by its arguments (str, int, bool, None, UUID, enums).
 
     Not for methods: `self` is no cache key.
     """
     codec = codec_for(type)
-    keep = Keep.of(ttl_seconds, negative_ttl_seconds, stale_for_seconds)
+    keep = Keep.of(ttl_seconds, negative_ttl_seconds, stale_for_seconds, soft_timeout_seconds)
     return lambda fn: remember(default_cache, fn, key_prefix, codec, keep)

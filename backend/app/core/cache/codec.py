@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import hashlib
 import uuid
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar, cast
@@ -96,7 +97,13 @@ def freeze(value: Any) -> Any:
 
 
 class Codec:
-    """Plain JSON: dict, list, str, int, float, bool, None, nothing that comes back as something else."""
+    """Plain JSON: dict, list, str, int, float, bool, None, nothing that comes back as something else.
+
+    `fingerprint` tells shapes apart: part of the key of what is shared, so that a rolling deploy never reads a value
+    of another version's shape.
+    """
+
+    fingerprint = "json"
 
     def dump(self, value: Any) -> bytes:
         """Raises `TypeError` for what JSON cannot hold."""
@@ -106,8 +113,8 @@ class Codec:
         """A new frozen value. Raises `ValueError` for data that is not of this shape."""
         return freeze(orjson.loads(data))
 
-    def detach(self, value: Any) -> tuple[Any, int]:
-        """What another process would read if `value` were stored, and its size in bytes of JSON.
+    def detach(self, value: Any) -> tuple[Any, bytes]:
+        """What another process would read if `value` were stored, and its JSON.
 
         Raises `TypeError` if that is not equal to `value`.
         """
@@ -115,7 +122,7 @@ class Codec:
         back = self.load(data)
         if back != value:
             raise TypeError(f"{type(value).__name__} does not survive JSON; return plain JSON or pass `type=`")
-        return back, len(data)
+        return back, data
 
 
 class TypedCodec(Codec):
@@ -123,6 +130,8 @@ class TypedCodec(Codec):
 
     def __init__(self, kind: Any) -> None:
         self._adapter: TypeAdapter[Any] = TypeAdapter(kind | None)
+        schema = orjson.dumps([repr(kind), self._adapter.json_schema()], option=orjson.OPT_SORT_KEYS)
+        self.fingerprint = hashlib.sha256(schema).hexdigest()[:12]
 
     def dump(self, value: Any) -> bytes:
         return self._adapter.dump_json(value, warnings="error")

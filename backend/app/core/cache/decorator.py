@@ -12,7 +12,8 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast
 from urllib.parse import quote
 
 from app.core.cache.codec import Codec
-from app.core.cache.local import Cache, Keep
+from app.core.cache.keep import Keep
+from app.core.cache.tiers import Cache
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,9 +49,13 @@ def remember(
     async def remembered(*args: Any, **kwargs: Any) -> Any:
         key = key_of(args, kwargs)
         entry = cache.hit(key, codec)
-        if entry is not None:
+        if entry is not None and not entry.due:
             return entry.value
-        return await cache.load(key, functools.partial(fn, *args, **kwargs), (), codec, keep)
+        fetch = functools.partial(fn, *args, **kwargs)
+        if entry is not None:
+            cache.refresh(entry, key, fetch, (), codec, keep)
+            return entry.value
+        return await cache.load(key, fetch, (), codec, keep)
 
     async def invalidate(*args: Any, **kwargs: Any) -> int:
         return await cache.invalidate(key_of(args, kwargs))

@@ -1,4 +1,4 @@
-"""The tier inside the process: least recently used goes first, bounded by entries and by bytes."""
+"""The tier inside the process: what was not used lately goes first; bounded by entries and by bytes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from app.core.cache.channel import Channel
 from app.core.cache.codec import Codec
 
 ENTRY_OVERHEAD_BYTES = 300
@@ -15,13 +16,19 @@ ENTRY_OVERHEAD_BYTES = 300
 
 @dataclass(slots=True)
 class Entry:
-    """Fresh until `expires_at`, a stand-in for a failing source until `stale_until`; both monotonic seconds."""
+    """Fresh until `expires_at`, a stand-in for a failing source until `stale_until`; from `refresh_at` on whoever reads
+    it has it renewed (`due`). All monotonic seconds. Worth nothing while `channel` is not trusted."""
 
     value: Any
     codec: Codec
+    refresh_at: float
     expires_at: float
     stale_until: float
     size: int
+    channel: Channel
+    due: bool = False
+    used: bool = False
+    """Since it came, or since it was last spared from eviction."""
 
 
 class Memory:
@@ -34,20 +41,23 @@ class Memory:
         self.bytes = 0
         self.evictions = 0
         self.find = self._entries.get
-        """The entry of a key, whatever its age."""
-        self.touch = self._entries.move_to_end
-        """Mark a key that is present as just used."""
+        """The entry of a key, whatever its age. Whoever uses it sets `used`."""
 
     def put(self, key: str, entry: Entry) -> None:
-        """Store it, at the cost of the least recently used. One larger than the whole bound is not stored."""
+        """Store it, at the cost of the oldest that nobody has used since they were last considered. One larger than the
+        whole bound is not stored."""
         self.drop(key)
         if entry.size > self._max_bytes:
             return
         self._entries[key] = entry
         self.bytes += entry.size
         while self.bytes > self._max_bytes or len(self._entries) > self._max_entries:
-            _, evicted = self._entries.popitem(last=False)
-            self.bytes -= evicted.size
+            oldest, candidate = self._entries.popitem(last=False)
+            if candidate.used:  # a second chance: cheaper for every hit than keeping the exact order
+                candidate.used = False
+                self._entries[oldest] = candidate
+                continue
+            self.bytes -= candidate.size
             self.evictions += 1
 
     def drop(self, key: str) -> bool:

@@ -32,11 +32,14 @@ from collections.abc import Mapping
 
 from prometheus_client import REGISTRY
 
-from app.core.circuit_breaker.breaker import (
+from app.core.circuit_breaker.breaker import CircuitBreaker
+from app.core.circuit_breaker.collector import BreakerCollector
+from app.core.circuit_breaker.fleet import OP_SECONDS, BreakerFleet
+from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
+from app.core.circuit_breaker.rules import (
     FAILED,
     IGNORED,
     BreakerPolicy,
-    CircuitBreaker,
     CircuitBreakerOpenError,
     Classify,
     Snapshot,
@@ -44,19 +47,34 @@ from app.core.circuit_breaker.breaker import (
     Verdict,
     default_classify,
 )
-from app.core.circuit_breaker.collector import BreakerCollector
-from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
+from app.core.circuit_breaker.wire import FleetWord
 
 __all__ = [
-    "CIRCUIT_BREAKERS", "FAILED", "IGNORED", "BreakerCollector", "BreakerPolicy", "CircuitBreaker",
-    "CircuitBreakerOpenError", "Classify", "KeyedCircuitBreakers", "Snapshot", "State", "Verdict", "default_classify",
-    "gemini_circuit_breaker", "supabase_circuit_breaker", "whatsapp_account_breakers", "whatsapp_circuit_breaker",
+    "CIRCUIT_BREAKERS", "FAILED", "IGNORED", "OP_SECONDS", "BreakerCollector", "BreakerFleet", "BreakerPolicy",
+    "CircuitBreaker", "CircuitBreakerOpenError", "Classify", "FleetWord", "KeyedCircuitBreakers", "Snapshot", "State",
+    "Verdict", "default_classify", "gemini_circuit_breaker", "supabase_circuit_breaker", "whatsapp_account_breakers",
+    "whatsapp_circuit_breaker",
 ]  # fmt: skip
 
-gemini_circuit_breaker = CircuitBreaker("gemini_api", BreakerPolicy(5, 60.0), dependency="gemini")
-whatsapp_circuit_breaker = CircuitBreaker("whatsapp_api", BreakerPolicy(3, 30.0), dependency="whatsapp")
-supabase_circuit_breaker = CircuitBreaker("supabase", BreakerPolicy(5, 30.0))
-whatsapp_account_breakers = KeyedCircuitBreakers("whatsapp_api", BreakerPolicy(3, 30.0), dependency="whatsapp")
+# A lease outlives the adapter's attempt timeout by a third: a probe that only hangs is settled, not forgotten.
+# Half of the calls failing, or four fifths taking most of the attempt timeout, is an outage without any failures in a row.
+gemini_circuit_breaker = CircuitBreaker(
+    "gemini_api",
+    BreakerPolicy(5, 60.0, probe_lease_seconds=20.0, failure_rate=0.5, slow_call_seconds=12.0),
+    dependency="gemini",
+)
+whatsapp_circuit_breaker = CircuitBreaker(
+    "whatsapp_api",
+    BreakerPolicy(3, 30.0, probe_lease_seconds=15.0, failure_rate=0.5, slow_call_seconds=8.0),
+    dependency="whatsapp",
+)
+supabase_circuit_breaker = CircuitBreaker(
+    "supabase", BreakerPolicy(5, 30.0, probe_lease_seconds=15.0, failure_rate=0.5, slow_call_seconds=5.0)
+)
+whatsapp_account_breakers = KeyedCircuitBreakers(
+    "whatsapp_api", BreakerPolicy(3, 30.0, probe_lease_seconds=15.0, quorum=1), dependency="whatsapp"
+)
+"""One account's token or number. Meta's word on it is the same whoever asks: no quorum."""
 
 CIRCUIT_BREAKERS: Mapping[str, CircuitBreaker] = {
     "gemini": gemini_circuit_breaker, "whatsapp": whatsapp_circuit_breaker, "supabase": supabase_circuit_breaker,

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.core.circuit_breaker.breaker import CLOSED, HALF_OPEN, OPEN, CircuitBreaker, State
+from app.core.circuit_breaker.breaker import CircuitBreaker
 from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
+from app.core.circuit_breaker.rules import CLOSED, HALF_OPEN, OPEN, State
 
 
 class BreakerCollector(Collector):
@@ -30,7 +31,7 @@ class BreakerCollector(Collector):
                 states.add_metric([name, state], count)
                 transitions.add_metric([name, state], breaker.tally.transitions[state])
             rejections.add_metric([name], breaker.tally.rejected)
-            for outcome in ("ok", "failed", "ignored", "late"):
+            for outcome in ("ok", "failed", "ignored", "late", "slow"):
                 calls.add_metric([name, outcome], getattr(breaker.tally, outcome))
         return (states, transitions, rejections, calls)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from app.core.circuit_breaker.breaker import CLOSED, BreakerPolicy, CircuitBreaker, Snapshot, Tally
+from app.core.circuit_breaker.breaker import CircuitBreaker
+from app.core.circuit_breaker.rules import CLOSED, BreakerPolicy, Snapshot, Tally
 from app.core.clock import SYSTEM_CLOCK, Clock
 
 MAX_KEYS = 10_000
@@ -36,6 +39,19 @@ class KeyedCircuitBreakers:
         self._idle_seconds = idle_seconds
         self._clock = clock
         self._breakers: OrderedDict[str, tuple[CircuitBreaker, float]] = OrderedDict()
+        self._attach: Callable[[CircuitBreaker], Any] | None = None
+
+    def join(self, attach: Callable[[CircuitBreaker], Any] | None) -> None:
+        """Each circuit, those to come included, joins the fleet by `attach`; `None`: they are on their own."""
+        self._attach = attach
+        for breaker in self.breakers():
+            self._connect(breaker)
+
+    def _connect(self, breaker: CircuitBreaker) -> None:
+        if self._attach is not None:
+            self._attach(breaker)
+        else:
+            breaker.attach(None)
 
     def get(self, key: str) -> CircuitBreaker:
         """The circuit of `key`, made on first use."""
@@ -46,10 +62,26 @@ class KeyedCircuitBreakers:
         self._evict(now)
         return breaker
 
+    def find(self, key: str) -> CircuitBreaker | None:
+        """The circuit of `key` if there is one; this is no use of it."""
+        found = self._breakers.get(key)
+        return found[0] if found else None
+
+    def breakers(self) -> Iterator[CircuitBreaker]:
+        """All there are now, the least recently used first."""
+        return iter([breaker for breaker, _ in self._breakers.values()])
+
     def _new(self, key: str) -> CircuitBreaker:
-        return CircuitBreaker(
-            f"{self.name}:{key}", self._policy, dependency=self._dependency, clock=self._clock, tally=self.tally
+        breaker = CircuitBreaker(
+            f"{self.name}:{key}",
+            self._policy,
+            dependency=self._dependency,
+            clock=self._clock,
+            tally=self.tally,
+            family=f"{self.name}:*",
         )
+        self._connect(breaker)
+        return breaker
 
     def _evict(self, now: float) -> None:
         """At most two a call: as fast as they come in, without ever a long pause."""

@@ -105,7 +105,10 @@ for i, box in ipairs(boxes) do
   local verb, number, reason = unpack(ARGV, 5 * i + 1, 5 * i + 3)
   replies[i] = ends[box] == i and settle(box, verb, tonumber(number), reason, tonumber(failed[i] or 0)) or 0
 end
-if #emptied > 0 then redis.call("ZREM", heads, unpack(emptied)) end
+if #emptied > 0 then
+  redis.call("ZREM", heads, unpack(emptied))
+  redis.call("HDEL", first, unpack(emptied))
+end
 for group in pairs(changed) do
   local head = redis.call("ZRANGE", prefix .. "r:" .. group, 0, 0, "WITHSCORES")
   redis.call("ZADD", groups, head[2], group)

@@ -1,0 +1,57 @@
+"""LISTEN on a connection of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import asyncpg
+
+CHANNEL = "chorus_cache"
+CONNECT_SECONDS = 3.0
+CHECK_SECONDS = 5.0
+"""How long a connection that says nothing may take to answer."""
+
+
+class Notifications:
+    """Notifications are a hint to look: they carry nothing, and one that is lost is made up for by the next look."""
+
+    def __init__(self, database_url: str) -> None:
+        self._url = database_url
+        self._connection: Any = None
+        self._heard = asyncio.Event()
+
+    async def wait(self, timeout_seconds: float) -> None:
+        """Until notified, or `timeout_seconds`. At once when it has (dis)connected: something may be missing."""
+        try:
+            if self._connection is None or self._connection.is_closed():
+                await self._connect()
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_seconds):
+                    await self._heard.wait()
+            if not self._heard.is_set():
+                await self._connection.execute("select 1", timeout=CHECK_SECONDS)
+            self._heard.clear()
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            self._drop()
+            await asyncio.sleep(timeout_seconds)
+
+    async def aclose(self) -> None:
+        """Idempotent; `wait` connects anew."""
+        self._drop()
+
+    async def _connect(self) -> None:
+        self._drop()
+        self._connection = await asyncpg.connect(self._url, timeout=CONNECT_SECONDS, command_timeout=CHECK_SECONDS)
+        self._connection.add_termination_listener(self._hear)
+        await self._connection.add_listener(CHANNEL, self._hear)
+
+    def _hear(self, *_: object) -> None:
+        self._heard.set()
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()

@@ -1,0 +1,93 @@
+"""What a process knows of a shard's invalidations, and whether its memory may be believed. No I/O.
+
+The server numbers every invalidation, and every message carries the number before its own: whoever knows its position
+in the chain knows whether it has missed one. Trust is won by subscribing first and reading the number after, and lost
+with the connection, at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from app.core.cache.patterns import Target
+
+
+def _ignore(*_args: object) -> None:
+    """Nobody listens."""
+
+
+class Channel:
+    """The position of one process in one shard's chain of invalidations.
+
+    `on_drop(target)`: somebody else invalidated it · `on_flush()`: anything may have been missed, forget everything of
+    this shard · `on_regress()`: the server has forgotten invalidations (data lost, or a fail-over to a replica that
+    lagged): flush, and what this process invalidated lately must be repeated.
+    """
+
+    __slots__ = (
+        "ahead_us", "flushes", "gaps", "on_drop", "on_flush", "on_regress", "origin", "position", "received", "trusted",
+    )  # fmt: skip
+
+    def __init__(self, origin: str = "", *, trusted: bool = False) -> None:
+        self.origin = origin
+        self.trusted = trusted
+        """Every invalidation that was published has been, or will be, received. Otherwise memory is bypassed."""
+        self.position: int | None = None
+        self.ahead_us = 0.0
+        """Server time less this process' monotonic time, µs."""
+        self.flushes = 0
+        """Whoever puts something into memory checks that this has not changed since before it was read."""
+        self.gaps = 0
+        self.received = 0
+        self.on_drop: Callable[[Target], object] = _ignore
+        self.on_flush: Callable[[], object] = _ignore
+        self.on_regress: Callable[[], object] = _ignore
+
+    def open(self, sequence: int) -> None:
+        """Subscribed, and then the sequence was read: the same as before means that nothing was missed."""
+        if sequence != self.position:
+            self._resume_at(sequence)
+        self.trusted = True
+
+    def lose(self) -> None:
+        """The connection is gone, or nobody knows."""
+        self.trusted = False
+
+    def receive(self, message: bytes) -> None:
+        """A published message. Raises `ValueError` for one that is none."""
+        prev, now, origin, kind, text = message.decode().split("|", 4)
+        target = Target.parse(kind, text)
+        before, sequence = int(prev), int(now)
+        self.received += 1
+        assert self.position is not None  # noqa: S101  `open` comes first
+        if sequence > self.position:
+            if before != self.position:
+                self._resume_at(sequence)
+                return
+            self.position = sequence
+        # Our own were dropped before and after the script ran; what was loaded since is newer.
+        if origin != self.origin:
+            self.on_drop(target)
+
+    def check(self, before: int, sequence: int) -> bool:
+        """A heartbeat's answer, when everything published before it has been received. `before`: the position when it
+        was asked for. `False`: something was lost on the way, and memory has been flushed."""
+        assert self.position is not None  # noqa: S101
+        if before <= sequence <= self.position:
+            return True
+        self._resume_at(sequence)
+        return False
+
+    def _resume_at(self, sequence: int) -> None:
+        before, self.position = self.position, sequence
+        self.flushes += 1
+        self.on_flush()
+        if before is None:
+            return
+        self.gaps += 1
+        if sequence < before:
+            self.on_regress()
+
+
+LOCAL = Channel(trusted=True)
+"""Of entries that only this process knows of."""

@@ -1,0 +1,156 @@
+"""Keeps a shard's channel: subscribes, follows, checks, and starts anew when anything looks wrong.
+
+1. Subscribe on a connection of its own that is never repaired behind our back; wait for the acknowledgement.
+2. Read the sequence: the same as before, memory stays warm; different, it is flushed. Now the channel is trusted.
+3. Follow the messages. A gap in their chain flushes.
+4. Once a second: read the sequence, then PING on the subscription. When its answer comes, everything published before
+   has been received, so the position must have reached that sequence; otherwise flush and start anew.
+5. Any error, no answer to a PING within two beats: not trusted from that moment on, back to 1 after a jittered pause.
+
+No time limit around a single read: under load that costs several turns of the loop per message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from app.core.cache.shard import Shard, Spend
+from app.core.clock import Clock
+from app.core.errors import Unavailable
+from app.core.redis import RedisError
+
+logger = logging.getLogger("app.core.cache")
+
+BEAT_SECONDS = 1.0
+ANSWER_SECONDS = 2 * BEAT_SECONDS
+CONNECT_SECONDS = 1.0
+BEAT_LIMIT_SECONDS = 1.0
+FIRST_PAUSE_SECONDS = 0.05
+MAX_PAUSE_SECONDS = 0.8
+"""Back within two seconds: this, a connection and a beat."""
+BURST = 64
+"""Messages followed in one turn of the loop: what is in the buffer is read without giving way."""
+
+
+class Subscription(Protocol):
+    """One channel on one connection. Everything may raise `RedisError` or `OSError`; then it is finished."""
+
+    async def receive(self) -> bytes | None:
+        """The next message; `None` for the answer to a ping."""
+        ...
+
+    async def ping(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+Subscribe = Callable[[str], Awaitable[Subscription]]
+
+
+class Lost(Exception):
+    """The channel can no longer be believed."""
+
+
+class Listener:
+    """One shard's. `run` never ends by itself."""
+
+    def __init__(self, shard: Shard, subscribe: Subscribe, *, clock: Clock) -> None:
+        self._shard = shard
+        self._subscribe = subscribe
+        self._clock = clock
+        self._pong = asyncio.Event()
+        self.opened = asyncio.Event()
+        """Trusted for the first time."""
+
+    async def run(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            opened_at: float | None = None
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    subscription = await self._subscribe(self._shard.topic)
+                try:
+                    await self._open()
+                    opened_at = self._clock.monotonic()
+                    await self._follow(subscription)
+                finally:
+                    self._shard.channel.lose()
+                    await subscription.aclose()
+            except (RedisError, OSError, Unavailable, Lost) as exc:
+                reason = str(exc) or type(exc).__name__
+                if opened_at is not None:
+                    logger.warning("cache channel lost", extra={"channel": self._shard.topic, "reason": reason})
+            except Exception:
+                logger.exception("cache channel failed", extra={"channel": self._shard.topic})
+            if opened_at is not None and self._clock.monotonic() - opened_at > MAX_PAUSE_SECONDS:
+                pause = FIRST_PAUSE_SECONDS
+            await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311
+            pause = min(2 * pause, MAX_PAUSE_SECONDS)
+
+    async def _open(self) -> None:
+        channel = self._shard.channel
+        before = channel.position
+        sequence = await self._beat()
+        channel.open(sequence)
+        self.opened.set()
+        logger.info(
+            "cache channel trusted",
+            extra={
+                "channel": self._shard.topic,
+                "position": sequence,
+                "warm": sequence == before,
+                "gaps": channel.gaps,
+            },
+        )
+
+    async def _beat(self) -> int:
+        asked = self._clock.monotonic()
+        sequence, server_us = await self._shard.beat(Spend(BEAT_LIMIT_SECONDS))
+        # The server looked at its clock some time between question and answer.
+        self._shard.channel.ahead_us = server_us - (asked + self._clock.monotonic()) / 2 * 1e6
+        return sequence
+
+    async def _follow(self, subscription: Subscription) -> None:
+        reading = asyncio.create_task(self._read(subscription), name=f"cache channel {self._shard.topic}")
+        beating = asyncio.create_task(self._keep_checking(subscription), name=f"cache beat {self._shard.topic}")
+        try:
+            done, _ = await asyncio.wait((reading, beating), return_when=asyncio.FIRST_COMPLETED)
+            self._shard.channel.lose()
+            for task in done:
+                task.result()
+        finally:
+            for task in (reading, beating):
+                task.cancel()
+            await asyncio.gather(reading, beating, return_exceptions=True)
+
+    async def _read(self, subscription: Subscription) -> None:
+        channel = self._shard.channel
+        while True:
+            for _ in range(BURST):
+                message = await subscription.receive()
+                if message is None:
+                    self._pong.set()
+                else:
+                    channel.receive(message)
+            await asyncio.sleep(0)
+
+    async def _keep_checking(self, subscription: Subscription) -> None:
+        channel = self._shard.channel
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            before = channel.position
+            assert before is not None  # noqa: S101  open
+            sequence = await self._beat()
+            self._pong.clear()
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await subscription.ping()
+                    await self._pong.wait()
+            except TimeoutError:
+                raise Lost("no answer on the subscription") from None
+            if not channel.check(before, sequence):
+                raise Lost("an invalidation was published and not received")

@@ -1,0 +1,181 @@
+"""The tier that all replicas share: which shard, who loads, and invalidations that are carried out for certain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any
+from zlib import crc32
+
+from app.core.cache.keep import TTL_JITTER, Flight
+from app.core.cache.owed import Owed
+from app.core.cache.patterns import Kind, Target
+from app.core.cache.shard import Answer, Shard, Spend
+from app.core.clock import SYSTEM_CLOCK, Clock
+from app.core.errors import Unavailable
+
+logger = logging.getLogger("app.core.cache")
+
+LEASE_SECONDS = 2.0
+"""A loader that died costs the others this much, once. One that lives renews it."""
+FIRST_WAIT_SECONDS = 0.005
+MAX_WAIT_SECONDS = 0.025
+PATIENCE_SECONDS = 15.0
+"""How long a lease that is renewed is waited for: as long as a load may take."""
+POLL_SECONDS = 0.04
+INVALIDATE_SECONDS = 0.25
+FENCE_SECONDS = 15.0
+"""Longer than a commit may take. A writer that died leaves its keys uncached for this long."""
+RETRY_SECONDS = 0.2
+
+Source = Callable[[Flight], Awaitable[tuple[Any, bytes]]]
+"""Loads a flight's value: as others would read it, and its JSON."""
+
+
+class SharedTier:
+    """`shards`: one on a single server. Every replica must use the same number."""
+
+    def __init__(self, shards: Sequence[Shard], *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.shards = tuple(shards)
+        self.owed = Owed(clock)
+        self._monotonic = clock.monotonic
+        self._sleep = clock.sleep
+        self._failed = asyncio.Event()
+        for shard in self.shards:
+            # Until the server has told its time, ours must do.
+            shard.channel.ahead_us = (clock.now().timestamp() - clock.monotonic()) * 1e6
+            shard.channel.on_regress = self._recall
+
+    def of(self, key: str) -> Shard:
+        """The shard of `key`; the same in every replica and every version."""
+        if len(self.shards) == 1:
+            return self.shards[0]
+        return self.shards[crc32(key.encode()) % len(self.shards)]
+
+    # --- reading ---
+
+    async def obtain(self, flight: Flight, source: Source) -> tuple[Any, int, int | None] | None:
+        """Value, size of its JSON, and until when it is fresh (`None`: not to be kept). Loads it if nobody else does.
+
+        Step 4 of a read (package docstring). `None`, for a refresh only: somebody else sees to it.
+        """
+        assert flight.shard is not None  # noqa: S101
+        if flight.uncached:
+            value, json = await source(flight)
+            return value, len(json), None
+        load_id = secrets.token_hex(8)
+        spend, wait, patience = flight.spend, FIRST_WAIT_SECONDS, self._monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                answer, stored = await flight.shard.lease(
+                    flight.key, flight.codec.fingerprint, load_id, _ms(LEASE_SECONDS), spend, seen=flight.seen
+                )
+            except Unavailable:
+                answer, stored = Answer.FENCED, None
+            if stored is not None:
+                return flight.codec.load(stored.json), len(stored.json), stored.fresh_until_us
+            if answer is Answer.LOAD:
+                return await self._load(flight, load_id, source)
+            if flight.seen is not None:
+                return None
+            if answer is Answer.FENCED or self._monotonic() > patience:
+                flight.uncached = True
+                value, json = await source(flight)
+                return value, len(json), None
+            await self._sleep(wait * (0.5 + random.random() / 2))  # noqa: S311
+            wait, spend = min(1.5 * wait, MAX_WAIT_SECONDS), Spend(POLL_SECONDS)
+
+    async def _load(self, flight: Flight, load_id: str, source: Source) -> tuple[Any, int, int | None]:
+        shard = flight.shard
+        assert shard is not None  # noqa: S101
+        renewing = asyncio.create_task(self._keep_lease(shard, flight.key, load_id))
+        try:
+            value, json = await source(flight)
+        except BaseException:
+            with suppress(Unavailable):  # it ends by itself
+                await shard.renew(flight.key, load_id, 0, flight.spend)
+            raise
+        finally:
+            renewing.cancel()
+        ttl = flight.keep.ttl_of(value) * (1 - TTL_JITTER * random.random())  # noqa: S311
+        fresh_until = None
+        with suppress(Unavailable):
+            fresh_until = await shard.fill(
+                flight.key, flight.codec.fingerprint, load_id, json, ttl, flight.keep.stale, flight.spend
+            )
+        return value, len(json), fresh_until
+
+    async def _keep_lease(self, shard: Shard, key: str, load_id: str) -> None:
+        with suppress(Unavailable):
+            held = True
+            while held:
+                await self._sleep(LEASE_SECONDS / 3)
+                held = await shard.renew(key, load_id, _ms(LEASE_SECONDS), Spend(LEASE_SECONDS / 3))
+
+    # --- invalidating ---
+
+    async def fence(self, keys: Sequence[str], writer: str) -> None:
+        """From now until `invalidate(…, writer=…)`, nobody caches these keys. Raises `Unavailable`."""
+        for shard, part in self._by_shard(keys).items():
+            await shard.invalidate(part, Spend(INVALIDATE_SECONDS), writer=writer, fence_ms=_ms(FENCE_SECONDS))
+
+    async def invalidate(self, targets: Sequence[Target], *, writer: str = "") -> None:
+        """Forget everywhere. Raises `Unavailable`: then it is owed, and carried out as soon as Redis is back. The same
+        if it is cancelled."""
+        serial = self.owed.add(targets)
+        try:
+            await self._carry_out(targets, writer)
+        except BaseException:
+            self._failed.set()
+            raise
+        self.owed.settle(serial, targets)
+
+    async def recover(self) -> None:
+        """Carry out what is owed, for ever."""
+        while True:
+            await self._failed.wait()
+            await self._sleep(RETRY_SECONDS * (0.5 + random.random() / 2))  # noqa: S311
+            await self.settle_owed()
+
+    async def settle_owed(self) -> None:
+        """One attempt."""
+        self._failed.clear()
+        serial, targets = self.owed.targets()
+        try:
+            await self._carry_out(targets, "")
+        except Unavailable:
+            self._failed.set()
+            return
+        self.owed.settle(serial, targets)
+        if targets:
+            logger.info("owed invalidations carried out", extra={"count": len(targets)})
+
+    async def _carry_out(self, targets: Sequence[Target], writer: str) -> None:
+        keys = [target.text for target in targets if target.kind is Kind.KEY]
+        for shard, part in self._by_shard(keys).items():
+            for at in range(0, len(part), 500):
+                await shard.invalidate(part[at : at + 500], Spend(INVALIDATE_SECONDS), writer=writer)
+        for target in targets:
+            for shard in self.shards:
+                if target.kind is Kind.GROUP:
+                    await shard.bump(target, Spend(INVALIDATE_SECONDS))
+                elif target.kind is Kind.PATTERN:
+                    await shard.sweep(target, INVALIDATE_SECONDS)
+
+    def _by_shard(self, keys: Sequence[str]) -> dict[Shard, list[str]]:
+        parts: dict[Shard, list[str]] = {}
+        for key in keys:
+            parts.setdefault(self.of(key), []).append(key)
+        return parts
+
+    def _recall(self) -> None:
+        self.owed.recall()
+        self._failed.set()
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

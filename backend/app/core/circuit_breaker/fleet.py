@@ -1,0 +1,340 @@
+"""The process's side of the fleet: one Redis client for all circuits, push, resync, and the operator's word."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
+
+from prometheus_client import Counter, Gauge
+
+from app.core.circuit_breaker.breaker import CircuitBreaker
+from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
+from app.core.circuit_breaker.link import FleetLink
+from app.core.circuit_breaker.rules import CLOSED
+from app.core.circuit_breaker.wire import FORCE, FORCED, READ, REPORT, SCRIPTS, FleetWord, Keys, read_message, read_word
+from app.core.errors import Unavailable
+from app.core.redis import Redis, RedisError, Script
+
+logger = logging.getLogger("app.core.circuit_breaker")
+
+T = TypeVar("T")
+
+OP_SECONDS = 0.1
+"""Most that a probe may wait for Redis. Closed and open circuits never wait for it."""
+RESYNC_SECONDS = 1.0
+FIRST_RESYNC_SECONDS = 0.1
+RESYNC_SPREAD = 0.2
+MAX_OPERATIONS = 32
+MAX_LISTED = 1000
+"""Keyed circuits in trouble that a replica follows, and asks for by name, in one round."""
+QUIET_SECONDS = 5.0
+"""A subscription that says nothing for this long is asked whether it still lives."""
+RECONNECT_SECONDS = 0.2
+
+ROUND_TRIPS = Counter("chorus_circuit_breaker_round_trips", "Redis round trips for the fleet's circuits")
+LINK_UP = Gauge("chorus_circuit_breaker_fleet_up", "1 if this replica follows the fleet, 0 if it is on its own")
+
+
+class BreakerFleet:
+    """Lets circuits join the fleet.
+
+    fleet = BreakerFleet(redis, push, namespace="chorus", replica_id="a", replicas=lambda: registry.count)
+    fleet.join(gemini_circuit_breaker, whatsapp_account_breakers)
+    await fleet.sync()          # before the first call: a new replica knows what the others know
+    ... fleet.run()             # in the background: listens and resyncs until cancelled
+    await fleet.leave()
+
+    `redis` must fail fast (`OP_SECONDS`) and not retry; `push` is for the subscription alone. While Redis is away each
+    circuit decides by itself; its return is noticed within a resync.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        push: Redis,
+        *,
+        namespace: str,
+        replica_id: str,
+        replicas: Callable[[], int] = lambda: 1,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.keys = Keys(namespace)
+        self.replica_id = replica_id
+        self.now = now
+        self.up = False
+        self.replicas = 1
+        """How many share the probes while Redis is away: the last count made while it was there."""
+        self._redis = redis
+        self._push = push
+        self._count_replicas = replicas
+        self._links: dict[str, FleetLink] = {}
+        self._families: dict[str, KeyedCircuitBreakers] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._operations = asyncio.Semaphore(MAX_OPERATIONS)
+        self._sync_now = asyncio.Event()
+        self._syncing = asyncio.Lock()
+        self._pause = FIRST_RESYNC_SECONDS
+
+    # -- members
+
+    def join(self, *members: CircuitBreaker | KeyedCircuitBreakers) -> None:
+        """From now on they follow the fleet and report to it. One that was joined elsewhere leaves there."""
+        for member in members:
+            if isinstance(member, KeyedCircuitBreakers):
+                self._families[member.name] = member
+                member.join(self._attach)
+            else:
+                self._links[member.name] = self._attach(member)
+
+    def _attach(self, breaker: CircuitBreaker) -> FleetLink:
+        link = FleetLink(self, breaker)
+        breaker.attach(link)
+        return link
+
+    async def leave(self) -> None:
+        """The circuits are this process's own again; what was still under way is waited for. Idempotent."""
+        self.up = False
+        LINK_UP.set(0)
+        for link in self._all_links():
+            if link.breaker.link is link:
+                link.breaker.attach(None)
+        for family in self._families.values():
+            family.join(None)
+        self._links.clear()
+        self._families.clear()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _all_links(self) -> Iterable[FleetLink]:
+        yield from self._links.values()
+        for family in self._families.values():
+            for breaker in family.breakers():
+                if isinstance(breaker.link, FleetLink):
+                    yield breaker.link
+
+    def _find(self, name: str, word: FleetWord) -> FleetLink | None:
+        """The link of a breaker; a keyed one that is in trouble elsewhere is made before its first call here."""
+        if name in self._links:
+            return self._links[name]
+        family_name, _, key = name.partition(":")
+        family = self._families.get(family_name)
+        if family is None or not key:
+            return None
+        troubled = word.view.state is not CLOSED or word.view.forced or word.failures > 0
+        breaker = family.get(key) if troubled else family.find(key)
+        return breaker.link if breaker is not None and isinstance(breaker.link, FleetLink) else None
+
+    # -- talking to Redis
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run it whoever goes away; `leave` waits for it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def spawn_if_running(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """As `spawn`, from where there may be no event loop any more: a coroutine that is being destroyed."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        self.spawn(work())
+
+    async def run_script(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """The script's answer within `OP_SECONDS`, or `None`: this replica is on its own until the next resync."""
+        return await self._bounded(lambda: script(self._redis, keys, args))
+
+    async def _bounded(self, operation: Callable[[], Awaitable[T]]) -> T | None:
+        ROUND_TRIPS.inc()
+        try:
+            async with asyncio.timeout(OP_SECONDS), self._operations:
+                return await operation()
+        except (RedisError, OSError) as exc:  # TimeoutError is an OSError
+            if self.up:
+                reason = f"{type(exc).__name__} {exc}".strip()
+                logger.warning("circuit breakers: Redis is away, deciding locally", extra={"reason": reason})
+            self.up = False
+            LINK_UP.set(0)
+            return None
+
+    async def read(self, breaker: CircuitBreaker) -> None:
+        """Learn what the fleet thinks of a circuit that has not heard of it yet."""
+        asked = {breaker.name: breaker.version}
+        rows = await self.run_script(READ, *self._read_call(breaker.name.partition(":")[0], [breaker.name]))
+        self._learn_rows(rows or (), asked)
+
+    def _read_call(self, group: str, names: Iterable[str]) -> tuple[list[str], list[Any]]:
+        return [self.keys.index(group)], [self.keys.prefix(group), MAX_LISTED, *names]
+
+    def _learn_rows(self, rows: Iterable[Sequence[bytes]], asked: dict[str, tuple[int, int]]) -> None:
+        for row in rows:
+            name, word = row[0].decode(), read_word(row[1:], self.now())
+            link = self._find(name, word)
+            if link is not None:
+                link.heard(word, asked=asked.get(name))
+
+    # -- staying in step
+
+    async def sync(self) -> bool:
+        """Tell what nobody knows yet and read every verdict, in one round trip. False: Redis is away."""
+        async with self._syncing:
+            returning = not self.up
+            if returning:
+                for link in self._all_links():
+                    link.breaker.forget_delta()  # what was seen alone is never replayed
+            told = [] if returning else self._successes()
+            groups = self._groups()
+            asked = {link.breaker.name: link.breaker.version for link in self._all_links()}
+            answers = await self._bounded(lambda: self._exchange(told, groups, load=returning))
+            if answers is None:
+                return False
+            for (link, _), answer in zip(told, answers, strict=False):
+                link.reported(answer, asked[link.breaker.name])
+            if returning:
+                self.up = True
+                LINK_UP.set(1)
+                logger.info("circuit breakers: following the fleet", extra={"replica": self.replica_id})
+            for rows in answers[len(told) :]:
+                self._learn_rows(rows, asked)
+            self.replicas = max(1, self._count_replicas())
+            return True
+
+    def _successes(self) -> list[tuple[FleetLink, list[Any]]]:
+        """Reports of circuits without trouble of late. A keyed circuit's are worth a word only while failures count."""
+        told = []
+        for link in self._all_links():
+            single = link.breaker.name in self._links
+            if single or link.breaker.is_fleet_failing:
+                delta = link.breaker.delta(successes=True)
+                if delta is not None:
+                    told.append((link, link.report_args(delta)))
+            else:
+                link.breaker.forget_successes()
+            if len(told) >= MAX_LISTED:
+                break
+        return told
+
+    def _groups(self) -> dict[str, list[str]]:
+        groups: dict[str, list[str]] = {family: [] for family in self._families}
+        for link in self._all_links():
+            name = link.breaker.name
+            if name in self._links or link.breaker.is_fleet_failing:
+                names = groups.setdefault(name.partition(":")[0], [])
+                if len(names) < MAX_LISTED:
+                    names.append(name)
+        return groups
+
+    async def _exchange(
+        self, told: Sequence[tuple[FleetLink, list[Any]]], groups: dict[str, list[str]], *, load: bool
+    ) -> list[Any]:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            if load:
+                for script in SCRIPTS:
+                    pipe.script_load(script.source)
+            for link, args in told:
+                REPORT.evalsha(pipe, link.report_keys, args)
+            for group, names in groups.items():
+                READ.evalsha(pipe, *self._read_call(group, names))
+            answers: list[Any] = await pipe.execute()
+        return answers[len(SCRIPTS) if load else 0 :]
+
+    async def run(self) -> None:
+        """Listen and resync until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen(), name="breakers: listen")
+            group.create_task(self._resync(), name="breakers: resync")
+
+    async def _resync(self) -> None:
+        while True:
+            await self.sync()
+            _raise_if_cancelled()
+            self._sync_now.clear()
+            self._pause = min(2 * self._pause, RESYNC_SECONDS)
+            pause = self._pause * (1 + RESYNC_SPREAD * random.uniform(-1, 1))  # noqa: S311
+            try:
+                async with asyncio.timeout(pause):
+                    await self._sync_now.wait()
+            except TimeoutError:
+                continue
+
+    def hurry(self) -> None:
+        """A circuit has closed. The others should know soon that this replica calls, or one in trouble seems alone."""
+        self._pause = FIRST_RESYNC_SECONDS
+        self._sync_now.set()
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with self._push.pubsub() as subscription:
+                    await subscription.subscribe(self.keys.channel)
+                    await self._follow(subscription)
+            except (RedisError, OSError) as exc:
+                logger.info("circuit breakers: no push, the resync goes on", extra={"reason": str(exc)})
+            _raise_if_cancelled()
+            await asyncio.sleep(RECONNECT_SECONDS * (0.5 + random.random()))  # noqa: S311
+
+    async def _follow(self, subscription: Any) -> None:
+        """Until the connection is lost, or says nothing when asked."""
+        pinged = False
+        while True:
+            _raise_if_cancelled()
+            message = await subscription.get_message(timeout=QUIET_SECONDS)
+            if message is None:
+                if pinged:
+                    return
+                await subscription.ping()
+                pinged = True
+                continue
+            pinged = False
+            if message["type"] == "subscribe":
+                self._sync_now.set()  # what was published before is not repeated
+            elif message["type"] == "message":
+                self.hear(message["data"])
+
+    def hear(self, message: bytes) -> None:
+        """Learn from a published message. In any order, any number of times: only news counts."""
+        name, word = read_message(message, self.now())
+        link = self._find(name, word)
+        if link is not None:
+            link.heard(word, asked=None)
+
+    # -- for people
+
+    async def force(self, name: str, state: str, *, who: str, why: str) -> FleetWord:
+        """`open`, `closed` or `auto`, for every replica and until told otherwise. Raises `Unavailable`."""
+        args = [name, self.keys.channel, FORCED[state], who, why]
+        try:
+            answer = await FORCE(self._redis, self.keys.of(name), args)
+        except (RedisError, OSError) as exc:
+            raise Unavailable("redis", str(exc)) from exc
+        word = read_word(answer[1:], self.now())
+        link = self._find(name, word)
+        if link is not None:
+            link.heard(word, asked=None)
+        return word
+
+    async def list(self, names: Iterable[str]) -> dict[str, FleetWord]:
+        """The fleet's verdict on these, and on every keyed circuit of their groups in trouble. Raises `Unavailable`."""
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            groups.setdefault(name.partition(":")[0], []).append(name)
+        words: dict[str, FleetWord] = {}
+        try:
+            for group, members in groups.items():
+                for row in await READ(self._redis, *self._read_call(group, members)):
+                    words[row[0].decode()] = read_word(row[1:], self.now())
+        except (RedisError, OSError) as exc:
+            raise Unavailable("redis", str(exc)) from exc
+        return words
+
+
+def _raise_if_cancelled() -> None:
+    """redis-py sends under `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes as it ends."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -1,0 +1,90 @@
+"""The scripts' arguments and answers. Times travel as whole microseconds that remain, never as points in time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from app.core.circuit_breaker.rules import CLOSED, BreakerPolicy, Seen, State, View
+from app.core.redis import Script
+
+REPORT, ACQUIRE, SETTLE, FORCE, READ = (
+    Script(f"breaker_{name}", prelude="breaker_state") for name in ("report", "acquire", "settle", "force", "read")
+)
+SCRIPTS = (REPORT, ACQUIRE, SETTLE, FORCE, READ)
+
+FORCED = {"open": "forced_open", "closed": "forced_closed", "auto": "closed"}
+"""What an operator may say, and the state it makes."""
+
+_MICRO = 1_000_000
+
+
+class FleetWord(NamedTuple):
+    """The fleet's verdict on one breaker, as read just now. `age_seconds`: since the last change."""
+
+    view: View
+    failures: int
+    rounds: int
+    age_seconds: float
+    retry_after_seconds: float
+
+
+class Keys:
+    """Names of keys and channel in a namespace. A group is what shares a slot: `whatsapp_api` and its accounts."""
+
+    def __init__(self, namespace: str) -> None:
+        self._prefix = f"{namespace}:breaker:"
+        self.channel = f"{namespace}:breakers"
+
+    def prefix(self, name: str) -> str:
+        group = name.partition(":")[0]
+        return f"{self._prefix}{{{group}}}:"
+
+    def index(self, name: str) -> str:
+        return f"{self.prefix(name)}index"
+
+    def of(self, name: str) -> list[str]:
+        """The first four of every script but `breaker_read`."""
+        prefix = self.prefix(name)
+        return [f"{prefix}{name}:s", f"{prefix}{name}:w", f"{prefix}{name}:p", f"{prefix}index"]
+
+    def of_report(self, name: str) -> list[str]:
+        return [*self.of(name), f"{self.prefix(name)}{name}:c"]
+
+
+def micros(seconds: float) -> int:
+    return round(seconds * _MICRO)
+
+
+def report_rules(policy: BreakerPolicy) -> list[Any]:
+    """Arguments 11 to 18 of `breaker_report`."""
+    return [
+        policy.failure_threshold, policy.failure_rate or 0, policy.slow_rate if policy.slow_call_seconds else 0,
+        policy.minimum_calls, micros(policy.window_seconds), micros(policy.open_seconds),
+        micros(policy.max_open_seconds), policy.quorum,
+    ]  # fmt: skip
+
+
+def read_word(fields: Sequence[bytes], now: float) -> FleetWord:
+    """A view as the scripts return and publish it; `now` is monotonic."""
+    life, epoch, state, left, failures, rounds, manual, who, why, age = fields
+    name = state.decode()
+    forced = name.startswith("forced_")
+    value = State(name.removeprefix("forced_"))
+    until = 0.0 if value is CLOSED else float("inf") if forced else now + int(left) / _MICRO
+    view = View(
+        value, int(epoch), until, forced=forced, life=int(life), local=False, manual=manual == b"1",
+        why=why.decode(), who=who.decode(),
+    )  # fmt: skip
+    return FleetWord(view, int(failures), int(rounds), int(age) / _MICRO, int(left) / _MICRO)
+
+
+def read_message(data: bytes, now: float) -> tuple[str, FleetWord]:
+    """A published message: the breaker's name and the fleet's verdict."""
+    name, *fields = data.split(b"\n")
+    return name.decode(), read_word(fields, now)
+
+
+def read_seen(numbers: Sequence[int]) -> Seen:
+    """Fields 2 to 6 of `breaker_report`'s answer."""
+    return Seen(*numbers)

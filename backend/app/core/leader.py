@@ -1,0 +1,43 @@
+"""One replica of the fleet does it: a lease in Redis, on the server's clock.
+
+    lease = Lease(redis, key="chorus:{fleet}:cache_relay", holder=replica_id, seconds=6)
+    if await lease.hold(): ...                  # ours until `seconds` from the call
+
+What it does not do: fence. Two replicas may believe they hold it while one of them is paused, so what is done under it
+must be harmless when done twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from app.core.errors import Unavailable
+from app.core.redis import Redis, RedisError, Script
+
+CALL_SECONDS = 1.0
+
+
+class Lease:
+    """`hold` takes or renews it; whoever does not renew it in time loses it to the first who asks."""
+
+    def __init__(self, redis: Redis, *, key: str, holder: str, seconds: float) -> None:
+        self._redis = redis
+        self._key = key
+        self._holder = holder
+        self._seconds = seconds
+        self._script = Script("lease_hold")
+
+    async def hold(self) -> bool:
+        """Is it ours from now on? Raises `Unavailable`."""
+        return await self._call(round(self._seconds * 1000))
+
+    async def release(self) -> None:
+        """Give it up, if it is ours. Raises `Unavailable`."""
+        await self._call(0)
+
+    async def _call(self, milliseconds: int) -> bool:
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                return bool(await self._script(self._redis, [self._key], [self._holder, milliseconds]))
+        except (RedisError, OSError) as exc:
+            raise Unavailable("redis", str(exc) or type(exc).__name__) from exc

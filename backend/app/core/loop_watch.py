@@ -1,0 +1,92 @@
+"""Is the event loop still turning? Measured from inside, and judged from outside.
+
+A loop that something blocks answers nobody, /health/live included, so a load balancer and an orchestrator find out by
+themselves: their probe times out. What they cannot find out is why, and outside an orchestrator nobody would act. So
+a thread looks at the loop's beat:
+
+    after STUCK_SECONDS     one ERROR line with the stack of what blocks it
+    after HOPELESS_SECONDS  the process ends with exit code 70; its conversations were taken over long before
+                            (their leases end after 15 s), and whoever started it starts it again
+
+The thread counts its own ticks instead of comparing clocks: a process that was suspended is not a stuck one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from prometheus_client import Histogram
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS = 0.25
+TICK_SECONDS = 1.0
+STUCK_SECONDS = 5.0
+HOPELESS_SECONDS = 60.0
+EXIT_CODE = 70
+
+LAG = Histogram(
+    "chorus_event_loop_lag_seconds",
+    "How late the event loop wakes a sleeper, looked at four times a second",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+
+
+class LoopWatch:
+    """`run()` beats on the loop it is awaited on; the thread lives as long as `run()` does. `give_up` ends the
+    process."""
+
+    def __init__(
+        self,
+        *,
+        tick_seconds: float = TICK_SECONDS,
+        stuck_seconds: float = STUCK_SECONDS,
+        hopeless_seconds: float = HOPELESS_SECONDS,
+        give_up: Callable[[], None] = lambda: os._exit(EXIT_CODE),
+    ) -> None:
+        self.lag_seconds = 0.0
+        """The last measurement."""
+        self._tick_seconds = tick_seconds
+        self._stuck_ticks = max(1, round(stuck_seconds / tick_seconds))
+        self._hopeless_ticks = max(1, round(hopeless_seconds / tick_seconds))
+        self._give_up = give_up
+        self._beats = 0
+
+    async def run(self, beat: Callable[[], None] = lambda: None) -> None:
+        """Until cancelled. `beat` is called with every beat: the supervisor's."""
+        done = threading.Event()
+        watched = threading.get_ident()
+        thread = threading.Thread(target=self._watch, args=(done, watched), name="loop-watch", daemon=True)
+        thread.start()
+        try:
+            while True:
+                asleep = time.monotonic()
+                await asyncio.sleep(BEAT_SECONDS)
+                self.lag_seconds = max(0.0, time.monotonic() - asleep - BEAT_SECONDS)
+                LAG.observe(self.lag_seconds)
+                self._beats += 1
+                beat()
+        finally:
+            done.set()
+
+    def _watch(self, done: threading.Event, watched: int) -> None:
+        seen, silent_ticks = -1, 0
+        while not done.wait(self._tick_seconds):
+            silent_ticks = silent_ticks + 1 if self._beats == seen else 0
+            seen = self._beats
+            if silent_ticks == self._stuck_ticks:
+                frame = sys._current_frames().get(watched)
+                stack = "".join(traceback.format_stack(frame)) if frame else "unknown"
+                logger.error(
+                    "event loop is stuck", extra={"seconds": silent_ticks * self._tick_seconds, "stack": stack}
+                )
+            elif silent_ticks == self._hopeless_ticks:
+                logger.critical("event loop is stuck for good, ending the process", extra={"exit_code": EXIT_CODE})
+                self._give_up()

@@ -1,0 +1,139 @@
+"""What this replica depends on, looked at in the background: the stores by every replica for itself, an upstream by
+one replica for the whole fleet."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import Gauge
+
+from app.core.clock import SYSTEM_CLOCK, Clock
+from app.core.errors import Unavailable
+from app.core.probe_board import ProbeBoard
+
+logger = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 0.5
+"""A lost dependency is looked at more often, so that its return is seen at once; and so is one nobody has seen yet."""
+READ_SECONDS = 5.0
+"""How often a replica reads what another one saw."""
+
+DEPENDENCY_UP = Gauge("chorus_dependency_up", "1 if the last probe succeeded", ["dependency"])
+DEPENDENCY_LATENCY = Gauge("chorus_dependency_latency_seconds", "Duration of the last successful probe", ["dependency"])
+
+
+@dataclass(slots=True)
+class Dependency:
+    """Something outside. `probe` does one cheap round trip and returns details for the operator; `is_shared`: one
+    replica's look serves all."""
+
+    name: str
+    probe: Callable[[], Awaitable[Mapping[str, Any]]]
+    interval_seconds: float
+    timeout_seconds: float
+    is_shared: bool = False
+    status: str = "unknown"
+    latency_ms: float | None = None
+    error: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    failing_since: float | None = None
+    probed_at: float | None = None
+
+    def public(self) -> dict[str, Any]:
+        return {"status": self.status} | ({} if self.latency_ms is None else {"latency_ms": self.latency_ms})
+
+    def full(self) -> dict[str, Any]:
+        return self.public() | dict(self.details) | ({"error": self.error} if self.error else {})
+
+
+class Prober:
+    """Keeps one `Dependency` up to date. `board` is asked for shared ones; while Redis is away every replica looks for
+    itself, no more often than it would for all."""
+
+    def __init__(self, dependency: Dependency, board: ProbeBoard, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._dependency = dependency
+        self._board = board
+        self._clock = clock
+
+    async def run(self, beat: Callable[[], None] = lambda: None) -> None:
+        """Until cancelled; the first look is a pause away, because start-up has already had one."""
+        while True:
+            beat()
+            await self._clock.sleep(self._pause())
+            await self.look()
+
+    def _pause(self) -> float:
+        dependency = self._dependency
+        if dependency.is_shared:
+            return AGAIN_SECONDS if dependency.status == "unknown" else min(READ_SECONDS, dependency.interval_seconds)
+        return AGAIN_SECONDS if dependency.status == "error" else dependency.interval_seconds
+
+    async def look(self) -> None:
+        """Probe, or read what another replica saw. Never raises for a dependency's sake."""
+        dependency = self._dependency
+        if not dependency.is_shared:
+            await self.probe()
+            return
+        try:
+            turn = await self._board.turn(
+                dependency.name,
+                fresh_seconds=dependency.interval_seconds,
+                looker_seconds=dependency.timeout_seconds + 1,
+            )
+        except Unavailable:
+            now = self._clock.monotonic()
+            if dependency.probed_at is None or now - dependency.probed_at >= dependency.interval_seconds:
+                await self.probe()
+            return
+        if turn.is_mine:
+            await self.probe()
+            await self._tell()
+        elif turn.finding is not None:
+            self._believe(turn.finding, {"seen_by": turn.by, "seen_seconds_ago": round(turn.age_seconds, 1)})
+
+    async def probe(self) -> None:
+        """Ask once and remember the answer."""
+        dependency = self._dependency
+        start = dependency.probed_at = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(dependency.timeout_seconds):
+                details = await dependency.probe()
+        except (Unavailable, OSError) as exc:  # TimeoutError is an OSError
+            error = str(exc) or f"no answer within {dependency.timeout_seconds:g} s"
+            self._settle("error", None, error, {}, since=start)
+            return
+        latency_ms = round((self._clock.monotonic() - start) * 1000, 1)
+        self._settle("ok", latency_ms, None, details, since=start)
+
+    async def _tell(self) -> None:
+        dependency = self._dependency
+        finding = {"status": dependency.status, "latency_ms": dependency.latency_ms, "error": dependency.error}
+        try:
+            await self._board.report(dependency.name, finding | {"details": dict(dependency.details)})
+        except Unavailable as exc:
+            logger.warning("finding not shared", extra={"dependency": dependency.name, "reason": str(exc)})
+
+    def _believe(self, finding: Mapping[str, Any], origin: Mapping[str, Any]) -> None:
+        details = dict(finding["details"]) | dict(origin)
+        self._settle(finding["status"], finding["latency_ms"], finding["error"], details, since=self._clock.monotonic())
+
+    def _settle(
+        self, status: str, latency_ms: float | None, error: str | None, details: Mapping[str, Any], *, since: float
+    ) -> None:
+        dependency = self._dependency
+        if status == "error" and dependency.failing_since is None:
+            dependency.failing_since = since
+            logger.warning("dependency lost", extra={"dependency": dependency.name, "reason": error})
+        elif status == "ok" and dependency.failing_since is not None:
+            lost = round(self._clock.monotonic() - dependency.failing_since, 1)
+            logger.warning("dependency back", extra={"dependency": dependency.name, "lost_seconds": lost})
+            dependency.failing_since = None
+        dependency.status, dependency.latency_ms, dependency.error = status, latency_ms, error
+        dependency.details = details
+        DEPENDENCY_UP.labels(dependency.name).set(status == "ok")
+        if latency_ms is not None:
+            DEPENDENCY_LATENCY.labels(dependency.name).set(latency_ms / 1000)

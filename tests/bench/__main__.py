@@ -1,0 +1,50 @@
+"""`make bench`, or `python -m tests.bench [ingest] [end_to_end] [queue]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+
+from tests.bench import end_to_end, ingest, queue_rates
+from tests.bench.machine import Stage, describe, load, stage
+from tests.bench.report import Bar
+
+BENCHMARKS: Mapping[str, Callable[[Stage], tuple[list[str], list[Bar]]]] = {
+    "ingest": ingest.run,
+    "end_to_end": end_to_end.run,
+    "queue": queue_rates.run,
+}
+
+
+def say(*lines: object) -> None:
+    for line in lines:
+        sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    """0 whatever the figures are; 1 if a benchmark could not be carried out."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=ingest.__doc__)
+    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="run only these")
+    names = parser.parse_args().names or list(BENCHMARKS)
+    bars, broken = [], False
+    with stage() as servers:
+        say(describe(servers.redis))
+        for name in names:
+            say("", f"== {name}: {load()}")
+            try:
+                lines, judged = BENCHMARKS[name](servers)
+            except Exception:  # noqa: BLE001  the other benchmarks can still be run
+                broken = True
+                say(traceback.format_exc())
+                continue
+            say(*lines)
+            bars += judged
+    say("", "== bars", *bars)
+    return int(broken)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,344 @@
+"""The shared cache beside its peers and the floors, in one run.
+
+    python -m tests.bench.cache            # about a minute; peers that are not installed are left out
+
+Hits are measured one by one, peers in turns, so that a busy machine slows them all; p50 is what the bar is about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import orjson
+import redis.asyncio
+
+from app.core.cache import Cache, cached, default_cache, join_fleet
+from app.sandbox.servers import Valkey, remove_data
+from app.sandbox.servers.location import locate
+
+PROFILE = {"account_id": "1", "business_name": "Maison Levain", "knowledge_base": "x" * 1900, "custom_fields": {"a": 1}}
+"""About 2 KB, as a bot profile."""
+ROUNDS = 2000
+SOURCE_SECONDS = 0.05
+PROCESSES = 4
+CALLERS = 1000
+
+Call = Callable[[], Awaitable[Any]]
+
+
+def installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+async def source() -> dict[str, Any]:
+    return PROFILE
+
+
+async def side_by_side(calls: dict[str, Call], rounds: int) -> dict[str, float]:
+    """p50 in µs of each, called in turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        await call()
+    for _ in range(rounds):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            await call()
+            times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) * 1e6 for name, values in times.items()}
+
+
+# --- hits ---
+
+
+async def memory_hits(url: str) -> dict[str, float]:
+    """A live entry in this process, while it belongs to a fleet."""
+    plain = {"profile:1": PROFILE}
+
+    async def floor(key: str) -> Any:
+        return plain.get(key)
+
+    @cached(ttl_seconds=300, key_prefix="bench")
+    async def decorated(account_id: str) -> dict[str, Any]:
+        return PROFILE
+
+    calls: dict[str, Call] = {"floor: coroutine + dict": lambda: floor("profile:1")}
+    async with join_fleet(default_cache, url, namespace="bench"):
+        await default_cache.get_or_fetch("profile:1", source, ttl_seconds=300)
+        calls["chorus get"] = lambda: default_cache.get("profile:1")
+        calls["chorus get_cached_or_fetch"] = lambda: default_cache.get_or_fetch("profile:1", source, ttl_seconds=300)
+        calls["chorus @cached"] = lambda: decorated("1")
+        await _add_peers_in_memory(calls)
+        return await side_by_side(calls, 10 * ROUNDS)
+
+
+async def _add_peers_in_memory(calls: dict[str, Call]) -> None:
+    if installed("cashews"):
+        from cashews import Cache as Cashews
+
+        cashews = Cashews()
+        cashews.setup("mem://")
+        await cashews.set("profile:1", PROFILE, expire=300)
+
+        @cashews(ttl=300, key="bench:{account_id}")
+        async def by_cashews(account_id: str) -> dict[str, Any]:
+            return PROFILE
+
+        calls["cashews memory get"] = lambda: cashews.get("profile:1")
+        calls["cashews memory decorator"] = lambda: by_cashews("1")
+    if installed("aiocache"):
+        from aiocache import SimpleMemoryCache
+        from aiocache import cached as aio_cached
+
+        simple = SimpleMemoryCache()
+        await simple.set("profile:1", PROFILE, ttl=300)
+
+        @aio_cached(ttl=300)
+        async def by_aiocache(account_id: str) -> dict[str, Any]:
+            return PROFILE
+
+        calls["aiocache memory get"] = lambda: simple.get("profile:1")
+        calls["aiocache memory decorator"] = lambda: by_aiocache("1")
+    if installed("fastapi_cache"):
+        from fastapi_cache import FastAPICache
+        from fastapi_cache.backends.inmemory import InMemoryBackend
+        from fastapi_cache.decorator import cache as fastapi_cached
+
+        FastAPICache.init(InMemoryBackend(), prefix="bench")
+
+        @fastapi_cached(expire=300)
+        async def by_fastapi_cache(account_id: str) -> dict[str, Any]:
+            return PROFILE
+
+        calls["fastapi-cache2 memory decorator"] = lambda: by_fastapi_cache("1")
+
+
+async def redis_hits(url: str) -> dict[str, float]:
+    """A value that is in Redis and not in memory, decoded."""
+    async with AsyncExitStack() as stack:
+        raw = redis.asyncio.Redis.from_url(url)
+        stack.push_async_callback(raw.aclose)
+        await raw.set("raw", orjson.dumps(PROFILE))
+        cache = Cache()
+        await stack.enter_async_context(join_fleet(cache, url, namespace="bench"))
+
+        async def floor() -> Any:
+            return orjson.loads(await raw.get("raw"))
+
+        async def chorus() -> Any:
+            cache._present.drop("profile:1")
+            return await cache.get_or_fetch("profile:1", source, ttl_seconds=300)
+
+        calls: dict[str, Call] = {"floor: redis.asyncio GET + decode": floor, "chorus": chorus}
+        if installed("cashews"):
+            from cashews import Cache as Cashews
+
+            cashews = Cashews()
+            cashews.setup(url)
+            await cashews.set("profile:1", PROFILE, expire=300)
+            calls["cashews get"] = lambda: cashews.get("profile:1")
+        if installed("aiocache"):
+            from aiocache import RedisCache
+            from aiocache.serializers import JsonSerializer
+
+            aio = RedisCache(
+                serializer=JsonSerializer(), client=redis.asyncio.Redis.from_url(url, decode_responses=True)
+            )
+            await aio.set("profile:1", PROFILE, ttl=300)
+            calls["aiocache get"] = lambda: aio.get("profile:1")
+        return await side_by_side(calls, ROUNDS)
+
+
+# --- stampede ---
+
+
+async def _chorus_caller(stack: AsyncExitStack, url: str, slow: Call) -> Call:
+    cache = Cache()
+    await stack.enter_async_context(join_fleet(cache, url, namespace="stampede"))
+    return lambda: cache.get_or_fetch("cold", slow, ttl_seconds=300)
+
+
+async def _cashews_caller(stack: AsyncExitStack, url: str, slow: Call, *, lock: bool) -> Call:
+    from cashews import Cache as Cashews
+
+    cashews = Cashews()
+    cashews.setup(url)
+    await cashews.ping()
+    decorated: Call = cashews(ttl=300, key=f"cold:{lock}", lock=lock)(slow)
+    return decorated
+
+
+async def _aiocache_caller(stack: AsyncExitStack, url: str, slow: Call) -> Call:
+    from aiocache import RedisCache, cached_stampede
+    from aiocache.serializers import JsonSerializer
+
+    client = redis.asyncio.Redis.from_url(url, decode_responses=True)
+    cache = RedisCache(serializer=JsonSerializer(), client=client)
+    await cache.get("warm")
+    decorated: Call = cached_stampede(lease=2, ttl=300, key_builder=lambda *_a, **_k: "cold", cache=cache)(slow)
+    return decorated
+
+
+STAMPEDES: dict[str, tuple[str, Callable[..., Awaitable[Call]], dict[str, Any]]] = {
+    "chorus": ("app", _chorus_caller, {}),
+    "cashews": ("cashews", _cashews_caller, {"lock": False}),
+    "cashews lock=True": ("cashews", _cashews_caller, {"lock": True}),
+    "aiocache cached_stampede": ("aiocache", _aiocache_caller, {}),
+}
+
+
+def _stampede_process(name: str, url: str, barrier: Any, results: Any) -> None:
+    async def run() -> None:
+        calls = 0
+
+        async def slow() -> dict[str, Any]:
+            nonlocal calls
+            calls += 1
+            await asyncio.sleep(SOURCE_SECONDS)
+            return PROFILE
+
+        async def timed(call: Call) -> float:
+            started = time.perf_counter()
+            await call()
+            return time.perf_counter() - started
+
+        async with AsyncExitStack() as stack:
+            _, make, options = STAMPEDES[name]
+            call = await make(stack, url, slow, **options)
+            await asyncio.to_thread(barrier.wait)
+            seconds = await asyncio.gather(*(timed(call) for _ in range(CALLERS)), return_exceptions=True)
+            results.put((calls, [value for value in seconds if isinstance(value, float)]))
+
+    asyncio.run(run())
+
+
+def stampede(name: str, url: str) -> tuple[int, float, int]:
+    """Source calls, caller p99 in ms, callers that failed."""
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(PROCESSES), context.Queue()
+    processes = [
+        context.Process(target=_stampede_process, args=(name, url, barrier, results)) for _ in range(PROCESSES)
+    ]
+    for process in processes:
+        process.start()
+    answers = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    seconds = sorted(value for _, values in answers for value in values)
+    p99 = seconds[int(len(seconds) * 0.99)] * 1000
+    return sum(calls for calls, _ in answers), p99, PROCESSES * CALLERS - len(seconds)
+
+
+# --- invalidation to another process ---
+
+
+def _receiver(url: str, inbox: Any, ready: Any) -> None:
+    """Reports when a plain subscriber, and a joined cache, hear of each number."""
+
+    async def run() -> None:
+        async with AsyncExitStack() as stack:
+            raw = redis.asyncio.Redis.from_url(url, protocol=2)
+            stack.push_async_callback(raw.aclose)
+            pubsub = raw.pubsub()
+            await pubsub.subscribe("floor")
+            cache = Cache()
+            shared = await stack.enter_async_context(join_fleet(cache, url, namespace="latency"))
+            channel = shared.shards[0].channel
+            drop = channel.on_drop
+
+            def heard(target: Any) -> None:
+                drop(target)
+                inbox.put(("chorus", int(target.text.partition(":")[2]), time.perf_counter()))
+
+            channel.on_drop = heard
+            ready.set()
+            async for message in pubsub.listen():
+                if message["type"] == "message":
+                    number = int(message["data"])
+                    if number < 0:
+                        return
+                    inbox.put(("floor", number, time.perf_counter()))
+
+    asyncio.run(run())
+
+
+async def invalidation(url: str, count: int = 400) -> dict[str, tuple[float, float]]:
+    """p50 and p99 in ms from the call to the other process' memory."""
+    context = multiprocessing.get_context("spawn")
+    inbox, ready = context.Queue(), context.Event()
+    process = context.Process(target=_receiver, args=(url, inbox, ready))
+    process.start()
+    await asyncio.to_thread(ready.wait, 30)
+    sent: dict[tuple[str, int], float] = {}
+    async with redis.asyncio.Redis.from_url(url) as raw:
+        cache = Cache()
+        async with join_fleet(cache, url, namespace="latency"):
+            for number in range(count):
+                sent["floor", number] = time.perf_counter()
+                await raw.publish("floor", number)
+                await asyncio.sleep(0.003)
+                sent["chorus", number] = time.perf_counter()
+                await cache.invalidate(f"key:{number}")
+                await asyncio.sleep(0.003)
+        await raw.publish("floor", -1)
+    times: dict[str, list[float]] = {"floor": [], "chorus": []}
+    for _ in range(2 * count):
+        name, number, heard = inbox.get(timeout=10)
+        times[name].append((heard - sent[name, number]) * 1000)
+    process.join()
+    return {
+        name: (statistics.median(values), sorted(values)[int(len(values) * 0.99)]) for name, values in times.items()
+    }
+
+
+# --- the table ---
+
+
+def run(url: str | None = None) -> dict[str, Any]:
+    """Everything, printed; the figures by section. Without `url` on a server of its own."""
+    if url is not None:
+        return _run(url)
+    folder = Path(tempfile.mkdtemp(prefix="chorus-bench-"))
+    folder.chmod(0o711)
+    server = Valkey(locate(folder))
+    server.start()
+    try:
+        return _run(server.url)
+    finally:
+        server.stop()
+        remove_data(folder)
+
+
+def _run(url: str) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "memory hit, p50 µs": asyncio.run(memory_hits(url)),
+        "redis hit, p50 µs": asyncio.run(redis_hits(url)),
+    }
+    for section, values in figures.items():
+        print(f"\n{section}")
+        floor = next(iter(values.values()))
+        for name, value in values.items():
+            print(f"  {name:36} {value:9.2f}  {value / floor:6.2f}x")
+    print(f"\nstampede: {PROCESSES} processes x {CALLERS:,} callers, {SOURCE_SECONDS * 1000:.0f} ms source")
+    figures["stampede"] = {}
+    for name, (package, _, _) in STAMPEDES.items():
+        if installed(package):
+            calls, p99, failed = figures["stampede"][name] = stampede(name, url)
+            print(f"  {name:36} {calls:6d} source calls, caller p99 {p99:7.1f} ms, {failed} failed")
+    figures["invalidation"] = asyncio.run(invalidation(url))
+    print("\ninvalidation to another process, p50 / p99 ms")
+    for name, (p50, p99) in figures["invalidation"].items():
+        print(f"  {name:36} {p50:6.2f} / {p99:6.2f}")
+    return figures
+
+
+if __name__ == "__main__":
+    run()

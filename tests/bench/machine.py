@@ -1,0 +1,140 @@
+"""The machine under the bench: what it is, which core a process runs on, how loaded it is, and the servers on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from app.core.secrets import TokenCipher
+from app.sandbox.fleet import Keys, LocalFleet
+from app.sandbox.processes import HAS_PROC
+from app.sandbox.servers import remove_data, start_servers
+from tests.bench.child import BenchError
+
+QUIET_LOAD = 0.3
+"""Load average per core above which the figures deserve a warning."""
+REWRITE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Servers that every benchmark of a run shares, and a folder that goes when the run ends."""
+
+    folder: Path
+    redis: redis.Redis
+    redis_url: str
+    database_url: str
+    keys: Keys
+
+    def empty_redis(self) -> None:
+        """No keys, and an append-only file to match, so that no rewrite falls into a round."""
+        self.redis.flushall()
+        self.redis.bgrewriteaof()
+        deadline = time.monotonic() + REWRITE_SECONDS
+        while any(self.redis.info("persistence")[f"aof_rewrite_{state}"] for state in ("in_progress", "scheduled")):
+            if time.monotonic() > deadline:
+                raise BenchError("the append-only file is still being rewritten")
+            time.sleep(0.01)
+
+    @contextmanager
+    def fleet(self, **settings: str) -> Iterator[LocalFleet]:
+        """One replica beside the sandbox, as `chorus serve` and `chorus sandbox` run them."""
+        self.empty_redis()
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        fleet = LocalFleet(
+            folder,
+            redis_url=self.redis_url,
+            database_url=self.database_url,
+            keys=self.keys,
+            replicas=1,
+            settings=settings,
+        )
+        fleet.start()
+        try:
+            yield fleet
+        finally:
+            fleet.stop()
+
+
+@contextmanager
+def stage() -> Iterator[Stage]:
+    folder = Path(tempfile.mkdtemp(prefix="chorus-bench-"))
+    folder.chmod(0o711)  # root runs PostgreSQL as another account
+    try:
+        with (
+            start_servers(folder / "servers", durable=True) as servers,
+            redis.Redis.from_url(servers.redis_url) as client,
+        ):
+            keys = Keys.kept_in(folder / "keys.json", TokenCipher.generate_key())
+            yield Stage(folder, client, servers.redis_url, servers.database_url, keys)
+    finally:
+        remove_data(folder / "servers")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def describe(client: redis.Redis) -> str:
+    server: Mapping[str, Any] = client.info("server")
+    version = server.get("valkey_version") or server["redis_version"]
+    return (
+        f"{len(_cores())} cores, {platform.system()}, {platform.python_implementation()} {platform.python_version()}, "
+        f"Valkey {version} (append-only file, fsync every second), PostgreSQL with fsync; all on this machine"
+    )
+
+
+def load() -> str:
+    """The load average of the last minute, with a warning when somebody else is at work."""
+    average = os.getloadavg()[0]
+    warning = "" if average / len(_cores()) < QUIET_LOAD else "  (NOT QUIET: the figures are too low)"
+    return f"load average at start {average:.2f}{warning}"
+
+
+def core_plan() -> tuple[set[int], set[int]] | None:
+    """(the core of the server under test, the core of everything else), where processes can be pinned at all."""
+    cores = sorted(_cores())
+    return ({cores[-1]}, {cores[0]}) if hasattr(os, "sched_setaffinity") and len(cores) > 1 else None
+
+
+@contextmanager
+def pinned(pids: Mapping[int, Collection[int]]) -> Iterator[None]:
+    """Every thread of these processes runs on its cores only until the block ends."""
+    try:
+        for pid, cores in pids.items():
+            _pin(pid, cores)
+        yield
+    finally:
+        for pid in pids:
+            _pin(pid, _cores())
+
+
+def process_seconds(pid: int) -> float:
+    """The CPU time of a process so far; 0 where the system does not tell."""
+    if not HAS_PROC:
+        return 0.0
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def redis_seconds(client: redis.Redis) -> float:
+    """The CPU time of the Redis server so far."""
+    usage: Mapping[str, Any] = client.info("cpu")
+    return float(usage["used_cpu_user"]) + float(usage["used_cpu_sys"])
+
+
+def _cores() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def _pin(pid: int, cores: Collection[int]) -> None:
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread.name), cores)

@@ -1,0 +1,59 @@
+"""Figures as people read them: every one with its rounds, every bar with its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A figure that was promised. `limit` is the least, or the most when `at_most`."""
+
+    what: str
+    value: float
+    limit: float
+    unit: str = ""
+    at_most: bool = False
+
+    @property
+    def is_met(self) -> bool:
+        return self.value <= self.limit if self.at_most else self.value >= self.limit
+
+    def __str__(self) -> str:
+        sign = "<=" if self.at_most else ">="
+        verdict = "met" if self.is_met else f"MISSED by {abs(self.value - self.limit) / self.limit:.0%}"
+        return f"{self.what}: {number(self.value)}{self.unit} (bar {sign} {number(self.limit)}{self.unit}) {verdict}"
+
+
+def number(value: float) -> str:
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def spread(values: Sequence[float]) -> float:
+    """The noise: how far the rounds lie apart, as a share of their median."""
+    return (max(values) - min(values)) / median(values)
+
+
+def table(title: str, unit: str, rows: Mapping[str, Sequence[float]]) -> str:
+    """Median, lowest and highest round of each row, and the noise."""
+    width = max(map(len, rows))
+    lines = [f"{title}, {unit}", f"  {'':{width}}  {'median':>9}  {'lowest':>9}  {'highest':>9}  {'noise':>6}"]
+    for name, values in rows.items():
+        figures = "  ".join(f"{number(value):>9}" for value in (median(values), min(values), max(values)))
+        lines.append(f"  {name:{width}}  {figures}  {spread(values):>6.0%}")
+    return "\n".join(lines)
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Median of the quotients round by round: neighbours in time share the machine's mood."""
+    return median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest value that `percent` of all values do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, -(-len(ordered) * percent // 100).__int__() - 1)]

@@ -1,0 +1,54 @@
+"""The fleet's circuit as a driver of `breaker_child`."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from app.core.circuit_breaker import (
+    OP_SECONDS,
+    BreakerFleet,
+    BreakerPolicy,
+    CircuitBreaker,
+    CircuitBreakerOpenError,
+)
+from app.core.circuit_breaker.fleet import ROUND_TRIPS
+from app.core.redis import connect
+
+
+class Chorus:
+    push = True
+
+    async def start(self, name: str, redis_url: str, policy: dict[str, Any]) -> None:
+        self.redis = connect(redis_url, timeout_seconds=OP_SECONDS)
+        self.subscriber = connect(redis_url, timeout_seconds=1.0)
+        self.breaker = CircuitBreaker("upstream", BreakerPolicy(**policy))
+        self.fleet = BreakerFleet(self.redis, self.subscriber, namespace="x", replica_id=name, replicas=lambda: 4)
+        self.fleet.join(self.breaker)
+        await self.fleet.sync()
+        self.loop = asyncio.create_task(self.fleet.run() if self.push else self.fleet._resync())
+
+    async def call(self, fn: Any) -> Any:
+        return await self.breaker.call_async(fn)
+
+    def is_rejection(self, exc: Exception) -> bool:
+        return isinstance(exc, CircuitBreakerOpenError)
+
+    def state(self) -> str:
+        return self.breaker.snapshot().state.value
+
+    def round_trips(self) -> float:
+        return ROUND_TRIPS._value.get()
+
+    async def stop(self) -> None:
+        self.loop.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.loop
+        await self.fleet.leave()
+        await self.redis.aclose()
+        await self.subscriber.aclose()
+
+
+class ChorusWithoutPush(Chorus):
+    push = False

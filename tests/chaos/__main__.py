@@ -1,0 +1,47 @@
+"""`python -m tests.chaos --messages 10000 --seed 7`: the long run, its table, exit code 1 when the promise broke."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from .run import Plan, run
+from .world import running_world
+
+CONFIGURATIONS: Mapping[str, Mapping[str, str]] = {
+    # Without a fallback the webhook answers 503 while Valkey is away, and Meta is the spill buffer.
+    "redis-only": {},
+    # Postgres takes what Valkey cannot, and hands it over in order.
+    "inbox": {"INGEST_FALLBACK": "database"},
+}
+"""What each run of the schedule adds to the replicas' environment; the whole schedule runs once for each."""
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos")
+    parser.add_argument("--messages", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=180, help="how long messages and faults go on")
+    parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
+    parser.add_argument("--configuration", choices=[*CONFIGURATIONS], action="append")
+    parser.add_argument("--logs", type=Path, help="keep all that the replicas wrote in this file")
+    chosen = parser.parse_args()
+    failed = False
+    for name in chosen.configuration or CONFIGURATIONS:
+        plan = Plan(chosen.messages, max(1, chosen.messages // 16), chosen.seconds, chosen.seed, full=True)
+        async with running_world(businesses=4, settings=CONFIGURATIONS[name]) as world:
+            report = await run(world, plan)
+            if chosen.logs:
+                chosen.logs.write_text(world.logs.text, encoding="utf-8")
+        problems = [f"BROKEN: {problem}" for problem in report.verdict.problems]
+        sys.stdout.write("\n".join([f"--- {name} ---", report.table(), *problems, ""]))
+        sys.stdout.flush()
+        failed = failed or bool(report.verdict.problems)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

@@ -1,0 +1,141 @@
+"""Does the check notice? Each safeguard is taken out of a copy of the sources, and its scenario must then fail.
+
+    python -m tests.chaos.mutations            # all of them, and every scenario on an unchanged copy first
+    python -m tests.chaos.mutations dedupe
+
+A mutation names the text it replaces. When the source has moved on, it says so instead of passing for the wrong reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .scenarios import SCENARIOS, SETTINGS, Broken
+from .world import running_world
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = ("backend", "infra", "tests")
+BROKEN = 3
+"""Exit code of a scenario whose promise did not hold; anything else but 0 is trouble of another kind."""
+RUN_SECONDS = 180
+
+LUA = "backend/app/core/lua/"
+SERVICES = "backend/app/services/"
+REPLIES = "infra/supabase/migrations/20261123000004_chorus_replies.sql"
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    path: str
+    old: str
+    new: str
+    times: int = 1
+
+    def apply(self, root: Path) -> None:
+        file = root / self.path
+        text = file.read_text(encoding="utf-8")
+        if text.count(self.old) != self.times:
+            raise SystemExit(
+                f"{self.path} has {self.old!r} {text.count(self.old)} times, not {self.times}: mend this list"
+            )
+        file.write_text(text.replace(self.old, self.new), encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    scenario: str
+    edits: Sequence[Edit]
+
+
+MUTATIONS: Mapping[str, Mutation] = {
+    "dedupe": Mutation(
+        "delivered_again_beside_news",
+        [Edit(f"{LUA}queue_put.lua", '"SET", mark, "", "NX", "EX", dedupe', '"SET", mark, "", "EX", dedupe')],
+    ),
+    "fencing": Mutation(
+        "frozen_past_its_lease",
+        [
+            Edit(f"{SERVICES}inbox_worker.py", "if not self.claim.is_held():", "if False:"),
+            Edit(f"{LUA}queue_settle.lua", 'if redis.call("HGET", own, box) ~= token then return 0 end', ""),
+            Edit(f"{LUA}queue_refresh.lua", 'redis.call("HGET", KEYS[1] .. "own", ARGV[1]) ~= ARGV[2]', "false"),
+            Edit(f"{LUA}queue_extend.lua", "local held = owner == ARGV[2 * i + 1]", "local held = true"),
+            Edit(REPLIES, "if v_reply.fence > v_fence then", "if false then", times=2),
+            Edit(REPLIES, "if v_reply.fence > (p->>'fence')::bigint then", "if false then", times=2),
+        ],
+    ),
+    "stored reply": Mutation(
+        "killed_between_send_and_record",
+        [Edit(f"{SERVICES}bot_service.py", "key=work.covers[0],", 'key=f"{work.covers[0]}-{work.hold.fence}",')],
+    ),
+    "lease renewal": Mutation(
+        "slower_than_the_lease",
+        [Edit("backend/app/wiring.py", '        start("lease_renewal", replica.worker.renew)\n', "")],
+    ),
+}  # fmt: skip
+
+
+def run_scenarios(root: Path, names: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, on the sources under `root`."""
+    env = os.environ | {"PYTHONPATH": str(root / "backend")}
+    return subprocess.run(
+        [sys.executable, "-m", "tests.chaos.mutations", "--scenarios", *names],
+        cwd=root, env=env, capture_output=True, text=True, timeout=RUN_SECONDS,
+    )  # fmt: skip
+
+
+def check(names: Sequence[str]) -> int:
+    failures = 0
+    with tempfile.TemporaryDirectory(prefix="chorus-mutants-") as folder:
+        clean = _copy(Path(folder) / "unchanged")
+        scenarios = list(dict.fromkeys(MUTATIONS[name].scenario for name in names))
+        failures += _report("nothing", run_scenarios(clean, scenarios), expected=0)
+        for name in names:
+            mutant = _copy(Path(folder) / name.replace(" ", "-"))
+            for edit in MUTATIONS[name].edits:
+                edit.apply(mutant)
+            failures += _report(name, run_scenarios(mutant, [MUTATIONS[name].scenario]), expected=BROKEN)
+    return failures
+
+
+def _copy(root: Path) -> Path:
+    for name in COPIED:
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
+    return root
+
+
+def _report(removed: str, done: subprocess.CompletedProcess[str], *, expected: int) -> int:
+    good = done.returncode == expected
+    told = done.stdout.strip().splitlines()[-1:] or done.stderr.strip().splitlines()[-1:]
+    verdict = ("fails, as it must" if expected else "holds") if good else f"WRONG (exit code {done.returncode})"
+    sys.stdout.write(f"without {removed:<14} {verdict}: {' '.join(told)[:300]}\n")
+    sys.stdout.flush()
+    if not good:
+        sys.stdout.write(done.stderr[-3000:])
+    return int(not good)
+
+
+async def _scenarios(names: Sequence[str]) -> int:
+    async with running_world(settings=SETTINGS) as world:
+        for name in names:
+            try:
+                await SCENARIOS[name](world)
+            except (Broken, TimeoutError) as exc:
+                sys.stdout.write(f"{name}: {exc}\n")
+                return BROKEN
+    sys.stdout.write(f"{', '.join(names)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["--scenarios"]:
+        sys.exit(asyncio.run(_scenarios(arguments[1:])))
+    sys.exit(check(arguments or list(MUTATIONS)))

@@ -1,0 +1,189 @@
+"""One fault at a time, with every step in our hand. Each fails, with `Broken`, when its promise does not hold.
+
+`test_processes.py` runs them on the code as it is; `mutations.py` on copies with a safeguard taken out, where they must
+fail: that is the check that the check can fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from app.sandbox.webhooks import Business
+
+from .traffic import Message, conversation, payload, sender
+from .verdict import judge
+from .world import World
+
+QUIET_SECONDS = 60.0
+SETTINGS = {"LEASE_SECONDS": "2", "DEBOUNCE_SECONDS": "1", "SEND_RECONCILE_SECONDS": "3"}
+"""A debounce long enough to act while a message waits for it."""
+
+
+class Broken(AssertionError):
+    """The promise did not hold."""
+
+
+class Stage:
+    """Conversations of one scenario; its marks are its own, so that several can share a world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.run = secrets.token_hex(3)
+        self.messages: list[Message] = []
+        self._number = 0
+
+    def conversation(self, count: int, business: Business | None = None) -> list[Message]:
+        messages = conversation(self._number, business or self.world.businesses[0], count=count, run=self.run)
+        self._number += 1
+        return messages
+
+    async def post(self, *messages: Message, replica: int) -> None:
+        """Until a 200. Messages that are new are expected to be answered."""
+        urls = [self.world.fleet.webhook_urls[replica]]
+        await sender(urls, app_secret=self.world.fleet.keys.app_secret).deliver(payload(messages))
+        self.messages += [message for message in messages if message not in self.messages]
+
+    @contextmanager
+    def only(self, number: int) -> Iterator[None]:
+        """Nobody but this replica works: the others are stopped, and held nothing before."""
+        others = [replica for n, replica in enumerate(self.world.fleet.replicas) if n != number]
+        for replica in others:
+            replica.pause()
+        try:
+            yield
+        finally:
+            for replica in others:
+                replica.resume()
+
+    async def sends(self, count: int, *messages: Message, timeout_seconds: float = 30) -> list[dict[str, object]]:
+        """The sends that reached these customers, once there are `count` to each."""
+        found = [
+            await self.world.sandbox.wait(
+                count, kind="send", processed="true", to=person.wa_id, timeout_seconds=timeout_seconds
+            )
+            for person in dict.fromkeys(message.person for message in messages)
+        ]
+        return [send for sends in found for send in sends]
+
+    async def ends_well(self) -> None:
+        try:
+            await self.world.until_quiet(QUIET_SECONDS)
+        except TimeoutError:
+            raise Broken("the queue does not come to rest") from None
+        verdict = await judge(self.world, self.messages, run=self.run)
+        if verdict.problems:
+            raise Broken("; ".join(verdict.problems))
+
+
+async def killed_while_generating(world: World) -> None:
+    """A killed replica's conversations are answered by the others within lease + 1 s, once."""
+    stage = Stage(world)
+    hang = await world.sandbox.add_fault("gemini", action="hang_before")
+    before = (await world.sandbox.summary())["last_seq"]
+    with stage.only(0):
+        talks = [stage.conversation(1)[0] for _ in range(20)]
+        await stage.post(*talks, replica=0)
+        await world.sandbox.wait(len(talks), kind="generate", after=before)
+    await asyncio.to_thread(world.fleet.replicas[0].kill)
+    died_at = time.time()
+    await world.sandbox.remove_fault(hang)
+    try:
+        sends = await stage.sends(1, *talks)
+    finally:
+        await world.restart(0)
+    slowest = max(float(str(send["at"])) for send in sends) - died_at
+    if slowest > world.lease_seconds + 1:
+        raise Broken(f"the last conversation of the dead replica was answered after {slowest:.2f} s")
+    await stage.ends_well()
+
+
+async def killed_between_send_and_record(world: World) -> None:
+    """Accepted by WhatsApp, not yet recorded: the reply is found, proven by its status, and not sent again."""
+    stage = Stage(world)
+    (message,) = stage.conversation(1)
+    match = {"operation": "send", "recipient": message.person.wa_id}
+    hang = await world.sandbox.add_fault("whatsapp", action="hang_after", match=match, count=1)
+    with stage.only(0):
+        await stage.post(message, replica=0)
+        await stage.sends(1, message)
+        await asyncio.to_thread(world.fleet.replicas[0].kill)
+    await world.sandbox.remove_fault(hang)
+    await world.restart(0)
+    await stage.ends_well()
+
+
+async def frozen_past_its_lease(world: World) -> None:
+    """A replica that wakes after another took its conversation over changes nothing: not the reply, not the mailbox."""
+    stage = Stage(world)
+    first, second = stage.conversation(2)
+    frozen = world.fleet.replicas[0]
+    hang = await world.sandbox.add_fault("gemini", action="hang_before")
+    before = (await world.sandbox.summary())["last_seq"]
+    with stage.only(0):
+        await stage.post(first, replica=0)
+        await world.sandbox.wait(1, kind="generate", after=before)
+        frozen.pause()
+    try:
+        # Its answer now lies in its socket, and it will read it when it wakes.
+        await world.sandbox.remove_fault(hang)
+        await stage.sends(1, first)
+        await world.until_quiet(QUIET_SECONDS)
+        written = await _reply(world, first)
+        await stage.post(second, replica=1)
+    finally:
+        frozen.resume()
+    await stage.ends_well()
+    if await _reply(world, first) != written:
+        raise Broken("the frozen replica wrote to a reply that was no longer its own")
+
+
+async def delivered_again_beside_news(world: World) -> None:
+    """What was answered comes again, in a batch with the next message: it adds nothing."""
+    stage = Stage(world)
+    first, second, third = stage.conversation(3)
+    await stage.post(first, replica=0)
+    await stage.sends(1, first)
+    await stage.post(second, first, replica=1)
+    await stage.sends(2, first)
+    await stage.post(first, second, third, first, replica=2)
+    await stage.ends_well()
+
+
+async def slower_than_the_lease(world: World) -> None:
+    """A reply that takes longer than a lease is generated once: its holder keeps the conversation."""
+    stage = Stage(world)
+    (message,) = stage.conversation(1)
+    match = {"text_contains": message.marker}
+    slow = await world.sandbox.add_fault(
+        "gemini", action="hang_before", hang_seconds=2.5 * world.lease_seconds, match=match, count=1
+    )
+    before = (await world.sandbox.summary())["last_seq"]
+    await stage.post(message, replica=0)
+    await stage.ends_well()
+    await world.sandbox.remove_fault(slow)
+    asked = await world.sandbox.record(kind="generate", after=before)
+    times = sum(message.marker in str(entry["text"]) for entry in asked)
+    if times != 1:
+        raise Broken(f"the reply was generated {times} times")
+
+
+async def _reply(world: World, message: Message) -> tuple[object, ...]:
+    query = "select fence, state, body, covers, wamid from replies where reply_key = $1"
+    (row,) = await world.rows(query, message.id)
+    return tuple(row)
+
+
+SCENARIOS: Mapping[str, Callable[[World], Awaitable[None]]] = {
+    scenario.__name__: scenario
+    for scenario in (
+        killed_while_generating,
+        killed_between_send_and_record,
+        frozen_past_its_lease,
+        delivered_again_beside_news,
+        slower_than_the_lease,
+    )
+}

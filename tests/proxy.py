@@ -1,0 +1,94 @@
+"""A TCP proxy that fails on demand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+
+class Proxy:
+    """Between a client and the server of `url`; `self.url` leads through it."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._parts = parts
+        self._target = (parts.hostname or "", parts.port or 0)
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.delay_seconds = 0.0
+        """Of everything the server says."""
+        self.refusing = False
+
+    @property
+    def url(self) -> str:
+        port = self._server.sockets[0].getsockname()[1]
+        return urlunsplit(self._parts._replace(netloc=f"{self._parts.netloc.rpartition('@')[0]}@127.0.0.1:{port}"))
+
+    def freeze(self) -> None:
+        """Connections stay open and nothing passes, as on a half-open link."""
+        self._flowing.clear()
+
+    def thaw(self) -> None:
+        self._flowing.set()
+
+    def cut(self) -> None:
+        """Close every connection."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+
+    async def aclose(self) -> None:
+        self._server.close()
+        self.thaw()
+        self.cut()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._writers.add(writer)
+        try:
+            if self.refusing:
+                return
+            to_server = await asyncio.open_connection(*self._target)
+            self._writers.add(to_server[1])
+            try:
+                await asyncio.gather(self._pump(reader, to_server[1], 0), self._pump(to_server[0], writer, 1))
+            finally:
+                to_server[1].close()
+                self._writers.discard(to_server[1])
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+            self._writers.discard(writer)
+            self._tasks.discard(task)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: int) -> None:
+        while data := await reader.read(65536):
+            if direction and self.delay_seconds:
+                await asyncio.sleep(self.delay_seconds)
+            await self._flowing.wait()
+            writer.write(data)
+            await writer.drain()
+        raise ConnectionResetError
+
+
+@asynccontextmanager
+async def proxied(url: str) -> AsyncIterator[Proxy]:
+    proxy = Proxy(url)
+    await proxy.start()
+    try:
+        yield proxy
+    finally:
+        await proxy.aclose()

@@ -1,0 +1,228 @@
+"""What a replica says of itself and of what it depends on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+
+from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
+from app.core.errors import Unavailable
+from app.core.lifecycle import Supervisor
+from app.core.probe_board import Turn
+from app.services.health_service import PAGE_SECONDS, HealthService
+from app.services.probes import AGAIN_SECONDS, Dependency, Prober
+from fakes import FakeClock
+
+
+class Board:
+    """Answers with `turn`; keeps what is reported."""
+
+    def __init__(self, turn: Turn | None = None) -> None:
+        self.answer = turn
+        self.reported: list[Mapping[str, Any]] = []
+
+    async def turn(self, name: str, *, fresh_seconds: float, looker_seconds: float) -> Turn:
+        if self.answer is None:
+            raise Unavailable("redis", "away")
+        return self.answer
+
+    async def report(self, name: str, finding: Mapping[str, Any]) -> bool:
+        self.reported.append(finding)
+        return True
+
+
+class Probe:
+    """A dependency's answer: details, or the exception it raises."""
+
+    def __init__(self) -> None:
+        self.answer: Mapping[str, Any] | Exception = {}
+        self.calls = 0
+
+    async def __call__(self) -> Mapping[str, Any]:
+        self.calls += 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class Desk:
+    """A HealthService with everything at hand."""
+
+    def __init__(self, *, requires: frozenset[str] = frozenset(), turn: Turn | None = None) -> None:
+        self.clock = FakeClock()
+        self.probes = {name: Probe() for name in ("redis", "supabase", "gemini")}
+        self.dependencies = {
+            name: Dependency(name, probe, 3.0, 1.0, is_shared=name == "gemini") for name, probe in self.probes.items()
+        }
+        self.supervisor = Supervisor(clock=self.clock)
+        self.breaker = CircuitBreaker("t", BreakerPolicy(5, 60.0))
+        self.board = Board(turn)
+        self.health = HealthService(
+            dependencies=self.dependencies,
+            board=self.board,  # type: ignore[arg-type]
+            breakers={"gemini": self.breaker},
+            fleet=SimpleNamespace(replica_id="r1", count=3),
+            supervisor=self.supervisor,
+            internals=lambda: asyncio.sleep(0, {"queue": {"pending": 7}}),
+            requires=requires,
+            clock=self.clock,
+        )
+
+    async def look(self, *names: str) -> None:
+        for name in names:
+            await Prober(self.dependencies[name], self.board, self.clock).look()  # type: ignore[arg-type]
+
+
+async def test_both_stores_gone_for_longer_than_the_grace_takes_it_out_and_one_back_puts_it_in():
+    desk = Desk()
+    await desk.look("redis", "supabase")
+    desk.health.started()
+    assert desk.health.readiness() == (200, {"status": "ready", "redis": "ok", "database": "ok"})
+    for name in ("redis", "supabase"):
+        desk.probes[name].answer = OSError("away")
+    await desk.look("redis", "supabase")
+    assert desk.health.readiness()[0] == 200
+    desk.clock.advance(1.1)
+    assert desk.health.readiness() == (503, {"status": "not_ready", "redis": "error", "database": "error"})
+    assert desk.health.page(full=False)[0] == 503
+    desk.probes["supabase"].answer = {}
+    await desk.look("supabase")
+    assert desk.health.readiness()[0] == 200
+
+
+async def test_one_shared_dependency_down_is_told_and_no_reason_to_leave():
+    desk = Desk()
+    await desk.look("redis", "supabase")
+    desk.health.started()
+    desk.probes["redis"].answer = Unavailable("redis", "refused")
+    await desk.look("redis")
+    desk.clock.advance(3600)
+    assert desk.health.readiness() == (200, {"status": "ready", "redis": "error", "database": "ok"})
+    status, body = desk.health.picture(full=False)
+    assert (status, body["status"]) == (200, "degraded")
+    assert body["dependencies"]["redis"] == {"status": "error"}
+    assert desk.health.picture(full=True)[1]["dependencies"]["redis"]["error"] == "refused"
+
+
+async def test_readiness_may_be_strict():
+    desk = Desk(requires=frozenset({"redis"}))
+    await desk.look("redis", "supabase")
+    desk.health.started()
+    desk.probes["redis"].answer = OSError("away")
+    await desk.look("redis")
+    assert desk.health.readiness()[0] == 503
+
+
+def test_it_is_not_ready_before_the_start_is_over_and_never_again_once_it_drains():
+    desk = Desk()
+    assert desk.health.readiness()[1]["status"] == "starting"
+    desk.health.started()
+    desk.health.draining()
+    desk.health.started()
+    assert desk.health.readiness()[0] == 503
+    assert desk.health.readiness()[1]["status"] == "draining"
+
+
+async def test_details_are_for_operators():
+    desk = Desk(turn=Turn(is_mine=False, age_seconds=4, finding=None, by=""))
+    await desk.health.probe_all()
+    desk.health.started()
+    _, public = desk.health.picture(full=False)
+    assert set(public) == {"status", "timestamp", "dependencies", "circuit_breakers"}
+    assert public["circuit_breakers"] == {"gemini": {"state": "closed", "failure_count": 0}}
+    _, full = desk.health.picture(full=True)
+    assert set(full) >= {"replica", "phase", "fleet", "background"}
+
+
+async def test_a_page_is_rendered_at_most_four_times_a_second_but_a_phase_shows_at_once():
+    desk = Desk()
+    await desk.look("redis", "supabase")
+    desk.health.started()
+    first = desk.health.page(full=False)
+    assert desk.health.page(full=False) is first
+    desk.clock.advance(PAGE_SECONDS + 0.01)
+    assert desk.health.page(full=False) is not first
+    desk.health.draining()
+    assert orjson.loads(desk.health.page(full=True)[1])["phase"] == "draining"
+
+
+async def test_an_upstream_is_shown_as_another_replica_saw_it():
+    finding = {"status": "error", "latency_ms": None, "error": "HTTP 503", "details": {}}
+    desk = Desk(turn=Turn(is_mine=False, age_seconds=4, finding=finding, by="r2"))
+    await desk.look("gemini")
+    assert desk.probes["gemini"].calls == 0
+    assert desk.dependencies["gemini"].full() == {
+        "status": "error", "seen_by": "r2", "seen_seconds_ago": 4, "error": "HTTP 503",
+    }  # fmt: skip
+
+
+async def test_whose_turn_it_is_looks_and_tells_the_others():
+    desk = Desk(turn=Turn(is_mine=True, age_seconds=0, finding=None, by=""))
+    desk.probes["gemini"].answer = {"model": "m"}
+    await desk.look("gemini")
+    assert desk.board.reported == [{"status": "ok", "latency_ms": 0.0, "error": None, "details": {"model": "m"}}]
+
+
+async def test_without_redis_each_looks_for_itself_no_more_often_than_one_would_for_all():
+    desk = Desk()
+    for _ in range(5):
+        await desk.look("gemini")
+        desk.clock.advance(1)
+    assert desk.probes["gemini"].calls == 2
+
+
+async def test_a_lost_dependency_is_looked_at_more_often():
+    desk = Desk()
+    probe = desk.probes["redis"]
+    probe.answer = OSError("away")
+    running = asyncio.create_task(Prober(desk.dependencies["redis"], desk.board, desk.clock).run())  # type: ignore[arg-type]
+    async with asyncio.timeout(5):
+        while probe.calls < 3:
+            await asyncio.sleep(0)
+        probe.answer = {}
+        while desk.dependencies["redis"].status == "error":
+            await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert desk.clock.slept[:3] == [3.0, AGAIN_SECONDS, AGAIN_SECONDS]
+
+
+async def test_a_probe_that_hangs_is_an_error_within_its_timeout():
+    dependency = Dependency("redis", lambda: asyncio.sleep(60, {}), 3.0, 0.01)
+    await Prober(dependency, Board()).look()  # type: ignore[arg-type]
+    assert (dependency.status, dependency.error) == ("error", "no answer within 0.01 s")
+
+
+async def test_a_background_loop_that_stops_beating_is_not_alive():
+    desk = Desk()
+    desk.supervisor.start("worker", asyncio.Event().wait, beat_within_seconds=15)  # type: ignore[arg-type]
+    desk.supervisor.beat("worker")
+    desk.clock.advance(14)
+    assert desk.health.liveness() == (200, {"status": "alive"})
+    desk.clock.advance(2)
+    assert desk.health.liveness() == (503, {"status": "stuck", "loops": ("worker",)})
+    assert desk.health.picture(full=False)[0] == 503
+    await desk.supervisor.stop()
+
+
+async def test_a_background_loop_that_somebody_cancelled_is_not_alive():
+    desk = Desk()
+    started = asyncio.Event()
+
+    async def loop() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    desk.supervisor.start("worker", loop)
+    await started.wait()
+    (task,) = [task for task in asyncio.all_tasks() if task.get_name() == "worker"]
+    task.cancel()
+    await asyncio.wait([task])
+    assert desk.health.liveness()[0] == 503
+    await desk.supervisor.stop()

@@ -1,0 +1,52 @@
+"""The event loop's own pulse, and the thread that listens to it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+from app.core.loop_watch import LoopWatch
+
+
+async def _watched(during: Callable[[], None], **settings: float) -> tuple[LoopWatch, threading.Event]:
+    gave_up = threading.Event()
+    beaten = asyncio.Event()
+    watch = LoopWatch(give_up=gave_up.set, **settings)
+    running = asyncio.create_task(watch.run(beaten.set))
+    await beaten.wait()
+    during()
+    beaten.clear()
+    await beaten.wait()
+    running.cancel()
+    await asyncio.wait([running])
+    return watch, gave_up
+
+
+async def test_a_turning_loop_beats_and_is_left_alone(caplog):
+    watch, gave_up = await _watched(lambda: None)
+    assert watch.lag_seconds < 0.25
+    assert not gave_up.is_set()
+    assert caplog.text == ""
+
+
+async def test_what_blocks_the_loop_is_named_and_in_the_end_the_process_is_given_up(caplog):
+    waited = threading.Event()
+
+    def block_the_loop() -> None:
+        waited.wait(1.5)  # the thread gives up long before
+
+    watch, gave_up = await _watched(block_the_loop, tick_seconds=0.05, stuck_seconds=0.4, hopeless_seconds=0.8)
+    assert gave_up.is_set()
+    stuck = next(record for record in caplog.records if record.getMessage() == "event loop is stuck")
+    assert "block_the_loop" in stuck.stack
+    assert watch.lag_seconds > 1
+
+
+async def test_the_thread_ends_with_the_loop():
+    await _watched(lambda: None, tick_seconds=0.01)
+    deadline = time.monotonic() + 5
+    while any(thread.name == "loop-watch" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
