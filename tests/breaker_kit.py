@@ -19,7 +19,7 @@ class Replica:
     def __init__(self, url: str, name: str, policy: BreakerPolicy = POLICY, *, replicas: int = 1) -> None:
         self.name = name
         self.redis = connect(url, timeout_seconds=0.1)
-        self.push = connect(url, timeout_seconds=1.0)
+        self.push = connect(url, timeout_seconds=1.0, any_node=True)
         self.breaker = CircuitBreaker("some_api", policy, dependency="some")
         self.keyed = KeyedCircuitBreakers("keyed_api", policy, dependency="keyed")
         self.fleet = BreakerFleet(self.redis, self.push, namespace="test", replica_id=name, replicas=lambda: replicas)

@@ -34,7 +34,7 @@ from app.core.loop_watch import LoopWatch
 from app.core.pacing import Pacer
 from app.core.probe_board import ProbeBoard
 from app.core.queue import Queue
-from app.core.redis import Redis, describe
+from app.core.redis import Redis, describe, is_cluster
 from app.core.redis import connect as connect_redis
 from app.core.registry import HEARTBEAT_SECONDS, Registry
 from app.core.secrets import TokenCipher
@@ -70,6 +70,8 @@ STUCK_SECONDS = 15.0
 """The worker beats about once a second."""
 RELAY_LEASE_SECONDS = 6.0
 """Three rounds of the relay, which renews it in every one."""
+CLUSTER_SHARDS = 16
+"""ADR 4."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
         redis,
         blocking,
         namespace=settings.redis_namespace,
+        shards=CLUSTER_SHARDS if is_cluster(settings.redis_url or "") else 1,
         debounce_seconds=settings.debounce_seconds,
         lease_seconds=settings.lease_seconds,
         max_pending=settings.queue_max_pending,
@@ -325,7 +328,9 @@ def open_breakers(settings: Settings, stack: AsyncExitStack, registry: Registry)
     """Clients of its own: a probe must not wait behind the queue, and push needs a connection to itself."""
     redis = connect_redis(settings.redis_url or "", timeout_seconds=OP_SECONDS, name="chorus-breakers")
     stack.push_async_callback(redis.aclose)
-    push = connect_redis(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS, name="chorus-breakers-push")
+    push = connect_redis(
+        settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS, name="chorus-breakers-push", any_node=True
+    )
     stack.push_async_callback(push.aclose)
     return BreakerFleet(
         redis,

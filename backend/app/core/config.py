@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.core.redis_url import RedisUrl
 from app.core.secrets import SecretError, TokenCipher
 
 
@@ -59,8 +60,18 @@ def _base_url(value: str) -> str:
 
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
-REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 POSTGRES_SCHEMES = ("postgresql://", "postgres://")
+
+
+def _redis_problems(**urls: str | None) -> dict[str, str]:
+    problems = {}
+    for name, url in urls.items():
+        try:
+            if url:
+                RedisUrl.parse(url)
+        except ValueError as exc:
+            problems[name] = str(exc)
+    return problems
 
 
 class Settings(BaseSettings):
@@ -121,8 +132,7 @@ class Settings(BaseSettings):
         problems: dict[str, str] = {}
         if not self.redis_url:
             problems["REDIS_URL"] = "is missing; e.g. redis://127.0.0.1:6379/0"
-        elif not self.redis_url.startswith(REDIS_SCHEMES):
-            problems["REDIS_URL"] = f"must start with {', '.join(REDIS_SCHEMES)}"
+        problems |= _redis_problems(REDIS_URL=self.redis_url, REDIS_CACHE_URL=self.redis_cache_url)
         if not self.database_url and not self.supabase_url:
             problems["DATABASE_URL"] = "is missing; set it, or SUPABASE_URL and SUPABASE_KEY"
         if self.database_url and self.supabase_url and self.supabase_key:

@@ -6,11 +6,13 @@ connection into 3.5 s. Here nothing is retried behind anybody's back: whoever ca
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
 import random
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from typing import Any, cast
 
@@ -22,7 +24,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
@@ -35,6 +37,7 @@ UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 __all__ = [
     "UNREACHABLE", "NoScriptError", "Pipeline", "Redis", "RedisConnectionError", "RedisError", "RedisTimeoutError",
     "ResponseError", "Script", "Subscription", "configured", "connect", "describe",
+    "is_cluster", "load", "run_together", "scan",
 ]  # fmt: skip
 
 
@@ -86,8 +89,47 @@ def _on_cluster(where: RedisUrl, options: dict[str, Any]) -> Redis:
         given.pop(taken, None)
     # No slot may be missing: half a queue would look like an empty one.
     nodes = [ClusterNode(host, port) for host, port in where.hosts]
-    client = RedisCluster(startup_nodes=nodes, ssl=tls, require_full_coverage=True, **(options | given))
+    client = _Cluster(startup_nodes=nodes, ssl=tls, require_full_coverage=True, **(options | given))
     return cast("Redis", client)  # the same commands, routed by key
+
+
+class _Cluster(RedisCluster):
+    """redis-py's cluster client, except that its troubles are `RedisError`s like everybody else's.
+
+    Observed with 8.1: calls that find the map of slots out of date side by side take connections from each other
+    (`AttributeError`: no writer), a slot that has no node yet is a `KeyError`, and a cluster that nobody answers for
+    is a `RedisClusterException`, which is no `RedisError`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._mapping = asyncio.Lock()
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        with _translated():
+            await self.know_the_slots()
+            return await super().execute_command(*args, **kwargs)
+
+    async def aclose(self) -> None:
+        """Also when the map of slots has just become invalid, where redis-py believes that nothing is open."""
+        await super().aclose()
+        for nodes in ("nodes_cache", "startup_nodes"):
+            await self.nodes_manager.aclose(nodes)
+
+    async def know_the_slots(self) -> None:
+        """One call asks for the map of slots, the others wait for it."""
+        if self._initialize:
+            async with self._mapping:
+                if self._initialize:
+                    await self.initialize()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (RedisClusterException, AttributeError, KeyError) as exc:
+        raise RedisConnectionError(f"{type(exc).__name__}: {exc}") from exc
 
 
 def _behind_sentinel(where: RedisUrl, options: dict[str, Any]) -> Redis:
@@ -126,11 +168,22 @@ def _any_of(hosts: Sequence[tuple[str, int]], base: Any) -> Any:
 
 
 async def describe(client: Redis) -> dict[str, Any]:
-    """One round trip: role, persistence and eviction policy, for health and `chorus doctor`. Raises `Unavailable`."""
+    """One round trip: role, persistence, eviction, memory and replication, for health and `chorus doctor`. On a Cluster
+    each primary is asked, and the worst answer told. Raises `Unavailable`."""
     try:
-        info = await client.info()
+        if isinstance(cast("Any", client), RedisCluster):
+            nodes = await client.info(target_nodes=RedisCluster.PRIMARIES)
+            return _of_cluster([_about(info) for info in nodes.values()])
+        return _about(await client.info())
     except (RedisError, OSError) as exc:
         raise Unavailable("redis", str(exc)) from exc
+
+
+def is_cluster(url: str) -> bool:
+    return RedisUrl.parse(url).topology is Topology.CLUSTER
+
+
+def _about(info: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "version": info.get("valkey_version") or info.get("redis_version"),
         "role": info.get("role"),
@@ -141,6 +194,29 @@ async def describe(client: Redis) -> dict[str, Any]:
         "replication": _replication(info),
         "loading": bool(info.get("loading")),
         "clients": info.get("connected_clients"),
+    }
+
+
+def _of_cluster(nodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    if not nodes:
+        raise RedisConnectionError("the cluster has no primaries")
+
+    def worst(name: str, good: str) -> Any:
+        return next((node[name] for node in nodes if node[name] != good), good)
+
+    fullest = max(nodes, key=lambda node: (node["memory"]["used_ratio"] or 0, node["memory"]["used_bytes"]))
+    behind = [node["replication"].get("behind_bytes") for node in nodes]
+    return fullest | {
+        "role": "cluster",
+        "primaries": len(nodes),
+        "persistence": worst("persistence", "aof"),
+        "aof_last_write": worst("aof_last_write", "ok"),
+        "eviction": worst("eviction", "noeviction"),
+        "replication": {
+            "replicas": min(node["replication"].get("replicas", 0) for node in nodes),
+            "behind_bytes": max((value for value in behind if value is not None), default=None),
+        },
+        "loading": any(node["loading"] for node in nodes),
     }
 
 
@@ -199,6 +275,38 @@ class Script:
     def evalsha(self, client: Redis | Pipeline, keys: Sequence[str | bytes], args: Sequence[Any]) -> Awaitable[Any]:
         """Queue it on a pipeline, or start it on a client, by digest only: the caller handles `NoScriptError`."""
         return client.evalsha(self.sha, len(keys), *keys, *args)
+
+
+async def load(client: Redis, scripts: Sequence[Script]) -> None:
+    """Make them known, on a Cluster to every primary."""
+    anywhere: Any = client
+    where = {"target_nodes": RedisCluster.PRIMARIES} if isinstance(anywhere, RedisCluster) else {}
+    for script in scripts:
+        await anywhere.execute_command("SCRIPT LOAD", script.source, **where)
+
+
+async def run_together(client: Redis, calls: Sequence[tuple[Script, Sequence[str], Sequence[Any]]]) -> list[Any]:
+    """The answers, in order: one round trip on a single server, side by side on a Cluster, whose pipelines take no
+    scripts. Raises the first error, `NoScriptError` included."""
+    if isinstance(cast("Any", client), RedisCluster):
+        return await asyncio.gather(*(script.evalsha(client, keys, args) for script, keys, args in calls))
+    async with client.pipeline(transaction=False) as pipe:
+        for script, keys, args in calls:
+            script.evalsha(pipe, keys, args)
+        answers: list[Any] = await pipe.execute()
+    return answers
+
+
+async def scan(client: Redis, cursor: int, *, match: str, count: int) -> tuple[int, list[bytes]]:
+    """A page of keys. On a Cluster `match` must carry a hash tag: its slot's node has them all."""
+    anywhere: Any = client
+    if isinstance(anywhere, _Cluster):
+        await anywhere.know_the_slots()
+        node = anywhere.get_node_from_key(match)
+        at_node: Any = await anywhere.scan(cursor, match=match, count=count, target_nodes=node)
+        return next(iter(at_node[0].values())), at_node[1]
+    page: tuple[int, list[bytes]] = await anywhere.scan(cursor, match=match, count=count)
+    return page
 
 
 class Subscription:

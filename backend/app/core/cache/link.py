@@ -10,7 +10,7 @@ from app.core.cache.keep import MIN_CALL_SECONDS
 from app.core.cache.shard import Spend
 from app.core.clock import Clock
 from app.core.errors import Unavailable
-from app.core.redis import Redis, RedisError, Script
+from app.core.redis import Redis, RedisError, Script, scan
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class RedisLink:
             at = cursor
 
             def page(at: int = at) -> Awaitable[Any]:
-                return self._redis.scan(at, match=match, count=SCAN_PAGE)
+                return scan(self._redis, at, match=match, count=SCAN_PAGE)
 
             cursor, names = await self._bounded(page, Spend(SCAN_SECONDS))
             if names:

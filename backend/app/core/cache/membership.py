@@ -33,7 +33,7 @@ async def join_fleet(
     """
     # Every call is bounded in the link; a time limit in the client as well costs 30 µs a call.
     commands = connect(url, timeout_seconds=None, max_connections=MAX_CONNECTIONS, name="chorus-cache")
-    channels = connect(url, timeout_seconds=None, name="chorus-cache-channel", protocol=2)
+    channels = connect(url, timeout_seconds=None, name="chorus-cache-channel", protocol=2, any_node=True)
     origin = secrets.token_hex(8)
     shard = Shard(RedisLink(commands, clock=clock), prefix=f"{namespace}:{{c0}}:", origin=origin)
     shared = SharedTier([shard], clock=clock)

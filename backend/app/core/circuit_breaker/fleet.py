@@ -17,7 +17,8 @@ from app.core.circuit_breaker.link import FleetLink
 from app.core.circuit_breaker.rules import CLOSED
 from app.core.circuit_breaker.wire import FORCE, FORCED, READ, REPORT, SCRIPTS, FleetWord, Keys, read_message, read_word
 from app.core.errors import Unavailable
-from app.core.redis import Redis, RedisError, Script
+from app.core.redis import Redis, RedisError, Script, run_together
+from app.core.redis import load as load_scripts
 
 logger = logging.getLogger("app.core.circuit_breaker")
 
@@ -232,16 +233,11 @@ class BreakerFleet:
     async def _exchange(
         self, told: Sequence[tuple[FleetLink, list[Any]]], groups: dict[str, list[str]], *, load: bool
     ) -> list[Any]:
-        async with self._redis.pipeline(transaction=False) as pipe:
-            if load:
-                for script in SCRIPTS:
-                    pipe.script_load(script.source)
-            for link, args in told:
-                REPORT.evalsha(pipe, link.report_keys, args)
-            for group, names in groups.items():
-                READ.evalsha(pipe, *self._read_call(group, names))
-            answers: list[Any] = await pipe.execute()
-        return answers[len(SCRIPTS) if load else 0 :]
+        if load:
+            await load_scripts(self._redis, SCRIPTS)
+        calls = [(REPORT, link.report_keys, args) for link, args in told]
+        calls += [(READ, *self._read_call(group, names)) for group, names in groups.items()]
+        return await run_together(self._redis, calls)
 
     async def run(self) -> None:
         """Listen and resync until cancelled."""

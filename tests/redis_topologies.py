@@ -1,0 +1,162 @@
+"""More than one Redis on loopback: a cluster of three primaries, and a primary with a replica and three sentinels."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from app.sandbox.processes import ChildProcess, free_port
+
+SLOTS = 16384
+PASSWORD = "of-the-test-suite"
+SERVICE = "chorus"
+COMMON = f"bind 127.0.0.1\nprotected-mode yes\nrequirepass {PASSWORD}\n"
+DATA = f'masterauth {PASSWORD}\nappendonly yes\nsave ""\nmaxmemory-policy noeviction\nrepl-diskless-sync-delay 0\n'
+
+
+def client(port: int, *, password: str | None = PASSWORD) -> redis.Redis:
+    return redis.Redis(port=port, password=password, socket_timeout=2, retry=None)
+
+
+def wait_until(is_so: Callable[[], bool], what: str, *, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(redis.RedisError):
+            if is_so():
+                return
+        time.sleep(0.02)
+    raise TimeoutError(what)
+
+
+class Node:
+    """One server process, started by `start`, on a port of its own."""
+
+    def __init__(self, program: Path, folder: Path, config: str, *, arguments: tuple[str, ...] = ()) -> None:
+        self.port = free_port()
+        folder.mkdir()
+        file = folder / "server.conf"
+        file.write_text(f"port {self.port}\ndir {folder}\n{COMMON}{config}", encoding="utf-8")
+        self._process = ChildProcess(
+            f"valkey {self.port}",
+            [program, file, *arguments],
+            log_file=folder / "server.log",
+            pid_file=folder / "server.pid",
+            cwd=folder,
+        )
+
+    def start(self) -> None:
+        self._process.start()
+        with client(self.port) as connection:
+            wait_until(lambda: bool(connection.ping()), f"no answer: {self._process.log_tail()}")
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+@dataclass
+class Cluster:
+    nodes: list[Node]
+
+    @property
+    def url(self) -> str:
+        return f"redis+cluster://:{PASSWORD}@" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    def empty(self) -> None:
+        for node in self.nodes:
+            with client(node.port) as connection:
+                connection.flushall()
+                connection.script_flush()
+
+
+@contextmanager
+def running_cluster(program: Path, folder: Path, *, primaries: int = 3) -> Iterator[Cluster]:
+    config = f"cluster-enabled yes\ncluster-node-timeout 2000\n{DATA}"
+    with ExitStack() as stack:
+        nodes = [Node(program, folder / f"primary-{n}", config) for n in range(primaries)]
+        for node in nodes:
+            stack.callback(node.kill)
+            node.start()
+        part = SLOTS // primaries
+        for n, node in enumerate(nodes):
+            with client(node.port) as connection:
+                last = SLOTS - 1 if n == primaries - 1 else (n + 1) * part - 1
+                connection.execute_command("CLUSTER", "ADDSLOTSRANGE", n * part, last)
+                # Different epochs from the start; else they are settled by collisions, which takes seconds.
+                connection.execute_command("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
+                connection.execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
+        for node in nodes:
+            with client(node.port) as connection:
+
+                def knows_all(connection: redis.Redis = connection) -> bool:
+                    info = connection.execute_command("CLUSTER INFO")
+                    return info["cluster_state"] == "ok" and int(info["cluster_size"]) == primaries
+
+                wait_until(knows_all, "the cluster did not form")
+        yield Cluster(nodes)
+
+
+@dataclass
+class Guarded:
+    """Sentinel's setting. `fail_over` kills the primary and returns when the replica has taken its place."""
+
+    primary: Node
+    replica: Node
+    sentinels: list[Node]
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.sentinels)
+        return f"redis+sentinel://:{PASSWORD}@{hosts}/{SERVICE}/0?sentinel_password={PASSWORD}"
+
+    def fail_over(self) -> float:
+        """Seconds until the sentinels name the other one. What the replica had not yet received is lost: Redis'
+        replication is asynchronous."""
+        with client(self.primary.port) as connection:
+            connection.execute_command("WAIT", 1, 5000)
+        started = time.monotonic()
+        self.primary.kill()
+        wait_until(lambda: self._named() == self.replica.port, "no failover")
+        with client(self.replica.port) as connection:
+            wait_until(lambda: connection.role()[0] == b"master", "the replica was not promoted")
+        return time.monotonic() - started
+
+    def _named(self) -> int:
+        with client(self.sentinels[0].port) as connection:
+            host = connection.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        return int(host[1])
+
+
+@contextmanager
+def running_sentinels(program: Path, folder: Path) -> Iterator[Guarded]:
+    with ExitStack() as stack:
+        primary = Node(program, folder / "primary", DATA)
+        replica = Node(program, folder / "replica", f"{DATA}replicaof 127.0.0.1 {primary.port}\n")
+        for node in (primary, replica):
+            stack.callback(node.kill)
+            node.start()
+        with client(primary.port) as connection:
+            wait_until(lambda: connection.info("replication")["connected_slaves"] == 1, "no replica")
+        watch = (
+            f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} 2\n"
+            f"sentinel auth-pass {SERVICE} {PASSWORD}\nsentinel sentinel-pass {PASSWORD}\n"
+            f"sentinel down-after-milliseconds {SERVICE} 500\nsentinel failover-timeout {SERVICE} 5000\n"
+        )
+        sentinels = [Node(program, folder / f"sentinel-{n}", watch, arguments=("--sentinel",)) for n in range(3)]
+        for node in sentinels:
+            stack.callback(node.kill)
+            node.start()
+        for node in sentinels:
+            with client(node.port) as connection:
+
+                def knows(connection: redis.Redis = connection) -> bool:
+                    state = connection.sentinel_master(SERVICE)
+                    return state["num-other-sentinels"] == 2 and state["num-slaves"] == 1
+
+                wait_until(knows, "the sentinels do not know each other")
+        yield Guarded(primary, replica, sentinels)

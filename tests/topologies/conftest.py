@@ -1,0 +1,36 @@
+"""`valkey_url` is a cluster of three primaries in this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.sandbox.servers.location import Location
+from redis_topologies import Cluster, running_cluster
+from serving import Outside, outside_world
+
+
+@pytest.fixture(scope="package")
+def cluster(server_location: Location, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(server_location.valkey_server, tmp_path_factory.mktemp("cluster")) as running:
+        yield running
+
+
+@pytest.fixture
+def valkey_url(cluster: Cluster) -> str:
+    """An empty cluster."""
+    cluster.empty()
+    return cluster.url
+
+
+@pytest.fixture
+async def outside() -> Iterator[Outside]:
+    async with outside_world() as world:
+        yield world
+
+
+@pytest.fixture
+def program(server_location: Location) -> Path:
+    return server_location.valkey_server

@@ -1,0 +1,5 @@
+"""The suite of integration/test_fleet_breaker.py on three primaries."""
+
+from __future__ import annotations
+
+from integration.test_fleet_breaker import *  # noqa: F403

@@ -1,0 +1,5 @@
+"""The suite of integration/test_pacing.py on three primaries."""
+
+from __future__ import annotations
+
+from integration.test_pacing import *  # noqa: F403

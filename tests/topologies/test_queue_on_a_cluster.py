@@ -1,0 +1,5 @@
+"""The suite of integration/test_queue.py on three primaries."""
+
+from __future__ import annotations
+
+from integration.test_queue import *  # noqa: F403
