@@ -43,8 +43,8 @@ class Line:
             raise RedisTimeoutError("lost")
         return answer
 
-    async def evalsha(self, *args: Any) -> Any:
-        return await self._through(lambda: self.redis.evalsha(*args))
+    async def execute_command(self, *args: Any) -> Any:
+        return await self._through(lambda: self.redis.execute_command(*args))
 
     async def eval(self, *args: Any) -> Any:
         return await self._through(lambda: self.redis.eval(*args))
