@@ -49,8 +49,9 @@ class Loading:
         self._find_absent = self._absent.find
         self.hits = 0
         self._debug = False
-        self._flights: dict[str, Flight] = {}
-        self._refreshes: dict[str, Flight] = {}
+        # By key and codec: a key read as two types is two look-ups, and an invalidation must reach both.
+        self._flights: dict[tuple[str, Codec], Flight] = {}
+        self._refreshes: dict[tuple[str, Codec], Flight] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._shared: SharedTier | None = None
         self._counts = Counts()
@@ -62,12 +63,12 @@ class Loading:
         self, key: str, fetch: Callable[..., Awaitable[T]], args: tuple[Any, ...], codec: Codec, keep: Keep
     ) -> T:
         """Join the look-up of `key`, or start one. Being cancelled cancels nobody else and not the load."""
-        flight = self._flights.get(key)
-        if flight is not None and flight.codec is codec:
+        flight = self._flights.get((key, codec))
+        if flight is not None:
             self._counts.coalesced += 1
             return cast(T, await asyncio.shield(flight.future()))
         flight = self._flight(key, fetch, args, codec, keep)
-        self._flights[key] = flight
+        self._flights[key, codec] = flight
         if flight.shard is not None and not flight.uncached:
             # Without a task of its own: most of what is not in memory is there.
             try:
@@ -87,13 +88,13 @@ class Loading:
         """Have an entry that is due loaded anew, by this replica or another, while it still serves."""
         entry.due = False
         entry.refresh_at = min(entry.expires_at, self._monotonic() + STALE_RETRY_SECONDS)
-        if key in self._refreshes or key in self._flights:
+        if (key, codec) in self._refreshes or (key, codec) in self._flights:
             return
         flight = self._flight(key, fetch, args, codec, keep)
         if flight.uncached or flight.shard is None:
             return
         flight.seen = round(entry.expires_at * 1e6 + flight.shard.channel.ahead_us)
-        self._refreshes[key] = flight
+        self._refreshes[key, codec] = flight
         self._counts.refreshes += 1
         self._start(flight)
 
@@ -167,8 +168,8 @@ class Loading:
 
     def _land(self, flight: Flight) -> None:
         for flights in (self._flights, self._refreshes):
-            if flights.get(flight.key) is flight:
-                del flights[flight.key]
+            if flights.get((flight.key, flight.codec)) is flight:
+                del flights[flight.key, flight.codec]
 
     async def _bring(self, flight: Flight) -> Any:
         if flight.shard is None:

@@ -178,11 +178,10 @@ class Cache(Loading):
 
     def _drop(self, target: Target) -> int:
         for flights in (self._flights, self._refreshes):
-            doomed = [target.text] if target.kind is Kind.KEY else [key for key in flights if target.matches(key)]
-            for key in doomed:
-                flight = flights.pop(key, None)
-                if flight is not None:
-                    flight.dirty = True
+            exact = target.text if target.kind is Kind.KEY else None
+            for key, codec in tuple(flights):
+                if key == exact if exact is not None else target.matches(key):
+                    flights.pop((key, codec)).dirty = True
         if target.kind is Kind.KEY:
             return int(self._present.drop(target.text)) + int(self._absent.drop(target.text))
         return self._drop_if(lambda key, _entry: target.matches(key))
@@ -194,7 +193,7 @@ class Cache(Loading):
         for flights in (self._flights, self._refreshes):
             for flight in [flight for flight in flights.values() if flight.shard is shard]:
                 flight.dirty = True
-                del flights[flight.key]
+                del flights[flight.key, flight.codec]
         self._drop_if(lambda _key, entry: entry.channel is shard.channel)
 
     def _drop_if(self, condition: Callable[[str, Entry], bool]) -> int:
