@@ -1,0 +1,28 @@
+"""Fixtures of the cache's failure tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from app.core.cache import Cache, join_fleet
+from proxy import proxied
+
+from .cache_kit import Replica, World
+
+
+@pytest.fixture
+async def replicas(valkey_url: str) -> AsyncIterator[tuple[Replica, Replica]]:
+    async with AsyncExitStack() as stack:
+        world = World()
+        made = []
+        for _ in range(2):
+            proxy = await stack.enter_async_context(proxied(valkey_url))
+            cache = Cache()
+            shared = await stack.enter_async_context(join_fleet(cache, proxy.url, namespace="test"))
+            made.append(Replica(cache, shared, proxy, world))
+        for replica in made:
+            assert replica.trusted
+        yield made[0], made[1]
