@@ -1,4 +1,4 @@
-"""`chorus`: serve · demo · sandbox · migrate · doctor · breakers · cache · account."""
+"""`chorus`: serve · demo · sandbox · migrate · doctor · fleet · queue · breakers · cache · account."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from app import __version__
+from app.cli_fleet import COMMANDS
 from app.core.config import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
@@ -276,6 +277,10 @@ async def _add_account(settings: Settings, fields: dict[str, Any]) -> Any:
         return await AccountService(store, cipher).create(OPERATOR, **account.model_dump())
     finally:
         await store.aclose()
+
+
+for _command in COMMANDS:
+    main.add_command(_command)
 
 
 def _settings(**overrides: Any) -> Settings:

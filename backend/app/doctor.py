@@ -101,6 +101,12 @@ def _unsafe(settings: Settings, about: Mapping[str, Any], fsync: str | None) -> 
         detail = f"maxmemory-policy is {about['eviction']}: a full server drops messages"
         mend = "maxmemory-policy noeviction; the cache can have a server of its own with REDIS_CACHE_URL"
         yield Finding("redis eviction", severity, detail, mend)
+    if about["persistence"] == "aof" and about["aof_last_write"] != "ok":
+        detail = "the last write of the append-only file failed: a restart loses accepted messages"
+        yield Finding("redis disk", severity, detail, "room on its disk; do not restart it before that")
+    if not about["memory"]["max_bytes"]:
+        detail = "maxmemory is not set: a full server is ended by the kernel instead of refusing"
+        yield Finding("redis memory", "warn", detail, "maxmemory, below what the machine has")
     if settings.durability is Durability.FSYNC and fsync != "always":
         yield Finding("redis fsync", "bad", f"DURABILITY=fsync, but appendfsync is {fsync}", "appendfsync always")
 

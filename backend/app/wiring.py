@@ -134,19 +134,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
     stack.push_async_callback(close_http_client)
     redis = connect_redis(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS)
     stack.push_async_callback(redis.aclose)
-    blocking = connect_redis(settings.redis_url or "", timeout_seconds=BLOCKING_TIMEOUT_SECONDS, name="chorus-wait")
-    stack.push_async_callback(blocking.aclose)
-    queue = Queue(
-        redis,
-        blocking,
-        namespace=settings.redis_namespace,
-        shards=CLUSTER_SHARDS if is_cluster(settings.redis_url or "") else 1,
-        debounce_seconds=settings.debounce_seconds,
-        lease_seconds=settings.lease_seconds,
-        max_pending=settings.queue_max_pending,
-        put_timeout_seconds=PUT_SECONDS if settings.ingest_fallback is IngestFallback.NONE else DIVERT_SECONDS,
-    )
-    stack.push_async_callback(queue.aclose)
+    queue = open_queue(settings, stack, redis)
     registry = Registry(redis, namespace=settings.redis_namespace, replica_id=_replica_id())
     stack.push_async_callback(_leave, registry)
     breakers = open_breakers(settings, stack, registry)
@@ -339,6 +327,24 @@ def open_breakers(settings: Settings, stack: AsyncExitStack, registry: Registry)
         replica_id=registry.replica_id,
         replicas=lambda: registry.count,
     )
+
+
+def open_queue(settings: Settings, stack: AsyncExitStack, redis: Redis) -> Queue:
+    """With a client of its own for waiting."""
+    blocking = connect_redis(settings.redis_url or "", timeout_seconds=BLOCKING_TIMEOUT_SECONDS, name="chorus-wait")
+    stack.push_async_callback(blocking.aclose)
+    queue = Queue(
+        redis,
+        blocking,
+        namespace=settings.redis_namespace,
+        shards=CLUSTER_SHARDS if is_cluster(settings.redis_url or "") else 1,
+        debounce_seconds=settings.debounce_seconds,
+        lease_seconds=settings.lease_seconds,
+        max_pending=settings.queue_max_pending,
+        put_timeout_seconds=PUT_SECONDS if settings.ingest_fallback is IngestFallback.NONE else DIVERT_SECONDS,
+    )
+    stack.push_async_callback(queue.aclose)
+    return queue
 
 
 async def open_store(settings: Settings) -> Store:

@@ -26,8 +26,10 @@ def say(*lines: object) -> None:
 
 def main() -> int:
     """0 whatever the figures are; 1 if a benchmark could not be carried out."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=ingest.__doc__)
-    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="run only these")
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="What Chorus is held to, measured here.")
+    parser.add_argument(
+        "names", nargs="*", choices=[*BENCHMARKS, []], metavar="name", help=f"of {', '.join(BENCHMARKS)}"
+    )
     names = parser.parse_args().names or list(BENCHMARKS)
     bars, broken = [], False
     with stage() as servers:

@@ -146,6 +146,38 @@ async def test_account_add_creates_an_account_that_answers(
     await customer.wait_for_reply()
 
 
+async def test_the_fleet_and_its_queue_are_shown_and_dead_letters_replayed_and_dropped(
+    world: World, tmp_path: Path, fleet_env: dict[str, str]
+) -> None:
+    fleet = chorus(tmp_path, "fleet", **fleet_env)
+    assert (fleet.returncode, fleet.stdout.splitlines()[-1]) == (0, "3 alive"), fleet.stderr
+    for replica in world.fleet.replicas:
+        assert f"-{replica.pid}-" in fleet.stdout
+    unknown = {"object": "whatsapp_business_account", "entry": [{"changes": [{"field": "new_field", "value": {}}]}]}
+    assert (await world.post(unknown)).status_code == 200
+    await world.until_idle()
+    status = chorus(tmp_path, "queue", "status", **fleet_env)
+    assert "0  events waiting or being handled" in status.stdout
+    listed = chorus(tmp_path, "queue", "dead", "--limit", "1000", **fleet_env)
+    (letter,) = [line for line in listed.stdout.splitlines() if "new_field" in line]
+    ids = letter.split()[0]
+    assert chorus(tmp_path, "queue", "replay", ids, **fleet_env).stdout == "replayed 1\n"
+    await world.until_idle()
+    again = chorus(tmp_path, "queue", "dead", "--limit", "1000", **fleet_env)
+    (letter,) = [line for line in again.stdout.splitlines() if "new_field" in line]
+    assert chorus(tmp_path, "queue", "drop", letter.split()[0], "--yes", **fleet_env).stdout == "dropped 1\n"
+    neither = chorus(tmp_path, "queue", "drop", "--yes", **fleet_env)
+    assert (neither.returncode, "name ids" in neither.stderr) == (2, True)
+
+
+def test_fleet_and_queue_say_what_is_missing_or_away(tmp_path: Path) -> None:
+    for command in (["fleet"], ["queue", "status"]):
+        assert "REDIS_URL is missing" in chorus(tmp_path, *command).stderr
+        away = chorus(tmp_path, *command, REDIS_URL=COMPLETE["REDIS_URL"])
+        assert away.returncode == 1
+        assert "Traceback" not in away.stderr
+
+
 async def test_migrating_an_up_to_date_database_does_nothing(
     world: World, tmp_path: Path, fleet_env: dict[str, str]
 ) -> None:
@@ -157,7 +189,10 @@ async def test_migrating_an_up_to_date_database_does_nothing(
 
 
 def test_every_command_has_help(tmp_path: Path) -> None:
-    for args in ([], ["serve"], ["demo"], ["sandbox"], ["migrate"], ["doctor"], ["account"], ["account", "add"]):
+    for args in (
+        [], ["serve"], ["demo"], ["sandbox"], ["migrate"], ["doctor"], ["account"], ["account", "add"], ["fleet"],
+        ["queue"], ["queue", "status"], ["queue", "dead"], ["queue", "replay"], ["queue", "drop"],
+    ):  # fmt: skip
         result = chorus(tmp_path, *args, "--help")
         assert result.returncode == 0
         assert "Usage: " in result.stdout

@@ -16,6 +16,7 @@ from app.core.cache import Cache
 from app.core.cache.membership import join_fleet
 from app.core.queue import Event, Queue, QueueUnavailable
 from app.core.redis import connect, describe
+from app.doctor import examine
 from app.main import create_app
 from app.sandbox import webhooks as wa
 from redis_topologies import Cluster, Guarded, client, running_sentinels
@@ -90,6 +91,12 @@ async def test_a_replica_on_a_cluster_does_all_it_does(valkey_url: str, store_ur
         await http.post("/admin/breakers/gemini", json={"action": "auto"})
         for path in ("/admin/fleet", "/admin/breakers", "/admin/cache", "/admin/dead-letters"):
             assert (await http.get(path)).status_code == 200, path
+
+
+async def test_doctor_examines_a_cluster(valkey_url: str, store_url: str, outside: Outside) -> None:
+    findings = await examine(settings_of(outside.url, valkey_url, store_url))
+    assert [finding for finding in findings if finding.is_bad] == []
+    assert any(finding.detail.endswith("cluster") for finding in findings if finding.subject == "redis")
 
 
 async def test_caches_on_a_cluster_share_values_and_invalidations(valkey_url: str) -> None:

@@ -5,6 +5,7 @@
     logger.info("settled", extra={"conversation": id})     # extra fields become keys
 
     request_id = bind_request_id()                         # every later line of this task carries it
+    bind_messages(["message:1:wamid.x"])                   # and which messages it is about
     log_canonical("webhook", status=200, ms=1.2)           # the one line that tells a unit of work
 
 Identifiers belong into fields, personal data nowhere. As a last line of defence every line is searched for what
@@ -13,13 +14,16 @@ must not be there: bearer tokens, API keys, JWTs, signatures, phone numbers. It 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import re
 import sys
 import traceback
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -29,6 +33,9 @@ from structlog.contextvars import bind_contextvars, get_contextvars
 from app.core.config import LogFormat
 
 _canonical = logging.getLogger("app.canonical")
+
+TRACE_DIGITS = 12
+MAX_TRACES = 10
 
 _QUIET = ("httpx", "httpcore", "uvicorn.access", "hpack")
 """Libraries that log every request, URL included; our canonical lines say it better."""
@@ -68,6 +75,17 @@ def bind_request_id(value: str | None = None) -> str:
     request_id = value or os.urandom(8).hex()
     bind_contextvars(request_id=request_id)
     return request_id
+
+
+def trace_of(message_id: str) -> str:
+    """A short name for a message that is safe in logs and the same in every replica. WhatsApp's own ids are not safe:
+    the customer's phone number is inside, in base64."""
+    return hashlib.sha256(message_id.encode()).hexdigest()[:TRACE_DIGITS]
+
+
+def bind_messages(message_ids: Iterable[str]) -> None:
+    """Every later line of this task names these messages (the first few), from the webhook to the send."""
+    bind_contextvars(messages=[trace_of(message_id) for message_id in islice(message_ids, MAX_TRACES)])
 
 
 def request_id() -> str | None:

@@ -10,8 +10,7 @@ import asyncio
 import hashlib
 import math
 import random
-import re
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any, cast
@@ -29,6 +28,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from app.core.errors import Unavailable
+from app.core.redis_info import about_cluster, about_server
 from app.core.redis_url import RedisUrl, Topology
 
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
@@ -37,7 +37,7 @@ UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 __all__ = [
     "UNREACHABLE", "NoScriptError", "Pipeline", "Redis", "RedisConnectionError", "RedisError", "RedisTimeoutError",
     "ResponseError", "Script", "Subscription", "configured", "connect", "describe",
-    "is_cluster", "load", "run_together", "scan",
+    "is_cluster", "run_together", "scan",
 ]  # fmt: skip
 
 
@@ -173,67 +173,14 @@ async def describe(client: Redis) -> dict[str, Any]:
     try:
         if isinstance(cast("Any", client), RedisCluster):
             nodes = await client.info(target_nodes=RedisCluster.PRIMARIES)
-            return _of_cluster([_about(info) for info in nodes.values()])
-        return _about(await client.info())
+            return about_cluster(list(nodes.values()))
+        return about_server(await client.info())
     except (RedisError, OSError) as exc:
         raise Unavailable("redis", str(exc)) from exc
 
 
 def is_cluster(url: str) -> bool:
     return RedisUrl.parse(url).topology is Topology.CLUSTER
-
-
-def _about(info: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "version": info.get("valkey_version") or info.get("redis_version"),
-        "role": info.get("role"),
-        "persistence": "aof" if info.get("aof_enabled") else "rdb or none",
-        "aof_last_write": info.get("aof_last_write_status"),
-        "eviction": info.get("maxmemory_policy"),
-        "memory": _memory(info),
-        "replication": _replication(info),
-        "loading": bool(info.get("loading")),
-        "clients": info.get("connected_clients"),
-    }
-
-
-def _of_cluster(nodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    if not nodes:
-        raise RedisConnectionError("the cluster has no primaries")
-
-    def worst(name: str, good: str) -> Any:
-        return next((node[name] for node in nodes if node[name] != good), good)
-
-    fullest = max(nodes, key=lambda node: (node["memory"]["used_ratio"] or 0, node["memory"]["used_bytes"]))
-    behind = [node["replication"].get("behind_bytes") for node in nodes]
-    return fullest | {
-        "role": "cluster",
-        "primaries": len(nodes),
-        "persistence": worst("persistence", "aof"),
-        "aof_last_write": worst("aof_last_write", "ok"),
-        "eviction": worst("eviction", "noeviction"),
-        "replication": {
-            "replicas": min(node["replication"].get("replicas", 0) for node in nodes),
-            "behind_bytes": max((value for value in behind if value is not None), default=None),
-        },
-        "loading": any(node["loading"] for node in nodes),
-    }
-
-
-def _memory(info: Mapping[str, Any]) -> dict[str, Any]:
-    used, limit = info.get("used_memory", 0), info.get("maxmemory", 0)
-    return {"used_bytes": used, "max_bytes": limit, "used_ratio": round(used / limit, 3) if limit else None}
-
-
-def _replication(info: Mapping[str, Any]) -> dict[str, Any]:
-    """A primary tells its replicas and how far the slowest one is behind; a replica tells its link to the primary."""
-    if info.get("role") == "slave":
-        return {"link": info.get("master_link_status"), "silent_seconds": info.get("master_last_io_seconds_ago")}
-    offset = info.get("master_repl_offset", 0)
-    # redis-py parses a line "ip=…,offset=…" into a mapping.
-    replicas = [value for name, value in info.items() if re.fullmatch(r"slave\d+", name) and isinstance(value, Mapping)]
-    behind = max((offset - replica.get("offset", 0) for replica in replicas), default=None)
-    return {"replicas": info.get("connected_slaves", 0), "behind_bytes": behind}
 
 
 async def configured(client: Redis, name: str) -> str | None:
@@ -279,24 +226,23 @@ class Script:
         return started
 
 
-async def load(client: Redis, scripts: Sequence[Script]) -> None:
-    """Make them known, on a Cluster to every primary."""
-    anywhere: Any = client
-    where = {"target_nodes": RedisCluster.PRIMARIES} if isinstance(anywhere, RedisCluster) else {}
-    for script in scripts:
-        await anywhere.execute_command("SCRIPT LOAD", script.source, **where)
-
-
-async def run_together(client: Redis, calls: Sequence[tuple[Script, Sequence[str], Sequence[Any]]]) -> list[Any]:
+async def run_together(
+    client: Redis, calls: Sequence[tuple[Script, Sequence[str], Sequence[Any]]], *, load: Sequence[Script] = ()
+) -> list[Any]:
     """The answers, in order: one round trip on a single server, side by side on a Cluster, whose pipelines take no
-    scripts. Raises the first error, `NoScriptError` included."""
-    if isinstance(cast("Any", client), RedisCluster):
+    scripts. `load`: make these known first. Raises the first error, `NoScriptError` included."""
+    anywhere: Any = client
+    if isinstance(anywhere, RedisCluster):
+        for script in load:
+            await anywhere.script_load(script.source)
         return await asyncio.gather(*(script.evalsha(client, keys, args) for script, keys, args in calls))
     async with client.pipeline(transaction=False) as pipe:
+        for script in load:
+            pipe.script_load(script.source)
         for script, keys, args in calls:
             script.evalsha(pipe, keys, args)
         answers: list[Any] = await pipe.execute()
-    return answers
+    return answers[len(load) :]
 
 
 async def scan(client: Redis, cursor: int, *, match: str, count: int) -> tuple[int, list[bytes]]:

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from app.core.http_client import close_http_client, request
+from app.core.logging import trace_of
 from app.core.secrets import TokenCipher
 from app.sandbox.bakery import BAKERY
 from app.sandbox.client import SandboxClient
@@ -147,7 +148,7 @@ def _report(scenes: list[Scene], fleet: LocalFleet) -> None:
         for said in scene.said:
             print(f"  {scene.customer:>8}  {said.text}   [{said.how} → {said.accepted_by}]")
         for reply in scene.replies:
-            worker = next((handled[said.id] for said in scene.said if said.id in handled), "?")
+            worker = next((handled[name] for said in scene.said if (name := trace_of(said.id)) in handled), "?")
             first, *more = reply.text.splitlines()
             print(f"  {'bakery':>8}  {first}   [{reply.after_seconds * 1000:.0f} ms, {worker}]")
             for line in more:
@@ -163,7 +164,7 @@ def _report(scenes: list[Scene], fleet: LocalFleet) -> None:
 
 
 def _who_handled(fleet: LocalFleet) -> dict[str, str]:
-    """Message id -> replica, from the canonical log lines."""
+    """Trace of a message -> replica, from the canonical log lines."""
     found: dict[str, str] = {}
     for replica in fleet.replicas:
         for line in replica.log_file.read_text(errors="replace").splitlines():
@@ -171,7 +172,7 @@ def _who_handled(fleet: LocalFleet) -> dict[str, str]:
                 continue
             entry = json.loads(line)
             if entry.get("outcome") == "replied":
-                found[entry["first_event"].rsplit(":", 1)[-1]] = replica.name
+                found |= dict.fromkeys(entry["messages"], replica.name)
     return found
 
 

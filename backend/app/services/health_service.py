@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import orjson
+from prometheus_client import Gauge
 
 from app.core.circuit_breaker import CircuitBreaker
 from app.core.clock import SYSTEM_CLOCK, Clock
@@ -23,6 +24,9 @@ PAGE_SECONDS = 0.25
 """How old the rendered /health may be. What changes readiness or liveness is never that late."""
 
 Page = tuple[int, bytes]
+
+READY = Gauge("chorus_ready", "1: /health/ready says 200")
+FLEET = Gauge("chorus_fleet_replicas", "Replicas with a heartbeat, as this one sees it")
 
 
 class Fleet(Protocol):
@@ -86,6 +90,8 @@ class HealthService:
                 self._internal_view = await self._internals()
             except Unavailable as exc:
                 self._internal_view = dict(self._internal_view) | {"queue": {"error": str(exc)}}
+            READY.set(self.readiness()[0] == 200)
+            FLEET.set(self._fleet.count)
             await self._clock.sleep(INTERNALS_SECONDS)
 
     def liveness(self) -> tuple[int, dict[str, Any]]:

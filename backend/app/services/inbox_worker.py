@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from prometheus_client import Counter, Histogram
 
-from app.core.logging import log_canonical
+from app.core.logging import bind_messages, log_canonical
 from app.core.queue import Claim, LeaseLost, Queue
 from app.domain.errors import (
     AccountRejected,
@@ -38,7 +38,7 @@ from app.domain.webhook import Kind, to_inbound
 from app.services.bot_service import BotService, Handled, Run
 from app.services.conversation_service import ConversationService
 from app.services.delivery import Postponed
-from app.services.ingest_service import Incoming, decode
+from app.services.ingest_service import Incoming, decode, whatsapp_id
 
 logger = logging.getLogger(__name__)
 
@@ -178,6 +178,7 @@ class InboxWorker:
 
     async def _handle(self, claim: Claim) -> None:
         started = time.perf_counter()
+        bind_messages(whatsapp_id(event) for event in claim.events)
         kind, _, _ = claim.mailbox.partition(":")
         result = Handled("cancelled", 0)
         try:
@@ -203,7 +204,6 @@ class InboxWorker:
                 events=len(claim.events),
                 attempt=claim.attempts + 1,
                 token=claim.token,
-                first_event=claim.events[0].id,
                 ms=round(seconds * 1000, 2),
                 stages_ms=result.stages,
             )
@@ -263,7 +263,7 @@ class InboxWorker:
             logging.WARNING if expected else logging.ERROR,
             "handling failed",
             exc_info=None if expected else exc,
-            extra={"first_event": claim.events[0].id, "attempt": claim.attempts + 1, "reason": str(exc)},
+            extra={"attempt": claim.attempts + 1, "reason": str(exc)},
         )
         delay = min(FAILED_RETRY_CAP_SECONDS, FAILED_RETRY_SECONDS * 2**claim.attempts) * (0.5 + random.random())  # noqa: S311
         reason = f"{type(exc).__name__}: {exc}"

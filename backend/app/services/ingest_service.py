@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from app.core.logging import bind_messages
 from app.core.queue import Event, PutResult
 from app.domain.webhook import Json, Kind, WebhookEvent, parse_webhook
 
@@ -25,7 +26,15 @@ class IngestService:
 
     async def accept(self, payload: Any) -> PutResult:
         """Store every update of `payload`, or raise `Unavailable` so that Meta delivers it again."""
-        return await self._destination.put([encode(event) for event in parse_webhook(payload)])
+        events = [encode(event) for event in parse_webhook(payload)]
+        bind_messages(whatsapp_id(event) for event in events)
+        return await self._destination.put(events)
+
+
+def whatsapp_id(event: Event) -> str:
+    """The id of the message an event is about: `<kind>:<number>:<this>[:<status>]`."""
+    parts = event.id.split(":")
+    return parts[2] if len(parts) > 2 else event.id
 
 
 def encode(event: WebhookEvent) -> Event:

@@ -18,7 +18,6 @@ from app.core.circuit_breaker.rules import CLOSED
 from app.core.circuit_breaker.wire import FORCE, FORCED, READ, REPORT, SCRIPTS, FleetWord, Keys, read_message, read_word
 from app.core.errors import Unavailable
 from app.core.redis import Redis, RedisError, Script, run_together
-from app.core.redis import load as load_scripts
 
 logger = logging.getLogger("app.core.circuit_breaker")
 
@@ -233,11 +232,9 @@ class BreakerFleet:
     async def _exchange(
         self, told: Sequence[tuple[FleetLink, list[Any]]], groups: dict[str, list[str]], *, load: bool
     ) -> list[Any]:
-        if load:
-            await load_scripts(self._redis, SCRIPTS)
         calls = [(REPORT, link.report_keys, args) for link, args in told]
         calls += [(READ, *self._read_call(group, names)) for group, names in groups.items()]
-        return await run_together(self._redis, calls)
+        return await run_together(self._redis, calls, load=SCRIPTS if load else ())
 
     async def run(self) -> None:
         """Listen and resync until cancelled."""

@@ -1,0 +1,83 @@
+"""What INFO says, in the few words that /health, `chorus doctor` and the alerts need."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prometheus_client import Gauge
+
+MEMORY_USED = Gauge("chorus_redis_memory_used_bytes", "Redis' used_memory; of a cluster the fullest primary's")
+MEMORY_MAX = Gauge("chorus_redis_memory_max_bytes", "Redis' maxmemory; 0: no limit")
+REPLICAS = Gauge("chorus_redis_replicas", "Replicas of the primary; of a cluster the fewest of any primary")
+DURABLE = Gauge("chorus_redis_durable", "1: the append-only file is on and its last write went well")
+
+
+def about_server(info: Mapping[str, Any]) -> dict[str, Any]:
+    """One server's INFO in the words of /health. Sets the gauges."""
+    about = _about(info)
+    _count(about)
+    return about
+
+
+def _about(info: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "version": info.get("valkey_version") or info.get("redis_version"),
+        "role": info.get("role"),
+        "persistence": "aof" if info.get("aof_enabled") else "rdb or none",
+        "aof_last_write": info.get("aof_last_write_status"),
+        "eviction": info.get("maxmemory_policy"),
+        "memory": _memory(info),
+        "replication": _replication(info),
+        "loading": bool(info.get("loading")),
+        "clients": info.get("connected_clients"),
+    }
+
+
+def about_cluster(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The same for all primaries of a Cluster, at least one: of each figure the worst. Sets the gauges."""
+    nodes = [_about(info) for info in infos]
+
+    def worst(name: str, good: str) -> Any:
+        return next((node[name] for node in nodes if node[name] != good), good)
+
+    fullest = max(nodes, key=lambda node: (node["memory"]["used_ratio"] or 0, node["memory"]["used_bytes"]))
+    behind = [node["replication"].get("behind_bytes") for node in nodes]
+    about = fullest | {
+        "role": "cluster",
+        "primaries": len(nodes),
+        "persistence": worst("persistence", "aof"),
+        "aof_last_write": worst("aof_last_write", "ok"),
+        "eviction": worst("eviction", "noeviction"),
+        "replication": {
+            "replicas": min(node["replication"].get("replicas", 0) for node in nodes),
+            "behind_bytes": max((value for value in behind if value is not None), default=None),
+        },
+        "loading": any(node["loading"] for node in nodes),
+    }
+    _count(about)
+    return about
+
+
+def _memory(info: Mapping[str, Any]) -> dict[str, Any]:
+    used, limit = info.get("used_memory", 0), info.get("maxmemory", 0)
+    return {"used_bytes": used, "max_bytes": limit, "used_ratio": round(used / limit, 3) if limit else None}
+
+
+def _replication(info: Mapping[str, Any]) -> dict[str, Any]:
+    """A primary tells its replicas and how far the slowest one is behind; a replica tells its link to the primary."""
+    if info.get("role") == "slave":
+        return {"link": info.get("master_link_status"), "silent_seconds": info.get("master_last_io_seconds_ago")}
+    offset = info.get("master_repl_offset", 0)
+    # redis-py parses a line "ip=…,offset=…" into a mapping.
+    replicas = [value for name, value in info.items() if re.fullmatch(r"slave\d+", name) and isinstance(value, Mapping)]
+    behind = max((offset - replica.get("offset", 0) for replica in replicas), default=None)
+    return {"replicas": info.get("connected_slaves", 0), "behind_bytes": behind}
+
+
+def _count(about: Mapping[str, Any]) -> None:
+    MEMORY_USED.set(about["memory"]["used_bytes"])
+    MEMORY_MAX.set(about["memory"]["max_bytes"])
+    REPLICAS.set(about["replication"].get("replicas", 0))
+    DURABLE.set(about["persistence"] == "aof" and about["aof_last_write"] == "ok")

@@ -1,0 +1,80 @@
+"""What three replicas write at LOG_LEVEL=DEBUG: enough to follow a message, and nothing that is nobody's business."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from typing import Any
+
+from app.core.logging import trace_of
+from app.sandbox import webhooks as wa
+from app.sandbox.fleet import Served
+
+from .conftest import World
+
+SECRET_WORD = "kumquat"
+
+
+def _written(replicas: list[Served], before: dict[str, int]) -> str:
+    return "".join(replica.log_file.read_text(errors="replace")[before[replica.name] :] for replica in replicas)
+
+
+def _marks(replicas: list[Served]) -> dict[str, int]:
+    return {replica.name: len(replica.log_file.read_text(errors="replace")) for replica in replicas}
+
+
+def _wamid_like_metas(phone: str) -> str:
+    """Meta's own ids carry the phone number in base64."""
+    return "wamid." + base64.b64encode(b"\x1c\x15\x0b" + phone.encode() + b"\x15\x02\x00\x12\x18\x14\x33").decode()
+
+
+async def test_no_token_number_or_text_is_written_at_any_level_whatever_goes_wrong(world: World) -> None:
+    replicas = world.fleet.replicas
+    before = _marks(replicas)
+    customer = world.customer(f"{SECRET_WORD.title()} Smith")
+    phone = customer.person.wa_id
+    wamid = _wamid_like_metas(phone)
+    message = wa.text(customer.person, f"my {SECRET_WORD} is late", id=wamid)
+    await world.sandbox.add_fault("gemini", gemini="unavailable", count=2)
+    sent = await world.post(wa.envelope(wa.messages_change(world.business, [message], [customer.person])))
+    assert sent.status_code == 200
+    await world.sandbox.wait(kind="send", to=phone)
+    # A refused signature, a body that is no JSON, an update of no known shape, a request nobody is allowed to make.
+    await world.post(f'{{"{SECRET_WORD}": "{phone}"}}'.encode(), **{"X-Hub-Signature-256": "sha256=" + "0" * 64})
+    await world.post(f"{SECRET_WORD} {phone}".encode())
+    await world.post(wa.envelope((world.business, {"field": "messages", "value": {"messages": [{"from": phone}]}})))
+    await world.http.get(f"{replicas[0].url}/conversations", headers={"Authorization": "Bearer not-the-operators-key"})
+    await world.until_idle()
+
+    text = _written(replicas, before)
+    keys = world.fleet.keys
+    for secret in (keys.admin, keys.app_secret, keys.encryption, keys.verify_token, "a-token-of-the-sandbox"):
+        assert secret not in text
+    assert "not-the-operators-key" not in text
+    assert SECRET_WORD not in text.lower()
+    assert phone not in text
+    assert wamid not in text
+    assert not re.search(r"redis://[^\s\"]*:[^\s\"]+@|postgresql://[^\s\"]*:[^\s\"]+@", text)
+    for blob in re.findall(r"[A-Za-z0-9+/=]{24,}", text):
+        assert phone.encode() not in base64.b64decode(blob + "=" * (-len(blob) % 4), validate=False)
+
+
+async def test_a_message_is_followed_from_the_webhook_to_the_send_by_one_name(world: World) -> None:
+    replicas = world.fleet.replicas
+    before = _marks(replicas)
+    customer = world.customer()
+    message = wa.text(customer.person, "Where are you?")
+    await world.post(wa.envelope(wa.messages_change(world.business, [message], [customer.person])), replica=1)
+    await world.sandbox.wait(kind="send", to=customer.person.wa_id)
+    await world.until_idle()
+    name = trace_of(message["id"])
+    lines: list[dict[str, Any]] = [json.loads(line) for line in _written(replicas, before).splitlines()]
+    mine = [line for line in lines if name in line.get("messages", ())]
+    webhook = [line for line in mine if line["event"] == "webhook"]
+    handled = [line for line in mine if line["event"] == "handled"]
+    assert len(webhook) == 1
+    assert webhook[0]["request_id"]
+    assert webhook[0]["status"] == 200
+    assert [line["outcome"] for line in handled] == ["replied"]
+    assert {"ms", "stages_ms", "attempt"} <= set(handled[0])
