@@ -177,6 +177,11 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
         outside.store, outside.messenger, outside.pacer, reconcile_seconds=settings.send_reconcile_seconds
     )
     conversations = ConversationService(accounts=accounts, store=outside.store, queue=outside.queue, delivery=delivery)
+    fallback = None
+    if settings.ingest_fallback is IngestFallback.DATABASE:
+        fallback = InboxFallback(
+            outside.queue, outside.store, max_rows=settings.queue_max_pending, put_timeout_seconds=PUT_SECONDS
+        )
     worker = None
     if settings.app_role is not ReplicaRole.API:
         bot = BotService(
@@ -193,10 +198,8 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
             conversations,
             concurrency=settings.worker_concurrency,
             on_beat=lambda: supervisor.beat("worker"),
+            on_queue_away=fallback.suspect if fallback else lambda: None,
         )
-    fallback = None
-    if settings.ingest_fallback is IngestFallback.DATABASE:
-        fallback = InboxFallback(outside.queue, outside.store, max_rows=settings.queue_max_pending)
     return Replica(
         services=Services(
             accounts=accounts,

@@ -9,12 +9,14 @@ from contextlib import AsyncExitStack
 import pytest
 
 from app.adapters.postgres_store import PostgresStore
+from app.core.errors import Unavailable
 from app.core.queue import Event, Queue, QueueFull
 from app.core.redis import connect
-from app.sandbox.servers import Valkey
+from app.domain.models import InboxState
+from app.sandbox.servers import Postgres, Valkey
 from app.services.inbox_fallback import InboxFallback
 
-Make = Callable[[], Awaitable[tuple[InboxFallback, Queue]]]
+Make = Callable[..., Awaitable[tuple[InboxFallback, Queue]]]
 
 
 @pytest.fixture
@@ -26,18 +28,19 @@ async def store(store_url: str) -> AsyncIterator[PostgresStore]:
 
 @pytest.fixture
 async def replica(valkey_url: str, store: PostgresStore) -> AsyncIterator[Make]:
-    """`await replica()`: the ingesting half of one replica, its mover running."""
+    """`await replica()`: the ingesting half of one replica, its mover running if `moving`."""
     async with AsyncExitStack() as stack:
 
-        async def make(*, max_rows: int = 1000) -> tuple[InboxFallback, Queue]:
+        async def make(*, max_rows: int = 1000, moving: bool = True) -> tuple[InboxFallback, Queue]:
             clients = [connect(valkey_url, timeout_seconds=0.5), connect(valkey_url, timeout_seconds=3)]
             for client in clients:
                 stack.push_async_callback(client.aclose)
             queue = Queue(*clients, namespace="test", debounce_seconds=0, max_pending=5000, put_timeout_seconds=0.2)
             stack.push_async_callback(queue.aclose)
-            fallback = InboxFallback(queue, store, max_rows=max_rows)
-            mover = asyncio.create_task(fallback.run())
-            stack.callback(mover.cancel)
+            fallback = InboxFallback(queue, store, max_rows=max_rows, put_timeout_seconds=0.9)
+            if moving:
+                mover = asyncio.create_task(fallback.run())
+                stack.callback(mover.cancel)
             return fallback, queue
 
         yield make
@@ -57,6 +60,12 @@ async def claimed(queue: Queue, count: int) -> list[bytes]:
                 await queue.done(claim)
             await queue.wait(0.05)
     return seen
+
+
+async def until(store: PostgresStore, state: InboxState, *, timeout_seconds: float = 5) -> None:
+    async with asyncio.timeout(timeout_seconds):
+        while await store.inbox_state() is not state:
+            await asyncio.sleep(0.01)
 
 
 async def rows_left(store: PostgresStore) -> int:
@@ -99,7 +108,7 @@ async def test_another_replica_does_not_overtake_what_the_first_put_aside(
     valkey: Valkey, replica: Make, store: PostgresStore
 ) -> None:
     first, queue = await replica()
-    await store.inbox_put([event(0)], max_rows=10)
+    await store.inbox_put([event(0)], max_rows=10, reopen=True)
     second, _ = await replica()
     async with asyncio.timeout(5):
         while await rows_left(store):
@@ -109,7 +118,7 @@ async def test_another_replica_does_not_overtake_what_the_first_put_aside(
 
 
 async def test_movers_of_several_replicas_do_no_harm(valkey: Valkey, replica: Make, store: PostgresStore) -> None:
-    await store.inbox_put([event(n, f"box{n % 7}") for n in range(200)], max_rows=1000)
+    await store.inbox_put([event(n, f"box{n % 7}") for n in range(200)], max_rows=1000, reopen=True)
     movers = [await replica() for _ in range(3)]
     seen = await claimed(movers[0][1], 200)
     assert len(seen) == len(set(seen)) == 200
@@ -118,11 +127,118 @@ async def test_movers_of_several_replicas_do_no_harm(valkey: Valkey, replica: Ma
         assert mine == sorted(mine)
 
 
-async def test_a_full_inbox_refuses(
-    valkey: Valkey, replica: Callable[..., Awaitable[tuple[InboxFallback, Queue]]]
-) -> None:
+async def test_a_full_inbox_refuses(valkey: Valkey, replica: Make) -> None:
     fallback, _ = await replica(max_rows=2)
     valkey.kill()
     await fallback.put([event(0), event(1)])
     with pytest.raises(QueueFull):
         await fallback.put([event(2)])
+
+
+async def test_under_steady_traffic_both_replicas_leave_the_inbox_soon_after_the_outage(
+    valkey: Valkey, replica: Make, store: PostgresStore
+) -> None:
+    replicas = [await replica() for _ in range(2)]
+    sent = [0] * 6
+    stop = asyncio.Event()
+
+    async def talk(box: int) -> None:
+        """One conversation, over both replicas by turns; what is refused comes again, as from Meta."""
+        while not stop.is_set():
+            fallback, _ = replicas[sent[box] % 2]
+            try:
+                await fallback.put([Event(f"{box}.{sent[box]}", f"box{box}", b"%d %d" % (box, sent[box]), True)])
+                sent[box] += 1
+            except Unavailable:
+                pass
+            await asyncio.sleep(0.005)
+
+    async with asyncio.TaskGroup() as group:
+        for box in range(len(sent)):
+            group.create_task(talk(box))
+        async with asyncio.timeout(5):
+            while min(sent) < 5:
+                await asyncio.sleep(0.01)
+        await asyncio.to_thread(valkey.kill)
+        async with asyncio.timeout(5):
+            while await rows_left(store) < 100:
+                await asyncio.sleep(0.01)
+        await asyncio.to_thread(valkey.start)
+        # Closed, nothing is stored there: whatever is accepted from now on, on either replica, went directly.
+        await until(store, InboxState.CLOSED, timeout_seconds=2.5)
+        before = list(sent)
+        async with asyncio.timeout(2):
+            while any(now < then + 10 for now, then in zip(sent, before, strict=True)):
+                await asyncio.sleep(0.01)
+        assert await store.inbox_state() is InboxState.CLOSED
+        stop.set()
+    seen = [tuple(map(int, payload.split())) for payload in await claimed(replicas[0][1], sum(sent))]
+    for box, count in enumerate(sent):
+        assert [n for where, n in seen if where == box] == list(range(count))
+    assert (await replicas[0][1].stats()).pending == 0
+
+
+async def test_what_a_crashed_mover_was_closing_another_finishes(
+    valkey: Valkey, replica: Make, store: PostgresStore
+) -> None:
+    await store.inbox_put([event(0)], max_rows=10, reopen=True)
+    assert await store.inbox_close() is InboxState.CLOSING
+    waiting, queue = await replica(moving=False)
+    put = asyncio.create_task(waiting.put([event(1)]))
+    await replica()
+    await put
+    assert await store.inbox_state() is InboxState.CLOSED
+    assert await claimed(queue, 2) == [b"payload 0", b"payload 1"]
+
+
+async def test_a_put_waits_for_a_closing_inbox_no_longer_than_its_budget(replica: Make, store: PostgresStore) -> None:
+    await store.inbox_put([event(0)], max_rows=10, reopen=True)
+    await store.inbox_close()
+    fallback, queue = await replica(moving=False)
+    async with asyncio.timeout(1.5):
+        with pytest.raises(Unavailable) as refused:
+            await fallback.put([event(1)])
+    assert refused.value.retry_after == 1
+    assert (await queue.stats()).pending == 0
+    assert await rows_left(store) == 1
+
+
+async def test_a_queue_that_fails_while_the_inbox_closes_opens_it_again(
+    valkey: Valkey, replica: Make, store: PostgresStore
+) -> None:
+    await store.inbox_put([event(0)], max_rows=10, reopen=True)
+    await store.inbox_close()
+    valkey.kill()
+    fallback, queue = await replica()
+    await until(store, InboxState.OPEN)
+    await fallback.put([event(1)])
+    assert await rows_left(store) == 2
+    valkey.start()
+    assert await claimed(queue, 2) == [b"payload 0", b"payload 1"]
+
+
+async def test_a_suspicious_replica_asks_before_it_overtakes(replica: Make, store: PostgresStore) -> None:
+    """It has seen nothing of the outage itself, and the queue is back."""
+    fallback, queue = await replica(moving=False)
+    await fallback.put([event(0)])
+    await store.inbox_put([event(1)], max_rows=10, reopen=True)
+    fallback.suspect()
+    await fallback.put([event(2)])
+    assert await rows_left(store) == 2
+    assert (await queue.stats()).pending == 1
+
+
+async def test_without_the_database_a_suspicion_is_nothing_and_a_diversion_is_refused_for_a_moment(
+    valkey: Valkey, postgres: Postgres, replica: Make, store: PostgresStore
+) -> None:
+    suspicious, queue = await replica(moving=False)
+    diverted, _ = await replica(moving=False)
+    await store.inbox_put([event(0)], max_rows=10, reopen=True)
+    await diverted.put([event(1)])
+    await asyncio.to_thread(postgres.kill)
+    suspicious.suspect()
+    assert (await suspicious.put([event(2, "other")])).accepted == 1
+    with pytest.raises(Unavailable) as refused:
+        await diverted.put([event(3)])
+    assert refused.value.retry_after == 1
+    assert (await queue.stats()).pending == 1

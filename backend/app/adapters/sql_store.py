@@ -33,6 +33,7 @@ from app.domain.models import (
     Conversation,
     Inbound,
     InboundMessage,
+    InboxState,
     Message,
     Page,
     Reply,
@@ -94,7 +95,7 @@ class SqlStore(SqlInvalidations, Store):
 
     # -- inbox ---------------------------------------------------------------------------------------------------
 
-    async def inbox_put(self, events: Sequence[Event], *, max_rows: int) -> int:
+    async def inbox_put(self, events: Sequence[Event], *, max_rows: int, reopen: bool) -> tuple[InboxState, int]:
         rows = [
             {
                 "id": e.id,
@@ -104,8 +105,14 @@ class SqlStore(SqlInvalidations, Store):
             }
             for e in events
         ]
-        stored: int = await self._call("inbox_put", events=rows, max_rows=max_rows)
-        return stored
+        answer = await self._call("inbox_put", events=rows, max_rows=max_rows, reopen=reopen)
+        return InboxState(answer["state"]), answer["stored"]
+
+    async def inbox_state(self) -> InboxState:
+        return InboxState(await self._call("inbox_state"))
+
+    async def inbox_close(self) -> InboxState:
+        return InboxState(await self._call("inbox_close"))
 
     async def inbox_peek(self, *, limit: int) -> list[tuple[int, Event]]:
         rows = await self._call("inbox_peek", limit=limit)

@@ -51,6 +51,15 @@ STATUS_RANK: Mapping[str, int] = {
 unless the message is known to have been delivered."""
 
 
+class InboxState(StrEnum):
+    """`open`: the queue is away, events go in · `closing`: it is back, the rest is moved, nothing goes in ·
+    `closed`: not in use, and empty."""
+
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
 class Role(StrEnum):
     """What a member may do with an account: agents write, viewers read, owners also change settings."""
 

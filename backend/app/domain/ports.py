@@ -20,6 +20,7 @@ from app.domain.models import (
     Generation,
     Inbound,
     InboundMessage,
+    InboxState,
     Invalidation,
     Message,
     Page,
@@ -230,9 +231,16 @@ class ReplyStore(Protocol):
 class InboxStore(Protocol):
     """Where events wait, in order, while the queue is away."""
 
-    async def inbox_put(self, events: Sequence[Event], *, max_rows: int) -> int:
-        """Append every event that is not there yet; returns how many were new. Raises `Conflict("inbox_full")` and
-        stores nothing if there would be more than `max_rows`."""
+    async def inbox_put(self, events: Sequence[Event], *, max_rows: int, reopen: bool) -> tuple[InboxState, int]:
+        """Append every event that is not there yet if the inbox is open, or `reopen` says to open it; otherwise store
+        nothing. Returns the state it leaves and how many were new. Raises `Conflict("inbox_full")` and stores nothing
+        if there would be more than `max_rows`."""
+        ...
+
+    async def inbox_state(self) -> InboxState: ...
+
+    async def inbox_close(self) -> InboxState:
+        """Let nothing more in. Returns `closed` if nothing is left, else `closing`: move the rest, then call again."""
         ...
 
     async def inbox_peek(self, *, limit: int) -> list[tuple[int, Event]]:

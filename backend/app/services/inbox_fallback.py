@@ -1,32 +1,49 @@
 """INGEST_FALLBACK=database: while the queue is away, events wait in Postgres, and join it in order when it is back.
 
-    1. put: into the queue. It is away: into the inbox, and from then on everything goes there (*diverted*), so that no
-       event overtakes an older one of its conversation.
-    2. Every replica looks at the inbox once a second, and is diverted as long as it sees rows: what another replica has
-       put aside must not be overtaken here either.
-    3. Whoever finds rows moves them, oldest first: put into the queue, then delete. Two movers do no harm: the queue
-       knows the ids. A crash between the two steps only repeats a put.
-    4. The inbox is empty and nothing of ours is on its way into it: directly into the queue again.
+The inbox has a state in the database, changed under the lock of its writers: `closed` (not in use, empty), `open`
+(events go in), `closing` (the rest is moved, nothing goes in).
 
-The one window: a replica that has not noticed the outage at all (no event came its way) may, for up to a second after
-the queue's return, put a message directly that is newer than one in the inbox.
+    1. put: into the queue. It is away: into the inbox, which that opens. From then on everything goes there
+       (*diverted*), so that no event overtakes an older one of its conversation.
+    2. Every replica looks at the state once a second, and is diverted while it is not `closed`.
+    3. Once the queue answers, the mover of any replica moves the rows, oldest first: put into the queue, then delete.
+       With less than a batch left it sets `closing`: what is left is finite however much comes in. Nothing left:
+       `closed`. Several movers do no harm: the queue knows the ids. What one that crashes leaves, another finishes.
+    4. A diverted put is stored only while `open`. `closing`: it waits, within its budget. `closed`: this replica is no
+       longer diverted, and puts directly.
+    5. The queue fails during `closing`: the mover that notices, or a put that is not diverted, opens the inbox again.
+    6. A failed call to the queue (a put, the worker's claim, the mover's look), a start and the end of a diversion are
+       reasons to suspect: for `SUSPECT_SECONDS` each direct put first asks the database for the state. If that does
+       not answer, it puts directly: a suspicion is not worth a refused webhook.
+    7. The database refuses a diverted put: `Unavailable`, to be repeated soon. The queue may be back, but to put
+       directly would overtake. So while its circuit is open webhooks are refused, and Meta redelivers.
+
+The one window: a replica whose every call to the queue goes well does not know of an outage that others see, until it
+looks (a second at most). Meanwhile it may put a message directly that is newer than one in the inbox.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 from prometheus_client import Gauge
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.queue import Event, PutResult, Queue, QueueFull, QueueUnavailable
 from app.domain.errors import Conflict, Unavailable
+from app.domain.models import InboxState
 from app.domain.ports import InboxStore
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
+POLL_SECONDS = 0.015
+SUSPECT_SECONDS = 3.0
+ASK_SECONDS = 0.2
+"""A suspicious put has the queue's own time left after that."""
 MOVE_ROWS = 500
 
 DIVERTED = Gauge("chorus_inbox_diverted", "1 while webhooks are stored in the database instead of the queue")
@@ -35,64 +52,140 @@ DIVERTED = Gauge("chorus_inbox_diverted", "1 while webhooks are stored in the da
 class InboxFallback:
     """Stands in for the queue's `put`. `run` is its mover: a background loop of every replica."""
 
-    def __init__(self, queue: Queue, store: InboxStore, *, max_rows: int, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        store: InboxStore,
+        *,
+        max_rows: int,
+        put_timeout_seconds: float,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         self._queue = queue
         self._store = store
         self._max_rows = max_rows
+        self._put_timeout_seconds = put_timeout_seconds
         self._clock = clock
         self._diverted = False
-        self._writing = 0
-        self._writes = 0
+        self._news = 0
+        self._waiting = asyncio.Lock()
+        self._suspect_until = clock.monotonic() + SUSPECT_SECONDS
+
+    def suspect(self) -> None:
+        """A call to the queue has failed: there may be an outage, and a put would not notice a short one."""
+        self._suspect_until = self._clock.monotonic() + SUSPECT_SECONDS
 
     async def put(self, events: Sequence[Event]) -> PutResult:
-        """As `Queue.put`. Raises `QueueFull`, or `Unavailable` if the database is away too."""
-        if not self._diverted:
-            try:
-                return await self._queue.put(events)
-            except QueueUnavailable as exc:
-                self._divert(str(exc))
-        self._writing += 1
-        self._writes += 1
+        """As `Queue.put`, within `put_timeout_seconds`. Raises `QueueFull`, or `Unavailable` if the database is away
+        too or the inbox takes too long to close. After an error put the same events again, the ids make it safe."""
         try:
-            stored = await self._store.inbox_put(events, max_rows=self._max_rows)
+            async with asyncio.timeout(self._put_timeout_seconds):
+                return await self._put(events)
+        except TimeoutError as exc:
+            raise Unavailable("queue", "neither queue nor inbox took it in time", retry_after=LOOK_SECONDS) from exc
+
+    async def _put(self, events: Sequence[Event]) -> PutResult:
+        if not self._diverted and self._clock.monotonic() < self._suspect_until:
+            with suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(ASK_SECONDS):
+                    await self._ask()
+        while True:
+            reopen = False
+            if not self._diverted:
+                try:
+                    return await self._queue.put(events)
+                except QueueUnavailable as exc:
+                    self.suspect()
+                    self._divert(str(exc))
+                    reopen = True
+            state, stored = await self._put_aside(events, reopen=reopen)
+            if state is InboxState.OPEN:
+                return PutResult(stored, len(events) - stored)
+            if state is InboxState.CLOSING:
+                await self._wait_until_closed()
+
+    async def _put_aside(self, events: Sequence[Event], *, reopen: bool) -> tuple[InboxState, int]:
+        news = self._news
+        try:
+            state, stored = await self._store.inbox_put(events, max_rows=self._max_rows, reopen=reopen)
         except Conflict as exc:
             raise QueueFull("queue", str(exc), retry_after=LOOK_SECONDS) from exc
-        finally:
-            self._writing -= 1
-        return PutResult(stored, len(events) - stored)
+        except Unavailable as exc:  # an open circuit's own advice would be half a minute
+            raise Unavailable(exc.dependency, str(exc), retry_after=LOOK_SECONDS) from exc
+        self._learn(state, news)
+        return state, stored
+
+    async def _wait_until_closed(self) -> None:
+        async with self._waiting:  # one asks for all
+            while self._diverted and await self._ask() is InboxState.CLOSING:
+                await self._clock.sleep(POLL_SECONDS)
 
     async def run(self) -> None:
         """Look, move, and look again at once while there is more."""
         while True:
+            more = False
             try:
-                moved = await self._move()
+                more = await self._move()
             except Unavailable as exc:
                 logger.warning("inbox not moved", extra={"reason": str(exc)})
-                moved = 0
-            if moved < MOVE_ROWS:
+            if not more:
                 await self._clock.sleep(LOOK_SECONDS)
 
-    async def _move(self) -> int:
-        quiet, writes = not self._writing, self._writes
+    async def _move(self) -> bool:
+        """One round of 2., 3. and 5. Returns whether another one is due at once."""
+        is_back = await self._queue_is_back()
+        state = await self._ask()
+        if state is InboxState.CLOSED:
+            return False
+        try:
+            moved = await self._move_rows() if is_back else None
+        except (QueueUnavailable, QueueFull) as exc:
+            self.suspect()
+            logger.warning("the queue did not take the inbox", extra={"reason": str(exc)})
+            moved = None
+        if moved is None:
+            if state is InboxState.CLOSING:
+                await self._put_aside([], reopen=True)
+            return False
+        if moved < MOVE_ROWS:
+            news = self._news
+            state = await self._store.inbox_close()
+            self._learn(state, news)
+        return state is not InboxState.CLOSED
+
+    async def _move_rows(self) -> int:
         rows = await self._store.inbox_peek(limit=MOVE_ROWS)
         if rows:
-            self._divert("rows in the inbox")
             await self._queue.put([event for _, event in rows])
             await self._store.inbox_delete([row for row, _ in rows])
             logger.warning("inbox moved into the queue", extra={"events": len(rows)})
-        elif self._diverted and quiet and await self._queue_is_back() and self._writes == writes:
-            # Nothing of ours was on its way while we looked: what we saw is all there is.
-            self._diverted = False
-            DIVERTED.set(0)
-            logger.warning("webhooks go into the queue again")
         return len(rows)
 
     async def _queue_is_back(self) -> bool:
         try:
             await self._queue.stats()
         except QueueUnavailable:
+            self.suspect()
             return False
         return True
+
+    async def _ask(self) -> InboxState:
+        news = self._news
+        state = await self._store.inbox_state()
+        self._learn(state, news)
+        return state
+
+    def _learn(self, state: InboxState, news: int) -> None:
+        """Act on an answer of the database to a question asked when `_news` was `news`."""
+        if state is not InboxState.CLOSED:
+            self._news += 1
+            self._divert(f"the inbox is {state}")
+        elif self._diverted and self._news == news:
+            # Nobody here has heard otherwise since the question was asked: it is not an old answer come late.
+            self._diverted = False
+            DIVERTED.set(0)
+            self.suspect()
+            logger.warning("webhooks go into the queue again")
 
     def _divert(self, reason: str) -> None:
         if not self._diverted:

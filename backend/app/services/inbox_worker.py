@@ -78,6 +78,7 @@ class InboxWorker:
         *,
         concurrency: int,
         on_beat: Callable[[], None] = lambda: None,
+        on_queue_away: Callable[[], None] = lambda: None,
     ) -> None:
         self._queue = queue
         self._bot = bot
@@ -85,6 +86,7 @@ class InboxWorker:
         self._concurrency = concurrency
         self._per_group = max(1, int(concurrency * GROUP_SHARE))
         self._on_beat = on_beat
+        self._on_queue_away = on_queue_away
         self._held: dict[asyncio.Task[None], Claim] = {}
         self._slot_freed = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -106,6 +108,7 @@ class InboxWorker:
             try:
                 await self._claim_once()
             except Unavailable as exc:
+                self._on_queue_away()
                 logger.warning("queue unavailable", extra={"reason": str(exc)})
                 await self._pause(QUEUE_RETRY_SECONDS)
 
