@@ -15,6 +15,8 @@ import sys
 import time
 from typing import Any, Protocol
 
+import uvloop
+
 from app.core.errors import Unavailable
 
 ATTEMPT_SECONDS = 0.25
@@ -101,7 +103,7 @@ def main() -> None:
     driver, name, tasks, redis_url, port, policy = sys.argv[1:]
     module, _, kind = driver.partition(":")
     child = Child(getattr(importlib.import_module(module), kind)(), name, int(port))
-    asyncio.run(child.run(int(tasks), redis_url, json.loads(policy)))
+    uvloop.run(child.run(int(tasks), redis_url, json.loads(policy)))
 
 
 if __name__ == "__main__":

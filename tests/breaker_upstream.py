@@ -115,7 +115,8 @@ class Upstream:
         self, name: str, *, tasks: int, redis_url: str, policy: Mapping[str, Any],
         driver: str = "breaker_drivers:Chorus", python: str = sys.executable,
     ) -> Child:  # fmt: skip
-        env = os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("backend", "tests", "."))}
+        paths = [*(str(ROOT / part) for part in ("backend", "tests", ".")), os.environ.get("PYTHONPATH", "")]
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         process = await asyncio.create_subprocess_exec(
             python, "-m", "breaker_child", driver, name, str(tasks), redis_url, str(self.port), json.dumps(policy),
             env=env, cwd=ROOT,

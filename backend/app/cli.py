@@ -130,7 +130,7 @@ def breakers() -> None:
 def breakers_list() -> None:
     """What every replica goes by, now."""
     rows = asyncio.run(_on_breakers(lambda service: service.overview()))
-    click.echo(f"{'breaker':<32} {'state':<14} {'failures':>8} {'opens in':>9} {'epoch':>6}  why")
+    click.echo(f"{'breaker':<32} {'state':<14} {'failures':>8} {'retry in':>9} {'epoch':>6}  why")
     for name, row in rows.items():
         state = f"{row['state']}, forced" if row["forced"] else row["state"]
         wait = f"{row['retry_after']:.0f} s" if row["retry_after"] else "-"

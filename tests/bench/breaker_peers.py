@@ -17,7 +17,12 @@ def _circuitbreaker() -> Call:
     from circuitbreaker import CircuitBreaker
 
     breaker = CircuitBreaker(failure_threshold=5, recovery_timeout=OPEN_SECONDS)
-    return breaker.call_async
+
+    @breaker  # call_async alone does not look whether the circuit is open
+    async def call(fn: Callable[[], Awaitable[Any]]) -> Any:
+        return await fn()
+
+    return call
 
 
 def _hyx() -> Call:
@@ -88,8 +93,7 @@ class Interlock:
         self.redis = Redis.from_url(redis_url)
         config = Config(
             failure_rate_threshold=0.5, minimum_number_of_calls=5, window_size=10, permitted_calls_in_half_open=2,
-            wait_duration_in_open=policy["open_seconds"], wait_duration_backoff_multiplier=2.0,
-            wait_duration_in_open_max=policy["max_open_seconds"],
+            wait_duration_in_open=policy["open_seconds"],
         )  # fmt: skip
         self.breaker = CircuitBreaker(name="upstream", config=config, storage=AsyncRedisStorage(self.redis))
 

@@ -11,12 +11,14 @@ import asyncio
 import importlib.util
 import multiprocessing
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import redis.asyncio
@@ -149,12 +151,16 @@ async def redis_hits(url: str) -> dict[str, float]:
             from aiocache import RedisCache
             from aiocache.serializers import JsonSerializer
 
-            aio = RedisCache(
-                serializer=JsonSerializer(), client=redis.asyncio.Redis.from_url(url, decode_responses=True)
-            )
+            aio = RedisCache(serializer=JsonSerializer(), **_place(url))
             await aio.set("profile:1", PROFILE, ttl=300)
             calls["aiocache get"] = lambda: aio.get("profile:1")
         return await side_by_side(calls, ROUNDS)
+
+
+def _place(url: str) -> dict[str, Any]:
+    """As aiocache wants it."""
+    parts = urlsplit(url)
+    return {"endpoint": parts.hostname, "port": parts.port, "password": parts.password}
 
 
 # --- stampede ---
@@ -180,10 +186,14 @@ async def _aiocache_caller(stack: AsyncExitStack, url: str, slow: Call) -> Call:
     from aiocache import RedisCache, cached_stampede
     from aiocache.serializers import JsonSerializer
 
-    client = redis.asyncio.Redis.from_url(url, decode_responses=True)
-    cache = RedisCache(serializer=JsonSerializer(), client=client)
-    await cache.get("warm")
-    decorated: Call = cached_stampede(lease=2, ttl=300, key_builder=lambda *_a, **_k: "cold", cache=cache)(slow)
+    decorated: Call = cached_stampede(
+        lease=2,
+        ttl=300,
+        key_builder=lambda *_a, **_k: "cold",
+        cache=RedisCache,
+        serializer=JsonSerializer(),
+        **_place(url),
+    )(slow)
     return decorated
 
 
@@ -302,6 +312,11 @@ async def invalidation(url: str, count: int = 400) -> dict[str, tuple[float, flo
 # --- the table ---
 
 
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def run(url: str | None = None) -> dict[str, Any]:
     """Everything, printed; the figures by section. Without `url` on a server of its own."""
     if url is not None:
@@ -323,20 +338,20 @@ def _run(url: str) -> dict[str, Any]:
         "redis hit, p50 µs": asyncio.run(redis_hits(url)),
     }
     for section, values in figures.items():
-        print(f"\n{section}")
+        say(f"\n{section}")
         floor = next(iter(values.values()))
         for name, value in values.items():
-            print(f"  {name:36} {value:9.2f}  {value / floor:6.2f}x")
-    print(f"\nstampede: {PROCESSES} processes x {CALLERS:,} callers, {SOURCE_SECONDS * 1000:.0f} ms source")
+            say(f"  {name:36} {value:9.2f}  {value / floor:6.2f}x")
+    say(f"\nstampede: {PROCESSES} processes x {CALLERS:,} callers, {SOURCE_SECONDS * 1000:.0f} ms source")
     figures["stampede"] = {}
     for name, (package, _, _) in STAMPEDES.items():
         if installed(package):
             calls, p99, failed = figures["stampede"][name] = stampede(name, url)
-            print(f"  {name:36} {calls:6d} source calls, caller p99 {p99:7.1f} ms, {failed} failed")
+            say(f"  {name:36} {calls:6d} source calls, caller p99 {p99:7.1f} ms, {failed} failed")
     figures["invalidation"] = asyncio.run(invalidation(url))
-    print("\ninvalidation to another process, p50 / p99 ms")
+    say("\ninvalidation to another process, p50 / p99 ms")
     for name, (p50, p99) in figures["invalidation"].items():
-        print(f"  {name:36} {p50:6.2f} / {p99:6.2f}")
+        say(f"  {name:36} {p50:6.2f} / {p99:6.2f}")
     return figures
 
 

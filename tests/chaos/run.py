@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import secrets
 import time
@@ -101,9 +102,13 @@ async def run(world: World, plan: Plan) -> Report:
         tasks.create_task(schedule.run())
         for body in bad.posts:
             tasks.create_task(poster.deliver(body))
-    quiet_after = await world.until_quiet(QUIET_SECONDS)
     messages = [*traffic.messages, *bad.healthy]
+    try:
+        quiet_after = await world.until_quiet(QUIET_SECONDS)
+    except TimeoutError:
+        quiet_after = math.inf
     verdict = await judge(world, messages, run=tag, accepted=traffic.accepted, dead=bad.letters)
+    verdict.expect(quiet_after < math.inf, f"no rest within {QUIET_SECONDS:g} s")
     await _counted_once(verdict, world, events=len(messages) + bad.letters)
     _nothing_secret(verdict, world, messages_people={str(m.person.wa_id) for m in messages})
     _within_bars(verdict, world, schedule)

@@ -14,6 +14,7 @@ from .recovery import LeaseWatch
 from .world import World
 
 FREEZE_SECONDS = 5.0
+AWAY_SECONDS = 0.5
 BETWEEN_SECONDS = 0.5
 HANG_SECONDS = 5.0
 """Longer than a run's lease: only renewal keeps the conversation."""
@@ -142,7 +143,7 @@ class Schedule:
     async def _kill_valkey(self) -> None:
         valkey = self.world.servers.valkey
         await asyncio.to_thread(valkey.kill)
-        await asyncio.sleep(0.5)  # time itself: the fault lasts
+        await asyncio.sleep(AWAY_SECONDS)
         await asyncio.to_thread(valkey.start)
         await self._work_resumes()
 

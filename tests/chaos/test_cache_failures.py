@@ -399,6 +399,7 @@ async def test_two_replicas_edit_fifty_profiles_at_once_and_nobody_stays_behind(
         ]
         keys = {account.id: f"bot_profile:account_{account.id}" for account in accounts}
         editing = True
+        database = asyncio.Semaphore(8)  # the store turns callers away who wait too long for a connection
 
         async def read(replica: Replica, account_id: str) -> Any:
             return await replica.cache.get_or_fetch(
@@ -407,7 +408,7 @@ async def test_two_replicas_edit_fifty_profiles_at_once_and_nobody_stays_behind(
 
         async def edit(replica: Replica, number: int) -> None:
             account_id = accounts[number % 50].id
-            async with replica.cache.write_fence(keys[account_id]):
+            async with replica.cache.write_fence(keys[account_id]), database:
                 await store.update_profile(account_id, {"hours": f"{id(replica)}-{number}"})
 
         async def reader(replica: Replica) -> None:

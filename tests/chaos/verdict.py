@@ -93,11 +93,12 @@ def _stored_once_in_order(verdict: Verdict, messages: Sequence[Message], evidenc
     for row in evidence.stored:
         places[row["conversation"]].append(row["id"])
     for conversation, expected in _by_conversation(messages).items():
-        found = [ids for ids in places.values() if set(ids) & set(expected)]
-        verdict.expect(len(found) <= 1, f"conversation {conversation} was split over {len(found)} rows")
-        in_order = [key for ids in found for key in ids]
-        verdict.expect(in_order == [key for key in expected if key in times],
-                       f"conversation {conversation} was stored out of order: {in_order}")  # fmt: skip
+        rows = [ids for ids in places.values() if set(ids) & set(expected)]
+        verdict.expect(len(rows) <= 1, f"conversation {conversation} was split over {len(rows)} rows")
+        in_order = [key for ids in rows for key in ids]
+        right = [key for key in expected if key in times]
+        wrong = [f"{found} instead of {key}" for found, key in zip(in_order, right, strict=False) if found != key]
+        verdict.expect(not wrong, f"conversation {conversation} was stored out of order: {wrong[:2]}")
 
 
 def _answered_once(verdict: Verdict, messages: Sequence[Message], evidence: Evidence) -> None:
@@ -175,7 +176,7 @@ async def _nothing_left(verdict: Verdict, world: World, dead: int) -> None:
     async for key in world.redis.scan_iter(match=f"{PREFIX}*", count=10_000):
         keys[key.decode().removeprefix(PREFIX).split(":")[0]] += 1
     verdict.expect(not keys["m"], f"{keys['m']} mailboxes still hold events")
-    left = [name for name in ("ready", "lease", "heads", "own", "att", "first") if keys[name]]
+    left = [name for name in ("ready", "groups", "r", "lease", "heads", "own", "att", "first", "h") if keys[name]]
     verdict.expect(not left, f"the queue is empty, yet these keys are not: {left}")
     depth = int(await world.redis.get(f"{PREFIX}depth") or 0)
     verdict.expect(depth == 0, f"the queue's counter says {depth} events are pending")

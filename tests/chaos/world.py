@@ -42,6 +42,7 @@ SETTINGS = {
 }
 """Shorter than in production, so that a run sees many leases end; the ratios stay: a lease outlives a slow reply,
 the wait for a proof outlives a lease."""
+LOOK_SECONDS = 0.1
 PREFIX = "chorus:{q0}:"
 
 
@@ -106,7 +107,7 @@ class World:
         async with asyncio.timeout(timeout_seconds):
             quiet = 0
             while quiet < 3:  # a status may be between the sandbox and the queue
-                await asyncio.sleep(0.1)  # time itself: between two looks
+                await asyncio.sleep(LOOK_SECONDS)
                 depth = int(await self.redis.get(f"{PREFIX}depth") or 0)
                 quiet = 0 if depth or await self.statuses_on_their_way() else quiet + 1
         return loop.time() - started

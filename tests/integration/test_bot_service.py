@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from app.domain.models import Author, Conversation, ReplyState
 from app.domain.webhook import parse_webhook
 from app.sandbox import webhooks as wa
 from app.sandbox.bakery import BAKERY
+from app.sandbox.servers import Valkey
 from app.services.ingest_service import encode
 
 from .conftest import MakeOffice, Office
@@ -242,6 +244,22 @@ async def test_a_customer_who_gets_too_much_is_left_alone_and_others_are_not(mak
     await office.control.wait(1, kind="send", to=other.wa_id)
     _, sent = await office.control.wait(2, kind="send", to=person.wa_id, timeout_seconds=15)
     assert sent["monotonic"] - refused["monotonic"] >= 4
+
+
+async def test_redis_away_when_the_work_is_done_costs_no_attempt(make_office: MakeOffice, valkey: Valkey) -> None:
+    office = await make_office(max_attempts=1, lease_seconds=3)
+    person = office.person()
+    match = {"recipient": person.wa_id, "operation": "send"}
+    rule = await office.control.add_fault("whatsapp", match=match, action="hang_after", count=1)
+    await office.receive(person, wa.text(person, "Where are you?"))
+    await office.control.wait(1, kind="send", to=person.wa_id, processed="true")
+    await asyncio.to_thread(valkey.kill)
+    await office.control.remove_fault(rule)
+    await office.control.wait(1, kind="send", to=person.wa_id, status=200)
+    await asyncio.to_thread(valkey.start)
+    await office.until_idle()
+    assert (await office.queue.stats()).dead == 0
+    assert len(await office.sends(person)) == 1
 
 
 async def test_drain_gives_back_what_is_held_without_counting_an_attempt(make_office: MakeOffice) -> None:

@@ -212,6 +212,31 @@ async def test_a_cancelled_probe_gives_its_permit_back(make: Make):
             await asyncio.sleep(0.01)
 
 
+async def test_a_call_cancelled_while_it_asks_gives_back_what_it_is_granted(make: Make):
+    one, other = await make(2)
+    await trip([one, other])
+    await asyncio.sleep(POLICY.open_seconds)
+    ask, asked, go_on = one.fleet.run_script, asyncio.Event(), asyncio.Event()
+
+    async def slowly(*call):
+        answer = await ask(*call)
+        asked.set()
+        await go_on.wait()
+        return answer
+
+    one.fleet.run_script = slowly
+    call = asyncio.create_task(one.call())
+    await asked.wait()
+    call.cancel()
+    await asyncio.wait([call])
+    go_on.set()
+    other.recovers()
+    async with asyncio.timeout(POLICY.probe_lease_seconds / 2):
+        while await other.call() != "ok":
+            await asyncio.sleep(0.01)
+    assert one.called == 3
+
+
 async def test_a_newcomer_knows_before_its_first_call(make: Make):
     await trip(await make(2))
     (newcomer,) = await make(1, started=False)

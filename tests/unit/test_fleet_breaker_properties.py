@@ -6,7 +6,7 @@ The scripts run on a server whose clock the test moves; every replica has a cloc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,55 +17,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from app.core.circuit_breaker import BreakerFleet, BreakerPolicy, CircuitBreaker, CircuitBreakerOpenError, State
 from app.core.errors import Unavailable
-from app.core.redis import RedisConnectionError, RedisTimeoutError
+from faulty_redis import Line, OwnClock
 
 from .test_queue_model import MovedClock, server_time
 
 NAME = "api"
 BASE, CAP, LEASE, THRESHOLD = 30.0, 100.0, 20.0, 3
-
-
-@dataclass
-class OwnClock:
-    """A replica's monotonic clock: the server's, from another start."""
-
-    server: MovedClock
-    offset: float
-
-    def monotonic(self) -> float:
-        return self.server.seconds + self.offset
-
-
-class Line:
-    """A replica's connection: `fault` spoils the next operation, on its way there or on its way back."""
-
-    def __init__(self, redis: Any) -> None:
-        self.redis = redis
-        self.fault = ""
-        self.cut = False
-        self.operations = 0
-
-    async def _through(self, operation: Callable[[], Awaitable[Any]]) -> Any:
-        self.operations += 1
-        fault, self.fault = self.fault, ""
-        if self.cut or fault == "request":
-            raise RedisConnectionError("cut")
-        answer = await operation()
-        if fault == "reply":
-            raise RedisTimeoutError("lost")
-        return answer
-
-    async def evalsha(self, *args: Any) -> Any:
-        return await self._through(lambda: self.redis.evalsha(*args))
-
-    async def eval(self, *args: Any) -> Any:
-        return await self._through(lambda: self.redis.eval(*args))
-
-    def pipeline(self, *, transaction: bool) -> Any:
-        pipe = self.redis.pipeline(transaction=transaction)
-        execute = pipe.execute
-        pipe.execute = lambda: self._through(execute)
-        return pipe
 
 
 @dataclass(eq=False)
@@ -134,6 +91,10 @@ class Fleet(RuleBasedStateMachine):
                 return
         raise AssertionError("it never came to rest")
 
+    async def reported(self) -> None:
+        while any(replica.fleet._tasks for replica in self.replicas):
+            await asyncio.sleep(0)
+
     def truth(self) -> dict[str, Any]:
         """What the server holds."""
         return self.run(self._truth())
@@ -198,7 +159,7 @@ class Fleet(RuleBasedStateMachine):
             await asyncio.sleep(0)
             if started or task.done():
                 break
-        await self.quiet_but(task)
+        await self.reported()
         if task.done():
             assert isinstance(task.exception(), CircuitBreakerOpenError)
             assert task.exception().retry_after >= 0
@@ -207,12 +168,6 @@ class Fleet(RuleBasedStateMachine):
         call.task = task
         self.calls.append(call)
         return call
-
-    async def quiet_but(self, task: asyncio.Task[str]) -> None:
-        for _ in range(1000):
-            await asyncio.sleep(0)
-            if not any(replica.fleet._tasks for replica in self.replicas):
-                return
 
     @precondition(lambda self: self.calls)
     @rule(data=st.data(), outcome=st.sampled_from(["ok", "ok", "fail", "fail", "fail", "hold", "bad", "cancel"]))

@@ -7,7 +7,7 @@ A send has no idempotency key, so one distinction must never blur: whether it ca
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from app.core.circuit_breaker import (
@@ -24,12 +24,16 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
 from app.core.errors import Overloaded
 from app.core.http_client import (
+    MEDIA_SECONDS,
     AmbiguousFailure,
+    BodyTooLarge,
     ConnectFailed,
+    ForbiddenHost,
     GetClient,
     HttpError,
     PoolFull,
     Response,
+    download,
     get_http_client,
     parse_retry_after,
     request,
@@ -44,7 +48,10 @@ ATTEMPT_SECONDS = 10.0
 SEND_SECONDS = 25.0
 """For all attempts of one send; only those that certainly failed are repeated."""
 PROBE_SECONDS = 5.0
+MEDIA_CONCURRENT = 10
 CALLBACK_DATA_LIMIT = 512
+MEDIA_HOSTS = (".fbsbx.com", ".fbcdn.net", ".whatsapp.net", ".facebook.com")
+"""Where Meta's media URLs lead; a token goes nowhere else (Cloud API, media)."""
 
 _TROUBLE = frozenset({1, 2, 131000, 131016, 131057, 133004, 2494100})
 """Meta's own trouble: worth a retry, counts against the service."""
@@ -62,6 +69,13 @@ _REJECTED = frozenset({
 """This message, for good. So is a code nobody knows, unless it comes with a 5xx."""
 _DELETED_NUMBER = (100, 33)
 """Code and subcode of a phone_number_id that does not exist, or not for this token (Graph API)."""
+
+
+class Media(NamedTuple):
+    """What a customer sent that is not text."""
+
+    mime_type: str
+    content: bytes
 
 
 class WhatsAppMessenger:
@@ -96,6 +110,15 @@ class WhatsAppMessenger:
             timed_out=lambda seconds: SendAmbiguous(f"no answer within {seconds:.1f} s"),
             clock=clock,
         )
+        self._media_policy = ResiliencePolicy(
+            DEPENDENCY,
+            breaker=breaker,
+            attempt_timeout_seconds=MEDIA_SECONDS,
+            max_attempts=3,
+            max_concurrent=MEDIA_CONCURRENT,
+            classify=_classify,
+            clock=clock,
+        )
 
     async def send_text(self, account: Account, to: Recipient, text: str, *, outbound_key: str) -> str:
         if not 0 < len(text) <= TEXT_LIMIT:
@@ -126,6 +149,45 @@ class WhatsAppMessenger:
         token = self._token(account)
         deadline = Deadline.after(ATTEMPT_SECONDS, self._clock)
         await self._policy.call(self._send, account.phone_number_id, token, body, deadline=deadline, max_attempts=1)
+
+    async def fetch_media(self, account: Account, media_id: str, *, max_bytes: int) -> Media:
+        """The bytes behind a media id, at most `max_bytes` of them. The URL lives five minutes, so it is asked for anew
+        with every attempt. Raises a `SendError` for Meta's refusals, `Unavailable` for everything else."""
+        token = self._token(account)
+        deadline = Deadline.after(2 * MEDIA_SECONDS, self._clock)
+        return await self._media_policy.call(
+            self._media, account.phone_number_id, token, media_id, max_bytes, deadline=deadline
+        )
+
+    async def _media(self, phone_number_id: str, token: str, media_id: str, max_bytes: int) -> Media:
+        breaker = self._account_breakers.get(phone_number_id)
+        return await breaker.run(_classify_for_account, self._download, token, media_id, max_bytes)
+
+    async def _download(self, token: str, media_id: str, max_bytes: int) -> Media:
+        headers = {"authorization": f"Bearer {token}"}
+        url = f"{self._base_url}/{self._api_version}/{quote(media_id, safe='')}"
+        try:
+            described = await request(
+                "GET", url, timeout_seconds=ATTEMPT_SECONDS, headers=headers, get_client=self._get_client
+            )
+            if described.status != 200:
+                raise _failure(described)
+            about = _json(described)
+            content = await download(
+                str(about.get("url")),
+                allowed_hosts=(*MEDIA_HOSTS, self._base_url),
+                headers=headers,
+                max_body_bytes=max_bytes,
+            )
+        except PoolFull as exc:
+            raise Overloaded(DEPENDENCY, f"whatsapp: {exc}") from exc
+        except (BodyTooLarge, ForbiddenHost) as exc:
+            raise SendRejected(f"media: {exc}") from exc
+        except HttpError as exc:
+            raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc
+        if content.status != 200:
+            raise Unavailable(DEPENDENCY, f"whatsapp: media answered HTTP {content.status}")
+        return Media(str(about.get("mime_type") or "application/octet-stream"), content.body)
 
     def blocked_seconds(self, account: Account) -> float:
         own = self._account_breakers.find(account.phone_number_id)

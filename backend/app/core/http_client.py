@@ -61,9 +61,10 @@ MAX_MEDIA_BYTES = 100_000_000
 GetClient = Callable[[], Awaitable[AsyncClient]]
 
 __all__ = [
-    "AmbiguousFailure", "AsyncClient", "BodyTooLarge", "ConnectFailed", "ForbiddenHost", "GetClient", "HttpError",
-    "PoolFull", "Response", "close_http_client", "download", "get_http_client", "get_http_client_for_media",
-    "is_ambiguous", "is_network_error", "is_pool_full", "parse_retry_after", "request", "status_error",
+    "MEDIA_SECONDS", "AmbiguousFailure", "AsyncClient", "BodyTooLarge", "ConnectFailed", "ForbiddenHost", "GetClient",
+    "HttpError", "PoolFull", "Response", "close_http_client", "download", "get_http_client",
+    "get_http_client_for_media", "is_ambiguous", "is_network_error", "is_pool_full", "parse_retry_after", "request",
+    "status_error",
 ]  # fmt: skip
 
 

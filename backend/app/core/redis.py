@@ -221,7 +221,9 @@ class Script:
 
     def evalsha(self, client: Redis | Pipeline, keys: Sequence[str | bytes], args: Sequence[Any]) -> Awaitable[Any]:
         """Queue it on a pipeline, or start it on a client, by digest only: the caller handles `NoScriptError`."""
-        return client.evalsha(self.sha, len(keys), *keys, *args)
+        execute: Any = client.execute_command  # without the detours of `client.evalsha`
+        started: Awaitable[Any] = execute("EVALSHA", self.sha, len(keys), *keys, *args)
+        return started
 
 
 async def run_together(

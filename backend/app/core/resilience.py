@@ -134,7 +134,7 @@ class ResiliencePolicy:
         return IGNORED if isinstance(exc, Overloaded) else self._user_classify(exc)
 
     def _may_repeat(self, exc: BaseException) -> bool:
-        return not isinstance(exc, Overloaded) and self._retry_if(exc)
+        return not isinstance(exc, BulkheadFull) and self._retry_if(exc)
 
 
 def _after_failure(first: Exception, fn: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:

@@ -18,8 +18,10 @@ import random
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,16 +182,17 @@ class ChildProcess:
         lock = stop_leftover(self._pid_file, self.name, self._stop_signal)
         self._process, self._asked_to_stop = None, False
         try:
-            self._guard = subprocess.Popen(  # noqa: S603 - a fixed script
-                ["/bin/sh", "-c", GUARD],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                bufsize=0,
-                start_new_session=True,
-            )
-            self._process = self._spawn(lock.descriptor)
-            self._tell_guard(f"{self._process.pid} {self._stop_signal.name.removeprefix('SIG')}\n")
+            with signals_deferred():
+                self._guard = subprocess.Popen(  # noqa: S603 - a fixed script
+                    ["/bin/sh", "-c", GUARD],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    bufsize=0,
+                    start_new_session=True,
+                )
+                self._process = self._spawn(lock.descriptor)
+                self._tell_guard(f"{self._process.pid} {self._stop_signal.name.removeprefix('SIG')}\n")
             lock.write(f"{self._process.pid} {_started_at(self._process.pid)}")
             if self._stdin is not None and self._process.stdin:
                 with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
@@ -308,24 +311,53 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end and return its output, whatever its exit code. What it creates is private. Raises
     `ProcessError` when time is up, and OSError when the program cannot be run at all."""
+    process: subprocess.Popen[str] | None = None
     try:
-        return subprocess.run(  # noqa: S603 - a list of arguments, no shell
-            argv,
-            env=env,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_seconds,
-            check=False,
-            umask=0o077,
-            pass_fds=pass_fds,
-            start_new_session=True,
-            **_as_account(account),
-        )
-    except subprocess.TimeoutExpired:
-        raise ProcessError(f"{argv[0]} did not end within {timeout_seconds:g} s") from None
+        with signals_deferred():
+            process = subprocess.Popen(  # noqa: S603 - a list of arguments, no shell
+                argv,
+                env=env,
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                umask=0o077,
+                pass_fds=pass_fds,
+                start_new_session=True,
+                **_as_account(account),
+            )
+        output, errors = process.communicate(timeout=timeout_seconds)
+    except BaseException as exc:
+        if process is not None:
+            process.kill()
+            process.communicate()
+        if isinstance(exc, subprocess.TimeoutExpired):
+            raise ProcessError(f"{argv[0]} did not end within {timeout_seconds:g} s") from None
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+@contextmanager
+def signals_deferred() -> Iterator[None]:
+    """A handler that raises (Ctrl-C) must not do so between a fork and the moment we know the child's pid: nobody
+    would ever end it. What comes meanwhile is handled on leaving."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers run in the main thread only
+        return
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda came, _frame: received.append(came))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for came in received:
+            signal.raise_signal(came)
 
 
 def children_of(pid: int) -> list[int]:

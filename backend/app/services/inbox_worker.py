@@ -183,7 +183,7 @@ class InboxWorker:
         result = Handled("cancelled", 0)
         try:
             result = await self._dispatch(kind, claim)
-            await self._queue.done(claim, result.count)
+            await self._tell(lambda: self._queue.done(claim, result.count))
         except asyncio.CancelledError:
             # Lease lost: the token no longer stands and this is a no-op. Drain: another replica has it at once.
             with suppress(Unavailable):
@@ -236,7 +236,7 @@ class InboxWorker:
                     return "fenced"
                 case Unprocessable():
                     count = len(claim.events) if isinstance(exc, UnknownAccount) else 1
-                    await self._queue.park(claim, count, exc.reason)
+                    await self._tell(lambda: self._queue.park(claim, count, exc.reason))
                     return "parked"
                 case Postponed():
                     await self._give_back(claim, exc.delay_seconds, str(exc))
@@ -266,13 +266,26 @@ class InboxWorker:
             extra={"attempt": claim.attempts + 1, "reason": str(exc)},
         )
         delay = min(FAILED_RETRY_CAP_SECONDS, FAILED_RETRY_SECONDS * 2**claim.attempts) * (0.5 + random.random())  # noqa: S311
-        parked = await self._queue.retry_later(claim, delay, counted=True, reason=f"{type(exc).__name__}: {exc}")
+        reason = f"{type(exc).__name__}: {exc}"
+        parked = await self._tell(lambda: self._queue.retry_later(claim, delay, counted=True, reason=reason))
         return "parked" if parked else "failed"
 
     async def _give_back(self, claim: Claim, delay_seconds: float, reason: str) -> None:
         # Jitter: what waited for one recovery must not arrive all at once.
         delay = delay_seconds * (1 + 0.2 * random.random())  # noqa: S311
-        await self._queue.retry_later(claim, delay, counted=False, reason=reason)
+        await self._tell(lambda: self._queue.retry_later(claim, delay, counted=False, reason=reason))
+
+    async def _tell(self, verdict: Callable[[], Awaitable[bool]]) -> bool:
+        """Deliver a verdict, also to a queue that is away for a moment: one that is lost costs the event an attempt
+        when the lease runs out, and it was not the event's fault. To repeat one that was carried out does nothing."""
+        deadline = time.monotonic() + self._queue.lease_seconds
+        while True:
+            try:
+                return await verdict()
+            except Unavailable:
+                if time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(QUEUE_RETRY_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)

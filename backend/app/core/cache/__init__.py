@@ -22,7 +22,16 @@
 Values are plain JSON, or what `type=` names: a frozen dataclass, or anything made of them. What would come back from
 JSON as something else is refused with a `TypeError` on the first load.
 
-What it does not do: remember across a restart, or tell other processes. It belongs to one event loop.
+Alone it is a cache of the process. `join_fleet(default_cache, url, namespace=…)` puts memory before a tier in Redis
+that all replicas share: one of them loads a cold key, an invalidation reaches all, memory is believed only while
+provably nothing was missed. The same objects, the same calls; and then also
+
+    async with write_fence(f"user:{user_id}"):                         # nobody keeps what the commit makes old
+        await commit()
+
+The protocol, why it is race-free, its windows and bounds: `docs/cache.md`; the scripts: `core/lua/cache_*.lua`.
+
+What it does not do: keep what must survive, or make several keys change together. It belongs to one event loop.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class Listener:
 
     async def _beat(self) -> int:
         asked = self._clock.monotonic()
-        sequence, server_us = await self._shard.beat(Spend(BEAT_LIMIT_SECONDS))
+        sequence, server_us = await self._shard.beat(Spend(BEAT_LIMIT_SECONDS, urgent=True))
         # The server looked at its clock some time between question and answer.
         self._shard.channel.ahead_us = server_us - (asked + self._clock.monotonic()) / 2 * 1e6
         return sequence

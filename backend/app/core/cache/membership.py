@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from app.core.cache.link import RedisLink
 from app.core.cache.listener import Listener
-from app.core.cache.shard import Shard
+from app.core.cache.servers import Servers
+from app.core.cache.shard import Shard, Spend
 from app.core.cache.shared import SharedTier
 from app.core.cache.tiers import Cache
 from app.core.clock import SYSTEM_CLOCK, Clock
-from app.core.redis import Redis, Subscription, connect
-
-logger = logging.getLogger("app.core.cache")
+from app.core.redis import Subscription
 
 JOIN_SECONDS = 1.0
 """How long a start waits for the channel. Later is fine too: until then reads go past memory."""
-MAX_CONNECTIONS = 50
+WARM_CONNECTIONS = 16
+CLUSTER_SHARDS = 8
+"""Each has its channel and its sequence. The same number in every version: it decides where a key lives."""
 
 
 @asynccontextmanager
@@ -31,13 +31,18 @@ async def join_fleet(
 
     A Redis that is away delays the start by a second and prevents nothing.
     """
-    # Every call is bounded in the link; a time limit in the client as well costs 30 µs a call.
-    commands = connect(url, timeout_seconds=None, max_connections=MAX_CONNECTIONS, name="chorus-cache")
-    channels = connect(url, timeout_seconds=None, name="chorus-cache-channel", protocol=2, any_node=True)
+    servers = Servers(url, name="chorus-cache")
     origin = secrets.token_hex(8)
-    shard = Shard(RedisLink(commands, clock=clock), prefix=f"{namespace}:{{c0}}:", origin=origin)
-    shared = SharedTier([shard], clock=clock)
-    listeners = [Listener(shard, lambda topic: Subscription.open(channels, topic), clock=clock)]
+    shards = [
+        Shard(RedisLink(servers, clock=clock), prefix=f"{namespace}:{{c{number}}}:", origin=origin)
+        for number in range(CLUSTER_SHARDS if servers.is_cluster else 1)
+    ]
+    shared = SharedTier(shards, clock=clock)
+
+    async def subscribe(topic: str) -> Subscription:
+        return await Subscription.open(servers.channels, topic)
+
+    listeners = [Listener(shard, subscribe, clock=clock) for shard in shards]
     cache.join(shared)
     tasks = [asyncio.create_task(listener.run(), name="cache channel") for listener in listeners]
     tasks.append(asyncio.create_task(shared.recover(), name="cache recovery"))
@@ -46,18 +51,19 @@ async def join_fleet(
         _, late = await asyncio.wait(opening, timeout=JOIN_SECONDS)
         for waiting in late:
             waiting.cancel()
+        if not late:
+            await _warm_up(shards)
         yield shared
     finally:
         cache.leave()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await _close(commands)
-        await _close(channels)
+        await servers.aclose()
 
 
-async def _close(client: Redis) -> None:
-    try:
-        await client.aclose()
-    except OSError as exc:
-        logger.debug("closing a connection to Redis failed", exc_info=exc)
+async def _warm_up(shards: Sequence[Shard]) -> None:
+    """Open the connections now: the first burst of reads has no time for it."""
+    rounds = max(1, WARM_CONNECTIONS // len(shards))
+    beats = [shard.beat(Spend(JOIN_SECONDS, urgent=True)) for shard in shards for _ in range(rounds)]
+    await asyncio.gather(*beats, return_exceptions=True)

@@ -41,6 +41,8 @@ class Spend:
     """Seconds one read may still wait for the server, in all its calls together."""
 
     seconds: float
+    urgent: bool = False
+    """Does not queue behind other calls of this process."""
 
 
 class Answer(IntEnum):

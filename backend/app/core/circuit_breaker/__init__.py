@@ -21,9 +21,19 @@
    `jitter` of it at random, so that many breakers do not probe in step. A delay named by the upstream is taken
    instead, up to the same limit.
 5. Forced states (`force_open`, `force_closed`) stay until `reset()`.
+6. With `failure_rate` or `slow_call_seconds` in its policy a circuit also opens on a share of the calls in a window.
 
-What it does not do: bound a call in time, retry, or queue. It knows this process only. It belongs to one event loop
-and takes no lock, since nothing here awaits but the call itself. The closed path reads no clock.
+A circuit works alone, in its process; with `BreakerFleet.join` it follows the fleet: all replicas then go by one
+verdict, made by scripts in Redis (`core/lua/breaker_*.lua`) and applied locally. A closed or open circuit never waits
+for Redis, a probe at most `OP_SECONDS`, and while Redis is away the rules above hold on what this process sees. The
+protocol, its defaults and what to leave alone: `docs/circuit-breaker.md`.
+
+    rules     states, policy, what an outcome says          fleet   clients, push, resync, overrides by hand
+    circuit   what is known: state, counts, the fleet's word    link    one circuit's reports and permits
+    breaker   what is done with a call                      wire    the scripts' arguments and answers
+
+What it does not do: bound a call in time, retry, or queue. It belongs to one event loop and takes no lock: between two
+awaits nothing of it changes.
 """
 
 from __future__ import annotations
@@ -57,7 +67,7 @@ __all__ = [
 ]  # fmt: skip
 
 # A lease outlives the adapter's attempt timeout by a third: a probe that only hangs is settled, not forgotten.
-# Half of the calls failing, or four fifths taking most of the attempt timeout, is an outage without any failures in a row.
+# Half of the calls failing, or four fifths taking most of the attempt timeout, is an outage without a row of failures.
 gemini_circuit_breaker = CircuitBreaker(
     "gemini_api",
     BreakerPolicy(5, 60.0, probe_lease_seconds=20.0, failure_rate=0.5, slow_call_seconds=12.0),

@@ -38,13 +38,16 @@ class CircuitBreaker(Circuit):
 
     async def call_async(self, fn: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
         """`await fn(*args, **kwargs)` and learn from its outcome. Raises `CircuitBreakerOpenError` instead if open."""
+        view = self._view
+        if view.state is OPEN and self._monotonic() < view.until:
+            raise self._rejection()  # as in `run`, without the price of another coroutine
         return await self.run(default_classify, fn, *args, **kwargs)
 
     async def run(self, classify: Classify, fn: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
         """`call_async` with the caller's own reading of exceptions. Cancellation is always ignored."""
         view = self._view
         if view.state is not CLOSED:
-            if view.state is OPEN and (view.forced or self._monotonic() < view.until):
+            if view.state is OPEN and self._monotonic() < view.until:
                 raise self._rejection()
             return await self._run_probe(classify, fn, args, kwargs)
         started = self._monotonic() if self._slow_after else 0.0

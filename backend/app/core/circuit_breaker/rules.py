@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from app.core.errors import DeadlineExceeded, Overloaded, Unavailable
 from app.core.http_client import is_network_error, is_pool_full, status_error
@@ -28,10 +28,22 @@ CLOSED, OPEN, HALF_OPEN = State.CLOSED, State.OPEN, State.HALF_OPEN
 class CircuitBreakerOpenError(Unavailable):
     """The call was not made: `dependency` has been failing. Come back in `retry_after` seconds."""
 
-    # Rejections come by the thousand: the message is made when somebody reads it.
-    def __init__(self, dependency: str, retry_after: float) -> None:
-        self.dependency = dependency
-        self.retry_after: float = retry_after
+    args: tuple[str, float]
+
+    # Rejections come by the thousand: attributes and message are made when somebody reads them.
+    if not TYPE_CHECKING:
+        __init__ = Exception.__init__
+    else:
+
+        def __init__(self, dependency: str, retry_after: float) -> None: ...
+
+    @property
+    def dependency(self) -> str:  # type: ignore[override]
+        return self.args[0]
+
+    @property
+    def retry_after(self) -> float:  # type: ignore[override]
+        return self.args[1]
 
     def __str__(self) -> str:
         return f"{self.dependency}: circuit open for {self.retry_after:.1f} s"

@@ -105,8 +105,9 @@ local due, behind, emptied = {}, {}, {}
 for _, group in ipairs(chosen) do
   local name, share = group.name, group.share
   if share > 0 then
-    local front = redis.call("ZRANGE", prefix .. "r:" .. name, 0, share, "WITHSCORES")
-    redis.call("ZREMRANGEBYRANK", prefix .. "r:" .. name, 0, share - 1)
+    local ready = prefix .. "r:" .. name
+    local front = redis.call("ZRANGE", ready, 0, share, "WITHSCORES")
+    redis.call("ZREMRANGEBYRANK", ready, 0, share - 1)
     for i = 1, 2 * share, 2 do
       due[#due + 1] = front[i]
     end

@@ -9,20 +9,20 @@ Returns  for each claim: 0 the token is no longer valid, nothing happened · 1 c
 
 Invariant  see queue_put; `depth` = sum of the lists' lengths. The first write frees memory (ZREM), see queue_claim.
 Steps
-  1 another token, or none: 0
-  2 the lease ends, the token dies
+  1 another token, none, or the same one a second time: 0
+  2 the leases end, the tokens die
   3 retry: one more failed attempt of the head, noted in `h:<mailbox>`; at the most it becomes: park one
   4 done and park: copy to the dead letters if parked, each with the last five failures, this one included; trim off the
     front, the new head has no failed attempt
-  5 events left: back into the schedule. After retry and defer at their time; after done and park when the burst that arrived meanwhile is
-    over, now if there is none. Wake a worker if that is before the next one looks
+  5 events left: back into the schedule. After retry and defer at their time; after done and park when the burst that
+    arrived meanwhile is over, now if there is none. Wake a worker if that is before the next one looks
 ]]
 local prefix, max_attempts, block, max_dead = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local groups, lease, heads, first = prefix .. "groups", prefix .. "lease", prefix .. "heads", prefix .. "first"
 local own, att = prefix .. "own", prefix .. "att"
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local soonest, trimmed, replies, changed = math.huge, 0, {}, {}
+local soonest, trimmed, replies, changed, emptied = math.huge, 0, {}, {}, {}
 
 local function make_ready(box, due)
   local group = string.match(box, "^(.*):") or ""
@@ -48,40 +48,38 @@ local function park(box, list, n, attempts, reason)
   end
 end
 
-local function trim(box, list, n)
+local function trim(box, list, n, failed)
   redis.call("LTRIM", list, n, -1)
   trimmed = trimmed + n
-  if redis.call("HDEL", att, box) == 1 then redis.call("DEL", prefix .. "h:" .. box) end
+  if failed > 0 then
+    redis.call("HDEL", att, box)
+    redis.call("DEL", prefix .. "h:" .. box)
+  end
   local head = redis.call("LINDEX", list, 0)
   if head then
     redis.call("ZADD", heads, tonumber(string.sub(head, 1, 13)), box)
     local burst = redis.call("HGET", first, box)
     make_ready(box, burst and tonumber(string.match(burst, "%d+$")) or now)
   else
-    redis.call("ZREM", heads, box)
-    redis.call("HDEL", first, box)
+    emptied[#emptied + 1] = box
   end
 end
 
-local function settle(box, token, verb, number, reason)
-  if redis.call("HGET", own, box) ~= token then return 0 end
-  redis.call("ZREM", lease, box)
-  redis.call("HDEL", own, box)
+local function settle(box, verb, number, reason, failed)
   local list = prefix .. "m:" .. box
-  if verb == "retry" then
-    local attempts = redis.call("HINCRBY", att, box, 1)
-    if attempts >= max_attempts then
-      park(box, list, 1, attempts, reason)
-      trim(box, list, 1)
-      return 2
-    end
+  if verb == "retry" and failed + 1 >= max_attempts then
+    park(box, list, 1, failed + 1, reason)
+    trim(box, list, 1, failed)
+    return 2
+  elseif verb == "retry" then
+    redis.call("HINCRBY", att, box, 1)
     redis.call("RPUSH", prefix .. "h:" .. box, failure(reason))
     redis.call("LTRIM", prefix .. "h:" .. box, -5, -1)
   elseif verb == "park" then
-    park(box, list, number, tonumber(redis.call("HGET", att, box) or 0) + 1, reason)
+    park(box, list, number, failed + 1, reason)
   end
   if verb == "done" or verb == "park" then
-    trim(box, list, number)
+    trim(box, list, number, failed)
   else
     redis.call("HDEL", first, box)
     make_ready(box, now + number)
@@ -89,8 +87,27 @@ local function settle(box, token, verb, number, reason)
   return 1
 end
 
+local boxes, ended, ends = {}, {}, {}
 for i = 4, #ARGV, 5 do
-  replies[#replies + 1] = settle(ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]), ARGV[i + 4])
+  boxes[#boxes + 1] = ARGV[i]
+end
+local failed = redis.call("HMGET", att, unpack(boxes))
+for i, owner in ipairs(redis.call("HMGET", own, unpack(boxes))) do
+  if owner == ARGV[5 * i] and not ends[boxes[i]] then
+    ended[#ended + 1], ends[boxes[i]] = boxes[i], i
+  end
+end
+if #ended > 0 then
+  redis.call("ZREM", lease, unpack(ended))
+  redis.call("HDEL", own, unpack(ended))
+end
+for i, box in ipairs(boxes) do
+  local verb, number, reason = unpack(ARGV, 5 * i + 1, 5 * i + 3)
+  replies[i] = ends[box] == i and settle(box, verb, tonumber(number), reason, tonumber(failed[i] or 0)) or 0
+end
+if #emptied > 0 then
+  redis.call("ZREM", heads, unpack(emptied))
+  redis.call("HDEL", first, unpack(emptied))
 end
 for group in pairs(changed) do
   local head = redis.call("ZRANGE", prefix .. "r:" .. group, 0, 0, "WITHSCORES")

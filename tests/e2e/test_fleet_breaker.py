@@ -1,0 +1,93 @@
+"""A wrong Gemini key over three replicas: five calls are made, and after them nobody asks any more."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import redis
+
+from .conftest import World
+from .test_cli import chorus
+
+
+async def _gemini_calls(world: World) -> int:
+    return len(await world.sandbox.record(kind="generate"))
+
+
+async def _state_on(world: World, replica: int, breaker: str = "gemini") -> str:
+    health = await world.api("GET", "/health", replica=replica)
+    return str(health["circuit_breakers"][breaker]["state"])
+
+
+def _redis(world: World) -> redis.Redis:
+    return redis.Redis.from_url(world.fleet.settings_of_a_replica["REDIS_URL"])
+
+
+def _forget_who_called(world: World) -> None:
+    """Earlier tests' good calls: with them one replica alone would rightly open its own circuit only."""
+    with _redis(world) as server:
+        server.delete("chorus:breaker:{gemini_api}:gemini_api:c")
+
+
+def _let_nobody_wait(world: World) -> None:
+    """What waits for the circuit's minute is due now."""
+    with _redis(world) as server:
+        for ready in server.scan_iter("chorus:{q*}:ready"):
+            for mailbox in server.zrange(ready, 0, -1):
+                server.zadd(ready, {mailbox: 0}, xx=True)
+
+
+async def test_with_a_wrong_key_five_messages_fail_and_the_sixth_is_refused_without_a_call(world: World) -> None:
+    _forget_who_called(world)
+    await world.sandbox.add_fault("gemini", gemini="api_key_invalid")
+    try:
+        for number in range(5):
+            await world.customer(f"Customer {number}").say("Hello?")
+            async with asyncio.timeout(10):
+                while await _gemini_calls(world) <= number:
+                    await asyncio.sleep(0.01)
+        async with asyncio.timeout(2):
+            while {await _state_on(world, replica) for replica in range(3)} != {"open"}:
+                await asyncio.sleep(0.01)
+        sixth = world.customer("The sixth")
+        await sixth.say("And I?")
+        async with asyncio.timeout(10):
+            while not await _is_waiting(world):
+                await asyncio.sleep(0.05)
+        assert await _gemini_calls(world) == 5
+        for replica in range(3):
+            breakers = await world.api("GET", "/admin/breakers", replica=replica)
+            assert (breakers["gemini"]["failure_count"], breakers["gemini"]["why"]) == (5, "failures")
+            assert 50 < breakers["gemini"]["retry_after"] <= 60
+            assert (await world.api("GET", "/health", replica=replica))["status"] == "degraded"
+    finally:
+        await world.sandbox.clear_faults()
+        await world.api("POST", "/admin/breakers/gemini", json={"action": "auto"})
+        _let_nobody_wait(world)
+
+
+async def _is_waiting(world: World) -> bool:
+    """All six conversations are in their mailboxes with their messages, none is being worked on, none is dead."""
+    fleet = await world.api("GET", "/admin/fleet")
+    queue = await world.api("GET", "/admin/queue")
+    busy = sum(replica["active"] for replica in fleet["replicas"])
+    return bool(queue["pending"] == 6 and busy == 0 and queue["dead"] == 0)
+
+
+async def test_the_operators_word_from_the_command_line_reaches_every_replica(world: World, tmp_path: Path) -> None:
+    async def say(*words: str) -> str:
+        url = world.fleet.settings_of_a_replica["REDIS_URL"]
+        result = await asyncio.to_thread(chorus, tmp_path, "breakers", *words, REDIS_URL=url)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    assert "whatsapp_api: open, forced" in await say("open", "whatsapp", "--why", "rehearsal")
+    try:
+        async with asyncio.timeout(3):
+            for replica in range(3):
+                while await _state_on(world, replica, "whatsapp") != "open":
+                    await asyncio.sleep(0.01)
+        assert "rehearsal" in await say("list")
+    finally:
+        assert "closed" in await say("auto", "whatsapp")

@@ -1,0 +1,98 @@
+"""One host's share of the connections, and what may be fetched with a token from a URL that came from outside."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from app.core import http_client
+from app.core.circuit_breaker import IGNORED, default_classify
+from app.core.http_client import (
+    BodyTooLarge,
+    ForbiddenHost,
+    PoolFull,
+    close_http_client,
+    download,
+    get_http_client,
+    request,
+)
+from fakes import peer, read_request, response
+
+
+@pytest.fixture(autouse=True)
+async def _closed_afterwards():
+    yield
+    await close_http_client()
+
+
+async def hang(reader, _writer):
+    await reader.read()
+
+
+async def answer(reader, writer):
+    while True:
+        await read_request(reader)
+        writer.write(response(b"ok"))
+        await writer.drain()
+
+
+async def test_a_host_that_hangs_cannot_take_the_pool_from_another(monkeypatch):
+    monkeypatch.setattr(http_client, "POOL_SECONDS", 0.05)
+    async with peer(hang) as gemini, peer(answer) as whatsapp:
+        stuck = [
+            asyncio.create_task(request("POST", gemini, timeout_seconds=30, payload={}))
+            for _ in range(http_client.MAX_CONNECTIONS + 20)
+        ]
+        finished, _ = await asyncio.wait(stuck[http_client.MAX_PER_HOST :], timeout=20)
+        waiting = [task for task in stuck if not task.done()]
+        assert len(waiting) == http_client.MAX_PER_HOST
+        assert {type(task.exception()) for task in finished} == {PoolFull}
+        answers = await asyncio.gather(*(request("GET", whatsapp, timeout_seconds=5) for _ in range(40)))
+        assert {one.status for one in answers} == {200}
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        assert (await get_http_client())._transport._origins == {}
+
+
+async def test_our_own_full_pool_says_nothing_about_the_peer():
+    assert default_classify(PoolFull()) is IGNORED
+
+
+async def test_a_token_goes_to_no_other_host(monkeypatch):
+    asked = []
+
+    async def never(*args, **kwargs):
+        asked.append(args)
+
+    monkeypatch.setattr(http_client, "request", never)
+    for url in (
+        "https://evil.test/x", "https://fbsbx.com.evil.test/x", "http://lookaside.fbsbx.com/x", "None",
+        "https://evilfbsbx.com/x", "https://lookaside.fbsbx.com:8443/x", "https://a:b@evil.test/.fbsbx.com",
+    ):  # fmt: skip
+        with pytest.raises(ForbiddenHost):
+            await download(url, allowed_hosts=(".fbsbx.com",), headers={"authorization": "Bearer t"})
+    assert asked == []
+    await download("https://lookaside.fbsbx.com/x", allowed_hosts=(".fbsbx.com",), headers={})
+    assert len(asked) == 1
+
+
+async def test_a_redirect_is_not_followed_and_a_body_not_read_beyond_its_bound():
+    seen = []
+
+    async def serve(reader, writer):
+        line, headers, _ = await read_request(reader)
+        seen.append((line.split()[1], headers.get("authorization")))
+        if line.startswith("GET /moved"):
+            writer.write(response(b"", status="302 Found", headers="Location: https://evil.test/\r\n"))
+        else:
+            writer.write(response(b"x" * 5000))
+        await writer.drain()
+
+    async with peer(serve) as url:
+        token = {"authorization": "Bearer t"}
+        assert (await download(f"{url}/moved", allowed_hosts=(url,), headers=token)).status == 302
+        with pytest.raises(BodyTooLarge):
+            await download(f"{url}/large", allowed_hosts=(url,), headers=token, max_body_bytes=1000)
+    assert seen == [("/moved", "Bearer t"), ("/large", "Bearer t")]
