@@ -47,9 +47,9 @@ chaos: setup     ## 10,000 messages while everything is killed, frozen and resta
 
 lock: setup      ## renew both lock files (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	  pyproject.toml --extra embedded --group dev -o requirements.lock --upgrade
+	  pyproject.toml --extra embedded --extra tracing --group dev -o requirements.lock --upgrade
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	  pyproject.toml -c requirements.lock -o requirements-runtime.lock
+	  pyproject.toml --extra tracing -c requirements.lock -o requirements-runtime.lock
 
 clean:           ## delete what the targets made; refuses while a demo is running
 	@test ! -x "$(BIN)/python" || "$(BIN)/python" -c "from pathlib import Path; from app.sandbox.servers import remove_data; remove_data(Path('.data/demo/servers'))"

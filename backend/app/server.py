@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from types import FrameType
 
 import uvicorn
 
+from app import __version__
 from app.core.config import Settings
+from app.core.tracing import configure_tracing
 from app.main import Chorus, create_app
 
 logger = logging.getLogger(__name__)
@@ -59,6 +62,7 @@ class DrainingServer(uvicorn.Server):
 
 def serve(settings: Settings) -> None:
     """Run one replica until a signal ends it."""
+    configure_tracing(version=__version__, instance=f"{socket.gethostname()}-{os.getpid()}")
     app = create_app(settings)
     config = uvicorn.Config(
         app,

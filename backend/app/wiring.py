@@ -226,6 +226,10 @@ def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> Hea
         await outside.store.ping()
         return {}
 
+    async def probe_redis() -> Mapping[str, Any]:
+        channel = "trusted" if cache.stats().trusted else "lost"
+        return await describe(outside.redis) | {"channel": channel}
+
     def upstream(name: str, probe: Callable[[], Awaitable[Mapping[str, Any]]]) -> Dependency:
         return Dependency(name, probe, UPSTREAM_PROBE_SECONDS, UPSTREAM_TIMEOUT_SECONDS, is_shared=True)
 
@@ -238,7 +242,7 @@ def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> Hea
 
     return HealthService(
         dependencies={
-            "redis": Dependency("redis", lambda: describe(outside.redis), PROBE_SECONDS, PROBE_TIMEOUT_SECONDS),
+            "redis": Dependency("redis", probe_redis, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS),
             "supabase": Dependency("supabase", probe_store, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS),
             "whatsapp": upstream("whatsapp", outside.messenger.probe),
             "gemini": upstream("gemini", outside.model.probe),

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import time
+from collections import Counter
+
+from app.wiring import UPSTREAM_PROBE_SECONDS
 
 from .conftest import World
 
@@ -22,6 +27,10 @@ async def test_health_in_its_json_shape_for_everybody_and_in_full_for_operators(
             await asyncio.sleep(0.05)
     assert full["dependencies"]["redis"]["role"] == "master"
     assert full["dependencies"]["redis"]["persistence"] == "aof"
+    assert full["dependencies"]["redis"]["channel"] == "trusted"
+    assert full["dependencies"]["redis"]["replication"] == {"replicas": 0, "behind_bytes": None}
+    assert full["dependencies"]["redis"]["memory"]["used_bytes"] > 0
+    assert full["background"]["event_loop"]["running"] is True
     assert {"pending", "oldest_seconds", "dead"} <= set(full["queue"])
     assert "hits" in full["cache"]
 
@@ -34,10 +43,28 @@ async def test_liveness_and_readiness(world: World) -> None:
         assert (ready.status_code, ready.json()) == (200, {"status": "ready", "redis": "ok", "database": "ok"})
 
 
+async def test_three_replicas_look_at_an_upstream_as_often_as_one(world: World) -> None:
+    fleet = await world.api("GET", "/admin/fleet")
+    age = time.time() - min(replica["started_at"] for replica in fleet["replicas"])
+    looks: Counter[str] = Counter()
+    for replica in world.fleet.replicas:
+        text = (await world.http.get(f"{replica.url}/metrics")).text
+        for name, count in re.findall(r'chorus_dependency_probes_total{dependency="(\w+)"} ([\d.]+)', text):
+            looks[name] += float(count)
+    for upstream in ("gemini", "whatsapp"):
+        assert looks[upstream] <= age / UPSTREAM_PROBE_SECONDS + 1, looks
+    assert looks["redis"] >= 3
+
+
 async def test_the_fleet_lists_every_replica(world: World) -> None:
     fleet = await world.api("GET", "/admin/fleet", replica=2)
     assert len(fleet["replicas"]) == 3
     assert {r["pid"] for r in fleet["replicas"]} == {replica.pid for replica in world.fleet.replicas}
+    for replica in fleet["replicas"]:
+        assert {"id", "version", "host", "started_at", "phase", "status", "role", "active", "concurrency"} <= set(
+            replica
+        )
+        assert replica["breakers"] == dict.fromkeys(("gemini", "whatsapp", "supabase"), "closed")
 
 
 async def test_metrics_are_rendered(world: World) -> None:

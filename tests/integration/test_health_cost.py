@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from contextlib import AsyncExitStack
 
 import httpx
 from fastapi import FastAPI
@@ -16,6 +15,7 @@ from serving import Outside, served, settings_of
 
 REQUESTS = 1000
 ROUTES = ("/health", "/health/ready", "/health/live")
+IDLE_SECONDS = 2.0
 LOOKS_PER_SECOND = 5
 """INFO every 3 s, the upstreams' board every 5 s; with room for a slow machine."""
 
@@ -32,6 +32,9 @@ async def test_a_thousand_questions_call_nobody(valkey_url: str, store_url: str,
     async with served(app) as base, httpx.AsyncClient(base_url=base) as http:
         operator = {"Authorization": "Bearer operator-of-the-test-suite"}
         assert (await http.get("/health/ready")).status_code == 200
+        idle_from = await _commands(redis)
+        await asyncio.sleep(IDLE_SECONDS)  # time itself
+        idle = (await _commands(redis) - idle_from).total()
         upstream_before, redis_before, started = world.calls.total(), await _commands(redis), time.monotonic()
         for n in range(REQUESTS):
             answer = await http.get(ROUTES[n % 3], headers=operator if n % 2 else {})
@@ -40,22 +43,9 @@ async def test_a_thousand_questions_call_nobody(valkey_url: str, store_url: str,
         assert world.calls.total() == upstream_before
         used = await _commands(redis) - redis_before
     await redis.aclose()
-    # What the background does by itself: heartbeat, queue figures, looks; nothing that grows with the questions.
-    assert used.total() <= 25 * (seconds + 1), used
+    # As much as the background does by itself, give or take a round; nothing that grows with the questions.
+    assert used.total() <= idle * (seconds / IDLE_SECONDS + 1), (used, idle, seconds)
     assert used["info"] <= LOOKS_PER_SECOND * (seconds + 1)
-
-
-async def test_three_replicas_ask_an_upstream_once(valkey_url: str, store_url: str, outside: Outside) -> None:
-    world = outside
-    settings = settings_of(world.url, valkey_url, store_url, app_role="api")
-    async with AsyncExitStack() as stack:
-        http = await stack.enter_async_context(httpx.AsyncClient())
-        replicas = [await stack.enter_async_context(served(create_app(settings))) for _ in range(3)]
-        for base in replicas:
-            async with asyncio.timeout(10):
-                while (await http.get(f"{base}/health")).json()["dependencies"]["gemini"]["status"] != "ok":
-                    await asyncio.sleep(0.02)
-    assert sorted(world.calls.values()) == [1, 1], world.calls
 
 
 async def test_health_answers_at_least_half_as_fast_as_a_constant(

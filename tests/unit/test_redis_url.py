@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
+import pytest
+from redis.asyncio.connection import SSLConnection
+
+from app.core.redis import connect
 from app.core.redis_url import RedisUrl, Topology
 
 
@@ -44,3 +48,20 @@ def test_what_is_wrong_is_said_without_the_secret(url: str, problem: str) -> Non
     with pytest.raises(ValueError, match=problem) as caught:
         RedisUrl.parse(url)
     assert "secret" not in str(caught.value)
+
+
+async def test_tls_and_its_authority_reach_every_connection() -> None:
+    cluster: Any = connect("rediss+cluster://u:p@h:1?ssl_ca_certs=/ca", timeout_seconds=1)
+    (node,) = cluster.nodes_manager.startup_nodes.values()
+    assert (node.connection_class, node.connection_kwargs["ssl_ca_certs"]) == (SSLConnection, "/ca")
+    assert (node.connection_kwargs["username"], node.connection_kwargs["password"]) == ("u", "p")
+    guarded: Any = connect("rediss+sentinel://u:p@h:1/main/2?ssl_ca_certs=/ca&sentinel_password=s", timeout_seconds=1)
+    pool = guarded.connection_pool
+    assert issubclass(pool.connection_class, SSLConnection)
+    assert (pool.connection_kwargs["ssl_ca_certs"], pool.connection_kwargs["db"]) == ("/ca", 2)
+    (sentinel,) = pool.sentinel_manager.sentinels
+    kwargs = sentinel.connection_pool.connection_kwargs
+    assert issubclass(sentinel.connection_pool.connection_class, SSLConnection)
+    assert (kwargs["password"], kwargs["ssl_ca_certs"]) == ("s", "/ca")
+    await cluster.aclose()
+    await guarded.aclose()

@@ -20,6 +20,7 @@ from app.api.deps import services
 from app.api.errors import error_response
 from app.core.errors import Unavailable
 from app.core.logging import bind_request_id, log_canonical
+from app.core.tracing import span
 from app.services.ingest_service import IngestService
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ class WebhookReceiver:
             if not self._is_signed(scope, body):
                 status, error = 401, "invalid_signature"
             else:
-                result = await self._ingest.accept(orjson.loads(body))
+                with span("webhook"):
+                    result = await self._ingest.accept(orjson.loads(body))
                 accepted, duplicates = result.accepted, result.duplicates
                 status = 200
         except BodyTooLarge:

@@ -36,11 +36,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, cast
+from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import httpx
 import orjson
 from httpx import AsyncClient
+
+from app.core.tracing import span
 
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 10.0
@@ -251,11 +254,14 @@ async def request(
         content = orjson.dumps(payload)
         sent["content-type"] = "application/json"
     try:
-        async with (
-            asyncio.timeout(timeout_seconds),
-            client.stream(method, url, headers=sent, content=content, timeout=_timeout(timeout_seconds)) as response,
-        ):
-            return Response(response.status_code, response.headers, await _read(response, max_body_bytes))
+        with span("http", method=method, host=urlsplit(url).netloc):
+            async with (
+                asyncio.timeout(timeout_seconds),
+                client.stream(
+                    method, url, headers=sent, content=content, timeout=_timeout(timeout_seconds)
+                ) as response,
+            ):
+                return Response(response.status_code, response.headers, await _read(response, max_body_bytes))
     except httpx.PoolTimeout as exc:
         raise PoolFull(_describe(exc)) from exc
     except _NOT_SENT as exc:

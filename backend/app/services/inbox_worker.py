@@ -25,6 +25,7 @@ from prometheus_client import Counter, Histogram
 
 from app.core.logging import bind_messages, log_canonical
 from app.core.queue import Claim, LeaseLost, Queue
+from app.core.tracing import is_on, span
 from app.domain.errors import (
     AccountRejected,
     ChorusError,
@@ -38,7 +39,7 @@ from app.domain.webhook import Kind, to_inbound
 from app.services.bot_service import BotService, Handled, Run
 from app.services.conversation_service import ConversationService
 from app.services.delivery import Postponed
-from app.services.ingest_service import Incoming, decode, whatsapp_id
+from app.services.ingest_service import Incoming, decode, trace_carrier, whatsapp_id
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +186,8 @@ class InboxWorker:
         kind, _, _ = claim.mailbox.partition(":")
         result = Handled("cancelled", 0)
         try:
-            result = await self._dispatch(kind, claim)
+            with span("handle", parent=trace_carrier(claim.events[0]) if is_on() else None, kind=kind):
+                result = await self._dispatch(kind, claim)
             await self._tell(lambda: self._queue.done(claim, result.count))
         except asyncio.CancelledError:
             # Lease lost: the token no longer stands and this is a no-op. Drain: another replica has it at once.

@@ -11,6 +11,7 @@ import orjson
 
 from app.core.logging import bind_messages
 from app.core.queue import Event, PutResult
+from app.core.tracing import outgoing
 from app.domain.webhook import Json, Kind, WebhookEvent, parse_webhook
 
 
@@ -38,7 +39,9 @@ def whatsapp_id(event: Event) -> str:
 
 
 def encode(event: WebhookEvent) -> Event:
-    payload = orjson.dumps({"kind": event.kind, "number": event.phone_number_id, "body": event.body})
+    content = {"kind": event.kind, "number": event.phone_number_id, "body": event.body}
+    trace = outgoing()
+    payload = orjson.dumps(content if trace is None else content | {"trace": trace})
     return Event(event.id, event.mailbox, payload, immediate=event.is_immediate)
 
 
@@ -50,6 +53,12 @@ class Incoming:
     phone_number_id: str
     body: Json
     accepted_at: datetime
+
+
+def trace_carrier(event: Event) -> dict[str, str] | None:
+    """The trace of the webhook that brought it, if there is one."""
+    carrier = orjson.loads(event.payload).get("trace")
+    return carrier if isinstance(carrier, dict) else None
 
 
 def decode(event: Event) -> Incoming:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
@@ -24,6 +24,8 @@ READ_SECONDS = 5.0
 
 DEPENDENCY_UP = Gauge("chorus_dependency_up", "1 if the last probe succeeded", ["dependency"])
 DEPENDENCY_LATENCY = Gauge("chorus_dependency_latency_seconds", "Duration of the last successful probe", ["dependency"])
+
+PROBES = Counter("chorus_dependency_probes_total", "Looks at a dependency made by this replica", ["dependency"])
 
 
 @dataclass(slots=True)
@@ -99,6 +101,7 @@ class Prober:
         """Ask once and remember the answer."""
         dependency = self._dependency
         start = dependency.probed_at = self._clock.monotonic()
+        PROBES.labels(dependency.name).inc()
         try:
             async with asyncio.timeout(dependency.timeout_seconds):
                 details = await dependency.probe()
