@@ -135,7 +135,11 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
     redis = connect_redis(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS)
     stack.push_async_callback(redis.aclose)
     queue = open_queue(settings, stack, redis)
-    registry = Registry(redis, namespace=settings.redis_namespace, replica_id=_replica_id())
+    registry = Registry(
+        redis,
+        namespace=settings.redis_namespace,
+        replica_id=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}",
+    )
     stack.push_async_callback(_leave, registry)
     breakers = open_breakers(settings, stack, registry)
     breakers.join(*CIRCUIT_BREAKERS.values(), whatsapp_account_breakers)
@@ -389,10 +393,6 @@ def _admin_key(settings: Settings) -> str:
 async def _leave(registry: Registry) -> None:
     with suppress(Unavailable):  # the others notice the silence
         await registry.leave()
-
-
-def _replica_id() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
 def _value(secret: SecretStr | None) -> str:
