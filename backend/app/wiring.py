@@ -36,7 +36,7 @@ from app.core.probe_board import ProbeBoard
 from app.core.queue import Queue
 from app.core.redis import Redis, describe, is_cluster
 from app.core.redis import connect as connect_redis
-from app.core.registry import HEARTBEAT_SECONDS, Registry
+from app.core.registry import HEARTBEAT_SECONDS, Registry, new_replica_id
 from app.core.secrets import TokenCipher
 from app.domain.ports import Store
 from app.services.account_service import AccountService
@@ -135,11 +135,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
     redis = connect_redis(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS)
     stack.push_async_callback(redis.aclose)
     queue = open_queue(settings, stack, redis)
-    registry = Registry(
-        redis,
-        namespace=settings.redis_namespace,
-        replica_id=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}",
-    )
+    registry = Registry(redis, namespace=settings.redis_namespace, replica_id=new_replica_id())
     stack.push_async_callback(_leave, registry)
     breakers = open_breakers(settings, stack, registry)
     breakers.join(*CIRCUIT_BREAKERS.values(), whatsapp_account_breakers)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +17,11 @@ from app.core.redis import Redis, RedisError, Script
 HEARTBEAT_SECONDS = 2.0
 STALE_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
 """Two missed beats are bad luck, three are a dead replica."""
+
+
+def new_replica_id() -> str:
+    """Tells people where to look, and one start from the next."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
 @dataclass(frozen=True, slots=True)
