@@ -37,9 +37,17 @@ async def acting_as(sql: asyncpg.Connection, role: str, user: str | None = None)
 
 
 @pytest.fixture
-async def member_of_one(contract_url: str) -> AsyncIterator[tuple[str, str]]:
+async def sql(store_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A database of the test's own: the stand-in for PostgREST hands out rights in the one that it serves."""
+    connection = await asyncpg.connect(store_url, timeout=5, command_timeout=5)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def member_of_one(store_url: str) -> AsyncIterator[tuple[str, str]]:
     """A user who is a viewer of one account, beside another account just as full. Yields user and account id."""
-    store = PostgresStore(contract_url, policy=quick_policy())
+    store = PostgresStore(store_url, policy=quick_policy())
     user, ids = unique("user"), []
     for owner in (user, "somebody else"):
         name = unique("account")
