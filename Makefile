@@ -32,7 +32,7 @@ check: setup     ## ruff, types, import contracts
 	"$(BIN)/mypy"
 	"$(BIN)/lint-imports"
 
-bench: setup .venv-bench/.installed ## figures side by side with peers and floors (BENCH="ingest end_to_end queue": only these)
+bench: setup .venv-bench/.installed ## figures side by side with peers and floors (BENCH="ingest queue": only these)
 	"$(BIN)/python" -m tests.bench $(BENCH)
 
 .venv-bench/.installed: requirements-bench.lock
@@ -45,11 +45,13 @@ chaos: setup     ## 10,000 messages while everything is killed, frozen and resta
 	"$(BIN)/python" -m tests.chaos $(if $(SEED),--seed $(SEED))
 	"$(BIN)/python" -m tests.chaos.mutations
 
-lock: setup      ## renew both lock files (needs uv)
+lock: setup      ## renew the lock files (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	  pyproject.toml --extra embedded --extra tracing --group dev -o requirements.lock --upgrade
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	  pyproject.toml --extra tracing -c requirements.lock -o requirements-runtime.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	  pyproject.toml --extra embedded --group bench -c requirements.lock -o requirements-bench.lock
 
 clean:           ## delete what the targets made; refuses while a demo is running
 	@test ! -x "$(BIN)/python" || "$(BIN)/python" -c "from pathlib import Path; from app.sandbox.servers import remove_data; remove_data(Path('.data/demo/servers'))"

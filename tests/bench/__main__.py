@@ -1,4 +1,4 @@
-"""`make bench`, or `python -m tests.bench [ingest] [end_to_end] [queue]`."""
+"""`make bench`, or `python -m tests.bench [ingest] [end_to_end] [queue] [cache] [breaker]`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from collections.abc import Callable, Mapping
 
 from tests.bench import end_to_end, ingest, queue_rates
 from tests.bench.machine import Stage, describe, load, stage
+from tests.bench.peers import beside_peers
 from tests.bench.report import Bar
 
 BENCHMARKS: Mapping[str, Callable[[Stage], tuple[list[str], list[Bar]]]] = {
     "ingest": ingest.run,
     "end_to_end": end_to_end.run,
     "queue": queue_rates.run,
+    "cache": beside_peers("tests.bench.cache"),
+    "breaker": beside_peers("tests.bench.breaker"),
 }
 
 
