@@ -128,8 +128,10 @@ async def world(fleet_and_database: tuple[LocalFleet, str]) -> AsyncIterator[Wor
     async with httpx.AsyncClient(timeout=10) as http:
         world = World(fleet, sandbox, http, database)
         world.account = await world.new_account()
-        yield world
-        # A reset cuts what is under way; the next test must not inherit a send of unknown outcome.
-        await world.until_idle()
-    await database.close()
-    await close_http_client()
+        try:
+            yield world
+            # A reset cuts what is under way; the next test must not inherit a send of unknown outcome.
+            await world.until_idle()
+        finally:
+            await database.close()
+            await close_http_client()

@@ -33,9 +33,11 @@ def _forget_who_called(world: World) -> None:
 def _let_nobody_wait(world: World) -> None:
     """What waits for the circuit's minute is due now."""
     with _redis(world) as server:
-        for ready in server.scan_iter("chorus:{q*}:ready"):
-            for mailbox in server.zrange(ready, 0, -1):
-                server.zadd(ready, {mailbox: 0}, xx=True)
+        for schedule in server.scan_iter("chorus:{q*}:r:*"):
+            prefix, _, group = schedule.decode().partition(":r:")
+            for mailbox in server.zrange(schedule, 0, -1):
+                server.zadd(schedule, {mailbox: 0}, xx=True)
+            server.zadd(f"{prefix}:groups", {group: 0}, xx=True)
 
 
 async def test_with_a_wrong_key_five_messages_fail_and_the_sixth_is_refused_without_a_call(world: World) -> None:
