@@ -42,7 +42,7 @@ class Chorus(FastAPI):
 
 
 def create_app(settings: Settings) -> Chorus:
-    """An app whose lifespan connects everything; several may live in one process (tests do)."""
+    """An app whose lifespan connects everything. One per process: it joins the toolbox's objects to the fleet."""
 
     @asynccontextmanager
     async def lifespan(app: Chorus) -> AsyncIterator[State]:
