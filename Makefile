@@ -42,6 +42,7 @@ bench: setup .venv-bench/.installed ## figures side by side with peers and floor
 	@touch "$@"
 
 chaos: setup     ## 10,000 messages while everything is killed, frozen and restarted; then the check that the check can fail
+	"$(BIN)/python" -m pytest -q -m timed tests
 	"$(BIN)/python" -m tests.chaos $(if $(SEED),--seed $(SEED))
 	"$(BIN)/python" -m tests.chaos.mutations
 

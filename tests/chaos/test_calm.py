@@ -60,6 +60,7 @@ async def test_counters_equal_the_record(world: World) -> None:
     assert (queue["pending"], queue["ready"], queue["leased"], queue["dead"]) == (0, 0, 0, 0)
 
 
+@pytest.mark.timed
 async def test_an_account_whose_gemini_calls_hang_does_not_delay_another(world: World) -> None:
     stage, (stuck, healthy) = Stage(world), world.businesses
     without = await p99_of_replies(world, stage, healthy)

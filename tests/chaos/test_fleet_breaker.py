@@ -12,6 +12,8 @@ import pytest
 from app.sandbox.servers import Valkey
 from breaker_upstream import Child, Upstream, running_upstream
 
+pytestmark = pytest.mark.timed
+
 THRESHOLD = 5
 LEASE_SECONDS = 1.0
 POLICY: dict[str, Any] = {

@@ -9,10 +9,9 @@ import logging
 import uuid
 
 import pytest
-from structlog.contextvars import clear_contextvars
 
 from app.core.config import LogFormat
-from app.core.logging import bind_request_id, configure_logging, log_canonical, request_id
+from app.core.logging import bind_request_id, configure_logging, forget_context, log_canonical, request_id
 
 
 @pytest.fixture
@@ -20,11 +19,11 @@ def logged():
     """Logging as configured by `logged.configure(…)`, into memory; everything is put back afterwards."""
     root = logging.getLogger()
     level, before = root.level, list(root.handlers)
-    clear_contextvars()
+    forget_context()
     yield Logged()
     root.handlers[:] = before
     root.setLevel(level)
-    clear_contextvars()
+    forget_context()
 
 
 class Logged:
@@ -82,6 +81,7 @@ async def test_the_request_id_is_on_every_line_of_its_task_and_of_no_other(lines
     await asyncio.gather(asyncio.create_task(handle("mine")), asyncio.create_task(handle(None)))
     assert request_id() is None
     log_canonical("outside")
+    await asyncio.sleep(0)  # lines are written once a turn of the loop
     first, second, outside = lines()
     assert first["request_id"] == "mine"
     assert len(second["request_id"]) == 16

@@ -35,6 +35,7 @@ WEBHOOK_EVENTS = Counter("chorus_webhook_events_total", "Updates in accepted web
 WEBHOOK_SECONDS = Histogram(
     "chorus_webhook_seconds", "Time to the answer", buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 )
+_OK = WEBHOOKS.labels(200)
 _ACCEPTED = WEBHOOK_EVENTS.labels("accepted")
 _DUPLICATE = WEBHOOK_EVENTS.labels("duplicate")
 
@@ -78,10 +79,11 @@ class WebhookReceiver:
             status, error = 503, f"{exc.dependency}_unavailable"
         await _respond(send, status, error, request_id)
         seconds = time.perf_counter() - started
-        WEBHOOKS.labels(status).inc()
+        (_OK if status == 200 else WEBHOOKS.labels(status)).inc()
         WEBHOOK_SECONDS.observe(seconds)
         _ACCEPTED.inc(accepted)
-        _DUPLICATE.inc(duplicates)
+        if duplicates:
+            _DUPLICATE.inc(duplicates)
         log_canonical(
             "webhook", status=status, accepted=accepted, duplicates=duplicates, error=error, ms=round(seconds * 1000, 2)
         )
@@ -89,10 +91,10 @@ class WebhookReceiver:
     def _is_signed(self, scope: Scope, body: bytes) -> bool:
         """HMAC-SHA256 over the raw bytes with any of the app secrets (several Meta apps may post here)."""
         given = next((value for name, value in scope["headers"] if name == b"x-hub-signature-256"), b"")
-        return any(
-            hmac.compare_digest(b"sha256=" + hmac.digest(key, body, "sha256").hex().encode(), given)
-            for key in self._keys
-        )
+        for key in self._keys:
+            if hmac.compare_digest(b"sha256=" + hmac.digest(key, body, "sha256").hex().encode(), given):
+                return True
+        return False
 
 
 async def _read(scope: Scope, receive: Receive) -> bytes | None:

@@ -14,27 +14,34 @@ must not be there: bearer tokens, API keys, JWTs, signatures, phone numbers. It 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
 import os
 import re
 import sys
+import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import count, islice
+from types import MappingProxyType
 from typing import Any
 
 import orjson
 import structlog
-from structlog.contextvars import bind_contextvars, get_contextvars
 
 from app.core.config import LogFormat
 
 _canonical = logging.getLogger("app.canonical")
+_context: ContextVar[Mapping[str, Any]] = ContextVar("log_context", default=MappingProxyType({}))
+"""What every line of this task carries. One variable: asking for all of many costs more than a line."""
 
 TRACE_DIGITS = 12
+_PROCESS = os.urandom(4).hex()
+_requests = count(1)
 MAX_TRACES = 10
 
 _QUIET = ("httpx", "httpcore", "uvicorn.access", "hpack")
@@ -56,7 +63,9 @@ def configure_logging(level: str, log_format: LogFormat) -> None:
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if isinstance(handler, _Handler)]:
         root.removeHandler(old)
+    global _lines  # noqa: PLW0603
     handler = _Handler(sys.stderr)
+    _lines = _Lines(handler) if log_format is LogFormat.JSON else None
     handler.setFormatter(_JsonFormatter() if log_format is LogFormat.JSON else _PrettyFormatter())
     root.addHandler(handler)
     root.setLevel(level)
@@ -72,8 +81,8 @@ def configure_logging(level: str, log_format: LogFormat) -> None:
 
 def bind_request_id(value: str | None = None) -> str:
     """Give this task, and those it starts, a request id: `value`, or a new one. Returns it."""
-    request_id = value or os.urandom(8).hex()
-    bind_contextvars(request_id=request_id)
+    request_id = value or f"{_PROCESS}{next(_requests):08x}"
+    _context.set({**_context.get(), "request_id": request_id})
     return request_id
 
 
@@ -85,18 +94,60 @@ def trace_of(message_id: str) -> str:
 
 def bind_messages(message_ids: Iterable[str]) -> None:
     """Every later line of this task names these messages (the first few), from the webhook to the send."""
-    bind_contextvars(messages=[trace_of(message_id) for message_id in islice(message_ids, MAX_TRACES)])
+    _context.set({**_context.get(), "messages": [trace_of(each) for each in islice(message_ids, MAX_TRACES)]})
+
+
+def forget_context() -> None:
+    """What this task has bound so far is on no later line."""
+    _context.set({})
 
 
 def request_id() -> str | None:
     """The id bound in this task, if any."""
-    value = get_contextvars().get("request_id")
+    value = _context.get().get("request_id")
     return value if isinstance(value, str) else None
 
 
 def log_canonical(event: str, /, **fields: Any) -> None:
     """One line at INFO for a finished unit of work: ids, outcome, milliseconds per stage. Any field name will do."""
-    _canonical.info(event, extra={"fields": fields})
+    if _lines is None or not _lines.is_in_use:
+        _canonical.info(event, extra={"fields": fields})
+    elif _canonical.isEnabledFor(logging.INFO):
+        given = {**_context.get(), **fields}
+        # Only words can hold what must not be there, and here most values are numbers.
+        if _is_suspicious(" ".join([value for value in given.values() if isinstance(value, str)])):
+            given = _scrub(given)
+        _lines.write(_dump(_head(time.time(), "info", _canonical.name, event) | given))
+
+
+class _Lines:
+    """Canonical lines, past `logging` and written together once a turn of the loop: there is one for every webhook, and
+    a line through a handler costs as much as the webhook's own work."""
+
+    def __init__(self, handler: _Handler) -> None:
+        self._handler = handler
+        self._pending: list[str] = []
+
+    @property
+    def is_in_use(self) -> bool:
+        return self._handler in logging.getLogger().handlers
+
+    def write(self, line: str) -> None:
+        self._pending.append(line)
+        if len(self._pending) > 1:
+            return
+        try:
+            asyncio.get_running_loop().call_soon(self._flush)
+        except RuntimeError:
+            self._flush()
+
+    def _flush(self) -> None:
+        lines, self._pending = self._pending, []
+        self._handler.stream.write("\n".join(lines) + "\n")
+        self._handler.flush()
+
+
+_lines: _Lines | None = None
 
 
 class _Handler(logging.StreamHandler[Any]):
@@ -108,9 +159,7 @@ class _JsonFormatter(logging.Formatter):
     again as all the rest of a line costs."""
 
     def format(self, record: logging.LogRecord) -> str:
-        event = _event(record)
-        line = _dump(event)
-        return _dump(_scrub(event)) if _is_suspicious(line) else line
+        return _line(_event(record))
 
 
 class _PrettyFormatter(logging.Formatter):
@@ -137,19 +186,24 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {
 
 
 def _event(record: logging.LogRecord) -> dict[str, Any]:
-    event: dict[str, Any] = {
-        "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-        "level": record.levelname.lower(),
-        "logger": record.name,
-        "event": record.getMessage(),
-    }
-    event |= get_contextvars()
+    event = _head(record.created, record.levelname.lower(), record.name, record.getMessage())
+    event |= _context.get()
     attributes = record.__dict__
     event |= {name: value for name, value in attributes.items() if name not in _STANDARD}
     event |= attributes.get("fields", {})
     if record.exc_info:
         event["exception"] = "".join(traceback.format_exception(record.exc_info[1])).rstrip()
     return event
+
+
+def _head(created: float, level: str, name: str, event: str) -> dict[str, Any]:
+    timestamp = datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds")
+    return {"timestamp": timestamp, "level": level, "logger": name, "event": event}
+
+
+def _line(event: dict[str, Any]) -> str:
+    line = _dump(event)
+    return _dump(_scrub(event)) if _is_suspicious(line) else line
 
 
 def _dump(event: dict[str, Any]) -> str:
