@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -25,11 +25,14 @@ class IngestService:
     def __init__(self, destination: Destination) -> None:
         self._destination = destination
 
-    async def accept(self, payload: Any) -> PutResult:
-        """Store every update of `payload`, or raise `Unavailable` so that Meta delivers it again."""
+    def accept(self, payload: Any) -> Awaitable[PutResult]:
+        """Store every update of `payload`, or raise `Unavailable` so that Meta delivers it again.
+
+        No coroutine: the payload is gone while its events wait for Redis, which is less for the garbage collector.
+        """
         events = [encode(event) for event in parse_webhook(payload)]
         bind_messages(whatsapp_id(event) for event in events)
-        return await self._destination.put(events)
+        return self._destination.put(events)
 
 
 def whatsapp_id(event: Event) -> str:

@@ -50,6 +50,7 @@ PUT, CLAIM, SETTLE, EXTEND, REFRESH, STATS, AUDIT = (
 )
 
 EVENTS = Counter("chorus_queue_events_total", "Events offered to the queue, by what became of them", ["outcome"])
+_ACCEPTED, _DUPLICATE = EVENTS.labels("accepted"), EVENTS.labels("duplicate")
 CLAIMS = Counter("chorus_queue_claims_total", "Conversations claimed")
 SETTLED = Counter("chorus_queue_settled_total", "Claims ended, by verdict", ["verdict"])
 RECLAIMED = Counter("chorus_queue_reclaimed_total", "Leases that ran out: their worker died or stalled")
@@ -149,8 +150,9 @@ class Queue:
         if -2 in stored:
             raise QueueFull("queue", "a conversation's mailbox is full", retry_after=FULL_RETRY_SECONDS)
         accepted = sum(stored)
-        EVENTS.labels("accepted").inc(accepted)
-        EVENTS.labels("duplicate").inc(offered - accepted)
+        _ACCEPTED.inc(accepted)
+        if accepted < offered:
+            _DUPLICATE.inc(offered - accepted)
         return PutResult(accepted, offered - accepted)
 
     # --- working ---

@@ -71,7 +71,10 @@ def _ignore(abandoned: asyncio.Future[Any]) -> None:
 
 async def all_of(awaitables: Iterable[Awaitable[T]]) -> list[T]:
     """Every result, in order. Waits for all of them also when one fails, then raises the first failure."""
-    results = await asyncio.gather(*awaitables, return_exceptions=True)
+    asked = list(awaitables)
+    if len(asked) == 1:  # one shard: `gather` would cost more than all the rest of a put
+        return [await asked[0]]
+    results = await asyncio.gather(*asked, return_exceptions=True)
     good: list[T] = []
     for result in results:
         if isinstance(result, BaseException):
