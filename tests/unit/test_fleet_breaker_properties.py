@@ -1,5 +1,4 @@
 """Any history of replicas, calls, lost messages, crashed probers, time and lost servers keeps the fleet's promises.
-
 The scripts run on a server whose clock the test moves; every replica has a clock of its own, far from the others'.
 """
 
@@ -270,6 +269,7 @@ class Fleet(RuleBasedStateMachine):
 
     def server(self, what: str) -> None:
         if what == "flush":
+            self.clock.seconds += 0.001  # a history is told by the microsecond of its beginning: no flush is that fast
             self.run(self.redis.flushall())
             self.flushed = True
             for replica in self.replicas:
@@ -396,5 +396,5 @@ class Fleet(RuleBasedStateMachine):
 TestFleet = Fleet.TestCase
 TestFleet.settings = settings(
     max_examples=40, stateful_step_count=50, deadline=None, derandomize=True, database=None,
-    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking a failure takes minutes: by hand
+    phases=(Phase.explicit, Phase.generate),  # shrinking a failure takes minutes: by hand
 )  # fmt: skip
