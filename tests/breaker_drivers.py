@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from app.core.circuit_breaker import (
-    OP_SECONDS,
+    JOIN_SECONDS,
     BreakerFleet,
     BreakerPolicy,
     CircuitBreaker,
@@ -21,7 +21,7 @@ class Chorus:
     push = True
 
     async def start(self, name: str, redis_url: str, policy: dict[str, Any]) -> None:
-        self.redis = connect(redis_url, timeout_seconds=OP_SECONDS)
+        self.redis = connect(redis_url, timeout_seconds=JOIN_SECONDS)
         self.subscriber = connect(redis_url, timeout_seconds=1.0)
         self.breaker = CircuitBreaker("upstream", BreakerPolicy(**policy))
         self.fleet = BreakerFleet(self.redis, self.subscriber, namespace="x", replica_id=name, replicas=lambda: 4)

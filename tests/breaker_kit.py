@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
-from app.core.circuit_breaker import BreakerFleet, BreakerPolicy, CircuitBreaker, KeyedCircuitBreakers
+from app.core.circuit_breaker import JOIN_SECONDS, BreakerFleet, BreakerPolicy, CircuitBreaker, KeyedCircuitBreakers
 from app.core.http_client import ConnectFailed
 from app.core.redis import connect
 
@@ -18,7 +18,7 @@ class Replica:
 
     def __init__(self, url: str, name: str, policy: BreakerPolicy = POLICY, *, replicas: int = 1) -> None:
         self.name = name
-        self.redis = connect(url, timeout_seconds=0.1)
+        self.redis = connect(url, timeout_seconds=JOIN_SECONDS)
         self.push = connect(url, timeout_seconds=1.0, any_node=True)
         self.breaker = CircuitBreaker("some_api", policy, dependency="some")
         self.keyed = KeyedCircuitBreakers("keyed_api", policy, dependency="keyed")

@@ -13,8 +13,17 @@ import pytest
 import redis
 
 from app.adapters.migrations import apply_migrations
+from app.core.circuit_breaker import CIRCUIT_BREAKERS, whatsapp_account_breakers
 from app.sandbox.servers import Postgres, Valkey, remove_data
 from app.sandbox.servers.location import Location, locate
+
+
+@pytest.fixture(autouse=True)
+def _circuits_as_new() -> Iterator[None]:
+    """They belong to the process: an outage that one test was about is none of the next one's business."""
+    yield
+    for breaker in (*CIRCUIT_BREAKERS.values(), *whatsapp_account_breakers.breakers()):
+        breaker.reset()
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from app.adapters.supabase_store import SupabaseStore
 from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.core import cache
-from app.core.circuit_breaker import CIRCUIT_BREAKERS, OP_SECONDS, BreakerFleet, whatsapp_account_breakers
+from app.core.circuit_breaker import CIRCUIT_BREAKERS, JOIN_SECONDS, BreakerFleet, whatsapp_account_breakers
 from app.core.config import Env, IngestFallback, ReplicaRole, Settings
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client
@@ -321,7 +321,7 @@ def _cache_relay(settings: Settings, outside: Outside) -> CacheRelay:
 
 def open_breakers(settings: Settings, stack: AsyncExitStack, registry: Registry) -> BreakerFleet:
     """Clients of its own: a probe must not wait behind the queue, and push needs a connection to itself."""
-    redis = connect_redis(settings.redis_url or "", timeout_seconds=OP_SECONDS, name="chorus-breakers")
+    redis = connect_redis(settings.redis_url or "", timeout_seconds=JOIN_SECONDS, name="chorus-breakers")
     stack.push_async_callback(redis.aclose)
     push = connect_redis(
         settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS, name="chorus-breakers-push", any_node=True

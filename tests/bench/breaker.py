@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 for part in ("backend", "tests"):
     sys.path.insert(0, str(ROOT / part))
 
-from app.core.circuit_breaker import BreakerFleet, BreakerPolicy, CircuitBreaker  # noqa: E402
+from app.core.circuit_breaker import JOIN_SECONDS, BreakerFleet, BreakerPolicy, CircuitBreaker  # noqa: E402
 from app.core.errors import Unavailable  # noqa: E402
 from app.core.redis import connect  # noqa: E402
 from app.sandbox.servers import Valkey, remove_data  # noqa: E402
@@ -76,7 +76,7 @@ async def micros(step: Callable[[], Awaitable[Any]], *, swallow: bool) -> float:
 async def cost_of_a_call(redis_url: str) -> list[str]:
     lines = [f"{'':34} {'closed, over a bare await':>26} {'rejection':>10} {'round trips':>12}"]
     bare = await micros(ok, swallow=False)
-    redis, push = connect(redis_url, timeout_seconds=0.1), connect(redis_url, timeout_seconds=1)
+    redis, push = connect(redis_url, timeout_seconds=JOIN_SECONDS), connect(redis_url, timeout_seconds=1)
     policy = BreakerPolicy(THRESHOLD, 600.0, failure_rate=0.5, slow_call_seconds=10.0)
     breaker = CircuitBreaker("bench", policy)
     fleet = BreakerFleet(redis, push, namespace="bench", replica_id="bench")

@@ -89,7 +89,7 @@ def _children(stage: Stage) -> Iterator[tuple[Child, Child, Child]]:
     count, keep_alive = str(REQUESTS), str(KEEP_ALIVE_SECONDS)
     with (
         Child(sys.executable, "ingest_load", count, env=environment) as load,
-        Child(sys.executable, "ingest_floor", count, keep_alive, env=environment) as floor,
+        Child(sys.executable, "ingest_floor", keep_alive, env=environment) as floor,
         Child(sys.executable, "ingest_fastapi", keep_alive, env=environment) as fastapi,
     ):
         yield load, floor, fastapi

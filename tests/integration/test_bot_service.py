@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 
 import pytest
 
@@ -285,7 +284,7 @@ async def test_a_reply_found_finished_is_not_made_again(make_office: MakeOffice)
     found = await conversation(office)
     # Past the queue's dedupe, as a redelivery after its eight days, or a worker that died before `done`.
     payload = wa.envelope(wa.messages_change(office.business, [message], [person]))
-    await office.queue.put([replace(encode(event), id="again") for event in parse_webhook(payload)])
+    await office.queue.put([encode(event)._replace(id="again") for event in parse_webhook(payload)])
     await office.until_idle()
     assert len(await office.sends(person)) == 1
     reply = await office.store.open_reply(found.id, key=message["id"], author=Author.BOT, covers=(), fence=0)

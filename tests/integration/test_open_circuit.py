@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,14 +10,6 @@ from app.core.circuit_breaker import whatsapp_account_breakers, whatsapp_circuit
 from app.sandbox import webhooks as wa
 
 from .conftest import MakeOffice, Office
-
-
-@pytest.fixture(autouse=True)
-def _own_circuits_afterwards() -> Iterator[None]:
-    yield
-    whatsapp_circuit_breaker.reset()
-    for breaker in whatsapp_account_breakers.breakers():
-        breaker.reset()
 
 
 def _handled(caplog: pytest.LogCaptureFixture, outcome: str) -> list[dict[str, object]]:

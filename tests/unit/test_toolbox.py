@@ -56,7 +56,6 @@ async def run(snippet: str, **names: Any) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 async def _left_as_found():
     yield
-    gemini_circuit_breaker.reset()
     await default_cache.invalidate("*")
     await close_http_client()
 

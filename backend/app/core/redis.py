@@ -13,7 +13,7 @@ import random
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import Pipeline
@@ -22,6 +22,7 @@ from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -31,13 +32,19 @@ from app.core.errors import Unavailable
 from app.core.redis_info import about_cluster, about_server
 from app.core.redis_url import RedisUrl, Topology
 
+T = TypeVar("T")
+
+_DRIVER = DriverInfo()
+
+CANCEL_AGAIN_SECONDS = 0.05
+
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 """What a Redis that is away, frozen or restarting makes redis-py raise."""
 
 __all__ = [
     "UNREACHABLE", "NoScriptError", "Pipeline", "Redis", "RedisConnectionError", "RedisError", "RedisTimeoutError",
     "ResponseError", "Script", "Subscription", "configured", "connect", "describe",
-    "is_cluster", "run_together", "scan",
+    "is_cluster", "run_together", "scan", "within",
 ]  # fmt: skip
 
 
@@ -67,6 +74,8 @@ def connect(
         "client_name": name,
         "protocol": protocol,
         "decode_responses": False,
+        # Looked up once: redis-py reads its own package's metadata for every connection, some milliseconds.
+        "driver_info": _DRIVER,
         # With them on (redis-py's default) the pool hands out connections that the server has closed: after a restart,
         # or an idle timeout on the way, one call would fail for each of them.
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
@@ -197,6 +206,37 @@ async def configured(client: Redis, name: str) -> str | None:
 
 def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
+
+
+async def within(seconds: float, command: Awaitable[T]) -> T:
+    """The answer of a Redis command, or `TimeoutError` after `seconds`; the command is then cancelled and left behind.
+
+    Not `asyncio.timeout`: redis-py can lose a cancellation while it connects (observed with 8.1 on Python 3.11), and
+    the caller, who has promised an answer, would wait for the socket's own limit on top.
+    """
+    task = asyncio.ensure_future(command)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        if not task.done():
+            task.add_done_callback(_ignore)
+            _give_up(task)
+    if not task.done():
+        raise TimeoutError
+    return task.result()
+
+
+def _give_up(task: asyncio.Future[Any]) -> None:
+    """Again and again: one that was lost would leave a connection to be opened when nobody is there to close it."""
+    if not task.done():
+        task.cancel()
+        task.get_loop().call_later(CANCEL_AGAIN_SECONDS, _give_up, task)
+
+
+def _ignore(abandoned: asyncio.Future[Any]) -> None:
+    """Nobody waits for it any more, whatever becomes of it."""
+    if not abandoned.cancelled():
+        abandoned.exception()
 
 
 class Script:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from opentelemetry import propagate, trace
 
@@ -20,6 +20,7 @@ from app.core.config import SettingsError
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _tracer = trace.get_tracer("chorus")
 _enabled = False
+_NO_SPAN: AbstractContextManager[None] = nullcontext()
 
 
 def configure_tracing(*, version: str, instance: str) -> bool:
@@ -54,12 +55,15 @@ def is_on() -> bool:
     return _enabled
 
 
-@contextmanager
-def span(name: str, *, parent: Mapping[str, str] | None = None, **attributes: str | int) -> Iterator[None]:
+def span(
+    name: str, *, parent: Mapping[str, str] | None = None, **attributes: str | int
+) -> AbstractContextManager[None]:
     """A span around the block; an error that leaves it is recorded by its type, never by its text."""
-    if not _enabled:
-        yield
-        return
+    return _recorded(name, parent, attributes) if _enabled else _NO_SPAN
+
+
+@contextmanager
+def _recorded(name: str, parent: Mapping[str, str] | None, attributes: Mapping[str, str | int]) -> Iterator[None]:
     context = propagate.extract(parent) if parent else None
     with _tracer.start_as_current_span(
         name, context=context, attributes=attributes, record_exception=False, set_status_on_exception=False

@@ -6,7 +6,7 @@ Source of the shapes: WhatsApp Cloud API webhook reference (messages, statuses, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -47,50 +47,50 @@ class WebhookEvent(NamedTuple):
         return self.kind is not Kind.MESSAGE or self.body["message"].get("type") == "reaction"
 
 
-def parse_webhook(payload: Any) -> Iterator[WebhookEvent]:
+def parse_webhook(payload: Any) -> list[WebhookEvent]:
     """Every update of every change of every entry, in order. Accepts the dashboard's test shape (no `entry`)."""
-    if not isinstance(payload, Mapping):
-        yield _unknown("", payload, "not an object")
-        return
+    if not isinstance(payload, dict):
+        return [_unknown("", payload, "not an object")]
     if "entry" not in payload and "field" in payload:
-        yield from _change(payload)
-        return
+        return _change(payload)
     entries = payload.get("entry")
     if not isinstance(entries, list):
-        yield _unknown("", payload, "no entry")
-        return
+        return [_unknown("", payload, "no entry")]
+    events: list[WebhookEvent] = []
     for entry in entries:
-        changes = entry.get("changes") if isinstance(entry, Mapping) else None
-        if not isinstance(changes, list):
-            yield _unknown("", entry, "no changes")
-            continue
-        for change in changes:
-            yield from _change(change)
+        changes = entry.get("changes") if isinstance(entry, dict) else None
+        if isinstance(changes, list):
+            for change in changes:
+                events += _change(change)
+        else:
+            events.append(_unknown("", entry, "no changes"))
+    return events
 
 
-def _change(change: Any) -> Iterator[WebhookEvent]:
-    value = change.get("value") if isinstance(change, Mapping) else None
-    if not isinstance(value, Mapping):
-        yield _unknown("", change, "no value")
-        return
+def _change(change: Any) -> list[WebhookEvent]:
+    value = change.get("value") if isinstance(change, dict) else None
+    if not isinstance(value, dict):
+        return [_unknown("", change, "no value")]
     metadata = value.get("metadata")
-    number = str(metadata.get("phone_number_id") or "") if isinstance(metadata, Mapping) else ""
+    number = str(metadata.get("phone_number_id") or "") if isinstance(metadata, dict) else ""
+    events: list[WebhookEvent] = []
     known = False
-    for key, read in (("messages", _message), ("statuses", _status), ("message_echoes", _echo)):
+    for key, read in _READERS:
         updates = value.get(key)
         if not isinstance(updates, list):
             continue
         known = True
         for update in updates:
-            if isinstance(update, Mapping) and update.get("id") and number:
-                yield read(number, update, value)
+            if isinstance(update, dict) and update.get("id") and number:
+                events.append(read(number, update, value))
             else:
-                yield _unknown(number, update, f"malformed {key}")
+                events.append(_unknown(number, update, f"malformed {key}"))
     errors = value.get("errors")
     if errors:
-        yield _unknown(number, {"errors": errors}, "errors reported by WhatsApp")
+        events.append(_unknown(number, {"errors": errors}, "errors reported by WhatsApp"))
     elif not known:
-        yield _unknown(number, change, f"unsupported field {change.get('field')!s:.60}")
+        events.append(_unknown(number, change, f"unsupported field {change.get('field')!s:.60}"))
+    return events
 
 
 def _message(number: str, message: Json, value: Json) -> WebhookEvent:
@@ -119,6 +119,9 @@ def _echo(number: str, echo: Json, _value: Json) -> WebhookEvent:
     return _event(number, Kind.ECHO, str(echo["id"]), peer, body)
 
 
+_READERS = (("messages", _message), ("statuses", _status), ("message_echoes", _echo))
+
+
 def _event(number: str, kind: Kind, event_id: str, peer: str, body: Json) -> WebhookEvent:
     return WebhookEvent(f"{kind}:{number}:{event_id}", kind, f"{kind}:{number}:{peer}", number, body)
 
@@ -132,12 +135,12 @@ def _unknown(number: str, shape: Any, reason: str) -> WebhookEvent:
 def _contact(contacts: Any, wa_id: str | None, user_id: str | None) -> tuple[str | None, str | None]:
     """Name and business-scoped id of this sender, if the payload has them: a batch may carry several cards, or none."""
     for card in contacts if isinstance(contacts, list) else ():
-        if not isinstance(card, Mapping):
+        if not isinstance(card, dict):
             continue
         ids = _text(card.get("wa_id")), _text(card.get("user_id"))
         if (wa_id and ids[0] == wa_id) or (user_id and ids[1] == user_id):
             profile = card.get("profile")
-            return (_text(profile.get("name")) if isinstance(profile, Mapping) else None), ids[1]
+            return (_text(profile.get("name")) if isinstance(profile, dict) else None), ids[1]
     return None, None
 
 
@@ -175,7 +178,7 @@ def needs_a_person(message: InboundMessage) -> bool:
 def _readable(kind: str, message: Json) -> str | None:
     """What the model can read of a message; `None` when there is nothing but media."""
     node = message.get(kind)
-    if not isinstance(node, Mapping):
+    if not isinstance(node, dict):
         return None
     if kind == "text":
         return _text(node.get("body"))
@@ -196,17 +199,17 @@ def _readable(kind: str, message: Json) -> str | None:
 def _interactive(node: Json) -> str | None:
     for name in ("button_reply", "list_reply"):
         choice = node.get(name)
-        if isinstance(choice, Mapping):
+        if isinstance(choice, dict):
             return _joined(choice.get("title"), choice.get("description"))
     form = node.get("nfm_reply")
-    return _joined("[form]", form.get("body"), form.get("response_json")) if isinstance(form, Mapping) else None
+    return _joined("[form]", form.get("body"), form.get("response_json")) if isinstance(form, dict) else None
 
 
 def _order(node: Json) -> str | None:
     items = [
         f"{item.get('quantity', 1)} x {item.get('product_retailer_id', 'item')}"
         for item in node.get("product_items") or ()
-        if isinstance(item, Mapping)
+        if isinstance(item, dict)
     ]
     return _joined("[order]", ", ".join(items), node.get("text"))
 

@@ -182,7 +182,7 @@ class InboxWorker:
 
     async def _handle(self, claim: Claim) -> None:
         started = time.perf_counter()
-        bind_messages(whatsapp_id(event) for event in claim.events)
+        bind_messages([whatsapp_id(event) for event in claim.events])
         kind, _, _ = claim.mailbox.partition(":")
         result = Handled("cancelled", 0)
         try:

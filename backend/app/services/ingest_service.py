@@ -31,7 +31,7 @@ class IngestService:
         No coroutine: the payload is gone while its events wait for Redis, which is less for the garbage collector.
         """
         events = [encode(event) for event in parse_webhook(payload)]
-        bind_messages(whatsapp_id(event) for event in events)
+        bind_messages([whatsapp_id(event) for event in events])
         return self._destination.put(events)
 
 
@@ -44,8 +44,9 @@ def whatsapp_id(event: Event) -> str:
 def encode(event: WebhookEvent) -> Event:
     content = {"kind": event.kind, "number": event.phone_number_id, "body": event.body}
     trace = outgoing()
-    payload = orjson.dumps(content if trace is None else content | {"trace": trace})
-    return Event(event.id, event.mailbox, payload, immediate=event.is_immediate)
+    if trace is not None:
+        content["trace"] = trace
+    return Event(event.id, event.mailbox, orjson.dumps(content), event.is_immediate)
 
 
 @dataclass(frozen=True, slots=True)

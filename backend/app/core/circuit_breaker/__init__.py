@@ -44,7 +44,7 @@ from prometheus_client import REGISTRY
 
 from app.core.circuit_breaker.breaker import CircuitBreaker
 from app.core.circuit_breaker.collector import BreakerCollector
-from app.core.circuit_breaker.fleet import OP_SECONDS, BreakerFleet
+from app.core.circuit_breaker.fleet import JOIN_SECONDS, BreakerFleet
 from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
 from app.core.circuit_breaker.rules import (
     FAILED,
@@ -60,7 +60,7 @@ from app.core.circuit_breaker.rules import (
 from app.core.circuit_breaker.wire import FleetWord
 
 __all__ = [
-    "CIRCUIT_BREAKERS", "FAILED", "IGNORED", "OP_SECONDS", "BreakerCollector", "BreakerFleet", "BreakerPolicy",
+    "CIRCUIT_BREAKERS", "FAILED", "IGNORED", "JOIN_SECONDS", "BreakerCollector", "BreakerFleet", "BreakerPolicy",
     "CircuitBreaker", "CircuitBreakerOpenError", "Classify", "FleetWord", "KeyedCircuitBreakers", "Snapshot", "State",
     "Verdict", "default_classify", "gemini_circuit_breaker", "supabase_circuit_breaker", "whatsapp_account_breakers",
     "whatsapp_circuit_breaker",

@@ -17,7 +17,7 @@ from app.core.circuit_breaker.link import FleetLink
 from app.core.circuit_breaker.rules import CLOSED
 from app.core.circuit_breaker.wire import FORCE, FORCED, READ, REPORT, SCRIPTS, FleetWord, Keys, read_message, read_word
 from app.core.errors import Unavailable
-from app.core.redis import Redis, RedisError, Script, run_together
+from app.core.redis import Redis, RedisError, Script, run_together, within
 
 logger = logging.getLogger("app.core.circuit_breaker")
 
@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 OP_SECONDS = 0.1
 """Most that a probe may wait for Redis. Closed and open circuits never wait for it."""
+JOIN_SECONDS = 1.0
+"""For the first exchange, which connects and sends the scripts; on a Cluster, to every primary. Only a start waits."""
 RESYNC_SECONDS = 1.0
 FIRST_RESYNC_SECONDS = 0.1
 RESYNC_SPREAD = 0.2
@@ -48,8 +50,8 @@ class BreakerFleet:
     ... fleet.run()             # in the background: listens and resyncs until cancelled
     await fleet.leave()
 
-    `redis` must fail fast (`OP_SECONDS`) and not retry; `push` is for the subscription alone. While Redis is away each
-    circuit decides by itself; its return is noticed within a resync.
+    `redis` must not retry, and give up after `JOIN_SECONDS`; `push` is for the subscription alone. While Redis is away
+    each circuit decides by itself; its return is noticed within a resync.
     """
 
     def __init__(
@@ -147,13 +149,16 @@ class BreakerFleet:
 
     async def run_script(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """The script's answer within `OP_SECONDS`, or `None`: this replica is on its own until the next resync."""
-        return await self._bounded(lambda: script(self._redis, keys, args))
+        return await self._bounded(OP_SECONDS, lambda: script(self._redis, keys, args))
 
-    async def _bounded(self, operation: Callable[[], Awaitable[T]]) -> T | None:
+    async def _bounded(self, seconds: float, operation: Callable[[], Awaitable[T]]) -> T | None:
+        async def in_turn() -> T:
+            async with self._operations:
+                return await operation()
+
         ROUND_TRIPS.inc()
         try:
-            async with asyncio.timeout(OP_SECONDS), self._operations:
-                return await operation()
+            return await within(seconds, in_turn())
         except (RedisError, OSError) as exc:  # TimeoutError is an OSError
             if self.up:
                 reason = f"{type(exc).__name__} {exc}".strip()
@@ -190,7 +195,8 @@ class BreakerFleet:
             told = [] if returning else self._successes()
             groups = self._groups()
             asked = {link.breaker.name: link.breaker.version for link in self._all_links()}
-            answers = await self._bounded(lambda: self._exchange(told, groups, load=returning))
+            seconds = JOIN_SECONDS if returning else OP_SECONDS
+            answers = await self._bounded(seconds, lambda: self._exchange(told, groups, load=returning))
             if answers is None:
                 return False
             for (link, _), answer in zip(told, answers, strict=False):

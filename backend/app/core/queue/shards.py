@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from zlib import crc32
 
 from app.core.queue.events import QueueUnavailable
-from app.core.redis import Redis, RedisError, Script
+from app.core.redis import Redis, RedisError, Script, within
 
 T = TypeVar("T")
 
@@ -42,31 +42,12 @@ class Shards:
 
 
 async def bounded(command: Awaitable[T], name: str, timeout_seconds: float = CALL_SECONDS) -> T:
-    """The answer of a Redis command within `timeout_seconds`, or `QueueUnavailable`.
-
-    Not `asyncio.timeout`: redis-py can lose a cancellation while it connects (observed with 8.1 on Python 3.11), and
-    the caller, who has promised an answer, would wait for the socket's own limit on top.
-    """
-    task = asyncio.ensure_future(command)
+    """The answer of a Redis command within `timeout_seconds`, or `QueueUnavailable`."""
     try:
-        await asyncio.wait({task}, timeout=timeout_seconds)
-    finally:
-        if not task.done():
-            task.add_done_callback(_ignore)
-            task.cancel()
-    if not task.done():
-        raise QueueUnavailable("queue", f"{name}: TimeoutError", retry_after=RETRY_AFTER_SECONDS)
-    try:
-        return task.result()
+        return await within(timeout_seconds, command)
     except (RedisError, OSError) as exc:
         reason = str(exc) or type(exc).__name__
         raise QueueUnavailable("queue", f"{name}: {reason}", retry_after=RETRY_AFTER_SECONDS) from exc
-
-
-def _ignore(abandoned: asyncio.Future[Any]) -> None:
-    """Nobody waits for it any more, whatever becomes of it."""
-    if not abandoned.cancelled():
-        abandoned.exception()
 
 
 async def all_of(awaitables: Iterable[Awaitable[T]]) -> list[T]:
