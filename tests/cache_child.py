@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import sys
 import time
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from app.services.cache_relay import CacheRelay
 NAMESPACE = "test"
 RELAY_LEASE_SECONDS = 6
 COLD_SOURCE_SECONDS = 0.02
+READERS = 4
 MOST_EDITS_AT_ONCE = 8
 """The store turns callers away who wait too long for one of its connections."""
 
@@ -96,16 +98,15 @@ class Replica:
         async def reader() -> None:
             nonlocal reads
             while writing:
-                for account in accounts:
-                    await self.read(account)
-                    reads += 1
+                await self.read(random.choice(accounts))
+                reads += 1
                 await asyncio.sleep(0)
 
         async def edit(number: int) -> None:
             async with turn:
                 await self.edit(accounts[number % len(accounts)], f"{mark}-{number}")
 
-        readers = [asyncio.create_task(reader()) for _ in range(2)]
+        readers = [asyncio.create_task(reader()) for _ in range(READERS)]
         await asyncio.gather(*(edit(number) for number in range(edits)))
         writing = False
         await asyncio.gather(*readers)

@@ -281,6 +281,7 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
                 await outside.registry.beat(info)
             except Unavailable as exc:
                 logger.warning("heartbeat failed", extra={"reason": str(exc)})
+            cache.cleanup()  # what has expired need not wait until its room is wanted
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def audit() -> None:

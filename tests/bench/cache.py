@@ -26,10 +26,13 @@ import redis.asyncio
 from app.core.cache import Cache, cached, default_cache, join_fleet
 from app.sandbox.servers import Valkey, remove_data
 from app.sandbox.servers.location import locate
+from tests.bench import cache_races
+from tests.bench.report import Bar, ratio, spread, write_bars
 
 PROFILE = {"account_id": "1", "business_name": "Maison Levain", "knowledge_base": "x" * 1900, "custom_fields": {"a": 1}}
 """About 2 KB, as a bot profile."""
-ROUNDS = 2000
+ROUNDS = 1000
+REPEATS = 3
 SOURCE_SECONDS = 0.05
 PROCESSES = 4
 CALLERS = 1000
@@ -192,6 +195,7 @@ async def _aiocache_caller(stack: AsyncExitStack, url: str, slow: Call) -> Call:
         key_builder=lambda *_a, **_k: "cold",
         cache=RedisCache,
         serializer=JsonSerializer(),
+        pool_max_size=2 * CALLERS,
         **_place(url),
     )(slow)
     return decorated
@@ -317,42 +321,84 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def run(url: str | None = None) -> dict[str, Any]:
-    """Everything, printed; the figures by section. Without `url` on a server of its own."""
-    if url is not None:
-        return _run(url)
+def hits(title: str, measure: Callable[[], Awaitable[dict[str, float]]]) -> dict[str, list[float]]:
+    """Several rounds of p50 in µs; printed as medians beside the floor, the first of them."""
+    rounds = [asyncio.run(measure()) for _ in range(REPEATS)]  # type: ignore[arg-type]
+    values = {name: [each[name] for each in rounds] for name in rounds[0]}
+    floor = next(iter(values.values()))
+    say(f"\n{title}, p50 in µs, median of {REPEATS} rounds")
+    for name, each in values.items():
+        say(f"  {name:36} {statistics.median(each):9.2f}  {ratio(each, floor):6.2f}x  {spread(each):5.0%} noise")
+    return values
+
+
+def stampedes(url: str) -> tuple[int, float]:
+    """Chorus' source calls and caller p99 in ms."""
+    say(f"\nstampede: {PROCESSES} processes x {CALLERS:,} callers, {SOURCE_SECONDS * 1000:.0f} ms source")
+    figures = {}
+    for name, (package, _, _) in STAMPEDES.items():
+        if installed(package):
+            calls, p99, failed = stampede(name, url)
+            figures[name] = calls, p99
+            say(f"  {name:36} {calls:6d} source calls, caller p99 {p99:7.1f} ms, {failed} failed")
+    return figures["chorus"]
+
+
+def invalidations(url: str) -> tuple[float, float]:
+    """p50 and p99 as multiples of a bare PUBLISH in the same round."""
+    rounds = [asyncio.run(invalidation(url)) for _ in range(REPEATS)]
+    say(f"\ninvalidation to another process, p50 / p99 in ms, {REPEATS} rounds")
+    for name in rounds[0]:
+        say(f"  {name:36} " + "   ".join(f"{each[name][0]:6.2f} / {each[name][1]:6.2f}" for each in rounds))
+    p50, p99 = (ratio([each["chorus"][n] for each in rounds], [each["floor"][n] for each in rounds]) for n in (0, 1))
+    return p50, p99
+
+
+def races(url: str) -> int:
+    """How often Chorus was left with an old value, over all races."""
+    say(f"\nold values left behind by a race, of {cache_races.TIMES}")
+    ours = 0
+    for name, (package, join) in cache_races.CONTENDERS.items():
+        if installed(package):
+            stale = asyncio.run(cache_races.stale_reads(join, url))
+            ours = sum(stale.values()) if name == "chorus" else ours
+            say(f"  {name:36} " + "   ".join(f"{race} {count}" for race, count in stale.items()))
+    return ours
+
+
+def _run(url: str) -> list[Bar]:
+    memory = hits("memory hit", lambda: memory_hits(url))
+    shared = hits("redis hit", lambda: redis_hits(url))
+    calls, stampede_p99 = stampedes(url)
+    p50, p99 = invalidations(url)
+    stale = races(url)
+    get, floor = memory["chorus get"], next(iter(memory.values()))
+    return [
+        Bar("cache, memory hit, times a coroutine and a dict", ratio(get, floor), 3, "x", at_most=True),
+        Bar("cache, @cached hit", statistics.median(memory["chorus @cached"]), 3, " µs", at_most=True),
+        Bar(
+            "cache, Redis hit, times GET and decode", ratio(shared["chorus"], next(iter(shared.values()))), 1.15, "x",
+            at_most=True,
+        ),
+        Bar("cache, source calls of a stampede", calls, 1, at_most=True),
+        Bar("cache, caller p99 of a stampede", stampede_p99, 1000 * SOURCE_SECONDS + 75, " ms", at_most=True),
+        Bar("cache, invalidation p50, times PUBLISH", p50, 1.5, "x", at_most=True),
+        Bar("cache, invalidation p99, times PUBLISH", p99, 1.5, "x", at_most=True),
+        Bar("cache, old values left behind by races", stale, 0, at_most=True),
+    ]  # fmt: skip
+
+
+def run() -> None:
+    """Everything, printed, on a server of its own; the bars last, for `peers`."""
     folder = Path(tempfile.mkdtemp(prefix="chorus-bench-"))
     folder.chmod(0o711)
     server = Valkey(locate(folder))
     server.start()
     try:
-        return _run(server.url)
+        say(write_bars(_run(server.url)))
     finally:
         server.stop()
         remove_data(folder)
-
-
-def _run(url: str) -> dict[str, Any]:
-    figures: dict[str, Any] = {
-        "memory hit, p50 µs": asyncio.run(memory_hits(url)),
-        "redis hit, p50 µs": asyncio.run(redis_hits(url)),
-    }
-    for section, values in figures.items():
-        say(f"\n{section}")
-        floor = next(iter(values.values()))
-        for name, value in values.items():
-            say(f"  {name:36} {value:9.2f}  {value / floor:6.2f}x")
-    say(f"\nstampede: {PROCESSES} processes x {CALLERS:,} callers, {SOURCE_SECONDS * 1000:.0f} ms source")
-    figures["stampede"] = {}
-    for name, (package, _, _) in STAMPEDES.items():
-        if installed(package):
-            calls, p99, failed = figures["stampede"][name] = stampede(name, url)
-            say(f"  {name:36} {calls:6d} source calls, caller p99 {p99:7.1f} ms, {failed} failed")
-    figures["invalidation"] = asyncio.run(invalidation(url))
-    say("\ninvalidation to another process, p50 / p99 ms")
-    for name, (p50, p99) in figures["invalidation"].items():
-        say(f"  {name:36} {p50:6.2f} / {p99:6.2f}")
-    return figures
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 """What a Redis that is away, frozen or restarting makes redis-py raise."""
 
 __all__ = [
-    "UNREACHABLE", "NoScriptError", "Pipeline", "Redis", "RedisConnectionError", "RedisError", "RedisTimeoutError",
-    "ResponseError", "Script", "Subscription", "configured", "connect", "describe",
+    "UNREACHABLE", "Express", "NoScriptError", "Pipeline", "Redis", "RedisConnectionError", "RedisError",
+    "RedisTimeoutError", "ResponseError", "Script", "Subscription", "configured", "connect", "describe",
     "is_cluster", "run_together", "scan", "within",
 ]  # fmt: skip
 
@@ -251,19 +251,56 @@ class Script:
         )
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
-    async def __call__(self, client: Redis, keys: Sequence[str | bytes], args: Sequence[Any]) -> Any:
+    async def __call__(self, client: Redis | Express, keys: Sequence[str | bytes], args: Sequence[Any]) -> Any:
         """Run it. A server that does not know the digest (restart, flush) has run nothing, so sending the source
         then is no repetition."""
         try:
             return await self.evalsha(client, keys, args)
         except NoScriptError:
-            return await client.eval(self.source, len(keys), *keys, *args)
+            execute: Any = client.execute_command
+            return await execute("EVAL", self.source, len(keys), *keys, *args)
 
-    def evalsha(self, client: Redis | Pipeline, keys: Sequence[str | bytes], args: Sequence[Any]) -> Awaitable[Any]:
+    def evalsha(
+        self, client: Redis | Pipeline | Express, keys: Sequence[str | bytes], args: Sequence[Any]
+    ) -> Awaitable[Any]:
         """Queue it on a pipeline, or start it on a client, by digest only: the caller handles `NoScriptError`."""
         execute: Any = client.execute_command  # without the detours of `client.evalsha`
         started: Awaitable[Any] = execute("EVALSHA", self.sha, len(keys), *keys, *args)
         return started
+
+
+class Express:
+    """Commands of `client` on connections of its pool that are kept at hand, past redis-py's checks, retries and
+    observers: those cost more than the round trip itself. One server, or the primary behind Sentinel.
+
+    A connection that fails takes the others along, for they lead to the same server; the next command opens a new one.
+    Closing `client` closes them.
+    """
+
+    def __init__(self, client: Redis) -> None:
+        self._pool: Any = client.connection_pool
+        self._idle: list[Any] = []
+
+    async def execute_command(self, *command: Any) -> Any:
+        """The answer. No time limit but the caller's own: cancelled, the connection is given up."""
+        connection = self._idle.pop() if self._idle else await self._pool.get_connection()
+        try:
+            await connection.send_command(*command, check_health=False)
+            answer = await connection.read_response(timeout=math.inf)
+        except ResponseError:
+            self._idle.append(connection)
+            raise
+        except BaseException:
+            await self._give_up(connection)
+            raise
+        self._idle.append(connection)
+        return answer
+
+    async def _give_up(self, failed: Any) -> None:
+        doomed, self._idle = [failed, *self._idle], []
+        for connection in doomed:
+            await connection.disconnect(nowait=True)
+            await self._pool.release(connection)
 
 
 async def run_together(

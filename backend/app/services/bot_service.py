@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -23,6 +23,7 @@ from app.domain.models import (
     Recipient,
     Reply,
     ReplyState,
+    Turn,
 )
 from app.domain.ports import Messenger, Model, Store
 from app.domain.prompt import build_prompt
@@ -158,7 +159,7 @@ class BotService:
     async def _ready_reply(self, work: _Work) -> tuple[Reply, BotProfile]:
         """The reply with its text, stored before anything is sent: found as an earlier attempt left it, or made now."""
         with _stage(work.stages, "load", self._clock):
-            reply, profile = await asyncio.gather(
+            reply, profile, history = await asyncio.gather(
                 self._store.open_reply(
                     work.conversation.id,
                     key=work.covers[0],
@@ -167,14 +168,15 @@ class BotService:
                     fence=work.hold.fence,
                 ),
                 self._accounts.profile(work.account.id),
+                self._history(work),
             )
         if reply.body is not None or reply.state is not ReplyState.PENDING:
             return reply, profile
         with _stage(work.stages, "generate", self._clock):
-            body = await self._compose(work, profile)
+            body = await self._compose(work, profile, history)
             if await self._grew(work):
                 # Once: a customer who keeps typing must not postpone the answer for ever.
-                body = await self._compose(work, profile)
+                body = await self._compose(work, profile, await self._history(work))
         work.hold.ensure_held()
         reply = await self._store.save_body(reply.key, fence=work.hold.fence, covers=work.covers, body=body)
         return reply, profile
@@ -190,7 +192,10 @@ class BotService:
         work.run, work.asked = run, asked
         return grew
 
-    async def _compose(self, work: _Work, profile: BotProfile) -> str:
+    async def _history(self, work: _Work) -> Sequence[Turn]:
+        return await self._store.history(work.conversation.id, limit=HISTORY_MESSAGES, exclude=work.covers)
+
+    async def _compose(self, work: _Work, profile: BotProfile, history: Sequence[Turn]) -> str:
         """The text of the answer: the model's, or what the profile says when the model cannot or need not be asked."""
         texts = [message.text for message in work.asked if message.text]
         if not texts:
@@ -199,7 +204,6 @@ class BotService:
             texts.append("[The customer also sent something that is not text and that you cannot see.]")
         if 0 < (blocked := self._model.blocked_seconds()) <= self._seconds_left(work):
             raise Postponed(blocked, "model unavailable: circuit open")
-        history = await self._store.history(work.conversation.id, limit=HISTORY_MESSAGES, exclude=work.covers)
         prompt = build_prompt(profile, work.conversation.contact.name or work.run.name, history, texts)
         try:
             return (await self._model.generate(prompt, deadline=Deadline.after(GENERATION_SECONDS))).text

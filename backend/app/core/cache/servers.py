@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from app.core.redis import Redis, RedisError, connect, is_cluster, scan
+from app.core.redis import Express, Redis, RedisError, connect, is_cluster, scan
 
 CLOSE_SECONDS = 1.0
 SPARE_CONNECTIONS = 20
@@ -23,15 +23,16 @@ class Servers:
     def __init__(self, url: str, *, name: str, slots: int = 16) -> None:
         self.slots = asyncio.Semaphore(slots)
         self.is_cluster = is_cluster(url)
-        self.commands: Redis = connect(url, timeout_seconds=None, max_connections=slots + SPARE_CONNECTIONS, name=name)
+        self._client: Redis = connect(url, timeout_seconds=None, max_connections=slots + SPARE_CONNECTIONS, name=name)
+        self.commands: Redis | Express = self._client if self.is_cluster else Express(self._client)
         self.channels: Redis = connect(url, timeout_seconds=None, name=f"{name}-channel", protocol=2, any_node=True)
 
     async def scan(self, cursor: int, *, match: str, count: int) -> tuple[int, list[bytes]]:
         """A page of keys; `match` carries the shard's hash tag."""
-        return await scan(self.commands, cursor, match=match, count=count)
+        return await scan(self._client, cursor, match=match, count=count)
 
     async def aclose(self) -> None:
-        for client in (self.commands, self.channels):
+        for client in (self._client, self.channels):
             # A server that hangs does not keep us from leaving.
             with suppress(OSError, RedisError):
                 async with asyncio.timeout(CLOSE_SECONDS):
