@@ -58,6 +58,12 @@ class Node:
     def kill(self) -> None:
         self._process.kill()
 
+    def pause(self) -> None:
+        self._process.pause()
+
+    def resume(self) -> None:
+        self._process.resume()
+
 
 @dataclass
 class Cluster:
@@ -103,7 +109,7 @@ def running_cluster(program: Path, folder: Path, *, primaries: int = 3) -> Itera
 
 @dataclass
 class Guarded:
-    """Sentinel's setting. `fail_over` kills the primary and returns when the replica has taken its place."""
+    """Sentinel's setting. `fail_over` ends when the replica has taken the primary's place."""
 
     primary: Node
     replica: Node
@@ -114,17 +120,35 @@ class Guarded:
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.sentinels)
         return f"redis+sentinel://:{PASSWORD}@{hosts}/{SERVICE}/0?sentinel_password={PASSWORD}"
 
-    def fail_over(self) -> float:
-        """Seconds until the sentinels name the other one. What the replica had not yet received is lost: Redis'
-        replication is asynchronous."""
+    def replicate(self) -> None:
+        """Returns when the replica has everything. Redis' replication is asynchronous: a failover loses the rest."""
         with client(self.primary.port) as connection:
             connection.execute_command("WAIT", 1, 5000)
+
+    def hold_the_replica_back(self) -> None:
+        """From now on it receives nothing, until `fail_over`."""
+        self.replica.pause()
+        with client(self.primary.port) as connection:
+            connection.client_kill_filter(_type="replica")
+
+    def fail_over(self, *, freeze: bool = False) -> float:
+        """Kills the primary, or freezes it: then `primary.resume()` brings one back that takes itself for the primary
+        until a sentinel corrects it. Seconds until the sentinels name the other one."""
         started = time.monotonic()
-        self.primary.kill()
+        if freeze:
+            self.primary.pause()
+        else:
+            self.primary.kill()
+        self.replica.resume()
         wait_until(lambda: self._named() == self.replica.port, "no failover")
         with client(self.replica.port) as connection:
             wait_until(lambda: connection.role()[0] == b"master", "the replica was not promoted")
         return time.monotonic() - started
+
+    def primary_is_deluded(self) -> bool:
+        """The one that was replaced still takes writes."""
+        with client(self.primary.port) as connection:
+            return connection.role()[0] == b"master"
 
     def _named(self) -> int:
         with client(self.sentinels[0].port) as connection:
