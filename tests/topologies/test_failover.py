@@ -79,6 +79,17 @@ async def office(guarded: Guarded) -> AsyncIterator[Office]:
         yield office
 
 
+async def test_caches_behind_sentinel_share_loads_and_forget_groups_and_patterns(office: Office) -> None:
+    for pattern in ("user:*", "us*", "*"):
+        loads = [cache.stats().loads for cache in office.caches]
+        office.value += 1
+        await office.caches[0].invalidate_everywhere(pattern)
+        async with asyncio.timeout(HEARD_SECONDS):
+            while await office.read() != {office.value}:
+                await asyncio.sleep(0.002)
+        assert sum(cache.stats().loads for cache in office.caches) == sum(loads) + 1, "one of them asked the source"
+
+
 async def test_no_edit_made_during_a_failover_is_hidden_by_a_cache(guarded: Guarded, office: Office) -> None:
     failover = asyncio.create_task(asyncio.to_thread(guarded.fail_over))
     await until(lambda: not any(cache.stats().trusted for cache in office.caches))
