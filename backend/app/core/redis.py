@@ -20,7 +20,7 @@ from redis.asyncio.client import Pipeline
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -147,13 +147,45 @@ def _behind_sentinel(where: RedisUrl, options: dict[str, Any]) -> Redis:
     for taken in ("host", "port"):
         given.pop(taken, None)
     own = {key: given.pop(f"sentinel_{key}") for key in ("username", "password") if f"sentinel_{key}" in given}
-    sentinel_options = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout", "retry")} | own
+    same = ("socket_timeout", "socket_connect_timeout", "retry", "driver_info", "maint_notifications_config")
+    sentinel_options = {key: options[key] for key in same} | own
     if tls:
         sentinel_options |= {"ssl": True} | {key: value for key, value in given.items() if key.startswith("ssl_")}
         given["ssl"] = True
-    sentinel: Any = Sentinel(list(where.hosts), sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
-    client: Redis = sentinel.master_for(where.service, redis_class=_SentinelRedis, **(options | given))
+    sentinels: Any = _Sentinels(where.hosts, sentinel_options)
+    client: Redis = sentinels.master_for(where.service, redis_class=_SentinelRedis, **(options | given))
     return client
+
+
+class _Sentinel(Redis):
+    """One of them, which remembers why it did not answer."""
+
+    trouble = ""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        self.trouble = ""
+        try:
+            return await super().execute_command(*args, **options)
+        except (RedisError, OSError) as exc:
+            self.trouble = str(exc) or type(exc).__name__
+            raise
+
+
+class _Sentinels(Sentinel):
+    """redis-py's, except that who finds no primary is told why: redis-py 8.1 prints the clients with all their options,
+    a kilobyte each, and of the error its class."""
+
+    def __init__(self, hosts: Sequence[tuple[str, int]], options: dict[str, Any]) -> None:
+        super().__init__([], sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+        self.places = {_Sentinel(host=host, port=port, **options): f"{host}:{port}" for host, port in hosts}
+        self.sentinels = list(self.places)
+
+    async def discover_master(self, service_name: str) -> Any:
+        try:
+            return await super().discover_master(service_name)
+        except MasterNotFoundError:
+            said = "; ".join(f"{place}: {each.trouble or 'knows none'}" for each, place in self.places.items())
+            raise MasterNotFoundError(f"no sentinel names a primary of '{service_name}': {said}") from None
 
 
 class _SentinelRedis(Redis):
