@@ -218,6 +218,12 @@ class Guarded:
             wait_until(lambda: connection.role()[0] == b"master", "the replica was not promoted")
         return time.monotonic() - started
 
+    def fail_over_in_good_order(self) -> None:
+        """Nobody is killed: as before maintenance. The old primary takes writes until a sentinel corrects it."""
+        with client(self.sentinels[0].port) as connection:
+            connection.execute_command("SENTINEL", "FAILOVER", SERVICE)
+            wait_until(lambda: connection.sentinel_master(SERVICE)["port"] == self.replica.public_port, "no failover")
+
     def primary_is_deluded(self) -> bool:
         """The one that was replaced still takes writes."""
         with client(self.primary.port) as connection:

@@ -11,12 +11,15 @@ import pytest
 
 from app.core.cache import Cache, join_fleet
 from app.core.circuit_breaker import BreakerPolicy
+from app.core.redis import connect
 from breaker_kit import Replica
 from redis_topologies import Guarded
 
 BACK_SECONDS = 5.0
 """From the moment that the sentinels name the new primary."""
 HEARD_SECONDS = 1.0
+LEFT_SECONDS = 2.5
+"""A question to the sentinels, and a heartbeat."""
 
 
 async def until(happened: Callable[[], bool], *, seconds: float = BACK_SECONDS) -> float:
@@ -131,6 +134,35 @@ async def test_a_primary_that_was_frozen_and_comes_back_is_not_believed(guarded:
         await office.goes_on()
     await office.goes_on()
     print(f"\ntrusted {back:.2f} s after the sentinels named the new primary")  # noqa: T201
+
+
+async def test_a_primary_that_was_replaced_in_good_order_is_left_before_it_is_corrected(
+    guarded: Guarded, office: Office
+) -> None:
+    """Its connections stay open and it takes writes for ten seconds; then they are lost."""
+    redis = connect(guarded.url, timeout_seconds=1)
+
+    async def port() -> int:
+        return int((await redis.info("server"))["tcp_port"])
+
+    assert await port() == guarded.primary.port
+    await asyncio.to_thread(guarded.fail_over_in_good_order)
+    async with asyncio.timeout(LEFT_SECONDS):
+        while await port() != guarded.replica.port:
+            await asyncio.sleep(0.02)
+    late = Cache()
+    async with join_fleet(late, guarded.url, namespace="test"):
+        office.caches.append(late)
+        await until(office.is_in_step)
+        await office.edit(by=2)
+        async with asyncio.timeout(LEFT_SECONDS + HEARD_SECONDS):
+            while await office.read() != {office.value}:
+                await asyncio.sleep(0.02)
+        assert await asyncio.to_thread(guarded.primary_is_deluded)
+        await until(office.is_in_step)
+        await office.goes_on()
+        office.caches.remove(late)
+    await redis.aclose()
 
 
 POLICY = BreakerPolicy(failure_threshold=4, open_seconds=30.0, max_open_seconds=60.0, probe_lease_seconds=1.0)
