@@ -11,14 +11,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import redis
-
 from app.core.cache import Cache
 from app.core.cache.shard import BUMP, INVALIDATE, Shard, Spend
 from app.core.cache.shared import SharedTier
 from app.core.errors import Unavailable
 from app.core.redis import Script
 from fakes import FakeClock
+from redis_topologies import server_of
 
 TTL_SECONDS = 300.0
 
@@ -148,7 +147,7 @@ class World:
 
     def __init__(self, url: str, replicas: int) -> None:
         self.loop = asyncio.new_event_loop()
-        self.server: Any = redis.Redis.from_url(url)
+        self.server: Any = server_of(url, "sim:{c0}:")
         self.server.flushall()
         self.clock = SimClock()
         self.database: dict[str, int] = {}

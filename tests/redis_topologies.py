@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import redis
 
+from app.core.redis_url import RedisUrl, Topology
 from app.sandbox.processes import ChildProcess, free_port
+from tls import TlsFronts
 
 SLOTS = 16384
 PASSWORD = "of-the-test-suite"
@@ -34,11 +38,43 @@ def wait_until(is_so: Callable[[], bool], what: str, *, seconds: float = 20) -> 
     raise TimeoutError(what)
 
 
+def servers_of(url: str) -> list[redis.Redis]:
+    """The one server, or each of a cluster's that the URL names."""
+    where = RedisUrl.parse(url)
+    if where.topology is Topology.SINGLE:
+        return [redis.Redis.from_url(url)]
+    return [client(port) for _, port in where.hosts]
+
+
+def server_of(url: str, key: str) -> redis.Redis:
+    """The one that holds `key`."""
+    for server in servers_of(url):
+        with contextlib.suppress(redis.exceptions.MovedError):
+            server.exists(key)
+            return server
+        server.close()
+    raise LookupError(key)
+
+
 class Node:
     """One server process, started by `start`, on a port of its own."""
 
-    def __init__(self, program: Path, folder: Path, config: str, *, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        program: Path,
+        folder: Path,
+        config: str,
+        *,
+        arguments: tuple[str, ...] = (),
+        front: Callable[[int], int] | None = None,
+        announce: str = "",
+    ) -> None:
+        """`front` puts something before a port and says where clients find it; `announce` is the setting that makes
+        the server tell its clients so."""
         self.port = free_port()
+        self.public_port = front(self.port) if front else self.port
+        if announce:
+            config += f"{announce} {self.public_port}\n"
         folder.mkdir()
         file = folder / "server.conf"
         file.write_text(f"port {self.port}\ndir {folder}\n{COMMON}{config}", encoding="utf-8")
@@ -51,21 +87,67 @@ class Node:
         )
 
     def start(self) -> None:
-        self._process.start()
+        """Idempotent."""
+        if not self._process.running:
+            self._process.start()
         with client(self.port) as connection:
             wait_until(lambda: bool(connection.ping()), f"no answer: {self._process.log_tail()}")
 
     def kill(self) -> None:
         self._process.kill()
 
+    def pause(self) -> None:
+        self._process.pause()
+
+    def resume(self) -> None:
+        self._process.resume()
+
+
+def _url(kind: str, nodes: list[Node], fronts: TlsFronts | None, *, path: str = "", **options: object) -> str:
+    scheme = "rediss" if fronts else "redis"
+    if fronts:
+        options["ssl_ca_certs"] = fronts.authority
+    hosts = ",".join(f"127.0.0.1:{node.public_port}" for node in nodes)
+    query = "&".join(f"{name}={value}" for name, value in options.items())
+    return f"{scheme}+{kind}://:{PASSWORD}@{hosts}{path}{'?' if query else ''}{query}"
+
 
 @dataclass
 class Cluster:
     nodes: list[Node]
+    fronts: TlsFronts | None = None
 
     @property
     def url(self) -> str:
-        return f"redis+cluster://:{PASSWORD}@" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+        return _url("cluster", self.nodes, self.fronts)
+
+    def start(self) -> None:
+        for node in self.nodes:
+            node.start()
+        self.until_formed()
+
+    def kill(self) -> None:
+        for node in self.nodes:
+            node.kill()
+
+    def pause(self) -> None:
+        for node in self.nodes:
+            node.pause()
+
+    def resume(self) -> None:
+        for node in self.nodes:
+            node.resume()
+
+    def until_formed(self) -> None:
+        """Every primary serves every slot or knows who does."""
+        for node in self.nodes:
+            with client(node.port) as connection:
+
+                def knows_all(connection: redis.Redis = connection) -> bool:
+                    info = connection.execute_command("CLUSTER INFO")
+                    return info["cluster_state"] == "ok" and int(info["cluster_size"]) == len(self.nodes)
+
+                wait_until(knows_all, "the cluster did not form")
 
     def empty(self) -> None:
         for node in self.nodes:
@@ -75,10 +157,13 @@ class Cluster:
 
 
 @contextmanager
-def running_cluster(program: Path, folder: Path, *, primaries: int = 3) -> Iterator[Cluster]:
+def running_cluster(
+    program: Path, folder: Path, *, primaries: int = 3, fronts: TlsFronts | None = None
+) -> Iterator[Cluster]:
+    public = {"front": fronts.before, "announce": "cluster-announce-port"} if fronts else {}
     config = f"cluster-enabled yes\ncluster-node-timeout 2000\n{DATA}"
     with ExitStack() as stack:
-        nodes = [Node(program, folder / f"primary-{n}", config) for n in range(primaries)]
+        nodes = [Node(program, folder / f"primary-{n}", config, **public) for n in range(primaries)]
         for node in nodes:
             stack.callback(node.kill)
             node.start()
@@ -90,41 +175,59 @@ def running_cluster(program: Path, folder: Path, *, primaries: int = 3) -> Itera
                 # Different epochs from the start; else they are settled by collisions, which takes seconds.
                 connection.execute_command("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
                 connection.execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
-        for node in nodes:
-            with client(node.port) as connection:
-
-                def knows_all(connection: redis.Redis = connection) -> bool:
-                    info = connection.execute_command("CLUSTER INFO")
-                    return info["cluster_state"] == "ok" and int(info["cluster_size"]) == primaries
-
-                wait_until(knows_all, "the cluster did not form")
-        yield Cluster(nodes)
+        cluster = Cluster(nodes, fronts)
+        cluster.until_formed()
+        yield cluster
 
 
 @dataclass
 class Guarded:
-    """Sentinel's setting. `fail_over` kills the primary and returns when the replica has taken its place."""
+    """Sentinel's setting. `fail_over` ends when the replica has taken the primary's place."""
 
     primary: Node
     replica: Node
     sentinels: list[Node]
+    fronts: TlsFronts | None = None
 
     @property
     def url(self) -> str:
-        hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.sentinels)
-        return f"redis+sentinel://:{PASSWORD}@{hosts}/{SERVICE}/0?sentinel_password={PASSWORD}"
+        return _url("sentinel", self.sentinels, self.fronts, path=f"/{SERVICE}/0", sentinel_password=PASSWORD)
 
-    def fail_over(self) -> float:
-        """Seconds until the sentinels name the other one. What the replica had not yet received is lost: Redis'
-        replication is asynchronous."""
+    def replicate(self) -> None:
+        """Returns when the replica has everything. Redis' replication is asynchronous: a failover loses the rest."""
         with client(self.primary.port) as connection:
             connection.execute_command("WAIT", 1, 5000)
+
+    def hold_the_replica_back(self) -> None:
+        """From now on it receives nothing, until `fail_over`."""
+        self.replica.pause()
+        with client(self.primary.port) as connection:
+            connection.client_kill_filter(_type="replica")
+
+    def fail_over(self, *, freeze: bool = False) -> float:
+        """Kills the primary, or freezes it: then `primary.resume()` brings one back that takes itself for the primary
+        until a sentinel corrects it. Seconds until the sentinels name the other one."""
         started = time.monotonic()
-        self.primary.kill()
-        wait_until(lambda: self._named() == self.replica.port, "no failover")
+        if freeze:
+            self.primary.pause()
+        else:
+            self.primary.kill()
+        self.replica.resume()
+        wait_until(lambda: self._named() == self.replica.public_port, "no failover")
         with client(self.replica.port) as connection:
             wait_until(lambda: connection.role()[0] == b"master", "the replica was not promoted")
         return time.monotonic() - started
+
+    def fail_over_in_good_order(self) -> None:
+        """Nobody is killed: as before maintenance. The old primary takes writes until a sentinel corrects it."""
+        with client(self.sentinels[0].port) as connection:
+            connection.execute_command("SENTINEL", "FAILOVER", SERVICE)
+            wait_until(lambda: connection.sentinel_master(SERVICE)["port"] == self.replica.public_port, "no failover")
+
+    def primary_is_deluded(self) -> bool:
+        """The one that was replaced still takes writes."""
+        with client(self.primary.port) as connection:
+            return connection.role()[0] == b"master"
 
     def _named(self) -> int:
         with client(self.sentinels[0].port) as connection:
@@ -133,21 +236,26 @@ class Guarded:
 
 
 @contextmanager
-def running_sentinels(program: Path, folder: Path) -> Iterator[Guarded]:
+def running_sentinels(program: Path, folder: Path, *, fronts: TlsFronts | None = None) -> Iterator[Guarded]:
+    data: dict[str, Any] = {}
+    watched: dict[str, Any] = {"arguments": ("--sentinel",)}
+    if fronts:
+        data |= {"front": partial(fronts.before, clear_text=True), "announce": "replica-announce-port"}
+        watched |= {"front": fronts.before}
     with ExitStack() as stack:
-        primary = Node(program, folder / "primary", DATA)
-        replica = Node(program, folder / "replica", f"{DATA}replicaof 127.0.0.1 {primary.port}\n")
+        primary = Node(program, folder / "primary", DATA, **data)
+        replica = Node(program, folder / "replica", f"{DATA}replicaof 127.0.0.1 {primary.public_port}\n", **data)
         for node in (primary, replica):
             stack.callback(node.kill)
             node.start()
         with client(primary.port) as connection:
             wait_until(lambda: connection.info("replication")["connected_slaves"] == 1, "no replica")
         watch = (
-            f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} 2\n"
+            f"sentinel monitor {SERVICE} 127.0.0.1 {primary.public_port} 2\n"
             f"sentinel auth-pass {SERVICE} {PASSWORD}\nsentinel sentinel-pass {PASSWORD}\n"
             f"sentinel down-after-milliseconds {SERVICE} 500\nsentinel failover-timeout {SERVICE} 5000\n"
         )
-        sentinels = [Node(program, folder / f"sentinel-{n}", watch, arguments=("--sentinel",)) for n in range(3)]
+        sentinels = [Node(program, folder / f"sentinel-{n}", watch, **watched) for n in range(3)]
         for node in sentinels:
             stack.callback(node.kill)
             node.start()
@@ -159,4 +267,4 @@ def running_sentinels(program: Path, folder: Path) -> Iterator[Guarded]:
                     return state["num-other-sentinels"] == 2 and state["num-slaves"] == 1
 
                 wait_until(knows, "the sentinels do not know each other")
-        yield Guarded(primary, replica, sentinels)
+        yield Guarded(primary, replica, sentinels, fronts)

@@ -161,3 +161,11 @@ def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
     assert len(text.split()) <= 900
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (ROOT / target).exists(), target
+
+
+def test_a_decision_has_a_number_of_its_own() -> None:
+    """They count from 1 without a gap, and the page's title says the number of its file."""
+    pages = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    assert [int(page.name[:4]) for page in pages] == list(range(1, len(pages) + 1))
+    for page in pages:
+        assert page.read_text(encoding="utf-8").startswith(f"# {int(page.name[:4])}. "), page.name

@@ -35,6 +35,11 @@ class Replica:
     def trusted(self) -> bool:
         return self.cache.stats().trusted
 
+    @property
+    def deaf(self) -> bool:
+        """And knows it: no shard's channel is trusted."""
+        return not any(shard.channel.trusted for shard in self.shared.shards)
+
 
 class World:
     """What every replica's source reads."""

@@ -11,8 +11,10 @@ from pathlib import Path
 SECRET_WORD = "kumquat"
 """In every message and every reply, and nowhere in our own words: a log that has it has repeated a text."""
 MARKER = r"#c\d+m\d+"
-DIGITS = re.compile(r"\d{11}")
-"""As long as the phone numbers of the run."""
+NAME = r"Customer \d+"
+"""What the customers of a run are called."""
+DIGITS = re.compile(r"(?=(\d{11}))")
+"""As long as the phone numbers of the run; also inside of something longer."""
 
 
 class LogWatch:
@@ -52,9 +54,9 @@ class LogWatch:
         return found
 
     def secrets_in(self, secrets: Iterable[str], phones: Iterable[str]) -> list[str]:
-        """Lines that contain a secret, a phone number or a message's text; at most ten of them."""
+        """Lines that contain a secret, a phone number, a name or a message's text; at most ten of them."""
         wanted = [re.escape(secret) for secret in secrets if secret]
-        found = re.compile("|".join([*wanted, re.escape(SECRET_WORD), MARKER]), re.IGNORECASE)
+        found = re.compile("|".join([*wanted, re.escape(SECRET_WORD), MARKER, NAME]), re.IGNORECASE)
         numbers = set(phones)
         leaks: list[str] = []
         for text in self._texts:

@@ -34,6 +34,7 @@ PROFILE = {
     "fallback_text": FALLBACK_TEXT,
 }
 ACCESS_TOKEN = "chaos-access-token"
+VERIFY_TOKEN = "chaos-verify-"
 SETTINGS = {
     "LEASE_SECONDS": "3",
     "DEBOUNCE_SECONDS": "0.15",
@@ -72,7 +73,7 @@ class World:
         number = len(self.businesses) + 1
         body = {
             "name": f"Orchard {number}", "slug": f"orchard-{number}", "phone_number_id": f"9100{number:06d}",
-            "access_token": ACCESS_TOKEN, "verify_token": f"chaos-verify-{number}",
+            "access_token": ACCESS_TOKEN, "verify_token": f"{VERIFY_TOKEN}{number}",
         }  # fmt: skip
         account = await self.api("POST", "/accounts", json=body)
         profile = PROFILE | {"business_name": f"Orchard {number}"}
@@ -98,7 +99,8 @@ class World:
     def secrets(self) -> list[str]:
         keys = self.fleet.keys
         passwords = [urlsplit(url).password or "" for url in (self.servers.redis_url, self.servers.database_url)]
-        return [keys.admin, keys.app_secret, keys.encryption, ACCESS_TOKEN, *passwords]
+        own = [keys.admin, keys.app_secret, keys.encryption, keys.verify_token]
+        return [*own, ACCESS_TOKEN, VERIFY_TOKEN, *passwords]
 
     async def until_quiet(self, timeout_seconds: float) -> float:
         """Nothing pending in any mailbox and no status on its way; the seconds that took. Raises `TimeoutError`."""

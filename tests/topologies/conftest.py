@@ -1,4 +1,4 @@
-"""`valkey_url` is a cluster of three primaries in this folder."""
+"""`valkey_url` is a cluster of three primaries in this folder; `guarded` is a primary that Sentinel replaces."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.sandbox.servers.location import Location
-from redis_topologies import Cluster, running_cluster
+from redis_topologies import Cluster, Guarded, running_cluster, running_sentinels
 from serving import Outside, outside_world
 
 
@@ -34,3 +34,9 @@ async def outside() -> Iterator[Outside]:
 @pytest.fixture
 def program(server_location: Location) -> Path:
     return server_location.valkey_server
+
+
+@pytest.fixture
+def guarded(program: Path, tmp_path: Path) -> Iterator[Guarded]:
+    with running_sentinels(program, tmp_path) as running:
+        yield running

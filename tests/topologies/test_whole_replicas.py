@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,7 +18,7 @@ from app.core.redis import connect, describe
 from app.doctor import examine
 from app.main import create_app
 from app.sandbox import webhooks as wa
-from redis_topologies import Cluster, Guarded, client, running_sentinels
+from redis_topologies import Cluster, Guarded, client
 from serving import APP_SECRET, OPERATOR_KEY, Outside, served, settings_of
 
 SHARDS = 16
@@ -122,12 +121,6 @@ async def test_caches_on_a_cluster_share_values_and_invalidations(valkey_url: st
             assert loads == before + 1, pattern
 
 
-@pytest.fixture
-def guarded(program: Path, tmp_path: Path) -> Iterator[Guarded]:
-    with running_sentinels(program, tmp_path) as running:
-        yield running
-
-
 async def test_nothing_is_lost_and_everything_resumes_through_a_failover(
     guarded: Guarded, store_url: str, outside: Outside
 ) -> None:
@@ -141,6 +134,7 @@ async def test_nothing_is_lost_and_everything_resumes_through_a_failover(
         events = [Event(f"e{n}", f"mailbox-{n % 7}", b"x") for n in range(50)]
         await queue.put(events)
         assert (await http.get("/health")).json()["dependencies"]["redis"]["replication"]["replicas"] == 1
+        await asyncio.to_thread(guarded.replicate)
         failed_over = await asyncio.to_thread(guarded.fail_over)
         started = time.monotonic()
         await _until_taken(queue, Event("after", "mailbox-0", b"x"))

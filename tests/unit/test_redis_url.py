@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.asyncio.connection import SSLConnection
 
-from app.core.redis import connect
+from app.core.redis import RedisConnectionError, connect
 from app.core.redis_url import RedisUrl, Topology
 
 
@@ -65,3 +65,14 @@ async def test_tls_and_its_authority_reach_every_connection() -> None:
     assert (kwargs["password"], kwargs["ssl_ca_certs"]) == ("s", "/ca")
     await cluster.aclose()
     await guarded.aclose()
+
+
+async def test_a_primary_that_no_sentinel_names_is_missed_in_few_words() -> None:
+    client = connect("redis+sentinel://:secret@127.0.0.1:1,127.0.0.1:2/main", timeout_seconds=1)
+    with pytest.raises(RedisConnectionError) as caught:
+        await client.ping()
+    words = str(caught.value)
+    assert words.startswith("no sentinel names a primary of 'main': 127.0.0.1:1: ")
+    assert "; 127.0.0.1:2: " in words
+    assert len(words) < 300
+    await client.aclose()

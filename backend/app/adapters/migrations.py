@@ -17,6 +17,8 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import asyncpg
@@ -24,8 +26,12 @@ import asyncpg
 from app.adapters.database_trouble import DatabaseUnavailable, Trouble, trouble
 from app.domain.errors import ConfigurationError
 
-MIGRATIONS = Path(__file__).resolve().parents[3] / "infra" / "supabase" / "migrations"
-"""Where they are in the repository and in the image. An installed package does not carry them: pass `directory`."""
+_PACKAGED = resources.files("app").joinpath("migrations")
+_IN_THE_REPOSITORY = Path(__file__).resolve().parents[3] / "infra" / "supabase" / "migrations"
+
+MIGRATIONS: Traversable = _PACKAGED if _PACKAGED.is_dir() else _IN_THE_REPOSITORY
+"""A wheel carries them in the package (pyproject.toml). In the repository, and in the image, they are where the
+Supabase CLI wants them, and nowhere else."""
 
 CONNECT_SECONDS = 3.0
 TIMEOUT_SECONDS = 120.0
@@ -57,7 +63,7 @@ class Migration:
 
 
 async def apply_migrations(
-    database_url: str, directory: Path = MIGRATIONS, *, timeout_seconds: float = TIMEOUT_SECONDS
+    database_url: str, directory: Traversable = MIGRATIONS, *, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> list[str]:
     """Apply what is missing and return its names, in order. Idempotent.
 
@@ -76,7 +82,7 @@ async def apply_migrations(
 
 
 async def pending_migrations(
-    database_url: str, directory: Path = MIGRATIONS, *, timeout_seconds: float = CONNECT_SECONDS + 5
+    database_url: str, directory: Traversable = MIGRATIONS, *, timeout_seconds: float = CONNECT_SECONDS + 5
 ) -> list[str]:
     """The names of what `apply_migrations` would apply; changes nothing. Raises the same."""
     migrations = read_migrations(directory)
@@ -84,12 +90,13 @@ async def pending_migrations(
         return [m.id for m in _missing(migrations, await _recorded(connection))]
 
 
-def read_migrations(directory: Path = MIGRATIONS) -> list[Migration]:
+def read_migrations(directory: Traversable = MIGRATIONS) -> list[Migration]:
     """Our files in order. Raises `ConfigurationError` if there are none."""
-    found = [(match, path) for path in sorted(directory.glob("*.sql")) if (match := _FILE.fullmatch(path.name))]
+    files = sorted(directory.iterdir(), key=lambda file: file.name) if directory.is_dir() else []
+    found = [(match, file) for file in files if (match := _FILE.fullmatch(file.name))]
     if not found:
-        raise ConfigurationError("migrations", f"none found in {directory}; they come with the repository")
-    return [Migration(match[1], match[2], path.read_text(encoding="utf-8")) for match, path in found]
+        raise ConfigurationError("migrations", f"none found in {directory}; they come with the package")
+    return [Migration(match[1], match[2], file.read_text(encoding="utf-8")) for match, file in found]
 
 
 def _missing(migrations: list[Migration], recorded: Mapping[str, str | None]) -> list[Migration]:

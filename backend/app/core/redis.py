@@ -11,7 +11,7 @@ import hashlib
 import math
 import random
 from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from typing import Any, TypeVar, cast
 
@@ -20,7 +20,7 @@ from redis.asyncio.client import Pipeline
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -37,6 +37,7 @@ T = TypeVar("T")
 _DRIVER = DriverInfo()
 
 CANCEL_AGAIN_SECONDS = 0.05
+ASK_SENTINEL_SECONDS = 1.0
 
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 """What a Redis that is away, frozen or restarting makes redis-py raise."""
@@ -147,13 +148,76 @@ def _behind_sentinel(where: RedisUrl, options: dict[str, Any]) -> Redis:
     for taken in ("host", "port"):
         given.pop(taken, None)
     own = {key: given.pop(f"sentinel_{key}") for key in ("username", "password") if f"sentinel_{key}" in given}
-    sentinel_options = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout", "retry")} | own
+    same = ("socket_timeout", "socket_connect_timeout", "retry", "driver_info", "maint_notifications_config")
+    sentinel_options = {key: options[key] for key in same} | own
     if tls:
         sentinel_options |= {"ssl": True} | {key: value for key, value in given.items() if key.startswith("ssl_")}
         given["ssl"] = True
-    sentinel: Any = Sentinel(list(where.hosts), sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
-    client: Redis = sentinel.master_for(where.service, redis_class=_SentinelRedis, **(options | given))
+    sentinels: Any = _Sentinels(where.hosts, sentinel_options)
+    own_classes = {"redis_class": _SentinelRedis, "connection_pool_class": _PrimaryPool}
+    client: Redis = sentinels.master_for(where.service, **own_classes, **(options | given))
     return client
+
+
+class _Sentinel(Redis):
+    """One of them, which remembers why it did not answer."""
+
+    trouble = ""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        self.trouble = ""
+        try:
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except (RedisError, OSError) as exc:
+            self.trouble = str(exc) or type(exc).__name__
+            raise
+
+
+class _Sentinels(Sentinel):
+    """redis-py's, except that who finds no primary is told why: redis-py 8.1 prints the clients with all their options,
+    a kilobyte each, and of the error its class."""
+
+    def __init__(self, hosts: Sequence[tuple[str, int]], options: dict[str, Any]) -> None:
+        super().__init__([], sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+        self.places = {_Sentinel(host=host, port=port, **options): f"{host}:{port}" for host, port in hosts}
+        self.sentinels = list(self.places)
+
+    async def discover_master(self, service_name: str) -> Any:
+        try:
+            return await super().discover_master(service_name)
+        except MasterNotFoundError:
+            said = "; ".join(f"{place}: {each.trouble or 'knows none'}" for each, place in self.places.items())
+            raise MasterNotFoundError(f"no sentinel names a primary of '{service_name}': {said}") from None
+
+
+class _PrimaryPool(SentinelConnectionPool):
+    """While it is used it asks every second who the primary is; redis-py asks when it connects. One that was replaced
+    in good order, or was frozen meanwhile, keeps its connections and takes writes for another ten seconds, until a
+    sentinel corrects it; those writes are lost."""
+
+    _asked_at = 0.0
+    _asking: asyncio.Task[None] | None = None
+
+    async def get_connection(self, *args: Any, **options: Any) -> Any:
+        now = asyncio.get_running_loop().time()
+        if now - self._asked_at > ASK_SENTINEL_SECONDS and (self._asking is None or self._asking.done()):
+            self._asked_at = now
+            self._asking = asyncio.create_task(self._ask(), name="who is the primary")
+        return await super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
+
+    async def _ask(self) -> None:
+        with suppress(RedisError, OSError):  # what works goes on without the sentinels
+            async with asyncio.timeout(ASK_SENTINEL_SECONDS):
+                await self.get_master_address()  # type: ignore[no-untyped-call]
+
+    async def release(self, connection: Any) -> None:
+        if self.master_address not in (None, (connection.host, connection.port)):
+            await connection.disconnect()
+        await super().release(connection)
+
+    def stop_asking(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
 
 
 class _SentinelRedis(Redis):
@@ -161,6 +225,7 @@ class _SentinelRedis(Redis):
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  redis-py's signature
         pool: Any = self.connection_pool
+        pool.stop_asking()
         await super().aclose(close_connection_pool)
         await pool.disconnect()
         for sentinel in pool.sentinel_manager.sentinels:

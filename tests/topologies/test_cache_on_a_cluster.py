@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -11,17 +11,7 @@ import pytest
 
 from app.core.cache import Cache, inspect_key, join_fleet, keep, survey
 from app.core.cache.shared import SharedTier
-from cluster import Cluster
-
-
-@pytest.fixture(scope="module")
-def cluster(server_location) -> Iterator[Cluster]:
-    cluster = Cluster(server_location)
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
+from redis_topologies import Cluster
 
 
 @pytest.fixture(autouse=True)
@@ -31,13 +21,12 @@ def _patient(monkeypatch):
 
 
 @pytest.fixture
-async def replicas(cluster: Cluster) -> AsyncIterator[list[tuple[Cache, SharedTier]]]:
-    cluster.flush()
+async def replicas(valkey_url: str) -> AsyncIterator[list[tuple[Cache, SharedTier]]]:
     async with AsyncExitStack() as stack:
         made = []
         for _ in range(2):
             cache = Cache()
-            made.append((cache, await stack.enter_async_context(join_fleet(cache, cluster.url, namespace="test"))))
+            made.append((cache, await stack.enter_async_context(join_fleet(cache, valkey_url, namespace="test"))))
         async with asyncio.timeout(10):
             while not all(cache.stats().trusted for cache, _ in made):
                 await asyncio.sleep(0.01)
@@ -102,11 +91,11 @@ async def test_a_fence_keeps_every_shard_uncached_until_the_commit(replicas):
     await until_read([a, b], source, 2)
 
 
-async def test_a_frozen_node_bypasses_only_its_shards_and_comes_back(replicas, cluster):
+async def test_a_frozen_node_bypasses_only_its_shards_and_comes_back(replicas, cluster: Cluster):
     (a, shared), (b, _) = replicas
     source = Source()
     await until_read([a, b], source, 1)
-    node = next(iter(cluster.nodes.values()))
+    node = cluster.nodes[0]
     node.pause()
     try:
         async with asyncio.timeout(6):

@@ -1,0 +1,5 @@
+"""The suite of integration/test_cache_protocol.py where a script may only touch the slot of its keys."""
+
+from __future__ import annotations
+
+from integration.test_cache_protocol import *  # noqa: F403

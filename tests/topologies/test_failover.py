@@ -1,0 +1,224 @@
+"""The shared cache and the fleet's circuits through a failover that Sentinel decides."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+
+from app.core.cache import Cache, join_fleet
+from app.core.circuit_breaker import BreakerPolicy
+from app.core.redis import connect
+from breaker_kit import Replica
+from redis_topologies import Guarded
+
+BACK_SECONDS = 5.0
+"""From the moment that the sentinels name the new primary."""
+HEARD_SECONDS = 1.0
+LEFT_SECONDS = 2.5
+"""A question to the sentinels, and a heartbeat."""
+
+
+async def until(happened: Callable[[], bool], *, seconds: float = BACK_SECONDS) -> float:
+    """How long it took."""
+    started = time.monotonic()
+    async with asyncio.timeout(seconds):
+        while not happened():
+            await asyncio.sleep(0.005)
+    return time.monotonic() - started
+
+
+class Office:
+    """Two replicas' caches, and the database that both read."""
+
+    def __init__(self, caches: list[Cache]) -> None:
+        self.caches = caches
+        self.value = 0
+
+    async def load(self) -> int:
+        return self.value
+
+    async def read(self) -> set[int]:
+        """What the replicas see."""
+        return {await cache.get_or_fetch("user:1", self.load, ttl_seconds=300) for cache in self.caches}
+
+    async def edit(self, by: int) -> None:
+        async with self.caches[by].write_fence("user:1"):
+            self.value += 1
+
+    async def is_in_memory(self) -> None:
+        """A second read of each is answered without anybody else."""
+        await self.read()
+        hits = [cache.stats().hits for cache in self.caches]
+        assert await self.read() == {self.value}
+        assert [cache.stats().hits for cache in self.caches] == [n + 1 for n in hits]
+
+    def is_in_step(self) -> bool:
+        stats = [cache.stats() for cache in self.caches]
+        return all(stat.trusted and not stat.owed for stat in stats)
+
+    async def goes_on(self) -> None:
+        """Whoever edits, the other one hears of it soon, and both keep the new value in memory."""
+        for by in (0, 1, 0, 1):
+            await self.edit(by)
+            async with asyncio.timeout(HEARD_SECONDS):
+                while await self.read() != {self.value}:
+                    await asyncio.sleep(0.002)
+            await self.is_in_memory()
+
+
+@pytest.fixture
+async def office(guarded: Guarded) -> AsyncIterator[Office]:
+    async with AsyncExitStack() as stack:
+        caches = [Cache(), Cache()]
+        for cache in caches:
+            await stack.enter_async_context(join_fleet(cache, guarded.url, namespace="test"))
+        office = Office(caches)
+        await until(office.is_in_step)
+        await office.is_in_memory()
+        yield office
+
+
+async def test_caches_behind_sentinel_share_loads_and_forget_groups_and_patterns(office: Office) -> None:
+    for pattern in ("user:*", "us*", "*"):
+        loads = [cache.stats().loads for cache in office.caches]
+        office.value += 1
+        await office.caches[0].invalidate_everywhere(pattern)
+        async with asyncio.timeout(HEARD_SECONDS):
+            while await office.read() != {office.value}:
+                await asyncio.sleep(0.002)
+        assert sum(cache.stats().loads for cache in office.caches) == sum(loads) + 1, "one of them asked the source"
+
+
+async def test_no_edit_made_during_a_failover_is_hidden_by_a_cache(guarded: Guarded, office: Office) -> None:
+    failover = asyncio.create_task(asyncio.to_thread(guarded.fail_over))
+    await until(lambda: not any(cache.stats().trusted for cache in office.caches))
+    while not failover.done():
+        await office.edit(by=office.value % 2)
+        assert await office.read() == {office.value}, "memory is bypassed"
+        await asyncio.sleep(0.02)
+    await failover
+    back = await until(office.is_in_step)
+    assert await office.read() == {office.value}
+    await office.goes_on()
+    print(f"\ntrusted {back:.2f} s after the sentinels named the new primary")  # noqa: T201
+
+
+async def test_what_the_new_primary_never_heard_of_is_invalidated_again(guarded: Guarded, office: Office) -> None:
+    """It has the old value and an older sequence."""
+    await asyncio.to_thread(guarded.replicate)
+    await asyncio.to_thread(guarded.hold_the_replica_back)
+    await office.edit(by=0)
+    await office.is_in_memory()
+    assert office.is_in_step()
+    await asyncio.to_thread(guarded.fail_over)
+    await until(office.is_in_step)
+    await until(lambda: all(cache.stats().gaps for cache in office.caches))
+    async with asyncio.timeout(HEARD_SECONDS):
+        while await office.read() != {office.value}:
+            await asyncio.sleep(0.002)
+    await until(office.is_in_step)
+    await office.goes_on()
+
+
+async def test_a_primary_that_was_frozen_and_comes_back_is_not_believed(guarded: Guarded, office: Office) -> None:
+    await asyncio.to_thread(guarded.replicate)
+    await asyncio.to_thread(guarded.fail_over, freeze=True)
+    back = await until(office.is_in_step)
+    await office.edit(by=1)
+    guarded.primary.resume()
+    while await asyncio.to_thread(guarded.primary_is_deluded):
+        await office.goes_on()
+    await office.goes_on()
+    print(f"\ntrusted {back:.2f} s after the sentinels named the new primary")  # noqa: T201
+
+
+async def test_a_primary_that_was_replaced_in_good_order_is_left_before_it_is_corrected(
+    guarded: Guarded, office: Office
+) -> None:
+    """Its connections stay open and it takes writes for ten seconds; then they are lost."""
+    redis = connect(guarded.url, timeout_seconds=1)
+
+    async def port() -> int:
+        return int((await redis.info("server"))["tcp_port"])
+
+    assert await port() == guarded.primary.port
+    await asyncio.to_thread(guarded.fail_over_in_good_order)
+    async with asyncio.timeout(LEFT_SECONDS):
+        while await port() != guarded.replica.port:
+            await asyncio.sleep(0.02)
+    late = Cache()
+    async with join_fleet(late, guarded.url, namespace="test"):
+        office.caches.append(late)
+        await until(office.is_in_step)
+        await office.edit(by=2)
+        async with asyncio.timeout(LEFT_SECONDS + HEARD_SECONDS):
+            while await office.read() != {office.value}:
+                await asyncio.sleep(0.02)
+        assert await asyncio.to_thread(guarded.primary_is_deluded)
+        await until(office.is_in_step)
+        await office.goes_on()
+        office.caches.remove(late)
+    await redis.aclose()
+
+
+POLICY = BreakerPolicy(failure_threshold=4, open_seconds=30.0, max_open_seconds=60.0, probe_lease_seconds=1.0)
+
+
+@pytest.fixture
+async def replicas(guarded: Guarded) -> AsyncIterator[list[Replica]]:
+    made = [Replica(guarded.url, f"replica-{n}", POLICY, replicas=2) for n in range(2)]
+    for replica in made:
+        await replica.start()
+        assert replica.fleet.up
+    yield made
+    for replica in made:
+        await replica.stop()
+
+
+async def trip(replicas: list[Replica]) -> None:
+    for replica in replicas:
+        replica.fails()
+    for n in range(POLICY.failure_threshold):
+        await replicas[n % len(replicas)].call()
+    await until(lambda: all(replica.state == "open" for replica in replicas), seconds=HEARD_SECONDS)
+
+
+@pytest.mark.parametrize("freeze", [False, True], ids=["killed", "frozen"])
+async def test_replicas_agree_on_a_circuit_after_a_failover(
+    guarded: Guarded, replicas: list[Replica], freeze: bool
+) -> None:
+    await trip(replicas)
+    version = replicas[0].breaker.version
+    await asyncio.to_thread(guarded.replicate)
+    failover = asyncio.create_task(asyncio.to_thread(guarded.fail_over, freeze=freeze))
+    await until(lambda: not any(replica.fleet.up for replica in replicas))
+    assert [await replica.call() for replica in replicas] == ["CircuitBreakerOpenError"] * 2
+    await failover
+    back = await until(lambda: all(replica.fleet.up for replica in replicas))
+    guarded.primary.resume()
+    assert {replica.state for replica in replicas} == {"open"}
+    assert {replica.breaker.version for replica in replicas} == {version}, "the same trip, not one of their own"
+    await replicas[0].fleet.force("some_api", "closed", who="operator", why="over")
+    await until(lambda: all(replica.state == "closed" for replica in replicas), seconds=2 * HEARD_SECONDS)
+    await replicas[1].fleet.force("some_api", "auto", who="operator", why="over")
+    await until(lambda: not any(replica.breaker.is_forced for replica in replicas), seconds=2 * HEARD_SECONDS)
+    await trip(replicas)
+    assert replicas[0].breaker.version == replicas[1].breaker.version > version
+    print(f"\nfollowing {back:.2f} s after the sentinels named the new primary")  # noqa: T201
+
+
+async def test_a_trip_that_the_new_primary_never_heard_of_is_forgotten_by_all_alike(
+    guarded: Guarded, replicas: list[Replica]
+) -> None:
+    """Nobody stays behind with a verdict of its own: the next trip reaches both."""
+    await asyncio.to_thread(guarded.replicate)
+    await asyncio.to_thread(guarded.hold_the_replica_back)
+    await trip(replicas)
+    await asyncio.to_thread(guarded.fail_over)
+    await until(lambda: all(replica.fleet.up and replica.state == "closed" for replica in replicas))
+    await trip(replicas)
+    assert replicas[0].breaker.version == replicas[1].breaker.version
