@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from statistics import median
+
+_BARS = "BARS "
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +26,20 @@ class Bar:
 
     def __str__(self) -> str:
         sign = "<=" if self.at_most else ">="
-        verdict = "met" if self.is_met else f"MISSED by {abs(self.value - self.limit) / self.limit:.0%}"
+        by = f"{abs(self.value - self.limit) / self.limit:.0%}" if self.limit else number(self.value)
+        verdict = "met" if self.is_met else f"MISSED by {by}"
         return f"{self.what}: {number(self.value)}{self.unit} (bar {sign} {number(self.limit)}{self.unit}) {verdict}"
+
+
+def write_bars(bars: Iterable[Bar]) -> str:
+    """One line, for whoever started this process."""
+    return _BARS + json.dumps([asdict(bar) for bar in bars])
+
+
+def read_bars(lines: Sequence[str]) -> tuple[list[str], list[Bar]]:
+    """What a process printed for people, and the bars in its line of `write_bars`, if there is one."""
+    bars = [Bar(**fields) for line in lines if line.startswith(_BARS) for fields in json.loads(line[len(_BARS) :])]
+    return [line for line in lines if not line.startswith(_BARS)], bars
 
 
 def number(value: float) -> str:
