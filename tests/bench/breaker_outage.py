@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from statistics import median
@@ -46,20 +47,21 @@ class Incident(NamedTuple):
 
 
 def row(rounds: Sequence[Incident]) -> str:
-    """Medians; with more than one round also the lowest and the highest."""
+    """Medians; with more than one round also the lowest and the highest. `-`: never, or not counted."""
     cells = []
     for values in zip(*(incident[:6] for incident in rounds), strict=True):
-        figure = (
-            f"{median(values):,.0f}"
-            if max(values) >= 100 or max(values) == int(max(values))
-            else f"{median(values):.1f}"
-        )
+        cell = _figure(median(values))
         if len(values) > 1:
-            figure += f" ({min(values):,.4g} - {max(values):,.4g})"
-        cells.append(f"{figure if values[0] == values[0] else '-':>22}")
-    return "  ".join(cells) + (
-        "" if all(incident.recovered for incident in rounds) else "  not all calling again at the end"
-    )
+            cell += f" ({_figure(min(values))} - {_figure(max(values))})"
+        cells.append(f"{cell:>22}")
+    again = all(incident.recovered for incident in rounds)
+    return "  ".join(cells) + ("" if again else "  not all are calling again at the end")
+
+
+def _figure(value: float) -> str:
+    if not math.isfinite(value):
+        return "-"
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.1f}"
 
 
 async def fleet_of(upstream: Upstream, driver: str, redis_url: str) -> list[Child]:
@@ -98,7 +100,7 @@ async def incident(driver: str, redis_url: str) -> Incident:
         end = time.monotonic()
         calling = {call.child for call in upstream.calls if call.began > end - 1 and call.ok}
         result = Incident(
-            len(late), max(late, default=0.0) * 1e3, learned[0] * 1e3 if learned else float("nan"), probes,
+            len(late), max(late, default=0.0) * 1e3, learned[0] * 1e3 if learned else math.inf, probes,
             await _round_trips(busy) - trips, await _commands(redis) - commands, calling == set(BUSY),
         )  # fmt: skip
         await redis.aclose()

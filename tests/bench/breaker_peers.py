@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 Call = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 OPEN_SECONDS = 600.0
+NOT_COUNTED = float("nan")
+"""Round trips of a peer: the commands that the server counts must do."""
 
 
 class Local(NamedTuple):
@@ -122,7 +124,7 @@ class InProcess:
         return self.local.state()
 
     def round_trips(self) -> float:
-        return 0.0
+        return NOT_COUNTED
 
     async def stop(self) -> None:
         return
@@ -195,7 +197,7 @@ class Interlock:
         return str(self.breaker.state.value).lower()
 
     def round_trips(self) -> float:
-        return 0.0
+        return NOT_COUNTED
 
     async def stop(self) -> None:
         await self.redis.aclose()
@@ -226,7 +228,7 @@ class Purgatory:
         return self.seen
 
     def round_trips(self) -> float:
-        return 0.0
+        return NOT_COUNTED
 
     async def stop(self) -> None:
         await self.factory.uow.contexts.redis.aclose()
