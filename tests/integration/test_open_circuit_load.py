@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -38,9 +38,10 @@ _numbers = count(1)
 
 @dataclass
 class Shop:
-    """A business with customers."""
+    """A business; `conversations` of its first customers, by theirs."""
 
     account: dict[str, Any]
+    conversations: dict[str, str] = field(default_factory=dict)
 
     @property
     def business(self) -> wa.Business:
@@ -89,6 +90,13 @@ class Town:
                     return [send for send in sends if send["to"] in wanted]
                 await asyncio.sleep(0.01)
 
+    async def first_customers(self, shop: Shop, many: int) -> list[dict[str, Any]]:
+        """Their sends."""
+        sends = await self.answered(shop, await self.ask(shop, many))
+        page = (await self.http.get(f"/conversations?account_id={shop.account['id']}&limit=100")).json()
+        shop.conversations = {item["contact"]["wa_id"]: item["id"] for item in page["items"]}
+        return sends
+
     async def force(self, name: str, action: str) -> None:
         (await self.http.post(f"/admin/breakers/{name}", json={"action": action, "why": "test"})).raise_for_status()
 
@@ -101,11 +109,9 @@ class Town:
             await self.deliver(
                 wa.statuses_change(shop.business, [wa.status(send["wamid"], "read", recipient=send["to"])])
             )
-        page = (await self.http.get(f"/conversations?account_id={shop.account['id']}&limit=100")).json()
-        of = {item["contact"]["wa_id"]: item["id"] for item in page["items"]}
         async with asyncio.timeout(20):
             for send in sends:
-                while await self._status(of[send["to"]], send["wamid"]) != "read":
+                while await self._status(shop.conversations[send["to"]], send["wamid"]) != "read":
                     await asyncio.sleep(0.005)
         return time.monotonic() - began
 
@@ -170,7 +176,7 @@ async def waited_unharmed(town: Town, caplog: pytest.LogCaptureFixture, *, for_s
 async def test_with_the_models_circuit_open_statuses_api_and_health_go_on(town: Town, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     shop = await town.new_shop()
-    sends = await town.answered(shop, await town.ask(shop, 2 * STATUSES))
+    sends = await town.first_customers(shop, 2 * STATUSES)
     closed_statuses = await town.statuses_applied(shop, sends[:STATUSES])
     closed_pages = await town.pages_answered(shop)
 
@@ -192,7 +198,7 @@ async def test_with_the_models_circuit_open_statuses_api_and_health_go_on(town: 
 async def test_with_one_accounts_circuit_open_another_account_is_answered(town: Town, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     blocked, other = await town.new_shop(), await town.new_shop()
-    sends = await town.answered(other, await town.ask(other, 2 * STATUSES))
+    sends = await town.first_customers(other, 2 * STATUSES)
     closed_answers = await town.questions_answered(other)
     closed_statuses = await town.statuses_applied(other, sends[:STATUSES])
     closed_pages = await town.pages_answered(other)

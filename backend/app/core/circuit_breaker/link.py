@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from app.core.circuit_breaker.fleet import BreakerFleet
 
 REPORTS_AT_ONCE = 3
-"""The failure that would trip the circuit must not wait for the answer to the one before it: at hundreds of calls a
-second that is as many calls more. They may overtake each other, which can make a row of failures one shorter or longer
-where a success came in between."""
+"""The failure that would trip the circuit must not wait for the answer to the one before it: at thousands of calls a
+second every millisecond is calls made for nothing. They may overtake each other: sums do not mind."""
 DENIED_SECONDS = (0.025, 0.075)
 """A replica that was refused a permit does not ask again for this long, at random in between."""
 
@@ -74,6 +73,7 @@ class FleetLink:
         return [
             *self._names, *self.breaker.version, self._fleet.replica_id,
             delta.calls, delta.failed, delta.slow, delta.after, micros(delta.hold_seconds), *self._rules,
+            micros(delta.ok_age_seconds), micros(delta.row_age_seconds),
         ]  # fmt: skip
 
     def reported(self, answer: list[Any], asked: tuple[int, int]) -> None:
