@@ -31,6 +31,8 @@ from tests.bench.report import Bar, table, write_bars  # noqa: E402
 
 ROUNDS = 3
 GRACE_SECONDS = 1.0
+LATENCIES_SECONDS = (0.01, 0.1)
+"""Of an upstream next door, which is the incident's, and of one on the internet."""
 
 
 def say(*lines: str) -> None:
@@ -60,6 +62,16 @@ async def incidents(server: Valkey) -> list[Bar]:
     say(f"  {'Chorus':36}{breaker_outage.row(with_push)}")
     without = [await incident(f"{CHORUS}WithoutPush", server.url) for _ in range(ROUNDS)]
     say(f"  {'Chorus, every message lost':36}{breaker_outage.row(without)}")
+    for latency_seconds in LATENCIES_SECONDS:
+        trips = [await breaker_outage.trip(latency_seconds, server.url) for _ in range(ROUNDS)]
+        rows = {
+            "calls begun after the threshold": [one.late for one in trips],
+            "the last, ms": [one.last_ms for one in trips],
+        }
+        rate = median(one.rate for one in trips)
+        say(
+            table(f"the trip alone, upstream takes {latency_seconds * 1e3:.0f} ms", f"{rate:,.0f} calls a second", rows)
+        )
     return [
         at_most("upstream calls begun after the threshold", [one.late for one in with_push], 6),
         at_most("the last of them", [one.last_ms for one in with_push], 10, " ms"),

@@ -107,6 +107,30 @@ async def incident(driver: str, redis_url: str) -> Incident:
     return result
 
 
+class Trip(NamedTuple):
+    """The beginning of an incident: calls per second before it, calls begun after the fifth failure, the last in ms."""
+
+    rate: float
+    late: float
+    last_ms: float
+
+
+async def trip(latency_seconds: float, redis_url: str) -> Trip:
+    async with running_upstream() as upstream:
+        upstream.latency_seconds = latency_seconds
+        redis = connect(redis_url, timeout_seconds=1)
+        await redis.flushall()
+        await redis.aclose()
+        await fleet_of(upstream, CHORUS, redis_url)
+        await asyncio.sleep(SETTLE_SECONDS)
+        upstream.mode, dead = "fail", time.monotonic()
+        await asyncio.sleep(TRIP_SECONDS)
+        threshold = upstream.failures()[THRESHOLD - 1].ended
+        late = [call.began - threshold for call in upstream.calls if call.began > threshold]
+        rate = sum(dead - 1 < call.began < dead for call in upstream.calls)
+        return Trip(rate, len(late), max(late, default=0.0) * 1e3)
+
+
 async def _round_trips(children: Sequence[Child]) -> float:
     return sum([(await child.ask())["round_trips"] for child in children])
 

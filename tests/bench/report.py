@@ -50,7 +50,8 @@ def number(value: float) -> str:
 
 def spread(values: Sequence[float]) -> float:
     """The noise: how far the rounds lie apart, as a share of their median."""
-    return (max(values) - min(values)) / median(values)
+    width, middle = max(values) - min(values), median(values)
+    return width / middle if middle else float("inf") if width else 0.0
 
 
 def table(title: str, unit: str, rows: Mapping[str, Sequence[float]]) -> str:

@@ -16,15 +16,12 @@ from app.core.circuit_breaker.wire import ACQUIRE, REPORT, SETTLE, FleetWord, mi
 if TYPE_CHECKING:
     from app.core.circuit_breaker.fleet import BreakerFleet
 
-REPORTS_AT_ONCE = 3
-"""The failure that would trip the circuit must not wait for the answer to the one before it: at thousands of calls a
-second every millisecond is calls made for nothing. They may overtake each other: sums do not mind."""
 DENIED_SECONDS = (0.025, 0.075)
 """A replica that was refused a permit does not ask again for this long, at random in between."""
 
 
 class FleetLink:
-    """Implements `circuit.Link`. At most `REPORTS_AT_ONCE` reports and one question under way."""
+    """Implements `circuit.Link`. At most one report and one question under way."""
 
     def __init__(self, fleet: BreakerFleet, breaker: CircuitBreaker) -> None:
         self.breaker = breaker
@@ -33,7 +30,7 @@ class FleetLink:
         self.report_keys = fleet.keys.of_report(breaker.name)
         self._names = (breaker.name, fleet.keys.channel)
         self._rules = report_rules(breaker.policy)
-        self._reporting = 0
+        self._reporting = False
         self._asking = False
         self._denied_until = 0.0
 
@@ -48,12 +45,12 @@ class FleetLink:
     # -- reports
 
     def report(self) -> None:
-        if self._reporting < REPORTS_AT_ONCE and self._fleet.up:
-            self._reporting += 1
+        if not self._reporting and self._fleet.up:
+            self._reporting = True
             self._fleet.spawn(self._report())
 
     async def _report(self) -> None:
-        """Until everything is told: what happens while as many as may be are under way travels with the next one."""
+        """Until everything is told: what happens while a report is under way travels with the next one."""
         breaker = self.breaker
         try:
             if breaker.version == UNKNOWN:
@@ -65,9 +62,8 @@ class FleetLink:
                     return
                 self.reported(answer, asked)
         finally:
-            self._reporting -= 1
-            if not self._reporting:
-                breaker.announce()
+            self._reporting = False
+            breaker.announce()
 
     def report_args(self, delta: Delta) -> list[Any]:
         return [
