@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timed
 THRESHOLD = 5
 SUCCESSES = 2
 ALONE_SECONDS = 60
-"""Without the server each of four replicas has a chance of a quarter each second: twice in 20 s fails one run in ten."""
+"""Without the server each of four replicas probes with a chance of a quarter each second, and needs two good ones."""
 LEASE_SECONDS = 1.0
 POLICY: dict[str, Any] = {
     "failure_threshold": THRESHOLD, "open_seconds": 1.0, "max_open_seconds": 2.0, "probe_lease_seconds": LEASE_SECONDS,
