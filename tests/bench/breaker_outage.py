@@ -21,6 +21,8 @@ POLICY: dict[str, Any] = {
 CHORUS = "breaker_drivers:Chorus"
 BUSY = ("a", "b", "c", "d")
 SETTLE_SECONDS = 2.5
+PAUSE_SECONDS = 0.2
+"""After counting, which holds the upstream up for milliseconds: the calls it bunched together are apart again."""
 TRIP_SECONDS = 1.5
 DEAD_SECONDS = 9.0
 INCIDENT_SECONDS = 13.0
@@ -85,6 +87,7 @@ async def incident(driver: str, redis_url: str) -> Incident:
         await asyncio.sleep(SETTLE_SECONDS)
         trips = await _round_trips(busy)
         commands = await _commands(redis)
+        await asyncio.sleep(PAUSE_SECONDS)
         began = time.monotonic()
         upstream.mode = "fail"
         await asyncio.sleep(TRIP_SECONDS)

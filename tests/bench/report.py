@@ -50,8 +50,7 @@ def number(value: float) -> str:
 
 def spread(values: Sequence[float]) -> float:
     """The noise: how far the rounds lie apart, as a share of their median."""
-    width, middle = max(values) - min(values), median(values)
-    return width / middle if middle else float("inf") if width else 0.0
+    return (max(values) - min(values)) / median(values)
 
 
 def table(title: str, unit: str, rows: Mapping[str, Sequence[float]]) -> str:
@@ -60,7 +59,8 @@ def table(title: str, unit: str, rows: Mapping[str, Sequence[float]]) -> str:
     lines = [f"{title}, {unit}", f"  {'':{width}}  {'median':>9}  {'lowest':>9}  {'highest':>9}  {'noise':>6}"]
     for name, values in rows.items():
         figures = "  ".join(f"{number(value):>9}" for value in (median(values), min(values), max(values)))
-        lines.append(f"  {name:{width}}  {figures}  {spread(values):>6.0%}")
+        noise = f"{spread(values):.0%}" if median(values) else "-"
+        lines.append(f"  {name:{width}}  {figures}  {noise:>6}")
     return "\n".join(lines)
 
 
