@@ -58,6 +58,7 @@ class Upstream:
 
     def __init__(self) -> None:
         self.mode = "ok"
+        self.latency_seconds = LATENCY_SECONDS
         self.mode_of: dict[str, str] = {}
         self.calls: list[Call] = []
         self.running = self.most = 0
@@ -93,7 +94,7 @@ class Upstream:
         try:
             if mode == "hang":
                 await asyncio.Event().wait()
-            await asyncio.sleep(1.0 if mode == "slow" else LATENCY_SECONDS)
+            await asyncio.sleep(1.0 if mode == "slow" else self.latency_seconds)
             call.ok = mode in ("ok", "slow")
             call.ended = time.monotonic()
             writer.write(b"ok\n" if call.ok else b"no\n")

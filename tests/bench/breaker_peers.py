@@ -1,86 +1,176 @@
-"""The peers of the breaker's benchmark: process-local ones by name, shared ones as drivers of `breaker_child`.
+"""The peers of the breaker's benchmark: process-local ones by name, all as drivers of `breaker_child`.
 
 Packages: interlock-cb, purgatory, pybreaker, aiobreaker, circuitbreaker, hyx. Each is imported when it is asked for.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 Call = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
-OPEN_SECONDS = 600
+OPEN_SECONDS = 600.0
+NOT_COUNTED = float("nan")
+"""Round trips of a peer: the commands that the server counts must do."""
 
 
-def _circuitbreaker() -> Call:
-    from circuitbreaker import CircuitBreaker
+class Local(NamedTuple):
+    """A breaker of one process: what is called, what it raises instead, and its state."""
 
-    breaker = CircuitBreaker(failure_threshold=5, recovery_timeout=OPEN_SECONDS)
+    call: Call
+    rejection: type[Exception]
+    state: Callable[[], str]
+
+
+def _circuitbreaker(open_seconds: float) -> Local:
+    from circuitbreaker import CircuitBreaker, CircuitBreakerError
+
+    breaker = CircuitBreaker(failure_threshold=5, recovery_timeout=open_seconds)
 
     @breaker  # call_async alone does not look whether the circuit is open
     async def call(fn: Callable[[], Awaitable[Any]]) -> Any:
         return await fn()
 
-    return call
+    return Local(call, CircuitBreakerError, lambda: breaker.state)
 
 
-def _hyx() -> Call:
+def _hyx(open_seconds: float) -> Local:
     from hyx.circuitbreaker import consecutive_breaker
+    from hyx.circuitbreaker.exceptions import BreakerFailing
 
-    breaker = consecutive_breaker(failure_threshold=5, recovery_time_secs=OPEN_SECONDS)
+    breaker = consecutive_breaker(failure_threshold=5, recovery_time_secs=open_seconds)
 
     async def call(fn: Callable[[], Awaitable[Any]]) -> Any:
         async with breaker:
             return await fn()
 
-    return call
+    return Local(call, BreakerFailing, lambda: _state(breaker.state.name))
 
 
-def _purgatory() -> Call:
+def _purgatory(open_seconds: float) -> Local:
     from purgatory import AsyncCircuitBreakerFactory
+    from purgatory.domain.model import OpenedState
 
-    factory = AsyncCircuitBreakerFactory(default_threshold=5, default_ttl=OPEN_SECONDS)
+    factory = AsyncCircuitBreakerFactory(default_threshold=5, default_ttl=open_seconds)
 
     async def call(fn: Callable[[], Awaitable[Any]]) -> Any:
         async with await factory.get_breaker("x"):
             return await fn()
 
-    return call
+    return Local(call, OpenedState, lambda: "unknown")
 
 
-def _aiobreaker() -> Call:
-    from aiobreaker import CircuitBreaker
+def _aiobreaker(open_seconds: float, storage: Any = None) -> Local:
+    from aiobreaker import CircuitBreaker, CircuitBreakerError
 
-    breaker = CircuitBreaker(fail_max=5, timeout_duration=timedelta(seconds=OPEN_SECONDS))
-    return breaker.call_async
+    timeout = timedelta(seconds=open_seconds)
+    breaker = CircuitBreaker(fail_max=5, timeout_duration=timeout, state_storage=storage)
+    return Local(breaker.call_async, CircuitBreakerError, lambda: _state(breaker.state.state.name.lower()))
 
 
-def _pybreaker() -> Call:
-    from pybreaker import CircuitBreaker
+def _pybreaker(open_seconds: float, storage: Any = None) -> Local:
+    from pybreaker import CircuitBreaker, CircuitBreakerError
 
-    breaker = CircuitBreaker(fail_max=5, reset_timeout=OPEN_SECONDS)
+    breaker = CircuitBreaker(fail_max=5, reset_timeout=open_seconds, state_storage=storage)
 
     async def call(fn: Callable[[], Awaitable[Any]]) -> Any:
         with breaker.calling():
             return await fn()
 
-    return call
+    return Local(call, CircuitBreakerError, lambda: _state(breaker.state.name))
 
 
-def _interlock() -> Call:
-    from interlock import CircuitBreaker, Config
+def _interlock(open_seconds: float) -> Local:
+    from interlock import CircuitBreaker, CircuitOpenError, Config
 
     breaker = CircuitBreaker(
-        name="x", config=Config(minimum_number_of_calls=5, window_size=5, wait_duration_in_open=OPEN_SECONDS)
+        name="x", config=Config(minimum_number_of_calls=5, window_size=5, wait_duration_in_open=open_seconds)
     )
-    return breaker.call_async
+    return Local(breaker.call_async, CircuitOpenError, lambda: str(breaker.state.value).lower())
 
 
-LOCAL: Mapping[str, Callable[[], Call]] = {
+def _state(name: str) -> str:
+    """In our words."""
+    return {
+        "working": "closed", "failing": "open", "recovering": "half_open", "half-open": "half_open", "opened": "open",
+        "half-opened": "half_open",
+    }.get(name, name)  # fmt: skip
+
+
+LOCAL: Mapping[str, Callable[[float], Local]] = {
     "circuitbreaker": _circuitbreaker, "hyx": _hyx, "purgatory": _purgatory, "aiobreaker": _aiobreaker,
     "pybreaker (calling)": _pybreaker, "interlock-cb": _interlock,
 }  # fmt: skip
+
+
+class InProcess:
+    """A breaker of one process as a driver: the replicas know nothing of each other."""
+
+    def make(self, redis_url: str, open_seconds: float) -> Local:
+        raise NotImplementedError
+
+    async def start(self, name: str, redis_url: str, policy: dict[str, Any]) -> None:
+        self.local = self.make(redis_url, policy["open_seconds"])
+
+    async def call(self, fn: Any) -> Any:
+        return await self.local.call(fn)
+
+    def is_rejection(self, exc: Exception) -> bool:
+        return isinstance(exc, self.local.rejection)
+
+    def state(self) -> str:
+        return self.local.state()
+
+    def round_trips(self) -> float:
+        return NOT_COUNTED
+
+    async def stop(self) -> None:
+        return
+
+
+class Circuitbreaker(InProcess):
+    def make(self, redis_url: str, open_seconds: float) -> Local:
+        return _circuitbreaker(open_seconds)
+
+
+class Hyx(InProcess):
+    def make(self, redis_url: str, open_seconds: float) -> Local:
+        return _hyx(open_seconds)
+
+
+class Aiobreaker(InProcess):
+    def make(self, redis_url: str, open_seconds: float) -> Local:
+        return _aiobreaker(open_seconds)
+
+
+class Pybreaker(InProcess):
+    def make(self, redis_url: str, open_seconds: float) -> Local:
+        return _pybreaker(open_seconds)
+
+
+class AiobreakerRedis(InProcess):
+    """Its storage takes a client that blocks, and is asked for every look at the state: nobody watches it."""
+
+    def make(self, redis_url: str, open_seconds: float) -> Local:
+        from aiobreaker.state import CircuitBreakerState
+        from aiobreaker.storage.redis import CircuitRedisStorage
+        from redis import Redis
+
+        storage = CircuitRedisStorage(CircuitBreakerState.CLOSED, Redis.from_url(redis_url), namespace="peer")
+        return _aiobreaker(open_seconds, storage)._replace(state=lambda: "unknown")
+
+
+class PybreakerRedis(InProcess):
+    """As above."""
+
+    def make(self, redis_url: str, open_seconds: float) -> Local:
+        from pybreaker import STATE_CLOSED, CircuitRedisStorage
+        from redis import Redis
+
+        storage = CircuitRedisStorage(STATE_CLOSED, Redis.from_url(redis_url), namespace="peer")
+        return _pybreaker(open_seconds, storage)._replace(state=lambda: "unknown")
 
 
 class Interlock:
@@ -107,7 +197,7 @@ class Interlock:
         return str(self.breaker.state.value).lower()
 
     def round_trips(self) -> float:
-        return 0.0
+        return NOT_COUNTED
 
     async def stop(self) -> None:
         await self.redis.aclose()
@@ -127,7 +217,7 @@ class Purgatory:
 
     async def call(self, fn: Any) -> Any:
         breaker = await self.factory.get_breaker("upstream")
-        self.seen = {"opened": "open", "half-opened": "half_open"}.get(breaker.context.state, breaker.context.state)
+        self.seen = _state(breaker.context.state)
         async with breaker:
             return await fn()
 
@@ -138,10 +228,34 @@ class Purgatory:
         return self.seen
 
     def round_trips(self) -> float:
-        return 0.0
+        return NOT_COUNTED
 
     async def stop(self) -> None:
         await self.factory.uow.contexts.redis.aclose()
 
 
-SHARED = ("tests.bench.breaker_peers:Interlock", "tests.bench.breaker_peers:Purgatory")
+class Peer(NamedTuple):
+    """A driver of the incident: how it is called in the table, and what must be installed."""
+
+    label: str
+    driver: str
+    package: str
+
+    @property
+    def is_installed(self) -> bool:
+        return importlib.util.find_spec(self.package) is not None
+
+
+PEERS = tuple(
+    Peer(label, f"{__name__}:{driver}", package)
+    for label, driver, package in (
+        ("interlock-cb, Redis", "Interlock", "interlock"),
+        ("purgatory, Redis", "Purgatory", "purgatory"),
+        ("aiobreaker, Redis", "AiobreakerRedis", "aiobreaker"),
+        ("pybreaker, Redis", "PybreakerRedis", "pybreaker"),
+        ("aiobreaker, each process alone", "Aiobreaker", "aiobreaker"),
+        ("pybreaker, each process alone", "Pybreaker", "pybreaker"),
+        ("circuitbreaker, each process alone", "Circuitbreaker", "circuitbreaker"),
+        ("hyx, each process alone", "Hyx", "hyx"),
+    )
+)

@@ -13,6 +13,7 @@ from tests.bench.report import Bar, read_bars
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 LIMIT_SECONDS = 600
+COMPLAINT_CHARACTERS = 4000
 
 
 def beside_peers(module: str) -> Callable[[Stage], tuple[list[str], list[Bar]]]:
@@ -23,11 +24,13 @@ def beside_peers(module: str) -> Callable[[Stage], tuple[list[str], list[Bar]]]:
             [PYTHON, "-m", module],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "backend"), str(ROOT / "tests"), str(ROOT)))},
-            stdout=subprocess.PIPE,  # what it has to complain about is for whoever watches
+            capture_output=True,
             text=True,
             timeout=LIMIT_SECONDS,
-            check=True,
+            check=False,
         )
+        if done.returncode:
+            raise RuntimeError(f"{module} ended with {done.returncode}:\n{done.stderr[-COMPLAINT_CHARACTERS:]}")
         return read_bars(done.stdout.splitlines())
 
     return run

@@ -26,7 +26,8 @@ class Bar:
 
     def __str__(self) -> str:
         sign = "<=" if self.at_most else ">="
-        verdict = "met" if self.is_met else f"MISSED by {abs(self.value - self.limit) / self.limit:.0%}"
+        by = f"{abs(self.value - self.limit) / self.limit:.0%}" if self.limit else number(self.value)
+        verdict = "met" if self.is_met else f"MISSED by {by}"
         return f"{self.what}: {number(self.value)}{self.unit} (bar {sign} {number(self.limit)}{self.unit}) {verdict}"
 
 
@@ -58,7 +59,8 @@ def table(title: str, unit: str, rows: Mapping[str, Sequence[float]]) -> str:
     lines = [f"{title}, {unit}", f"  {'':{width}}  {'median':>9}  {'lowest':>9}  {'highest':>9}  {'noise':>6}"]
     for name, values in rows.items():
         figures = "  ".join(f"{number(value):>9}" for value in (median(values), min(values), max(values)))
-        lines.append(f"  {name:{width}}  {figures}  {spread(values):>6.0%}")
+        noise = f"{spread(values):.0%}" if median(values) else "-"
+        lines.append(f"  {name:{width}}  {figures}  {noise:>6}")
     return "\n".join(lines)
 
 

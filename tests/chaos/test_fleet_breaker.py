@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,6 +16,9 @@ from breaker_upstream import Child, Upstream, running_upstream
 pytestmark = pytest.mark.timed
 
 THRESHOLD = 5
+SUCCESSES = 2
+ALONE_SECONDS = 60
+"""Without the server each of four replicas probes with a chance of a quarter each second, and needs two good ones."""
 LEASE_SECONDS = 1.0
 POLICY: dict[str, Any] = {
     "failure_threshold": THRESHOLD, "open_seconds": 1.0, "max_open_seconds": 2.0, "probe_lease_seconds": LEASE_SECONDS,
@@ -60,7 +64,27 @@ async def test_a_dead_upstream_is_left_alone_at_once_and_asked_by_one_at_a_time(
     assert upstream.most == 1
     upstream.mode = "ok"
     await all_are(upstream, fleet, "closed")
-    assert upstream.most == 1 or len(upstream.calls) > before + 4
+
+
+async def test_a_recovering_upstream_is_met_by_one_call_at_a_time_until_two_went_well(
+    upstream: Upstream, fleet: list[Child]
+):
+    upstream.mode = "fail"
+    await all_are(upstream, fleet, "open")
+    await upstream.until(lambda: upstream.running == 0)
+    dead = len(upstream.calls)
+    await upstream.until(lambda: len(upstream.calls) > dead and upstream.running == 0)
+    upstream.mode = "ok"
+    await all_are(upstream, fleet, "closed")
+    probes = upstream.calls[dead:]
+    good = [n for n, call in enumerate(probes) if call.ok]
+    closing = good[SUCCESSES - 1]
+    assert good[:SUCCESSES] == list(range(good[0], closing + 1)), "in a row"
+    for earlier, later in itertools.pairwise(probes[: closing + 1]):
+        assert later.began >= earlier.ended, "never two at once"
+    rest = probes[closing + 1 :]
+    assert min(call.began for call in rest) >= probes[closing].ended, "the others only when it had closed"
+    await upstream.until(lambda: {call.child for call in upstream.calls[-200:] if call.ok} == set(NAMES))
 
 
 async def test_an_upstream_slower_than_the_attempt_timeout_is_as_good_as_dead(upstream: Upstream, fleet: list[Child]):
@@ -106,14 +130,19 @@ async def test_a_server_lost_while_not_closed(
         upstream.mode = "hang"
         before = len(upstream.calls)
         await upstream.until(lambda: len(upstream.calls) > before)
+    else:
+        await upstream.until(lambda: upstream.running == 0)
     getattr(valkey, how)()
     try:
         upstream.mode = "fail"
+        upstream.most = upstream.running
         began = len(upstream.calls)
         await upstream.until(lambda: len(upstream.calls) > began, timeout_seconds=15)
-        assert upstream.most <= 32 * 4
+        held = len(NAMES) + (when == "half_open")
+        await upstream.until(lambda: len(upstream.calls) >= began + 3, timeout_seconds=ALONE_SECONDS)
+        assert upstream.most <= held, "each by itself probes with one call at a time"
         upstream.mode = "ok"
-        await all_are(upstream, fleet, "closed", timeout_seconds=20)
+        await all_are(upstream, fleet, "closed", timeout_seconds=ALONE_SECONDS)
     finally:
         await asyncio.to_thread(valkey.start)
     await all_are(upstream, fleet, "closed")

@@ -92,5 +92,11 @@ async def test_the_operators_word_from_the_command_line_reaches_every_replica(wo
                 while await _state_on(world, replica, "whatsapp") != "open":
                     await asyncio.sleep(0.01)
         assert "rehearsal" in await say("list")
+        assert "whatsapp_api: closed, forced" in await say("close", "whatsapp", "--why", "we know better")
+        async with asyncio.timeout(3):
+            for replica in range(3):
+                while await _state_on(world, replica, "whatsapp") != "closed":
+                    await asyncio.sleep(0.01)
+        assert "we know better" in await say("list")
     finally:
         assert "closed" in await say("auto", "whatsapp")

@@ -32,11 +32,12 @@ class Server:
 
     async def report(
         self, failed: int = 1, *, ok: int = 0, slow: int = 0, hold: float = 0.0, replica: str = "a",
-        version: tuple[int, int] | None = None, policy: BreakerPolicy = POLICY,
+        version: tuple[int, int] | None = None, policy: BreakerPolicy = POLICY, ok_age: float = 0.0,
+        row_age: float = 0.0,
     ) -> dict[str, Any]:  # fmt: skip
         args = [
             "api", KEYS.channel, *(version or self.version), replica, ok + failed, failed, slow, failed, micros(hold),
-            *report_rules(policy),
+            *report_rules(policy), micros(ok_age), micros(row_age),
         ]  # fmt: skip
         answer = await REPORT(self.redis, KEYS.of_report("api"), args)
         return self._view(answer[6:]) | {
@@ -107,6 +108,19 @@ async def test_a_success_in_the_report_leaves_only_the_failures_after_it(server:
     await server.report(2)
     assert (await server.report(2, ok=1))["failures"] == "2"
     assert (await server.report(1))["state"] == "open"
+
+
+async def test_a_success_from_before_the_row_began_does_not_end_it_however_late_it_is_told(server: Server):
+    await server.report(1, replica="a")
+    assert (await server.report(1, ok=1000, ok_age=0.5, row_age=0.4, replica="b"))["failures"] == "2"
+    assert (await server.report(0, ok=1000, ok_age=0.5, replica="c"))["failures"] == "2"
+    assert (await server.report(1, ok=1000, ok_age=0.5, row_age=0.4, replica="d"))["state"] == "open"
+
+
+async def test_a_success_after_the_row_began_ends_it_however_late_the_row_was_told(server: Server):
+    await server.report(2, row_age=0.5, replica="a")
+    assert (await server.report(0, ok=1, ok_age=0.4, replica="b"))["failures"] == "0"
+    assert (await server.report(2, replica="a"))["state"] == "closed"
 
 
 async def test_fewer_voters_than_the_quorum_trip_nothing(server: Server):

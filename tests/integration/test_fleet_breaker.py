@@ -124,6 +124,19 @@ async def test_successes_of_others_break_the_row(make: Make):
     assert {replica.breaker.snapshot().failure_count for replica in (one, other)} <= {1, 4}
 
 
+async def test_a_success_from_before_the_row_that_is_told_late_does_not_end_it(make: Make):
+    one, other = await make(2)
+    assert await other.call() == "ok"
+    one.fails()
+    for _ in range(4):
+        await one.call()
+    await until(lambda: one.breaker._fleet_failures == 4)
+    other.fails()
+    await other.call()
+    await until(lambda: one.state == other.state == "open")
+    assert (one.called, other.called) == (4, 2)
+
+
 async def test_a_failure_rate_trips_without_any_failures_in_a_row(make: Make):
     policy = BreakerPolicy(5, 10.0, failure_rate=0.5, minimum_calls=20)
     replicas = await make(2, policy)

@@ -1,8 +1,9 @@
-"""One host's share of the connections, and what may be fetched with a token from a URL that came from outside."""
+"""The pool and one host's share of it, and what may be fetched with a token from a URL that came from outside."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -15,6 +16,7 @@ from app.core.http_client import (
     close_http_client,
     download,
     get_http_client,
+    get_http_client_for_media,
     request,
 )
 from fakes import peer, read_request, response
@@ -56,6 +58,61 @@ async def test_a_host_that_hangs_cannot_take_the_pool_from_another(monkeypatch):
         assert (await get_http_client())._transport._origins == {}
 
 
+class Host:
+    """Counts its connections; answers once its gate is open."""
+
+    def __init__(self):
+        self.open = self.served = 0
+        self.gate = asyncio.Event()
+
+    async def __call__(self, reader, writer):
+        self.open += 1
+        self.served += 1
+        try:
+            while True:
+                await read_request(reader)
+                await self.gate.wait()
+                writer.write(response(b"ok"))
+                await writer.drain()
+        finally:
+            self.open -= 1
+
+
+async def test_a_hundred_connections_over_all_hosts_and_twenty_of_them_kept():
+    hosts = [Host() for _ in range(3)]
+
+    def connections():
+        return sum(host.open for host in hosts)
+
+    async with AsyncExitStack() as stack:
+        urls = [await stack.enter_async_context(peer(host)) for host in hosts]
+        wanted = http_client.MAX_PER_HOST
+        asking = [asyncio.create_task(request("GET", url, timeout_seconds=30)) for url in urls for _ in range(wanted)]
+        async with asyncio.timeout(10):
+            while connections() < http_client.MAX_CONNECTIONS:
+                await asyncio.sleep(0.005)
+        pool = (await get_http_client())._transport._pool
+        assert len(pool._requests) == 3 * wanted, "all have asked, a third of them waits"
+        assert connections() == http_client.MAX_CONNECTIONS
+        for host in hosts:
+            host.gate.set()
+        answers = await asyncio.gather(*asking)
+        assert {answer.status for answer in answers} == {200}
+        async with asyncio.timeout(5):
+            while connections() > http_client.MAX_KEEPALIVE:
+                await asyncio.sleep(0.005)
+        assert connections() == http_client.MAX_KEEPALIVE
+
+
+async def test_requests_in_a_row_share_a_connection():
+    host = Host()
+    host.gate.set()
+    async with peer(host) as url:
+        for _ in range(10):
+            assert (await request("GET", url, timeout_seconds=5)).status == 200
+        assert host.served == 1
+
+
 async def test_our_own_full_pool_says_nothing_about_the_peer():
     assert default_classify(PoolFull()) is IGNORED
 
@@ -63,8 +120,8 @@ async def test_our_own_full_pool_says_nothing_about_the_peer():
 async def test_a_token_goes_to_no_other_host(monkeypatch):
     asked = []
 
-    async def never(*args, **kwargs):
-        asked.append(args)
+    async def never(*_args, **kwargs):
+        asked.append((kwargs["timeout_seconds"], kwargs["get_client"]))
 
     monkeypatch.setattr(http_client, "request", never)
     for url in (
@@ -75,7 +132,7 @@ async def test_a_token_goes_to_no_other_host(monkeypatch):
             await download(url, allowed_hosts=(".fbsbx.com",), headers={"authorization": "Bearer t"})
     assert asked == []
     await download("https://lookaside.fbsbx.com/x", allowed_hosts=(".fbsbx.com",), headers={})
-    assert len(asked) == 1
+    assert asked == [(30, get_http_client_for_media)]
 
 
 async def test_a_redirect_is_not_followed_and_a_body_not_read_beyond_its_bound():

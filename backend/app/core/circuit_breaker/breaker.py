@@ -67,7 +67,8 @@ class CircuitBreaker(Circuit):
         self._failures = 0
         self._ok += 1
         self.tally.ok += 1
-        if started and self._monotonic() - started > self._slow_after:
+        self._ok_at = ended = self._monotonic()
+        if started and ended - started > self._slow_after:
             self._slow += 1
             self.tally.slow += 1
             if not view.forced:

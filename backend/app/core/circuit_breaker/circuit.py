@@ -46,13 +46,16 @@ class FleetLease(NamedTuple):
 
 
 class Delta(NamedTuple):
-    """What this replica has seen since its last report. `after`: failures after the last success."""
+    """What this replica has seen since its last report. `after`: failures after the last success; how long ago that
+    was, and how long ago its present row of failures began, tell whose success came in between whose failures."""
 
     calls: int
     failed: int
     slow: int
     after: int
     hold_seconds: float
+    ok_age_seconds: float = 0.0
+    row_age_seconds: float = 0.0
 
 
 class Link(Protocol):
@@ -114,7 +117,7 @@ class Circuit:
         self._leases: dict[object, float] = {}
         self._ok = self._failed = self._slow = 0
         self._folded = self._reported = (0, 0, 0)
-        self._folded_at = self._monotonic()
+        self._folded_at = self._ok_at = self._row_at = self._monotonic()
         self._hold = 0.0
         self._unannounced: tuple[View, Seen] | None = None
 
@@ -123,6 +126,8 @@ class Circuit:
     def _count_failure(self) -> None:
         self.tally.failed += 1
         self._failed += 1
+        if not self._failures:
+            self._row_at = self._monotonic()
         self._failures += 1
 
     def _judge(self, hold_seconds: float) -> None:
@@ -264,7 +269,9 @@ class Circuit:
         if not (failed or slow or hold or (successes and ok)):
             return None
         self._reported = self._counts()
-        return Delta(ok + failed, failed, slow, min(self._failures, failed), hold)
+        now = self._monotonic()
+        after = min(self._failures, failed)
+        return Delta(ok + failed, failed, slow, after, hold, now - self._ok_at, now - self._row_at)
 
     def forget_successes(self) -> None:
         """Unless there is trouble to tell as well."""

@@ -69,6 +69,7 @@ class FleetLink:
         return [
             *self._names, *self.breaker.version, self._fleet.replica_id,
             delta.calls, delta.failed, delta.slow, delta.after, micros(delta.hold_seconds), *self._rules,
+            micros(delta.ok_age_seconds), micros(delta.row_age_seconds),
         ]  # fmt: skip
 
     def reported(self, answer: list[Any], asked: tuple[int, int]) -> None:

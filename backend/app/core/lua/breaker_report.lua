@@ -6,6 +6,7 @@ ARGV     1 name · 2 channel · 3 life · 4 epoch the calls were made in · 5 re
          6 calls · 7 failed · 8 slow · 9 of the failed, those after the last success · 10 µs the upstream asked for, 0 = none
          11 failures in a row that trip · 12 failure rate, 0 = no such rule · 13 slow rate, 0 = no such rule · 14 fewest calls for a rate
          15 window µs · 16 µs open · 17 longest µs open · 18 quorum
+         19 µs since the last success among the calls · 20 µs since the replica's present row of failures began
 Returns  {changed 0|1, calls, failed, slow, callers, voters, view…}; the numbers are the fleet's, in the window
 
 Invariant  a report of another epoch changes no verdict. Closed becomes open if and only if the rule or the upstream's delay says so;
@@ -14,7 +15,8 @@ Steps
   0 this replica calls: true in any epoch
   1 another epoch: the view. Open: a delay that reaches further than `until` extends it, nothing else counts; the view
   2 add to this replica's share of the present slot, forget the slots that left the window
-  3 failures in a row: all of the report's if there was no success among its calls, else those after the last one
+  3 failures in a row: a success since the row began ends it, one from before does not, however late it is told; then
+    the report's failures after its own last success are added
   4 callers = replicas that called within the window's time, voters = those with failures or slow calls in this epoch;
     needed = min(quorum, callers)
   5 trip: an upstream's delay at once; with enough voters failures in a row, or a rate once there are enough calls
@@ -24,6 +26,7 @@ local name, channel, replica = ARGV[1], ARGV[2], ARGV[5]
 local calls, failed, slow, after, hold = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 local threshold, failure_rate, slow_rate, fewest = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
 local window, base, cap, quorum = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17]), tonumber(ARGV[18])
+local ok_age, row_age = tonumber(ARGV[19]), tonumber(ARGV[20])
 local b = load_state(s, w)
 
 local function reply(changed, seen)
@@ -53,8 +56,11 @@ local mine = text(slot) .. "|" .. replica
 local c, f, l = string.match(redis.call("HGET", w, mine) or "0 0 0", "(%d+) (%d+) (%d+)")
 redis.call("HSET", w, mine, text(c + calls) .. " " .. text(f + failed) .. " " .. text(l + slow))
 -- 3
-b.failures = (calls > failed and after or b.failures + failed)
-redis.call("HSET", w, "run", text(b.failures))
+local since = tonumber(redis.call("HGET", w, "since") or 0)
+if calls > failed and now - ok_age > since then b.failures = 0 end
+if b.failures == 0 then since = now - row_age end
+b.failures = b.failures + after
+redis.call("HSET", w, "run", text(b.failures), "since", text(since))
 redis.call("PEXPIRE", w, text(math.max(FORGET_MS, window / 1000)))
 -- 4
 local voters, gone = {}, {}

@@ -4,7 +4,8 @@ breaker_state: what the breaker_*.lua scripts share; put in front of each of the
 KEYS     a breaker's, all in one slot (n = namespace, g = its name up to the first colon):
   n:breaker:{g}:<name>:s  hash  the verdict: state (closed, open, half_open, forced_open, forced_closed), epoch, life, until (µs),
                                 rounds (failed probes in a row), failures (at the trip), issued, oks, manual, who, why, at (µs)
-  n:breaker:{g}:<name>:w  hash  the window: "<slot>|<replica>" -> "<calls> <failed> <slow>", and `run`, the failures in a row
+  n:breaker:{g}:<name>:w  hash  the window: "<slot>|<replica>" -> "<calls> <failed> <slow>"; `run`, the failures in a row,
+                                and `since`, when that row began (µs)
   n:breaker:{g}:<name>:p  zset  probe leases, scored by expiry (µs)
   n:breaker:{g}:<name>:c  zset  replicas, scored by their last call (µs): outlives changes of state, or one replica would be alone
                                 with its opinion right after each
