@@ -85,8 +85,9 @@ def connect(
     if where.topology is Topology.CLUSTER and not any_node:
         return _on_cluster(where, options)
     client = Redis.from_url(where.plain, **options)
+    pool = client.connection_pool
+    pool.connection_class = _honest(pool.connection_class)
     if where.topology is Topology.CLUSTER:
-        pool = client.connection_pool
         pool.connection_class = _any_of(where.hosts, pool.connection_class)
     return client
 
@@ -137,7 +138,7 @@ class _Cluster(RedisCluster):
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (RedisClusterException, AttributeError, KeyError) as exc:
+    except (RedisClusterException, AttributeError, KeyError, RuntimeError) as exc:
         raise RedisConnectionError(f"{type(exc).__name__}: {exc}") from exc
 
 
@@ -153,6 +154,7 @@ def _behind_sentinel(where: RedisUrl, options: dict[str, Any]) -> Redis:
         given["ssl"] = True
     sentinel: Any = Sentinel(list(where.hosts), sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
     client: Redis = sentinel.master_for(where.service, redis_class=_SentinelRedis, **(options | given))
+    client.connection_pool.connection_class = _honest(client.connection_pool.connection_class)
     return client
 
 
@@ -165,6 +167,21 @@ class _SentinelRedis(Redis):
         await pool.disconnect()
         for sentinel in pool.sentinel_manager.sentinels:
             await sentinel.aclose()
+
+
+def _honest(base: Any) -> Any:
+    """What a connection raises is told as redis-py promises. On uvloop, writing to a connection that the server closed a
+    moment ago is a bare `RuntimeError` (observed with redis-py 8.1 while a server restarts): no caller's kind of trouble.
+    """
+
+    class Honest(base):  # type: ignore[misc]
+        async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+            try:
+                await super().send_packed_command(*args, **kwargs)
+            except RuntimeError as exc:
+                raise RedisConnectionError(str(exc)) from exc
+
+    return Honest
 
 
 def _any_of(hosts: Sequence[tuple[str, int]], base: Any) -> Any:
