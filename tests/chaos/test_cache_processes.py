@@ -133,7 +133,10 @@ async def test_two_processes_edit_fifty_profiles_at_once_and_nobody_stays_behind
     accounts = [await new_account(fleet.store, number) for number in range(1, 51)]
     replicas = (fleet.a, fleet.b)
     reads = await asyncio.gather(
-        *(replica.ask("storm", accounts=accounts, edits=500, mark=mark) for replica, mark in zip(replicas, "ab"))
+        *(
+            replica.ask("storm", accounts=accounts, edits=500, mark=mark)
+            for replica, mark in zip(replicas, "ab", strict=True)
+        )
     )
     assert min(reads) > 500
     await asyncio.sleep(1)  # time itself: the bar

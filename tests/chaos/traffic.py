@@ -51,6 +51,7 @@ class Post:
     at: float
     seconds: float
     status: int
+    replica: int
 
 
 class TimedSender(WebhookSender):
@@ -61,7 +62,8 @@ class TimedSender(WebhookSender):
     async def post(self, raw: bytes) -> Attempt:
         started, clock = time.time(), time.perf_counter()
         attempt = await super().post(raw)
-        self.posts.append(Post(started, time.perf_counter() - clock, attempt.status or 0))
+        seconds, replica = time.perf_counter() - clock, self.callback_urls.index(attempt.url)
+        self.posts.append(Post(started, seconds, attempt.status or 0, replica))
         return attempt
 
 
