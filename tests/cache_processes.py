@@ -68,7 +68,7 @@ class CacheProcess:
             while await self.read(account) != hours:
                 await asyncio.sleep(0.005)
 
-    async def until_trusted(self, trusted: bool, *, seconds: float) -> None:  # noqa: FBT001
+    async def until_trusted(self, trusted: bool, *, seconds: float) -> None:
         async with asyncio.timeout(seconds):
             while await self.ask("ready") is not trusted:
                 await asyncio.sleep(0.01)

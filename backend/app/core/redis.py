@@ -170,8 +170,8 @@ class _SentinelRedis(Redis):
 
 
 def _honest(base: Any) -> Any:
-    """What a connection raises is told as redis-py promises. On uvloop, writing to a connection that the server closed a
-    moment ago is a bare `RuntimeError` (observed with redis-py 8.1 while a server restarts): no caller's kind of trouble.
+    """A connection whose troubles are `RedisError`s. On uvloop, writing to one that the server closed a moment ago is a
+    bare `RuntimeError` (observed with redis-py 8.1 while a server restarts).
     """
 
     class Honest(base):  # type: ignore[misc]
