@@ -32,10 +32,11 @@ class Server:
 
     async def report(
         self, failed: int = 1, *, ok: int = 0, slow: int = 0, hold: float = 0.0, replica: str = "a",
-        version: tuple[int, int] | None = None, policy: BreakerPolicy = POLICY,
+        version: tuple[int, int] | None = None, policy: BreakerPolicy = POLICY, in_a_row: int | None = None,
     ) -> dict[str, Any]:  # fmt: skip
+        in_a_row = failed if in_a_row is None else in_a_row
         args = [
-            "api", KEYS.channel, *(version or self.version), replica, ok + failed, failed, slow, failed, micros(hold),
+            "api", KEYS.channel, *(version or self.version), replica, ok + failed, failed, slow, in_a_row, micros(hold),
             *report_rules(policy),
         ]  # fmt: skip
         answer = await REPORT(self.redis, KEYS.of_report("api"), args)
@@ -106,6 +107,12 @@ async def test_a_report_of_another_epoch_changes_nothing(server: Server):
 async def test_a_success_in_the_report_leaves_only_the_failures_after_it(server: Server):
     await server.report(2)
     assert (await server.report(2, ok=1))["failures"] == "2"
+    assert (await server.report(1))["state"] == "open"
+
+
+async def test_failures_that_are_not_in_a_row_add_nothing_to_those_that_are(server: Server):
+    await server.report(2)
+    assert (await server.report(5, in_a_row=0))["failures"] == "2"
     assert (await server.report(1))["state"] == "open"
 
 

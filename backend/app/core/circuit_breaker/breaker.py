@@ -59,7 +59,7 @@ class CircuitBreaker(Circuit):
                 if isinstance(exc, Exception):
                     verdict = classify(exc)
             finally:
-                self._record_error(view, verdict)
+                self._record_error(view, verdict, started)
             raise
         if view is not self._view:
             self.tally.late += 1
@@ -67,6 +67,8 @@ class CircuitBreaker(Circuit):
         self._failures = 0
         self._ok += 1
         self.tally.ok += 1
+        if started > self._served:
+            self._served = started
         if started and self._monotonic() - started > self._slow_after:
             self._slow += 1
             self.tally.slow += 1
@@ -154,7 +156,7 @@ class CircuitBreaker(Circuit):
 
     # -- outcomes
 
-    def _record_error(self, view: View, verdict: Verdict) -> None:
+    def _record_error(self, view: View, verdict: Verdict, started: float) -> None:
         if view is not self._view:
             self.tally.late += 1
             if verdict.hold_seconds > 0:
@@ -162,7 +164,7 @@ class CircuitBreaker(Circuit):
         elif not verdict.failed:
             self.tally.ignored += 1
         else:
-            self._count_failure()
+            self._count_failure(in_a_row=started >= self._served)
             if not view.forced:
                 self._judge(verdict.hold_seconds)
 
