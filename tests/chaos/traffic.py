@@ -24,8 +24,8 @@ from .logs import SECRET_WORD
 BATCHES = (1, 1, 1, 2, 3, 5)
 REPEAT_RATE = 0.15
 CATCH_UP = 1.5
-"""What could not be delivered comes later, and Meta spreads it. At full speed the driver would measure how many webhooks
-the machine can take, and call it their latency."""
+"""What could not be delivered comes later, and Meta spreads it. At full speed the driver would measure how many
+webhooks the machine can take, and call it their latency."""
 POST_SECONDS = 2.0
 """Meta gives up after some 10 s; a load balancer takes a silent replica out sooner."""
 
