@@ -16,6 +16,8 @@ SETTINGS = {"LEASE_SECONDS": "15", "DEBOUNCE_SECONDS": "0.2"}
 """The default lease: nothing dies here. And a debounce short enough not to hide a delay behind it."""
 RATIO = 1.5
 CUSTOMERS_PER_SECOND = 30
+SECONDS = 20.0
+"""Longer than a call to Gemini may take: the first of the hung ones time out, all at once, while it is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Fairness:
         )
 
 
-async def hanging_gemini(world: World, *, seconds: float) -> Fairness:
+async def hanging_gemini(world: World, *, seconds: float = SECONDS) -> Fairness:
     """`seconds` of the healthy account alone, and `seconds` beside one whose every call to Gemini hangs: more of its
     conversations than it may have places."""
     stage, (stuck, healthy) = Stage(world), world.businesses[:2]
