@@ -53,6 +53,12 @@ class LogWatch:
                 found[" ".join([event["event"], *last])[:120]] += 1
         return found
 
+    def webhook_seconds(self) -> list[float]:
+        """What the replicas' own lines say that each 200 took, statuses included."""
+        lines = (line for text in self._texts for line in text.splitlines() if '"event":"webhook"' in line)
+        events = (json.loads(line) for line in lines if line.endswith("}"))
+        return [event["ms"] / 1000 for event in events if event["status"] == 200]
+
     def secrets_in(self, secrets: Iterable[str], phones: Iterable[str]) -> list[str]:
         """Lines that contain a secret, a phone number, a name or a message's text; at most ten of them."""
         wanted = [re.escape(secret) for secret in secrets if secret]

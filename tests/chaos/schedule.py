@@ -6,11 +6,12 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from .recovery import LeaseWatch
+from .recovery import LeaseWatch, TakeOver
 from .world import World
 
 FREEZE_SECONDS = 5.0
@@ -51,6 +52,17 @@ LONG_RULES: Sequence[tuple[str, Rule]] = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """From when to when (Unix seconds) something was away."""
+
+    what: str
+    began: float
+    ended: float
+    replica: int | None = None
+    """Which one, if it was a replica."""
+
+
 @dataclass
 class Schedule:
     """Breaks `world` for about `seconds`; afterwards everything runs again and no rule is left."""
@@ -61,17 +73,16 @@ class Schedule:
     processes: Sequence[str]
     rules: Sequence[tuple[str, Rule]]
     injected: Counter[str] = field(default_factory=Counter)
-    recoveries: list[float] = field(default_factory=list)
-    """Seconds from a SIGKILL until a conversation of the dead replica was claimed again."""
+    recoveries: list[TakeOver] = field(default_factory=list)
     resumptions: list[float] = field(default_factory=list)
     """Seconds from the return of Valkey until the next claim."""
 
-    outages: list[tuple[float, float]] = field(default_factory=list)
-    """From when to when (Unix seconds) Valkey or a replica was away."""
+    outages: list[Outage] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._random = random.Random(f"{self.seed}-processes")
-        self._watch = LeaseWatch(self.world.redis)
+        slots = self.world.concurrency * (len(self.world.fleet.replicas) - 1)
+        self._watch = LeaseWatch(self.world.redis, lease_seconds=self.world.lease_seconds, slots=slots)
         self._rule_ids: list[tuple[str, int]] = []
 
     async def run(self) -> None:
@@ -97,9 +108,7 @@ class Schedule:
             for name in self._random.sample(self.processes, len(self.processes)):
                 if not first and time.monotonic() >= deadline:
                     break
-                began = time.time()
                 await steps[name]()
-                self.outages.append((began, time.time()))
                 self.injected[name] += 1
                 await asyncio.sleep(BETWEEN_SECONDS)
             first = False
@@ -120,38 +129,50 @@ class Schedule:
         self._rule_ids.clear()
         await self.world.sandbox.clear_faults()
 
+    @contextmanager
+    def _away(self, what: str, replica: int | None = None) -> Iterator[None]:
+        began = time.time()
+        try:
+            yield
+        finally:
+            self.outages.append(Outage(what, began, time.time(), replica))
+
     def _victim(self) -> int:
         return self._random.randrange(len(self.world.fleet.replicas))
 
     async def _kill_replica(self) -> None:
         victim = self._victim()
+        died_at = time.time()
         await asyncio.to_thread(self.world.fleet.replicas[victim].kill)
-        died_at = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.world.restart(victim))
+            tasks.create_task(self._restart(victim))
             within = 2 * self.world.lease_seconds + 5
             taken = tasks.create_task(self._watch.orphans_taken_over(died_at, within_seconds=within))
         self.recoveries += taken.result()
 
     async def _stop_replica(self) -> None:
         """Longer than its lease: others take its conversations, and it wakes in the middle of what it was doing."""
-        replica = self.world.fleet.replicas[self._victim()]
-        replica.pause()
-        await asyncio.sleep(self.world.lease_seconds + 1.5)
-        replica.resume()
+        victim = self._victim()
+        replica = self.world.fleet.replicas[victim]
+        with self._away("replica", victim):
+            replica.pause()
+            await asyncio.sleep(self.world.lease_seconds + 1.5)
+            replica.resume()
 
     async def _kill_valkey(self) -> None:
         valkey = self.world.servers.valkey
-        await asyncio.to_thread(valkey.kill)
-        await asyncio.sleep(AWAY_SECONDS)
-        await asyncio.to_thread(valkey.start)
+        with self._away("valkey"):
+            await asyncio.to_thread(valkey.kill)
+            await asyncio.sleep(AWAY_SECONDS)
+            await asyncio.to_thread(valkey.start)
         await self._work_resumes()
 
     async def _freeze_valkey(self) -> None:
         valkey = self.world.servers.valkey
-        await asyncio.to_thread(valkey.pause)
-        await asyncio.sleep(FREEZE_SECONDS)
-        await asyncio.to_thread(valkey.resume)
+        with self._away("valkey"):
+            await asyncio.to_thread(valkey.pause)
+            await asyncio.sleep(FREEZE_SECONDS)
+            await asyncio.to_thread(valkey.resume)
         await self._work_resumes()
 
     async def _work_resumes(self) -> None:
@@ -160,11 +181,16 @@ class Schedule:
             self.resumptions.append(resumed)
 
     async def _restart_postgres(self) -> None:
-        await asyncio.to_thread(self.world.servers.postgres.restart)
+        with self._away("postgres"):
+            await asyncio.to_thread(self.world.servers.postgres.restart)
 
     async def _rolling_restart(self) -> None:
         for number, replica in enumerate(self.world.fleet.replicas):
             await asyncio.to_thread(replica.stop, grace_seconds=20)
             if replica.exit_code != 0:
                 raise AssertionError(f"{replica.name} ended with {replica.exit_code} on SIGTERM:\n{replica.log_tail()}")
+            await self._restart(number)
+
+    async def _restart(self, number: int) -> None:
+        with self._away("replica", number):
             await self.world.restart(number)

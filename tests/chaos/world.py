@@ -39,6 +39,7 @@ SETTINGS = {
     "LEASE_SECONDS": "3",
     "DEBOUNCE_SECONDS": "0.15",
     "SEND_RECONCILE_SECONDS": "4",
+    "WORKER_CONCURRENCY": "50",
     "WHATSAPP_MESSAGES_PER_SECOND": "1000",
 }
 """Shorter than in production, so that a run sees many leases end; the ratios stay: a lease outlives a slow reply,
@@ -54,9 +55,21 @@ class World:
     sandbox: SandboxClient
     http: httpx.AsyncClient
     redis: redis.asyncio.Redis
-    lease_seconds: float
+    settings: Mapping[str, str]
     logs: LogWatch
     businesses: list[Business] = field(default_factory=list)
+
+    @property
+    def lease_seconds(self) -> float:
+        return float(self.settings["LEASE_SECONDS"])
+
+    @property
+    def concurrency(self) -> int:
+        return int(self.settings["WORKER_CONCURRENCY"])
+
+    @property
+    def has_fallback(self) -> bool:
+        return "INGEST_FALLBACK" in self.settings
 
     async def api(self, method: str, path: str, *, replica: int = 0, **more: Any) -> Any:
         """As the operator; anything but success raises."""
@@ -138,7 +151,7 @@ async def running_world(
             )
             await asyncio.to_thread(fleet.start)
             try:
-                async with _watched(servers, fleet, float(chosen["LEASE_SECONDS"])) as world:
+                async with _watched(servers, fleet, chosen) as world:
                     for _ in range(businesses):
                         await world.add_business()
                     yield world
@@ -150,7 +163,7 @@ async def running_world(
 
 
 @asynccontextmanager
-async def _watched(servers: EmbeddedServers, fleet: LocalFleet, lease_seconds: float) -> AsyncIterator[World]:
+async def _watched(servers: EmbeddedServers, fleet: LocalFleet, settings: Mapping[str, str]) -> AsyncIterator[World]:
     sandbox = SandboxClient(fleet.sandbox.url)
     await sandbox.set_callbacks(fleet.webhook_urls, app_secret=fleet.keys.app_secret)
     await sandbox.change_behaviour(
@@ -162,7 +175,7 @@ async def _watched(servers: EmbeddedServers, fleet: LocalFleet, lease_seconds: f
     )
     try:
         async with httpx.AsyncClient(timeout=10) as http:
-            yield World(servers, fleet, sandbox, http, server, lease_seconds, LogWatch())
+            yield World(servers, fleet, sandbox, http, server, settings, LogWatch())
     finally:
         await server.aclose()
         await close_http_client()

@@ -33,10 +33,11 @@ class Server:
     async def report(
         self, failed: int = 1, *, ok: int = 0, slow: int = 0, hold: float = 0.0, replica: str = "a",
         version: tuple[int, int] | None = None, policy: BreakerPolicy = POLICY, ok_age: float = 0.0,
-        row_age: float = 0.0,
+        row_age: float = 0.0, in_a_row: int | None = None,
     ) -> dict[str, Any]:  # fmt: skip
+        in_a_row = failed if in_a_row is None else in_a_row
         args = [
-            "api", KEYS.channel, *(version or self.version), replica, ok + failed, failed, slow, failed, micros(hold),
+            "api", KEYS.channel, *(version or self.version), replica, ok + failed, failed, slow, in_a_row, micros(hold),
             *report_rules(policy), micros(ok_age), micros(row_age),
         ]  # fmt: skip
         answer = await REPORT(self.redis, KEYS.of_report("api"), args)
@@ -121,6 +122,12 @@ async def test_a_success_after_the_row_began_ends_it_however_late_the_row_was_to
     await server.report(2, row_age=0.5, replica="a")
     assert (await server.report(0, ok=1, ok_age=0.4, replica="b"))["failures"] == "0"
     assert (await server.report(2, replica="a"))["state"] == "closed"
+
+
+async def test_failures_that_are_not_in_a_row_add_nothing_to_those_that_are(server: Server):
+    await server.report(2)
+    assert (await server.report(5, in_a_row=0))["failures"] == "2"
+    assert (await server.report(1))["state"] == "open"
 
 
 async def test_fewer_voters_than_the_quorum_trip_nothing(server: Server):

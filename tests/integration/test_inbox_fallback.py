@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
 from app.adapters.postgres_store import PostgresStore
+from app.core.circuit_breaker import CircuitBreakerOpenError
 from app.core.errors import Unavailable
 from app.core.queue import Event, Queue, QueueFull
 from app.core.redis import connect
@@ -242,3 +244,47 @@ async def test_without_the_database_a_suspicion_is_nothing_and_a_diversion_is_re
         await diverted.put([event(3)])
     assert refused.value.retry_after == 1
     assert (await queue.stats()).pending == 1
+
+
+async def test_without_database_and_queue_webhooks_are_refused_until_the_first_of_them_is_back(
+    valkey: Valkey, postgres: Postgres, replica: Make
+) -> None:
+    """Nothing was put aside, so nothing can be overtaken: the queue alone is enough."""
+    fallback, queue = await replica(moving=False)
+    await asyncio.to_thread(postgres.kill)
+    await asyncio.to_thread(valkey.kill)
+    for n in range(10):
+        with pytest.raises(Unavailable):
+            await fallback.put([event(n)])
+    await asyncio.to_thread(valkey.start)
+    async with asyncio.timeout(1):
+        while True:
+            with suppress(Unavailable):
+                assert (await fallback.put([event(0)])).accepted == 1
+                break
+    assert (await queue.stats()).pending == 1
+
+
+async def test_a_diversion_goes_on_within_two_seconds_of_the_databases_return_while_its_circuit_is_open(
+    valkey: Valkey, postgres: Postgres, replica: Make, store: PostgresStore
+) -> None:
+    """That of all other calls: half a minute is no time to refuse webhooks for."""
+    fallback, _ = await replica(moving=False)
+    await asyncio.to_thread(valkey.kill)
+    await fallback.put([event(0)])
+    await asyncio.to_thread(postgres.kill)
+    for n in range(10):
+        with pytest.raises(Unavailable):
+            await fallback.put([event(n)])
+        with pytest.raises(Unavailable):
+            await store.ping()
+    await asyncio.to_thread(postgres.start)
+    back = time.monotonic()
+    with pytest.raises(CircuitBreakerOpenError):
+        await store.ping()
+    while True:
+        with suppress(Unavailable):
+            assert (await fallback.put([event(1)])).accepted == 1
+            break
+        await asyncio.sleep(0.02)
+    assert time.monotonic() - back < 2

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import pytest
 
-from app.core.circuit_breaker import whatsapp_account_breakers, whatsapp_circuit_breaker
+from app.core.circuit_breaker import supabase_circuit_breaker, whatsapp_account_breakers, whatsapp_circuit_breaker
 from app.sandbox import webhooks as wa
 
 from .conftest import MakeOffice, Office
@@ -59,3 +60,25 @@ async def test_no_answer_is_bought_that_cannot_be_sent(make_office: MakeOffice, 
     monkeypatch.undo()
     await office.until_idle()
     assert len(await office.control.record(kind="send")) == 1
+
+
+async def test_conversations_wait_until_an_open_database_would_admit_a_call_and_nothing_is_held_against_them(
+    make_office: MakeOffice, caplog, monkeypatch
+):
+    caplog.set_level(logging.INFO)
+    office = await make_office(max_attempts=2)
+    monkeypatch.setattr(supabase_circuit_breaker, "retry_after", lambda: 0.2)
+    supabase_circuit_breaker.force_open(who="test", why="test")
+    started = time.monotonic()
+    people = await _ask(office, 5)
+
+    async def often_enough() -> bool:
+        return len(_handled(caplog, "unavailable")) >= 15
+
+    await office.until(often_enough)
+    assert time.monotonic() - started >= 2 * 0.2, "not before it would admit one"
+    assert {line["attempt"] for line in _handled(caplog, "unavailable")} == {1}, "not their failure"
+    supabase_circuit_breaker.reset()
+    await office.until_idle()
+    assert [len(await office.sends(person)) for person in people] == [1] * 5
+    assert (await office.queue.stats()).dead == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -361,3 +362,18 @@ def test_the_services_own_circuits_have_the_documented_policies():
     }
     assert found == {"gemini_api": (5, 60, 2), "whatsapp_api": (3, 30, 2), "supabase": (5, 30, 2)}
     assert whatsapp_account_breakers.name == "whatsapp_api"
+
+
+async def test_calls_that_hang_while_younger_ones_succeed_are_not_failures_in_a_row(clock):
+    breaker = CircuitBreaker("some_api", replace(POLICY, slow_call_seconds=12.0), clock=clock)
+    hung = [await Held(breaker).started() for _ in range(10)]
+    clock.advance(14)
+    await breaker.call_async(ok)
+    clock.advance(1)
+    for call in hung:
+        await call.ends_with(ConnectFailed("ReadTimeout"))
+    assert breaker.snapshot().state is State.CLOSED
+    assert breaker.snapshot().failure_count == 0
+    assert breaker.tally.failed == 10, "a rate counts them all the same"
+    await failing(breaker, 3)
+    assert breaker.snapshot().state is State.OPEN

@@ -12,6 +12,8 @@ CHANNEL = "chorus_cache"
 CONNECT_SECONDS = 3.0
 CHECK_SECONDS = 5.0
 """How long a connection that says nothing may take to answer."""
+TROUBLE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""The last is what a connection raises that the server closes in the middle of an answer (asyncpg 0.32)."""
 
 
 class Notifications:
@@ -34,7 +36,7 @@ class Notifications:
             if not self._heard.is_set():
                 await self._connection.execute("select 1", timeout=CHECK_SECONDS)
             self._heard.clear()
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except TROUBLE:
             self._drop()
             await asyncio.sleep(timeout_seconds)
 

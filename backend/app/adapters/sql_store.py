@@ -22,6 +22,7 @@ import orjson
 from pydantic import TypeAdapter
 
 from app.adapters.sql_invalidations import SqlInvalidations
+from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.deadline import Deadline
 from app.core.queue import Event
 from app.core.resilience import ResiliencePolicy
@@ -48,6 +49,7 @@ T = TypeVar("T")
 CALL_SECONDS = 10.0
 """For one operation, retries included."""
 MAX_PAGE = 200
+INBOX_BREAKER = BreakerPolicy(5, 1.0, max_open_seconds=1.0, success_threshold=1)
 
 _ACCOUNT = TypeAdapter(Account)
 _ACCOUNTS = TypeAdapter(tuple[Account, ...])
@@ -74,6 +76,9 @@ class SqlStore(SqlInvalidations, Store):
 
     def __init__(self, policy: ResiliencePolicy) -> None:
         self._policy = policy
+        # Webhooks wait behind it, each for less than a second: refusing them for as long as the others' circuit is
+        # open, half a minute, would make a moment without Redis an outage of ingest.
+        self._inbox_policy = policy.behind(CircuitBreaker("supabase_inbox", INBOX_BREAKER, dependency="database"))
 
     @abstractmethod
     async def _execute(self, function: str, body: bytes) -> Any:
@@ -81,7 +86,8 @@ class SqlStore(SqlInvalidations, Store):
 
     async def _call(self, operation: str, /, **p: Any) -> Any:
         deadline = Deadline.after(CALL_SECONDS)
-        match await self._policy.call(self._execute, f"chorus_{operation}", _encode(p), deadline=deadline):
+        policy = self._inbox_policy if operation.startswith("inbox_") else self._policy
+        match await policy.call(self._execute, f"chorus_{operation}", _encode(p), deadline=deadline):
             case {"ok": value}:
                 return value
             case {"error": "fenced"}:

@@ -9,26 +9,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-import random
-from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Sequence
 from importlib import resources
 from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import Pipeline
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from app.core.errors import Unavailable
+from app.core.redis_clients import ClusterClient, any_of, behind_sentinel, honest, on_cluster
 from app.core.redis_info import about_cluster, about_server
 from app.core.redis_url import RedisUrl, Topology
 
@@ -37,7 +33,6 @@ T = TypeVar("T")
 _DRIVER = DriverInfo()
 
 CANCEL_AGAIN_SECONDS = 0.05
-ASK_SENTINEL_SECONDS = 1.0
 
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 """What a Redis that is away, frozen or restarting makes redis-py raise."""
@@ -45,7 +40,7 @@ UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 __all__ = [
     "UNREACHABLE", "Express", "NoScriptError", "Pipeline", "Redis", "RedisConnectionError", "RedisError",
     "RedisTimeoutError", "ResponseError", "Script", "Subscription", "configured", "connect", "describe",
-    "is_cluster", "run_together", "scan", "within",
+    "is_cluster", "is_single", "run_together", "scan", "within",
 ]  # fmt: skip
 
 
@@ -82,163 +77,15 @@ def connect(
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     if where.topology is Topology.SENTINEL:
-        return _behind_sentinel(where, options)
+        return behind_sentinel(where, options)
     if where.topology is Topology.CLUSTER and not any_node:
-        return _on_cluster(where, options)
+        return on_cluster(where, options)
     client = Redis.from_url(where.plain, **options)
+    pool = client.connection_pool
+    pool.connection_class = honest(pool.connection_class)
     if where.topology is Topology.CLUSTER:
-        pool = client.connection_pool
-        pool.connection_class = _any_of(where.hosts, pool.connection_class)
+        pool.connection_class = any_of(where.hosts, pool.connection_class)
     return client
-
-
-def _on_cluster(where: RedisUrl, options: dict[str, Any]) -> Redis:
-    given = dict(parse_url(where.plain))
-    tls = given.pop("connection_class", None) is SSLConnection
-    for taken in ("host", "port", "db"):
-        given.pop(taken, None)
-    # No slot may be missing: half a queue would look like an empty one.
-    nodes = [ClusterNode(host, port) for host, port in where.hosts]
-    client = _Cluster(startup_nodes=nodes, ssl=tls, require_full_coverage=True, **(options | given))
-    return cast("Redis", client)  # the same commands, routed by key
-
-
-class _Cluster(RedisCluster):
-    """redis-py's cluster client, except that its troubles are `RedisError`s like everybody else's.
-
-    Observed with 8.1: calls that find the map of slots out of date side by side take connections from each other
-    (`AttributeError`: no writer), a slot that has no node yet is a `KeyError`, and a cluster that nobody answers for
-    is a `RedisClusterException`, which is no `RedisError`.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._mapping = asyncio.Lock()
-
-    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        with _translated():
-            await self.know_the_slots()
-            return await super().execute_command(*args, **kwargs)
-
-    async def aclose(self) -> None:
-        """Also when the map of slots has just become invalid, where redis-py believes that nothing is open."""
-        await super().aclose()
-        for nodes in ("nodes_cache", "startup_nodes"):
-            await self.nodes_manager.aclose(nodes)
-
-    async def know_the_slots(self) -> None:
-        """One call asks for the map of slots, the others wait for it."""
-        if self._initialize:
-            async with self._mapping:
-                if self._initialize:
-                    await self.initialize()
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (RedisClusterException, AttributeError, KeyError) as exc:
-        raise RedisConnectionError(f"{type(exc).__name__}: {exc}") from exc
-
-
-def _behind_sentinel(where: RedisUrl, options: dict[str, Any]) -> Redis:
-    given = dict(parse_url(where.plain))
-    tls = given.pop("connection_class", None) is SSLConnection
-    for taken in ("host", "port"):
-        given.pop(taken, None)
-    own = {key: given.pop(f"sentinel_{key}") for key in ("username", "password") if f"sentinel_{key}" in given}
-    same = ("socket_timeout", "socket_connect_timeout", "retry", "driver_info", "maint_notifications_config")
-    sentinel_options = {key: options[key] for key in same} | own
-    if tls:
-        sentinel_options |= {"ssl": True} | {key: value for key, value in given.items() if key.startswith("ssl_")}
-        given["ssl"] = True
-    sentinels: Any = _Sentinels(where.hosts, sentinel_options)
-    own_classes = {"redis_class": _SentinelRedis, "connection_pool_class": _PrimaryPool}
-    client: Redis = sentinels.master_for(where.service, **own_classes, **(options | given))
-    return client
-
-
-class _Sentinel(Redis):
-    """One of them, which remembers why it did not answer."""
-
-    trouble = ""
-
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
-        self.trouble = ""
-        try:
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        except (RedisError, OSError) as exc:
-            self.trouble = str(exc) or type(exc).__name__
-            raise
-
-
-class _Sentinels(Sentinel):
-    """redis-py's, except that who finds no primary is told why: redis-py 8.1 prints the clients with all their options,
-    a kilobyte each, and of the error its class."""
-
-    def __init__(self, hosts: Sequence[tuple[str, int]], options: dict[str, Any]) -> None:
-        super().__init__([], sentinel_kwargs=options)  # type: ignore[no-untyped-call]
-        self.places = {_Sentinel(host=host, port=port, **options): f"{host}:{port}" for host, port in hosts}
-        self.sentinels = list(self.places)
-
-    async def discover_master(self, service_name: str) -> Any:
-        try:
-            return await super().discover_master(service_name)
-        except MasterNotFoundError:
-            said = "; ".join(f"{place}: {each.trouble or 'knows none'}" for each, place in self.places.items())
-            raise MasterNotFoundError(f"no sentinel names a primary of '{service_name}': {said}") from None
-
-
-class _PrimaryPool(SentinelConnectionPool):
-    """While it is used it asks every second who the primary is; redis-py asks when it connects. One that was replaced
-    in good order, or was frozen meanwhile, keeps its connections and takes writes for another ten seconds, until a
-    sentinel corrects it; those writes are lost."""
-
-    _asked_at = 0.0
-    _asking: asyncio.Task[None] | None = None
-
-    async def get_connection(self, *args: Any, **options: Any) -> Any:
-        now = asyncio.get_running_loop().time()
-        if now - self._asked_at > ASK_SENTINEL_SECONDS and (self._asking is None or self._asking.done()):
-            self._asked_at = now
-            self._asking = asyncio.create_task(self._ask(), name="who is the primary")
-        return await super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
-
-    async def _ask(self) -> None:
-        with suppress(RedisError, OSError):  # what works goes on without the sentinels
-            async with asyncio.timeout(ASK_SENTINEL_SECONDS):
-                await self.get_master_address()  # type: ignore[no-untyped-call]
-
-    async def release(self, connection: Any) -> None:
-        if self.master_address not in (None, (connection.host, connection.port)):
-            await connection.disconnect()
-        await super().release(connection)
-
-    def stop_asking(self) -> None:
-        if self._asking is not None:
-            self._asking.cancel()
-
-
-class _SentinelRedis(Redis):
-    """Closes its questions to the sentinels as well."""
-
-    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  redis-py's signature
-        pool: Any = self.connection_pool
-        pool.stop_asking()
-        await super().aclose(close_connection_pool)
-        await pool.disconnect()
-        for sentinel in pool.sentinel_manager.sentinels:
-            await sentinel.aclose()
-
-
-def _any_of(hosts: Sequence[tuple[str, int]], base: Any) -> Any:
-    class AnyNode(base):  # type: ignore[misc]
-        async def _connect(self) -> None:
-            self.host, self.port = random.choice(hosts)  # noqa: S311
-            await super()._connect()
-
-    return AnyNode
 
 
 async def describe(client: Redis) -> dict[str, Any]:
@@ -255,6 +102,11 @@ async def describe(client: Redis) -> dict[str, Any]:
 
 def is_cluster(url: str) -> bool:
     return RedisUrl.parse(url).topology is Topology.CLUSTER
+
+
+def is_single(url: str) -> bool:
+    """One server, and no sentinel that may name another."""
+    return RedisUrl.parse(url).topology not in (Topology.CLUSTER, Topology.SENTINEL)
 
 
 async def configured(client: Redis, name: str) -> str | None:
@@ -336,7 +188,7 @@ class Script:
 
 class Express:
     """Commands of `client` on connections of its pool that are kept at hand, past redis-py's checks, retries and
-    observers: those cost more than the round trip itself. One server, or the primary behind Sentinel.
+    observers: those cost more than the round trip itself. For one server only.
 
     A connection that fails takes the others along, for they lead to the same server; the next command opens a new one.
     Closing `client` closes them.
@@ -390,7 +242,7 @@ async def run_together(
 async def scan(client: Redis, cursor: int, *, match: str, count: int) -> tuple[int, list[bytes]]:
     """A page of keys. On a Cluster `match` must carry a hash tag: its slot's node has them all."""
     anywhere: Any = client
-    if isinstance(anywhere, _Cluster):
+    if isinstance(anywhere, ClusterClient):
         await anywhere.know_the_slots()
         node = anywhere.get_node_from_key(match)
         at_node: Any = await anywhere.scan(cursor, match=match, count=count, target_nodes=node)

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import random
 from collections.abc import Awaitable, Callable
@@ -68,6 +69,12 @@ class ResiliencePolicy:
         self._clock = clock
         self._uniform = uniform
         self._budget = RetryBudget()
+
+    def behind(self, breaker: CircuitBreaker) -> ResiliencePolicy:
+        """The same policy, its places and its retry budget shared, with another circuit."""
+        other = copy.copy(self)
+        other._breaker = breaker
+        return other
 
     async def call(
         self, fn: Callable[..., Awaitable[T]], /, *args: Any, deadline: Deadline, max_attempts: int | None = None

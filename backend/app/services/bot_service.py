@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from prometheus_client import Histogram
+
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
+from app.core.metrics import SLOW_SECONDS
 from app.domain.errors import ModelRefused, SendError, Unavailable, UnknownAccount
 from app.domain.models import (
     WINDOW_HOURS,
@@ -38,6 +41,13 @@ GENERATION_SECONDS = 40
 """For all attempts of one generation together; one attempt has 15 s (DESIGN §2)."""
 MODEL_RETRY_SECONDS = 5.0
 """How long a conversation waits when the model is unavailable and did not say for how long."""
+
+STAGE_SECONDS = Histogram(
+    "chorus_stage_seconds",
+    "Time of each stage of an answer: store, load, generate, send",
+    ["stage"],
+    buckets=(0.005, 0.01, 0.025, *SLOW_SECONDS),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,12 +257,14 @@ class BotService:
 
 @contextmanager
 def _stage(stages: dict[str, float], name: str, clock: Clock) -> Iterator[None]:
-    """Milliseconds of one stage, for the canonical line; kept when the stage fails."""
+    """Milliseconds of one stage, for the canonical line and the metric; kept when the stage fails."""
     start = clock.monotonic()
     try:
         yield
     finally:
-        stages[name] = round((clock.monotonic() - start) * 1000, 2)
+        seconds = clock.monotonic() - start
+        STAGE_SECONDS.labels(name).observe(seconds)
+        stages[name] = round(seconds * 1000, 2)
 
 
 _FINISHED = frozenset({ReplyState.SENT, ReplyState.FAILED, ReplyState.SILENCED})

@@ -15,11 +15,14 @@ The inbox has a state in the database, changed under the lock of its writers: `c
     6. A failed call to the queue (a put, the worker's claim, the mover's look), a start and the end of a diversion are
        reasons to suspect: for `SUSPECT_SECONDS` each direct put first asks the database for the state. If that does
        not answer, it puts directly: a suspicion is not worth a refused webhook.
-    7. The database refuses a diverted put: `Unavailable`, to be repeated soon. The queue may be back, but to put
-       directly would overtake. So while its circuit is open webhooks are refused, and Meta redelivers.
+    7. The database does not take a diverted put: `Unavailable`, to be repeated soon. If it has said that the inbox is
+       in use, webhooks are refused until it is back: the queue may be, but to put directly would overtake. If it has
+       not, this replica has put nothing aside: it is no longer diverted, only suspicious (6.), and a queue that is back
+       takes what comes although the database is gone.
 
-The one window: a replica whose every call to the queue goes well does not know of an outage that others see, until it
-looks (a second at most). Meanwhile it may put a message directly that is newer than one in the inbox.
+The windows: a replica whose every call to the queue goes well does not know of an outage that others see, until it
+looks (a second at most); nor does one that reaches neither queue nor database, and then the queue, while others reach
+both. Meanwhile it may put a message directly that is newer than one in the inbox.
 """
 
 from __future__ import annotations
@@ -67,6 +70,9 @@ class InboxFallback:
         self._put_timeout_seconds = put_timeout_seconds
         self._clock = clock
         self._diverted = False
+        self._told = False
+        """By the database, since it was diverted: there may be events in the inbox."""
+        self._announced = False
         self._news = 0
         self._waiting = asyncio.Lock()
         self._suspect_until = clock.monotonic() + SUSPECT_SECONDS
@@ -82,6 +88,7 @@ class InboxFallback:
             async with asyncio.timeout(self._put_timeout_seconds):
                 return await self._put(events)
         except TimeoutError as exc:
+            self._give_up_aside()
             raise Unavailable("queue", "neither queue nor inbox took it in time", retry_after=LOOK_SECONDS) from exc
 
     async def _put(self, events: Sequence[Event]) -> PutResult:
@@ -110,7 +117,8 @@ class InboxFallback:
             state, stored = await self._store.inbox_put(events, max_rows=self._max_rows, reopen=reopen)
         except Conflict as exc:
             raise QueueFull("queue", str(exc), retry_after=LOOK_SECONDS) from exc
-        except Unavailable as exc:  # an open circuit's own advice would be half a minute
+        except Unavailable as exc:
+            self._give_up_aside()
             raise Unavailable(exc.dependency, str(exc), retry_after=LOOK_SECONDS) from exc
         self._learn(state, news)
         return state, stored
@@ -180,15 +188,29 @@ class InboxFallback:
         if state is not InboxState.CLOSED:
             self._news += 1
             self._divert(f"the inbox is {state}")
-        elif self._diverted and self._news == news:
+            self._told = True
+        elif self._news == news:
             # Nobody here has heard otherwise since the question was asked: it is not an old answer come late.
-            self._diverted = False
+            self._go_direct()
+            if self._announced:
+                self._announced = False
+                logger.warning("webhooks go into the queue again")
+
+    def _give_up_aside(self) -> None:
+        """The database did not take it."""
+        if not self._told:
+            self._go_direct()
+
+    def _go_direct(self) -> None:
+        if self._diverted:
+            self._diverted = self._told = False
             DIVERTED.set(0)
             self.suspect()
-            logger.warning("webhooks go into the queue again")
 
     def _divert(self, reason: str) -> None:
         if not self._diverted:
             self._diverted = True
             DIVERTED.set(1)
+        if not self._announced:
+            self._announced = True
             logger.warning("webhooks go into the database", extra={"reason": reason})

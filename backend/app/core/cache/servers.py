@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from app.core.redis import Express, Redis, RedisError, connect, is_cluster, scan
+from app.core.redis import Express, Redis, RedisError, connect, is_cluster, is_single, scan
 
 CLOSE_SECONDS = 1.0
 SPARE_CONNECTIONS = 20
@@ -24,7 +24,8 @@ class Servers:
         self.slots = asyncio.Semaphore(slots)
         self.is_cluster = is_cluster(url)
         self._client: Redis = connect(url, timeout_seconds=None, max_connections=slots + SPARE_CONNECTIONS, name=name)
-        self.commands: Redis | Express = self._client if self.is_cluster else Express(self._client)
+        # Behind Sentinel a connection must be asked again and again whether it still leads to the primary.
+        self.commands: Redis | Express = Express(self._client) if is_single(url) else self._client
         self.channels: Redis = connect(url, timeout_seconds=None, name=f"{name}-channel", protocol=2, any_node=True)
 
     async def scan(self, cursor: int, *, match: str, count: int) -> tuple[int, list[bytes]]:

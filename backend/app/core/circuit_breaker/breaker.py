@@ -59,7 +59,7 @@ class CircuitBreaker(Circuit):
                 if isinstance(exc, Exception):
                     verdict = classify(exc)
             finally:
-                self._record_error(view, verdict)
+                self._record_error(view, verdict, started)
             raise
         if view is not self._view:
             self.tally.late += 1
@@ -68,6 +68,8 @@ class CircuitBreaker(Circuit):
         self._ok += 1
         self.tally.ok += 1
         self._ok_at = ended = self._monotonic()
+        if started > self._served:
+            self._served = started
         if started and ended - started > self._slow_after:
             self._slow += 1
             self.tally.slow += 1
@@ -155,7 +157,7 @@ class CircuitBreaker(Circuit):
 
     # -- outcomes
 
-    def _record_error(self, view: View, verdict: Verdict) -> None:
+    def _record_error(self, view: View, verdict: Verdict, started: float) -> None:
         if view is not self._view:
             self.tally.late += 1
             if verdict.hold_seconds > 0:
@@ -163,7 +165,7 @@ class CircuitBreaker(Circuit):
         elif not verdict.failed:
             self.tally.ignored += 1
         else:
-            self._count_failure()
+            self._count_failure(in_a_row=started >= self._served)
             if not view.forced:
                 self._judge(verdict.hold_seconds)
 

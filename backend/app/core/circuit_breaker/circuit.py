@@ -116,6 +116,8 @@ class Circuit:
         self._failed_rounds = self._probes_ok = 0
         self._leases: dict[object, float] = {}
         self._ok = self._failed = self._slow = 0
+        self._served = 0.0
+        """When the youngest call that succeeded began, if calls are timed."""
         self._folded = self._reported = (0, 0, 0)
         self._folded_at = self._ok_at = self._row_at = self._monotonic()
         self._hold = 0.0
@@ -123,12 +125,15 @@ class Circuit:
 
     # -- counting
 
-    def _count_failure(self) -> None:
+    def _count_failure(self, *, in_a_row: bool) -> None:
+        """A call that began later has succeeded meanwhile: the dependency is there, whatever held this one up. Else one
+        account whose calls hang would, when they all time out together, open the circuit for everybody."""
         self.tally.failed += 1
         self._failed += 1
-        if not self._failures:
-            self._row_at = self._monotonic()
-        self._failures += 1
+        if in_a_row:
+            if not self._failures:
+                self._row_at = self._monotonic()
+            self._failures += 1
 
     def _judge(self, hold_seconds: float) -> None:
         """After trouble in a closed circuit: open it if a rule says so, and tell the fleet."""

@@ -3,7 +3,7 @@ breaker_report: what one replica has seen since its last report; trips the break
 
 KEYS     1 s · 2 w · 3 p · 4 index · 5 c (see breaker_state)
 ARGV     1 name · 2 channel · 3 life · 4 epoch the calls were made in · 5 replica
-         6 calls · 7 failed · 8 slow · 9 of the failed, those after the last success · 10 µs the upstream asked for, 0 = none
+         6 calls · 7 failed · 8 slow · 9 of the failed, those in a row · 10 µs the upstream asked for, 0 = none
          11 failures in a row that trip · 12 failure rate, 0 = no such rule · 13 slow rate, 0 = no such rule · 14 fewest calls for a rate
          15 window µs · 16 µs open · 17 longest µs open · 18 quorum
          19 µs since the last success among the calls · 20 µs since the replica's present row of failures began
@@ -16,7 +16,7 @@ Steps
   1 another epoch: the view. Open: a delay that reaches further than `until` extends it, nothing else counts; the view
   2 add to this replica's share of the present slot, forget the slots that left the window
   3 failures in a row: a success since the row began ends it, one from before does not, however late it is told; then
-    the report's failures after its own last success are added
+    the report's own are added
   4 callers = replicas that called within the window's time, voters = those with failures or slow calls in this epoch;
     needed = min(quorum, callers)
   5 trip: an upstream's delay at once; with enough voters failures in a row, or a rate once there are enough calls
