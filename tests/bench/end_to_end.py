@@ -89,20 +89,20 @@ async def _exchange(sandbox: SandboxClient, connection: socket.socket, app_secre
 
 
 async def _create_account(fleet: LocalFleet) -> None:
-    account = await _api(
+    account = await call_api(
         fleet, "POST", "/accounts", name="Bench", slug="bench", phone_number_id=BUSINESS.phone_number_id,
         access_token="a-token-of-the-sandbox", verify_token="a-verify-token-of-the-bench",
     )  # fmt: skip
-    await _api(fleet, "PUT", f"/bot/profile?account_id={account['id']}", **BAKERY)
+    await call_api(fleet, "PUT", f"/bot/profile?account_id={account['id']}", **BAKERY)
 
 
-async def _api(fleet: LocalFleet, method: str, path: str, **payload: Any) -> dict[str, Any]:
+async def call_api(fleet: LocalFleet, method: str, path: str, *, replica: int = 0, **payload: Any) -> dict[str, Any]:
     response = await request(
         method,
-        fleet.replicas[0].url + path,
+        fleet.replicas[replica].url + path,
         timeout_seconds=TIMEOUT_SECONDS,
         headers={"authorization": f"Bearer {fleet.keys.admin}"},
-        payload=payload,
+        payload=payload or None,
     )
     if response.status >= 300:
         raise BenchError(f"{method} {path}: {response.status} {response.body.decode()}")

@@ -47,8 +47,8 @@ class Stage:
             time.sleep(0.01)
 
     @contextmanager
-    def fleet(self, **settings: str) -> Iterator[LocalFleet]:
-        """One replica beside the sandbox, as `chorus serve` and `chorus sandbox` run them."""
+    def fleet(self, *, replicas: int = 1, **settings: str) -> Iterator[LocalFleet]:
+        """Replicas beside the sandbox, as `chorus serve` and `chorus sandbox` run them."""
         self.empty_redis()
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         fleet = LocalFleet(
@@ -56,7 +56,7 @@ class Stage:
             redis_url=self.redis_url,
             database_url=self.database_url,
             keys=self.keys,
-            replicas=1,
+            replicas=replicas,
             settings=settings,
         )
         fleet.start()
