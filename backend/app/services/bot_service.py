@@ -97,6 +97,7 @@ class _Work:
     conversation: Conversation
     asked: tuple[InboundMessage, ...]
     stages: dict[str, float]
+    loaded: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def covers(self) -> tuple[str, ...]:
@@ -149,7 +150,7 @@ class BotService:
         if blocked := self._messenger.blocked_seconds(account):
             raise Postponed(blocked, "whatsapp: circuit open")
         work = _Work(run, hold, account, conversation, asked, stages)
-        courtesy = asyncio.create_task(self._show_typing(account, asked[-1].wa_message_id))
+        courtesy = asyncio.create_task(self._show_typing(work))
         try:
             reply, profile = await self._ready_reply(work)
             with _stage(stages, "send", self._clock):
@@ -180,6 +181,7 @@ class BotService:
                 self._accounts.profile(work.account.id),
                 self._history(work),
             )
+        work.loaded.set()
         if reply.body is not None or reply.state is not ReplyState.PENDING:
             return reply, profile
         with _stage(work.stages, "generate", self._clock):
@@ -246,11 +248,14 @@ class BotService:
             resend=profile.resend_ambiguous,
         )
 
-    async def _show_typing(self, account: Account, wa_message_id: str) -> None:
+    async def _show_typing(self, work: _Work) -> None:
+        """Once the model has been asked: the customer waits for that, not for the courtesy."""
+        asked = work.asked[-1].wa_message_id
+        await work.loaded.wait()
         if self._model.blocked_seconds():
             return  # nobody is going to answer soon
         try:
-            await self._messenger.mark_read(account, wa_message_id, typing=True)
+            await self._messenger.mark_read(work.account, asked, typing=True)
         except (SendError, Unavailable) as exc:
             logger.info("no typing indicator", extra={"reason": str(exc)})
 
