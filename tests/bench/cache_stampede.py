@@ -1,4 +1,4 @@
-"""A thousand callers in each of several processes ask for one cold key at once; and what the cache's benchmarks share."""
+"""A thousand callers in each of several processes ask for one cold key at once; and what the cache benches share."""
 
 from __future__ import annotations
 
