@@ -230,9 +230,6 @@ class BotService:
         return (work.run.accepted_at + self._reply_deadline - self._clock.now()).total_seconds()
 
     async def _deliver(self, work: _Work, reply: Reply, profile: BotProfile) -> ReplyState:
-        if reply.state is ReplyState.FAILED:
-            # An earlier attempt failed it, and may have ended before it could call anybody.
-            await self._store.set_needs_human(work.conversation.id)
         if reply.state in _FINISHED:
             return reply.state
         contact = work.conversation.contact
@@ -266,7 +263,7 @@ def _stage(stages: dict[str, float], name: str, clock: Clock) -> Iterator[None]:
         stages[name] = round(seconds * 1000, 2)
 
 
-_FINISHED = frozenset({ReplyState.SENT, ReplyState.FAILED, ReplyState.SILENCED})
+_FINISHED = frozenset({ReplyState.SENT, ReplyState.SILENCED})
 _OUTCOMES = {ReplyState.SENT: "replied", ReplyState.FAILED: "send_failed", ReplyState.SILENCED: "silenced"}
 
 

@@ -62,6 +62,9 @@ class Delivery:
         """Bring `reply` to its end and return which. `resend`: an ambiguous part may go out again after
         `reconcile_seconds` without proof. Raises `Postponed`, `Unavailable`, `SendThrottled`, `AccountRejected`,
         `Fenced`."""
+        if reply.state is ReplyState.FAILED:
+            # By an attempt that may have ended before it could call a person.
+            return await self._ended(reply, SendDecision.FAILED)
         parts = split_text(reply.body or "")
         for index in range(reply.part, len(parts)):
             await self._pace(account, to)
