@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from .schedule import Outage
 from .traffic import Post
+
+PROC_STAT = Path("/proc/stat")
+LOOK_SECONDS = 0.25
+FULL = 0.05
+"""Less idle time than this share is none."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,16 @@ class Ingest:
             if post.status == 200 and not any(self._met(post, what) for what in excuses)
         ]
 
+    @cached_property
+    def with_idle_time(self) -> list[float]:
+        """Of the judged, those that came while the machine, which carries everything, was not full."""
+        excuses = ("machine", "replica") if self.fallback else ("machine", "replica", "valkey")
+        return [
+            post.seconds
+            for post in self.posts
+            if post.status == 200 and not any(self._met(post, what) for what in excuses)
+        ]
+
     def _met(self, post: Post, what: str) -> bool:
         return any(
             outage.what == what
@@ -65,6 +83,23 @@ class Ingest:
             and post.at + post.seconds > outage.began
             for outage in self.outages
         )
+
+
+async def full_moments(found: list[Outage]) -> None:
+    """Until cancelled: when the machine had no idle time, looked at four times a second; nothing where there is no
+    /proc."""
+    while PROC_STAT.exists():
+        began, (idle, total) = time.time(), _cpu()
+        await asyncio.sleep(LOOK_SECONDS)
+        now_idle, now_total = _cpu()
+        if now_idle - idle <= FULL * (now_total - total):
+            found.append(Outage("machine", began, time.time()))
+
+
+def _cpu() -> tuple[int, int]:
+    """Ticks since the start: idle, all."""
+    ticks = [int(word) for word in PROC_STAT.read_text(encoding="ascii").splitlines()[0].split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
 
 
 def percentile(seconds: Sequence[float], share: float) -> float:

@@ -9,7 +9,7 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from .ingest import Ingest, percentile
+from .ingest import Ingest, full_moments, percentile
 from .poison import poison
 from .report import Report
 from .schedule import LONG_PROCESSES, LONG_RULES, SHORT_PROCESSES, SHORT_RULES, Schedule
@@ -50,17 +50,19 @@ async def run(world: World, plan: Plan) -> Report:
         world, plan.seed, plan.seconds,
         processes=LONG_PROCESSES if plan.full else SHORT_PROCESSES, rules=LONG_RULES if plan.full else SHORT_RULES,
     )  # fmt: skip
+    looking = asyncio.create_task(full_moments(schedule.outages))
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(traffic.run())
         tasks.create_task(schedule.run())
         for body in bad.posts:
             tasks.create_task(poster.deliver(body))
+    looking.cancel()
     messages = [*traffic.messages, *bad.healthy]
     try:
         quiet_after = await world.until_quiet(QUIET_SECONDS)
     except TimeoutError:
         quiet_after = math.inf
-    verdict = await judge(world, messages, run=tag, accepted=traffic.accepted, dead=bad.letters)
+    verdict = await judge(world, messages, run=tag, accepted=traffic.accepted, dead=bad.letters, frozen=schedule.frozen)
     verdict.expect(quiet_after < math.inf, f"no rest within {QUIET_SECONDS:g} s")
     await _counted_once(verdict, world, events=len(messages) + bad.letters)
     _nothing_secret(verdict, world, messages_people={str(m.person.wa_id) for m in messages})

@@ -78,6 +78,8 @@ class Schedule:
     """Seconds from the return of Valkey until the next claim."""
 
     outages: list[Outage] = field(default_factory=list)
+    frozen: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when (Unix seconds) a replica was stopped, to wake again."""
 
     def __post_init__(self) -> None:
         self._random = random.Random(f"{self.seed}-processes")
@@ -156,7 +158,9 @@ class Schedule:
         replica = self.world.fleet.replicas[victim]
         with self._away("replica", victim):
             replica.pause()
+            began = time.time()
             await asyncio.sleep(self.world.lease_seconds + 1.5)
+            self.frozen.append((began, time.time()))
             replica.resume()
 
     async def _kill_valkey(self) -> None:

@@ -27,6 +27,9 @@ class Verdict:
     duplicated: int = 0
     ambiguous_reconciled: int = 0
     """The answer to the send was lost; the status webhook proved that it went out."""
+    sent_on_waking: int = 0
+    """By a replica that was stopped with the request on its way, and woke after its lease: no check can be nearer to
+    the send. The others had taken over and waited for a proof, so it is out of order, never twice."""
     handed_over: int = 0
     """Sends without proof, in the hands of people."""
     dead: int = 0
@@ -66,15 +69,22 @@ class Evidence:
 
 
 async def judge(
-    world: World, messages: Sequence[Message], *, run: str, accepted: dict[str, float] | None = None, dead: int = 0
+    world: World,
+    messages: Sequence[Message],
+    *,
+    run: str,
+    accepted: dict[str, float] | None = None,
+    dead: int = 0,
+    frozen: Sequence[tuple[float, float]] = (),
 ) -> Verdict:
-    """Every invariant that can be seen from outside (facts: queue, 1-6 and 9)."""
+    """Every invariant that can be seen from outside (facts: queue, 1-6 and 9). `frozen`: from when to when (Unix
+    seconds) a replica was stopped."""
     evidence = await Evidence.of(world, run)
     verdict = Verdict(messages=len(messages))
     _stored_once_in_order(verdict, messages, evidence)
     _answered_once(verdict, messages, evidence)
     _sent_once(verdict, evidence)
-    _in_order(verdict, messages, evidence)
+    _in_order(verdict, messages, evidence, frozen)
     _says_what_it_answers(verdict, messages, evidence)
     verdict.webhook_to_send = _delays(evidence, accepted or {})
     await _nothing_left(verdict, world, dead)
@@ -136,7 +146,9 @@ def _sent_once(verdict: Verdict, evidence: Evidence) -> None:
     )
 
 
-def _in_order(verdict: Verdict, messages: Sequence[Message], evidence: Evidence) -> None:
+def _in_order(
+    verdict: Verdict, messages: Sequence[Message], evidence: Evidence, frozen: Sequence[tuple[float, float]]
+) -> None:
     place = {message.id: (message.conversation, message.number) for message in messages}
     replies = {f"{reply['key']}#0": reply for reply in evidence.replies}
     last: dict[int, tuple[int, int]] = {}
@@ -150,6 +162,10 @@ def _in_order(verdict: Verdict, messages: Sequence[Message], evidence: Evidence)
         conversation = covers[0][0]
         verdict.expect(covers == sorted(covers), f"a reply of conversation {conversation} covers {covers}")
         number, fence = last.get(conversation, (-1, -1))
+        claimed_at = reply["fence"] / 1_000_000  # a token starts at the time of its claim
+        if reply["fence"] < fence and any(claimed_at < began and ended <= send["at"] for began, ended in frozen):
+            verdict.sent_on_waking += 1
+            continue
         verdict.expect(covers[0][1] > number, f"conversation {conversation} was answered out of order: {covers}")
         verdict.expect(reply["fence"] >= fence, f"conversation {conversation} was written with a falling fence")
         last[conversation] = (covers[-1][1], reply["fence"])

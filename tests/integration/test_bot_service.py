@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from app.core.errors import Unavailable
 from app.core.secrets import TokenCipher
 from app.domain.models import Author, Conversation, ReplyState
 from app.domain.webhook import parse_webhook
@@ -128,6 +129,28 @@ async def test_a_rejected_send_is_final_and_calls_a_person(make_office: MakeOffi
     assert found.needs_human
     page = await office.store.list_messages(found.id, limit=1, cursor=None)
     assert (page.items[0].status, page.items[0].error and page.items[0].error["code"]) == ("failed", 131026)
+
+
+async def test_a_person_is_called_although_the_database_went_away_before_that(
+    make_office: MakeOffice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office = await make_office()
+    person, call = office.person(), office.store.set_needs_human
+    trouble = [Unavailable("database", "away", retry_after=0.05)]
+
+    async def call_in_the_end(conversation_id: str) -> None:
+        if trouble:
+            raise trouble.pop()
+        await call(conversation_id)
+
+    monkeypatch.setattr(office.store, "set_needs_human", call_in_the_end)
+    await office.control.add_fault("whatsapp", match={"operation": "send"}, error="131026")
+    await office.receive(person, wa.text(person, "Hello?"))
+    await office.control.wait(1, kind="send", to=person.wa_id)
+    await office.until_idle()
+    assert not trouble
+    assert (await conversation(office)).needs_human
+    assert len(await office.sends(person)) == 1
 
 
 async def test_service_trouble_is_retried_and_the_text_is_generated_once(make_office: MakeOffice) -> None:

@@ -19,7 +19,7 @@ from app.core.circuit_breaker import (
 )
 from app.core.errors import Unavailable
 from app.core.secrets import TokenCipher
-from app.domain.errors import AccountRejected, SendAmbiguous, SendError, SendRejected, SendThrottled
+from app.domain.errors import AccountRejected, Fenced, SendAmbiguous, SendError, SendRejected, SendThrottled
 from app.domain.models import Account, Recipient
 from fakes import FakeClock
 
@@ -231,6 +231,20 @@ async def test_a_send_that_certainly_did_not_go_out_is_repeated(world, outcome):
     assert [request.url.host for request in world.requests] == ["graph.test"] * 2
     exc = await world.raises(outcome)
     assert isinstance(exc, Unavailable)
+
+
+async def test_a_conversation_that_was_lost_between_two_attempts_is_not_sent_to(world):
+    held = [True, False]
+
+    def ensure_held() -> None:
+        if not held.pop(0):
+            raise Fenced("the lease may have ended")
+
+    world.answers = [error(131000, 500)]
+    with pytest.raises(Fenced):
+        await world.messenger.send_text(account(), TO, "Hello", outbound_key="k", ensure_held=ensure_held)
+    assert len(world.requests) == 1
+    assert world.breaker.snapshot().failure_count == 1, "the lease is not the service's trouble"
 
 
 async def test_trouble_then_silence_is_ambiguous(world):

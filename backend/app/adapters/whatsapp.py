@@ -6,7 +6,7 @@ A send has no idempotency key, so one distinction must never blur: whether it ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -120,7 +120,15 @@ class WhatsAppMessenger:
             clock=clock,
         )
 
-    async def send_text(self, account: Account, to: Recipient, text: str, *, outbound_key: str) -> str:
+    async def send_text(
+        self,
+        account: Account,
+        to: Recipient,
+        text: str,
+        *,
+        outbound_key: str,
+        ensure_held: Callable[[], None] = lambda: None,
+    ) -> str:
         if not 0 < len(text) <= TEXT_LIMIT:
             raise ValueError(f"a text message has 1 to {TEXT_LIMIT} characters, not {len(text)}")
         if len(outbound_key) > CALLBACK_DATA_LIMIT:
@@ -134,8 +142,9 @@ class WhatsAppMessenger:
             "biz_opaque_callback_data": outbound_key,
         }
         token = self._token(account)
+        deadline = Deadline.after(SEND_SECONDS, self._clock)
         response = await self._policy.call(
-            self._send, account.phone_number_id, token, body, deadline=Deadline.after(SEND_SECONDS, self._clock)
+            self._send, account.phone_number_id, token, body, ensure_held, deadline=deadline
         )
         wamid = _wamid(response)
         if wamid is None:
@@ -214,12 +223,17 @@ class WhatsAppMessenger:
             raise AccountRejected("the account's token has characters no token has")
         return token
 
-    async def _send(self, phone_number_id: str, token: str, body: Mapping[str, Any]) -> Response:
+    async def _send(
+        self, phone_number_id: str, token: str, body: Mapping[str, Any], ensure_held: Callable[[], None] = lambda: None
+    ) -> Response:
         """One attempt: the service's circuit has let it through, now the account's own."""
         breaker = self._account_breakers.get(phone_number_id)
-        return await breaker.run(_classify_for_account, self._post, phone_number_id, token, body)
+        return await breaker.run(_classify_for_account, self._post, phone_number_id, token, body, ensure_held)
 
-    async def _post(self, phone_number_id: str, token: str, body: Mapping[str, Any]) -> Response:
+    async def _post(
+        self, phone_number_id: str, token: str, body: Mapping[str, Any], ensure_held: Callable[[], None]
+    ) -> Response:
+        ensure_held()
         try:
             response = await request(
                 "POST",

@@ -5,7 +5,7 @@ Every method may raise `Unavailable`; what else it raises is said where it is de
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
@@ -45,9 +45,17 @@ class Model(Protocol):
 
 
 class Messenger(Protocol):
-    async def send_text(self, account: Account, to: Recipient, text: str, *, outbound_key: str) -> str:
+    async def send_text(
+        self,
+        account: Account,
+        to: Recipient,
+        text: str,
+        *,
+        outbound_key: str,
+        ensure_held: Callable[[], None] = lambda: None,
+    ) -> str:
         """Send at most `TEXT_LIMIT` characters; returns the wamid. Raises a `SendError`, or `Unavailable` when
-        the message certainly did not go out."""
+        the message certainly did not go out. `ensure_held` is called before every attempt; what it raises ends them."""
         ...
 
     async def mark_read(self, account: Account, wa_message_id: str, *, typing: bool) -> None:

@@ -272,7 +272,7 @@ def _stage(stages: dict[str, float], name: str, clock: Clock) -> Iterator[None]:
         stages[name] = round(seconds * 1000, 2)
 
 
-_FINISHED = frozenset({ReplyState.SENT, ReplyState.FAILED, ReplyState.SILENCED})
+_FINISHED = frozenset({ReplyState.SENT, ReplyState.SILENCED})
 _OUTCOMES = {ReplyState.SENT: "replied", ReplyState.FAILED: "send_failed", ReplyState.SILENCED: "silenced"}
 
 

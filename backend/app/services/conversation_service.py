@@ -94,7 +94,7 @@ class ConversationService:
         reply = await self._store.open_reply(
             conversation.id, key=body["key"], author=Author.HUMAN, covers=(), fence=hold.fence, body=body["text"]
         )
-        if reply.state in (ReplyState.SENT, ReplyState.FAILED):
+        if reply.state is ReplyState.SENT:
             return str(reply.state)
         contact = conversation.contact
         state = await self._delivery.deliver(

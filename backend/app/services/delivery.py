@@ -62,6 +62,9 @@ class Delivery:
         """Bring `reply` to its end and return which. `resend`: an ambiguous part may go out again after
         `reconcile_seconds` without proof. Raises `Postponed`, `Unavailable`, `SendThrottled`, `AccountRejected`,
         `Fenced`."""
+        if reply.state is ReplyState.FAILED:
+            # By an attempt that may have ended before it could call a person.
+            return await self._ended(reply, SendDecision.FAILED)
         parts = split_text(reply.body or "")
         for index in range(reply.part, len(parts)):
             await self._pace(account, to)
@@ -74,17 +77,25 @@ class Delivery:
                 continue
             if decision is not SendDecision.SEND:
                 return await self._ended(reply, decision)
-            ensure_held()
-            state = await self._send(reply, index, parts, account, to, fence)
+            state = await self._send(reply, index, parts, account, to, fence, ensure_held)
             if state is not None:
                 return state
         return ReplyState.SENT
 
     async def _send(
-        self, reply: Reply, index: int, parts: list[str], account: Account, to: Recipient, fence: int
+        self,
+        reply: Reply,
+        index: int,
+        parts: list[str],
+        account: Account,
+        to: Recipient,
+        fence: int,
+        ensure_held: Callable[[], None],
     ) -> ReplyState | None:
         try:
-            wamid = await self.messenger.send_text(account, to, parts[index], outbound_key=f"{reply.key}#{index}")
+            wamid = await self.messenger.send_text(
+                account, to, parts[index], outbound_key=f"{reply.key}#{index}", ensure_held=ensure_held
+            )
         except SendAmbiguous as exc:
             raise Postponed(self.reconcile_seconds, "waiting for the status that proves or refutes the send") from exc
         except SendRejected as exc:
