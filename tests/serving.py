@@ -28,7 +28,7 @@ class _Server(uvicorn.Server):
 @contextlib.asynccontextmanager
 async def served(app: ASGIApp) -> AsyncIterator[str]:
     """Its base URL. The app's lifespan is over when this returns."""
-    config = uvicorn.Config(app, interface="asgi3", port=0, log_config=None, access_log=False, lifespan="on")
+    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, lifespan="on")
     server = _Server(config)
     serving = asyncio.create_task(server.serve())
     try:

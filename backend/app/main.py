@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypedDict
 
@@ -29,15 +29,16 @@ class Chorus(FastAPI):
 
     webhook: routes_webhook.WebhookReceiver | None = None
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (
             self.webhook is not None
             and scope["type"] == "http"
             and scope["path"] == routes_webhook.PATH
             and scope["method"] == "POST"
         ):
-            return self.webhook(scope, receive, send)
-        return super().__call__(scope, receive, send)
+            await self.webhook(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def create_app(settings: Settings) -> Chorus:

@@ -76,7 +76,6 @@ def serve(settings: Settings) -> None:
     app = create_app(settings)
     config = uvicorn.Config(
         app,
-        interface="asgi3",
         host=settings.host,
         port=settings.port,
         log_config=None,
