@@ -8,14 +8,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.core import redis as redis_module
+from app.core import redis_clients
 from app.core.cache import Cache, join_fleet
 from chaos.cache_kit import Replica, World
 from chaos.test_cache_failures import *  # noqa: F403
 from proxy import Proxy, proxied
 from redis_topologies import PASSWORD, Cluster
 
-Direct = redis_module._Cluster
+Direct = redis_clients.ClusterClient
 
 
 class Proxies:
@@ -84,7 +84,7 @@ async def replicas(
                 for node in cluster.nodes
             ]
             proxies = Proxies(opened)
-            monkeypatch.setattr(redis_module, "_Cluster", through(proxies, cluster))
+            monkeypatch.setattr(redis_clients, "ClusterClient", through(proxies, cluster))
             cache = Cache()
             shared = await stack.enter_async_context(join_fleet(cache, proxies.url, namespace="test"))
             made.append(Replica(cache, shared, proxies, world))
