@@ -32,7 +32,7 @@ from tests.bench.report import Bar, table, write_bars  # noqa: E402
 ROUNDS = 3
 GRACE_SECONDS = 1.0
 LATENCIES_SECONDS = (0.01, 0.1)
-"""Of an upstream next door, which is the incident's, and of one on the internet."""
+"""Of an upstream next door, and of one on the internet."""
 
 
 def say(*lines: str) -> None:
