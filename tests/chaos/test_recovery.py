@@ -52,7 +52,7 @@ async def test_a_conversation_that_was_reaped_and_found_no_place_still_waits(rep
     while await replicas.redis.zcard("chorus:{q0}:lease"):
         assert await living.claim(5, **full) == []
         await living.wait(0.05)
-    await asyncio.sleep(0.3)  # time itself: several looks
+    await asyncio.sleep(0.3)  # time itself: several looks find it waiting
     assert not watching.done()
     await living.claim(5)
     (take_over,) = await watching
