@@ -91,7 +91,9 @@ class Node:
         if not self._process.running:
             self._process.start()
         with client(self.port) as connection:
-            wait_until(lambda: bool(connection.ping()), f"no answer: {self._process.log_tail()}")
+            wait_until(lambda: not self._process.running or bool(connection.ping()), f"{self._process.name} is silent")
+        if not self._process.running:
+            raise RuntimeError(f"{self._process.name} ended: {self._process.log_tail()}")
 
     def kill(self) -> None:
         self._process.kill()
@@ -163,7 +165,12 @@ def running_cluster(
     public = {"front": fronts.before, "announce": "cluster-announce-port"} if fronts else {}
     config = f"cluster-enabled yes\ncluster-node-timeout 2000\n{DATA}"
     with ExitStack() as stack:
-        nodes = [Node(program, folder / f"primary-{n}", config, **public) for n in range(primaries)]
+        # Not the default, 10,000 above the other: there the system finds ports for outgoing connections.
+        buses = [free_port() for _ in range(primaries)]
+        nodes = [
+            Node(program, folder / f"primary-{n}", f"{config}cluster-port {bus}\n", **public)
+            for n, bus in enumerate(buses)
+        ]
         for node in nodes:
             stack.callback(node.kill)
             node.start()
@@ -174,7 +181,7 @@ def running_cluster(
                 connection.execute_command("CLUSTER", "ADDSLOTSRANGE", n * part, last)
                 # Different epochs from the start; else they are settled by collisions, which takes seconds.
                 connection.execute_command("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
-                connection.execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
+                connection.execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port, buses[0])
         cluster = Cluster(nodes, fronts)
         cluster.until_formed()
         yield cluster
