@@ -113,6 +113,7 @@ async def test_successes_of_others_break_the_row(make: Make):
     for _ in range(2):
         await one.call()
         await one.call()
+        await until(lambda: one.breaker._fleet_failures == 2)
         assert await other.call() == "ok"
         await one.fleet.sync()
         await other.fleet.sync()
@@ -127,6 +128,7 @@ async def test_successes_of_others_break_the_row(make: Make):
 async def test_a_success_from_before_the_row_that_is_told_late_does_not_end_it(make: Make):
     one, other = await make(2)
     assert await other.call() == "ok"
+    await asyncio.sleep(0.2)  # time itself: between a success and a row that reports tell apart
     one.fails()
     for _ in range(4):
         await one.call()

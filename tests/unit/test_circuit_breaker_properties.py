@@ -113,7 +113,9 @@ class Breaker(RuleBasedStateMachine):
         before, self.jitter = self.view, jitter
         call, timely = self.settle(data, Unavailable("x", retry_after=hold))
         if not timely:
-            assert self.view is before
+            # It still tells how long the upstream wants to be left alone.
+            longer = bool(hold) and before.state is State.OPEN and not before.forced
+            assert self.view is before or (longer and self.view.until > before.until)
             return
         self.in_a_row += 1
         trips = call.probe or bool(hold) or self.in_a_row >= self.policy.failure_threshold
@@ -165,7 +167,8 @@ class Breaker(RuleBasedStateMachine):
         before, after = self.seen, self.view
         assert after.epoch >= before.epoch
         if after.epoch == before.epoch:
-            assert after is before
+            assert after._replace(until=before.until) == before
+            assert after.until >= before.until
         elif after.epoch == before.epoch + 1 and not (after.forced or before.forced):
             assert (before.state, after.state) != (State.CLOSED, State.HALF_OPEN)
         if after.epoch != before.epoch:

@@ -196,7 +196,8 @@ class Circuit:
         if view.state is CLOSED:
             self._failures = self._fleet_failures = self._failed_rounds = 0
             self._window.clear()
-            self._folded, self._folded_at = self._counts(), self._monotonic()
+            self._folded, self._served = self._counts(), 0.0
+            self._folded_at = self._ok_at = self._row_at = self._monotonic()
 
     def blocked_seconds(self) -> float:
         """Seconds for which a call would certainly be refused; 0 once somebody must try."""
