@@ -22,7 +22,7 @@ from tests.bench.traffic import batch, http_request, post
 ROUNDS = 7
 ROUND_SECONDS = 3.0
 WARM_UP_SECONDS = 1.0
-REQUESTS = 45_000
+REQUESTS = 75_000
 """More than any contender takes in a round; a request is used once a round."""
 BATCH_MESSAGES = 1000
 BATCHES = 5

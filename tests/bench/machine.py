@@ -38,8 +38,12 @@ class Stage:
 
     def empty_redis(self) -> None:
         """No keys, and an append-only file to match, so that no rewrite falls into a round."""
+        self._until_rewritten()  # the server begins one by itself when the file has grown enough
         self.redis.flushall()
         self.redis.bgrewriteaof()
+        self._until_rewritten()
+
+    def _until_rewritten(self) -> None:
         deadline = time.monotonic() + REWRITE_SECONDS
         while any(self.redis.info("persistence")[f"aof_rewrite_{state}"] for state in ("in_progress", "scheduled")):
             if time.monotonic() > deadline:
