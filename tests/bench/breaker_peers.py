@@ -6,6 +6,7 @@ Packages: interlock-cb, purgatory, pybreaker, aiobreaker, circuitbreaker, hyx. E
 from __future__ import annotations
 
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -105,11 +106,11 @@ LOCAL: Mapping[str, Callable[[float], Local]] = {
 }  # fmt: skip
 
 
-class InProcess:
+class InProcess(ABC):
     """A breaker of one process as a driver: the replicas know nothing of each other."""
 
-    def make(self, redis_url: str, open_seconds: float) -> Local:
-        raise NotImplementedError
+    @abstractmethod
+    def make(self, redis_url: str, open_seconds: float) -> Local: ...
 
     async def start(self, name: str, redis_url: str, policy: dict[str, Any]) -> None:
         self.local = self.make(redis_url, policy["open_seconds"])
