@@ -25,8 +25,7 @@ class Clock(Protocol):
 class SystemClock:
     """The real one."""
 
-    def monotonic(self) -> float:
-        return time.monotonic()
+    monotonic = staticmethod(time.monotonic)  # read on every hit of the cache
 
     def now(self) -> datetime:
         return datetime.now(UTC)

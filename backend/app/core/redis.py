@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Sequence
 from importlib import resources
 from typing import Any, TypeVar, cast
 
+import hiredis
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
@@ -202,7 +203,7 @@ class Express:
         """The answer. No time limit but the caller's own: cancelled, the connection is given up."""
         connection = self._idle.pop() if self._idle else await self._pool.get_connection()
         try:
-            await connection.send_command(*command, check_health=False)
+            await connection.send_packed_command(hiredis.pack_command(command), check_health=False)
             answer = await connection.read_response(timeout=math.inf)
         except ResponseError:
             self._idle.append(connection)

@@ -79,12 +79,13 @@ def freeze(value: Any) -> Any:
 
     Raises `TypeError` for what cannot be frozen: a dataclass that is not `frozen=True`, any other mutable object.
     """
-    if isinstance(value, _ATOMS):
-        return value
+    # What JSON is made of comes first: every value read from Redis goes through here.
     if isinstance(value, dict):
         return FrozenDict({key: freeze(item) for key, item in value.items()})
     if isinstance(value, list):
         return FrozenList([freeze(item) for item in value])
+    if isinstance(value, _ATOMS):
+        return value
     if isinstance(value, tuple) and type(value) is tuple:
         return tuple(freeze(item) for item in value)
     if isinstance(value, (set, frozenset)):

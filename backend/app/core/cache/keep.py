@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.core.cache.codec import Codec
 from app.core.cache.shard import Shard, Spend, Stored
@@ -24,8 +24,7 @@ finds this used up: 50 ms in all."""
 MIN_CALL_SECONDS = 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(NamedTuple):
     """Seconds. `absent`: for `None` · `stale`: beyond the TTL, while the source fails · `soft`: how long a caller waits
     for the source if there is a stale copy."""
 

@@ -131,7 +131,7 @@ class Loading:
             flight.old = stored
             return MISSING
         self._counts.shared_hits += 1
-        if logger.isEnabledFor(logging.DEBUG):
+        if self._debug:
             logger.debug("Cache HIT: %s", flight.key)
         self._admit(flight, value, len(stored.json), stored.fresh_until_us)
         if flight.waited_for:
@@ -238,7 +238,7 @@ class Loading:
         memory, other = (self._absent, self._present) if value is None else (self._present, self._absent)
         other.drop(key)
         memory.put(key, entry)
-        if logger.isEnabledFor(logging.DEBUG):
+        if self._debug:
             logger.debug("Cache SET: %s (TTL=%gs)", key, keep.ttl_of(value))
 
     def _give_stale(self, flight: Flight, *, reason: str = "the source is slow") -> bool:

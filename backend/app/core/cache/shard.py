@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from app.core.cache.channel import Channel
 from app.core.cache.patterns import Kind, Target, group_of
@@ -52,8 +52,7 @@ class Answer(IntEnum):
     FENCED = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """A value in the shared tier; `fresh_until_us` is server time."""
 
     json: bytes
