@@ -28,6 +28,10 @@ class Proxy:
         port = self._server.sockets[0].getsockname()[1]
         return urlunsplit(self._parts._replace(netloc=f"{self._parts.netloc.rpartition('@')[0]}@127.0.0.1:{port}"))
 
+    def lead_to(self, port: int) -> None:
+        """From now on. Connections that are open stay where they are, as behind a name that now resolves otherwise."""
+        self._target = (self._target[0], port)
+
     def freeze(self) -> None:
         """Connections stay open and nothing passes, as on a half-open link."""
         self._flowing.clear()

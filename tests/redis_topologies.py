@@ -38,6 +38,12 @@ def wait_until(is_so: Callable[[], bool], what: str, *, seconds: float = 20) -> 
     raise TimeoutError(what)
 
 
+def replicated(primary: redis.Redis) -> None:
+    """Returns when a replica has everything."""
+    primary.publish("replicated", "")  # WAIT is about what this very connection has written
+    assert primary.execute_command("WAIT", 1, 5000) == 1
+
+
 def servers_of(url: str) -> list[redis.Redis]:
     """The one server, or each of a cluster's that the URL names."""
     where = RedisUrl.parse(url)
@@ -203,7 +209,7 @@ class Guarded:
     def replicate(self) -> None:
         """Returns when the replica has everything. Redis' replication is asynchronous: a failover loses the rest."""
         with client(self.primary.port) as connection:
-            connection.execute_command("WAIT", 1, 5000)
+            replicated(connection)
 
     def hold_the_replica_back(self) -> None:
         """From now on it receives nothing, until `fail_over`."""

@@ -14,7 +14,7 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import ReadOnlyError, RedisClusterException, RedisError
 
 from app.core.redis_url import RedisUrl
 
@@ -163,16 +163,41 @@ class _SentinelRedis(Redis):
 
 
 def honest(base: Any) -> Any:
-    """A connection whose troubles are `RedisError`s. On uvloop, writing to one that the server closed a moment ago is a
-    bare `RuntimeError` (observed with redis-py 8.1 while a server restarts).
+    """A client's connections, which own up to two troubles that redis-py's leave to the caller.
+
+    On uvloop, writing to one that the server closed a moment ago is a bare `RuntimeError` (observed with redis-py 8.1
+    while a server restarts): here a `ConnectionError` like any other.
+
+    A server that has become a replica answers `READONLY` for as long as the connection lives, which is for ever when a
+    provider moves one address to another server: here a `ConnectionError` too, and every connection of the client is
+    opened anew before it is used again.
     """
 
     class Honest(base):  # type: ignore[misc]
+        primary = 0
+        """Counts the servers that were found to be one no longer."""
+        _opened_to = 0
+
+        async def _connect(self) -> None:
+            self._opened_to = Honest.primary
+            await super()._connect()
+
         async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+            if self._opened_to != Honest.primary and self.is_connected:
+                await self.disconnect(nowait=True)
             try:
                 await super().send_packed_command(*args, **kwargs)
             except RuntimeError as exc:
                 raise RedisConnectionError(str(exc)) from exc
+
+        async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return await super().read_response(*args, **kwargs)
+            except ReadOnlyError as exc:
+                if self._opened_to == Honest.primary:
+                    Honest.primary += 1
+                await self.disconnect(nowait=True)
+                raise RedisConnectionError(f"no longer the primary: {exc}") from exc
 
     return Honest
 
