@@ -192,6 +192,7 @@ class Express:
     observers: those cost more than the round trip itself. For one server only.
 
     A connection that fails takes the others along, for they lead to the same server; the next command opens a new one.
+    One that the server closed while it was idle (a restart, a time limit on the way) fails no command.
     Closing `client` closes them.
     """
 
@@ -201,7 +202,7 @@ class Express:
 
     async def execute_command(self, *command: Any) -> Any:
         """The answer. No time limit but the caller's own: cancelled, the connection is given up."""
-        connection = self._idle.pop() if self._idle else await self._pool.get_connection()
+        connection = await self._take()
         try:
             await connection.send_packed_command(hiredis.pack_command(command), check_health=False)
             answer = await connection.read_response(timeout=math.inf)
@@ -213,6 +214,14 @@ class Express:
             raise
         self._idle.append(connection)
         return answer
+
+    async def _take(self) -> Any:
+        while self._idle:
+            connection = self._idle.pop()
+            if not await connection.can_read():  # redis-py's name for: neither closed, nor an old answer in it
+                return connection
+            await self._give_up(connection)
+        return await self._pool.get_connection()
 
     async def _give_up(self, failed: Any) -> None:
         doomed, self._idle = [failed, *self._idle], []

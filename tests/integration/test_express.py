@@ -1,0 +1,99 @@
+"""Commands past redis-py's pool: each gets its own answer, and what became of its connection fails no later one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import redis
+from redis.asyncio import Redis
+
+from app.core.redis import Express, NoScriptError, RedisConnectionError, ResponseError, Script, connect
+from proxy import proxied
+
+MANY = 8
+
+
+@asynccontextmanager
+async def express_to(url: str, *, max_connections: int = MANY) -> AsyncIterator[tuple[Express, Redis]]:
+    client = connect(url, timeout_seconds=None, max_connections=max_connections, name="express")
+    try:
+        yield Express(client), client
+    finally:
+        await client.aclose()
+
+
+def connections_to(url: str) -> list[dict[str, str]]:
+    with redis.Redis.from_url(url) as admin:
+        return [each for each in admin.client_list() if each["name"] == "express"]
+
+
+async def echo_many(express: Express) -> None:
+    said = [f"{number}" for number in range(MANY)]
+    heard = await asyncio.gather(*(express.execute_command("ECHO", word) for word in said))
+    assert [word.decode() for word in heard] == said
+
+
+async def test_commands_one_after_the_other_use_one_connection(valkey_url: str) -> None:
+    async with express_to(valkey_url) as (express, _):
+        for _ in range(20):
+            assert await express.execute_command("PING") == b"PONG"
+        assert len(connections_to(valkey_url)) == 1
+        await echo_many(express)
+        await echo_many(express)
+        assert len(connections_to(valkey_url)) == MANY
+    assert connections_to(valkey_url) == []
+
+
+async def test_idle_connections_that_the_server_closed_fail_no_command(valkey_url: str) -> None:
+    """As it does when it restarts or after its `timeout`, and as many a load balancer does."""
+    async with express_to(valkey_url) as (express, _):
+        await echo_many(express)
+        with redis.Redis.from_url(valkey_url) as admin:
+            assert admin.client_kill_filter(_type="normal", skipme=True) == MANY
+        await asyncio.sleep(0.05)
+        await echo_many(express)
+
+
+async def test_a_cancelled_command_leaves_its_answer_to_nobody(valkey_url: str) -> None:
+    async with proxied(valkey_url) as line, express_to(line.url, max_connections=2) as (express, _):
+        assert await express.execute_command("PING") == b"PONG"
+        for _ in range(5):
+            line.freeze()
+            late = asyncio.create_task(express.execute_command("ECHO", "late"))
+            await asyncio.sleep(0.02)
+            late.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await late
+            line.thaw()
+            assert await express.execute_command("ECHO", "next") == b"next"
+
+
+async def test_a_connection_that_is_cut_takes_the_idle_ones_along_and_no_room_in_the_pool(valkey_url: str) -> None:
+    async with proxied(valkey_url) as line, express_to(line.url) as (express, client):
+        for _ in range(3):
+            await echo_many(express)
+            line.freeze()
+            cut = asyncio.create_task(express.execute_command("ECHO", "cut"))
+            await asyncio.sleep(0.02)
+            line.cut()
+            with pytest.raises(RedisConnectionError):
+                await cut
+            line.thaw()
+        await echo_many(express)
+        assert len(client.connection_pool._in_use_connections) == MANY
+
+
+async def test_an_error_of_the_server_costs_no_connection(valkey_url: str) -> None:
+    async with express_to(valkey_url) as (express, _):
+        connection = await express.execute_command("CLIENT", "ID")
+        with pytest.raises(ResponseError):
+            await express.execute_command("NO-SUCH-COMMAND")
+        beat = Script("cache_beat")
+        with pytest.raises(NoScriptError):
+            await beat.evalsha(express, ["p:"], [])
+        sequence, now = await beat(express, ["p:"], [])
+        assert int(sequence) == int(now) > 0
+        assert await express.execute_command("CLIENT", "ID") == connection
