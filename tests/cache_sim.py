@@ -121,10 +121,10 @@ class Replica:
         self.lost = True
 
     def beat(self) -> None:
-        before, sequence = self.channel.position, self.world.sequence()
+        reached, sequence = self.channel.reached, self.world.sequence()
         while self.inbox:
             self.deliver()
-        if not self.channel.check(before, sequence):
+        if not self.channel.check(reached, sequence):
             self.cut()
             self.connect()
         self.lost = False

@@ -267,9 +267,95 @@ def a_fence_of_two_writers(world: World) -> None:
     assert settled_read(world, 0) == 2
 
 
+def a_reader_beside_the_writer_itself(world: World) -> None:
+    """The writer's own replica reads from Redis while its fence is on the way: its memory must not outlast the commit,
+    whose answer takes its time."""
+    a, _ = world.replicas
+    settled_read(world, 1)
+    world.edit(a, "user:1", fenced=True)
+    world.read(a, "user:1")
+    world.answer(world.named("read", a))
+    world.answer(world.named("cache_invalidate", a))
+    while a.inbox:
+        a.deliver()
+    world.execute(world.named("commit", a))
+    read = world.read(a, "user:1")
+    for name in ("read", "cache_lease", "source"):
+        world.answer(world.named(name, a))
+    assert read.result() == 1
+
+
+def an_invalidation_beside_a_read_of_the_same_replica(world: World) -> None:
+    """A read that begins while the script is on its way gets the old value from Redis, and must not keep it."""
+    a, _ = world.replicas
+    settled_read(world, 1)
+    world.edit(a, "user:1", fenced=False)
+    world.answer(world.named("commit", a))
+    world.read(a, "user:1")
+    for step in list(world.steps):
+        if step.replica is a and step.name != "cache_invalidate":
+            world.answer(step)
+    world.finish()
+    assert settled_read(world, 0) == 1
+
+
+def a_group_invalidated_while_its_value_is_in_redis(world: World) -> None:
+    """The values stay where they are; their generation is over, for reads and for who asks for the lease."""
+    a, b = world.replicas
+    settled_read(world, 0)
+    world.database["user:1"] = 1
+    world.invalidate(b, "user:*")
+    world.finish()
+    while a.inbox:
+        a.deliver()
+    assert settled_read(world, 0) == settled_read(world, 1) == 1
+
+
+def a_pattern_invalidated_during_a_load(world: World) -> None:
+    a, b = world.replicas
+    world.read(a, "user:1")
+    world.answer(world.named("read", a))
+    world.answer(world.named("cache_lease", a))
+    world.execute(world.named("source", a))
+    world.database["user:1"] = 1
+    world.invalidate(b, "us*:1")
+    for name in ("cache_invalidate", "cache_bump"):
+        world.answer(world.named(name, b))
+    world.finish()
+    while a.inbox:
+        a.deliver()
+    assert settled_read(world, 1) == settled_read(world, 0) == 1
+
+
+def a_clock_of_the_server_that_steps_back(world: World) -> None:
+    """After a fail-over to a server whose clock is behind: numbers and generations still only grow."""
+    a, b = world.replicas
+    settled_read(world, 0)
+    seconds, _ = world.server.time()
+    ahead = (seconds + 3600) * 1_000_000
+    world.server.set("sim:{c0}:seq", ahead)
+    record = world.server.get("sim:{c0}:g:user")
+    world.server.set("sim:{c0}:g:user", b"%016d%b" % (ahead, record[16:]))
+    for replica in world.replicas:
+        replica.cut()
+        replica.connect()
+    assert settled_read(world, 0) == 0
+    for version, pattern in enumerate(("user:1", "user:*"), start=1):
+        world.database["user:1"] = version
+        world.invalidate(b, pattern)
+        world.finish()
+        a.deliver()
+        assert a.channel.position == ahead + version
+        assert int(world.server.get("sim:{c0}:g:user")[:16]) >= ahead + (pattern == "user:*")
+        assert settled_read(world, 0) == settled_read(world, 1) == version
+
+
 SCENARIOS = [
     a_load_overtaken_by_an_edit, a_read_overtaken_by_an_edit, a_lost_message, a_cut_channel, a_flush_during_a_read,
     two_writers, a_group_invalidated_during_a_load, a_reader_between_commit_and_invalidation, a_fence_of_two_writers,
+    a_reader_beside_the_writer_itself, an_invalidation_beside_a_read_of_the_same_replica,
+    a_group_invalidated_while_its_value_is_in_redis, a_pattern_invalidated_during_a_load,
+    a_clock_of_the_server_that_steps_back,
 ]  # fmt: skip
 
 

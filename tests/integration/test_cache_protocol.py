@@ -17,10 +17,12 @@ from cache_sim import World
 
 from .cache_races import (
     SCENARIOS,
+    a_clock_of_the_server_that_steps_back,
     a_cut_channel,
     a_fence_of_two_writers,
     a_flush_during_a_read,
     a_group_invalidated_during_a_load,
+    a_group_invalidated_while_its_value_is_in_redis,
     a_load_overtaken_by_an_edit,
     a_lost_message,
     a_read_overtaken_by_an_edit,
@@ -52,22 +54,57 @@ def test_a_known_race_leaves_nothing_stale(world, scenario):
     leaves_nothing_stale(world, scenario)
 
 
-def test_a_fail_over_that_brings_a_deleted_value_back_is_noticed_and_repaired(world):
-    """The new primary lacks the last second: the value is there again, the sequence is an older one."""
-    _, b = world.replicas
+def fail_over_without_the_last_edit(world: World, *, heard: bool = True) -> None:
+    """The new primary lacks it: the old value is there again, and the relay has forgotten the edit long ago."""
+    a, b = world.replicas
     settled_read(world, 0)
-    world.invalidate(b, "other")
-    world.finish()
     names = world.server.keys("sim:*")
     before = {name: world.server.dump(name) for name in names}
     world.edit(b, "user:1", fenced=False)
     world.finish()
+    world.intents.clear()
+    for replica in (a, b):
+        while heard and replica.inbox:
+            replica.deliver()
+        replica.cut()
     world.server.flushall()
     for name, data in before.items():
         world.server.restore(name, 300_000, data)
+
+
+def anybody_invalidates_anything(world: World) -> None:
+    """Its number is above every one of before: time has passed."""
+    world.run(shard_module.INVALIDATE, ["sim:{c0}:"], ["another-process", "", 0, "zzz:9", "zzz"])
+
+
+def nothing_happens(world: World) -> None:
+    """The sequence is the one of before the edit."""
+
+
+@pytest.mark.parametrize("meanwhile", [nothing_happens, anybody_invalidates_anything])
+def test_a_fail_over_that_brings_a_deleted_value_back_is_noticed_and_repaired(world, meanwhile):
+    fail_over_without_the_last_edit(world)
+    meanwhile(world)
     world.calm()
-    assert b.channel.gaps == 1
+    assert world.replicas[1].channel.gaps == 1
     assert settled_read(world, 0) == settled_read(world, 1) == 1
+
+
+def test_a_primary_that_died_before_the_writer_heard_its_own_message_is_noticed(world):
+    """The writer's position is the new primary's sequence; what tells is that more had been acknowledged."""
+    fail_over_without_the_last_edit(world, heard=False)
+    world.calm()
+    assert settled_read(world, 0) == settled_read(world, 1) == 1
+
+
+@pytest.mark.parametrize("meanwhile", [nothing_happens, anybody_invalidates_anything])
+def test_without_the_repetition_the_deleted_value_stays(world, meanwhile):
+    for replica in world.replicas:
+        replica.channel.on_gap = lambda: None
+    fail_over_without_the_last_edit(world)
+    meanwhile(world)
+    world.calm()
+    assert settled_read(world, 0) == 0
 
 
 # --- mutations: the protocol without one of its guards ---
@@ -99,6 +136,27 @@ def no_fence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def no_other_fence(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, shard_module.INVALIDATE, "id ~= writer and ends > now_text", "false")
+
+
+def no_generation_of_a_value_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_module, "GENERATION", slice(0, 0))
+
+
+def no_generation_of_a_value_leased(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, shard_module.LEASE, "string.sub(value, 1, 16) == generation", "true")
+
+
+def no_growing_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = "math.max(now, record and tonumber(string.sub(record, 1, 16)) + 1 or 0)"
+    without(monkeypatch, shard_module.BUMP, guard, "now")
+
+
+def no_growing_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, shard_module.INVALIDATE, "math.max(now, seq + 1)", "now")
+
+
+def no_growing_number_of_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, shard_module.BUMP, "math.max(now, seq + 1)", "now")
 
 
 def no_dirty_mark(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +198,11 @@ MUTATIONS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[World], No
     (no_generation_check, a_group_invalidated_during_a_load),
     (no_fence, a_reader_between_commit_and_invalidation),
     (no_other_fence, a_fence_of_two_writers),
+    (no_generation_of_a_value_read, a_group_invalidated_while_its_value_is_in_redis),
+    (no_generation_of_a_value_leased, a_group_invalidated_while_its_value_is_in_redis),
+    (no_growing_generation, a_clock_of_the_server_that_steps_back),
+    (no_growing_number, a_clock_of_the_server_that_steps_back),
+    (no_growing_number_of_a_group, a_clock_of_the_server_that_steps_back),
     (no_dirty_mark, a_read_overtaken_by_an_edit),
     (no_gap_check, a_lost_message),
     (no_trust_check, a_cut_channel),

@@ -20,12 +20,14 @@ class Channel:
     """The position of one process in one shard's chain of invalidations.
 
     `on_drop(target)`: somebody else invalidated it · `on_flush()`: anything may have been missed, forget everything of
-    this shard · `on_regress()`: the server has forgotten invalidations (data lost, or a fail-over to a replica that
-    lagged): flush, and what this process invalidated lately must be repeated.
+    this shard · `on_gap()`: an invalidation has been missed, so the server may have forgotten invalidations (data lost,
+    or a fail-over to a replica that lagged), so what this process invalidated lately must be repeated. The sequence
+    does not tell: the first invalidation after a fail-over lifts it above every position of before.
     """
 
     __slots__ = (
-        "ahead_us", "flushes", "gaps", "on_drop", "on_flush", "on_regress", "origin", "position", "received", "trusted",
+        "acknowledged", "ahead_us", "flushes", "gaps", "on_drop", "on_flush", "on_gap", "origin", "position",
+        "received", "trusted",
     )  # fmt: skip
 
     def __init__(self, origin: str = "", *, trusted: bool = False) -> None:
@@ -33,6 +35,8 @@ class Channel:
         self.trusted = trusted
         """Every invalidation that was published has been, or will be, received. Otherwise memory is bypassed."""
         self.position: int | None = None
+        self.acknowledged = 0
+        """Number of the last invalidation of this process that the server took. Its message may still be on its way."""
         self.ahead_us = 0.0
         """Server time less this process' monotonic time, µs."""
         self.flushes = 0
@@ -41,7 +45,12 @@ class Channel:
         self.received = 0
         self.on_drop: Callable[[Target], object] = _ignore
         self.on_flush: Callable[[], object] = _ignore
-        self.on_regress: Callable[[], object] = _ignore
+        self.on_gap: Callable[[], object] = _ignore
+
+    @property
+    def reached(self) -> int:
+        """Where the server's sequence has been, as far as this process knows."""
+        return max(self.position or 0, self.acknowledged)
 
     def open(self, sequence: int) -> None:
         """Subscribed, and then the sequence was read: the same as before means that nothing was missed."""
@@ -65,28 +74,26 @@ class Channel:
                 self._resume_at(sequence)
                 return
             self.position = sequence
-        # Our own were dropped before and after the script ran; what was loaded since is newer.
+        # Our own were dropped before the script ran; what was read while they were owed was not kept.
         if origin != self.origin:
             self.on_drop(target)
 
-    def check(self, before: int, sequence: int) -> bool:
-        """A heartbeat's answer, when everything published before it has been received. `before`: the position when it
-        was asked for. `False`: something was lost on the way, and memory has been flushed."""
+    def check(self, reached: int, sequence: int) -> bool:
+        """A heartbeat's answer, when everything published before it has been received. `reached`: as of the question.
+        `False`: something was lost on the way, and memory has been flushed."""
         assert self.position is not None  # noqa: S101
-        if before <= sequence <= self.position:
+        if reached <= sequence <= self.position:
             return True
         self._resume_at(sequence)
         return False
 
     def _resume_at(self, sequence: int) -> None:
-        before, self.position = self.position, sequence
+        before, self.position, self.acknowledged = self.position, sequence, 0
         self.flushes += 1
         self.on_flush()
-        if before is None:
-            return
-        self.gaps += 1
-        if sequence < before:
-            self.on_regress()
+        if before is not None:
+            self.gaps += 1
+            self.on_gap()
 
 
 LOCAL = Channel(trusted=True)

@@ -142,8 +142,7 @@ class Listener:
         channel = self._shard.channel
         while True:
             await asyncio.sleep(BEAT_SECONDS)
-            before = channel.position
-            assert before is not None  # noqa: S101  open
+            reached = channel.reached
             sequence = await self._beat()
             self._pong.clear()
             try:
@@ -152,5 +151,5 @@ class Listener:
                     await self._pong.wait()
             except TimeoutError:
                 raise Lost("no answer on the subscription") from None
-            if not channel.check(before, sequence):
+            if not channel.check(reached, sequence):
                 raise Lost("an invalidation was published and not received")

@@ -116,11 +116,15 @@ class Shard:
         fence in the same step."""
         pairs = [part for key in keys for part in (key, group_of(key))]
         args = (self._origin, writer, fence_ms, *pairs)
-        return int(await self._link.run(INVALIDATE, self._keys, args, spend))
+        deleted, sequence = await self._link.run(INVALIDATE, self._keys, args, spend)
+        self.channel.acknowledged = max(self.channel.acknowledged, int(sequence))
+        return int(deleted)
 
     async def bump(self, target: Target, spend: Spend) -> None:
         """Forget a group; or announce that a pattern's keys are gone."""
-        await self._link.run(BUMP, self._keys, (self._origin, target.kind.value, target.text), spend)
+        args = (self._origin, target.kind.value, target.text)
+        sequence = await self._link.run(BUMP, self._keys, args, spend)
+        self.channel.acknowledged = max(self.channel.acknowledged, int(sequence))
 
     async def sweep(self, target: Target, call_seconds: float) -> int:
         """Forget every key that matches a pattern. Leases go first: what a load stores after the first pass was leased

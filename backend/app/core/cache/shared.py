@@ -48,7 +48,7 @@ class SharedTier:
         for shard in self.shards:
             # Until the server has told its time, ours must do.
             shard.channel.ahead_us = (clock.now().timestamp() - clock.monotonic()) * 1e6
-            shard.channel.on_regress = self._recall
+            shard.channel.on_gap = self._recall
 
     def of(self, key: str) -> Shard:
         """The shard of `key`; the same in every replica and every version."""

@@ -149,6 +149,8 @@ class Cache(Loading):
                 await self._shared.fence(keys, writer)
             except Unavailable as exc:
                 logger.warning("write without a fence", extra={"reason": str(exc)})
+            finally:
+                self._forget(targets)  # what was read while the script was on its way, maybe before it ran
         try:
             yield
         finally:
@@ -168,9 +170,7 @@ class Cache(Loading):
             await self._shared.invalidate(targets, writer=writer)
         except Unavailable as exc:
             return dropped, exc
-        finally:
-            # What was read while the script was on its way may have been read before it ran.
-            self._forget(targets)
+        # What was read while the script was on its way has not been kept: its keys were owed.
         return dropped, None
 
     def _forget(self, targets: Iterable[Target]) -> int:

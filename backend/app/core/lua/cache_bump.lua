@@ -3,7 +3,7 @@ cache_bump: forget a whole group at once, or announce a pattern whose values hav
 
 KEYS[1]  prefix of the shard's keys, carrying its hash tag
 ARGV     1 id of the invalidating process · 2 "g" | "p" · 3 group or pattern
-Returns  nothing of interest
+Returns  the sequence after
 
 Invariant  a generation never goes back; for the message and the sequence see cache_invalidate.
 Values and leases of older generations count for nothing (cache_lease, cache_fill) and go when their time is over.
@@ -21,6 +21,7 @@ if kind == "g" then
 end
 local seq = tonumber(redis.call("GET", prefix .. "seq") or 0)
 local next_seq = math.max(now, seq + 1)
-redis.call("SET", prefix .. "seq", string.format("%.0f", next_seq))
-redis.call("PUBLISH", prefix .. "inv", string.format("%.0f|%.0f|%s|%s|%s", seq, next_seq, process, kind, text))
-return 1
+local next_text = string.format("%.0f", next_seq)
+redis.call("SET", prefix .. "seq", next_text)
+redis.call("PUBLISH", prefix .. "inv", string.format("%.0f|%s|%s|%s|%s", seq, next_text, process, kind, text))
+return next_text

@@ -4,7 +4,7 @@ cache_invalidate: forget keys everywhere; optionally raise or lower a writer's f
 KEYS[1]  prefix of the shard's keys, carrying its hash tag
 ARGV     1 id of the invalidating process · 2 id of the writer (16 characters) or "" · 3 fence ms: > 0 raise it (before
          the commit), 0 lower it (after the commit) · 4… two for each key: key, group
-Returns  how many values were deleted
+Returns  {how many values were deleted, the sequence after}
 
 Message  prev|now|process|k|key on the channel `inv`; prev and now are the sequence (µs) before and after
 Invariant  `seq` grows with every message and every message carries the one before: a receiver sees what it missed.
@@ -57,5 +57,6 @@ for i = 4, #ARGV, 2 do
   redis.call("PUBLISH", prefix .. "inv", string.format("%.0f|%.0f|%s|k|%s", seq, next_seq, process, key))
   seq = next_seq
 end
-redis.call("SET", prefix .. "seq", string.format("%.0f", seq))
-return deleted
+local seq_text = string.format("%.0f", seq)
+redis.call("SET", prefix .. "seq", seq_text)
+return {deleted, seq_text}
