@@ -39,6 +39,12 @@ class Proxy:
     def thaw(self) -> None:
         self._flowing.set()
 
+    def strand(self) -> None:
+        """What is open now carries nothing any more and is not closed; new connections work."""
+        self._flowing.clear()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
     def cut(self) -> None:
         """Close every connection."""
         for writer in self._writers:
@@ -79,10 +85,11 @@ class Proxy:
             self._tasks.discard(task)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: int) -> None:
+        flowing = self._flowing
         while data := await reader.read(65536):
             if direction and self.delay_seconds:
                 await asyncio.sleep(self.delay_seconds)
-            await self._flowing.wait()
+            await flowing.wait()
             writer.write(data)
             await writer.drain()
         raise ConnectionResetError

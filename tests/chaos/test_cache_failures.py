@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 
 import pytest
 
 from app.core.cache import shared as shared_module
-from app.core.cache.keep import Spend
+from app.core.cache.shard import Answer, Spend
 from app.core.cache.shared import SharedTier
 from app.core.errors import Unavailable
+from fakes import Source
 from redis_topologies import servers_of
 
-from .cache_kit import EXTRA_SECONDS, SOURCE_SECONDS, Replica, until, worst_read
+from .cache_kit import BACK_SECONDS, EXTRA_SECONDS, SOURCE_SECONDS, Replica, until, worst_read
 
 
 async def test_a_killed_subscriber_that_missed_nothing_stays_warm(replicas, valkey_url):
@@ -155,6 +157,59 @@ async def test_a_lease_that_ran_out_refuses_the_late_value(replicas, monkeypatch
     assert await a.read("k") is None
 
 
+async def test_connections_that_lead_nowhere_are_not_found_out_one_by_one(replicas):
+    a, _ = replicas
+    a.proxy.strand()
+    async with asyncio.timeout(BACK_SECONDS):
+        for number in itertools.count():
+            bypassed = a.cache.stats().bypassed
+            await a.read(f"user:{number}")
+            if number and a.cache.stats().bypassed == bypassed:
+                break
+            await asyncio.sleep(0.02)
+    await until(lambda: a.trusted, seconds=4)
+
+
+async def test_a_lease_whose_answer_came_too_late_holds_nobody_up(replicas, monkeypatch):
+    a, b = replicas
+    await b.read("another:1")
+    shard = a.shared.of("user:1")
+    read_in_time = shard.read
+
+    async def read(*args: object) -> None:
+        assert await read_in_time(*args) is None
+        a.proxy.delay_seconds = 0.045
+
+    monkeypatch.setattr(shard, "read", read)
+    assert await a.read() == "old"
+    assert a.cache.stats().bypassed == 1
+    a.proxy.delay_seconds = 0.0
+    started = time.monotonic()
+    assert await b.read() == "old"
+    assert time.monotonic() - started < shared_module.LEASE_SECONDS / 4
+
+
+async def test_nobody_renews_or_gives_back_the_lease_of_another(replicas):
+    a, _ = replicas
+    shard = a.shared.of("user:1")
+    await shard.lease("user:1", "json", "0123456789abcdef", 60_000, Spend(1))
+    for lease_ms in (0, 1):
+        assert not await shard.renew("user:1", "fedcba9876543210", lease_ms, Spend(1))
+    await asyncio.sleep(0.01)
+    assert await shard.lease("user:1", "json", "fedcba9876543210", 500, Spend(1)) == (Answer.WAIT, None)
+
+
+async def test_a_read_that_was_not_answered_in_time_takes_no_trust_away(replicas):
+    a, _ = replicas
+    shard = a.shared.of("user:1")
+    a.proxy.delay_seconds = 0.1
+    await a.read()
+    a.proxy.delay_seconds = 0.0
+    with pytest.raises(Unavailable):
+        await shard.beat(Spend(1))
+    await shard.beat(Spend(1, urgent=True))
+
+
 async def test_a_failing_source_gives_its_lease_back(replicas):
     a, b = replicas
 
@@ -253,3 +308,47 @@ async def test_a_slow_source_is_not_waited_for_while_there_is_a_stale_copy(repli
     assert await read() == 1
     assert time.monotonic() - started < 0.15
     await until(lambda: a.cache.stats().loads == 2)
+
+
+class TestNoStaleCopyStandsIn:
+    @pytest.fixture
+    async def read(self, replicas):
+        """Of a copy whose time is over, while the source fails as soon as it is let."""
+        a, _ = replicas
+        source = Source("copy")
+
+        async def read() -> str:
+            return await a.cache.get_or_fetch("k", source, ttl_seconds=0.05, stale_for_seconds=60)
+
+        read.source = source
+        await read()
+        await asyncio.sleep(0.06)
+        source.error = Unavailable("database")
+        return read
+
+    async def test_that_was_invalidated_while_the_source_was_asked(self, replicas, read):
+        a, b = replicas
+        assert await read() == "copy"
+        await asyncio.sleep(0.01)
+        a.cache.cleanup()
+        a.cache._start_over()
+        read.source.gate.clear()
+        read.source.started.clear()
+        under_way = asyncio.create_task(read())
+        await read.source.started.wait()
+        received = a.cache.stats().received
+        await b.cache.invalidate("k")
+        await until(lambda: a.cache.stats().received > received)
+        read.source.gate.set()
+        with pytest.raises(Unavailable):
+            await under_way
+
+    async def test_of_which_nobody_knows_whether_it_was_invalidated(self, replicas, read, valkey_url):
+        a, _ = replicas
+        for server in servers_of(valkey_url):
+            with server:
+                server.flushall()
+        for shard in a.shared.shards:
+            shard.channel.lose()
+        with pytest.raises(Unavailable):
+            await read()

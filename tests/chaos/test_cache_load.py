@@ -6,9 +6,12 @@ import asyncio
 import time
 
 import pytest
+import redis
 
+from app.core.cache import Cache, join_fleet
 from app.core.redis import connect
 from app.domain.models import BotProfile
+from fakes import Source
 
 from .cache_kit import Replica, until
 
@@ -69,3 +72,15 @@ async def test_what_one_replica_loaded_another_reads_frozen_and_typed(replicas):
         with pytest.raises(TypeError, match="frozen"):
             profile.custom_fields["a"].append(2)
     assert b.cache.stats().shared_hits == 1
+
+
+async def test_a_load_under_way_when_the_cache_leaves_opens_no_connection(valkey_url):
+    source, cache = Source("late"), Cache()
+    source.gate.clear()
+    async with join_fleet(cache, valkey_url, namespace="test"):
+        load = asyncio.create_task(cache.get_or_fetch("k", source, ttl_seconds=300))
+        await source.started.wait()
+    source.gate.set()
+    assert await load == "late"
+    with redis.Redis.from_url(valkey_url) as admin:
+        await until(lambda: not any(each["name"].startswith("chorus-cache") for each in admin.client_list()))

@@ -350,12 +350,28 @@ def a_clock_of_the_server_that_steps_back(world: World) -> None:
         assert settled_read(world, 0) == settled_read(world, 1) == version
 
 
+def a_writer_cancelled_while_it_invalidates(world: World) -> None:
+    """The invalidation goes on all the same, and takes the fence away: the database has long forgotten."""
+    a, b = world.replicas
+    settled_read(world, 0)
+    edit = world.edit(b, "user:1", fenced=True)
+    for name in ("cache_invalidate", "commit"):
+        world.answer(world.named(name, b))
+    world.intents.clear()
+    edit.cancel()
+    world.spin()
+    assert edit.cancelled()
+    world.calm()
+    assert settled_read(world, 0) == settled_read(world, 1) == 1
+    assert a.cache.stats().entries == b.cache.stats().entries == 1, "no fence is left"
+
+
 SCENARIOS = [
     a_load_overtaken_by_an_edit, a_read_overtaken_by_an_edit, a_lost_message, a_cut_channel, a_flush_during_a_read,
     two_writers, a_group_invalidated_during_a_load, a_reader_between_commit_and_invalidation, a_fence_of_two_writers,
     a_reader_beside_the_writer_itself, an_invalidation_beside_a_read_of_the_same_replica,
     a_group_invalidated_while_its_value_is_in_redis, a_pattern_invalidated_during_a_load,
-    a_clock_of_the_server_that_steps_back,
+    a_clock_of_the_server_that_steps_back, a_writer_cancelled_while_it_invalidates,
 ]  # fmt: skip
 
 

@@ -107,6 +107,20 @@ def test_without_the_repetition_the_deleted_value_stays(world, meanwhile):
     assert settled_read(world, 0) == 0
 
 
+def test_a_refresh_that_fails_takes_no_freshness_away(world):
+    a, _ = world.replicas
+    settled_read(world, 0)
+    entry = a.cache._present.find("user:1")
+    expires_at = entry.expires_at
+    world.clock.advance(entry.refresh_at - world.clock.monotonic())
+    assert world.read(a, "user:1").result() == 0
+    world.answer(world.named("cache_lease", a))
+    world.fail(world.named("source", a))
+    assert (a.cache.stats().load_failures, a.cache.stats().stale) == (1, 0)
+    assert entry.expires_at == expires_at
+    assert entry.refresh_at <= expires_at, "it is tried again while the value is fresh"
+
+
 # --- mutations: the protocol without one of its guards ---
 
 

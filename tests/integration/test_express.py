@@ -71,6 +71,47 @@ async def test_a_cancelled_command_leaves_its_answer_to_nobody(valkey_url: str) 
             assert await express.execute_command("ECHO", "next") == b"next"
 
 
+async def test_a_cancelled_command_costs_nobody_else_a_connection(valkey_url: str) -> None:
+    async with proxied(valkey_url) as line, express_to(line.url) as (express, _):
+        await echo_many(express)
+        before = {each["id"] for each in connections_to(valkey_url)}
+        line.freeze()
+        late = asyncio.create_task(express.execute_command("PING"))
+        await asyncio.sleep(0.02)
+        late.cancel()
+        await asyncio.wait({late})
+        line.thaw()
+        await echo_many(express)
+        assert len(before & {each["id"] for each in connections_to(valkey_url)}) == MANY - 1
+
+
+async def test_a_connection_that_opens_slowly_is_there_for_the_next_command(valkey_url: str) -> None:
+    """Opening one takes several answers, more than a command may take on a server at some distance."""
+    async with proxied(valkey_url) as line, express_to(line.url) as (express, _):
+        line.delay_seconds = 0.01
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.015):
+                await express.execute_command("PING")
+        await asyncio.sleep(0.09)
+        async with asyncio.timeout(0.03):
+            assert await express.execute_command("PING") == b"PONG"
+        assert len(connections_to(valkey_url)) == 1
+
+
+async def test_one_that_is_still_opening_when_it_is_closed_does_not_stay(valkey_url: str) -> None:
+    async with proxied(valkey_url) as line:
+        async with express_to(line.url) as (express, _):
+            line.freeze()
+            waiting = asyncio.create_task(express.execute_command("PING"))
+            await asyncio.sleep(0.02)
+            await express.aclose()
+            with pytest.raises(RedisConnectionError):
+                await waiting
+        line.thaw()
+        await asyncio.sleep(0.02)
+        assert connections_to(valkey_url) == []
+
+
 async def test_a_connection_that_is_cut_takes_the_idle_ones_along_and_no_room_in_the_pool(valkey_url: str) -> None:
     async with proxied(valkey_url) as line, express_to(line.url) as (express, client):
         for _ in range(3):

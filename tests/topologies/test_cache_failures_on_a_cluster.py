@@ -55,6 +55,10 @@ class Proxies:
         for proxy in self._proxies:
             proxy.thaw()
 
+    def strand(self) -> None:
+        for proxy in self._proxies:
+            proxy.strand()
+
     def cut(self) -> None:
         for proxy in self._proxies:
             proxy.cut()

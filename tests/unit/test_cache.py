@@ -10,6 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from app.core.cache import Cache, CacheCollector
+from app.core.cache.owed import Owed
+from app.core.cache.patterns import Target
 from app.core.errors import Unavailable
 from app.domain.models import BotProfile
 from fakes import FakeClock, Source
@@ -289,6 +291,13 @@ class TestBounds:
         assert source.loads == 5
         assert cache.stats().evictions == 2
 
+    async def test_what_is_new_finds_room_among_what_is_used_all_the_time(self, clock):
+        cache = Cache(clock=clock, max_entries=3)
+        source = Source()
+        for key in ("a", "b", "c", "a", "b", "c", "new", "new"):
+            await cache.get_or_fetch(key, source, ttl_seconds=300)
+        assert source.loads == 4
+
     async def test_bytes_are_bounded_too_and_what_is_larger_than_all_is_not_kept(self, clock):
         cache = Cache(clock=clock, max_bytes=10_000)
         for n in range(100):
@@ -327,6 +336,24 @@ async def test_lines_at_debug_are_the_ones_operators_know(cache, caplog):
     assert {record.levelno for record in caplog.records} == {logging.DEBUG}
 
 
+async def test_a_slow_source_answered_from_a_copy_is_no_failed_load(cache, clock):
+    source = Source()
+
+    async def read():
+        await cache.get_or_fetch("k", source, ttl_seconds=100, stale_for_seconds=1000, soft_timeout_seconds=0.01)
+
+    await read()
+    clock.advance(100)
+    source.gate.clear()
+    await read()
+    assert (cache.stats().stale, cache.stats().load_failures) == (1, 0)
+    registry = CollectorRegistry()
+    registry.register(CacheCollector(cache))
+    lines = set(generate_latest(registry).decode().splitlines())
+    assert lines >= {"chorus_cache_stale_total 1.0", 'chorus_cache_loads_total{outcome="failed"} 0.0'}
+    source.gate.set()
+
+
 async def test_metrics_add_up(cache, clock):
     source = Source()
     for _ in range(3):
@@ -342,3 +369,15 @@ async def test_metrics_add_up(cache, clock):
         "chorus_cache_invalidations_total 1.0",
         "chorus_cache_entries 0.0",
     }
+
+
+def test_a_debt_that_was_made_again_is_not_settled_with_the_older_one(clock):
+    owed = Owed(clock)
+    targets = [Target.key("user:1"), Target.group("profile")]
+    first, second = owed.add(targets), owed.add(targets)
+    owed.settle(first, targets)
+    assert owed.covers("user:1")
+    assert owed.covers("profile:1")
+    owed.settle(second, targets)
+    assert not owed.covers("user:1")
+    assert len(owed) == 0

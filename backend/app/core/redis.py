@@ -34,6 +34,7 @@ T = TypeVar("T")
 _DRIVER = DriverInfo()
 
 CANCEL_AGAIN_SECONDS = 0.05
+OPEN_SECONDS = 1.0
 
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 """What a Redis that is away, frozen or restarting makes redis-py raise."""
@@ -191,14 +192,15 @@ class Express:
     """Commands of `client` on connections of its pool that are kept at hand, past redis-py's checks, retries and
     observers: those cost more than the round trip itself. For one server only.
 
-    A connection that fails takes the others along, for they lead to the same server; the next command opens a new one.
-    One that the server closed while it was idle (a restart, a time limit on the way) fails no command.
-    Closing `client` closes them.
+    A connection that fails takes the others along, for they lead to the same server. One that the server closed while
+    it was idle (a restart, a time limit on the way) fails no command. A new one is opened in its own time: whoever does
+    not wait so long leaves it to the next command, or there would never be one to a server at some distance.
     """
 
     def __init__(self, client: Redis) -> None:
         self._pool: Any = client.connection_pool
         self._idle: list[Any] = []
+        self._opening: set[asyncio.Task[Any]] = set()
 
     async def execute_command(self, *command: Any) -> Any:
         """The answer. No time limit but the caller's own: cancelled, the connection is given up."""
@@ -209,11 +211,28 @@ class Express:
         except ResponseError:
             self._idle.append(connection)
             raise
+        except asyncio.CancelledError:  # of which the others need know nothing
+            await self._give_up(connection)
+            raise
         except BaseException:
             await self._give_up(connection)
+            await self.drop_idle()
             raise
         self._idle.append(connection)
         return answer
+
+    async def drop_idle(self) -> None:
+        """For who has a reason not to believe in them."""
+        doomed, self._idle = self._idle, []
+        for connection in doomed:
+            await self._give_up(connection)
+
+    async def aclose(self) -> None:
+        """Before the client is closed, and with it the connections."""
+        self._idle.clear()
+        for opening in self._opening:
+            opening.cancel()
+        await asyncio.gather(*self._opening, return_exceptions=True)
 
     async def _take(self) -> Any:
         while self._idle:
@@ -221,13 +240,24 @@ class Express:
             if not await connection.can_read():  # redis-py's name for: neither closed, nor an old answer in it
                 return connection
             await self._give_up(connection)
-        return await self._pool.get_connection()
+        opening = asyncio.create_task(within(OPEN_SECONDS, self._pool.get_connection()))
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            if opening.cancelled():
+                raise RedisConnectionError("closed") from None
+            opening.add_done_callback(self._keep)
+            raise
 
-    async def _give_up(self, failed: Any) -> None:
-        doomed, self._idle = [failed, *self._idle], []
-        for connection in doomed:
-            await connection.disconnect(nowait=True)
-            await self._pool.release(connection)
+    def _keep(self, opened: asyncio.Task[Any]) -> None:
+        if not opened.cancelled() and opened.exception() is None:
+            self._idle.append(opened.result())
+
+    async def _give_up(self, connection: Any) -> None:
+        await connection.disconnect(nowait=True)
+        await self._pool.release(connection)
 
 
 async def run_together(

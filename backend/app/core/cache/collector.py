@@ -28,8 +28,7 @@ class CacheCollector(Collector):
         for outcome, count in (
             ("ok", kept),
             ("refused", stats.refused_fills),
-            ("failed", stats.load_failures - stats.stale),
-            ("stale", stats.stale),
+            ("failed", stats.load_failures),
         ):
             loads.add_metric([outcome], count)
         hits = CounterMetricFamily("chorus_cache_hits", "Look-ups answered, by tier", labels=["tier"])
@@ -39,6 +38,9 @@ class CacheCollector(Collector):
             _counter("chorus_cache_received", "Invalidations heard of through Redis", stats.received),
             _counter("chorus_cache_gaps", "Times an invalidation had been missed", stats.gaps),
             _counter("chorus_cache_flushes", "Times memory was emptied: first trust, gaps", stats.flushes),
+            _counter(
+                "chorus_cache_stale", "Loads that failed or were slow, answered from an expired copy", stats.stale
+            ),
             _counter("chorus_cache_refreshes", "Values renewed ahead of time", stats.refreshes),
             _counter("chorus_cache_bypassed", "Loads past Redis: away, or a write under way", stats.bypassed),
             GaugeMetricFamily("chorus_cache_trusted", "1: memory may be believed", value=int(stats.trusted)),

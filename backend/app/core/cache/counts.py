@@ -25,7 +25,8 @@ class CacheStats:
     """Counts since the process started; `entries`, `bytes` (of JSON), `trusted` and `owed` are as of now.
 
     `hits`: answered from memory · `shared_hits`: from Redis · `misses`: from neither · `coalesced`: joined a look-up
-    under way · `stale`: loads that failed and were answered from an expired copy · `refreshes`: begun ahead of time ·
+    under way · `stale`: loads that failed or were slow and were answered from an expired copy · `refreshes`: begun
+    ahead of time ·
     `refused_fills`: loads whose result was not kept because of an invalidation meanwhile · `bypassed`: loads past the
     shared tier because it was away or a write was under way · `received`: invalidations heard of from other processes
     and our own · `gaps`: times an invalidation had been missed · `flushes`: times memory was emptied ·

@@ -62,7 +62,9 @@ class RedisLink:
             await slots.acquire()
         started = self._monotonic()
         try:
-            if started < self._away_until:
+            if self._servers.closed:
+                raise Unavailable("redis", "this cache has left the fleet")
+            if started < self._away_until and not spend.urgent:
                 raise Unavailable("redis", "away a moment ago")
             if self._away_until:
                 self._away_until = started + RETRY_SECONDS  # this call finds out, the others go on without
@@ -70,6 +72,8 @@ class RedisLink:
                 answer = await command(*args)
         except (RedisError, OSError) as exc:
             self._away_until = self._monotonic() + RETRY_SECONDS
+            if isinstance(exc, TimeoutError):
+                await self._servers.distrust()
             raise Unavailable("redis", str(exc) or type(exc).__name__) from exc
         finally:
             spend.seconds -= self._monotonic() - started

@@ -147,7 +147,7 @@ class Loading:
 
     async def _fly(self, flight: Flight) -> None:
         soft = None
-        if flight.keep.soft is not None and flight.seen is None:
+        if flight.keep.soft is not None:
             soft = asyncio.get_running_loop().call_later(flight.keep.soft, self._give_stale, flight)
         try:
             value = await self._bring(flight)
@@ -242,8 +242,9 @@ class Loading:
             logger.debug("Cache SET: %s (TTL=%gs)", key, keep.ttl_of(value))
 
     def _give_stale(self, flight: Flight, *, reason: str = "the source is slow") -> bool:
-        """Answer with an expired copy, if there is one that may stand in. An invalidation leaves none."""
-        if flight.done.done() or flight.dirty or flight.uncached:
+        """Answer with an expired copy, if there is one that may stand in. An invalidation leaves none. Nobody waits for
+        a refresh: its value is still fresh."""
+        if flight.done.done() or flight.dirty or flight.uncached or flight.seen is not None:
             return False
         key, now = flight.key, self._monotonic()
         entry = self._present.find(key) or self._absent.find(key)

@@ -49,9 +49,7 @@ class Memory:
         self.drop(key)
         if entry.size > self._max_bytes:
             return
-        self._entries[key] = entry
-        self.bytes += entry.size
-        while self.bytes > self._max_bytes or len(self._entries) > self._max_entries:
+        while self.bytes + entry.size > self._max_bytes or len(self._entries) >= self._max_entries:
             oldest, candidate = self._entries.popitem(last=False)
             if candidate.used:  # a second chance: cheaper for every hit than keeping the exact order
                 candidate.used = False
@@ -59,6 +57,8 @@ class Memory:
                 continue
             self.bytes -= candidate.size
             self.evictions += 1
+        self._entries[key] = entry
+        self.bytes += entry.size
 
     def drop(self, key: str) -> bool:
         entry = self._entries.pop(key, None)

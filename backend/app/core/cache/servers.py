@@ -25,14 +25,25 @@ class Servers:
         self.is_cluster = is_cluster(url)
         self._client: Redis = connect(url, timeout_seconds=None, max_connections=slots + SPARE_CONNECTIONS, name=name)
         # Behind Sentinel a connection must be asked again and again whether it still leads to the primary.
-        self.commands: Redis | Express = Express(self._client) if is_single(url) else self._client
+        self._express = Express(self._client) if is_single(url) else None
+        self.commands: Redis | Express = self._express or self._client
+        self.closed = False
         self.channels: Redis = connect(url, timeout_seconds=None, name=f"{name}-channel", protocol=2, any_node=True)
 
     async def scan(self, cursor: int, *, match: str, count: int) -> tuple[int, list[bytes]]:
         """A page of keys; `match` carries the shard's hash tag."""
         return await scan(self._client, cursor, match=match, count=count)
 
+    async def distrust(self) -> None:
+        """A call was not answered in time: connections that nobody uses may lead nowhere either."""
+        if self._express is not None:
+            await self._express.drop_idle()
+
     async def aclose(self) -> None:
+        """From now on nobody may use them: redis-py would open connections that nobody closes."""
+        self.closed = True
+        if self._express is not None:
+            await self._express.aclose()
         for client in (self._client, self.channels):
             # A server that hangs does not keep us from leaving.
             with suppress(OSError, RedisError):

@@ -42,7 +42,7 @@ class Spend:
 
     seconds: float
     urgent: bool = False
-    """Does not queue behind other calls of this process."""
+    """Neither queues behind other calls of this process, nor is given up because one of them was not answered."""
 
 
 class Answer(IntEnum):

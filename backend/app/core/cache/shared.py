@@ -28,6 +28,7 @@ PATIENCE_SECONDS = 15.0
 """How long a lease that is renewed is waited for: as long as a load may take."""
 POLL_SECONDS = 0.04
 INVALIDATE_SECONDS = 0.25
+GIVE_BACK_SECONDS = 1.0
 FENCE_SECONDS = 15.0
 """Longer than a commit may take. A writer that died leaves its keys uncached for this long."""
 RETRY_SECONDS = 0.2
@@ -45,6 +46,7 @@ class SharedTier:
         self._monotonic = clock.monotonic
         self._sleep = clock.sleep
         self._failed = asyncio.Event()
+        self._giving_back: set[asyncio.Task[None]] = set()
         for shard in self.shards:
             # Until the server has told its time, ours must do.
             shard.channel.ahead_us = (clock.now().timestamp() - clock.monotonic()) * 1e6
@@ -75,6 +77,7 @@ class SharedTier:
                     flight.key, flight.codec.fingerprint, load_id, _ms(LEASE_SECONDS), spend, seen=flight.seen
                 )
             except Unavailable:
+                self._give_back(flight.shard, flight.key, load_id)
                 answer, stored = Answer.FENCED, None
             if stored is not None:
                 return flight.codec.load(stored.json), len(stored.json), stored.fresh_until_us
@@ -96,18 +99,31 @@ class SharedTier:
         try:
             value, json = await source(flight)
         except BaseException:
-            with suppress(Unavailable):  # it ends by itself
-                await shard.renew(flight.key, load_id, 0, flight.spend)
+            self._give_back(shard, flight.key, load_id)
             raise
         finally:
             renewing.cancel()
         ttl = flight.keep.ttl_of(value) * (1 - TTL_JITTER * random.random())  # noqa: S311
-        fresh_until = None
-        with suppress(Unavailable):
+        try:
             fresh_until = await shard.fill(
                 flight.key, flight.codec.fingerprint, load_id, json, ttl, flight.keep.stale, flight.spend
             )
+        except Unavailable:
+            self._give_back(shard, flight.key, load_id)
+            fresh_until = None
         return value, len(json), fresh_until
+
+    def _give_back(self, shard: Shard, key: str, load_id: str) -> None:
+        """The lease of a load that does not fill; also if nobody knows whether it was granted: the answer may be all
+        that was late. Otherwise the others would wait until it ends."""
+
+        async def give_back() -> None:
+            with suppress(Unavailable):  # it ends by itself
+                await shard.renew(key, load_id, 0, Spend(GIVE_BACK_SECONDS, urgent=True))
+
+        task = asyncio.create_task(give_back(), name=f"cache lease {key}")
+        self._giving_back.add(task)
+        task.add_done_callback(self._giving_back.discard)
 
     async def _keep_lease(self, shard: Shard, key: str, load_id: str) -> None:
         with suppress(Unavailable):
@@ -139,7 +155,11 @@ class SharedTier:
         while True:
             await self._failed.wait()
             await self._sleep(RETRY_SECONDS * (0.5 + random.random() / 2))  # noqa: S311
-            await self.settle_owed()
+            try:
+                await self.settle_owed()
+            except Exception:
+                logger.exception("owed invalidations cannot be carried out")
+                self._failed.set()
 
     async def settle_owed(self) -> None:
         """One attempt."""

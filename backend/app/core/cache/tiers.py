@@ -154,6 +154,7 @@ class Cache(Loading):
         try:
             yield
         finally:
+            # Also for who is cancelled: repeated as a debt, it would leave the fence.
             task = asyncio.create_task(self._invalidate(targets, writer))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
