@@ -291,6 +291,14 @@ class TestBounds:
         assert source.loads == 5
         assert cache.stats().evictions == 2
 
+    @pytest.mark.parametrize(("max_entries", "loads"), [(0, 4), (1, 3), (2, 2)])
+    async def test_however_few_entries_there_may_be(self, clock, max_entries, loads):
+        cache = Cache(clock=clock, max_entries=max_entries)
+        source = Source()
+        for key in ("a", "a", "b", "a"):
+            await cache.get_or_fetch(key, source, ttl_seconds=300)
+        assert (source.loads, cache.stats().entries) == (loads, max_entries)
+
     async def test_what_is_new_finds_room_among_what_is_used_all_the_time(self, clock):
         cache = Cache(clock=clock, max_entries=3)
         source = Source()

@@ -47,7 +47,7 @@ class Memory:
         """Store it, at the cost of the oldest that nobody has used since they were last considered. One larger than the
         whole bound is not stored."""
         self.drop(key)
-        if entry.size > self._max_bytes:
+        if entry.size > self._max_bytes or self._max_entries < 1:
             return
         while self.bytes + entry.size > self._max_bytes or len(self._entries) >= self._max_entries:
             oldest, candidate = self._entries.popitem(last=False)
