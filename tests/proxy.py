@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
@@ -45,9 +47,12 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
 
-    def cut(self) -> None:
-        """Close every connection."""
+    def cut(self, *, reset: bool = False) -> None:
+        """Close every connection, or reset it."""
         for writer in self._writers:
+            if reset:
+                at_once = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
             writer.transport.abort()
 
     async def start(self) -> None:

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from app.core.cache import shared as shared_module
-from app.core.cache.shard import Answer, Spend
+from app.core.cache.shard import Answer, NotSent, Shard, Spend
 from app.core.cache.shared import SharedTier
 from app.core.errors import Unavailable
 from fakes import Source
@@ -137,6 +137,25 @@ async def test_a_load_longer_than_its_lease_stays_the_only_one(replicas, monkeyp
     assert loads == 1
 
 
+async def test_a_renewal_that_was_refused_is_not_the_last(replicas, monkeypatch):
+    monkeypatch.setattr(shared_module, "LEASE_SECONDS", 0.6)
+    a, b = replicas
+    loads = 0
+
+    async def slow() -> str:
+        nonlocal loads
+        loads += 1
+        shard = a.shared.of("k")
+        shard._link._away_until = time.monotonic() + 0.3
+        await asyncio.sleep(0.9)  # time itself: longer than the lease
+        return "slow"
+
+    first = asyncio.create_task(a.cache.get_or_fetch("k", slow, ttl_seconds=300))
+    await until(lambda: loads == 1)
+    assert await b.cache.get_or_fetch("k", slow, ttl_seconds=300) == await first == "slow"
+    assert loads == 1
+
+
 async def test_a_lease_that_ran_out_refuses_the_late_value(replicas, monkeypatch):
     monkeypatch.setattr(shared_module, "LEASE_SECONDS", 0.03)
     monkeypatch.setattr(SharedTier, "_keep_lease", lambda *_: asyncio.sleep(0))
@@ -202,12 +221,24 @@ async def test_nobody_renews_or_gives_back_the_lease_of_another(replicas):
 async def test_a_read_that_was_not_answered_in_time_takes_no_trust_away(replicas):
     a, _ = replicas
     shard = a.shared.of("user:1")
-    a.proxy.delay_seconds = 0.1
-    await a.read()
-    a.proxy.delay_seconds = 0.0
-    with pytest.raises(Unavailable):
+    was_not_answered(shard)
+    with pytest.raises(NotSent):
         await shard.beat(Spend(1))
     await shard.beat(Spend(1, urgent=True))
+
+
+async def test_an_urgent_call_that_waited_for_long_lets_no_read_wait(replicas):
+    a, _ = replicas
+    shard = a.shared.of("user:1")
+    a.proxy.delay_seconds = 0.02
+    was_not_answered(shard)
+    await shard.beat(Spend(1, urgent=True))
+    with pytest.raises(NotSent):
+        await shard.beat(Spend(1))
+
+
+def was_not_answered(shard: Shard) -> None:
+    shard._link._away_until = time.monotonic() + 60
 
 
 async def test_a_failing_source_gives_its_lease_back(replicas):

@@ -90,9 +90,17 @@ def test_a_fail_over_that_brings_a_deleted_value_back_is_noticed_and_repaired(wo
     assert settled_read(world, 0) == settled_read(world, 1) == 1
 
 
-def test_a_primary_that_died_before_the_writer_heard_its_own_message_is_noticed(world):
-    """The writer's position is the new primary's sequence; what tells is that more had been acknowledged."""
+@pytest.mark.parametrize("meanwhile", [nothing_happens, anybody_invalidates_anything])
+def test_a_primary_that_died_before_the_writer_heard_its_own_message_is_noticed(world, meanwhile):
+    """The writer's position is the new primary's sequence; what tells is that more had been acknowledged, also when a
+    message comes before the first heartbeat."""
     fail_over_without_the_last_edit(world, heard=False)
+    for replica in world.replicas:
+        replica.connect()
+    meanwhile(world)
+    for replica in world.replicas:
+        while replica.inbox:
+            replica.deliver()
     world.calm()
     assert settled_read(world, 0) == settled_read(world, 1) == 1
 

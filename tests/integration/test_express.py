@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -47,14 +48,33 @@ async def test_commands_one_after_the_other_use_one_connection(valkey_url: str) 
     assert connections_to(valkey_url) == []
 
 
-async def test_idle_connections_that_the_server_closed_fail_no_command(valkey_url: str) -> None:
-    """As it does when it restarts or after its `timeout`, and as many a load balancer does."""
-    async with express_to(valkey_url) as (express, _):
+@pytest.mark.parametrize("reset", [False, True])
+async def test_idle_connections_that_were_closed_fail_no_command(valkey_url: str, *, reset: bool) -> None:
+    """As a server does when it restarts or after its `timeout`, and as many a load balancer does."""
+    async with proxied(valkey_url) as line, express_to(line.url) as (express, client):
         await echo_many(express)
-        with redis.Redis.from_url(valkey_url) as admin:
-            assert admin.client_kill_filter(_type="normal", skipme=True) == MANY
+        line.cut(reset=reset)
         await asyncio.sleep(0.05)
         await echo_many(express)
+        assert len(client.connection_pool._in_use_connections) == MANY
+
+
+async def test_idle_connections_that_were_reset_fail_no_command_of_redis_py_either(valkey_url: str) -> None:
+    async with proxied(valkey_url) as line, express_to(line.url) as (_, client):
+        await asyncio.gather(*(client.ping() for _ in range(MANY)))
+        line.cut(reset=True)
+        await asyncio.sleep(0.05)
+        await asyncio.gather(*(client.ping() for _ in range(MANY)))
+
+
+async def test_those_that_have_answered_since_are_kept(valkey_url: str) -> None:
+    async with express_to(valkey_url) as (express, _):
+        await echo_many(express)
+        before = time.monotonic()
+        kept = await asyncio.gather(*(express.execute_command("CLIENT", "ID") for _ in range(3)))
+        await express.drop_idle(silent_since=before)
+        await asyncio.sleep(0.02)
+        assert {int(each["id"]) for each in connections_to(valkey_url)} == set(kept)
 
 
 async def test_a_cancelled_command_leaves_its_answer_to_nobody(valkey_url: str) -> None:

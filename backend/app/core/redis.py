@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+import time
 from collections.abc import Awaitable, Sequence
 from importlib import resources
 from typing import Any, TypeVar, cast
@@ -199,7 +200,8 @@ class Express:
 
     def __init__(self, client: Redis) -> None:
         self._pool: Any = client.connection_pool
-        self._idle: list[Any] = []
+        self._idle: list[tuple[Any, float]] = []
+        """Each with the time of its last answer (monotonic)."""
         self._opening: set[asyncio.Task[Any]] = set()
 
     async def execute_command(self, *command: Any) -> Any:
@@ -209,7 +211,7 @@ class Express:
             await connection.send_packed_command(hiredis.pack_command(command), check_health=False)
             answer = await connection.read_response(timeout=math.inf)
         except ResponseError:
-            self._idle.append(connection)
+            self._idle.append((connection, time.monotonic()))
             raise
         except asyncio.CancelledError:  # of which the others need know nothing
             await self._give_up(connection)
@@ -218,12 +220,13 @@ class Express:
             await self._give_up(connection)
             await self.drop_idle()
             raise
-        self._idle.append(connection)
+        self._idle.append((connection, time.monotonic()))
         return answer
 
-    async def drop_idle(self) -> None:
-        """For who has a reason not to believe in them."""
-        doomed, self._idle = self._idle, []
+    async def drop_idle(self, *, silent_since: float = math.inf) -> None:
+        """Those that have not answered since then, for who has a reason not to believe in them."""
+        doomed = [connection for connection, answered_at in self._idle if answered_at < silent_since]
+        self._idle = [(connection, at) for connection, at in self._idle if at >= silent_since]
         for connection in doomed:
             await self._give_up(connection)
 
@@ -236,7 +239,7 @@ class Express:
 
     async def _take(self) -> Any:
         while self._idle:
-            connection = self._idle.pop()
+            connection, _ = self._idle.pop()
             if not await connection.can_read():  # redis-py's name for: neither closed, nor an old answer in it
                 return connection
             await self._give_up(connection)
@@ -253,7 +256,7 @@ class Express:
 
     def _keep(self, opened: asyncio.Task[Any]) -> None:
         if not opened.cancelled() and opened.exception() is None:
-            self._idle.append(opened.result())
+            self._idle.append((opened.result(), time.monotonic()))
 
     async def _give_up(self, connection: Any) -> None:
         await connection.disconnect(nowait=True)

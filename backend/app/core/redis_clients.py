@@ -163,7 +163,7 @@ class _SentinelRedis(Redis):
 
 
 def honest(base: Any) -> Any:
-    """A client's connections, which own up to two troubles that redis-py's leave to the caller.
+    """A client's connections, which own up to troubles that redis-py's leave to the caller.
 
     On uvloop, writing to one that the server closed a moment ago is a bare `RuntimeError` (observed with redis-py 8.1
     while a server restarts): here a `ConnectionError` like any other.
@@ -181,6 +181,12 @@ def honest(base: Any) -> Any:
         async def _connect(self) -> None:
             self._opened_to = Honest.primary
             await super()._connect()
+
+        async def can_read(self) -> bool:
+            # redis-py's name for: closed, or with an old answer in it. It overlooks connections that were reset.
+            if self._reader is None or self._reader.exception() is not None:
+                return True
+            return bool(await super().can_read())
 
         async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
             if self._opened_to != Honest.primary and self.is_connected:

@@ -70,7 +70,8 @@ class Channel:
         self.received += 1
         assert self.position is not None  # noqa: S101  `open` comes first
         if sequence > self.position:
-            if before != self.position:
+            # Every number that was acknowledged to us is in the chain; one that is not has been forgotten.
+            if before != self.position or before < self.acknowledged < sequence:
                 self._resume_at(sequence)
                 return
             self.position = sequence

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from app.core.cache.keep import MIN_CALL_SECONDS
 from app.core.cache.limits import Limit, Limits
 from app.core.cache.servers import Servers
-from app.core.cache.shard import Spend
+from app.core.cache.shard import NotSent, Spend
 from app.core.clock import Clock
 from app.core.errors import Unavailable
 from app.core.redis import RedisError, Script
@@ -63,21 +63,24 @@ class RedisLink:
         started = self._monotonic()
         try:
             if self._servers.closed:
-                raise Unavailable("redis", "this cache has left the fleet")
-            if started < self._away_until and not spend.urgent:
-                raise Unavailable("redis", "away a moment ago")
-            if self._away_until:
+                raise NotSent("redis", "this cache has left the fleet")
+            if not spend.urgent and self._away_until:
+                if started < self._away_until:
+                    raise NotSent("redis", "away a moment ago")
                 self._away_until = started + RETRY_SECONDS  # this call finds out, the others go on without
             with Limit(self._limits, max(spend.seconds, MIN_CALL_SECONDS)):
                 answer = await command(*args)
         except (RedisError, OSError) as exc:
             self._away_until = self._monotonic() + RETRY_SECONDS
             if isinstance(exc, TimeoutError):
-                await self._servers.distrust()
+                await self._servers.distrust(silent_since=started)
             raise Unavailable("redis", str(exc) or type(exc).__name__) from exc
         finally:
-            spend.seconds -= self._monotonic() - started
+            seconds = self._monotonic() - started
+            spend.seconds -= seconds
             if not spend.urgent:
                 slots.release()
-        self._away_until = 0.0
+        # An urgent call may wait for longer than a read does: that it was answered says little to them.
+        if not spend.urgent or seconds < MIN_CALL_SECONDS:
+            self._away_until = 0.0
         return answer

@@ -4,7 +4,8 @@
 2. Read the sequence: the same as before, memory stays warm; different, it is flushed. Now the channel is trusted.
 3. Follow the messages. A gap in their chain flushes.
 4. Once a second: read the sequence, then PING on the subscription. When its answer comes, everything published before
-   has been received, so the position must have reached that sequence; otherwise flush and start anew.
+   has been received (on a cluster: a moment later), so the position must have reached that sequence; otherwise flush
+   and start anew.
 5. Any error, no answer to a PING within two beats: not trusted from that moment on, back to 1 after a jittered pause.
 
 No time limit around a single read: under load that costs several turns of the loop per message.
@@ -27,6 +28,8 @@ logger = logging.getLogger("app.core.cache")
 
 BEAT_SECONDS = 1.0
 ANSWER_SECONDS = 2 * BEAT_SECONDS
+GRACE_SECONDS = 0.2
+"""On a cluster the answer to a PING can overtake a message, which comes over the bus from another node."""
 CONNECT_SECONDS = 1.0
 BEAT_LIMIT_SECONDS = 1.0
 FIRST_PAUSE_SECONDS = 0.05
@@ -151,5 +154,7 @@ class Listener:
                     await self._pong.wait()
             except TimeoutError:
                 raise Lost("no answer on the subscription") from None
+            if channel.position is not None and channel.position < sequence:
+                await asyncio.sleep(GRACE_SECONDS)
             if not channel.check(reached, sequence):
                 raise Lost("an invalidation was published and not received")

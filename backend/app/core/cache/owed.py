@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from app.core.cache.patterns import Kind, Target, group_of
 from app.core.clock import Clock
@@ -61,7 +61,7 @@ class Owed:
                 del self._wide[target]
             self._recent.append((now, target))
 
-    def recall(self) -> None:
-        """The server has forgotten: owe again what was carried out lately."""
+    def recall(self, concerns: Callable[[Target], bool]) -> None:
+        """A server may have forgotten: owe again what was carried out lately and concerns it."""
         since = self._monotonic() - REMEMBER_SECONDS
-        self.add([target for at, target in self._recent if at >= since])
+        self.add([target for at, target in self._recent if at >= since and concerns(target)])

@@ -34,10 +34,10 @@ class Servers:
         """A page of keys; `match` carries the shard's hash tag."""
         return await scan(self._client, cursor, match=match, count=count)
 
-    async def distrust(self) -> None:
-        """A call was not answered in time: connections that nobody uses may lead nowhere either."""
+    async def distrust(self, *, silent_since: float) -> None:
+        """A call was not answered in time: idle connections that have not answered since then may lead nowhere too."""
         if self._express is not None:
-            await self._express.drop_idle()
+            await self._express.drop_idle(silent_since=silent_since)
 
     async def aclose(self) -> None:
         """From now on nobody may use them: redis-py would open connections that nobody closes."""

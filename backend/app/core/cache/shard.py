@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from app.core.cache.channel import Channel
 from app.core.cache.patterns import Kind, Target, group_of
+from app.core.errors import Unavailable
 from app.core.redis import Script
 
 LEASE, FILL, RENEW, INVALIDATE, BUMP, BEAT = (
@@ -22,6 +23,10 @@ JSON = slice(32, None)
 
 MAX_KEPT_SECONDS = 7 * 86400
 """Below the life of a group's record (cache_lease.lua), without which a value counts for nothing."""
+
+
+class NotSent(Unavailable):
+    """The server was not even asked."""
 
 
 class Link(Protocol):

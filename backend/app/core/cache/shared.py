@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 import secrets
@@ -14,7 +15,7 @@ from zlib import crc32
 from app.core.cache.keep import TTL_JITTER, Flight
 from app.core.cache.owed import Owed
 from app.core.cache.patterns import Kind, Target
-from app.core.cache.shard import Answer, Shard, Spend
+from app.core.cache.shard import Answer, NotSent, Shard, Spend
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 
@@ -29,6 +30,7 @@ PATIENCE_SECONDS = 15.0
 POLL_SECONDS = 0.04
 INVALIDATE_SECONDS = 0.25
 GIVE_BACK_SECONDS = 1.0
+GIVING_BACK_AT_ONCE = 2
 FENCE_SECONDS = 15.0
 """Longer than a commit may take. A writer that died leaves its keys uncached for this long."""
 RETRY_SECONDS = 0.2
@@ -47,10 +49,11 @@ class SharedTier:
         self._sleep = clock.sleep
         self._failed = asyncio.Event()
         self._giving_back: set[asyncio.Task[None]] = set()
+        self._few = asyncio.Semaphore(GIVING_BACK_AT_ONCE)
         for shard in self.shards:
             # Until the server has told its time, ours must do.
             shard.channel.ahead_us = (clock.now().timestamp() - clock.monotonic()) * 1e6
-            shard.channel.on_gap = self._recall
+            shard.channel.on_gap = functools.partial(self._recall, shard)
 
     def of(self, key: str) -> Shard:
         """The shard of `key`; the same in every replica and every version."""
@@ -76,8 +79,9 @@ class SharedTier:
                 answer, stored = await flight.shard.lease(
                     flight.key, flight.codec.fingerprint, load_id, _ms(LEASE_SECONDS), spend, seen=flight.seen
                 )
-            except Unavailable:
-                self._give_back(flight.shard, flight.key, load_id)
+            except Unavailable as exc:
+                if not isinstance(exc, NotSent):
+                    self._give_back(flight.shard, flight.key, load_id)
                 answer, stored = Answer.FENCED, None
             if stored is not None:
                 return flight.codec.load(stored.json), len(stored.json), stored.fresh_until_us
@@ -118,18 +122,19 @@ class SharedTier:
         that was late. Otherwise the others would wait until it ends."""
 
         async def give_back() -> None:
-            with suppress(Unavailable):  # it ends by itself
-                await shard.renew(key, load_id, 0, Spend(GIVE_BACK_SECONDS, urgent=True))
+            with suppress(Unavailable, TimeoutError):  # it ends by itself
+                async with asyncio.timeout(LEASE_SECONDS), self._few:
+                    await shard.renew(key, load_id, 0, Spend(GIVE_BACK_SECONDS, urgent=True))
 
         task = asyncio.create_task(give_back(), name=f"cache lease {key}")
         self._giving_back.add(task)
         task.add_done_callback(self._giving_back.discard)
 
     async def _keep_lease(self, shard: Shard, key: str, load_id: str) -> None:
-        with suppress(Unavailable):
-            held = True
-            while held:
-                await self._sleep(LEASE_SECONDS / 3)
+        held = True
+        while held:
+            await self._sleep(LEASE_SECONDS / 3)
+            with suppress(Unavailable):  # a later one may still be in time
                 held = await shard.renew(key, load_id, _ms(LEASE_SECONDS), Spend(LEASE_SECONDS / 3))
 
     # --- invalidating ---
@@ -192,8 +197,8 @@ class SharedTier:
             parts.setdefault(self.of(key), []).append(key)
         return parts
 
-    def _recall(self) -> None:
-        self.owed.recall()
+    def _recall(self, shard: Shard) -> None:
+        self.owed.recall(lambda target: target.kind is not Kind.KEY or self.of(target.text) is shard)
         self._failed.set()
 
 

@@ -1,0 +1,141 @@
+"""What a replica does with leases and debts when its server or its channel is in trouble; servers are stand-ins."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from app.core.cache import Cache, listener
+from app.core.cache.listener import Listener
+from app.core.cache.shard import FILL, INVALIDATE, LEASE, RENEW, Answer, NotSent, Shard, Spend
+from app.core.cache.shared import GIVING_BACK_AT_ONCE, SharedTier
+from app.core.clock import SYSTEM_CLOCK
+from app.core.errors import Unavailable
+from app.core.redis import Script
+from fakes import Source
+
+
+class Server:
+    """Grants every lease, unless a script is in `failing`; renewals wait for `gate`."""
+
+    def __init__(self) -> None:
+        self.failing: dict[str, Exception] = {}
+        self.calls: list[str] = []
+        self.renewing = self.most_renewing = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def mget(self, keys: Sequence[str], spend: Spend) -> list[bytes | None]:
+        return [None for _ in keys]
+
+    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any], spend: Spend) -> Any:
+        self.calls.append(script.name)
+        if script.name in self.failing:
+            raise self.failing[script.name]
+        if script is RENEW:
+            self.renewing += 1
+            self.most_renewing = max(self.most_renewing, self.renewing)
+            await self.gate.wait()
+            self.renewing -= 1
+        return {LEASE.name: [Answer.LOAD], INVALIDATE.name: [0, b"1"], "cache_beat": [b"5", b"5"]}.get(script.name, 1)
+
+    async def scan(self, match: str) -> AsyncIterator[list[str]]:
+        yield []
+
+
+def joined(server: Server, shards: int = 1) -> tuple[Cache, SharedTier]:
+    cache = Cache()
+    shared = SharedTier([Shard(server, prefix=f"t:{{c{n}}}:", origin="0" * 16) for n in range(shards)])
+    cache.join(shared)
+    return cache, shared
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("failing", "error", "given_back"),
+    [
+        (LEASE, Unavailable("redis", "late"), 1),
+        (LEASE, NotSent("redis", "away a moment ago"), 0),
+        (FILL, Unavailable("redis", "late"), 1),
+        (FILL, NotSent("redis", "away a moment ago"), 1),
+    ],
+)
+async def test_a_lease_that_may_be_held_is_given_back(failing: Script, error: Exception, given_back: int) -> None:
+    server = Server()
+    server.failing[failing.name] = error
+    cache, _ = joined(server)
+    assert await cache.get_or_fetch("k", Source(), ttl_seconds=300) == "value"
+    await settle()
+    assert server.calls.count(RENEW.name) == given_back
+
+
+async def test_few_leases_are_given_back_at_once() -> None:
+    """Each takes one of the connections that are kept for the heartbeat."""
+    server = Server()
+    server.failing[FILL.name] = Unavailable("redis", "late")
+    server.gate.clear()
+    cache, _ = joined(server)
+    await asyncio.gather(*(cache.get_or_fetch(f"k{n}", Source(), ttl_seconds=300) for n in range(50)))
+    await settle()
+    assert server.most_renewing == GIVING_BACK_AT_ONCE
+    server.gate.set()
+    for _ in range(10):
+        await settle()
+    assert server.calls.count(RENEW.name) == 50
+
+
+async def test_a_gap_is_made_up_for_in_its_own_shard() -> None:
+    cache, shared = joined(Server(), shards=8)
+    keys = [f"k{n}" for n in range(50)]
+    await cache.invalidate(*keys, "user:*")
+    shard = shared.of("k0")
+    shard.channel.open(1)
+    shard.channel.open(2)
+    assert {key for key in keys if shared.owed.covers(key)} == {key for key in keys if shared.of(key) is shard}
+    assert shared.owed.covers("user:1"), "a group is in every shard"
+
+
+@pytest.mark.parametrize("comes", [True, False])
+async def test_a_message_that_the_answer_to_a_ping_overtook_is_not_missed(
+    monkeypatch: pytest.MonkeyPatch, *, comes: bool
+) -> None:
+    """As on a cluster, where it takes the way over another node."""
+    monkeypatch.setattr(listener, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(listener, "GRACE_SECONDS", 0.05)
+    shard = Shard(Server(), prefix="t:", origin="0" * 16)
+    received: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    class Subscription:
+        async def receive(self) -> bytes | None:
+            return await received.get()
+
+        async def ping(self) -> None:
+            received.put_nowait(None)
+            if comes:
+                asyncio.get_running_loop().call_later(0.01, received.put_nowait, b"4|5|another|k|user:1")
+
+        async def aclose(self) -> None: ...
+
+    async def subscribe(_: str) -> Subscription:
+        if shard.channel.position is None:
+            shard.channel.open(4)
+        return Subscription()
+
+    class Opened(Listener):
+        async def _open(self) -> None:
+            shard.channel.trusted = True
+
+    running = asyncio.create_task(Opened(shard, subscribe, clock=SYSTEM_CLOCK).run())
+    async with asyncio.timeout(2):
+        while shard.channel.position != 5:
+            await asyncio.sleep(0.001)
+    assert shard.channel.gaps == (0 if comes else 1)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
