@@ -209,6 +209,10 @@ class Express:
         connection = await self._take()
         try:
             await connection.send_packed_command(hiredis.pack_command(command), check_health=False)
+            if command[0] == "MGET":
+                # Others get their turn. On a server nearby the answer is then there, and need not be slept for. Not
+                # after a script: what it has published is for other processes, which may need this core.
+                await asyncio.sleep(0)
             answer = await connection.read_response(timeout=math.inf)
         except ResponseError:
             self._idle.append((connection, time.monotonic()))
@@ -240,7 +244,7 @@ class Express:
     async def _take(self) -> Any:
         while self._idle:
             connection, _ = self._idle.pop()
-            if not await connection.can_read():  # redis-py's name for: neither closed, nor an old answer in it
+            if not connection.is_lost:
                 return connection
             await self._give_up(connection)
         opening = asyncio.create_task(within(OPEN_SECONDS, self._pool.get_connection()))

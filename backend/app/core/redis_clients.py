@@ -182,11 +182,14 @@ def honest(base: Any) -> Any:
             self._opened_to = Honest.primary
             await super()._connect()
 
+        @property
+        def is_lost(self) -> bool:
+            """Closed or reset, as far as this side has heard."""
+            return self._reader is None or self._reader.at_eof() or self._reader.exception() is not None
+
         async def can_read(self) -> bool:
-            # redis-py's name for: closed, or with an old answer in it. It overlooks connections that were reset.
-            if self._reader is None or self._reader.exception() is not None:
-                return True
-            return bool(await super().can_read())
+            """redis-py's name for: closed, or with an old answer in it. It overlooks those that were reset."""
+            return self.is_lost or await super().can_read()
 
         async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
             if self._opened_to != Honest.primary and self.is_connected:

@@ -36,13 +36,12 @@ class RedisLink:
     def away(self) -> bool:
         return self._monotonic() < self._away_until
 
-    async def mget(self, keys: Sequence[str], spend: Spend) -> list[bytes | None]:
+    def mget(self, keys: Sequence[str], spend: Spend) -> Awaitable[list[bytes | None]]:
         # Without the argument checks of `mget`.
-        values: list[bytes | None] = await self._bounded(spend, self._redis.execute_command, "MGET", *keys)
-        return values
+        return self._bounded(spend, self._redis.execute_command, "MGET", *keys)
 
-    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any], spend: Spend) -> Any:
-        return await self._bounded(spend, script, self._redis, keys, args)
+    def run(self, script: Script, keys: Sequence[str], args: Sequence[Any], spend: Spend) -> Awaitable[Any]:
+        return self._bounded(spend, script, self._redis, keys, args)
 
     async def scan(self, match: str) -> AsyncIterator[list[str]]:
         cursor = 0

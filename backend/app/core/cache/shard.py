@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
@@ -32,9 +32,9 @@ class NotSent(Unavailable):
 class Link(Protocol):
     """The way to the server. Every call is bounded and raises `Unavailable`; `spend` limits what it may take."""
 
-    async def mget(self, keys: Sequence[str], spend: Spend) -> list[bytes | None]: ...
+    def mget(self, keys: Sequence[str], spend: Spend) -> Awaitable[list[bytes | None]]: ...
 
-    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any], spend: Spend) -> Any: ...
+    def run(self, script: Script, keys: Sequence[str], args: Sequence[Any], spend: Spend) -> Awaitable[Any]: ...
 
     def scan(self, match: str) -> AsyncIterator[list[str]]:
         """Pages of the keys that match, each once or more."""

@@ -36,12 +36,12 @@ end
 
 for i = 4, #ARGV, 2 do
   local key, group = ARGV[i], ARGV[i + 1]
-  local record = redis.call("GET", prefix .. "g:" .. group)
+  local lease_key = prefix .. "l:" .. key
+  local found = redis.call("MGET", prefix .. "g:" .. group, lease_key)
+  local record, lease = found[1], found[2]
   for fingerprint in string.gmatch(record and string.sub(record, 17) or "", "|([^|]+)") do
     deleted = deleted + redis.call("DEL", prefix .. "d:" .. fingerprint .. ":" .. key)
   end
-  local lease_key = prefix .. "l:" .. key
-  local lease = redis.call("GET", lease_key)
   local writers, ends = "", 0
   if lease and string.sub(lease, 1, 1) == "W" then writers, ends = other_writers(lease) end
   if fence_ms > 0 then
