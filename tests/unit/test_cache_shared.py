@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from app.core.cache import Cache, listener
+from app.core.cache import shared as shared_module
 from app.core.cache.listener import Listener
 from app.core.cache.shard import FILL, INVALIDATE, LEASE, RENEW, Answer, NotSent, Shard, Spend
 from app.core.cache.shared import GIVING_BACK_AT_ONCE, SharedTier
@@ -100,6 +101,23 @@ async def test_a_gap_is_made_up_for_in_its_own_shard() -> None:
     shard.channel.open(2)
     assert {key for key in keys if shared.owed.covers(key)} == {key for key in keys if shared.of(key) is shard}
     assert shared.owed.covers("user:1"), "a group is in every shard"
+
+
+async def test_the_retry_of_what_is_owed_survives_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_module, "RETRY_SECONDS", 0.001)
+    server = Server()
+    server.failing[INVALIDATE.name] = ValueError("a bug")
+    cache, shared = joined(server)
+    recovering = asyncio.create_task(shared.recover())
+    with pytest.raises(ValueError, match="a bug"):
+        await cache.invalidate("k")
+    async with asyncio.timeout(2):
+        while server.calls.count(INVALIDATE.name) < 3:
+            await asyncio.sleep(0.001)
+        server.failing.clear()
+        while shared.owed:
+            await asyncio.sleep(0.001)
+    recovering.cancel()
 
 
 @pytest.mark.parametrize("comes", [True, False])
