@@ -20,9 +20,9 @@ class Channel:
     """The position of one process in one shard's chain of invalidations.
 
     `on_drop(target)`: somebody else invalidated it · `on_flush()`: anything may have been missed, forget everything of
-    this shard · `on_gap()`: an invalidation has been missed, so the server may have forgotten invalidations (data lost,
-    or a fail-over to a replica that lagged), so what this process invalidated lately must be repeated. The sequence
-    does not tell: the first invalidation after a fail-over lifts it above every position of before.
+    this shard · `on_gap()`: one has been missed, and the server may have forgotten others (data lost, or a fail-over to
+    a replica that lagged), so what this process invalidated lately must be repeated. The sequence does not tell: the
+    first invalidation after a fail-over lifts it above every position of before.
     """
 
     __slots__ = (
@@ -36,7 +36,8 @@ class Channel:
         """Every invalidation that was published has been, or will be, received. Otherwise memory is bypassed."""
         self.position: int | None = None
         self.acknowledged = 0
-        """Number of the last invalidation of this process that the server took. Its message may still be on its way."""
+        """Number of the last invalidation of this process that the server took, 0 after a gap. Its message may still be
+        on its way."""
         self.ahead_us = 0.0
         """Server time less this process' monotonic time, µs."""
         self.flushes = 0

@@ -32,10 +32,6 @@ class RedisLink:
         self._limits = Limits()
         self._away_until = 0.0
 
-    @property
-    def away(self) -> bool:
-        return self._monotonic() < self._away_until
-
     def mget(self, keys: Sequence[str], spend: Spend) -> Awaitable[list[bytes | None]]:
         # Without the argument checks of `mget`.
         return self._bounded(spend, self._redis.execute_command, "MGET", *keys)
