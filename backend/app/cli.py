@@ -165,10 +165,9 @@ async def _on_breakers(action: Callable[[BreakerService], Awaitable[T]]) -> T:
     from app.wiring import REDIS_TIMEOUT_SECONDS, open_breakers
 
     settings = _settings()
-    if not settings.redis_url:
-        raise SettingsError({"REDIS_URL": "is missing; the breakers' state is there"})
+    settings.check_redis()
     async with AsyncExitStack() as stack:
-        redis = connect(settings.redis_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
+        redis = connect(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS)
         stack.push_async_callback(redis.aclose)
         registry = Registry(redis, namespace=settings.redis_namespace, replica_id="cli")
         fleet = open_breakers(settings, stack, registry)
@@ -245,9 +244,8 @@ async def _with_shared_cache(act: Callable[[Any, Any], Awaitable[Any]]) -> Any:
     from app.core.cache import Cache, join_fleet
 
     settings = _settings()
-    url = settings.redis_cache_url or settings.redis_url
-    if not url:
-        raise SettingsError({"REDIS_URL": "is missing; e.g. redis://127.0.0.1:6379/0"})
+    settings.check_redis()
+    url = settings.redis_cache_url or settings.redis_url or ""
     cache = Cache()
     async with join_fleet(cache, url, namespace=settings.redis_namespace) as shared:
         return await act(cache, shared)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from app.core.config import Settings, SettingsError, load_settings
+from app.core.config import Settings, load_settings
 
 if TYPE_CHECKING:
     from app.core.queue import DeadLetter, Queue
@@ -149,8 +149,7 @@ async def _on_queue(action: Callable[[Queue], Awaitable[T]]) -> T:
 
 def _settings() -> Settings:
     settings = load_settings()
-    if not settings.redis_url:
-        raise SettingsError({"REDIS_URL": "is missing; the fleet and its queue are there"})
+    settings.check_redis()
     return settings
 
 

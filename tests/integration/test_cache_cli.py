@@ -61,3 +61,13 @@ def test_an_invalidation_that_redis_did_not_take_is_an_error(chorus, valkey):
         valkey.resume()
     assert result.exit_code == 1
     assert result.output.startswith("chorus: ")
+
+
+@pytest.mark.parametrize(("url", "problem"), [("http://x", "must start with redis://"), ("", "is missing")])
+@pytest.mark.parametrize("command", [["cache", "stats"], ["fleet"], ["queue", "status"], ["breakers", "list"]])
+def test_a_wrong_address_is_named_in_one_line(monkeypatch, tmp_path, command, url, problem):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REDIS_URL", url)
+    result = CliRunner().invoke(main, command)
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert result.output.startswith(f"chorus: REDIS_URL {problem}")

@@ -129,10 +129,7 @@ class Settings(BaseSettings):
 
     def check_serve(self) -> None:
         """What a serving replica cannot do without. Raises `SettingsError` naming every problem at once."""
-        problems: dict[str, str] = {}
-        if not self.redis_url:
-            problems["REDIS_URL"] = "is missing; e.g. redis://127.0.0.1:6379/0"
-        problems |= _redis_problems(REDIS_URL=self.redis_url, REDIS_CACHE_URL=self.redis_cache_url)
+        problems = self._redis_problems()
         if not self.database_url and not self.supabase_url:
             problems["DATABASE_URL"] = "is missing; set it, or SUPABASE_URL and SUPABASE_KEY"
         if self.database_url and self.supabase_url and self.supabase_key:
@@ -158,6 +155,15 @@ class Settings(BaseSettings):
             problems |= self._production_problems()
         if problems:
             raise SettingsError(problems)
+
+    def check_redis(self) -> None:
+        """What a command that needs nothing but Redis cannot do without. Raises `SettingsError`."""
+        if problems := self._redis_problems():
+            raise SettingsError(problems)
+
+    def _redis_problems(self) -> dict[str, str]:
+        missing = {} if self.redis_url else {"REDIS_URL": "is missing; e.g. redis://127.0.0.1:6379/0"}
+        return missing | _redis_problems(REDIS_URL=self.redis_url, REDIS_CACHE_URL=self.redis_cache_url)
 
     def _encryption_problems(self) -> dict[str, str]:
         if not self.encryption_key:
