@@ -26,6 +26,7 @@ from app.core.secrets import TokenCipher
 from app.domain.models import BotProfile
 from app.services.account_service import AccountService
 from app.services.cache_relay import CacheRelay
+from cold_reads import worst_cold_read
 
 NAMESPACE = "test"
 RELAY_LEASE_SECONDS = 6
@@ -82,12 +83,7 @@ class Replica:
             await asyncio.sleep(COLD_SOURCE_SECONDS)
             return "cold"
 
-        longest = 0.0
-        for number in range(reads):
-            started = time.monotonic()
-            await default_cache.get_or_fetch(f"cold:{started}:{number}", source, ttl_seconds=300)
-            longest = max(longest, time.monotonic() - started)
-        return longest
+        return await worst_cold_read(lambda key: default_cache.get_or_fetch(key, source, ttl_seconds=300), reads)
 
     async def storm(self, accounts: Sequence[str], edits: int, mark: str) -> int:
         """As many edits at once, with readers beside; how often something was read."""

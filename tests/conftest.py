@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from app.adapters.migrations import apply_migrations
+from app.core.cache import link
 from app.core.circuit_breaker import CIRCUIT_BREAKERS, whatsapp_account_breakers
 from app.sandbox.servers import Postgres, Valkey, remove_data
 from app.sandbox.servers.location import Location, locate
@@ -24,6 +25,13 @@ def _circuits_as_new() -> Iterator[None]:
     yield
     for breaker in (*CIRCUIT_BREAKERS.values(), *whatsapp_account_breakers.breakers()):
         breaker.reset()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what a cache does with Redis' answers, not of how long it waits for one: on a busy machine some are
+    late, and then a read rightly goes to the source."""
+    monkeypatch.setattr(link, "MIN_CALL_SECONDS", 5.0)
 
 
 @pytest.fixture(scope="session")

@@ -62,13 +62,3 @@ async def until(condition: Callable[[], bool], seconds: float = BACK_SECONDS) ->
         while not condition():
             await asyncio.sleep(0.005)
     return time.monotonic() - started
-
-
-async def worst_read(replica: Replica, reads: int = 20) -> float:
-    """The longest of several reads, each of a key that nobody has."""
-    longest = 0.0
-    for number in range(reads):
-        started = time.monotonic()
-        await replica.read(f"cold:{started}:{number}")
-        longest = max(longest, time.monotonic() - started)
-    return longest

@@ -12,12 +12,14 @@ from app.core.cache import shared as shared_module
 from app.core.cache.shard import Answer, NotSent, Shard, Spend
 from app.core.cache.shared import SharedTier
 from app.core.errors import Unavailable
+from cold_reads import worst_cold_read
 from fakes import Source
 from redis_topologies import servers_of
 
-from .cache_kit import BACK_SECONDS, EXTRA_SECONDS, SOURCE_SECONDS, Replica, until, worst_read
+from .cache_kit import BACK_SECONDS, EXTRA_SECONDS, SOURCE_SECONDS, Replica, until
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_killed_subscriber_that_missed_nothing_stays_warm(replicas, valkey_url):
     a, _ = replicas
     await a.read()
@@ -49,7 +51,7 @@ async def test_a_half_open_link_is_noticed_and_costs_reads_little(replicas):
     a, b = replicas
     await a.read()
     a.proxy.freeze()
-    assert await worst_read(a) < SOURCE_SECONDS + EXTRA_SECONDS
+    assert await worst_cold_read(a.read) < SOURCE_SECONDS + EXTRA_SECONDS
     await b.edit("new")
     await until(lambda: a.deaf, seconds=4)
     assert await a.read() == "new"
@@ -61,7 +63,7 @@ async def test_a_half_open_link_is_noticed_and_costs_reads_little(replicas):
 async def test_a_slow_redis_costs_reads_little(replicas):
     a, _ = replicas
     a.proxy.delay_seconds = 0.3
-    assert await worst_read(a, reads=40) < SOURCE_SECONDS + EXTRA_SECONDS
+    assert await worst_cold_read(a.read, reads=40) < SOURCE_SECONDS + EXTRA_SECONDS
 
 
 async def test_a_frozen_redis_costs_reads_little_and_rejoins(replicas, valkey):
@@ -69,7 +71,7 @@ async def test_a_frozen_redis_costs_reads_little_and_rejoins(replicas, valkey):
     await a.read()
     valkey.pause()
     try:
-        assert await worst_read(a, reads=40) < SOURCE_SECONDS + EXTRA_SECONDS
+        assert await worst_cold_read(a.read, reads=40) < SOURCE_SECONDS + EXTRA_SECONDS
         await until(lambda: a.deaf and b.deaf, seconds=4)
         loads = a.world.loads
         assert await asyncio.gather(*(a.read() for _ in range(100))) == ["old"] * 100
@@ -91,7 +93,7 @@ async def test_redis_dies_and_comes_back_with_its_old_values(replicas, valkey):
     await asyncio.sleep(1.1)  # time itself: appendfsync everysec
     valkey.kill()
     await until(lambda: a.deaf and b.deaf)
-    assert await worst_read(a, reads=40) < SOURCE_SECONDS + EXTRA_SECONDS
+    assert await worst_cold_read(a.read, reads=40) < SOURCE_SECONDS + EXTRA_SECONDS
     await b.edit("new")
     assert b.cache.stats().owed == 1
     await asyncio.to_thread(valkey.start)
@@ -112,6 +114,7 @@ async def test_lost_data_empties_memory(replicas, valkey_url):
     assert a.cache.stats().entries == 0
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_loader_that_died_costs_the_others_its_lease_once(replicas):
     a, b = replicas
     await a.shared.of("user:1").lease("user:1", "json", "0123456789abcdef", 500, Spend(1))
@@ -121,6 +124,7 @@ async def test_a_loader_that_died_costs_the_others_its_lease_once(replicas):
     assert b.world.loads == 1
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_load_longer_than_its_lease_stays_the_only_one(replicas, monkeypatch):
     monkeypatch.setattr(shared_module, "LEASE_SECONDS", 0.15)
     a, b = replicas
@@ -137,6 +141,7 @@ async def test_a_load_longer_than_its_lease_stays_the_only_one(replicas, monkeyp
     assert loads == 1
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_renewal_that_was_refused_is_not_the_last(replicas, monkeypatch):
     monkeypatch.setattr(shared_module, "LEASE_SECONDS", 0.6)
     a, b = replicas
@@ -241,6 +246,7 @@ def was_not_answered(shard: Shard) -> None:
     shard._link._away_until = time.monotonic() + 60
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_failing_source_gives_its_lease_back(replicas):
     a, b = replicas
 
@@ -254,6 +260,7 @@ async def test_a_failing_source_gives_its_lease_back(replicas):
     assert time.monotonic() - started < 0.5
 
 
+@pytest.mark.usefixtures("patient")
 async def test_cancelling_the_first_caller_while_redis_answers_cancels_no_other(replicas):
     a, _ = replicas
     a.proxy.delay_seconds = 0.01
@@ -266,6 +273,7 @@ async def test_cancelling_the_first_caller_while_redis_answers_cancels_no_other(
     assert a.world.loads == 1
 
 
+@pytest.mark.usefixtures("patient")
 async def test_one_replica_renews_a_value_before_its_time_is_over(replicas):
     a, b = replicas
     loads = 0
@@ -293,6 +301,7 @@ async def test_one_replica_renews_a_value_before_its_time_is_over(replicas):
     assert a.cache.stats().misses + b.cache.stats().misses == 1, "nobody ever waited for the source again"
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_stale_copy_in_redis_stands_in_for_a_failing_source(replicas):
     a, b = replicas
     error: list[Exception] = []
@@ -316,6 +325,7 @@ async def test_a_stale_copy_in_redis_stands_in_for_a_failing_source(replicas):
             await read(replica)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_slow_source_is_not_waited_for_while_there_is_a_stale_copy(replicas):
     a, _ = replicas
     seconds = 0.0
@@ -341,6 +351,7 @@ async def test_a_slow_source_is_not_waited_for_while_there_is_a_stale_copy(repli
     await until(lambda: a.cache.stats().loads == 2)
 
 
+@pytest.mark.usefixtures("patient")
 class TestNoStaleCopyStandsIn:
     @pytest.fixture
     async def read(self, replicas):

@@ -50,11 +50,14 @@ class Office:
             self.value += 1
 
     async def is_in_memory(self) -> None:
-        """A second read of each is answered without anybody else."""
-        await self.read()
-        hits = [cache.stats().hits for cache in self.caches]
-        assert await self.read() == {self.value}
-        assert [cache.stats().hits for cache in self.caches] == [n + 1 for n in hits]
+        """Soon a read of each is answered without anybody else, and rightly."""
+        async with asyncio.timeout(HEARD_SECONDS):
+            while True:
+                hits = [cache.stats().hits for cache in self.caches]
+                assert await self.read() == {self.value}
+                if [cache.stats().hits for cache in self.caches] == [n + 1 for n in hits]:
+                    return
+                await asyncio.sleep(0.002)
 
     def is_in_step(self) -> bool:
         stats = [cache.stats() for cache in self.caches]
@@ -82,6 +85,7 @@ async def office(guarded: Guarded) -> AsyncIterator[Office]:
         yield office
 
 
+@pytest.mark.usefixtures("patient")
 async def test_caches_behind_sentinel_share_loads_and_forget_groups_and_patterns(office: Office) -> None:
     for pattern in ("user:*", "us*", "*"):
         loads = [cache.stats().loads for cache in office.caches]
@@ -170,6 +174,19 @@ async def test_a_primary_that_was_replaced_in_good_order_is_left_before_it_is_co
         await until(office.is_in_step)
         await office.goes_on()
         office.caches.remove(late)
+    await redis.aclose()
+
+
+async def test_a_sentinel_that_was_passed_over_is_asked_again(guarded: Guarded) -> None:
+    passed_over, *others = guarded.sentinels
+    redis = connect(guarded.url, timeout_seconds=0.5)
+    passed_over.pause()
+    await asyncio.gather(*(redis.ping() for _ in range(10)))
+    passed_over.resume()
+    for sentinel in others:
+        sentinel.kill()
+    await redis.connection_pool.disconnect()
+    assert await redis.ping()
     await redis.aclose()
 
 

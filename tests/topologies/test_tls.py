@@ -89,6 +89,7 @@ async def is_refused(url: str, why: str) -> None:
             await queue.put([Event("e", "m", b"x")])
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_cluster_is_spoken_to_by_tls_alone(cluster: Cluster, fronts: TlsFronts) -> None:
     await everything_works(cluster.url)
     assert all(fronts.encrypted[node.public_port] for node in cluster.nodes), "each node was reached, by its front"
@@ -97,6 +98,7 @@ async def test_a_cluster_is_spoken_to_by_tls_alone(cluster: Cluster, fronts: Tls
     await is_refused(unknown.replace("rediss", "redis"), "onnect")
 
 
+@pytest.mark.usefixtures("patient")
 async def test_sentinels_and_the_primary_they_name_are_spoken_to_by_tls_through_a_failover(
     guarded: Guarded, fronts: TlsFronts
 ) -> None:
