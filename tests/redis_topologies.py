@@ -239,8 +239,11 @@ class Guarded:
 
     def primary_is_deluded(self) -> bool:
         """The one that was replaced still takes writes."""
-        with client(self.primary.port) as connection:
-            return connection.role()[0] == b"master"
+        try:
+            with client(self.primary.port) as connection:
+                return connection.role()[0] == b"master"
+        except redis.ConnectionError:
+            return False  # whoever corrects it closes its connections
 
     def _named(self) -> int:
         with client(self.sentinels[0].port) as connection:
