@@ -199,6 +199,11 @@ class World:
             for replica in self.replicas:
                 replica.announce(key, self.database.get(key, 0))
 
+    def end_leases(self) -> None:
+        """Those of loads and of writers: their time is over, whether or not somebody still lives who took them."""
+        for lease in self.server.scan_iter(match="sim:{c0}:l:*"):
+            self.server.delete(lease)
+
     # --- steps ---
 
     async def wait_for(self, replica: Replica, name: str, action: Callable[[], Any], *, can_fail: bool = True) -> Any:
@@ -328,6 +333,8 @@ class World:
             self.spin()
             if not self.steps and not any(replica.tasks for replica in self.replicas):
                 return
+            if not self.steps:
+                self.end_leases()  # of who died: everybody else only waits for them
             for step in list(self.steps):
                 self.answer(step)
         raise AssertionError(f"never ends: {[step.name for step in self.steps]}")

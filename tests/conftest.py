@@ -11,12 +11,17 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import settings
 
 from app.adapters.migrations import apply_migrations
 from app.core.cache import link
 from app.core.circuit_breaker import CIRCUIT_BREAKERS, whatsapp_account_breakers
 from app.sandbox.servers import Postgres, Valkey, remove_data
 from app.sandbox.servers.location import Location, locate
+
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile("repeatable")  # a change is judged by what it does, not by luck; `make chaos` explores
 
 
 @pytest.fixture(autouse=True)

@@ -105,6 +105,10 @@ def machine(url: str, *, replicas: int, keys_count: int) -> type[RuleBasedStateM
             self.world.crash(self.world.replicas[n])
 
         @rule()
+        def end_leases(self) -> None:
+            self.world.end_leases()
+
+        @rule()
         def lose_all_data(self) -> None:
             self.world.server.flushall()
 

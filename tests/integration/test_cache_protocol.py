@@ -32,10 +32,7 @@ from .cache_races import (
     settled_read,
 )
 
-SETTINGS = settings(
-    max_examples=50, stateful_step_count=60, deadline=None, derandomize=True, database=None,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+SETTINGS = settings(max_examples=50, stateful_step_count=60, suppress_health_check=list(HealthCheck))
 
 
 def test_no_read_after_an_invalidation_returns_an_older_value(valkey_url):

@@ -53,7 +53,7 @@ class Breaker(RuleBasedStateMachine):
 
     def live_probes(self):
         now = self.clock.monotonic()
-        return [c for c in self.calls if c.probe and c.epoch == self.view.epoch and now - c.began < LEASE]
+        return [c for c in self.calls if c.probe and c.epoch == self.view.epoch and now < c.began + LEASE]
 
     @rule()
     def call(self):
@@ -127,7 +127,7 @@ class Breaker(RuleBasedStateMachine):
         if hold:
             assert abs(lasts - min(hold, CAP)) < 1e-6
         elif call.probe:
-            assert BASE <= lasts <= CAP * 1.2 + 1e-6
+            assert BASE - 1e-6 <= lasts <= CAP * 1.2 + 1e-6
         else:
             assert abs(lasts - BASE) < 1e-6
 
@@ -194,4 +194,4 @@ class Breaker(RuleBasedStateMachine):
 
 
 TestBreaker = Breaker.TestCase
-TestBreaker.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestBreaker.settings = settings(max_examples=100, stateful_step_count=50)

@@ -395,6 +395,6 @@ class Fleet(RuleBasedStateMachine):
 
 TestFleet = Fleet.TestCase
 TestFleet.settings = settings(
-    max_examples=40, stateful_step_count=50, deadline=None, derandomize=True, database=None,
+    max_examples=40, stateful_step_count=50,
     phases=(Phase.explicit, Phase.generate),  # shrinking a failure takes minutes: by hand
 )  # fmt: skip

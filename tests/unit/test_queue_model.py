@@ -391,7 +391,5 @@ TestQueueAgainstItsModel = pytest.mark.timeout(400)(QueueMachine.TestCase)
 TestQueueAgainstItsModel.settings = settings(
     max_examples=80,
     stateful_step_count=80,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
