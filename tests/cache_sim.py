@@ -7,11 +7,13 @@ their answers are two steps, either of which may be lost.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from app.core.cache import Cache
+from app.core.cache.codec import PLAIN
 from app.core.cache.shard import BUMP, INVALIDATE, Shard, Spend
 from app.core.cache.shared import SharedTier
 from app.core.errors import Unavailable
@@ -80,6 +82,8 @@ class Replica:
     subscribed: bool = False
     lost: bool = False
     floor: dict[str, int] = field(default_factory=dict)
+    joined_floor: dict[str, int] = field(default_factory=dict)
+    """Of the read that began the look-up under way."""
     owed_floor: list[tuple[str, int]] = field(default_factory=list)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
@@ -143,7 +147,7 @@ class Replica:
 
 
 class World:
-    """`database`: the version of each key. `intents`: keys whose invalidation the database still remembers."""
+    """`database`: the version of each key. `intents`: edits whose invalidation the database still remembers."""
 
     def __init__(self, url: str, replicas: int) -> None:
         self.loop = asyncio.new_event_loop()
@@ -151,7 +155,8 @@ class World:
         self.server.flushall()
         self.clock = SimClock()
         self.database: dict[str, int] = {}
-        self.intents: set[str] = set()
+        self.intents: set[tuple[str, int]] = set()
+        self._births = itertools.count()
         self.steps: list[Step] = []
         self.failures: list[str] = []
         self._feed: Any = self.server.pubsub()
@@ -224,6 +229,12 @@ class World:
             self.execute(step)
         self._end(step, None)
 
+    def answer_all_of(self, replica: Replica) -> None:
+        """What it waits for, and what it then waits for, in one go."""
+        for _ in range(10):
+            for step in [step for step in self.steps if step.replica is replica]:
+                self.answer(step)
+
     def fail(self, step: Step) -> None:
         """The request or, if it was executed, its answer is lost."""
         self._end(step, Unavailable("redis", "lost"))
@@ -246,6 +257,13 @@ class World:
 
     def read(self, replica: Replica, key: str) -> asyncio.Task[int]:
         floor = replica.floor.get(key, 0)
+        under_way = replica.cache._flights.get((key, PLAIN))
+        if under_way is None:
+            replica.joined_floor.pop(key, None)
+        elif not replica.channel.trusted:
+            # Nobody tells it of edits, and it asks the source once for all: as new as the look-up that it joins.
+            floor = min(floor, replica.joined_floor.get(key, 0))
+        replica.joined_floor.setdefault(key, floor)
 
         async def source() -> int:
             return int(await self.wait_for(replica, "source", lambda: self.database.get(key, 0), can_fail=False))
@@ -261,7 +279,7 @@ class World:
     def edit(self, replica: Replica, key: str, *, fenced: bool) -> asyncio.Task[None]:
         def commit() -> int:
             self.database[key] = self.database.get(key, 0) + 1
-            self.intents.add(key)
+            self.intents.add((key, self.database[key]))
             return self.database[key]
 
         async def run() -> None:
@@ -281,10 +299,10 @@ class World:
 
     def drain(self, replica: Replica) -> asyncio.Task[None]:
         async def run() -> None:
-            keys = sorted(self.intents)
-            if keys:
-                await replica.cache.invalidate_everywhere(*keys)
-                self.intents -= set(keys)
+            remembered = set(self.intents)
+            if remembered:
+                await replica.cache.invalidate_everywhere(*sorted({key for key, _ in remembered}))
+                self.intents -= remembered
 
         return self.start(replica, run())
 
@@ -301,7 +319,7 @@ class World:
         self.spin()
         place = self.replicas.index(replica)
         self.steps = [step for step in self.steps if step.replica is not replica]
-        self.replicas[place] = self.within(lambda: Replica(self, f"reborn{len(self.intents):010d}"))
+        self.replicas[place] = self.within(lambda: Replica(self, f"reborn{next(self._births):010d}"))
 
     def start(self, replica: Replica, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = self.loop.create_task(coroutine)

@@ -31,7 +31,7 @@ def machine(url: str, *, replicas: int, keys_count: int) -> type[RuleBasedStateM
                             read = self.world.read(replica, key)
                             self.world.finish()
                             assert read.result() == self.world.database.get(key, 0), "replicas disagree at the end"
-                assert not self.world.failures
+                assert not self.world.failures, self.world.failures
             finally:
                 self.world.close()
 
@@ -63,6 +63,10 @@ def machine(url: str, *, replicas: int, keys_count: int) -> type[RuleBasedStateM
         @rule(data=st.data())
         def answer_another(self, data: Any) -> None:
             self.world.answer(data.draw(st.sampled_from(self.world.steps), "step"))
+
+        @rule(n=which)
+        def answer_all_of(self, n: int) -> None:
+            self.world.answer_all_of(self.world.replicas[n])
 
         @precondition(lambda self: any(step.can_fail for step in self.world.steps))
         @rule(data=st.data())
@@ -119,7 +123,7 @@ def machine(url: str, *, replicas: int, keys_count: int) -> type[RuleBasedStateM
 
         @invariant()
         def nobody_read_an_older_value(self) -> None:
-            assert not self.world.failures
+            assert not self.world.failures, self.world.failures
 
     return Fleet
 
