@@ -15,7 +15,7 @@ from hypothesis import settings
 
 from app.adapters.migrations import apply_migrations
 from app.core.cache import link
-from app.core.circuit_breaker import CIRCUIT_BREAKERS, whatsapp_account_breakers
+from app.core.circuit_breaker import CIRCUIT_BREAKERS, fleet, whatsapp_account_breakers
 from app.sandbox.servers import Postgres, Valkey, remove_data
 from app.sandbox.servers.location import Location, locate
 
@@ -34,9 +34,10 @@ def _circuits_as_new() -> Iterator[None]:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of what a cache does with Redis' answers, not of how long it waits for one: on a busy machine some are
-    late, and then a read rightly goes to the source."""
+    """For tests of what caches and circuits do with Redis' answers, not of how long they wait for one: on a busy
+    machine some are late, and then a read rightly goes to the source, and a replica rightly decides alone."""
     monkeypatch.setattr(link, "MIN_CALL_SECONDS", 5.0)
+    monkeypatch.setattr(fleet, "OP_SECONDS", 5.0)
 
 
 @pytest.fixture(scope="session")

@@ -133,7 +133,7 @@ async def test_a_load_longer_than_its_lease_stays_the_only_one(replicas, monkeyp
     async def slow() -> str:
         nonlocal loads
         loads += 1
-        await asyncio.sleep(0.5)  # time itself: the outage lasts
+        await asyncio.sleep(0.5)  # time itself: longer than the lease
         return "slow"
 
     reads = [replica.cache.get_or_fetch("k", slow, ttl_seconds=300) for replica in (a, b)]

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from app.core.circuit_breaker import BreakerPolicy, State, fleet
+from app.core.circuit_breaker import BreakerPolicy, State
 from app.core.errors import Unavailable
 from breaker_kit import POLICY, Replica, until
 
@@ -16,9 +16,8 @@ Make = Callable[..., Awaitable[list[Replica]]]
 
 
 @pytest.fixture
-async def make(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
-    """`await make(3)`: three replicas that follow the fleet, also if a busy machine's Redis answers late."""
-    monkeypatch.setattr(fleet, "OP_SECONDS", 5.0)
+async def make(valkey_url: str, patient: None) -> AsyncIterator[Make]:
+    """`await make(3)`: three replicas that follow the fleet."""
     made: list[Replica] = []
 
     async def make(count: int, policy: BreakerPolicy = POLICY, *, started: bool = True) -> list[Replica]:
