@@ -153,6 +153,8 @@ async def test_a_profile_keeps_free_form_parts_as_they_are(store: SqlStore, new_
         "model": "gemini-x",
         "resend_ambiguous": True,
         "fallback_text": "Later",
+        "greeting_text": "Bonjour !",
+        "auto_reply_limit": 5,
     }
     changed = await store.update_profile(account.id, changes)
     assert {name: getattr(changed, name) for name in changes} == changes

@@ -13,7 +13,7 @@ import pytest
 
 from app.adapters.sql_store import SqlStore
 from app.domain.errors import InvalidInput, NotFound
-from app.domain.models import Author, Contact, Direction, InboundMessage, Status, Turn
+from app.domain.models import Author, Contact, Direction, HandoverReason, InboundMessage, Status, Turn
 from contract.store_kit import NewAccount, Scene, message, unique
 
 NOBODY = str(uuid.uuid4())
@@ -343,11 +343,13 @@ async def test_history_is_text_oldest_first_and_nothing_unsent(scene: Scene) -> 
 
 async def test_the_bot_is_switched_and_enabling_clears_the_call_for_help(scene: Scene) -> None:
     conversation = await scene.receive()
-    await scene.store.set_needs_human(conversation.id)
+    await scene.store.set_needs_human(conversation.id, HandoverReason.UNREADABLE)
+    await scene.store.set_needs_human(conversation.id, HandoverReason.SEND_FAILED)
     off = await scene.store.set_bot(conversation.id, enabled=False)
-    assert (off.bot_enabled, off.needs_human) == (False, True)
+    assert (off.bot_enabled, off.needs_human, off.needs_human_reason) == (False, True, "unreadable")
+    assert off.needs_human_since is not None
     on = await scene.store.set_bot(conversation.id, enabled=True)
-    assert (on.bot_enabled, on.needs_human) == (True, False)
+    assert (on.bot_enabled, on.needs_human, on.needs_human_reason, on.needs_human_since) == (True, False, None, None)
     assert await scene.store.get_conversation(conversation.id) == on
 
 
@@ -357,7 +359,7 @@ async def test_reading_sets_unread_to_zero(scene: Scene) -> None:
 
 
 async def test_switches_of_no_conversation(store: SqlStore) -> None:
-    await store.set_needs_human(NOBODY)
+    await store.set_needs_human(NOBODY, HandoverReason.UNREADABLE)
     for call in (store.set_bot(NOBODY, enabled=True), store.mark_read("no uuid")):
         with pytest.raises(NotFound) as missing:
             await call

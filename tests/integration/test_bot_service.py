@@ -9,7 +9,7 @@ import pytest
 
 from app.core.errors import Unavailable
 from app.core.secrets import TokenCipher
-from app.domain.models import Author, Conversation, ReplyState
+from app.domain.models import Author, Conversation, HandoverReason, ReplyState
 from app.domain.webhook import parse_webhook
 from app.sandbox import webhooks as wa
 from app.sandbox.bakery import BAKERY
@@ -138,10 +138,10 @@ async def test_a_person_is_called_although_the_database_went_away_before_that(
     person, call = office.person(), office.store.set_needs_human
     trouble = [Unavailable("database", "away", retry_after=0.05)]
 
-    async def call_in_the_end(conversation_id: str) -> None:
+    async def call_in_the_end(conversation_id: str, reason: HandoverReason) -> None:
         if trouble:
             raise trouble.pop()
-        await call(conversation_id)
+        await call(conversation_id, reason)
 
     monkeypatch.setattr(office.store, "set_needs_human", call_in_the_end)
     await office.control.add_fault("whatsapp", match={"operation": "send"}, error="131026")

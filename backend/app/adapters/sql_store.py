@@ -32,6 +32,7 @@ from app.domain.models import (
     Author,
     BotProfile,
     Conversation,
+    HandoverReason,
     Inbound,
     InboundMessage,
     InboxState,
@@ -257,8 +258,8 @@ class SqlStore(SqlInvalidations, Store):
         conversation = await self._call("set_bot", conversation_id=conversation_id, enabled=enabled)
         return _CONVERSATION.validate_python(conversation)
 
-    async def set_needs_human(self, conversation_id: str) -> None:
-        await self._call("set_needs_human", conversation_id=conversation_id)
+    async def set_needs_human(self, conversation_id: str, reason: HandoverReason) -> None:
+        await self._call("set_needs_human", conversation_id=conversation_id, reason=reason)
 
     async def mark_read(self, conversation_id: str) -> Conversation:
         return _CONVERSATION.validate_python(await self._call("mark_read", conversation_id=conversation_id))

@@ -71,6 +71,9 @@ class ProfileChanges(_In):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=65_536)] | None = None
     resend_ambiguous: bool | None = None
+    greeting_text: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
+    auto_reply_limit: Annotated[int, Field(ge=1, le=1000)] | None = None
+    auto_reply_minutes: Annotated[int, Field(ge=1, le=1440)] | None = None
 
 
 class ProfileOut(_Out):
@@ -88,6 +91,9 @@ class ProfileOut(_Out):
     temperature: float | None
     max_output_tokens: int | None
     resend_ambiguous: bool
+    greeting_text: str | None
+    auto_reply_limit: int
+    auto_reply_minutes: int
     updated_at: datetime | None
 
 
@@ -104,6 +110,8 @@ class ConversationOut(_Out):
     contact: ContactOut
     bot_enabled: bool
     needs_human: bool
+    needs_human_reason: str | None
+    needs_human_since: datetime | None
     unread_count: int
     last_inbound_at: datetime | None
     created_at: datetime

@@ -51,6 +51,25 @@ STATUS_RANK: Mapping[str, int] = {
 unless the message is known to have been delivered."""
 
 
+class HandoverReason(StrEnum):
+    """Why a person is called. Stored with the conversation and shown to people: stable words."""
+
+    MODEL_REFUSED = "model_refused"
+    MODEL_UNAVAILABLE = "model_unavailable"
+    """No answer of the model before the reply deadline."""
+    WINDOW_CLOSED = "window_closed"
+    """The customer's last message is older than WhatsApp's 24 hours."""
+    SEND_FAILED = "send_failed"
+    SEND_UNPROVEN = "send_unproven"
+    """A send of unknown outcome, and no status proved it in time."""
+    ACCOUNT_BLOCKED = "account_blocked"
+    """The account's token or number is refused by WhatsApp: nothing can be sent."""
+    UNREADABLE = "unreadable"
+    """A message that only a person can read."""
+    REPLY_LOOP = "reply_loop"
+    """So many automatic replies in so short a time that the other side is probably a robot."""
+
+
 class InboxState(StrEnum):
     """`open`: the queue is away, events go in · `closing`: it is back, the rest is moved, nothing goes in ·
     `closed`: not in use, and empty."""
@@ -103,6 +122,12 @@ class BotProfile:
     temperature: float | None = None
     max_output_tokens: int | None = None
     resend_ambiguous: bool = False
+    greeting_text: str | None = None
+    """Sent when a customer opens the chat for the first time without writing; `None`: nothing is sent."""
+    auto_reply_limit: int = 20
+    """Automatic replies to one conversation within `auto_reply_minutes`, above which a person is called and the bot
+    pauses: two robots would answer each other for ever."""
+    auto_reply_minutes: int = 10
     updated_at: datetime | None = None
 
 
@@ -137,6 +162,8 @@ class Conversation:
     last_inbound_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    needs_human_reason: str | None = None
+    needs_human_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

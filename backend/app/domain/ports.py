@@ -18,6 +18,7 @@ from app.domain.models import (
     BotProfile,
     Conversation,
     Generation,
+    HandoverReason,
     Inbound,
     InboundMessage,
     InboxState,
@@ -189,7 +190,9 @@ class ConversationStore(Protocol):
         """Enabling also clears `needs_human`. Raises `NotFound("conversation")`."""
         ...
 
-    async def set_needs_human(self, conversation_id: str) -> None: ...
+    async def set_needs_human(self, conversation_id: str, reason: HandoverReason) -> None:
+        """Call a person. The first reason stays until the flag is cleared; an unknown conversation is ignored."""
+        ...
 
     async def mark_read(self, conversation_id: str) -> Conversation:
         """Unread count to zero. Raises `NotFound("conversation")`."""

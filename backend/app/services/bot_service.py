@@ -22,6 +22,7 @@ from app.domain.models import (
     Author,
     BotProfile,
     Conversation,
+    HandoverReason,
     InboundMessage,
     Recipient,
     Reply,
@@ -137,14 +138,14 @@ class BotService:
             conversation = await self._record(account, run)
         everything = len(run.messages)
         if any(needs_a_person(message) for message in run.messages):
-            await self._store.set_needs_human(conversation.id)
+            await self._store.set_needs_human(conversation.id, HandoverReason.UNREADABLE)
         asked = tuple(message for message in run.messages if expects_answer(message))
         if not asked:
             return Handled("nothing_to_answer", everything, stages)
         if not account.is_active or not conversation.bot_enabled:
             return Handled("bot_off", everything, stages)
         if self._clock.now() - max(m.timestamp for m in asked) > timedelta(hours=WINDOW_HOURS):
-            await self._store.set_needs_human(conversation.id)
+            await self._store.set_needs_human(conversation.id, HandoverReason.WINDOW_CLOSED)
             return Handled("window_closed", everything, stages)
 
         if blocked := self._messenger.blocked_seconds(account):
@@ -220,6 +221,7 @@ class BotService:
         try:
             return (await self._model.generate(prompt, deadline=Deadline.after(GENERATION_SECONDS))).text
         except ModelRefused as exc:
+            why = HandoverReason.MODEL_REFUSED
             logger.warning("model refused", extra={"conversation": work.conversation.id, "reason": exc.reason})
         except Unavailable as exc:
             left = self._seconds_left(work)
@@ -227,8 +229,9 @@ class BotService:
             # A daily quota comes back too late for this customer: no use in making them wait for nothing.
             if 0 < delay <= left:
                 raise Postponed(delay, f"model unavailable: {exc}") from exc
+            why = HandoverReason.MODEL_UNAVAILABLE
             logger.warning("no reply in time", extra={"conversation": work.conversation.id, "reason": str(exc)})
-        await self._store.set_needs_human(work.conversation.id)
+        await self._store.set_needs_human(work.conversation.id, why)
         return profile.fallback_text
 
     def _seconds_left(self, work: _Work) -> float:

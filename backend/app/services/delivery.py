@@ -10,7 +10,7 @@ from datetime import timedelta
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.pacing import Limit, Pacer
 from app.domain.errors import AccountRejected, SendAmbiguous, SendError, SendRejected, SendThrottled, Unavailable
-from app.domain.models import Account, Recipient, Reply, ReplyState
+from app.domain.models import Account, HandoverReason, Recipient, Reply, ReplyState
 from app.domain.ports import Messenger, SendDecision, Store
 from app.domain.text import split_text
 
@@ -100,7 +100,7 @@ class Delivery:
             raise Postponed(self.reconcile_seconds, "waiting for the status that proves or refutes the send") from exc
         except SendRejected as exc:
             await self.store.fail_part(reply.key, fence=fence, part=index, error=_error(exc), final=True)
-            await self.store.set_needs_human(reply.conversation_id)
+            await self.store.set_needs_human(reply.conversation_id, HandoverReason.SEND_FAILED)
             logger.warning("send rejected for good", extra={"reply": reply.key, "wa_code": exc.wa_code})
             return ReplyState.FAILED
         except (SendThrottled, AccountRejected, Unavailable) as exc:
@@ -108,7 +108,7 @@ class Delivery:
             if isinstance(exc, SendThrottled) and exc.wa_code == PAIR_RATE:
                 exc.retry_after = await self.pacer.hold(account.phone_number_id, _peer(to))
             elif isinstance(exc, AccountRejected):
-                await self.store.set_needs_human(reply.conversation_id)
+                await self.store.set_needs_human(reply.conversation_id, HandoverReason.ACCOUNT_BLOCKED)
             raise
         await self.store.complete_part(reply.key, part=index, wamid=wamid, last=index == len(parts) - 1)
         return None
@@ -136,13 +136,21 @@ class Delivery:
             )
         error = {"code": SendAmbiguous.code, "message": "no proof that the message went out"}
         await self.store.fail_part(reply.key, fence=fence, part=index, error=error, final=True)
+        await self.store.set_needs_human(reply.conversation_id, HandoverReason.SEND_UNPROVEN)
         return SendDecision.FAILED
 
     async def _ended(self, reply: Reply, decision: SendDecision) -> ReplyState:
         if decision is SendDecision.SILENCED:
             return ReplyState.SILENCED
-        await self.store.set_needs_human(reply.conversation_id)
+        await self.store.set_needs_human(reply.conversation_id, _why(reply, decision))
         return ReplyState.FAILED
+
+
+def _why(reply: Reply, decision: SendDecision) -> HandoverReason:
+    if decision is SendDecision.WINDOW_CLOSED:
+        return HandoverReason.WINDOW_CLOSED
+    unproven = reply.error is not None and reply.error.get("code") == SendAmbiguous.code
+    return HandoverReason.SEND_UNPROVEN if unproven else HandoverReason.SEND_FAILED
 
 
 def _peer(to: Recipient) -> str:
