@@ -217,9 +217,14 @@ def _is_suspicious(line: str) -> bool:
     return any(mark in line for mark in _MARKS) or _PHONE.search(line) is not None
 
 
+def redact(text: str) -> str:
+    """`text` without what must not be in a log: tokens, keys, signatures, phone numbers."""
+    return _SECRET.sub("[redacted]", text)
+
+
 def _scrub(value: Any) -> Any:
     if isinstance(value, str):
-        return _SECRET.sub("[redacted]", value)
+        return redact(value)
     if isinstance(value, dict):
         return {key: _scrub(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -74,5 +74,6 @@ class BreakerService:
             "failed_rounds": word.rounds,
             "who": view.who,
             "why": view.why,
+            "last_failure": word.last_failure,
             "since_seconds": round(word.age_seconds, 1),
         }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from app.core.errors import DeadlineExceeded, Overloaded, Unavailable
 from app.core.http_client import is_network_error, is_pool_full, status_error
+from app.core.logging import redact
 
 PROBE_WAIT_SECONDS = 1.0
 """What a caller is told to wait while somebody else's probe is under way."""
@@ -50,10 +51,12 @@ class CircuitBreakerOpenError(Unavailable):
 
 
 class Verdict(NamedTuple):
-    """What an exception says about the dependency. `hold_seconds`: the delay the upstream itself asked for."""
+    """What an exception says about the dependency. `hold_seconds`: the delay the upstream itself asked for. `cause`: a
+    failure in words for people; the breaker fills it in from the exception if the classifier did not."""
 
     failed: bool
     hold_seconds: float = 0.0
+    cause: str = ""
 
 
 FAILED = Verdict(failed=True)
@@ -72,6 +75,34 @@ def default_classify(exc: Exception) -> Verdict:
     if status is not None:
         return Verdict(failed=True, hold_seconds=status[1] or 0.0) if status[0] >= 500 else IGNORED
     return FAILED if is_network_error(exc) else IGNORED
+
+
+CAUSE_CHARACTERS = 200
+_RULE_END = ": "
+
+
+def in_words(exc: Exception) -> str:
+    """An error as one short line, e.g. "HTTP 400 API_KEY_INVALID". A dependency's own error is its message, any other
+    one its type as well."""
+    text = redact(one_line(str(exc)))
+    if isinstance(exc, Unavailable):
+        return text.removeprefix(f"{exc.dependency}: ")[:CAUSE_CHARACTERS]
+    return f"{type(exc).__name__}: {text}".removesuffix(": ")[:CAUSE_CHARACTERS]
+
+
+def one_line(text: str) -> str:
+    """The scripts' messages are lines: a line break in a reason would be taken for the next field."""
+    return " ".join(text.split())
+
+
+def because(rule: str, cause: str) -> str:
+    """A `why`: the rule that opened the circuit and the failure behind it, "failures: HTTP 400 API_KEY_INVALID"."""
+    return f"{rule}{_RULE_END}{cause}" if cause else rule
+
+
+def rule_of(why: str) -> str:
+    """The rule in what `because` made."""
+    return why.partition(_RULE_END)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +165,18 @@ class View(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """For health and the operator. `retry_after` (seconds) is 0 when closed."""
+    """For health and the operator. `retry_after` (seconds) is 0 when closed. `why`: what made the present state.
+    `last_failure`: the last one that this process has seen, in words, `last_failure_seconds` ago; also while closed.
+    """
 
     name: str
     state: State
     failure_count: int
     retry_after: float
     forced: bool
+    why: str = ""
+    last_failure: str = ""
+    last_failure_seconds: float | None = None
 
 
 class Tally:
