@@ -99,6 +99,9 @@ class GeminiModel:
     def blocked_seconds(self) -> float:
         return self._breaker.blocked_seconds()
 
+    def blocked_reason(self) -> str:
+        return self._breaker.blocked_reason()
+
     async def probe(self) -> Mapping[str, Any]:
         """Is the API reachable, the key good, the default model alive? Past the breaker, costs no tokens.
         Raises `Unavailable`."""

@@ -31,7 +31,7 @@ from app.domain.ports import Store
 from app.domain.webhook import Json, Kind, to_inbound
 from app.services.account_service import AccountService
 from app.services.bot_service import Hold
-from app.services.delivery import Delivery
+from app.services.delivery import Delivered, Delivery
 from app.services.ingest_service import Incoming
 
 
@@ -84,8 +84,8 @@ class ConversationService:
             await self._queue.put([Event(key, f"{Kind.OUTBOUND}:{conversation_id}", payload, immediate=True)])
         return reply
 
-    async def send_human(self, incoming: Incoming, hold: Hold) -> str:
-        """The worker's half of `reply_as_human`. Returns the outcome."""
+    async def send_human(self, incoming: Incoming, hold: Hold) -> Delivered:
+        """The worker's half of `reply_as_human`."""
         body = incoming.body
         conversation = await self._store.get_conversation(body["conversation_id"])
         if conversation is None:
@@ -95,9 +95,9 @@ class ConversationService:
             conversation.id, key=body["key"], author=Author.HUMAN, covers=(), fence=hold.fence, body=body["text"]
         )
         if reply.state is ReplyState.SENT:
-            return str(reply.state)
+            return Delivered(reply.state)
         contact = conversation.contact
-        state = await self._delivery.deliver(
+        return await self._delivery.deliver(
             reply,
             account=account,
             to=Recipient(contact.wa_id, contact.user_id),
@@ -105,7 +105,6 @@ class ConversationService:
             ensure_held=hold.ensure_held,
             resend=False,
         )
-        return str(state)
 
     async def apply_status(self, incoming: Incoming) -> str:
         """Move one outbound message along. Returns the outcome."""

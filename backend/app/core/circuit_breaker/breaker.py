@@ -22,8 +22,8 @@ from app.core.circuit_breaker.rules import (
     View,
     because,
     default_classify,
-    in_words,
 )
+from app.core.failure_words import in_words
 from app.core.metrics import SLOW_SECONDS
 
 T = TypeVar("T")
@@ -155,7 +155,7 @@ class CircuitBreaker(Circuit):
 
     def _rejection(self) -> CircuitBreakerOpenError:
         self.tally.rejected += 1
-        return CircuitBreakerOpenError(self.dependency, self.retry_after())
+        return CircuitBreakerOpenError(self.dependency, self.retry_after(), self._view.why)
 
     # -- outcomes
 

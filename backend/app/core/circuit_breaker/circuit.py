@@ -212,6 +212,11 @@ class Circuit:
         """Seconds for which a call would certainly be refused; 0 once somebody must try."""
         return self.retry_after() if self._view.state is OPEN else 0.0
 
+    def blocked_reason(self) -> str:
+        """Why `blocked_seconds` is not 0: "circuit open (failures: HTTP 503)"."""
+        why = self._view.why
+        return f"circuit open ({why})" if why else "circuit open"
+
     def retry_after(self) -> float:
         """Seconds until it is worth asking again, 0 if now."""
         view = self._view

@@ -14,7 +14,7 @@ from prometheus_client import Counter, Gauge
 from app.core.circuit_breaker.breaker import CircuitBreaker
 from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
 from app.core.circuit_breaker.link import FleetLink
-from app.core.circuit_breaker.rules import CLOSED, one_line
+from app.core.circuit_breaker.rules import CLOSED
 from app.core.circuit_breaker.wire import (
     FORCE,
     FORCED,
@@ -28,6 +28,7 @@ from app.core.circuit_breaker.wire import (
     read_word,
 )
 from app.core.errors import Unavailable
+from app.core.failure_words import one_line
 from app.core.redis import Redis, RedisError, Script, run_together, within
 
 logger = logging.getLogger("app.core.circuit_breaker")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from app.core.errors import DeadlineExceeded, Overloaded, Unavailable
 from app.core.http_client import is_network_error, is_pool_full, status_error
-from app.core.logging import redact
 
 PROBE_WAIT_SECONDS = 1.0
 """What a caller is told to wait while somebody else's probe is under way."""
@@ -27,16 +26,16 @@ CLOSED, OPEN, HALF_OPEN = State.CLOSED, State.OPEN, State.HALF_OPEN
 
 
 class CircuitBreakerOpenError(Unavailable):
-    """The call was not made: `dependency` has been failing. Come back in `retry_after` seconds."""
+    """The call was not made: `dependency` has been failing, `why` says how. Come back in `retry_after` seconds."""
 
-    args: tuple[str, float]
+    args: tuple[str, float] | tuple[str, float, str]
 
     # Rejections come by the thousand: attributes and message are made when somebody reads them.
     if not TYPE_CHECKING:
         __init__ = Exception.__init__
     else:
 
-        def __init__(self, dependency: str, retry_after: float) -> None: ...
+        def __init__(self, dependency: str, retry_after: float, why: str = "") -> None: ...
 
     @property
     def dependency(self) -> str:  # type: ignore[override]
@@ -46,8 +45,12 @@ class CircuitBreakerOpenError(Unavailable):
     def retry_after(self) -> float:  # type: ignore[override]
         return self.args[1]
 
+    @property
+    def why(self) -> str:
+        return self.args[2] if len(self.args) > 2 else ""
+
     def __str__(self) -> str:
-        return f"{self.dependency}: circuit open for {self.retry_after:.1f} s"
+        return f"{self.dependency}: circuit open for {self.retry_after:.1f} s" + (f" ({self.why})" if self.why else "")
 
 
 class Verdict(NamedTuple):
@@ -77,22 +80,7 @@ def default_classify(exc: Exception) -> Verdict:
     return FAILED if is_network_error(exc) else IGNORED
 
 
-CAUSE_CHARACTERS = 200
 _RULE_END = ": "
-
-
-def in_words(exc: Exception) -> str:
-    """An error as one short line, e.g. "HTTP 400 API_KEY_INVALID". A dependency's own error is its message, any other
-    one its type as well."""
-    text = redact(one_line(str(exc)))
-    if isinstance(exc, Unavailable):
-        return text.removeprefix(f"{exc.dependency}: ")[:CAUSE_CHARACTERS]
-    return f"{type(exc).__name__}: {text}".removesuffix(": ")[:CAUSE_CHARACTERS]
-
-
-def one_line(text: str) -> str:
-    """The scripts' messages are lines: a line break in a reason would be taken for the next field."""
-    return " ".join(text.split())
 
 
 def because(rule: str, cause: str) -> str:
