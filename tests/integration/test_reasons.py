@@ -107,14 +107,14 @@ async def test_a_bot_that_is_off_says_for_whom(make_office: MakeOffice, lines: L
 
 async def test_a_send_that_whatsapp_rejects_names_its_code(make_office: MakeOffice, lines: Lines) -> None:
     office = await make_office()
-    await office.control.add_fault("whatsapp", error=131026)
+    await office.control.add_fault("whatsapp", match={"operation": "send"}, error="131026")
     await ask(office)
     assert await lines.first() == ("send_failed", "send rejected: code 131026")
 
 
 async def test_an_account_that_whatsapp_rejects_names_its_code(make_office: MakeOffice, lines: Lines) -> None:
     office = await make_office()
-    await office.control.add_fault("whatsapp", error=190)
+    await office.control.add_fault("whatsapp", match={"operation": "send"}, error="190")
     await ask(office)
     outcome, reason = await lines.first()
     assert outcome == "account_rejected"
