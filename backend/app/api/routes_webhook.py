@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from app.api.advice import sentence
 from app.api.deps import services
 from app.api.errors import error_response
 from app.core.errors import Unavailable
@@ -132,7 +133,8 @@ async def _read(receive: Receive) -> bytes | None:
 
 
 async def _refuse(send: Send, status: int, error: str, request_id: str) -> None:
-    body = orjson.dumps({"error": {"code": error, "message": _MESSAGES.get(error, error), "request_id": request_id}})
+    message = sentence(error, status, MESSAGES.get(error, NOT_STORED))
+    body = orjson.dumps({"error": {"code": error, "message": message, "request_id": request_id}})
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 503:
         headers.append((b"retry-after", RETRY_AFTER))
@@ -145,12 +147,13 @@ async def _refuse(send: Send, status: int, error: str, request_id: str) -> None:
 
 _OK_START = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
 _OK_BODY = {"type": "http.response.body", "body": b"OK"}
-_MESSAGES = {
+MESSAGES = {
     "invalid_signature": "X-Hub-Signature-256 is missing or does not match the body",
     "invalid_json": "the body is not valid JSON",
     "body_too_large": f"the body is larger than {MAX_BODY_BYTES} bytes",
-    "redis_unavailable": "nothing durable could store this; deliver it again",
 }
+NOT_STORED = "nothing durable could store this"
+"""Whatever is away."""
 
 
 async def verify(request: Request) -> Response:
