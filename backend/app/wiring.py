@@ -24,6 +24,7 @@ from app.adapters.supabase_store import SupabaseStore
 from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.core import cache
+from app.core.build import build_id
 from app.core.circuit_breaker import CIRCUIT_BREAKERS, JOIN_SECONDS, BreakerFleet, whatsapp_account_breakers
 from app.core.config import Env, IngestFallback, ReplicaRole, Settings
 from app.core.errors import Unavailable
@@ -31,6 +32,7 @@ from app.core.http_client import close_http_client, get_http_client
 from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
 from app.core.loop_watch import LoopWatch
+from app.core.metrics import tell_build
 from app.core.pacing import Pacer
 from app.core.probe_board import ProbeBoard
 from app.core.queue import Queue
@@ -114,11 +116,13 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
     A dependency that is away does not prevent the start: it is reported, and used when it is back.
     """
     settings.check_serve()
+    build = build_id(settings.chorus_build)
+    tell_build(build)
     async with AsyncExitStack() as stack:
         outside = await _open(settings, stack)
         await outside.breakers.sync()  # before the first call: what the others have learned the hard way
         supervisor = Supervisor()
-        replica = _assemble(settings, outside, supervisor)
+        replica = _assemble(settings, outside, supervisor, build)
         await replica.services.health.probe_all()
         stack.push_async_callback(supervisor.stop)
         _start_loops(replica, outside)
@@ -171,7 +175,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
     )
 
 
-def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> Replica:
+def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build: str) -> Replica:
     accounts = AccountService(outside.store, outside.cipher)
     delivery = Delivery(
         outside.store, outside.messenger, outside.pacer, reconcile_seconds=settings.send_reconcile_seconds
@@ -204,7 +208,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
         services=Services(
             accounts=accounts,
             conversations=conversations,
-            health=_health(settings, outside, supervisor),
+            health=_health(settings, outside, supervisor, build),
             queue=outside.queue,
             registry=outside.registry,
             breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers),
@@ -221,7 +225,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
     )
 
 
-def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> HealthService:
+def _health(settings: Settings, outside: Outside, supervisor: Supervisor, build: str) -> HealthService:
     async def probe_store() -> Mapping[str, Any]:
         await outside.store.ping()
         return {}
@@ -252,6 +256,7 @@ def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> Hea
         fleet=outside.registry,
         supervisor=supervisor,
         internals=internals,
+        build={"version": __version__, "build": build},
         requires=frozenset(settings.readiness_requires),
     )
 
@@ -268,7 +273,6 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
         while True:
             replica.supervisor.beat("heartbeat")
             info = {
-                "version": __version__,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "started_at": started_at,
