@@ -24,6 +24,7 @@ from app.adapters.supabase_store import SupabaseStore
 from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.core import cache
+from app.core.arrivals import Arrivals
 from app.core.build import build_id
 from app.core.circuit_breaker import CIRCUIT_BREAKERS, JOIN_SECONDS, BreakerFleet, whatsapp_account_breakers
 from app.core.config import Env, IngestFallback, ReplicaRole, Settings
@@ -52,6 +53,7 @@ from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
 from app.services.probes import Dependency
+from app.services.silence_watch import SilenceWatch
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +109,8 @@ class Outside:
     messenger: WhatsAppMessenger
     pacer: Pacer
     breakers: BreakerFleet
+    board: ProbeBoard
+    arrivals: Arrivals
 
 
 @asynccontextmanager
@@ -172,6 +176,8 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
             per_pair=PER_PAIR,
         ),
         breakers=breakers,
+        board=ProbeBoard(redis, namespace=settings.redis_namespace, replica_id=registry.replica_id),
+        arrivals=Arrivals(redis, namespace=settings.redis_namespace),
     )
 
 
@@ -181,6 +187,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
         outside.store, outside.messenger, outside.pacer, reconcile_seconds=settings.send_reconcile_seconds
     )
     conversations = ConversationService(accounts=accounts, store=outside.store, queue=outside.queue, delivery=delivery)
+    silence = SilenceWatch(outside.arrivals, outside.board)
     fallback = None
     if settings.ingest_fallback is IngestFallback.DATABASE:
         fallback = InboxFallback(
@@ -208,15 +215,16 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
         services=Services(
             accounts=accounts,
             conversations=conversations,
-            health=_health(settings, outside, supervisor, build),
+            health=_health(settings, outside, supervisor, silence, build),
             queue=outside.queue,
             registry=outside.registry,
             breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers),
+            silence=silence,
             verifier=_verifier(settings),
             admin_key=_admin_key(settings),
             verify_token=_value(settings.whatsapp_verify_token) or None,
         ),
-        ingest=IngestService(fallback or outside.queue),
+        ingest=IngestService(fallback or outside.queue, outside.arrivals.note),
         fallback=fallback,
         app_secrets=_values(settings.meta_app_secret),
         worker=worker,
@@ -225,7 +233,9 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
     )
 
 
-def _health(settings: Settings, outside: Outside, supervisor: Supervisor, build: str) -> HealthService:
+def _health(
+    settings: Settings, outside: Outside, supervisor: Supervisor, silence: SilenceWatch, build: str
+) -> HealthService:
     async def probe_store() -> Mapping[str, Any]:
         await outside.store.ping()
         return {}
@@ -241,6 +251,7 @@ def _health(settings: Settings, outside: Outside, supervisor: Supervisor, build:
         queue = await outside.queue.stats()
         return {
             "cache": asdict(cache.stats()),
+            "silent_numbers": silence.silent,
             "queue": {"pending": queue.pending, "oldest_seconds": round(queue.oldest_seconds, 3), "dead": queue.dead},
         }
 
@@ -251,7 +262,7 @@ def _health(settings: Settings, outside: Outside, supervisor: Supervisor, build:
             "whatsapp": upstream("whatsapp", outside.messenger.probe),
             "gemini": upstream("gemini", outside.model.probe),
         },
-        board=ProbeBoard(outside.redis, namespace=settings.redis_namespace, replica_id=outside.registry.replica_id),
+        board=outside.board,
         breakers=CIRCUIT_BREAKERS,
         fleet=outside.registry,
         supervisor=supervisor,
@@ -301,6 +312,7 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
                 logger.error("mailboxes were in no set and are due again", extra={"count": repaired})
 
     start("heartbeat", heartbeat)
+    start("silence_watch", replica.services.silence.run)
     if replica.fallback is not None:
         start("inbox_mover", replica.fallback.run)
     start("circuit_breakers", outside.breakers.run)

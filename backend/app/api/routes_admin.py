@@ -64,6 +64,12 @@ async def queue(replica: Replica) -> dict[str, Any]:
     return asdict(await replica.queue.stats())
 
 
+@router.get("/silent-numbers")
+async def silent_numbers(replica: Replica) -> dict[str, Any]:
+    """Numbers whose customers usually write and have been quiet for too long, as of the last minute."""
+    return {"items": replica.silence.silent}
+
+
 @router.get("/dead-letters")
 async def dead_letters(replica: Replica, limit: Limit = 50, cursor: str | None = None) -> dict[str, Any]:
     letters, next_cursor = await replica.queue.dead(limit=limit, cursor=cursor)

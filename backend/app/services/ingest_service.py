@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -22,15 +22,21 @@ class Destination(Protocol):
 
 
 class IngestService:
-    def __init__(self, destination: Destination) -> None:
+    def __init__(self, destination: Destination, on_message: Callable[[str], None] = lambda _number: None) -> None:
+        """`on_message` is told the phone_number_id of every customer's message; it must be quick and not raise."""
         self._destination = destination
+        self._on_message = on_message
 
     def accept(self, payload: Any) -> Awaitable[PutResult]:
         """Store every update of `payload`, or raise `Unavailable` so that Meta delivers it again.
 
         No coroutine: the payload is gone while its events wait for Redis, which is less for the garbage collector.
         """
-        events = [encode(event) for event in parse_webhook(payload)]
+        updates = parse_webhook(payload)
+        for update in updates:
+            if update.kind is Kind.MESSAGE:
+                self._on_message(update.phone_number_id)
+        events = [encode(update) for update in updates]
         bind_messages([whatsapp_id(event) for event in events])
         return self._destination.put(events)
 
