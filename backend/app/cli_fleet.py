@@ -59,18 +59,24 @@ def status() -> None:
     click.echo(f"{stats.pending:8d}  events waiting or being handled, the oldest for {_span(stats.oldest_seconds)}")
     click.echo(f"{stats.ready:8d}  conversations waiting: due, debounced or in back-off")
     click.echo(f"{stats.leased:8d}  conversations held by a worker")
-    click.echo(f"{stats.dead:8d}  dead letters" + (" (chorus queue dead)" if stats.dead else ""))
+    hint = f", {stats.dead_bytes} bytes (chorus queue dead)" if stats.dead else ""
+    click.echo(f"{stats.dead:8d}  dead letters{hint}")
+    if stats.dead_lost:
+        click.echo(f"{stats.dead_lost:8d}  dead letters lost: the oldest had to make room")
 
 
 @queue.command("dead")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--after", help="Go on after this id.")
 def dead(limit: int, after: str | None) -> None:
-    """List dead letters, oldest first: id, when, attempts, and why. Never what a customer wrote."""
+    """List dead letters, oldest first: id, when, attempts, event, field, and why. Never what a customer wrote."""
+    from app.services.dead_letters import view
+
     letters, more = asyncio.run(_on_queue(lambda q: q.dead(limit=limit, cursor=_cursor(after))))
-    for letter in letters:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(letter.parked_at))
-        click.echo(f"{letter.id:<24} {when}  {letter.attempts} attempts  {letter.reason}")
+    for letter in map(view, letters):
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(letter["parked_at"]))
+        what = " ".join(part for part in (letter["event"], letter["field"]) if part)
+        click.echo(f"{letter['id']:<24} {when}  {letter['attempts']} attempts  {what}  {letter['reason']}")
     if more:
         click.echo(f"there are more: chorus queue dead --after {more}")
     if not letters:

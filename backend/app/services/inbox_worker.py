@@ -39,6 +39,7 @@ from app.domain.errors import (
 from app.domain.webhook import Kind, to_inbound
 from app.services.bot_service import BotService, Handled, Run
 from app.services.conversation_service import ConversationService
+from app.services.dead_letters import about
 from app.services.delivery import Delivered, Postponed
 from app.services.ingest_service import Incoming, decode, trace_carrier, whatsapp_id
 
@@ -246,7 +247,8 @@ class InboxWorker:
                     return "fenced"
                 case Unprocessable():
                     count = len(claim.events) if isinstance(exc, UnknownAccount) else 1
-                    await self._tell(lambda: self._queue.park(claim, count, reason))
+                    if await self._tell(lambda: self._queue.park(claim, count, reason)):
+                        _tell_given_up(claim, count, reason)
                     return "parked"
                 case Postponed():
                     await self._give_back(claim, exc.delay_seconds, reason)
@@ -277,6 +279,8 @@ class InboxWorker:
         )
         delay = min(FAILED_RETRY_CAP_SECONDS, FAILED_RETRY_SECONDS * 2**claim.attempts) * (0.5 + random.random())  # noqa: S311
         parked = await self._tell(lambda: self._queue.retry_later(claim, delay, counted=True, reason=reason))
+        if parked:
+            _tell_given_up(claim, 1, reason)
         return "parked" if parked else "failed"
 
     async def _give_back(self, claim: Claim, delay_seconds: float, reason: str) -> None:
@@ -327,6 +331,14 @@ def _run(claim: Claim) -> Run:
         messages=tuple(to_inbound(i.body["message"], i.accepted_at) for i in incoming),
         accepted_at=incoming[0].accepted_at,
     )
+
+
+def _tell_given_up(claim: Claim, count: int, reason: str) -> None:
+    for event in claim.events[:count]:
+        logger.warning(
+            "event given up on: it is a dead letter",
+            extra={**about(event), "reason": reason, "attempt": claim.attempts + 1},
+        )
 
 
 def _reason(exc: Exception) -> str:

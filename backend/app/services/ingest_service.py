@@ -14,6 +14,9 @@ from app.core.queue import Event, PutResult
 from app.core.tracing import outgoing
 from app.domain.webhook import Json, Kind, WebhookEvent, parse_webhook
 
+UNKNOWN_BYTES = 2048
+FIELD_CHARACTERS = 60
+
 
 class Destination(Protocol):
     """The queue, or what stands in for it while it is away."""
@@ -48,11 +51,24 @@ def whatsapp_id(event: Event) -> str:
 
 
 def encode(event: WebhookEvent) -> Event:
-    content = {"kind": event.kind, "number": event.phone_number_id, "body": event.body}
+    body = _small(event.body) if event.kind is Kind.UNKNOWN else event.body
+    content = {"kind": event.kind, "number": event.phone_number_id, "body": body}
     trace = outgoing()
     if trace is not None:
         content["trace"] = trace
     return Event(event.id, event.mailbox, orjson.dumps(content), event.is_immediate)
+
+
+def _small(body: Json) -> Json:
+    """An event that nothing handles is kept for people to look at, and its beginning tells them enough. An import of a
+    phone's history, for example, comes as megabytes."""
+    shape = body.get("shape")
+    field = shape.get("field") if isinstance(shape, dict) else None
+    small = {"reason": body["reason"], "field": field[:FIELD_CHARACTERS] if isinstance(field, str) else ""}
+    text = orjson.dumps(shape, default=str)
+    if len(text) <= UNKNOWN_BYTES:
+        return small | {"shape": shape}
+    return small | {"shape": text[:UNKNOWN_BYTES].decode(errors="ignore"), "note": f"cut: {len(text)} bytes in all"}
 
 
 @dataclass(frozen=True, slots=True)
