@@ -150,5 +150,14 @@ async def test_a_bug_is_told_by_its_place_and_never_quotes_the_customer(
     assert "kumquat" not in repr(letter.history)
 
 
+async def test_a_message_that_fails_after_whatsapp_accepted_it_is_told_with_its_code(
+    make_office: MakeOffice, lines: Lines
+) -> None:
+    office = await make_office()
+    failed = wa.status("wamid.x", "failed", recipient=office.person().wa_id, errors=[{"code": 131026}])
+    await office.ingest.accept(wa.envelope(wa.statuses_change(office.business, [failed])))
+    assert await lines.first(Kind.STATUS) == ("kept_for_later", "message failed: code 131026")
+
+
 async def _is(value: bool) -> bool:
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -33,6 +34,8 @@ from app.services.account_service import AccountService
 from app.services.bot_service import Hold
 from app.services.delivery import Delivered, Delivery
 from app.services.ingest_service import Incoming
+
+logger = logging.getLogger(__name__)
 
 
 class ConversationService:
@@ -106,22 +109,28 @@ class ConversationService:
             resend=False,
         )
 
-    async def apply_status(self, incoming: Incoming) -> str:
-        """Move one outbound message along. Returns the outcome."""
+    async def apply_status(self, incoming: Incoming) -> tuple[str, str]:
+        """Move one outbound message along. Returns the outcome, and why the message failed if it did."""
         account = await self._account(incoming)
         status = incoming.body["status"]
         name = status.get("status")
         if name != Status.FAILED and STATUS_RANK.get(name, 0) < STATUS_RANK[Status.SENT]:
             raise Unprocessable(f"unknown status {name!s:.40}")
+        error = _first_error(status)
         known = await self._store.apply_status(
             account.id,
             wa_message_id=str(status["id"]),
             outbound_key=status.get("biz_opaque_callback_data"),
             status=Status(name),
             timestamp=_status_time(status, incoming.accepted_at),
-            error=_first_error(status),
+            error=error,
         )
-        return "applied" if known else "kept_for_later"
+        reason = ""
+        if name == Status.FAILED:
+            # WhatsApp had accepted it: nothing but this status says that the customer has no answer.
+            reason = f"message failed: code {(error or {}).get('code')}"
+            logger.warning("a message that WhatsApp had accepted has failed", extra={"reason": reason})
+        return ("applied" if known else "kept_for_later"), reason
 
     async def record_echo(self, incoming: Incoming) -> str:
         """A person answered from the phone: the bot is silent from now on. Returns the outcome."""

@@ -40,7 +40,7 @@ from app.domain.webhook import Kind, to_inbound
 from app.services.bot_service import BotService, Handled, Run
 from app.services.conversation_service import ConversationService
 from app.services.dead_letters import about
-from app.services.delivery import Delivered, Postponed
+from app.services.delivery import Postponed
 from app.services.ingest_service import Incoming, decode, trace_carrier, whatsapp_id
 
 logger = logging.getLogger(__name__)
@@ -194,8 +194,10 @@ class InboxWorker:
         except asyncio.CancelledError as exc:
             result.reason = one_line(str(exc)) or "interrupted"
             # Lease lost: the token no longer stands and this is a no-op. Drain: another replica has it at once.
-            with suppress(Unavailable):
+            try:
                 await asyncio.shield(self._give_back(claim, 0.0, "interrupted"))
+            except Unavailable as unavailable:
+                logger.warning("not given back; its lease will run out", extra={"reason": in_words(unavailable)})
             raise
         except Exception as exc:  # noqa: BLE001  every error must become a verdict, or the conversation waits for its lease
             result.reason = _reason(exc)
@@ -221,7 +223,7 @@ class InboxWorker:
     async def _dispatch(self, kind: str, claim: Claim) -> Handled:
         if kind == Kind.MESSAGE:
             return await self._bot.handle(_run(claim), _Hold(self._queue, claim))
-        one: Mapping[str, Callable[[Incoming], Awaitable[str | Delivered]]] = {
+        one: Mapping[str, Callable[[Incoming], Awaitable[str | tuple[str, str]]]] = {
             Kind.STATUS: self._conversations.apply_status,
             Kind.ECHO: self._conversations.record_echo,
             Kind.OUTBOUND: lambda incoming: self._conversations.send_human(incoming, _Hold(self._queue, claim)),
@@ -236,8 +238,8 @@ class InboxWorker:
                     raise
                 # What went well is finished; the one in trouble becomes the head and is judged alone.
                 return Handled(outcome, index, reason=reason)
-            outcome, reason = said if isinstance(said, Delivered) else (said, "")
-        return Handled(outcome, len(claim.events), reason=reason)
+            outcome, reason = said if isinstance(said, tuple) else (said, "")
+        return Handled(str(outcome), len(claim.events), reason=reason)
 
     async def _verdict(self, claim: Claim, exc: Exception, reason: str) -> str:
         """Tell the queue what the error means (table above). Returns the outcome for the log."""
