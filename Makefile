@@ -14,7 +14,7 @@ setup: $(STAMP)  ## build .venv from the hash-pinned lock
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Chorus needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 2; }
-	@"$(BIN)/python" -m pip --version >/dev/null 2>&1 || { rm -rf "$(VENV)"; $(PYTHON) -m venv "$(VENV)"; } || \
+	@{ test -f "$(VENV)/pyvenv.cfg" && "$(BIN)/python" -m pip --version; } >/dev/null 2>&1 || { rm -rf "$(VENV)"; $(PYTHON) -m venv "$(VENV)"; } || \
 	  { rm -rf "$(VENV)"; echo "python3 -m venv failed; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@echo "$(CURDIR)/backend" > "$$("$(BIN)/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/chorus.pth"
