@@ -326,6 +326,17 @@ async def test_every_replica_and_the_list_name_the_last_failure_in_words(make: M
     assert {replica.breaker.snapshot().why for replica in (one, other)} == {"failures: HTTP 400 API_KEY_INVALID"}
 
 
+async def test_a_failure_that_no_server_could_take_as_it_is_opens_the_circuit_all_the_same(make: Make):
+    one, other = await make(2)
+    for replica in (one, other):
+        replica.fails(Unavailable("some", "half an emoji \ud83d\nand a line"))
+    for _ in range(3):
+        await one.call()
+        await other.call()
+    await until(lambda: one.state == other.state == "open")
+    assert other.breaker.snapshot().why == "failures: half an emoji ? and a line"
+
+
 async def test_an_operators_words_with_line_breaks_reach_every_replica(make: Make):
     one, other = await make(2)
     await one.fleet.force("some_api", "open", who="anna", why="first\nsecond\r\nthird")

@@ -12,13 +12,16 @@ from prometheus_client import REGISTRY
 
 from app.core import arrivals as module
 from app.core.arrivals import Arrivals
+from app.core.circuit_breaker import BreakerFleet, BreakerPolicy, CircuitBreaker, KeyedCircuitBreakers
 from app.core.errors import Unavailable
 from app.core.probe_board import ProbeBoard
 from app.core.redis import Redis, connect
 from app.sandbox import webhooks as wa
 from app.sandbox.servers import Valkey
+from app.services.breaker_service import BreakerService
 from app.services.ingest_service import IngestService
 from app.services.silence_watch import SilenceWatch
+from app.services.stopped_answers import stopped_answers
 
 NUMBER = "106540352242922"
 
@@ -131,6 +134,34 @@ async def test_one_replica_looks_every_replica_shows_it_and_it_is_told_once(
     await replicas[2].look()
     assert (replicas[2].silent, REGISTRY.get_sample_value("chorus_silent_numbers")) == ([], 0)
     assert [line.phone_number_id for line in caplog.records if "receives again" in line.getMessage()] == [NUMBER]  # type: ignore[attr-defined]
+
+
+async def test_the_check_up_is_told_which_number_is_silent_and_why_a_circuit_is_open(redis: Redis) -> None:
+    fleet = BreakerFleet(redis, redis, namespace="t", replica_id="a")
+    breaker = CircuitBreaker("gemini_api", BreakerPolicy(2, 60.0), dependency="gemini")
+    accounts = KeyedCircuitBreakers("whatsapp_api", BreakerPolicy(2, 60.0))
+    fleet.join(breaker, accounts)
+    arrivals, service = Arrivals(redis, namespace="t"), BreakerService(fleet, {"gemini": breaker}, accounts)
+    await fleet.sync()
+    try:
+        assert await stopped_answers(service, arrivals) == {}
+        await usually_busy(redis, NUMBER)
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await breaker.call_async(_wrong_key)
+        async with asyncio.timeout(5):
+            while (
+                len(reasons := await stopped_answers(service, arrivals)) < 2 or "open" not in reasons["circuit gemini"]
+            ):
+                await asyncio.sleep(0.01)
+    finally:
+        await fleet.leave()
+    assert reasons["circuit gemini"].startswith("open: failures: HTTP 400 API_KEY_INVALID (a, ")
+    assert reasons[f"number {NUMBER}"].startswith("silent for 4.0 h; ")
+
+
+async def _wrong_key() -> None:
+    raise Unavailable("gemini", "gemini: HTTP 400 API_KEY_INVALID")
 
 
 class _Taken:

@@ -317,3 +317,11 @@ async def test_an_error_and_the_circuit_name_googles_own_code(world, status, err
         await world.ask(httpx.Response(status, json={"error": error}))
     assert str(caught.value) == f"gemini: {words}"
     assert world.breaker.snapshot().last_failure == words
+
+
+async def test_the_probe_names_what_is_wrong_for_the_check_up(world):
+    world.answers = [
+        httpx.Response(400, json={"error": {"status": "INVALID_ARGUMENT", "details": [{"reason": "API_KEY_INVALID"}]}})
+    ]
+    with pytest.raises(Unavailable, match="HTTP 400 API_KEY_INVALID"):
+        await world.model.probe()

@@ -40,5 +40,5 @@ def place_of(exc: BaseException) -> str:
 
 
 def one_line(text: str) -> str:
-    """Line breaks and runs of white space become one space."""
-    return " ".join(text.split())
+    """Line breaks and runs of white space become one space; what no server takes, as half an emoji, a question mark."""
+    return " ".join(text.encode(errors="replace").decode().split())

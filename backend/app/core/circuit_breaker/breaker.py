@@ -163,7 +163,7 @@ class CircuitBreaker(Circuit):
         """The classifier's verdict; a failure is remembered in words, because people will ask what it was."""
         verdict = classify(exc)
         if verdict.failed:
-            verdict = verdict if verdict.cause else verdict._replace(cause=in_words(exc))
+            verdict = verdict._replace(cause=in_words(exc))
             self._remember(verdict.cause)
         return verdict
 

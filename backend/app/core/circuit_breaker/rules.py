@@ -55,7 +55,7 @@ class CircuitBreakerOpenError(Unavailable):
 
 class Verdict(NamedTuple):
     """What an exception says about the dependency. `hold_seconds`: the delay the upstream itself asked for. `cause`: a
-    failure in words for people; the breaker fills it in from the exception if the classifier did not."""
+    failure in words for people, filled in by the breaker."""
 
     failed: bool
     hold_seconds: float = 0.0
