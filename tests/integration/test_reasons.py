@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
+from app.adapters.postgres_store import PostgresStore
+from app.core.cache import invalidate_cache_pattern
+from app.core.secrets import TokenCipher
 from app.domain.webhook import Kind
 from app.sandbox import webhooks as wa
+from app.services.account_service import AccountService
 
 from .conftest import MakeOffice, Office
 
@@ -161,3 +165,18 @@ async def test_a_message_that_fails_after_whatsapp_accepted_it_is_told_with_its_
 
 async def _is(value: bool) -> bool:
     return value
+
+
+async def test_a_first_account_whose_name_another_number_has_is_told(
+    store_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = PostgresStore(store_url)
+    accounts = AccountService(store, TokenCipher([TokenCipher.generate_key()]))
+    try:
+        for number in ("5550001", "5550001", "5550002"):
+            await accounts.bootstrap(phone_number_id=number, access_token="a-token", verify_token="verify-me")
+    finally:
+        await store.aclose()
+        await invalidate_cache_pattern("*")
+    (line,) = [line for line in caplog.records if line.getMessage() == "no account bootstrapped"]
+    assert (line.levelname, line.code) == ("ERROR", "slug_taken")  # type: ignore[attr-defined]
