@@ -174,6 +174,8 @@ class BotService:
         profile = await self._accounts.profile(work.account.id)
         if not profile.greeting_text:
             return nothing
+        if await self._store.history(work.conversation.id, limit=1, exclude=()):
+            return nothing  # they know each other
         if blocked := self._messenger.blocked_seconds(work.account):
             raise Postponed(blocked, "whatsapp: circuit open")
         reply = await self._store.open_reply(
