@@ -7,14 +7,16 @@ import unicodedata
 NAME_CHARACTERS = 80
 """WhatsApp's apps allow 25 for a profile name; a payload may hold anything."""
 _SPACES = frozenset({"Cc", "Zl", "Zp", "Zs"})
-_DROPPED = frozenset({"Cf", "Cs", "Co", "Cn"})
-"""Zero-width and bidirectional controls, halves of surrogate pairs, what is no character."""
+"""Unicode's categories of what becomes a space; the rest of what cannot be printed is dropped: zero-width and
+bidirectional controls, halves of surrogate pairs, what is no character."""
 
 
 def one_line(text: object, limit: int) -> str:
     """`text` in one line of at most `limit` characters, without control characters; `""` for what is no text."""
     if not isinstance(text, str):
         return ""
+    if len(text) <= limit and text.isprintable():
+        return " ".join(text.split())
     # Not all of a huge text: four times the limit leaves enough after what is dropped and joined.
     kept = "".join(map(_readable, text.strip()[: 4 * limit + 64]))
     line = " ".join(kept.split())
@@ -28,7 +30,6 @@ def quoted(text: object, limit: int) -> str:
 
 
 def _readable(character: str) -> str:
-    if character.isascii():
-        return character if character.isprintable() else " "
-    category = unicodedata.category(character)
-    return " " if category in _SPACES else "" if category in _DROPPED else character
+    if character.isprintable():
+        return character
+    return " " if unicodedata.category(character) in _SPACES else ""

@@ -115,7 +115,7 @@ def _change(change: Any, entry: Json) -> list[WebhookEvent]:
         return [_without_customers("history" if "history" in value else field, value, entry)]
     metadata = value.get("metadata")
     number = _id(metadata, "phone_number_id") or "" if isinstance(metadata, dict) else ""
-    contacts = _Contacts(value)
+    contacts = _Contacts(value) if "contacts" in value else _NO_CONTACTS
     events: list[WebhookEvent] = []
     for key, read in readers:
         updates = value.get(key)
@@ -182,14 +182,6 @@ def _echo(number: str, echo: Json, _contacts: _Contacts) -> WebhookEvent:
     return _event(number, Kind.ECHO, str(echo["id"]), peer, body)
 
 
-_Reader = Callable[[str, Json, "_Contacts"], WebhookEvent]
-_ECHO_READERS: tuple[tuple[str, _Reader], ...] = (("message_echoes", _echo),)
-_READERS_OF = {
-    "messages": (("messages", _message), ("statuses", _status), *_ECHO_READERS),
-    "smb_message_echoes": _ECHO_READERS,
-    "message_echoes": _ECHO_READERS,
-}
-"""Of each field that is about customers: where its updates stand, and what reads one."""
 _VALUE_KEYS = frozenset({"messages", "statuses", "message_echoes", "errors", "history", "metadata", "contacts"})
 
 REPORTED = frozenset(name for name, rank in STATUS_RANK.items() if rank >= STATUS_RANK[Status.SENT]) | {Status.FAILED}
@@ -267,10 +259,10 @@ class _Contacts:
         return name or None, _text(card.get("user_id"))
 
     def _find(self, wa_id: str | None, user_id: str | None) -> Json | None:
-        if len(self._cards) == 1 and wa_id and self._cards[0].get("wa_id") == wa_id:
-            return self._cards[0]
         if not self._cards:
             return None
+        if len(self._cards) == 1 and wa_id and self._cards[0].get("wa_id") == wa_id:
+            return self._cards[0]
         card = self._by_id.get(user_id or "") or self._by_id.get(shortest_number(wa_id or ""))
         if card is None and len(self._cards) == 1 and self._has_one_sender:
             # A single card belongs to the single sender, whatever number it shows: unless it names another person.
@@ -296,6 +288,17 @@ class _Contacts:
             if isinstance(message, dict)
         }
         return len(senders) == 1
+
+
+_NO_CONTACTS = _Contacts({})
+_Reader = Callable[[str, Json, _Contacts], WebhookEvent]
+_ECHO_READERS: tuple[tuple[str, _Reader], ...] = (("message_echoes", _echo),)
+_READERS_OF = {
+    "messages": (("messages", _message), ("statuses", _status), *_ECHO_READERS),
+    "smb_message_echoes": _ECHO_READERS,
+    "message_echoes": _ECHO_READERS,
+}
+"""Of each field that is about customers: where its updates stand, and what reads one."""
 
 
 def _text(value: Any) -> str | None:
