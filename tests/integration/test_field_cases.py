@@ -17,9 +17,11 @@ from prometheus_client import REGISTRY
 
 from app.api.routes_webhook import WebhookReceiver
 from app.core.redis import Redis, connect, scan
-from app.domain.models import Conversation, HandoverReason, Message
+from app.core.secrets import TokenCipher
+from app.domain.models import Conversation, HandoverReason, Message, User
 from app.sandbox import webhooks as wa
 from app.sandbox.webhooks import encode_like_meta, signed_headers
+from app.services.account_service import AccountService
 from field_cases import case, enveloped
 
 from .conftest import MakeOffice, Office
@@ -259,6 +261,16 @@ async def test_a_number_is_the_same_however_it_is_written(desk: Desk, number: An
     await desk.settle(wa.envelope(change))
     assert (await desk.conversation()).contact.wa_id == "34610000016"
     assert len([message for message in await desk.messages() if message.direction == "inbound"]) == 2
+
+
+async def test_an_accounts_phone_number_is_kept_as_digits(desk: Desk) -> None:
+    accounts = AccountService(desk.office.store, TokenCipher([TokenCipher.generate_key()]))
+    made = await accounts.create(
+        User("u", is_operator=True), name="Other", slug="other", phone_number_id="70001", access_token="a token",
+        verify_token="verify-other", phone_number="+15550001111",
+    )  # fmt: skip
+    changed = await accounts.update(made.id, {"phone_number": "+34 610 000 016"})
+    assert (made.phone_number, changed.phone_number) == ("15550001111", "34610000016")
 
 
 # --- 4. and 5. fields about no customer ---------------------------------------------------------------------------

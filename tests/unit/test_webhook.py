@@ -104,6 +104,12 @@ def test_a_single_card_is_nobodys_among_several_senders_unless_its_number_leads_
     assert [event.body["name"] for event in events] == [None, None]
 
 
+def test_a_message_without_a_sender_is_the_single_cards() -> None:
+    message = wa.text(wa.Person(None), "x")
+    (event,) = parse(wa.messages_change(SHOP, [message], [wa.Person("+33612345678", "Amina")]))
+    assert (event.body["wa_id"], event.body["name"]) == ("33612345678", "Amina")
+
+
 def test_a_card_that_names_another_user_is_not_the_senders() -> None:
     (event,) = parse(wa.messages_change(SHOP, [wa.text(wa.Person("336", None, "FR.1"), "x")], [AMINA]))
     assert (event.body["name"], event.body["user_id"]) == (None, "FR.1")

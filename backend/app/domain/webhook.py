@@ -153,12 +153,13 @@ def _problems(errors: Any) -> list[Json]:
 
 def _message(number: str, message: Json, contacts: _Contacts) -> WebhookEvent:
     wa_id, user_id = _ids(message.get("from"), message.get("from_user_id"))
-    name, card_user_id = contacts.of(wa_id, user_id)
-    user_id = user_id or card_user_id
+    card = contacts.of(wa_id, user_id)
+    user_id = user_id or card.user_id
+    wa_id = wa_id or (None if user_id else card.wa_id)
     peer = user_id or wa_id
     if peer is None:
         return _unknown(number, message, "message without a sender")
-    body = {"message": message, "wa_id": wa_id, "user_id": user_id, "name": name}
+    body = {"message": message, "wa_id": wa_id, "user_id": user_id, "name": card.name}
     return _event(number, Kind.MESSAGE, str(message["id"]), peer, body)
 
 
@@ -241,6 +242,15 @@ def _ids(number: Any, user_id: Any) -> tuple[str | None, str | None]:
     return wa_id, user
 
 
+class _Card(NamedTuple):
+    name: str | None
+    user_id: str | None
+    wa_id: str | None
+
+
+_NO_CARD = _Card(None, None, None)
+
+
 class _Contacts:
     """The cards of a change, by the ids on them: a batch may carry several, or none."""
 
@@ -249,14 +259,14 @@ class _Contacts:
         contacts = value.get("contacts")
         self._cards = [card for card in contacts if isinstance(card, dict)] if isinstance(contacts, list) else []
 
-    def of(self, wa_id: str | None, user_id: str | None) -> tuple[str | None, str | None]:
-        """Name and business-scoped id of this sender, if there is a card of theirs."""
+    def of(self, wa_id: str | None, user_id: str | None) -> _Card:
+        """What the card of this sender says; nothing if there is none."""
         card = self._find(wa_id, user_id)
         if card is None:
-            return None, None
+            return _NO_CARD
         profile = card.get("profile")
         name = one_line(profile.get("name"), NAME_CHARACTERS) if isinstance(profile, dict) else ""
-        return name or None, _text(card.get("user_id"))
+        return _Card(name or None, _text(card.get("user_id")), phone_digits(card.get("wa_id")))
 
     def _find(self, wa_id: str | None, user_id: str | None) -> Json | None:
         if not self._cards:
@@ -356,7 +366,7 @@ def needs_a_person(message: InboundMessage) -> bool:
 
 def opens_chat(message: InboundMessage) -> bool:
     """The customer opened the chat for the first time and has written nothing yet."""
-    return message.type == "request_welcome"
+    return message.type == "request_welcome" and "group_id" not in message.payload
 
 
 def _is_only_on_the_phone(kind: str, message: Json) -> bool:

@@ -172,7 +172,7 @@ class BotService:
         if self._clock.now() - opened[-1].timestamp > self._reply_deadline:
             return nothing
         profile = await self._accounts.profile(work.account.id)
-        if not profile.greeting_text:
+        if profile.greeting_text is None or not profile.greeting_text.strip():
             return nothing
         if await self._store.history(work.conversation.id, limit=1, exclude=()):
             return nothing  # they know each other
