@@ -1,7 +1,8 @@
 """JSON from outside, read as far as it can be read, and made fit for every reader after us.
 
     payload = loads(raw)          # orjson; only what orjson refuses takes the slow, tolerant way
-    text = dumps(content)         # at most MAX_DEPTH deep, whatever `content` is
+    text = dumps(content)         # whatever `content` is
+    content = loads_shallow(text)
 
 What orjson or PostgreSQL refuse and real senders send: half of a surrogate pair (an emoji cut in two), bytes that are
 no UTF-8, NaN, numbers that do not fit, objects nested hundreds deep. Each is replaced alone: U+FFFD for what is no
@@ -37,14 +38,18 @@ def loads(raw: bytes) -> Any:
 
 
 def dumps(value: Any) -> bytes:
-    """One line of JSON. The check costs an ordinary message half a microsecond: as deep as it has brackets at most."""
+    """One line of JSON, at most as deep as orjson writes."""
     try:
-        text = orjson.dumps(value)
+        return orjson.dumps(value)
     except TypeError:  # too deep, an integer over 64 bits, a lone surrogate
         return orjson.dumps(plain(value))
-    if text.count(b"{") + text.count(b"[") > MAX_DEPTH:
-        return orjson.dumps(plain(value))
-    return text
+
+
+def loads_shallow(text: bytes) -> Any:
+    """What `dumps` wrote, at most `MAX_DEPTH` deep: fit to be stored and shown by what recurses in Python."""
+    value = orjson.loads(text)
+    is_shallow = text.count(b"{") + text.count(b"[") <= MAX_DEPTH  # no deeper than it has brackets
+    return value if is_shallow else plain(value)
 
 
 def plain(value: Any, depth: int = MAX_DEPTH) -> Any:

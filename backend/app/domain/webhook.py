@@ -153,13 +153,15 @@ def _problems(errors: Any) -> list[Json]:
 
 def _message(number: str, message: Json, contacts: _Contacts) -> WebhookEvent:
     wa_id, user_id = _ids(message.get("from"), message.get("from_user_id"))
-    card = contacts.of(wa_id, user_id)
-    user_id = user_id or card.user_id
-    wa_id = wa_id or (None if user_id else card.wa_id)
+    name, card = None, contacts.of(wa_id, user_id)
+    if card is not None:
+        name = _name(card)
+        user_id = user_id or _text(card.get("user_id"))
+        wa_id = wa_id or (None if user_id else phone_digits(card.get("wa_id")))
     peer = user_id or wa_id
     if peer is None:
         return _unknown(number, message, "message without a sender")
-    body = {"message": message, "wa_id": wa_id, "user_id": user_id, "name": card.name}
+    body = {"message": message, "wa_id": wa_id, "user_id": user_id, "name": name}
     return _event(number, Kind.MESSAGE, str(message["id"]), peer, body)
 
 
@@ -242,15 +244,6 @@ def _ids(number: Any, user_id: Any) -> tuple[str | None, str | None]:
     return wa_id, user
 
 
-class _Card(NamedTuple):
-    name: str | None
-    user_id: str | None
-    wa_id: str | None
-
-
-_NO_CARD = _Card(None, None, None)
-
-
 class _Contacts:
     """The cards of a change, by the ids on them: a batch may carry several, or none."""
 
@@ -259,16 +252,8 @@ class _Contacts:
         contacts = value.get("contacts")
         self._cards = [card for card in contacts if isinstance(card, dict)] if isinstance(contacts, list) else []
 
-    def of(self, wa_id: str | None, user_id: str | None) -> _Card:
-        """What the card of this sender says; nothing if there is none."""
-        card = self._find(wa_id, user_id)
-        if card is None:
-            return _NO_CARD
-        profile = card.get("profile")
-        name = one_line(profile.get("name"), NAME_CHARACTERS) if isinstance(profile, dict) else ""
-        return _Card(name or None, _text(card.get("user_id")), phone_digits(card.get("wa_id")))
-
-    def _find(self, wa_id: str | None, user_id: str | None) -> Json | None:
+    def of(self, wa_id: str | None, user_id: str | None) -> Json | None:
+        """The card of this sender, `None` if there is none."""
         if not self._cards:
             return None
         if len(self._cards) == 1 and wa_id and self._cards[0].get("wa_id") == wa_id:
@@ -309,6 +294,11 @@ _READERS_OF = {
     "message_echoes": _ECHO_READERS,
 }
 """Of each field that is about customers: where its updates stand, and what reads one."""
+
+
+def _name(card: Json) -> str | None:
+    profile = card.get("profile")
+    return one_line(profile.get("name"), NAME_CHARACTERS) or None if isinstance(profile, dict) else None
 
 
 def _text(value: Any) -> str | None:

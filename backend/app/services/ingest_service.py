@@ -14,7 +14,7 @@ from prometheus_client import Counter
 from app.core.bounded_names import BoundedNames
 from app.core.logging import bind_messages
 from app.core.queue import Event, PutResult
-from app.core.tolerant_json import dumps
+from app.core.tolerant_json import dumps, loads_shallow
 from app.core.tracing import outgoing
 from app.domain.webhook import Json, Kind, WebhookEvent, parse_webhook
 
@@ -100,6 +100,6 @@ def trace_carrier(event: Event) -> dict[str, str] | None:
 
 def decode(event: Event) -> Incoming:
     """The inverse of `encode`."""
-    content = orjson.loads(event.payload)
+    content = loads_shallow(event.payload)
     accepted_at = datetime.fromtimestamp(event.accepted_at, UTC)
     return Incoming(Kind(content["kind"]), content["number"], content["body"], accepted_at)
