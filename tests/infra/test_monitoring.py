@@ -33,7 +33,7 @@ COUNTED = {
 """Gauges of things that are counted, or yes and no: they have no unit."""
 LABELS = {
     "dependency", "event", "field", "kind", "le", "loop", "method", "name", "outcome", "python", "reason", "result",
-    "route", "state", "status", "tier", "to", "verdict", "version",
+    "route", "stage", "state", "status", "tier", "to", "verdict", "version",
 }  # fmt: skip
 """All of them have few values, known in advance."""
 
