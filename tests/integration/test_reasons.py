@@ -129,11 +129,11 @@ async def test_an_event_that_is_given_up_on_is_named_and_says_why(
     make_office: MakeOffice, lines: Lines, caplog: pytest.LogCaptureFixture
 ) -> None:
     office = await make_office()
-    await office.ingest.accept({"entry": [{"changes": [{"field": "flows", "value": {}}]}]})
+    await office.ingest.accept(wa.envelope(wa.messages_change(office.business, [{"no": "id"}])))
     outcome, reason = await lines.first(Kind.UNKNOWN)
-    assert (outcome, reason) == ("parked", "unsupported field flows")
+    assert (outcome, reason) == ("parked", "malformed messages")
     (line,) = [line for line in caplog.records if line.getMessage().startswith("event given up on")]
-    assert (line.kind, line.field, line.reason) == ("unknown", "flows", reason)  # type: ignore[attr-defined]
+    assert (line.kind, line.field, line.reason) == ("unknown", "messages", reason)  # type: ignore[attr-defined]
 
 
 async def test_a_bug_is_told_by_its_place_and_never_quotes_the_customer(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 import pytest
 
 from app.core.logging import trace_of
@@ -13,7 +12,7 @@ from app.core.queue.events import Failure
 from app.domain.webhook import parse_webhook
 from app.sandbox import webhooks as wa
 from app.services.dead_letters import about, view
-from app.services.ingest_service import UNKNOWN_BYTES, decode, encode
+from app.services.ingest_service import decode, encode
 
 BUSINESS = wa.Business("106540352242922")
 AMINA = wa.Person("33612345678", "Amina")
@@ -47,11 +46,23 @@ def test_an_event_is_named_by_kind_field_number_and_digest(change: Any, kind: st
         assert personal not in shown
 
 
-def test_an_unknown_event_is_named_by_its_field() -> None:
-    (event,) = [encode(each) for each in parse_webhook({"field": "flows", "value": {"x": "kumquat"}})]
-    assert (about(event)["kind"], about(event)["field"]) == ("unknown", "flows")
-    assert about(event)["event"].startswith("unknown:")
+def unknown(update: Any) -> Event:
+    (event,) = events(wa.messages_change(BUSINESS, [update]))
+    return event
+
+
+def test_an_event_that_cannot_be_read_is_named_by_its_field() -> None:
+    event = unknown({"no": "id", "text": "kumquat"})
+    assert (about(event)["kind"], about(event)["field"]) == ("unknown", "messages")
+    assert about(event)["event"].startswith(f"unknown:{BUSINESS.phone_number_id}:")
     assert "kumquat" not in repr(view(letter(event)))
+
+
+def test_a_report_about_the_account_is_named_by_its_field() -> None:
+    change = {"field": "account_update", "value": {"event": "DISABLED_UPDATE", "phone_number": "33612345678"}}
+    (event,) = [encode(each) for each in parse_webhook(change)]
+    assert (about(event)["kind"], about(event)["field"]) == ("notice", "account_update")
+    assert "33612345678" not in repr(view(letter(event)))
 
 
 def test_a_number_in_a_reason_of_an_earlier_version_is_not_shown() -> None:
@@ -65,22 +76,10 @@ def test_what_is_no_event_of_ours_is_shown_all_the_same(payload: bytes) -> None:
     assert about(Event("x", "unknown:y", payload))["kind"] == "unknown"
 
 
-def test_an_unknown_event_is_kept_small_with_a_note_and_refused_for_the_same_reason() -> None:
-    chunk = {"field": "history", "value": {"history": [{"threads": ["é" * 100] * 10_000}]}}
-    (parsed,) = parse_webhook(chunk)
-    event = encode(parsed)
-    assert len(event.payload) < UNKNOWN_BYTES + 500
-    kept = decode(event).body
-    assert (kept["reason"], kept["field"]) == ("unsupported field history", "history")
-    assert kept["note"] == f"cut: {len(orjson.dumps(chunk))} bytes in all"
-    assert kept["shape"].startswith('{"field":"history"')
-
-
-def test_a_small_unknown_event_is_kept_whole() -> None:
-    change = {"field": "flows", "value": {"a": 1}}
-    (parsed,) = parse_webhook(change)
-    assert decode(encode(parsed)).body["shape"] == change
-    assert "note" not in decode(encode(parsed)).body
+def test_an_event_that_cannot_be_read_is_kept_small() -> None:
+    event = unknown({"no": "id", "text": "é" * 100_000})
+    assert len(event.payload) < 10_000
+    assert decode(event).body["reason"] == "malformed messages"
 
 
 def test_a_long_message_is_never_cut() -> None:

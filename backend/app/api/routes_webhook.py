@@ -5,6 +5,7 @@ microsecond here counts threefold, and nothing may be parsed before the signatur
 from __future__ import annotations
 
 import hmac
+import json
 import logging
 import secrets
 import time
@@ -22,6 +23,7 @@ from app.api.errors import error_response
 from app.core.errors import Unavailable
 from app.core.failure_words import in_words
 from app.core.logging import bind_request_id, log_canonical
+from app.core.tolerant_json import loads
 from app.core.tracing import span
 from app.services.ingest_service import IngestService
 
@@ -83,12 +85,12 @@ class WebhookReceiver:
                 self._tell_unsigned(refused, started)
             else:
                 with span("webhook"):
-                    result = await self._ingest.accept(orjson.loads(body))
+                    result = await self._ingest.accept(loads(body))
                 accepted, duplicates = result.accepted, result.duplicates
                 status = 200
         except BodyTooLarge:
             status, error, refused = 413, "body_too_large", "body_too_large"
-        except orjson.JSONDecodeError:
+        except json.JSONDecodeError:
             status, error, refused = 400, "invalid_json", "invalid_json"
         except Unavailable as exc:
             status, error, refused = 503, f"{exc.dependency}_unavailable", "unavailable"

@@ -10,12 +10,13 @@ import orjson
 from app.core.logging import redact, trace_of
 from app.core.queue import DeadLetter, Event
 from app.domain.webhook import Kind
-from app.services.ingest_service import FIELD_CHARACTERS, whatsapp_id
+from app.services.ingest_service import whatsapp_id
 
 _FIELDS: Mapping[str, str] = {
     Kind.MESSAGE: "messages", Kind.STATUS: "statuses", Kind.ECHO: "message_echoes", Kind.OUTBOUND: "",
 }  # fmt: skip
 """Where in a webhook an event of each kind comes from."""
+FIELD_CHARACTERS = 60
 
 
 def about(event: Event) -> dict[str, str]:
@@ -26,8 +27,8 @@ def about(event: Event) -> dict[str, str]:
     try:
         content = orjson.loads(event.payload)
         number = str(content.get("number") or "")
-        if kind == Kind.UNKNOWN:
-            field = str(content["body"].get("field") or "")
+        if kind in {Kind.NOTICE, Kind.UNKNOWN}:
+            field = _field(content["body"])
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
         kind = kind or Kind.UNKNOWN  # of another version, or no event of ours: shown all the same
     digest = trace_of(whatsapp_id(event))
@@ -37,6 +38,16 @@ def about(event: Event) -> dict[str, str]:
         "field": redact(field)[:FIELD_CHARACTERS],
         "phone_number_id": number,
     }
+
+
+def _field(body: Mapping[str, Any]) -> str:
+    """A notice names its field; of an event that cannot be read its shape may, or the reason does."""
+    shape = body.get("shape")
+    named = body.get("field") or (shape.get("field") if isinstance(shape, dict) else None)
+    if isinstance(named, str):
+        return named
+    words = str(body.get("reason")).split()
+    return next((field for field in _FIELDS.values() if field in words), "")
 
 
 def view(letter: DeadLetter) -> dict[str, Any]:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import orjson
+from prometheus_client import Counter
 
+from app.core.bounded_names import BoundedNames
 from app.core.logging import bind_messages
 from app.core.queue import Event, PutResult
+from app.core.tolerant_json import dumps, loads_shallow
 from app.core.tracing import outgoing
 from app.domain.webhook import Json, Kind, WebhookEvent, parse_webhook
 
-UNKNOWN_BYTES = 2048
-FIELD_CHARACTERS = 60
+logger = logging.getLogger(__name__)
+
+MAX_UNKNOWN_FIELDS = 50
+IGNORED = Counter(
+    "chorus_webhook_ignored_total",
+    "Changes and statuses that Chorus has no use for, by field (unknown ones too, the first 50 names)",
+    ["field"],
+)
+_unknown_fields = BoundedNames(MAX_UNKNOWN_FIELDS)
 
 
 class Destination(Protocol):
@@ -35,13 +46,33 @@ class IngestService:
 
         No coroutine: the payload is gone while its events wait for Redis, which is less for the garbage collector.
         """
-        updates = parse_webhook(payload)
-        for update in updates:
+        events: list[Event] = []
+        for update in parse_webhook(payload):
             if update.kind is Kind.MESSAGE:
                 self._on_message(update.phone_number_id)
-        events = [encode(update) for update in updates]
+            if update.kind is not Kind.IGNORED or _count(update):
+                events.append(encode(update))
+        if not events:
+            return _nothing_to_store()
         bind_messages([whatsapp_id(event) for event in events])
         return self._destination.put(events)
+
+
+async def _nothing_to_store() -> PutResult:
+    return PutResult(0, 0)
+
+
+def _count(ignored: WebhookEvent) -> bool:
+    """Always false: there is nothing to store. Of a field that nobody knows the log gets the shape, once a process."""
+    field, shape = ignored.body["field"], ignored.body.get("sketch")
+    if shape is None:
+        IGNORED.labels(field).inc()
+        return False
+    label, is_new = _unknown_fields.label(field)
+    IGNORED.labels(label).inc()
+    if is_new:
+        logger.warning("a webhook field that Chorus does not know is ignored", extra={"field": label, "shape": shape})
+    return False
 
 
 def whatsapp_id(event: Event) -> str:
@@ -51,24 +82,11 @@ def whatsapp_id(event: Event) -> str:
 
 
 def encode(event: WebhookEvent) -> Event:
-    body = _small(event.body) if event.kind is Kind.UNKNOWN else event.body
-    content = {"kind": event.kind, "number": event.phone_number_id, "body": body}
+    content = {"kind": event.kind, "number": event.phone_number_id, "body": event.body}
     trace = outgoing()
     if trace is not None:
         content["trace"] = trace
-    return Event(event.id, event.mailbox, orjson.dumps(content), event.is_immediate)
-
-
-def _small(body: Json) -> Json:
-    """An event that nothing handles is kept for people to look at, and its beginning tells them enough. An import of a
-    phone's history, for example, comes as megabytes."""
-    shape = body.get("shape")
-    field = shape.get("field") if isinstance(shape, dict) else None
-    small = {"reason": body["reason"], "field": field[:FIELD_CHARACTERS] if isinstance(field, str) else ""}
-    text = orjson.dumps(shape, default=str)
-    if len(text) <= UNKNOWN_BYTES:
-        return small | {"shape": shape}
-    return small | {"shape": text[:UNKNOWN_BYTES].decode(errors="ignore"), "note": f"cut: {len(text)} bytes in all"}
+    return Event(event.id, event.mailbox, dumps(content), event.is_immediate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +107,6 @@ def trace_carrier(event: Event) -> dict[str, str] | None:
 
 def decode(event: Event) -> Incoming:
     """The inverse of `encode`."""
-    content = orjson.loads(event.payload)
+    content = loads_shallow(event.payload)
     accepted_at = datetime.fromtimestamp(event.accepted_at, UTC)
     return Incoming(Kind(content["kind"]), content["number"], content["body"], accepted_at)
