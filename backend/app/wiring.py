@@ -306,12 +306,9 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
             replica.supervisor.beat("audit")
             await asyncio.sleep(AUDIT_SECONDS)
             try:
-                repaired = await outside.queue.audit()
+                await outside.queue.audit()
             except Unavailable as exc:
                 logger.warning("audit failed", extra={"reason": str(exc)})
-                continue
-            if repaired:
-                logger.error("mailboxes were in no set and are due again", extra={"count": repaired})
 
     start("heartbeat", heartbeat)
     start("silence_watch", replica.services.silence.run)
