@@ -20,6 +20,7 @@ from app.domain.errors import (
     Forbidden,
     InvalidInput,
     NotFound,
+    RateLimited,
     SendError,
     Unauthenticated,
     Unavailable,
@@ -33,6 +34,7 @@ STATUS_OF: tuple[tuple[type[Exception], int], ...] = (
     (Forbidden, 403),
     (NotFound, 404),
     (Conflict, 409),
+    (RateLimited, 429),
     (SendError, 502),
     (Unavailable, 503),
     (ChorusError, 500),
@@ -40,6 +42,7 @@ STATUS_OF: tuple[tuple[type[Exception], int], ...] = (
 """First match wins."""
 
 DEFAULT_RETRY_AFTER_SECONDS = 5
+MAX_MESSAGE_CHARS = 500
 _HTTP_CODES: Mapping[int, str] = {
     400: "bad_request",
     404: "not_found",
@@ -51,10 +54,15 @@ _HTTP_CODES: Mapping[int, str] = {
 def error_response(
     status: int, code: str, message: str, *, field: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
-    error: dict[str, Any] = {"code": code, "message": message, "request_id": request_id()}
+    error: dict[str, Any] = {"code": code, "message": _printable(message), "request_id": request_id()}
     if field:
-        error["field"] = field
+        error["field"] = _printable(field)
     return Response(orjson.dumps({"error": error}), status, headers, media_type="application/json")
+
+
+def _printable(text: str) -> str:
+    """Names that callers chose come back here: cut, and without what UTF-8 cannot hold."""
+    return text[:MAX_MESSAGE_CHARS].encode("utf-8", "replace").decode()
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -79,6 +87,8 @@ def response_for(exc: Exception) -> Response:
         return error_response(
             status, f"{exc.dependency}_unavailable", f"{exc.dependency} is unavailable", headers=headers
         )
+    if isinstance(exc, RateLimited):
+        headers["Retry-After"] = str(math.ceil(exc.retry_after))
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     assert isinstance(exc, ChorusError)  # noqa: S101  the table's last row
@@ -86,19 +96,31 @@ def response_for(exc: Exception) -> Response:
     return error_response(status, exc.code, str(exc), field=field, headers=headers)
 
 
-async def _invalid(_request: Request, exc: Exception) -> Response:
+async def _invalid(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)  # noqa: S101  registered for it only
     first = exc.errors()[0]
+    if first["loc"] == ("body",) and isinstance(exc.body, bytes):
+        given = request.headers.get("content-type") or "none"
+        message = f"send the body as JSON with Content-Type: application/json; this request's is {given}"
+        return error_response(422, "invalid_input", message)
     if first["type"] == "json_invalid":
         return error_response(400, "invalid_json", "the body is not valid JSON")
-    field = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path"})
+    field = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path", "header"})
     return error_response(422, "invalid_input", f"{field}: {first['msg']}" if field else first["msg"], field=field)
 
 
-async def _http(_request: Request, exc: Exception) -> Response:
+async def _http(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)  # noqa: S101  registered for it only
     code = _HTTP_CODES.get(exc.status_code, f"http_{exc.status_code}")
-    return error_response(exc.status_code, code, str(exc.detail), headers=exc.headers)
+    headers = {"Allow": _allowed_methods(request)} if exc.status_code == 405 else exc.headers
+    return error_response(exc.status_code, code, str(exc.detail), headers=headers)
+
+
+def _allowed_methods(request: Request) -> str:
+    """All of the path's: every method is a route of its own, and the one that refused knows no other."""
+    route = request.scope.get("route")
+    documented = request.app.openapi()["paths"].get(getattr(route, "path", None), {})
+    return ", ".join(sorted({method.upper() for method in documented} | set(getattr(route, "methods", None) or ())))
 
 
 async def _bug(_request: Request, exc: Exception) -> Response:
