@@ -1,4 +1,4 @@
-"""`chorus`: serve · demo · sandbox · migrate · doctor · fleet · queue · breakers · cache · account."""
+"""`chorus`: serve · demo · sandbox · migrate · doctor · openapi · fleet · queue · breakers · cache · account."""
 
 from __future__ import annotations
 
@@ -64,6 +64,16 @@ def serve(host: str | None, port: int | None) -> None:
         asyncio.run(refuse_unsafe_redis(settings))
     configure_logging(settings.log_level, settings.log_format)
     run(settings)
+
+
+@main.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the HTTP interface (docs/openapi.json)."""
+    import orjson
+
+    from app.main import openapi_document
+
+    click.echo(orjson.dumps(openapi_document(), option=orjson.OPT_INDENT_2))
 
 
 @main.command()

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
 from prometheus_client import Histogram
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.body_limit import announced_bytes
 from app.api.errors import error_response
 from app.core.logging import bind_request_id, log_canonical
 
 MAX_BODY_BYTES = 1024 * 1024
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES} bytes; send less"
 REQUEST_SECONDS = Histogram(
     "chorus_http_request_seconds", "Requests by route and status", ["method", "route", "status"]
 )
 
 
 class Observed:
-    """Outermost middleware. The request id is the caller's `X-Request-ID` if it is sane, else a new one."""
+    """Outermost middleware. The request id is the caller's `X-Request-ID` if `REQUEST_ID` allows it, else a new one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -30,7 +35,8 @@ class Observed:
             return
         started = time.perf_counter()
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        request_id = bind_request_id(headers.get(b"x-request-id", b"").decode("latin-1"))
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        request_id = bind_request_id(given if REQUEST_ID.fullmatch(given) else None)
         status = 500
 
         async def observed_send(message: Message) -> None:
@@ -41,9 +47,8 @@ class Observed:
             await send(message)
 
         try:
-            length = headers.get(b"content-length", b"0")
-            if not length.isdigit() or int(length) > MAX_BODY_BYTES:
-                response = error_response(413, "body_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
+            if announced_bytes(headers.get(b"content-length", b"0"), limit=MAX_BODY_BYTES) > MAX_BODY_BYTES:
+                response = error_response(413, "body_too_large", TOO_LARGE)
                 await response(scope, receive, observed_send)
             else:
                 await self._app(scope, _bounded(receive), observed_send)
@@ -67,7 +72,7 @@ def _bounded(receive: Receive) -> Receive:
         message = await receive()
         size += len(message.get("body", b""))
         if size > MAX_BODY_BYTES:
-            return {"type": "http.disconnect"}
+            raise HTTPException(413, TOO_LARGE)
         return message
 
     return bounded
