@@ -22,6 +22,8 @@ from app.services.health_service import HealthService
 from app.services.signup_service import SignupService
 
 OPERATOR = User(id="operator", is_operator=True)
+MAX_NAMED = 5
+"""Unknown query parameters in one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def operator(user: CurrentUser) -> User:
     return user
 
 
-def known_query(request: Request, _user: CurrentUser) -> None:
+async def known_query(request: Request, _user: CurrentUser) -> None:
     """A query parameter that the route does not have is refused by name: a typing error must not look like success.
     After `current_user`: who may not ask is told that first."""
     known = set(_query_names(request.scope["route"].dependant))
@@ -90,8 +92,6 @@ def _query_names(dependant: Any) -> Iterator[str]:
     for each in dependant.dependencies:
         yield from _query_names(each)
 
-
-MAX_NAMED = 5
 
 Operator = Annotated[User, Depends(operator)]
 Replica = Annotated[Services, Depends(services)]
