@@ -107,7 +107,7 @@ def test_every_operation_of_the_json_api_says_who_may_and_what_can_go_wrong(
 def test_the_real_errors_have_the_documented_shape_and_status() -> None:
     schema = resolved({"$ref": "#/x/ErrorOut"})
     for exc in (
-        errors.InvalidInput("x", field="a.b"), errors.IdempotencyKeyReused(), errors.Unauthenticated("x"),
+        errors.InvalidInput("x", field="a.b"), errors.IdempotencyKeyReused("x"), errors.Unauthenticated("x"),
         errors.Forbidden("x"), errors.NotFound("account"), errors.Conflict("slug_taken", "x"),
         errors.RateLimited("x", retry_after=1.5), Unavailable("database", "x"),
     ):  # fmt: skip

@@ -20,6 +20,7 @@ from app.services.breaker_service import BreakerService
 from app.services.conversation_service import ConversationService
 from app.services.health_service import HealthService
 from app.services.signup_service import SignupService
+from app.services.silence_watch import SilenceWatch
 
 OPERATOR = User(id="operator", is_operator=True)
 MAX_NAMED = 5
@@ -37,6 +38,7 @@ class Services:
     queue: Queue
     registry: Registry
     breakers: BreakerService
+    silence: SilenceWatch
     verifier: TokenVerifier | None
     admin_key: str
     verify_token: str | None
@@ -81,7 +83,7 @@ async def known_query(request: Request, _user: CurrentUser) -> None:
     known = set(_query_names(request.scope["route"].dependant))
     unknown = sorted({name for name in request.query_params if name not in known})
     if unknown:
-        names = ", ".join(unknown[:MAX_NAMED])
+        names = ", ".join(f'"{name}"' for name in unknown[:MAX_NAMED])
         takes = f"takes {', '.join(sorted(known))}" if known else "takes none"
         raise InvalidInput(f"unknown query parameter {names}; this route {takes}", field=unknown[0])
 

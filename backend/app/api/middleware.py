@@ -7,17 +7,15 @@ import time
 from typing import Any
 
 from prometheus_client import Histogram
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.body_limit import announced_bytes
-from app.api.errors import error_response
+from app.api.errors import BODY_TOO_LARGE, error_response
 from app.core.logging import bind_request_id, log_canonical
 
 MAX_BODY_BYTES = 1024 * 1024
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES} bytes; send less"
 REQUEST_SECONDS = Histogram(
     "chorus_http_request_seconds", "Requests by route and status", ["method", "route", "status"]
 )
@@ -48,10 +46,10 @@ class Observed:
 
         try:
             if announced_bytes(headers.get(b"content-length", b"0"), limit=MAX_BODY_BYTES) > MAX_BODY_BYTES:
-                response = error_response(413, "body_too_large", TOO_LARGE)
+                response = error_response(413, "body_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
                 await response(scope, receive, observed_send)
             else:
-                await self._app(scope, _bounded(receive), observed_send)
+                await self._app(scope, _bounded(receive, scope), observed_send)
         finally:
             seconds = time.perf_counter() - started
             route = _route(scope)
@@ -63,7 +61,7 @@ class Observed:
                 )
 
 
-def _bounded(receive: Receive) -> Receive:
+def _bounded(receive: Receive, scope: Scope) -> Receive:
     """A chunked body has no length to check beforehand."""
     size = 0
 
@@ -72,7 +70,8 @@ def _bounded(receive: Receive) -> Receive:
         message = await receive()
         size += len(message.get("body", b""))
         if size > MAX_BODY_BYTES:
-            raise HTTPException(413, TOO_LARGE)
+            scope[BODY_TOO_LARGE] = True
+            return {"type": "http.disconnect"}
         return message
 
     return bounded

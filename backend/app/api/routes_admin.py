@@ -14,9 +14,10 @@ from app.api.openapi import problems
 from app.api.schemas import NO_NUL
 from app.core.cache import CacheStats, invalidate_cache_pattern, stats
 from app.core.circuit_breaker import State
-from app.core.queue import DeadLetter, QueueStats
+from app.core.queue import QueueStats
 from app.domain.errors import InvalidInput
 from app.services.breaker_service import BreakerAction
+from app.services.dead_letters import view
 
 router = json_router("/admin", "admin", operator)
 
@@ -80,12 +81,24 @@ class DeadLetterOut(BaseModel):
     model_config = ConfigDict(extra="allow")
     id: str
     event: str
-    mailbox: str
+    """Kind, number and digest."""
+    kind: str
     reason: str
     attempts: int
     parked_at: float
     """Seconds since 1970."""
     bytes: int
+
+
+class SilentNumberOut(BaseModel):
+    phone_number_id: str
+    silent_seconds: float
+    usual_messages: float
+    """How many would usually have come in that time."""
+
+
+class SilentNumbersOut(BaseModel):
+    items: list[SilentNumberOut]
 
 
 class DeadLetterPage(BaseModel):
@@ -138,6 +151,12 @@ async def get_queue(replica: Replica) -> dict[str, Any]:
     return asdict(await replica.queue.stats())
 
 
+@router.get("/silent-numbers", response_model=SilentNumbersOut, responses=problems(401, 403, 422, 503))
+async def list_silent_numbers(replica: Replica) -> dict[str, Any]:
+    """Numbers whose customers usually write and have been quiet for too long, as of the last minute."""
+    return {"items": replica.silence.silent}
+
+
 @router.get("/dead-letters", response_model=DeadLetterPage, responses=problems(401, 403, 422, 503))
 async def list_dead_letters(replica: Replica, limit: Limit = 50, cursor: LetterCursor = None) -> dict[str, Any]:
     """Events that were given up on, the oldest first."""
@@ -145,7 +164,7 @@ async def list_dead_letters(replica: Replica, limit: Limit = 50, cursor: LetterC
         letters, next_cursor = await replica.queue.dead(limit=limit, cursor=cursor)
     except ValueError as exc:
         raise InvalidInput(str(exc), field="cursor") from exc
-    return {"items": [_view(letter) for letter in letters], "next_cursor": next_cursor}
+    return {"items": [view(letter) for letter in letters], "next_cursor": next_cursor}
 
 
 @router.post("/dead-letters/replay", response_model=ReplayedOut, responses=problems(400, 401, 403, 413, 422, 503))
@@ -158,17 +177,3 @@ async def replay_dead_letters(replica: Replica, body: DeadLetterIds) -> dict[str
 async def drop_dead_letters(replica: Replica, body: DeadLetterIds) -> dict[str, int]:
     """Forget them for good; ids that do not exist are skipped."""
     return {"dropped": await replica.queue.drop(body.ids)}
-
-
-def _view(letter: DeadLetter) -> dict[str, Any]:
-    """Without the payload, which is a customer's words; the mailbox names the conversation to look at."""
-    return {
-        "id": letter.id,
-        "event": letter.event.id,
-        "mailbox": letter.event.mailbox,
-        "reason": letter.reason,
-        "attempts": letter.attempts,
-        "parked_at": letter.parked_at,
-        "history": [asdict(failure) for failure in letter.history],
-        "bytes": len(letter.event.payload),
-    }

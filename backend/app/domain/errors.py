@@ -69,9 +69,6 @@ class IdempotencyKeyReused(InvalidInput):
 
     code = "idempotency_key_reused"
 
-    def __init__(self) -> None:
-        super().__init__("this Idempotency-Key was used with another text; send a new key", field="Idempotency-Key")
-
 
 class Unauthenticated(ChorusError):
     code = "unauthenticated"

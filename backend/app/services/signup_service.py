@@ -57,4 +57,4 @@ class SignupService:
 async def _take(allowance: Allowance, user: User, what: str) -> None:
     wait = await allowance.take(user.id)
     if wait:
-        raise RateLimited(f"too many {what} within an hour; try again in {round(wait / 60) or 1} min", retry_after=wait)
+        raise RateLimited(f"too many {what} within an hour", retry_after=wait)
