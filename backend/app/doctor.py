@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.adapters.gemini import GeminiModel
-from app.adapters.migrations import pending_migrations
+from app.adapters.migrations import pending_migrations, read_migrations
 from app.adapters.whatsapp import WhatsAppMessenger
 from app.core.config import Durability, Env, Settings, SettingsError
 from app.core.errors import Unavailable
@@ -18,6 +18,7 @@ from app.core.redis import configured as redis_configured
 from app.core.redis import connect, describe
 from app.core.secrets import TokenCipher
 from app.domain.errors import ConfigurationError
+from app.domain.ports import Store
 from app.wiring import open_store
 
 CHECK_TIMEOUT_SECONDS = 10.0
@@ -120,11 +121,22 @@ async def _database(settings: Settings, stack: AsyncExitStack) -> list[Finding]:
         return [
             Finding("database", "bad", str(exc), "start it, or correct DATABASE_URL / SUPABASE_URL and SUPABASE_KEY")
         ]
-    findings = [Finding("database", "ok")]
-    if settings.database_url:
+    return [Finding("database", "ok"), *await _migrations(settings, store)]
+
+
+async def _migrations(settings: Settings, store: Store) -> list[Finding]:
+    known = [migration.id for migration in read_migrations()]
+    applied = await store.applied_migrations()
+    missing = [name for name in known if name not in applied]
+    if settings.database_url:  # which also finds a file that was changed after it was applied
         missing = await pending_migrations(settings.database_url.get_secret_value())
-        if missing:
-            findings.append(Finding("migrations", "bad", f"not applied: {', '.join(missing)}", "chorus migrate"))
+    newer = [name for name in applied if name not in known]
+    findings = []
+    if missing:
+        findings.append(Finding("migrations", "bad", f"not applied: {', '.join(missing)}", "chorus migrate"))
+    if newer:
+        detail = f"the schema is newer than this version, which works with it: {', '.join(newer)}"
+        findings.append(Finding("migrations", "warn", detail, "nothing, after a rollback"))
     return findings
 
 

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from app import __version__
 from app.adapters.gemini import GeminiModel
+from app.adapters.migrations import read_migrations
 from app.adapters.postgres_store import PostgresStore
 from app.adapters.supabase_auth import SupabaseTokenVerifier
 from app.adapters.supabase_store import SupabaseStore
@@ -50,6 +51,7 @@ from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
 from app.services.probes import Dependency
+from app.services.schema_gate import SchemaGate
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ class Replica:
     worker: InboxWorker | None
     supervisor: Supervisor
     settings: Settings
+    schema: SchemaGate
 
     async def drain(self, grace_seconds: float) -> None:
         """Finish or give back what is held. Idempotent."""
@@ -119,7 +122,9 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
         await outside.breakers.sync()  # before the first call: what the others have learned the hard way
         supervisor = Supervisor()
         replica = _assemble(settings, outside, supervisor)
-        await replica.services.health.probe_all()
+        await asyncio.gather(
+            replica.services.health.probe_all(), replica.schema.look(timeout_seconds=PROBE_TIMEOUT_SECONDS)
+        )
         stack.push_async_callback(supervisor.stop)
         _start_loops(replica, outside)
         replica.services.health.started()
@@ -173,6 +178,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
 
 def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> Replica:
     accounts = AccountService(outside.store, outside.cipher)
+    schema = SchemaGate(outside.store, [migration.id for migration in read_migrations()])
     delivery = Delivery(
         outside.store, outside.messenger, outside.pacer, reconcile_seconds=settings.send_reconcile_seconds
     )
@@ -199,12 +205,13 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
             concurrency=settings.worker_concurrency,
             on_beat=lambda: supervisor.beat("worker"),
             on_queue_away=fallback.suspect if fallback else lambda: None,
+            may_claim=schema.is_open,
         )
     return Replica(
         services=Services(
             accounts=accounts,
             conversations=conversations,
-            health=_health(settings, outside, supervisor),
+            health=_health(settings, outside, supervisor, schema),
             queue=outside.queue,
             registry=outside.registry,
             breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers),
@@ -218,10 +225,11 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
         worker=worker,
         supervisor=supervisor,
         settings=settings,
+        schema=schema,
     )
 
 
-def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> HealthService:
+def _health(settings: Settings, outside: Outside, supervisor: Supervisor, schema: SchemaGate) -> HealthService:
     async def probe_store() -> Mapping[str, Any]:
         await outside.store.ping()
         return {}
@@ -253,13 +261,14 @@ def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> Hea
         supervisor=supervisor,
         internals=internals,
         requires=frozenset(settings.readiness_requires),
+        schema=lambda: schema.reason,
     )
 
 
 def _start_loops(replica: Replica, outside: Outside) -> None:
     """Every background loop of a replica; the supervisor restarts one that dies and tells /health/live."""
     start = replica.supervisor.start
-    beating = {"event_loop": LoopWatch().run, **replica.services.health.loops()}
+    beating = {"event_loop": LoopWatch().run, "schema": replica.schema.run, **replica.services.health.loops()}
     for name, loop in beating.items():
         start(name, partial(loop, partial(replica.supervisor.beat, name)))
     started_at = time.time()
@@ -298,11 +307,12 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
 
     start("heartbeat", heartbeat)
     if replica.fallback is not None:
-        start("inbox_mover", replica.fallback.run)
+        start("inbox_mover", replica.schema.guarded(replica.fallback.run))
     start("circuit_breakers", outside.breakers.run)
-    start("cache_relay", _cache_relay(replica.settings, outside).run)
+    start("cache_relay", replica.schema.guarded(_cache_relay(replica.settings, outside).run))
     if replica.settings.whatsapp_phone_id:
-        start("bootstrap_account", lambda: _bootstrap(replica.settings, replica.services.accounts))
+        bootstrap = partial(_bootstrap, replica.settings, replica.services.accounts)
+        start("bootstrap_account", replica.schema.guarded(bootstrap))
     if replica.worker is not None:
         start("worker", replica.worker.run, beat_within_seconds=STUCK_SECONDS)
         start("lease_renewal", replica.worker.renew)

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import TypeAdapter
 
+from app.adapters.database_trouble import DatabaseUnavailable, Trouble
 from app.adapters.sql_invalidations import SqlInvalidations
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.deadline import Deadline
@@ -64,6 +65,8 @@ _TURNS = TypeAdapter(tuple[Turn, ...])
 _PROFILE_CHANGES = {f.name for f in fields(BotProfile)} - {"account_id", "updated_at"}
 _ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {"id", "created_at", "updated_at"}
 
+_ABOUT_THE_SCHEMA = frozenset({"applied_migrations", "schema_version"})
+
 _CONFLICTS = {
     "inbox_full": "as many events wait in the inbox as may",
     "slug_taken": "another account has this slug",
@@ -80,6 +83,8 @@ class SqlStore(SqlInvalidations, Store):
         # Webhooks wait behind it, each for less than a second: refusing them for as long as the others' circuit is
         # open, half a minute, would make a moment without Redis an outage of ingest.
         self._inbox_policy = policy.behind(CircuitBreaker("supabase_inbox", INBOX_BREAKER, dependency="database"))
+        # A replica must know what the schema is before its other calls go through again.
+        self._schema_policy = policy.behind(CircuitBreaker("supabase_schema", INBOX_BREAKER, dependency="database"))
 
     @abstractmethod
     async def _execute(self, function: str, body: bytes) -> Any:
@@ -87,8 +92,9 @@ class SqlStore(SqlInvalidations, Store):
 
     async def _call(self, operation: str, /, **p: Any) -> Any:
         deadline = Deadline.after(CALL_SECONDS)
-        policy = self._inbox_policy if operation.startswith("inbox_") else self._policy
-        match await policy.call(self._execute, f"chorus_{operation}", _encode(p), deadline=deadline):
+        match await self._policy_of(operation).call(
+            self._execute, f"chorus_{operation}", _encode(p), deadline=deadline
+        ):
             case {"ok": value}:
                 return value
             case {"error": "fenced"}:
@@ -99,6 +105,11 @@ class SqlStore(SqlInvalidations, Store):
                 raise Conflict(code, _CONFLICTS[code])
             case answer:
                 raise TypeError(f"chorus_{operation} answered {type(answer).__name__} in no known form")
+
+    def _policy_of(self, operation: str) -> ResiliencePolicy:
+        if operation.startswith("inbox_"):
+            return self._inbox_policy
+        return self._schema_policy if operation in _ABOUT_THE_SCHEMA else self._policy
 
     # -- inbox ---------------------------------------------------------------------------------------------------
 
@@ -133,6 +144,14 @@ class SqlStore(SqlInvalidations, Store):
 
     async def ping(self) -> None:
         await self._call("ping")
+
+    async def applied_migrations(self) -> tuple[str, ...]:
+        try:
+            return tuple(await self._call("applied_migrations"))
+        except DatabaseUnavailable as exc:
+            if exc.trouble is not Trouble.NOT_MIGRATED:
+                raise
+            return ()
 
     async def schema_version(self) -> str | None:
         version: str | None = await self._call("schema_version")

@@ -292,6 +292,11 @@ class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, Invalidatio
         """The newest migration applied, e.g. `20261123000001`; `None` if nobody recorded one."""
         ...
 
+    async def applied_migrations(self) -> tuple[str, ...]:
+        """Every migration of ours that is recorded, oldest first, e.g. `20261123000001_chorus_foundation`; none where
+        the database has no schema, or one from before it could say."""
+        ...
+
     async def aclose(self) -> None: ...
 
 

@@ -80,7 +80,9 @@ class InboxWorker:
         concurrency: int,
         on_beat: Callable[[], None] = lambda: None,
         on_queue_away: Callable[[], None] = lambda: None,
+        may_claim: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`may_claim`: asked before every claim; while it says no, nothing new is taken."""
         self._queue = queue
         self._bot = bot
         self._conversations = conversations
@@ -88,6 +90,7 @@ class InboxWorker:
         self._per_group = max(1, int(concurrency * GROUP_SHARE))
         self._on_beat = on_beat
         self._on_queue_away = on_queue_away
+        self._may_claim = may_claim
         self._held: dict[asyncio.Task[None], Claim] = {}
         self._slot_freed = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -106,6 +109,9 @@ class InboxWorker:
         """Claim and dispatch until `stop_claiming`."""
         while not self._stopping.is_set():
             self._on_beat()
+            if not self._may_claim():
+                await self._pause(QUEUE_RETRY_SECONDS)
+                continue
             try:
                 await self._claim_once()
             except Unavailable as exc:
