@@ -26,7 +26,7 @@ from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.core import cache
 from app.core.circuit_breaker import CIRCUIT_BREAKERS, JOIN_SECONDS, BreakerFleet, whatsapp_account_breakers
-from app.core.config import Env, IngestFallback, ReplicaRole, Settings
+from app.core.config import Env, IngestFallback, RedisDurability, ReplicaRole, Settings
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client
 from app.core.leader import Lease
@@ -50,6 +50,7 @@ from app.services.health_service import HealthService
 from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
+from app.services.journal import Journal
 from app.services.probes import Dependency
 from app.services.schema_gate import SchemaGate
 
@@ -82,7 +83,8 @@ class Replica:
 
     services: Services
     ingest: IngestService
-    fallback: InboxFallback | None
+    inbox: InboxFallback | Journal | None
+    """What takes events in the queue's place, now and then or always."""
     app_secrets: tuple[str, ...]
     worker: InboxWorker | None
     supervisor: Supervisor
@@ -182,12 +184,11 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
     delivery = Delivery(
         outside.store, outside.messenger, outside.pacer, reconcile_seconds=settings.send_reconcile_seconds
     )
-    conversations = ConversationService(accounts=accounts, store=outside.store, queue=outside.queue, delivery=delivery)
-    fallback = None
-    if settings.ingest_fallback is IngestFallback.DATABASE:
-        fallback = InboxFallback(
-            outside.queue, outside.store, max_rows=settings.queue_max_pending, put_timeout_seconds=PUT_SECONDS
-        )
+    inbox = _inbox(settings, outside)
+    journal = inbox if isinstance(inbox, Journal) else None
+    conversations = ConversationService(
+        accounts=accounts, store=outside.store, queue=journal or outside.queue, delivery=delivery
+    )
     worker = None
     if settings.app_role is not ReplicaRole.API:
         bot = BotService(
@@ -204,8 +205,8 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
             conversations,
             concurrency=settings.worker_concurrency,
             on_beat=lambda: supervisor.beat("worker"),
-            on_queue_away=fallback.suspect if fallback else lambda: None,
             may_claim=schema.is_open,
+            **_worker_hooks(inbox),
         )
     return Replica(
         services=Services(
@@ -219,14 +220,33 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
             admin_key=_admin_key(settings),
             verify_token=_value(settings.whatsapp_verify_token) or None,
         ),
-        ingest=IngestService(fallback or outside.queue),
-        fallback=fallback,
+        ingest=IngestService(inbox or outside.queue),
+        inbox=inbox,
         app_secrets=_values(settings.meta_app_secret),
         worker=worker,
         supervisor=supervisor,
         settings=settings,
         schema=schema,
     )
+
+
+def _inbox(settings: Settings, outside: Outside) -> InboxFallback | Journal | None:
+    max_rows = settings.queue_max_pending
+    if settings.redis_durability is RedisDurability.NONE:
+        return Journal(outside.queue, outside.store, max_rows=max_rows, put_timeout_seconds=PUT_SECONDS)
+    if settings.ingest_fallback is IngestFallback.DATABASE:
+        return InboxFallback(outside.queue, outside.store, max_rows=max_rows, put_timeout_seconds=PUT_SECONDS)
+    return None
+
+
+def _worker_hooks(inbox: InboxFallback | Journal | None) -> dict[str, Any]:
+    match inbox:
+        case Journal():
+            return {"on_handled": inbox.settle}
+        case InboxFallback():
+            return {"on_queue_away": inbox.suspect}
+        case None:
+            return {}
 
 
 def _health(settings: Settings, outside: Outside, supervisor: Supervisor, schema: SchemaGate) -> HealthService:
@@ -236,7 +256,9 @@ def _health(settings: Settings, outside: Outside, supervisor: Supervisor, schema
 
     async def probe_redis() -> Mapping[str, Any]:
         channel = "trusted" if cache.stats().trusted else "lost"
-        return await describe(outside.redis) | {"channel": channel}
+        needs_aof = settings.redis_durability is RedisDurability.AOF
+        about = await describe(outside.redis, needs_aof=needs_aof)
+        return about | {"durability": settings.redis_durability, "channel": channel}
 
     def upstream(name: str, probe: Callable[[], Awaitable[Mapping[str, Any]]]) -> Dependency:
         return Dependency(name, probe, UPSTREAM_PROBE_SECONDS, UPSTREAM_TIMEOUT_SECONDS, is_shared=True)
@@ -306,8 +328,8 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
                 logger.error("mailboxes were in no set and are due again", extra={"count": repaired})
 
     start("heartbeat", heartbeat)
-    if replica.fallback is not None:
-        start("inbox_mover", replica.schema.guarded(replica.fallback.run))
+    if replica.inbox is not None:
+        start("inbox_mover", replica.schema.guarded(replica.inbox.run))
     start("circuit_breakers", outside.breakers.run)
     start("cache_relay", replica.schema.guarded(_cache_relay(replica.settings, outside).run))
     if replica.settings.whatsapp_phone_id:
@@ -359,10 +381,14 @@ def open_queue(settings: Settings, stack: AsyncExitStack, redis: Redis) -> Queue
         debounce_seconds=settings.debounce_seconds,
         lease_seconds=settings.lease_seconds,
         max_pending=settings.queue_max_pending,
-        put_timeout_seconds=PUT_SECONDS if settings.ingest_fallback is IngestFallback.NONE else DIVERT_SECONDS,
+        put_timeout_seconds=DIVERT_SECONDS if _has_somewhere_else(settings) else PUT_SECONDS,
     )
     stack.push_async_callback(queue.aclose)
     return queue
+
+
+def _has_somewhere_else(settings: Settings) -> bool:
+    return settings.ingest_fallback is IngestFallback.DATABASE and settings.redis_durability is not RedisDurability.NONE
 
 
 async def open_store(settings: Settings) -> Store:

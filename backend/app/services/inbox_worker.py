@@ -17,14 +17,14 @@ import logging
 import random
 import time
 from collections import Counter as Counts
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from prometheus_client import Counter, Histogram
 
 from app.core.logging import bind_messages, log_canonical
-from app.core.queue import Claim, LeaseLost, Queue
+from app.core.queue import Claim, Event, LeaseLost, Queue
 from app.core.tracing import is_on, span
 from app.domain.errors import (
     AccountRejected,
@@ -67,6 +67,10 @@ END_TO_END_SECONDS = Histogram(
 )
 
 
+async def _nothing(_events: Sequence[Event]) -> None:
+    """Nothing else wants to know."""
+
+
 class InboxWorker:
     """At most `concurrency` conversations at a time, `GROUP_SHARE` of them of one account; never more claimed than can
     be worked on."""
@@ -81,8 +85,10 @@ class InboxWorker:
         on_beat: Callable[[], None] = lambda: None,
         on_queue_away: Callable[[], None] = lambda: None,
         may_claim: Callable[[], bool] = lambda: True,
+        on_handled: Callable[[Sequence[Event]], Awaitable[None]] = _nothing,
     ) -> None:
-        """`may_claim`: asked before every claim; while it says no, nothing new is taken."""
+        """`may_claim`: asked before every claim; while it says no, nothing new is taken. `on_handled`: awaited before
+        the queue is told; if it raises `Unavailable`, the events are handled again."""
         self._queue = queue
         self._bot = bot
         self._conversations = conversations
@@ -91,6 +97,7 @@ class InboxWorker:
         self._on_beat = on_beat
         self._on_queue_away = on_queue_away
         self._may_claim = may_claim
+        self._on_handled = on_handled
         self._held: dict[asyncio.Task[None], Claim] = {}
         self._slot_freed = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -194,6 +201,7 @@ class InboxWorker:
         try:
             with span("handle", parent=trace_carrier(claim.events[0]) if is_on() else None, kind=kind):
                 result = await self._dispatch(kind, claim)
+            await self._on_handled(claim.events[: result.count])
             await self._tell(lambda: self._queue.done(claim, result.count))
         except asyncio.CancelledError:
             # Lease lost: the token no longer stands and this is a no-op. Drain: another replica has it at once.
