@@ -73,8 +73,8 @@ async def test_a_redis_that_forgets_loses_no_message(chorus: Chorus) -> None:
                 f"{fleet.replicas[0].url}/accounts",
                 headers=headers,
                 json={
-                    "name": "Shop", "slug": "shop", "phone_number_id": "900000000001", "access_token": "a-token-of-the-sandbox",
-                    "verify_token": "a-verify-token",
+                    "name": "Shop", "slug": "shop", "phone_number_id": "900000000001",
+                    "access_token": "a-token-of-the-sandbox", "verify_token": "a-verify-token",
                 },
             )
         ).json()  # fmt: skip
