@@ -26,7 +26,7 @@ OLD = """
     SREM STRLEN TIME TTL TYPE ZADD ZCARD ZCOUNT ZINCRBY ZRANGE ZRANGEBYSCORE ZRANK ZREM ZREMRANGEBYRANK
     ZREMRANGEBYSCORE ZREVRANGE ZSCORE
 """
-SINCE: dict[str, tuple[int, int]] = {command: (2, 8) for command in re.findall(r"[A-Z]+", OLD)} | {
+SINCE: dict[str, tuple[int, int]] = dict.fromkeys(re.findall(r"[A-Z]+", OLD), (2, 8)) | {
     "UNLINK": (4, 0), "XADD": (5, 0), "XDEL": (5, 0), "XLEN": (5, 0), "XRANGE": (5, 0), "XTRIM": (5, 0),
     "ZPOPMIN": (5, 0), "XREVRANGE": (5, 0), "ZMSCORE": (6, 2), "LPOS": (6, 0), "GETDEL": (6, 2),
 }  # fmt: skip

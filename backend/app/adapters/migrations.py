@@ -35,6 +35,8 @@ MIGRATIONS: Traversable = _PACKAGED if _PACKAGED.is_dir() else _IN_THE_REPOSITOR
 """A wheel carries them in the package (pyproject.toml). In the repository, and in the image, they are where the
 Supabase CLI wants them, and nowhere else."""
 
+MINIMUM_VERSION = 15
+"""The oldest one that the migrations are tried on (tests/infra/test_postgres_versions.py)."""
 CONNECT_SECONDS = 3.0
 TIMEOUT_SECONDS = 120.0
 LOCK_ID = 0x63686F727573
@@ -93,7 +95,7 @@ async def apply_migrations(
     async with _session(database_url, timeout_seconds) as connection:
         async with _locked(connection):
             if _missing(migrations, await _recorded(connection)):
-                await _check_rights(connection)
+                await _check_server(connection)
                 await connection.execute(_BOOKKEEPING)
         applied = [m.id for m in migrations if await _apply(connection, m)]
         if applied:
@@ -154,8 +156,12 @@ async def _recorded(connection: asyncpg.Connection) -> dict[str, str | None]:
     return {row["id"]: row["sql"] for row in rows}
 
 
-async def _check_rights(connection: asyncpg.Connection) -> None:
-    """Raises `ConfigurationError` with the statements that give this user what the migrations need of it."""
+async def _check_server(connection: asyncpg.Connection) -> None:
+    """Raises `ConfigurationError` if it is too old, or with the statements that give this user what the migrations need
+    of it."""
+    if connection.get_server_version().major < MINIMUM_VERSION:
+        number = connection.get_server_version().major
+        raise ConfigurationError("DATABASE_URL", f"PostgreSQL {MINIMUM_VERSION} or later is needed; this is {number}")
     statements = await connection.fetchval(_STATEMENTS_OF_AN_ADMINISTRATOR)
     if statements:
         lines = "".join(f"\n    {statement};" for statement in statements)
