@@ -27,12 +27,13 @@ DASHBOARDS = sorted((ROOT / "infra" / "grafana" / "dashboards").glob("*.json"))
 UNITS = ("_seconds", "_bytes", "_total", "_info", "_ratio")
 COUNTED = {
     "chorus_cache_entries", "chorus_cache_owed", "chorus_cache_trusted", "chorus_circuit_breaker_fleet_up",
-    "chorus_circuit_breaker_state", "chorus_dependency_up", "chorus_fleet_replicas", "chorus_inbox_diverted", "chorus_journal_unmoved",
+    "chorus_circuit_breaker_state", "chorus_dependency_up", "chorus_fleet_replicas", "chorus_inbox_diverted",
+    "chorus_journal_unmoved",
     "chorus_queue_dead", "chorus_queue_pending", "chorus_ready", "chorus_redis_durable", "chorus_redis_replicas",
 }  # fmt: skip
 """Gauges of things that are counted, or yes and no: they have no unit."""
 LABELS = {
-    "dependency", "kind", "le", "loop", "method", "name", "outcome", "python", "reason", "result", "route", "state",
+    "dependency", "kind", "le", "loop", "method", "name", "outcome", "python", "reason", "result", "route", "stage", "state",
     "status", "tier", "to", "verdict", "version",
 }  # fmt: skip
 """All of them have few values, known in advance."""

@@ -9,6 +9,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import httpx
 import pytest
 import redis as redis_sync
 
+from app.core.queue import Queue
 from app.core.redis import connect
 from app.main import create_app
 from app.sandbox import webhooks as wa
@@ -93,6 +95,17 @@ def test_the_user_reaches_its_own_keys_and_nothing_else(guarded: Guarded) -> Non
         ):
             with pytest.raises((redis_sync.exceptions.NoPermissionError, redis_sync.ResponseError)):
                 refused()
+
+
+async def test_the_life_of_the_queue_knows_which_server_it_is(guarded: Guarded) -> None:
+    async with AsyncExitStack() as stack:
+        clients = [connect(guarded.url, timeout_seconds=2), connect(guarded.url, timeout_seconds=3)]
+        for client in clients:
+            stack.push_async_callback(client.aclose)
+        queue = Queue(*clients, namespace="chorus", debounce_seconds=0, max_pending=10)
+        stack.push_async_callback(queue.aclose)
+        replid = (await clients[0].info("replication"))["master_replid"]
+        assert (await queue.life()).endswith(f"-{replid}")
 
 
 def test_nobody_else_comes_in(guarded: Guarded) -> None:

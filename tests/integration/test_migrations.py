@@ -24,6 +24,7 @@ from app.adapters.migrations import (
     read_migrations,
 )
 from app.adapters.postgres_store import PostgresStore
+from app.core.queue import Event
 from app.domain.errors import ConfigurationError, Unavailable
 from app.sandbox.processes import run
 from app.sandbox.servers import Postgres, remove_data
@@ -252,3 +253,26 @@ async def test_a_malformed_url_is_named_without_its_password(url: str) -> None:
 async def test_refused_credentials_are_the_operators_to_correct(postgres_url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"DATABASE_URL.*password"):
         await apply_migrations(re.sub(r":[^:@]+@", ":wrong@", postgres_url))
+
+
+async def test_a_member_of_service_role_may_do_everything_a_replica_does(store_url: str, postgres: Postgres) -> None:
+    """Replicas need not connect as the owner."""
+    if not postgres.execute("select from pg_roles where rolname = 'replica'").strip():
+        postgres.execute("create role replica login password 'replica' in role service_role")
+    store = PostgresStore(re.sub(r"//postgres:[^@]+@", "//replica:replica@", store_url))
+    try:
+        account = await store.create_account(
+            name="Shop", slug="shop", phone_number_id="1", access_token="cipher", verify_token="v"
+        )
+        await store.update_profile(account.id, {"description": "Bread"})
+        assert await store.get_account(account.id) == account
+        assert await store.journal_put([Event("e", "box", b"x")], max_rows=10) == 1
+        assert await store.journal_begin(life="a", keep_seconds=1e6) == 0
+        ((row, _),) = await store.journal_next(after=0, limit=10)
+        await store.journal_moved([row], life="a")
+        await store.journal_settle([row])
+        assert await store.inbox_put([Event("e", "box", b"x")], max_rows=10, reopen=True)
+        assert await store.pending_invalidations(limit=10) is not None
+        assert await store.applied_migrations() == tuple(ALL)
+    finally:
+        await store.aclose()
