@@ -16,7 +16,8 @@ pid_of() { cat "$RUN_DIR/$1.pid" 2>/dev/null; }
 
 # A process that ended and that its parent has not asked about still has its number.
 runs() {
-  pid=$(pid_of "$1") && kill -0 "$pid" 2>/dev/null && case $(ps -o stat= -p "$pid" 2>/dev/null) in Z*) false ;; esac
+  pid=$(pid_of "$1") && kill -0 "$pid" 2>/dev/null &&
+    case $(ps -o stat= -p "$pid" 2>/dev/null || sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null) in Z*) false ;; esac
 }
 
 replicas() {
@@ -42,8 +43,10 @@ ready() {
   url=http://127.0.0.1:$1/health/ready
   if command -v curl >/dev/null; then
     curl --silent --fail --max-time 2 --output /dev/null "$url"
-  else
+  elif command -v wget >/dev/null; then
     wget --quiet --timeout=2 --tries=1 --output-document=/dev/null "$url"
+  else
+    python3 -c "import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=2)" "$url" 2>/dev/null
   fi
 }
 
