@@ -269,6 +269,32 @@ class InboxStore(Protocol):
     async def inbox_delete(self, rows: Sequence[int]) -> None: ...
 
 
+class JournalStore(Protocol):
+    """What is accepted and not handled yet, in order, where the queue may forget."""
+
+    async def journal_put(self, events: Sequence[Event], *, max_rows: int) -> int:
+        """Append every event that is not there yet. Returns how many were new. Raises `Conflict("journal_full")` and
+        stores nothing if there would be more than `max_rows`."""
+        ...
+
+    async def journal_begin(self, *, life: str, keep_seconds: float) -> int:
+        """Of the rows marked with another life forget the mark, and delete rows older than `keep_seconds`. Returns how
+        many lost their mark."""
+        ...
+
+    async def journal_next(self, *, after: int, limit: int) -> list[tuple[int, Event]]:
+        """The oldest unmarked rows behind the row `after`. None before one that is seen here can still appear."""
+        ...
+
+    async def journal_moved(self, rows: Sequence[int], *, life: str) -> None:
+        """Mark them with `life`."""
+        ...
+
+    async def journal_settle(self, rows: Sequence[int]) -> None:
+        """Delete them. Those that are gone already do not matter."""
+        ...
+
+
 class InvalidationStore(Protocol):
     """What committed changes have made old in the caches, remembered with the commit itself, whoever made it."""
 
@@ -289,8 +315,8 @@ class InvalidationStore(Protocol):
         ...
 
 
-class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, InvalidationStore, Protocol):
-    """All of it: one adapter implements the five."""
+class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, JournalStore, InvalidationStore, Protocol):
+    """All of it: one adapter implements the six."""
 
     async def ping(self) -> None:
         """One round trip. Raises `Unavailable`."""
@@ -300,10 +326,16 @@ class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, Invalidatio
         """The newest migration applied, e.g. `20261123000001`; `None` if nobody recorded one."""
         ...
 
+    async def applied_migrations(self) -> tuple[str, ...]:
+        """Every migration of ours that is recorded, oldest first, e.g. `20261123000001_chorus_foundation`; none where
+        the database has no schema, or one from before it could say."""
+        ...
+
     async def aclose(self) -> None: ...
 
 
 __all__ = [
-    "AccountStore", "ConversationStore", "InboxStore", "InvalidationStore", "Messenger", "Model", "ReplyStore",
+    "AccountStore", "ConversationStore", "InboxStore", "InvalidationStore", "JournalStore", "Messenger", "Model",
+    "ReplyStore",
     "SendDecision", "Store", "TokenVerifier",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from app.core.clock import SYSTEM_CLOCK, Clock
-from app.core.queue import Event, Queue
+from app.core.queue import Event
 from app.domain.errors import Conflict, NotFound, UnknownAccount, Unprocessable
 from app.domain.models import (
     WINDOW_HOURS,
@@ -32,14 +32,20 @@ from app.domain.webhook import REPORTED, Json, Kind, event_time, to_inbound
 from app.services.account_service import AccountService
 from app.services.bot_service import Hold
 from app.services.delivery import Delivered, Delivery
-from app.services.ingest_service import Incoming
+from app.services.ingest_service import Destination, Incoming
 
 logger = logging.getLogger(__name__)
 
 
 class ConversationService:
     def __init__(
-        self, *, accounts: AccountService, store: Store, queue: Queue, delivery: Delivery, clock: Clock = SYSTEM_CLOCK
+        self,
+        *,
+        accounts: AccountService,
+        store: Store,
+        queue: Destination,
+        delivery: Delivery,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._accounts = accounts
         self._store = store
