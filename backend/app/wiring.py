@@ -157,6 +157,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
             base_url=settings.gemini_base_url,
             api_key=_value(settings.gemini_api_key),
             default_model=settings.gemini_model,
+            look_again_seconds=UPSTREAM_PROBE_SECONDS,
         ),
         messenger=WhatsAppMessenger(
             base_url=settings.whatsapp_base_url, api_version=settings.whatsapp_api_version, cipher=cipher
