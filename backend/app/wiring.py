@@ -65,6 +65,8 @@ PROBE_TIMEOUT_SECONDS = 1.5
 """A replica that cannot reach its stores is out of rotation within two of these intervals, the balancer's included."""
 UPSTREAM_PROBE_SECONDS = 30.0
 UPSTREAM_TIMEOUT_SECONDS = 3.0
+MODEL_TIMEOUT_SECONDS = 5.0
+"""Now and then the model is asked for a word, which takes longer than to look something up."""
 AUDIT_SECONDS = 60.0
 STUCK_SECONDS = 15.0
 """The worker beats about once a second."""
@@ -231,8 +233,8 @@ def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> Hea
         channel = "trusted" if cache.stats().trusted else "lost"
         return await describe(outside.redis) | {"channel": channel}
 
-    def upstream(name: str, probe: Callable[[], Awaitable[Mapping[str, Any]]]) -> Dependency:
-        return Dependency(name, probe, UPSTREAM_PROBE_SECONDS, UPSTREAM_TIMEOUT_SECONDS, is_shared=True)
+    def upstream(name: str, probe: Callable[[], Awaitable[Mapping[str, Any]]], timeout_seconds: float) -> Dependency:
+        return Dependency(name, probe, UPSTREAM_PROBE_SECONDS, timeout_seconds, is_shared=True)
 
     async def internals() -> Mapping[str, Any]:
         queue = await outside.queue.stats()
@@ -245,8 +247,8 @@ def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> Hea
         dependencies={
             "redis": Dependency("redis", probe_redis, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS),
             "supabase": Dependency("supabase", probe_store, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS),
-            "whatsapp": upstream("whatsapp", outside.messenger.probe),
-            "gemini": upstream("gemini", outside.model.probe),
+            "whatsapp": upstream("whatsapp", outside.messenger.probe, UPSTREAM_TIMEOUT_SECONDS),
+            "gemini": upstream("gemini", outside.model.probe, MODEL_TIMEOUT_SECONDS),
         },
         board=ProbeBoard(outside.redis, namespace=settings.redis_namespace, replica_id=outside.registry.replica_id),
         breakers=CIRCUIT_BREAKERS,

@@ -19,6 +19,9 @@ from markdown_it.rules_inline import StateInline
 from markdown_it.rules_inline.state_inline import Delimiter
 from markdown_it.tree import SyntaxTreeNode
 
+MAX_CHARACTERS = 40_000
+"""Ten messages. The parser takes milliseconds for an answer and seconds for a hostile text of this length."""
+
 _ADDRESS = re.compile(r"(?:https?://|mailto:|tel:|sms:|www\.)\S+|[\w-]+(?:\.[\w-]+)+(?:[/?#]\S*)?", re.IGNORECASE)
 _SCHEME = re.compile(r"^(?:https?://|mailto:|tel:|sms:)", re.IGNORECASE)
 _BREAK = re.compile(r"[ \t]*<br\s*/?>[ \t]*", re.IGNORECASE)
@@ -34,7 +37,17 @@ _FACE = re.compile(r"(?<=¯)\\_\(ツ\)_/¯|(?<![\w*])\*[_.^-]\*(?![\w*])|(?<=([-
 
 
 def to_whatsapp(text: str) -> str:
-    """`text` with its Markdown as WhatsApp's marks. Line ends become "\\n" if anything is changed."""
+    """`text` with its Markdown as WhatsApp's marks. Line ends become "\\n" if anything is changed. As it is if it is
+    longer than `MAX_CHARACTERS`, or nested hundreds deep."""
+    if len(text) > MAX_CHARACTERS:
+        return text
+    try:
+        return _converted(text)
+    except RecursionError:
+        return text
+
+
+def _converted(text: str) -> str:
     source = text.replace("\r\n", "\n").replace("\r", "\n")
     lines = source.split("\n")
     page = _Page(lines)
