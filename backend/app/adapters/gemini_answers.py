@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
+from app.core import tolerant_json
 
 REFUSALS = frozenset({
     "SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "RECITATION",
@@ -28,8 +27,6 @@ _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")
 """A protobuf Duration in JSON."""
 _CODE_WORD = re.compile(r"[A-Z][A-Z0-9_]{1,60}")
 """Google's names of states and reasons. What looks otherwise is free text, which may quote a customer."""
-_UNPRINTABLE = re.compile("[\x00\ud800-\udfff]")
-"""What UTF-8 or PostgreSQL cannot hold: NUL, and half of a surrogate pair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +73,12 @@ class ApiError:
 
 
 def parse(body: bytes) -> Mapping[str, Any] | None:
-    """The JSON object of a body, `None` if it is not JSON. Of an array (as streaming methods answer) the element that
-    tells of an error, else the only one. Bytes that are not UTF-8 become U+FFFD."""
+    """The JSON object of a body, `None` if it is not JSON; what is no character in it becomes U+FFFD. Of an array (as
+    streaming methods answer) the element that tells of an error, else the only one."""
     try:
-        value = orjson.loads(body)
+        value = tolerant_json.loads(body)
     except ValueError:
-        try:
-            value = json.loads(body.decode("utf-8", "replace"), strict=False)
-        except (ValueError, RecursionError):
-            return None
+        return None
     if isinstance(value, list):
         objects = [as_object(item) for item in value]
         value = next((item for item in objects if "error" in item), objects[0] if len(objects) == 1 else None)
@@ -133,7 +127,7 @@ def _candidate(candidate: Mapping[str, Any]) -> Spoken:
     parts = as_object(candidate.get("content")).get("parts")
     texts = (as_object(part) for part in parts) if isinstance(parts, list) else ()
     said = "".join(part["text"] for part in texts if isinstance(part.get("text"), str) and not part.get("thought"))
-    return Spoken(_UNPRINTABLE.sub("\ufffd", said).strip(), reason)
+    return Spoken(said.replace("\0", "\ufffd").strip(), reason)
 
 
 def _told_status(code: Any, name: str) -> int:
