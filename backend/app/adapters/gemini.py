@@ -129,6 +129,9 @@ class GeminiModel:
     def blocked_seconds(self) -> float:
         return self._breaker.blocked_seconds()
 
+    def blocked_reason(self) -> str:
+        return self._breaker.blocked_reason()
+
     async def probe(self) -> Mapping[str, Any]:
         """Is the API reachable, the key good, the default model alive, and does it take our requests? Past the breaker.
         Asks for a token with the real parameters, or only looks the model up while answers prove the rest.
