@@ -73,6 +73,8 @@ PROBE_TIMEOUT_SECONDS = 1.5
 """A replica that cannot reach its stores is out of rotation within two of these intervals, the balancer's included."""
 UPSTREAM_PROBE_SECONDS = 30.0
 UPSTREAM_TIMEOUT_SECONDS = 3.0
+MODEL_TIMEOUT_SECONDS = 5.0
+"""Now and then the model is asked for a word, which takes longer than to look something up."""
 AUDIT_SECONDS = 60.0
 STUCK_SECONDS = 15.0
 """The worker beats about once a second."""
@@ -173,6 +175,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
             base_url=settings.gemini_base_url,
             api_key=_value(settings.gemini_api_key),
             default_model=settings.gemini_model,
+            look_again_seconds=UPSTREAM_PROBE_SECONDS,
         ),
         messenger=WhatsAppMessenger(
             base_url=settings.whatsapp_base_url, api_version=settings.whatsapp_api_version, cipher=cipher
@@ -281,8 +284,8 @@ def _health(
         about = await describe(outside.redis, needs_aof=needs_aof)
         return about | {"durability": settings.redis_durability, "channel": channel}
 
-    def upstream(name: str, probe: Callable[[], Awaitable[Mapping[str, Any]]]) -> Dependency:
-        return Dependency(name, probe, UPSTREAM_PROBE_SECONDS, UPSTREAM_TIMEOUT_SECONDS, is_shared=True)
+    def upstream(name: str, probe: Callable[[], Awaitable[Mapping[str, Any]]], timeout_seconds: float) -> Dependency:
+        return Dependency(name, probe, UPSTREAM_PROBE_SECONDS, timeout_seconds, is_shared=True)
 
     async def internals() -> Mapping[str, Any]:
         queue = await outside.queue.stats()
@@ -296,8 +299,8 @@ def _health(
         dependencies={
             "redis": Dependency("redis", probe_redis, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS),
             "supabase": Dependency("supabase", probe_store, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS),
-            "whatsapp": upstream("whatsapp", outside.messenger.probe),
-            "gemini": upstream("gemini", outside.model.probe),
+            "whatsapp": upstream("whatsapp", outside.messenger.probe, UPSTREAM_TIMEOUT_SECONDS),
+            "gemini": upstream("gemini", outside.model.probe, MODEL_TIMEOUT_SECONDS),
         },
         board=outside.board,
         breakers=CIRCUIT_BREAKERS,

@@ -285,6 +285,8 @@ PASSING = {
     "too many clients": error(503, "53300"),
     "shutting down": error(503, "57P01"),
     "connection failure": error(503, "08006"),
+    "a token of the future": error(401, "PGRST303", "JWT issued at future"),
+    "a token of the future, as older versions say": error(401, "PGRST301", "JWT not yet valid"),
     "lost after the request": drop,
     "half an answer": stall,
 }
@@ -309,6 +311,8 @@ async def test_a_lasting_fault_is_unavailable(rest: Rest, rest_store: SqlStore, 
 REFUSED = {
     "key refused by the gateway": answer(401, "no", content_type="text/plain"),
     "token refused": error(401, "PGRST301"),
+    "token expired": error(401, "PGRST303", "JWT expired"),
+    "token for another audience": error(401, "PGRST303", "JWT not in audience"),
     "no privilege": error(403, "42501"),
 }
 

@@ -46,8 +46,16 @@ _TROUBLE = {
 """By SQLSTATE, its class, or PostgREST's code (PostgreSQL appendix A; PostgREST "Errors"). What is missing is a bug."""
 
 
-def trouble(code: str) -> DatabaseUnavailable | None:
+_PASSING_CLAIMS = ("issued at future", "not yet valid")
+"""Of PGRST303 (a claim of the token does not hold) the two that end by themselves: the clocks of the server that made
+the token and of PostgREST differ by more than its 30 s of tolerance. Only the message tells which claim it was; an
+expired token and a wrong audience stay what they are."""
+
+
+def trouble(code: str, message: str = "") -> DatabaseUnavailable | None:
     """What a code of PostgreSQL or PostgREST says about the database; `None` if it is about what we asked of it."""
+    if code.startswith("PGRST30") and any(claim in message.lower() for claim in _PASSING_CLAIMS):
+        return DatabaseUnavailable(Trouble.AWAY, f"{code}, clocks differ: the token is not valid yet")
     kind = _TROUBLE.get(code) or _TROUBLE.get(code[:2])
     if kind is None:
         return None

@@ -33,6 +33,7 @@ from app.domain.models import (
     Author,
     BotProfile,
     Conversation,
+    Fallback,
     HandoverReason,
     Inbound,
     InboundMessage,
@@ -309,6 +310,12 @@ class SqlStore(SqlInvalidations, Store):
 
     async def save_body(self, key: str, *, fence: int, covers: Sequence[str], body: str) -> Reply:
         return _REPLY.validate_python(await self._call("save_body", key=key, fence=fence, covers=covers, body=body))
+
+    async def save_fallback(
+        self, key: str, *, fence: int, covers: Sequence[str], body: str, fallback: Fallback
+    ) -> Reply:
+        reply = await self._call("save_fallback", key=key, fence=fence, covers=covers, body=body, fallback=fallback)
+        return _REPLY.validate_python(reply)
 
     async def begin_part(
         self, key: str, *, fence: int, part: int, parts: int, text: str, resend: bool = False

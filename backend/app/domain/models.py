@@ -70,6 +70,15 @@ class HandoverReason(StrEnum):
     """So many automatic replies in so short a time that the other side is probably a robot."""
 
 
+class Fallback(StrEnum):
+    """Why a customer gets the profile's fallback text. Stored with the reply: stable words."""
+
+    REFUSED = "refused"
+    """The model does not answer this; the turn is left out of what it reads later."""
+    UNAVAILABLE = "unavailable"
+    """No answer in time; the question stays in the history."""
+
+
 class InboxState(StrEnum):
     """`open`: the queue is away, events go in · `closing`: it is back, the rest is moved, nothing goes in ·
     `closed`: not in use, and empty."""

@@ -17,6 +17,7 @@ from app.domain.models import (
     Author,
     BotProfile,
     Conversation,
+    Fallback,
     Generation,
     HandoverReason,
     Inbound,
@@ -191,7 +192,7 @@ class ConversationStore(Protocol):
 
     async def history(self, conversation_id: str, *, limit: int, exclude: Sequence[str]) -> tuple[Turn, ...]:
         """The last `limit` messages that carry text, oldest first; failed and unsent ones and the wamids in `exclude`
-        left out; roles not merged."""
+        left out, and so are the fallback texts and the messages whose answer was refused; roles not merged."""
         ...
 
     async def set_bot(self, conversation_id: str, *, enabled: bool) -> Conversation:
@@ -227,6 +228,13 @@ class ReplyStore(Protocol):
 
     async def save_body(self, key: str, *, fence: int, covers: Sequence[str], body: str) -> Reply:
         """Raises `Fenced`. Only a `pending` reply of which no part was sent changes; returns it as it is now."""
+        ...
+
+    async def save_fallback(
+        self, key: str, *, fence: int, covers: Sequence[str], body: str, fallback: Fallback
+    ) -> Reply:
+        """`save_body` for the fallback text, once per silence: if the last that went out in the conversation, at most
+        24 h ago, was a fallback text too, the reply is `silenced`. Raises `Fenced`."""
         ...
 
     async def begin_part(

@@ -17,12 +17,14 @@ from app.core.deadline import Deadline
 from app.core.failure_words import in_words
 from app.core.metrics import SLOW_SECONDS
 from app.domain.errors import ModelRefused, SendError, Unavailable, UnknownAccount
+from app.domain.markup import to_whatsapp
 from app.domain.models import (
     WINDOW_HOURS,
     Account,
     Author,
     BotProfile,
     Conversation,
+    Fallback,
     HandoverReason,
     InboundMessage,
     Recipient,
@@ -89,6 +91,14 @@ class Handled:
     stages: dict[str, float] = field(default_factory=dict)
     reason: str = ""
     """Why the customer got something else than the model's answer, codes only; `""` if they got it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the customer is to read; `fallback`: why it is not the model's answer."""
+
+    text: str
+    fallback: Fallback | None = None
 
 
 @dataclass(slots=True)
@@ -222,13 +232,20 @@ class BotService:
         if reply.body is not None or reply.state is not ReplyState.PENDING:
             return reply, profile
         with _stage(work.stages, "generate", self._clock):
-            body = await self._compose(work, profile, history)
+            answer = await self._compose(work, profile, history)
             if await self._grew(work):
                 # Once: a customer who keeps typing must not postpone the answer for ever.
-                body = await self._compose(work, profile, await self._history(work))
+                answer = await self._compose(work, profile, await self._history(work))
         work.hold.ensure_held()
-        reply = await self._store.save_body(reply.key, fence=work.hold.fence, covers=work.covers, body=body)
-        return reply, profile
+        return await self._save(work, reply, answer), profile
+
+    async def _save(self, work: _Work, reply: Reply, answer: _Answer) -> Reply:
+        fence, covers = work.hold.fence, work.covers
+        if answer.fallback is None:
+            return await self._store.save_body(reply.key, fence=fence, covers=covers, body=answer.text)
+        return await self._store.save_fallback(
+            reply.key, fence=fence, covers=covers, body=answer.text, fallback=answer.fallback
+        )
 
     async def _grew(self, work: _Work) -> bool:
         """Did the customer write more while the answer was made? Then it is stored and part of what is asked."""
@@ -244,22 +261,23 @@ class BotService:
     async def _history(self, work: _Work) -> Sequence[Turn]:
         return await self._store.history(work.conversation.id, limit=HISTORY_MESSAGES, exclude=work.covers)
 
-    async def _compose(self, work: _Work, profile: BotProfile, history: Sequence[Turn]) -> str:
-        """The text of the answer: the model's, or what the profile says when the model cannot or need not be asked."""
+    async def _compose(self, work: _Work, profile: BotProfile, history: Sequence[Turn]) -> _Answer:
+        """The answer: the model's, or what the profile says when the model cannot or need not be asked."""
         work.reason = ""
         texts = [message.text for message in work.asked if message.text]
         if not texts:
             work.reason = _types(work.asked)
-            return profile.non_text_reply
+            return _Answer(profile.non_text_reply)
         if len(texts) < len(work.asked):
             texts.append("[The customer also sent something that is not text and that you cannot see.]")
         if 0 < (blocked := self._model.blocked_seconds()) <= self._seconds_left(work):
             raise Postponed(blocked, f"model unavailable: {self._model.blocked_reason()}")
-        prompt = build_prompt(profile, work.conversation.contact.name or work.run.name, history, texts)
         try:
-            return (await self._model.generate(prompt, deadline=Deadline.after(GENERATION_SECONDS))).text
+            said = await self._generate(work, profile, history, texts)
+            return _Answer(to_whatsapp(said).strip() or said)
         except ModelRefused as exc:
             why = HandoverReason.MODEL_REFUSED
+            fallback = Fallback.REFUSED if exc.about_the_text else Fallback.UNAVAILABLE
             work.reason = f"model refused: {exc.reason}"
             logger.warning("model refused", extra={"conversation": work.conversation.id, "reason": exc.reason})
         except Unavailable as exc:
@@ -268,11 +286,24 @@ class BotService:
             # A daily quota comes back too late for this customer: no use in making them wait for nothing.
             if 0 < delay <= left:
                 raise Postponed(delay, f"model unavailable: {in_words(exc)}") from exc
-            why = HandoverReason.MODEL_UNAVAILABLE
+            why, fallback = HandoverReason.MODEL_UNAVAILABLE, Fallback.UNAVAILABLE
             work.reason = f"model unavailable: {in_words(exc)}"
             logger.warning("no reply in time", extra={"conversation": work.conversation.id, "reason": str(exc)})
         await self._store.set_needs_human(work.conversation.id, why)
-        return profile.fallback_text
+        return _Answer(profile.fallback_text, fallback)
+
+    async def _generate(self, work: _Work, profile: BotProfile, history: Sequence[Turn], texts: Sequence[str]) -> str:
+        """The model's answer. Raises `ModelRefused`, `Unavailable`."""
+        name = work.conversation.contact.name or work.run.name
+        deadline = Deadline.after(GENERATION_SECONDS)
+        try:
+            return (await self._model.generate(build_prompt(profile, name, history, texts), deadline=deadline)).text
+        except ModelRefused as exc:
+            if not history or not exc.about_the_text:
+                raise
+            # Perhaps it refuses what was said before, also while the bot was off: no question may suffer from that.
+            logger.info("refused, asking without the history", extra={"reason": exc.reason})
+        return (await self._model.generate(build_prompt(profile, name, (), texts), deadline=deadline)).text
 
     def _seconds_left(self, work: _Work) -> float:
         """Until the customer gets the fallback text instead of an answer."""
