@@ -44,7 +44,7 @@ class WebhookEvent(NamedTuple):
     @property
     def is_immediate(self) -> bool:
         """Only what the bot answers waits for the customer to finish typing."""
-        return self.kind is not Kind.MESSAGE or self.body["message"].get("type") == "reaction"
+        return self.kind is not Kind.MESSAGE or self.body["message"].get("type") in UNANSWERED_TYPES
 
 
 def parse_webhook(payload: Any) -> list[WebhookEvent]:
@@ -94,14 +94,40 @@ def _change(change: Any) -> list[WebhookEvent]:
 
 
 def _message(number: str, message: Json, value: Json) -> WebhookEvent:
+    if message.get("type") == "system":
+        return _system(number, message)
     wa_id, user_id = _text(message.get("from")), _text(message.get("from_user_id"))
-    name, card_user_id = _contact(value.get("contacts"), wa_id, user_id)
+    name, card_user_id, card_wa_id = _contact(value, wa_id, user_id)
     user_id = user_id or card_user_id
-    peer = user_id or wa_id
+    peer = group_of(message) or user_id or wa_id
     if peer is None:
         return _unknown(number, message, "message without a sender")
-    body = {"message": message, "wa_id": wa_id, "user_id": user_id, "name": name}
+    body = {"message": message, "wa_id": wa_id, "user_id": user_id, "name": name, "other_wa_id": card_wa_id}
     return _event(number, Kind.MESSAGE, str(message["id"]), peer, body)
+
+
+def _system(number: str, message: Json) -> WebhookEvent:
+    """A note about a person, in a mailbox of its own: a new number must not wait behind what the old one wrote.
+
+    `wa_id` and `user_id` are the ids from before the change, if there was one (Cloud API, system messages).
+    """
+    node = message.get("system")
+    node = node if isinstance(node, dict) else {}
+    new_user_id, sender_id = _text(node.get("user_id")), _text(message.get("from_user_id"))
+    wa_id = _text(message.get("from"))
+    user_id = _text(node.get("previous_user_id")) or (None if wa_id and sender_id == new_user_id else sender_id)
+    if wa_id is None and user_id is None:
+        wa_id, user_id = _text(node.get("wa_id")), new_user_id
+    peer = user_id or wa_id
+    if peer is None:
+        return _unknown(number, message, "system message about nobody")
+    body = {"message": message, "wa_id": wa_id, "user_id": user_id, "name": None}
+    return _event(number, Kind.MESSAGE, str(message["id"]), f"system-{peer}", body)
+
+
+def group_of(message: Json) -> str | None:
+    """The group a message was written in; `None`: a private conversation."""
+    return _text(message.get("group_id"))
 
 
 def _status(number: str, status: Json, _value: Json) -> WebhookEvent:
@@ -112,7 +138,7 @@ def _status(number: str, status: Json, _value: Json) -> WebhookEvent:
 
 def _echo(number: str, echo: Json, _value: Json) -> WebhookEvent:
     wa_id, user_id = _text(echo.get("to")), _text(echo.get("to_user_id"))
-    peer = user_id or wa_id
+    peer = group_of(echo) or user_id or wa_id
     if peer is None:
         return _unknown(number, echo, "echo without a recipient")
     body = {"message": echo, "wa_id": wa_id, "user_id": user_id}
@@ -132,16 +158,22 @@ def _unknown(number: str, shape: Any, reason: str) -> WebhookEvent:
     return WebhookEvent(f"{Kind.UNKNOWN}:{digest}", Kind.UNKNOWN, f"{Kind.UNKNOWN}:{number or digest}", number, body)
 
 
-def _contact(contacts: Any, wa_id: str | None, user_id: str | None) -> tuple[str | None, str | None]:
-    """Name and business-scoped id of this sender, if the payload has them: a batch may carry several cards, or none."""
-    for card in contacts if isinstance(contacts, list) else ():
-        if not isinstance(card, dict):
-            continue
+def _contact(value: Json, wa_id: str | None, user_id: str | None) -> tuple[str | None, str | None, str | None]:
+    """Name, business-scoped id and number on the card of this sender, if the payload has them: a batch may carry
+    several cards, or none. A single card is the only sender's, also if its number is written in another form."""
+    contacts = value.get("contacts")
+    cards = [card for card in contacts if isinstance(card, dict)] if isinstance(contacts, list) else []
+    for card in cards:
         ids = _text(card.get("wa_id")), _text(card.get("user_id"))
-        if (wa_id and ids[0] == wa_id) or (user_id and ids[1] == user_id):
+        if (wa_id and ids[0] == wa_id) or (user_id and ids[1] == user_id) or (len(cards) == 1 and _one_sender(value)):
             profile = card.get("profile")
-            return (_text(profile.get("name")) if isinstance(profile, dict) else None), ids[1]
-    return None, None
+            return (_text(profile.get("name")) if isinstance(profile, dict) else None), ids[1], ids[0]
+    return None, None, None
+
+
+def _one_sender(value: Json) -> bool:
+    messages = value.get("messages")
+    return isinstance(messages, list) and len({str(m.get("from")) for m in messages if isinstance(m, dict)}) == 1
 
 
 def _text(value: Any) -> str | None:
@@ -161,14 +193,16 @@ def to_inbound(message: Json, accepted_at: datetime) -> InboundMessage:
 UNANSWERED_TYPES = frozenset({"reaction", "system"})
 ANSWERABLE_TYPES = frozenset({
     "text", "image", "video", "audio", "document", "sticker", "location", "contacts", "interactive", "button", "order",
-    "unsupported",
+    "unsupported", "edit",
 })  # fmt: skip
 
 
 def expects_answer(message: InboundMessage) -> bool:
     """Would the customer be surprised by silence? Not after a reaction, nor in a group, nor for types yet to be
-    invented, which people rather than the bot should look at."""
-    return message.type in ANSWERABLE_TYPES and "group_id" not in message.payload
+    invented, nor after an edit whose words we cannot read: people rather than the bot should look at those."""
+    if group_of(message.payload) or (message.type == "edit" and message.text is None):
+        return False
+    return message.type in ANSWERABLE_TYPES
 
 
 def needs_a_person(message: InboundMessage) -> bool:
@@ -182,6 +216,8 @@ def _readable(kind: str, message: Json) -> str | None:
         return None
     if kind == "text":
         return _text(node.get("body"))
+    if kind == "edit":
+        return _edited(node)
     if kind == "button":
         return _text(node.get("text")) or _text(node.get("payload"))
     if kind == "interactive":
@@ -194,6 +230,15 @@ def _readable(kind: str, message: Json) -> str | None:
         return _order(node)
     caption = _text(node.get("caption"))
     return f"[{kind}] {caption}" if caption else None
+
+
+def _edited(node: Json) -> str | None:
+    """The new words of an edited message: its text, or its caption."""
+    new = node.get("message")
+    if not isinstance(new, dict):
+        return None
+    kind = _text(new.get("type"))
+    return _readable(kind, new) if kind and kind != "edit" else None
 
 
 def _interactive(node: Json) -> str | None:
