@@ -213,6 +213,14 @@ class ReplyState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Recipient:
+    """Whom to send to: `wa_id` as digits without the plus sign, or the business-scoped `user_id`."""
+
+    wa_id: str | None
+    user_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """The one answer to a run of inbound messages, whoever sends it and however often that is tried.
 
@@ -232,6 +240,8 @@ class Reply:
     """When the attempt whose outcome is unknown was committed; set while `state` is `sending`."""
     wamid: str | None = None
     error: Mapping[str, Any] | None = None
+    to: Recipient = field(default=Recipient(None, None), compare=False)
+    """The customer's ids when the reply was opened or its body saved: they may change while it is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,14 +266,6 @@ class Inbound:
     """Messages of the run that came after their own edit, which stands in their place."""
     edited: Mapping[str, str | None] = field(default_factory=dict)
     """The present words of those messages of the run that were edited, by id."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recipient:
-    """Whom to send to: `wa_id` as digits without the plus sign, or the business-scoped `user_id`."""
-
-    wa_id: str | None
-    user_id: str | None
 
 
 @dataclass(frozen=True, slots=True)

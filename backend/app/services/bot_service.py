@@ -26,7 +26,6 @@ from app.domain.models import (
     HandoverReason,
     Inbound,
     InboundMessage,
-    Recipient,
     Reply,
     ReplyState,
     Turn,
@@ -248,11 +247,10 @@ class BotService:
     async def _deliver(self, work: _Work, reply: Reply, profile: BotProfile) -> ReplyState:
         if reply.state in _FINISHED:
             return reply.state
-        contact = work.conversation.contact
         return await self._delivery.deliver(
             reply,
             account=work.account,
-            to=Recipient(contact.wa_id, contact.user_id),
+            to=reply.to,
             fence=work.hold.fence,
             ensure_held=work.hold.ensure_held,
             resend=profile.resend_ambiguous,

@@ -681,6 +681,14 @@ end $$;
 
 -- -- replies ----------------------------------------------------------------------------------------------------------
 
+-- The reply and whom it goes to: their ids may have changed since the message came.
+create function chorus.addressed(r public.replies) returns jsonb
+language sql stable set search_path = '' as $$
+  select chorus.reply(r) || jsonb_build_object('to', (
+    select jsonb_build_object('wa_id', k.wa_id, 'user_id', k.user_id)
+    from public.conversations c join public.contacts k on k.id = c.contact_id where c.id = r.conversation_id))
+$$;
+
 -- p: conversation_id, key, author, covers, fence, body
 -- The key is unique in the account: WhatsApp gives one message id to two of its numbers that write to each other. It is
 -- stored as it is, or, when another account has it, with the account behind it; the answer says which, and everything
@@ -728,7 +736,7 @@ begin
         if v_reply.author = 'human' then
           update conversations set bot_enabled = false where id = v_conversation and bot_enabled;
         end if;
-        return chorus.ok(chorus.reply(v_reply));
+        return chorus.ok(chorus.addressed(v_reply));
       end if;
       -- Inserted by a call at the same moment, or another account's.
       select * into v_reply from replies where reply_key = v_key and account_id = v_account for no key update;
@@ -739,13 +747,36 @@ begin
     return chorus.conflict('reply_key_taken');
   end if;
   if v_fence = 0 then
-    return chorus.ok(chorus.reply(v_reply));
+    return chorus.ok(chorus.addressed(v_reply));
   end if;
   if v_reply.fence > v_fence then
     return chorus.fenced();
   end if;
   update replies set fence = v_fence where reply_key = v_reply.reply_key returning * into v_reply;
-  return chorus.ok(chorus.reply(v_reply));
+  return chorus.ok(chorus.addressed(v_reply));
+end $$;
+
+-- p: key, fence, covers, body. Only before anything was sent; otherwise the reply stays as it is.
+create or replace function public.chorus_save_body(p jsonb) returns jsonb
+language plpgsql set search_path = public, pg_temp as $$
+declare
+  v_fence bigint := (p->>'fence')::bigint;
+  v_reply replies;
+begin
+  select * into v_reply from replies where reply_key = p->>'key' for no key update;
+  if not found then
+    return chorus.not_found('reply');
+  end if;
+  if v_reply.fence > v_fence then
+    return chorus.fenced();
+  end if;
+  if v_reply.state = 'pending' and v_reply.part = 0 then
+    update replies
+    set fence = v_fence, body = p->>'body', covers = array(select jsonb_array_elements_text(p->'covers'))
+    where reply_key = v_reply.reply_key
+    returning * into v_reply;
+  end if;
+  return chorus.ok(chorus.addressed(v_reply));
 end $$;
 
 select chorus.secure_functions();
