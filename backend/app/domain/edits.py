@@ -12,7 +12,8 @@ from app.domain.webhook import expects_answer
 LATE_EDIT = "[The customer changed an earlier message to:]"
 """Before the new words of a message that was answered already."""
 
-_WORDS = re.compile(r"\w+")
+_UNSAID = re.compile(r"[\s.,;:!?¡¿…'\"()«»“”\u2018\u2019-]+")
+"""Spaces and punctuation."""
 
 
 def questions(run: Sequence[InboundMessage], inbound: Inbound) -> tuple[tuple[InboundMessage, ...], tuple[str, ...]]:
@@ -41,5 +42,5 @@ def questions(run: Sequence[InboundMessage], inbound: Inbound) -> tuple[tuple[In
 
 
 def _says_something_else(edit: Edit, message: InboundMessage) -> bool:
-    before, after = ([word.casefold() for word in _WORDS.findall(text or "")] for text in (edit.before, message.text))
+    before, after = (_UNSAID.sub(" ", text or "").casefold().strip() for text in (edit.before, message.text))
     return before != after

@@ -174,35 +174,45 @@ begin
   from public.contacts c where c.id = contact and c.user_id is null and v.contact_id = c.id;
 end $$;
 
-create function chorus.add_number(contact public.contacts, number text) returns void
-language sql set search_path = '' as $$
-  insert into public.contact_ids (account_id, contact_id, kind, value, until)
-  values (contact.account_id, contact.id, 'wa_id', number, 'infinity')
-  on conflict (account_id, kind, value, until) do update set contact_id = excluded.contact_id
-$$;
+-- The contact wrote with this number, or was reported to have it, at that time. It is the present one unless the
+-- contact has left another number since: then it has left this one too.
+create function chorus.set_number(contact uuid, number text, at timestamptz) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_left_at timestamptz;
+begin
+  if exists (select from public.contacts c where c.id = contact and c.wa_id = number) then
+    return;
+  end if;
+  select min(i.until) into v_left_at from public.contact_ids i
+  where i.contact_id = contact and i.kind = 'wa_id' and i.until > at and i.until < 'infinity';
+  if v_left_at is null then
+    perform chorus.give_up_numbers(contact, at);
+    update public.contacts c set wa_id = number where c.id = contact;
+  else
+    insert into public.contact_ids (account_id, contact_id, kind, value, until)
+    select c.account_id, c.id, 'wa_id', number, v_left_at from public.contacts c where c.id = contact
+    on conflict (account_id, kind, value, until) do nothing;
+  end if;
+end $$;
 
 -- The numbers of one payload are the contact's. One that it has stays its address; `wa` is the one to answer to if not.
 create function chorus.use_numbers(contact uuid, wa text, other_wa text, at timestamptz) returns void
 language plpgsql set search_path = '' as $$
-declare
-  v_contact public.contacts;
-  v_number text;
 begin
-  select * into v_contact from public.contacts c where c.id = contact;
-  if v_contact.wa_id is null or v_contact.wa_id not in (wa, coalesce(other_wa, wa))
+  if not exists (select from public.contacts c where c.id = contact and c.wa_id in (wa, other_wa))
     and not exists (select from public.contact_ids i
       where i.contact_id = contact and i.kind = 'wa_id' and i.value = wa and i.until = 'infinity')
   then
-    if v_contact.wa_id is not null then
-      perform chorus.give_up_numbers(contact, at);
-    end if;
-    update public.contacts c set wa_id = wa where c.id = contact returning * into v_contact;
+    perform chorus.set_number(contact, wa, at);
   end if;
-  foreach v_number in array array_remove(array[wa, other_wa], null) loop
-    if v_number <> v_contact.wa_id then
-      perform chorus.add_number(v_contact, v_number);
-    end if;
-  end loop;
+  if other_wa is not null then
+    insert into public.contact_ids (account_id, contact_id, kind, value, until)
+    select c.account_id, c.id, 'wa_id', number, 'infinity'
+    from public.contacts c, unnest(array[wa, other_wa]) number
+    where c.id = contact and c.wa_id in (wa, other_wa) and c.wa_id <> number
+    on conflict (account_id, kind, value, until) do update set contact_id = excluded.contact_id;
+  end if;
 end $$;
 
 -- The contact with these ids (all but one may be null) when a message was written. `other_wa` is the number on the
@@ -283,73 +293,94 @@ language sql stable set search_path = '' as $$
   where c.contact_id = contact and m.type <> 'system'
 $$;
 
+-- Both are one person, whose present numbers are those of `present`; the other one's were its own until `at`. The older
+-- contact stays; returns it.
+create function chorus.join_contacts(present uuid, past uuid, at timestamptz) returns uuid
+language plpgsql set search_path = '' as $$
+declare
+  v_keeper uuid;
+begin
+  perform chorus.give_up_numbers(past, at);
+  select c.id into v_keeper from public.contacts c where c.id in (present, past)
+  order by c.created_at, c.id = past desc limit 1;
+  perform chorus.merge_contacts(v_keeper, case v_keeper when past then present else past end);
+  return v_keeper;
+end $$;
+
 -- WhatsApp reports that the contact has a new number or user id. Returns the contact that this person is now.
 -- Sources of the names: system messages of the Cloud API (`new_wa_id` and `customer_…` before v12).
 create function chorus.change_identity(contact uuid, payload jsonb, at timestamptz) returns uuid
 language plpgsql set search_path = '' as $$
 declare
+  v_account uuid := (select c.account_id from public.contacts c where c.id = contact);
   v_wa text := chorus.digits(coalesce(payload#>>'{system,wa_id}', payload#>>'{system,new_wa_id}'));
   v_usr text := nullif(btrim(payload#>>'{system,user_id}'), '');
+  v_other public.contacts;
+begin
+  perform chorus.lock_identity(v_account, v_wa, v_usr);
+  perform from public.contacts c where c.id = contact for update;
+  if v_usr is not null then
+    select * into v_other from public.contacts c where c.account_id = v_account and c.user_id = v_usr and c.id <> contact
+    for update;
+    if found then
+      -- Written with the new user id already: its number, if it has one, is the newest we know.
+      v_wa := coalesce(v_other.wa_id, v_wa);
+      contact := chorus.with_user_id(
+        case when v_other.wa_id is null then chorus.join_contacts(contact, v_other.id, at)
+          else chorus.join_contacts(v_other.id, contact, at) end, v_usr);
+    else
+      contact := chorus.with_user_id(contact, v_usr);
+    end if;
+  end if;
+  if v_wa is null or exists (select from public.contacts c where c.id = contact and c.wa_id = v_wa) then
+    return contact;
+  end if;
+  return chorus.move_to_number(contact, v_wa, at);
+end $$;
+
+-- A former user id leads to the contact for ever: WhatsApp gives none twice.
+create function chorus.with_user_id(contact uuid, usr text) returns uuid
+language plpgsql set search_path = '' as $$
+begin
+  insert into public.contact_ids (account_id, contact_id, kind, value, until)
+  select c.account_id, c.id, 'user_id', c.user_id, 'infinity' from public.contacts c
+  where c.id = contact and c.user_id <> usr
+  on conflict (account_id, kind, value, until) do update set contact_id = excluded.contact_id;
+  update public.contacts c set user_id = usr where c.id = contact and c.user_id is distinct from usr;
+  return contact;
+end $$;
+
+create function chorus.move_to_number(contact uuid, number text, at timestamptz) returns uuid
+language plpgsql set search_path = '' as $$
+declare
   v_contact public.contacts;
   v_other public.contacts;
   v_later uuid;
 begin
   select * into v_contact from public.contacts c where c.id = contact;
-  perform chorus.lock_identity(v_contact.account_id, v_wa, v_usr);
-  select * into v_other from public.contacts c
-  where c.account_id = v_contact.account_id and c.user_id = v_usr and c.id <> contact for update;
-  if found then
-    v_wa := coalesce(v_wa, v_other.wa_id);
-    contact := chorus.merge_into_older(contact, v_other.id);
-  end if;
-  -- A later change of the new number was reported first: it is where the person is now.
-  v_later := chorus.former_owner(v_contact.account_id, v_wa, at);
-  if v_later is not null then
+  -- The number was left again, and that was reported first: that contact is where the person is now.
+  v_later := chorus.former_owner(v_contact.account_id, number, at);
+  if v_later = contact then
+    return contact;
+  elsif v_later is not null then
     select * into v_other from public.contacts c where c.id = v_later for update;
   else
-    v_other := chorus.owner_of_number(v_contact.account_id, v_wa);
+    v_other := chorus.owner_of_number(v_contact.account_id, number);
   end if;
-  select * into v_contact from public.contacts c where c.id = contact for update;
-  if v_other.id <> contact then
-    if coalesce(v_other.user_id <> coalesce(v_usr, v_contact.user_id), false) or chorus.wrote_before(v_other.id, at) then
-      if v_later is null then
-        perform chorus.lose_numbers(v_other.id, at);
-      end if;
-    else
-      if v_later is not null then
-        v_wa := v_other.wa_id;
-      end if;
-      contact := chorus.merge_into_older(contact, v_other.id);
+  if v_other.id <> contact and (coalesce(v_other.user_id <> v_contact.user_id, false)
+    or chorus.wrote_before(v_other.id, at))
+  then
+    if v_later is not null then
+      return contact;
     end if;
+    perform chorus.lose_numbers(v_other.id, at);
+  elsif v_later is not null then
+    return chorus.join_contacts(v_later, contact, at);
+  elsif v_other.id <> contact then
+    contact := chorus.join_contacts(contact, v_other.id, at);
   end if;
-  perform chorus.assign_ids(contact, v_wa, v_usr, at);
+  perform chorus.set_number(contact, number, at);
   return contact;
-end $$;
-
-create function chorus.merge_into_older(one uuid, two uuid) returns uuid
-language plpgsql set search_path = '' as $$
-declare
-  v_keeper uuid;
-begin
-  select c.id into v_keeper from public.contacts c where c.id in (one, two) order by c.created_at, c.id = one desc limit 1;
-  perform chorus.merge_contacts(v_keeper, case v_keeper when one then two else one end);
-  return v_keeper;
-end $$;
-
-create function chorus.assign_ids(contact uuid, wa text, usr text, at timestamptz) returns void
-language plpgsql set search_path = '' as $$
-begin
-  if usr is not null then
-    insert into public.contact_ids (account_id, contact_id, kind, value, until)
-    select c.account_id, c.id, 'user_id', c.user_id, 'infinity' from public.contacts c
-    where c.id = contact and c.user_id <> usr
-    on conflict (account_id, kind, value, until) do update set contact_id = excluded.contact_id;
-    update public.contacts c set user_id = usr where c.id = contact and c.user_id is distinct from usr;
-  end if;
-  if wa is not null and not exists (select from public.contacts c where c.id = contact and c.wa_id = wa) then
-    perform chorus.give_up_numbers(contact, at);
-    update public.contacts c set wa_id = wa where c.id = contact;
-  end if;
 end $$;
 
 -- -- conversations ----------------------------------------------------------------------------------------------------
