@@ -155,7 +155,9 @@ def _event(number: str, kind: Kind, event_id: str, peer: str, body: Json) -> Web
 def _unknown(number: str, shape: Any, reason: str) -> WebhookEvent:
     digest = hashlib.sha256(repr(shape).encode()).hexdigest()[:32]
     body = {"reason": reason, "shape": shape}
-    return WebhookEvent(f"{Kind.UNKNOWN}:{digest}", Kind.UNKNOWN, f"{Kind.UNKNOWN}:{number or digest}", number, body)
+    return WebhookEvent(
+        f"{Kind.UNKNOWN}:{number}:{digest}", Kind.UNKNOWN, f"{Kind.UNKNOWN}:{number or digest}", number, body
+    )
 
 
 def _contact(value: Json, wa_id: str | None, user_id: str | None) -> tuple[str | None, str | None, str | None]:

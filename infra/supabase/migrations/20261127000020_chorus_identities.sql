@@ -531,9 +531,12 @@ begin
   where not exists (select from public.messages s where s.account_id = account and s.wa_message_id = m->>'wa_message_id')
   order by position limit 1;
   if not found and run <> '[]' then
-    select c.contact_id into v_contact
+    select k.id into v_contact
     from public.messages s join public.conversations c on c.id = s.conversation_id
-    where s.account_id = account and s.wa_message_id = run->0->>'wa_message_id' and s.direction = 'inbound';
+      join public.contacts k on k.id = c.contact_id
+    where s.account_id = account and s.wa_message_id = run->0->>'wa_message_id' and s.direction = 'inbound'
+      and k.group_id is null
+    for key share of k;
   end if;
   if v_contact is null then
     v_contact := chorus.resolve_contact(
