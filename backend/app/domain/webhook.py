@@ -107,22 +107,30 @@ def _message(number: str, message: Json, value: Json) -> WebhookEvent:
 
 
 def _system(number: str, message: Json) -> WebhookEvent:
-    """A note about a person, in a mailbox of its own: a new number must not wait behind what the old one wrote.
-
-    `wa_id` and `user_id` are the ids from before the change, if there was one (Cloud API, system messages).
-    """
-    node = message.get("system")
-    node = node if isinstance(node, dict) else {}
-    new_user_id, sender_id = _text(node.get("user_id")), _text(message.get("from_user_id"))
-    wa_id = _text(message.get("from"))
-    user_id = _text(node.get("previous_user_id")) or (None if wa_id and sender_id == new_user_id else sender_id)
-    if wa_id is None and user_id is None:
-        wa_id, user_id = _text(node.get("wa_id")), new_user_id
+    """A note about a person, in a mailbox of its own: a new number must not wait behind what the old one wrote."""
+    wa_id, user_id = _ids_before(message)
     peer = user_id or wa_id
     if peer is None:
         return _unknown(number, message, "system message about nobody")
     body = {"message": message, "wa_id": wa_id, "user_id": user_id, "name": None}
     return _event(number, Kind.MESSAGE, str(message["id"]), f"system-{peer}", body)
+
+
+def _ids_before(message: Json) -> tuple[str | None, str | None]:
+    """Number and user id from before the change that a system message reports; the new ones only if it names no others.
+
+    `from` is the old number (Cloud API, system messages); a new user id may come without it.
+    """
+    node = message.get("system")
+    node = node if isinstance(node, dict) else {}
+    new_wa_id, new_user_id, sender = _text(node.get("wa_id")), _text(node.get("user_id")), message.get("from_user_id")
+    wa_id = _text(message.get("from"))
+    user_id = _text(node.get("previous_user_id")) or (_text(sender) if sender != new_user_id else None)
+    if wa_id or user_id:
+        return wa_id, user_id
+    if new_wa_id and str(node.get("type")).endswith("user_id"):
+        return new_wa_id, None  # the number stayed
+    return (None, new_user_id) if new_user_id else (new_wa_id, None)
 
 
 def group_of(message: Json) -> str | None:

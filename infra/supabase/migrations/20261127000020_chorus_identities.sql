@@ -509,11 +509,18 @@ end $$;
 
 -- -- recording --------------------------------------------------------------------------------------------------------
 
+-- As an array, which every plan looks up by the index.
+create function chorus.wamids(run jsonb) returns text[]
+language sql immutable set search_path = '' as $$
+  select array(select m->>'wa_message_id' from jsonb_array_elements(run) m)
+$$;
+
 -- Where the messages of a person belong. Stored before, all of them: where they are, whatever became of the ids since.
 create function chorus.conversation_of_run(account uuid, p jsonb, run jsonb) returns public.conversations
 language plpgsql set search_path = '' as $$
 declare
   v_contact uuid;
+  v_known text[];
   v_at timestamptz;
   v_change record;
 begin
@@ -526,9 +533,12 @@ begin
   loop
     perform chorus.lock_wamid(account, v_change.wamid);
   end loop;
+  v_known := array(
+    select s.wa_message_id from public.messages s
+    where s.account_id = account and s.wa_message_id = any (chorus.wamids(run)));
   select (m->>'timestamp')::timestamptz into v_at
   from jsonb_array_elements(run) with ordinality as t (m, position)
-  where not exists (select from public.messages s where s.account_id = account and s.wa_message_id = m->>'wa_message_id')
+  where m->>'wa_message_id' <> all (v_known)
   order by position limit 1;
   if not found and run <> '[]' then
     select k.id into v_contact
@@ -545,8 +555,7 @@ begin
   for v_change in
     select m->'payload' as payload, chorus.not_in_the_future((m->>'timestamp')::timestamptz) as at
     from jsonb_array_elements(run) with ordinality as t (m, position)
-    where chorus.reports_a_change(m) and not exists (
-      select from public.messages s where s.account_id = account and s.wa_message_id = m->>'wa_message_id')
+    where chorus.reports_a_change(m) and m->>'wa_message_id' <> all (v_known)
     order by position
   loop
     v_contact := chorus.change_identity(v_contact, v_change.payload, v_change.at);
@@ -660,8 +669,7 @@ begin
   end loop;
   return chorus.ok(v_answer || jsonb_build_object('edited', (
     select coalesce(jsonb_object_agg(m.wa_message_id, m.text), '{}') from messages m
-    where m.account_id = v_account and m.edited_at is not null and m.wa_message_id in (
-      select e->>'wa_message_id' from jsonb_array_elements(p->'messages') e)
+    where m.account_id = v_account and m.wa_message_id = any (chorus.wamids(p->'messages')) and m.edited_at is not null
   )));
 end $$;
 
