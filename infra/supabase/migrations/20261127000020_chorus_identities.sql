@@ -139,10 +139,10 @@ language plpgsql set search_path = '' as $$
 declare
   v_contact public.contacts;
 begin
-  select * into v_contact from public.contacts c where c.account_id = account and c.wa_id = number for update;
+  select * into v_contact from public.contacts c where c.account_id = account and c.wa_id = number for key share;
   if not found then
     select c.* into v_contact from public.contact_ids i join public.contacts c on c.id = i.contact_id
-    where i.account_id = account and i.kind = 'wa_id' and i.value = number and i.until = 'infinity' for update of c;
+    where i.account_id = account and i.kind = 'wa_id' and i.value = number and i.until = 'infinity' for key share of c;
   end if;
   return v_contact;
 end $$;
@@ -240,17 +240,19 @@ begin
       where i.contact_id = c.id and i.kind = 'wa_id' and i.value = v_card and i.until = 'infinity'))
   for key share;
   if not found then
+    -- Share locks from here on too: a call whose first look came to nothing keeps its lock while it waits for the ids.
     perform chorus.lock_identity(account, v_wa, usr, v_card);
-    select * into v_contact from public.contacts c where c.account_id = account and c.user_id = usr for update;
+    select * into v_contact from public.contacts c where c.account_id = account and c.user_id = usr for key share;
     if not found and usr is not null then
       select c.* into v_contact from public.contact_ids i join public.contacts c on c.id = i.contact_id
-      where i.account_id = account and i.kind = 'user_id' and i.value = usr limit 1 for update of c;
+      where i.account_id = account and i.kind = 'user_id' and i.value = usr limit 1 for key share of c;
       if found then
         v_usr := v_contact.user_id;
       end if;
     end if;
     foreach v_number in array array_remove(array[v_wa, v_card], null) loop
-      select * into v_other from public.contacts c where c.id = chorus.former_owner(account, v_number, v_at) for update;
+      select * into v_other from public.contacts c where c.id = chorus.former_owner(account, v_number, v_at)
+      for key share;
       if found then
         if v_contact.id is null and (v_usr is null or coalesce(v_other.user_id, v_usr) = v_usr) then
           v_contact := v_other;
