@@ -11,7 +11,7 @@ import pytest
 
 from app.api.schemas import MessagePage
 from app.domain.errors import Conflict
-from app.domain.models import Conversation, User
+from app.domain.models import Conversation, ReplyState, User
 from app.domain.webhook import to_inbound
 from app.sandbox import webhooks as wa
 from app.sandbox.bakery import BAKERY
@@ -158,7 +158,7 @@ async def test_a_persons_answer_accepted_before_a_merge_is_sent_after_it(make_of
         office.account.id, wa_id=old.wa_id, user_id=None, name=None, messages=[to_inbound(note, datetime.now(UTC))]
     )
     outcome = await office.conversations.send_human(decode(claim.events[0]), _Hold(office.queue, claim))
-    assert outcome == "sent"
+    assert outcome.state is ReplyState.SENT
     assert (await office.sends(new))[-1]["text"] == "Claire here"
 
 

@@ -13,6 +13,7 @@ from app.core.cache import get_cached_or_fetch, write_fence
 from app.core.secrets import TokenCipher
 from app.domain.errors import Conflict, Forbidden, NotFound, Unavailable
 from app.domain.models import Account, BotProfile, Role, User
+from app.domain.phone import phone_digits
 from app.domain.ports import AccountStore
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class AccountService:
         # That there is no such account may be cached.
         async with write_fence(*_keys(fields)):
             return await self._store.create_account(
-                access_token=self._cipher.encrypt(access_token), owner_id=owner_id, **fields
+                access_token=self._cipher.encrypt(access_token), owner_id=owner_id, **_with_digits(fields)
             )
 
     async def bootstrap(self, *, phone_number_id: str, access_token: str, verify_token: str) -> None:
@@ -50,8 +51,11 @@ class AccountService:
                         BOOTSTRAPPER, name=BOOTSTRAP_SLUG, slug=BOOTSTRAP_SLUG, phone_number_id=phone_number_id,
                         access_token=access_token, verify_token=verify_token,
                     )  # fmt: skip
-            except Conflict:
-                return  # another replica was faster
+            except Conflict as exc:
+                # Another replica may have been faster; else the name is somebody else's, and the number has no account.
+                if await self._store.get_account_by_phone_number_id(phone_number_id) is None:
+                    logger.error("no account bootstrapped", extra={"reason": str(exc), "code": exc.code})
+                return
             except Unavailable as exc:
                 logger.warning("no account bootstrapped yet", extra={"reason": str(exc)})
                 await asyncio.sleep(BOOTSTRAP_RETRY_SECONDS)
@@ -65,7 +69,7 @@ class AccountService:
         if "access_token" in changes:
             changes = {**changes, "access_token": self._cipher.encrypt(changes["access_token"])}
         async with write_fence(*{*_keys(asdict(before)), *_keys(changes)}):
-            return await self._store.update_account(account_id, changes)
+            return await self._store.update_account(account_id, _with_digits(changes))
 
     async def list_for(self, user: User) -> tuple[Account, ...]:
         return await self._store.list_accounts(user_id=None if user.is_operator else user.id)
@@ -127,6 +131,12 @@ class AccountService:
     async def update_profile(self, account_id: str, changes: Mapping[str, Any]) -> BotProfile:
         async with write_fence(_profile_key(account_id)):
             return await self._store.update_profile(account_id, changes)
+
+
+def _with_digits(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The phone number as webhooks write it, so that what Meta reports about it is found."""
+    number = fields.get("phone_number")
+    return {**fields, "phone_number": phone_digits(number) or number} if number else dict(fields)
 
 
 def _keys(account: Mapping[str, Any]) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -13,7 +14,6 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.queue import Event, Queue
 from app.domain.errors import Conflict, NotFound, UnknownAccount, Unprocessable
 from app.domain.models import (
-    STATUS_RANK,
     WINDOW_HOURS,
     Account,
     Author,
@@ -27,11 +27,13 @@ from app.domain.models import (
     User,
 )
 from app.domain.ports import Store
-from app.domain.webhook import Json, Kind, to_inbound
+from app.domain.webhook import REPORTED, Json, Kind, event_time, to_inbound
 from app.services.account_service import AccountService
 from app.services.bot_service import Hold
-from app.services.delivery import Delivery
+from app.services.delivery import Delivered, Delivery
 from app.services.ingest_service import Incoming
+
+logger = logging.getLogger(__name__)
 
 
 class ConversationService:
@@ -87,8 +89,8 @@ class ConversationService:
             await self._queue.put([Event(key, f"{Kind.OUTBOUND}:{conversation_id}", payload, immediate=True)])
         return reply
 
-    async def send_human(self, incoming: Incoming, hold: Hold) -> str:
-        """The worker's half of `reply_as_human`. Returns the outcome."""
+    async def send_human(self, incoming: Incoming, hold: Hold) -> Delivered:
+        """The worker's half of `reply_as_human`."""
         body = incoming.body
         account = await self._accounts.by_id(body["account_id"])
         try:
@@ -99,8 +101,8 @@ class ConversationService:
         except NotFound as exc:
             raise Unprocessable("the conversation no longer exists") from exc
         if reply.state is ReplyState.SENT:
-            return str(reply.state)
-        state = await self._delivery.deliver(
+            return Delivered(reply.state)
+        return await self._delivery.deliver(
             reply,
             account=account,
             to=reply.to,
@@ -108,24 +110,29 @@ class ConversationService:
             ensure_held=hold.ensure_held,
             resend=False,
         )
-        return str(state)
 
-    async def apply_status(self, incoming: Incoming) -> str:
-        """Move one outbound message along. Returns the outcome."""
+    async def apply_status(self, incoming: Incoming) -> tuple[str, str]:
+        """Move one outbound message along. Returns the outcome, and why the message failed if it did."""
         account = await self._account(incoming)
         status = incoming.body["status"]
-        name = status.get("status")
-        if name != Status.FAILED and STATUS_RANK.get(name, 0) < STATUS_RANK[Status.SENT]:
-            raise Unprocessable(f"unknown status {name!s:.40}")
+        name = str(status.get("status"))
+        if name not in REPORTED:  # queued by an earlier version
+            raise Unprocessable(f"unknown status {name:.40}")
+        error = _first_error(status)
         known = await self._store.apply_status(
             account.id,
             wa_message_id=str(status["id"]),
             outbound_key=status.get("biz_opaque_callback_data"),
             status=Status(name),
-            timestamp=_status_time(status, incoming.accepted_at),
-            error=_first_error(status),
+            timestamp=event_time(status.get("timestamp"), incoming.accepted_at),
+            error=error,
         )
-        return "applied" if known else "kept_for_later"
+        reason = ""
+        if name == Status.FAILED:
+            # WhatsApp had accepted it: nothing but this status says that the customer has no answer.
+            reason = f"message failed: code {(error or {}).get('code')}"
+            logger.warning("a message that WhatsApp had accepted has failed", extra={"reason": reason})
+        return ("applied" if known else "kept_for_later"), reason
 
     async def record_echo(self, incoming: Incoming) -> str:
         """A person answered from the phone: the bot is silent from now on. Returns the outcome."""
@@ -151,13 +158,6 @@ class ConversationService:
         except NotFound as exc:
             raise NotFound("conversation") from exc
         return conversation
-
-
-def _status_time(status: Json, accepted_at: datetime) -> datetime:
-    try:
-        return datetime.fromtimestamp(int(status["timestamp"]), UTC)
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return accepted_at
 
 
 def _first_error(status: Json) -> Mapping[str, Any] | None:
