@@ -228,11 +228,13 @@ class SqlStore(SqlInvalidations, Store):
         user_id: str | None,
         name: str | None,
         messages: Sequence[InboundMessage],
+        other_wa_id: str | None = None,
     ) -> Inbound:
         _check_identity(wa_id, user_id)
         inbound = await self._call(
-            "record_inbound", account_id=account_id, wa_id=wa_id, user_id=user_id, name=name, messages=messages
-        )
+            "record_inbound", account_id=account_id, wa_id=wa_id, user_id=user_id, name=name, messages=messages,
+            other_wa_id=other_wa_id,
+        )  # fmt: skip
         return _INBOUND.validate_python(inbound)
 
     async def record_echo(

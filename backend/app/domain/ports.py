@@ -154,16 +154,20 @@ class ConversationStore(Protocol):
         user_id: str | None,
         name: str | None,
         messages: Sequence[InboundMessage],
+        other_wa_id: str | None = None,
     ) -> Inbound:
         """Store a run of messages of one contact, once each however often it is called: contact and conversation
         are created or updated, `unread_count` grows by the new ones, `last_inbound_at` never goes back.
-        System notes (`type` system) are stored, but are neither unread nor do they open the 24-hour window."""
+        System notes (`type` system) are stored, but are neither unread nor do they open the 24-hour window; one that
+        reports a new number or user id moves the contact, once. `other_wa_id`: another number of the same person.
+        What was written in a group goes to the group's conversation. An edit changes the message it names."""
         ...
 
     async def record_echo(
         self, account_id: str, *, wa_id: str | None, user_id: str | None, message: InboundMessage
     ) -> Conversation:
-        """A person answered from the WhatsApp Business app: store it as outbound by a human, turn the bot off."""
+        """A person answered from the WhatsApp Business app: store it as outbound by a human, turn the bot off, there
+        or, for what was written in a group, in the group's conversation."""
         ...
 
     async def apply_status(
@@ -222,6 +226,8 @@ class ReplyStore(Protocol):
         """Insert-or-find: by `key`, else the conversation's reply whose `covers` contain it (a retry may see fewer
         messages than the reply answers). A found one keeps its body, covers and state, and takes the higher fence.
         For `author=human` the bot of the conversation is turned off in the same step.
+        `key` is unique in the account; the returned reply's key, which every later call uses, is unique in the store.
+        The id of a conversation that became part of another one leads to that one.
         Raises `Fenced` if a higher fence than ours wrote before; `fence=0` is nobody's claim and only finds or inserts.
         Raises `NotFound("conversation")`, `Conflict` (`reply_key_taken`: by another conversation)."""
         ...

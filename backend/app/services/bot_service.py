@@ -16,6 +16,7 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
 from app.core.failure_words import in_words
 from app.core.metrics import SLOW_SECONDS
+from app.domain.edits import questions
 from app.domain.errors import ModelRefused, SendError, Unavailable, UnknownAccount
 from app.domain.markup import to_whatsapp
 from app.domain.models import (
@@ -26,15 +27,15 @@ from app.domain.models import (
     Conversation,
     Fallback,
     HandoverReason,
+    Inbound,
     InboundMessage,
-    Recipient,
     Reply,
     ReplyState,
     Turn,
 )
 from app.domain.ports import Messenger, Model, Store
 from app.domain.prompt import build_prompt
-from app.domain.webhook import expects_answer, needs_a_person, opens_chat
+from app.domain.webhook import needs_a_person, opens_chat
 from app.services.account_service import AccountService
 from app.services.delivery import Delivered, Delivery, Postponed
 
@@ -65,6 +66,8 @@ class Run:
     messages: tuple[InboundMessage, ...]
     accepted_at: datetime
     """When the first of them was accepted."""
+    other_wa_id: str | None = None
+    """The number on the contact card, where it is not the one that wrote."""
 
 
 class Hold(Protocol):
@@ -110,14 +113,12 @@ class _Work:
     account: Account
     conversation: Conversation
     asked: tuple[InboundMessage, ...]
+    covers: tuple[str, ...]
+    """The ids of what was asked, and of the edits to it; the first one is asked."""
     stages: dict[str, float]
     loaded: asyncio.Event = field(default_factory=asyncio.Event)
     reason: str = ""
     """As in `Handled`."""
-
-    @property
-    def covers(self) -> tuple[str, ...]:
-        return tuple(message.wa_message_id for message in self.asked)
 
 
 class BotService:
@@ -150,13 +151,14 @@ class BotService:
             account = await self._accounts.by_phone_number_id(run.phone_number_id)
             if account is None:
                 raise UnknownAccount(run.phone_number_id)
-            conversation = await self._record(account, run)
+            inbound = await self._record(account, run)
+        conversation = inbound.conversation
         everything = len(run.messages)
         if any(needs_a_person(message) for message in run.messages):
             await self._store.set_needs_human(conversation.id, HandoverReason.UNREADABLE)
-        asked = tuple(message for message in run.messages if expects_answer(message))
+        asked, covers = questions(run.messages, inbound)
         if not asked:
-            return await self._greet(_Work(run, hold, account, conversation, (), stages))
+            return await self._greet(_Work(run, hold, account, conversation, (), (), stages))
         if not account.is_active or not conversation.bot_enabled:
             why = "the conversation's bot is off" if account.is_active else "the account is not active"
             return Handled("bot_off", everything, stages, why)
@@ -166,7 +168,7 @@ class BotService:
 
         if blocked := self._messenger.blocked_seconds(account):
             raise Postponed(blocked, f"whatsapp: {self._messenger.blocked_reason(account)}")
-        work = _Work(run, hold, account, conversation, asked, stages)
+        work = _Work(run, hold, account, conversation, asked, covers, stages)
         courtesy = asyncio.create_task(self._show_typing(work))
         try:
             reply, profile = await self._ready_reply(work)
@@ -208,11 +210,15 @@ class BotService:
             state, reason = await self._deliver(work, reply, profile)
         return Handled(_OUTCOMES[state], len(work.run.messages), work.stages, reason)
 
-    async def _record(self, account: Account, run: Run) -> Conversation:
-        inbound = await self._store.record_inbound(
-            account.id, wa_id=run.wa_id, user_id=run.user_id, name=run.name, messages=run.messages
+    async def _record(self, account: Account, run: Run) -> Inbound:
+        return await self._store.record_inbound(
+            account.id,
+            wa_id=run.wa_id,
+            user_id=run.user_id,
+            name=run.name,
+            messages=run.messages,
+            other_wa_id=run.other_wa_id,
         )
-        return inbound.conversation
 
     async def _ready_reply(self, work: _Work) -> tuple[Reply, BotProfile]:
         """The reply with its text, stored before anything is sent: found as an earlier attempt left it, or made now."""
@@ -229,7 +235,7 @@ class BotService:
                 self._history(work),
             )
         work.loaded.set()
-        if reply.body is not None or reply.state is not ReplyState.PENDING:
+        if reply.state is not ReplyState.PENDING or not (reply.body is None or _is_outdated(reply, work)):
             return reply, profile
         with _stage(work.stages, "generate", self._clock):
             answer = await self._compose(work, profile, history)
@@ -248,14 +254,14 @@ class BotService:
         )
 
     async def _grew(self, work: _Work) -> bool:
-        """Did the customer write more while the answer was made? Then it is stored and part of what is asked."""
+        """Did the customer write or edit while the answer was made? Then it is stored and part of what is asked."""
         run = await work.hold.refresh()
         if len(run.messages) <= len(work.run.messages):
             return False
-        work.conversation = await self._record(work.account, run)
-        asked = tuple(message for message in run.messages if expects_answer(message))
-        grew = len(asked) > len(work.asked)
-        work.run, work.asked = run, asked
+        inbound = await self._record(work.account, run)
+        asked, covers = questions(run.messages, inbound)
+        grew = asked != work.asked
+        work.run, work.conversation, work.asked, work.covers = run, inbound.conversation, asked, covers
         return grew
 
     async def _history(self, work: _Work) -> Sequence[Turn]:
@@ -312,11 +318,10 @@ class BotService:
     async def _deliver(self, work: _Work, reply: Reply, profile: BotProfile) -> Delivered:
         if reply.state in _FINISHED:
             return Delivered(reply.state)
-        contact = work.conversation.contact
         return await self._delivery.deliver(
             reply,
             account=work.account,
-            to=Recipient(contact.wa_id, contact.user_id),
+            to=reply.to,
             fence=work.hold.fence,
             ensure_held=work.hold.ensure_held,
             resend=profile.resend_ambiguous,
@@ -348,6 +353,13 @@ def _stage(stages: dict[str, float], name: str, clock: Clock) -> Iterator[None]:
 
 _FINISHED = frozenset({ReplyState.SENT, ReplyState.SILENCED})
 _OUTCOMES = {ReplyState.SENT: "replied", ReplyState.FAILED: "send_failed", ReplyState.SILENCED: "silenced"}
+
+
+def _is_outdated(reply: Reply, work: _Work) -> bool:
+    """Was a message that the waiting answer is about edited since? An answer of which a part was sent stays."""
+    asked = {message.wa_message_id for message in work.asked}
+    edits = [wamid for wamid in work.covers if wamid not in asked]
+    return reply.part == 0 and work.covers[0] in reply.covers and any(edit not in reply.covers for edit in edits)
 
 
 def _types(messages: Sequence[InboundMessage]) -> str:

@@ -350,6 +350,7 @@ def _run(claim: Claim) -> Run:
         name=next((i.body["name"] for i in reversed(incoming) if i.body["name"]), None),
         messages=tuple(to_inbound(i.body["message"], i.accepted_at) for i in incoming),
         accepted_at=incoming[0].accepted_at,
+        other_wa_id=last.get("other_wa_id"),
     )
 
 
