@@ -1,4 +1,4 @@
-"""`chorus`: serve · demo · sandbox · migrate · doctor · fleet · queue · breakers · cache · account."""
+"""`chorus`: serve · demo · sandbox · migrate · doctor · openapi · fleet · queue · breakers · cache · account."""
 
 from __future__ import annotations
 
@@ -79,6 +79,16 @@ def _left_out_of_the_image() -> Iterator[None]:
 
 
 @main.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the HTTP interface (docs/openapi.json)."""
+    import orjson
+
+    from app.main import openapi_document
+
+    click.echo(orjson.dumps(openapi_document(), option=orjson.OPT_INDENT_2))
+
+
+@main.command()
 @click.option("--once", is_flag=True, help="End after the conversation; exit code 0 only if every reply was right.")
 def demo(*, once: bool) -> None:
     """Servers, sandbox, three replicas and simulated customers, all on this machine."""
@@ -104,15 +114,20 @@ def sandbox(host: str, port: int, app_secret: str, callback: tuple[str, ...]) ->
 @main.command()
 def migrate() -> None:
     """Bring the database's schema up to date (DATABASE_URL). Safe to run on several machines at once."""
-    from app.adapters.migrations import apply_migrations
+    from app.adapters.migrations import apply_migrations, newer_migrations
 
     settings = _settings()
     if not settings.database_url:
         raise SettingsError({"DATABASE_URL": "is missing; migrations need a direct connection to Postgres"})
-    applied = asyncio.run(apply_migrations(settings.database_url.get_secret_value()))
+    url = settings.database_url.get_secret_value()
+    applied = asyncio.run(apply_migrations(url))
     for name in applied:
         click.echo(f"applied {name}")
-    if not applied:
+    if newer := asyncio.run(newer_migrations(url)):
+        click.echo(
+            f"the schema is newer than this version of Chorus, which works with it: {', '.join(newer)}", err=True
+        )
+    elif not applied:
         click.echo("nothing to do: the schema is up to date")
 
 

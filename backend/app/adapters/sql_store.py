@@ -15,12 +15,13 @@ import uuid
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import orjson
 from pydantic import TypeAdapter
 
+from app.adapters.database_trouble import DatabaseUnavailable, Trouble
 from app.adapters.sql_invalidations import SqlInvalidations
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.deadline import Deadline
@@ -32,10 +33,12 @@ from app.domain.models import (
     Author,
     BotProfile,
     Conversation,
+    Fallback,
     HandoverReason,
     Inbound,
     InboundMessage,
     InboxState,
+    Member,
     Message,
     Page,
     Reply,
@@ -56,6 +59,8 @@ _ACCOUNT = TypeAdapter(Account)
 _ACCOUNTS = TypeAdapter(tuple[Account, ...])
 _CONVERSATION = TypeAdapter(Conversation)
 _INBOUND = TypeAdapter(Inbound)
+_MEMBER = TypeAdapter(Member)
+_MEMBERS = TypeAdapter(tuple[Member, ...])
 _MESSAGE = TypeAdapter(Message)
 _PROFILE = TypeAdapter(BotProfile)
 _REPLY = TypeAdapter(Reply)
@@ -64,8 +69,12 @@ _TURNS = TypeAdapter(tuple[Turn, ...])
 _PROFILE_CHANGES = {f.name for f in fields(BotProfile)} - {"account_id", "updated_at"}
 _ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {"id", "created_at", "updated_at"}
 
+_ABOUT_THE_SCHEMA = frozenset({"applied_migrations", "schema_version"})
+
 CONFLICTS = {
+    "last_owner": "the account would have no owner left",
     "inbox_full": "as many events wait in the inbox as may",
+    "journal_full": "as many events wait in the journal as may",
     "slug_taken": "another account has this slug",
     "phone_number_id_taken": "another account has this phone_number_id",
     "reply_key_taken": "this key belongs to a reply in another conversation",
@@ -80,6 +89,8 @@ class SqlStore(SqlInvalidations, Store):
         # Webhooks wait behind it, each for less than a second: refusing them for as long as the others' circuit is
         # open, half a minute, would make a moment without Redis an outage of ingest.
         self._inbox_policy = policy.behind(CircuitBreaker("supabase_inbox", INBOX_BREAKER, dependency="database"))
+        # A replica must know what the schema is before its other calls go through again.
+        self._schema_policy = policy.behind(CircuitBreaker("supabase_schema", INBOX_BREAKER, dependency="database"))
 
     @abstractmethod
     async def _execute(self, function: str, body: bytes) -> Any:
@@ -87,8 +98,9 @@ class SqlStore(SqlInvalidations, Store):
 
     async def _call(self, operation: str, /, **p: Any) -> Any:
         deadline = Deadline.after(CALL_SECONDS)
-        policy = self._inbox_policy if operation.startswith("inbox_") else self._policy
-        match await policy.call(self._execute, f"chorus_{operation}", _encode(p), deadline=deadline):
+        match await self._policy_of(operation).call(
+            self._execute, f"chorus_{operation}", _encode(p), deadline=deadline
+        ):
             case {"ok": value}:
                 return value
             case {"error": "fenced"}:
@@ -100,19 +112,15 @@ class SqlStore(SqlInvalidations, Store):
             case answer:
                 raise TypeError(f"chorus_{operation} answered {type(answer).__name__} in no known form")
 
+    def _policy_of(self, operation: str) -> ResiliencePolicy:
+        if operation.startswith(("inbox_", "journal_")):
+            return self._inbox_policy
+        return self._schema_policy if operation in _ABOUT_THE_SCHEMA else self._policy
+
     # -- inbox ---------------------------------------------------------------------------------------------------
 
     async def inbox_put(self, events: Sequence[Event], *, max_rows: int, reopen: bool) -> tuple[InboxState, int]:
-        rows = [
-            {
-                "id": e.id,
-                "mailbox": e.mailbox,
-                "payload": base64.b64encode(e.payload).decode(),
-                "immediate": e.immediate,
-            }
-            for e in events
-        ]
-        answer = await self._call("inbox_put", events=rows, max_rows=max_rows, reopen=reopen)
+        answer = await self._call("inbox_put", events=_event_rows(events), max_rows=max_rows, reopen=reopen)
         return InboxState(answer["state"]), answer["stored"]
 
     async def inbox_state(self) -> InboxState:
@@ -122,17 +130,40 @@ class SqlStore(SqlInvalidations, Store):
         return InboxState(await self._call("inbox_close"))
 
     async def inbox_peek(self, *, limit: int) -> list[tuple[int, Event]]:
-        rows = await self._call("inbox_peek", limit=limit)
-        return [
-            (row["row"], Event(row["id"], row["mailbox"], base64.b64decode(row["payload"]), row["immediate"]))
-            for row in rows
-        ]
+        return _events(await self._call("inbox_peek", limit=limit))
 
     async def inbox_delete(self, rows: Sequence[int]) -> None:
         await self._call("inbox_delete", rows=rows)
 
+    # -- journal -------------------------------------------------------------------------------------------------
+
+    async def journal_put(self, events: Sequence[Event], *, max_rows: int) -> int:
+        stored: int = await self._call("journal_put", events=_event_rows(events), max_rows=max_rows)
+        return stored
+
+    async def journal_begin(self, *, life: str, keep_seconds: float) -> int:
+        again: int = await self._call("journal_begin", life=life, keep_seconds=keep_seconds)
+        return again
+
+    async def journal_next(self, *, after: int, limit: int) -> list[tuple[int, Event]]:
+        return _events(await self._call("journal_next", after=after, limit=limit))
+
+    async def journal_moved(self, rows: Sequence[int], *, life: str) -> None:
+        await self._call("journal_moved", rows=rows, life=life)
+
+    async def journal_settle(self, rows: Sequence[int]) -> None:
+        await self._call("journal_settle", rows=rows)
+
     async def ping(self) -> None:
         await self._call("ping")
+
+    async def applied_migrations(self) -> tuple[str, ...]:
+        try:
+            return tuple(await self._call("applied_migrations"))
+        except DatabaseUnavailable as exc:
+            if exc.trouble is not Trouble.NOT_MIGRATED:
+                raise
+            return ()
 
     async def schema_version(self) -> str | None:
         version: str | None = await self._call("schema_version")
@@ -176,8 +207,21 @@ class SqlStore(SqlInvalidations, Store):
     async def list_accounts(self, *, user_id: str | None) -> tuple[Account, ...]:
         return _ACCOUNTS.validate_python(await self._call("list_accounts", user_id=user_id))
 
-    async def add_member(self, account_id: str, user_id: str, role: Role) -> None:
-        await self._call("add_member", account_id=account_id, user_id=user_id, role=role)
+    async def add_member(self, account_id: str, user_id: str, role: Role, *, keep_owner: bool = False) -> Member:
+        member = await self._call(
+            "set_member", account_id=account_id, user_id=user_id, role=role, keep_owner=keep_owner
+        )
+        return _MEMBER.validate_python(member)
+
+    async def remove_member(self, account_id: str, user_id: str, *, keep_owner: bool = False) -> None:
+        await self._call("remove_member", account_id=account_id, user_id=user_id, keep_owner=keep_owner)
+
+    async def list_members(self, account_id: str) -> tuple[Member, ...]:
+        return _MEMBERS.validate_python(await self._call("list_members", account_id=account_id, user_id=None))
+
+    async def get_member(self, account_id: str, user_id: str) -> Member | None:
+        found = await self._call("list_members", account_id=account_id, user_id=user_id)
+        return _optional(_MEMBER, next(iter(found), None))
 
     async def get_role(self, account_id: str, user_id: str) -> Role | None:
         role = await self._call("get_role", account_id=account_id, user_id=user_id)
@@ -201,11 +245,13 @@ class SqlStore(SqlInvalidations, Store):
         user_id: str | None,
         name: str | None,
         messages: Sequence[InboundMessage],
+        other_wa_id: str | None = None,
     ) -> Inbound:
         _check_identity(wa_id, user_id)
         inbound = await self._call(
-            "record_inbound", account_id=account_id, wa_id=wa_id, user_id=user_id, name=name, messages=messages
-        )
+            "record_inbound", account_id=account_id, wa_id=wa_id, user_id=user_id, name=name, messages=messages,
+            other_wa_id=other_wa_id,
+        )  # fmt: skip
         return _INBOUND.validate_python(inbound)
 
     async def record_echo(
@@ -237,18 +283,20 @@ class SqlStore(SqlInvalidations, Store):
         return _optional(_CONVERSATION, await self._call("get_conversation", conversation_id=conversation_id))
 
     async def list_conversations(self, account_id: str, *, limit: int, cursor: str | None) -> Page[Conversation]:
-        before_at, before_id = _decode_cursor(cursor, datetime.fromisoformat, uuid.UUID)
+        before_at, before_id = _decode_place(cursor)
         size = _page_size(limit)
         rows = await self._call(
             "list_conversations", account_id=account_id, limit=size + 1, before_at=before_at, before_id=before_id
         )
-        return _page(_CONVERSATION, rows, size, "last_message_at", "id")
+        return _page(
+            _CONVERSATION, rows, size, lambda item, row: _place(datetime.fromisoformat(row["last_message_at"]), item.id)
+        )
 
     async def list_messages(self, conversation_id: str, *, limit: int, cursor: str | None) -> Page[Message]:
-        (before_seq,) = _decode_cursor(cursor, _sequence)
+        before_seq = _decode_sequence(cursor)
         size = _page_size(limit)
         rows = await self._call("list_messages", conversation_id=conversation_id, limit=size + 1, before_seq=before_seq)
-        return _page(_MESSAGE, rows, size, "seq")
+        return _page(_MESSAGE, rows, size, lambda _item, row: str(row["seq"]))
 
     async def history(self, conversation_id: str, *, limit: int, exclude: Sequence[str]) -> tuple[Turn, ...]:
         turns = await self._call("history", conversation_id=conversation_id, limit=limit, exclude=exclude)
@@ -284,6 +332,12 @@ class SqlStore(SqlInvalidations, Store):
     async def save_body(self, key: str, *, fence: int, covers: Sequence[str], body: str) -> Reply:
         return _REPLY.validate_python(await self._call("save_body", key=key, fence=fence, covers=covers, body=body))
 
+    async def save_fallback(
+        self, key: str, *, fence: int, covers: Sequence[str], body: str, fallback: Fallback
+    ) -> Reply:
+        reply = await self._call("save_fallback", key=key, fence=fence, covers=covers, body=body, fallback=fallback)
+        return _REPLY.validate_python(reply)
+
     async def begin_part(
         self, key: str, *, fence: int, part: int, parts: int, text: str, resend: bool = False
     ) -> SendDecision:
@@ -298,6 +352,20 @@ class SqlStore(SqlInvalidations, Store):
 
     async def fail_part(self, key: str, *, fence: int, part: int, error: Mapping[str, Any], final: bool) -> None:
         await self._call("fail_part", key=key, fence=fence, part=part, error=error, final=final)
+
+
+def _event_rows(events: Sequence[Event]) -> list[dict[str, Any]]:
+    return [
+        {"id": e.id, "mailbox": e.mailbox, "payload": base64.b64encode(e.payload).decode(), "immediate": e.immediate}
+        for e in events
+    ]
+
+
+def _events(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Event]]:
+    return [
+        (row["row"], Event(row["id"], row["mailbox"], base64.b64decode(row["payload"]), row["immediate"]))
+        for row in rows
+    ]
 
 
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
@@ -333,29 +401,42 @@ def _page_size(limit: int) -> int:
     return max(1, min(limit, MAX_PAGE))
 
 
-def _page(adapter: TypeAdapter[T], rows: Sequence[Mapping[str, Any]], size: int, *position: str) -> Page[T]:
-    """`rows` are one more than `size` if there is another page; `position` names what a cursor points at."""
-    items = rows[:size]
-    cursor = None
-    if len(rows) > size:
-        cursor = base64.urlsafe_b64encode("|".join(str(items[-1][name]) for name in position).encode()).decode()
-    return Page(tuple(adapter.validate_python(row) for row in items), cursor)
+def _page(
+    adapter: TypeAdapter[T],
+    rows: Sequence[Mapping[str, Any]],
+    size: int,
+    cursor_of: Callable[[T, Mapping[str, Any]], str],
+) -> Page[T]:
+    """`rows` are one more than `size` if there is another page; `cursor_of` names the place after an item's row."""
+    items = tuple(adapter.validate_python(row) for row in rows[:size])
+    return Page(items, cursor_of(items[-1], rows[size - 1]) if len(rows) > size else None)
 
 
-def _decode_cursor(cursor: str | None, *parts: Callable[[str], object]) -> tuple[Any, ...]:
-    """The inverse: the values by the given parsers, or as many `None`."""
+# Cursors are made of digits of limited length, so that the HTTP interface can say with a pattern what one looks like,
+# and whatever fits the pattern is a place that PostgreSQL can compare with.
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PLACE = re.compile(r"([0-9]{1,17})\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+_SEQUENCE = re.compile(r"[0-9]{1,18}")
+
+
+def _place(last_message_at: datetime, conversation_id: str) -> str:
+    """`<microseconds since 1970>.<id>`"""
+    return f"{max(0, (last_message_at - _EPOCH) // timedelta(microseconds=1))}.{conversation_id}"
+
+
+def _decode_place(cursor: str | None) -> tuple[str | None, str | None]:
     if cursor is None:
-        return (None,) * len(parts)
-    try:
-        values = base64.b64decode(cursor, altchars=b"-_", validate=True).decode().split("|")
-        return tuple(str(parse(value)) for parse, value in zip(parts, values, strict=True))
-    except ValueError as exc:
-        raise InvalidInput("the cursor is not one of ours", field="cursor") from exc
+        return None, None
+    if not (match := _PLACE.fullmatch(cursor)):
+        raise _not_a_cursor()
+    return (_EPOCH + timedelta(microseconds=int(match[1]))).isoformat(), match[2]
 
 
-def _sequence(value: str) -> int:
-    """A bigint, so that a made-up cursor cannot overflow the column."""
-    number = int(value)
-    if not 0 <= number < 2**63:
-        raise ValueError(value)
-    return number
+def _decode_sequence(cursor: str | None) -> str | None:
+    if cursor is not None and not _SEQUENCE.fullmatch(cursor):
+        raise _not_a_cursor()
+    return cursor
+
+
+def _not_a_cursor() -> InvalidInput:
+    return InvalidInput("this is not a cursor of this list; take next_cursor of the page before", field="cursor")

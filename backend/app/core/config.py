@@ -41,9 +41,27 @@ class IngestFallback(StrEnum):
     DATABASE = "database"
 
 
+class Signup(StrEnum):
+    """Who may create accounts over HTTP: the operator alone, or also signed-in people for a number of theirs."""
+
+    OPERATOR = "operator"
+    OPEN = "open"
+
+
 class Durability(StrEnum):
     EVERYSEC = "everysec"
     FSYNC = "fsync"
+
+
+class RedisDurability(StrEnum):
+    """On what the durability of an accepted message rests (docs/operations.md, Managed Redis)."""
+
+    AOF = "aof"
+    """Redis' append-only file, which is looked at."""
+    MANAGED = "managed"
+    """The provider's word that a restart and a fail-over keep what was accepted. It cannot be looked at."""
+    NONE = "none"
+    """Postgres: it stores every event before the 200, and until it is handled."""
 
 
 def _split(value: Any) -> Any:
@@ -108,6 +126,7 @@ class Settings(BaseSettings):
 
     ingest_fallback: IngestFallback = IngestFallback.NONE
     durability: Durability = Durability.EVERYSEC
+    redis_durability: RedisDurability = RedisDurability.AOF
     queue_max_pending: int = Field(100_000, ge=1)
     worker_concurrency: int = Field(50, ge=1, le=1000)
     debounce_seconds: float = Field(1.0, ge=0, le=60)
@@ -117,6 +136,7 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(5, ge=0, le=300)
     readiness_requires: Annotated[tuple[str, ...], NoDecode] = ()
 
+    signup: Signup = Signup.OPERATOR
     admin_api_key: SecretStr | None = None
     encryption_key: Annotated[tuple[SecretStr, ...], NoDecode] = ()
 
@@ -145,10 +165,16 @@ class Settings(BaseSettings):
             problems["META_APP_SECRET"] = "is missing; webhooks are signed with the Meta app's secret"
         if not self.gemini_api_key:
             problems["GEMINI_API_KEY"] = "is missing"
+        if self.redis_durability is not RedisDurability.AOF and self.ingest_fallback is not IngestFallback.DATABASE:
+            problems["INGEST_FALLBACK"] = (
+                f"must be database with REDIS_DURABILITY={self.redis_durability}: Postgres takes what Redis cannot keep"
+            )
         problems |= self._encryption_problems()
         if bool(self.whatsapp_token) != bool(self.whatsapp_phone_id):
             lone = "WHATSAPP_PHONE_ID" if self.whatsapp_token else "WHATSAPP_TOKEN"
             problems[lone] = "is missing; WHATSAPP_TOKEN and WHATSAPP_PHONE_ID bootstrap an account together"
+        if self.signup is Signup.OPEN and not self.supabase_url:
+            problems["SIGNUP"] = "is open, but without SUPABASE_URL nobody can sign in"
         unknown = set(self.readiness_requires) - {"redis", "database"}
         if unknown:
             problems["READINESS_REQUIRES"] = f"takes redis and database, not {', '.join(sorted(unknown))}"
