@@ -27,7 +27,7 @@ from app.core.queue.events import (
     decode_entry,
     encode_frame,
 )
-from app.core.queue.shards import CALL_SECONDS, Shards, all_of
+from app.core.queue.shards import CALL_SECONDS, Shards, all_of, bounded
 from app.core.queue.waker import BLOCK_SECONDS, Waker
 from app.core.redis import Redis, Script
 
@@ -48,6 +48,7 @@ MAX_LEASE_SECONDS = 300.0
 CLOCK_STEP_SECONDS = 1.0
 """The server's clock went back by more than this: more than a time server corrects in small steps."""
 REASON_CHARACTERS = 500
+PROBE_KEPT_MS = 60_000
 FULL_RETRY_SECONDS = 5.0
 _NOTHING_HELD: Mapping[str, int] = MappingProxyType({})
 
@@ -373,6 +374,12 @@ class Queue:
         return await self._dead_letters.drop(ids)
 
     # --- watching ---
+
+    async def probe(self) -> None:
+        """Would it take events? Raises `QueueUnavailable` where a put would be refused: a full server (OOM), one that
+        cannot write its file (MISCONF), a replica (READONLY)."""
+        writes = (self._shards.redis.set(f"{prefix}probe", b"", px=PROBE_KEPT_MS) for prefix in self._shards.prefixes)
+        await all_of(bounded(write, "probe") for write in writes)
 
     async def stats(self) -> QueueStats:
         """Figures of the whole queue; also sets the gauges."""
