@@ -27,7 +27,7 @@ from app.core import cache
 from app.core.circuit_breaker import CIRCUIT_BREAKERS, JOIN_SECONDS, BreakerFleet, whatsapp_account_breakers
 from app.core.config import Env, IngestFallback, ReplicaRole, Settings
 from app.core.errors import Unavailable
-from app.core.http_client import close_http_client, get_http_client
+from app.core.http_client import close_http_client, get_http_client, leave_by
 from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
 from app.core.loop_watch import LoopWatch
@@ -131,6 +131,7 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
 
 
 async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
+    leave_by(settings.egress)
     stack.push_async_callback(close_http_client)
     redis = connect_redis(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS)
     stack.push_async_callback(redis.aclose)

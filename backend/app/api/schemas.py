@@ -5,13 +5,25 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from app.core.secrets import clean_secret
+
+
+def _clean(value: Any) -> Any:
+    return clean_secret(value) if isinstance(value, str) else value
+
+
+def _of_a_header(value: str) -> str:
+    return clean_secret(value, ascii_only=True)
+
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 PhoneNumberId = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,32}$")]
 PhoneNumber = Annotated[str, StringConstraints(pattern=r"^\+?[0-9]{6,20}$")]
-Secret = Annotated[str, StringConstraints(min_length=8, max_length=1000)]
+Secret = Annotated[str, BeforeValidator(_clean), StringConstraints(min_length=8, max_length=1000)]
+HeaderSecret = Annotated[Secret, AfterValidator(_of_a_header)]
 LongText = Annotated[str, StringConstraints(max_length=100_000)]
 
 
@@ -27,7 +39,7 @@ class AccountIn(_In):
     name: Name
     slug: Slug
     phone_number_id: PhoneNumberId
-    access_token: Secret
+    access_token: HeaderSecret
     verify_token: Secret
     phone_number: PhoneNumber | None = None
     bot_auto_on: bool = True
@@ -36,7 +48,7 @@ class AccountIn(_In):
 class AccountChanges(_In):
     name: Name | None = None
     slug: Slug | None = None
-    access_token: Secret | None = None
+    access_token: HeaderSecret | None = None
     verify_token: Secret | None = None
     phone_number: PhoneNumber | None = None
     is_active: bool | None = None
