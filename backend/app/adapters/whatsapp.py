@@ -214,6 +214,27 @@ class WhatsAppMessenger:
             raise Unavailable(DEPENDENCY, f"whatsapp: HTTP {response.status}")
         return {}
 
+    async def describe_number(self, account: Account) -> Mapping[str, Any]:
+        """What Meta says of the account's number with the account's token: `display_phone_number`, `verified_name`,
+        `quality_rating`, … (Graph API, WhatsApp Business phone number). Past the breakers: it is how one finds out.
+        Raises a `SendError` for Meta's refusals, `Unavailable` for everything else."""
+        try:
+            response = await request(
+                "GET",
+                f"{self._base_url}/{self._api_version}/{quote(account.phone_number_id, safe='')}",
+                timeout_seconds=ATTEMPT_SECONDS,
+                headers={"authorization": f"Bearer {self._token(account)}"},
+                get_client=self._get_client,
+            )
+        except HttpError as exc:
+            raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc
+        if response.status != 200:
+            failure = _failure(response)
+            if isinstance(failure, SendAmbiguous):  # nothing was sent
+                raise Unavailable(DEPENDENCY, f"whatsapp: {failure}")
+            raise failure
+        return _json(response)
+
     def _token(self, account: Account) -> str:
         try:
             token = self._cipher.decrypt(account.access_token)

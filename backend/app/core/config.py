@@ -172,6 +172,11 @@ class Settings(BaseSettings):
 
     def check_serve(self) -> None:
         """What a serving replica cannot do without. Raises `SettingsError` naming every problem at once."""
+        if problems := self.problems():
+            raise SettingsError(problems)
+
+    def problems(self) -> dict[str, str]:
+        """What keeps a replica from serving, by the name of the setting."""
         problems = self._redis_problems()
         if not self.database_url and not self.supabase_url:
             problems["DATABASE_URL"] = "is missing; set it, or SUPABASE_URL and SUPABASE_KEY"
@@ -196,8 +201,7 @@ class Settings(BaseSettings):
             problems["READINESS_REQUIRES"] = f"takes redis and database, not {', '.join(sorted(unknown))}"
         if self.app_env is Env.PRODUCTION:
             problems |= self._production_problems()
-        if problems:
-            raise SettingsError(problems)
+        return problems
 
     def check_redis(self) -> None:
         """What a command that needs nothing but Redis cannot do without. Raises `SettingsError`."""
@@ -268,6 +272,21 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsError({".env": "is not UTF-8 text; save it as UTF-8"}) from None
     except OSError as exc:
         raise SettingsError({".env": f"cannot be read: {exc.strerror}"}) from None
+
+
+def load_settings_leniently() -> tuple[Settings, dict[str, str]]:
+    """The settings with the default in place of each value that is none, and what is wrong with those."""
+    try:
+        return load_settings(), {}
+    except SettingsError as exc:
+        problems = exc.problems
+    given: dict[str, Any] = {"_env_file": None} if ".env" in problems else {}
+    defaults = {name: field.default for name, field in Settings.model_fields.items() if name.upper() in problems}
+    try:
+        return load_settings(**given, **defaults), problems
+    except SettingsError as exc:  # with a file that cannot be read left out, the environment speaks for itself
+        defaults |= {n: f.default for n, f in Settings.model_fields.items() if n.upper() in exc.problems}
+        return load_settings(**given, **defaults), problems | exc.problems
 
 
 def misspelt_settings() -> dict[str, str]:

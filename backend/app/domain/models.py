@@ -105,6 +105,15 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
+class TableSecurity:
+    """How a table of the database guards its rows. `open_to_anon`: who has not signed in has rights on it."""
+
+    row_security: bool
+    policies: tuple[str, ...]
+    open_to_anon: bool
+
+
+@dataclass(frozen=True, slots=True)
 class BotProfile:
     """How an account's bot introduces itself and what it knows. Free-form parts stay JSON."""
 

@@ -24,7 +24,7 @@ class Match(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    operation: Literal["send", "read", "media", "generate", "webhook"] | None = None
+    operation: Literal["send", "read", "media", "number", "generate", "webhook"] | None = None
     phone_number_id: str | None = None
     recipient: str | None = None
     """Digits, with or without "+", or a business-scoped user id."""

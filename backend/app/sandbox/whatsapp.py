@@ -65,8 +65,10 @@ class WhatsApp:
         return await answer(request, self._state.record, entry, fault, process)
 
     async def media(self, request: Request) -> Response:
-        """`GET /{media_id}`: where to read the file, for five minutes."""
+        """`GET /{media_id}`: where to read the file, for five minutes. Of a business number: what it is."""
         media_id = request.path_params["media_id"]
+        if media_id in self._state.accounts:
+            return await self._number(request, media_id)
 
         def describe(media: Media | None) -> Answer:
             if media is None:
@@ -87,6 +89,30 @@ class WhatsApp:
             )
 
         return await self._media_request(request, self._state.media.get(media_id), describe)
+
+    async def _number(self, request: Request, number: str) -> Response:
+        entry = self._state.record.open("number", b"", phone_number_id=number)
+        fault = self._state.faults.pick("whatsapp", Call("number"))
+
+        def describe(fault: Fault | None) -> Answer:
+            told = _told(fault)
+            if told is not None:
+                return told
+            account = self._state.accounts[number]
+            if not self._state.token_opens(_bearer(request), account):
+                return _refusal(190)
+            about = {
+                "verified_name": "Sandbox",
+                "display_phone_number": account.display_phone_number,
+                "quality_rating": "GREEN",
+                "code_verification_status": "VERIFIED",
+                "platform_type": "CLOUD_API",
+                "throughput": {"level": "STANDARD"},
+                "id": number,
+            }
+            return Answer.json(200, about, processed=True)
+
+        return await answer(request, self._state.record, entry, fault, describe)
 
     async def media_content(self, request: Request) -> Response:
         """The url handed out: the bytes, with the same bearer; 404 once it has expired."""
