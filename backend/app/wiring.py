@@ -37,6 +37,7 @@ from app.core.queue import Queue
 from app.core.redis import Redis, describe, is_cluster
 from app.core.redis import connect as connect_redis
 from app.core.registry import HEARTBEAT_SECONDS, Registry, new_replica_id
+from app.core.resilience import ResiliencePolicy
 from app.core.secrets import TokenCipher
 from app.domain.ports import Store
 from app.services.account_service import AccountService
@@ -356,11 +357,12 @@ def open_queue(settings: Settings, stack: AsyncExitStack, redis: Redis) -> Queue
     return queue
 
 
-async def open_store(settings: Settings) -> Store:
-    """Postgres by DATABASE_URL, or Supabase over REST."""
+async def open_store(settings: Settings, *, policy: ResiliencePolicy | None = None) -> Store:
+    """Postgres by DATABASE_URL, or Supabase over REST. `policy`: other than a replica's."""
     if settings.database_url:
-        return PostgresStore(settings.database_url.get_secret_value())
-    return SupabaseStore(settings.supabase_url or "", _value(settings.supabase_key), await get_http_client())
+        return PostgresStore(settings.database_url.get_secret_value(), policy=policy)
+    url, key = settings.supabase_url or "", _value(settings.supabase_key)
+    return SupabaseStore(url, key, await get_http_client(), policy=policy)
 
 
 async def _bootstrap(settings: Settings, accounts: AccountService) -> None:

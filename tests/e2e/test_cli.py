@@ -28,14 +28,9 @@ COMPLETE = {
 }
 
 
-EVERY_COMMAND = [
-    " ".join(part for part in (group, name) if part)
-    for group, commands in {
-        "": main.commands,
-        **{n: c.commands for n, c in main.commands.items() if isinstance(c, Group)},
-    }.items()
-    for name, command in commands.items()
-    if not isinstance(command, Group)
+_GROUPS = {name: command for name, command in main.commands.items() if isinstance(command, Group)}
+EVERY_COMMAND = [name for name in main.commands if name not in _GROUPS] + [
+    f"{group} {name}" for group, command in _GROUPS.items() for name in command.commands
 ]
 
 

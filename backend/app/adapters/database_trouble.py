@@ -6,7 +6,14 @@ import random
 from collections.abc import Callable
 from enum import StrEnum
 
-from app.core.circuit_breaker import IGNORED, CircuitBreaker, Verdict, default_classify, supabase_circuit_breaker
+from app.core.circuit_breaker import (
+    IGNORED,
+    BreakerPolicy,
+    CircuitBreaker,
+    Verdict,
+    default_classify,
+    supabase_circuit_breaker,
+)
 from app.core.errors import Unavailable
 from app.core.network_trouble import Cause, causes, network_cause
 from app.core.resilience import ResiliencePolicy
@@ -14,6 +21,8 @@ from app.core.resilience import ResiliencePolicy
 ATTEMPT_SECONDS = 5.0
 """A connection that a fail-over left dead answers nothing: there must be time for another one."""
 MAX_ATTEMPTS = 3
+OPERATOR_CONCURRENT = 4
+OPERATOR_FAILURES = 1000
 
 
 class Trouble(StrEnum):
@@ -96,6 +105,7 @@ def database_policy(
     max_concurrent: int,
     breaker: CircuitBreaker = supabase_circuit_breaker,
     attempt_timeout_seconds: float = ATTEMPT_SECONDS,
+    max_attempts: int = MAX_ATTEMPTS,
     uniform: Callable[[], float] = random.random,
 ) -> ResiliencePolicy:
     """How every call of a store is made."""
@@ -103,13 +113,19 @@ def database_policy(
         "database",
         breaker=breaker,
         attempt_timeout_seconds=attempt_timeout_seconds,
-        max_attempts=MAX_ATTEMPTS,
+        max_attempts=max_attempts,
         max_concurrent=max_concurrent,
         classify=_classify,
         retry_if=_may_repeat,
         timed_out=lambda seconds: DatabaseUnavailable(Trouble.AWAY, f"no answer within {seconds:.1f} s"),
         uniform=uniform,
     )
+
+
+def operator_policy() -> ResiliencePolicy:
+    """For a command: a person waits for the cause, not for the third attempt, and no circuit stands before it."""
+    breaker = CircuitBreaker("operator", BreakerPolicy(OPERATOR_FAILURES, 1.0), dependency="database")
+    return database_policy(max_concurrent=OPERATOR_CONCURRENT, breaker=breaker, max_attempts=2)
 
 
 def _classify(exc: Exception) -> Verdict:

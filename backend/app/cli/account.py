@@ -207,6 +207,7 @@ async def _accounts() -> AsyncIterator[tuple[AccountService, Settings]]:
     database remembers it for them."""
     from contextlib import AsyncExitStack
 
+    from app.adapters.database_trouble import operator_policy
     from app.core import cache
     from app.core.http_client import close_http_client, leave_by
     from app.core.secrets import TokenCipher
@@ -217,7 +218,7 @@ async def _accounts() -> AsyncIterator[tuple[AccountService, Settings]]:
     leave_by(settings.egress)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(close_http_client)
-        store = await open_store(settings)
+        store = await open_store(settings, policy=operator_policy())
         stack.push_async_callback(store.aclose)
         await store.ping()  # the cause of a failure is plain here, before caches and circuits have their say
         if settings.redis_url:

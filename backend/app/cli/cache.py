@@ -13,6 +13,9 @@ from app.cli.exit_codes import FAILED
 from app.cli.output import json_option, print_json
 from app.cli.settings import REDIS_IN_USE, settings_with_redis
 
+TRIES = 3
+BETWEEN_SECONDS = 1.0
+
 
 @click.group()
 def cache() -> None:
@@ -76,6 +79,7 @@ def _show(view: Any, *, value: bool) -> None:
 
 async def _with_shared_cache(act: Callable[[Any, Any], Awaitable[Any]]) -> Any:
     from app.core.cache import Cache, join_fleet
+    from app.core.errors import Unavailable
     from app.core.redis import connect, round_trip_seconds
     from app.wiring import REDIS_TIMEOUT_SECONDS
 
@@ -91,4 +95,12 @@ async def _with_shared_cache(act: Callable[[Any, Any], Awaitable[Any]]) -> Any:
         await client.aclose()
     cache = Cache()
     async with join_fleet(cache, url, namespace=settings.redis_namespace) as shared:
-        return await act(cache, shared)
+        first: Unavailable | None = None
+        for _ in range(TRIES):
+            try:
+                return await act(cache, shared)
+            except Unavailable as exc:  # the cache's limits are those of a customer's request; a person can wait
+                first = first or exc  # later ones only say that it was away a moment ago
+                await asyncio.sleep(BETWEEN_SECONDS)
+        assert first is not None  # noqa: S101  the loop ran
+        raise first

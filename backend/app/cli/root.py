@@ -74,7 +74,7 @@ def _words(exc: Unavailable, ctx: click.Context) -> str:
     if dependency in {"redis", "queue"}:
         name, url = ctx.meta.get(REDIS_IN_USE, ("REDIS_URL", settings.redis_url or ""))
         cause = of_redis(exc, url, name)
-    elif dependency == "database":
+    elif dependency in {"database", "supabase"}:
         cause = of_database(exc, settings)
     else:
         cause = of_http(exc, "WHATSAPP_BASE_URL")

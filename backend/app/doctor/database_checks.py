@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
+from app.adapters.database_trouble import operator_policy
 from app.adapters.migrations import pending_migrations, read_migrations
 from app.adapters.row_security import expected_policies, holes
 from app.core.config import Settings
@@ -23,7 +24,7 @@ SHOWN = 5
 
 async def check_database(settings: Settings, stack: AsyncExitStack) -> list[Finding]:
     """The parts are asked one by one; one that cannot be asked is a finding and hides none of the others."""
-    store = await open_store(settings)
+    store = await open_store(settings, policy=operator_policy())
     stack.push_async_callback(store.aclose)
     try:
         await store.ping()
