@@ -61,6 +61,4 @@ def holes(expected: Mapping[str, frozenset[str]], actual: Mapping[str, TableSecu
             found.append(f"{table}: row-level security is off")
         if missing := policies - set(state.policies):
             found.append(f"{table}: no policy {', '.join(sorted(missing))}")
-        if state.open_to_anon:
-            found.append(f"{table}: the role anon has rights on it")
     return found

@@ -106,11 +106,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class TableSecurity:
-    """How a table of the database guards its rows. `open_to_anon`: who has not signed in has rights on it."""
+    """How a table of the database guards its rows: is row-level security on, and with which policies?"""
 
     row_security: bool
     policies: tuple[str, ...]
-    open_to_anon: bool
 
 
 @dataclass(frozen=True, slots=True)

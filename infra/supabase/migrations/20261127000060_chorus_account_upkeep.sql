@@ -20,16 +20,12 @@ begin
   return chorus.ok(to_jsonb(true));
 end $$;
 
--- Every table of the schema public: {"<table>": {"row_security", "policies": [names], "open_to_anon"}}.
+-- Every table of the schema public: {"<table>": {"row_security", "policies": [names]}}.
 create function public.chorus_row_security(p jsonb) returns jsonb
 language sql stable set search_path = public, pg_temp as $$
   select chorus.ok(coalesce(jsonb_object_agg(c.relname, jsonb_build_object(
     'row_security', c.relrowsecurity,
-    'policies', (select coalesce(jsonb_agg(o.polname order by o.polname), '[]') from pg_policy o where o.polrelid = c.oid),
-    'open_to_anon', (
-      select coalesce(bool_or(has_table_privilege(r.oid, c.oid, 'select, insert, update, delete')), false)
-      from pg_roles r where r.rolname = 'anon'
-    )
+    'policies', (select coalesce(jsonb_agg(o.polname order by o.polname), '[]') from pg_policy o where o.polrelid = c.oid)
   )), '{}'))
   from pg_class c
   where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')
