@@ -46,7 +46,16 @@ class Gemini:
         self._state = state
 
     def routes(self) -> list[BaseRoute]:
-        return [Route("/v1beta/models/{method}", self.generate, methods=["POST"])]
+        return [
+            Route("/v1beta/models/{method}", self.generate, methods=["POST"]),
+            Route("/v1beta/models/{model}", self.look_up, methods=["GET"]),
+        ]
+
+    async def look_up(self, request: Request) -> Response:
+        """`models.get`. No rule applies and nothing is recorded: it is not asked for on any customer's behalf."""
+        model = request.path_params["model"]
+        refused = self._refused(request.headers.get("x-goog-api-key", ""), model)
+        return (refused or Answer.json(200, {"name": f"models/{model}"})).response()
 
     async def generate(self, request: Request) -> Response:
         model, _, method = request.path_params["method"].partition(":")
