@@ -188,3 +188,25 @@ async def test_nothing_without_credentials_and_no_secrets_with_them(world: World
         "select access_token from whatsapp_accounts where id = $1", world.account["id"]
     )
     assert "a-token-of-the-sandbox" not in stored
+
+
+@pytest.mark.parametrize("field", ["access_token", "verify_token"])
+@pytest.mark.parametrize(
+    "given", ["a token of words", "# a-token", "a-token\nof-lines", '"a-quoted-token"', "a\u200btoken-xx"]
+)
+async def test_a_token_that_cannot_be_one_is_refused_by_name(world: World, field: str, given: str) -> None:
+    changed = await world.api("PATCH", f"/accounts/{world.account['id']}", json={field: given}, status=422)
+    assert field in str(changed["error"])
+    assert given not in str(changed["error"])
+
+
+async def test_a_token_pasted_with_white_space_works(world: World) -> None:
+    await world.sandbox.add_account(world.account["phone_number_id"], "the-only-token")
+    changes = {"access_token": " the-only-token\n", "verify_token": "\tverify-the-shop \r\n"}
+    await world.api("PATCH", f"/accounts/{world.account['id']}", json=changes)
+    customer = world.customer()
+    await customer.send_image()
+    await customer.wait_for_reply()
+    query = {"hub.mode": "subscribe", "hub.challenge": "42", "hub.verify_token": "verify-the-shop"}
+    answer = await world.http.get(world.fleet.webhook_urls[0], params=query)
+    assert (answer.status_code, answer.text) == (200, "42")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,23 @@ def test_contradictory_or_unsafe_settings_are_named(tmp_path: Path, changes: dic
     assert f"chorus: {named}" in result.stderr
     assert "Traceback" not in result.stderr
     assert all(value not in result.stderr for value in (COMPLETE["ENCRYPTION_KEY"], COMPLETE["META_APP_SECRET"]))
+
+
+def test_a_misspelt_setting_is_named_by_serve(tmp_path: Path) -> None:
+    missing = {name: value for name, value in COMPLETE.items() if name not in {"REDIS_URL", "GEMINI_API_KEY"}}
+    (tmp_path / ".env").write_text("GEMINI_KEY=k\n")
+    result = chorus(tmp_path, "serve", **missing, REDIS_ULR="redis://127.0.0.1:1/0")
+    assert result.returncode == 2
+    assert "chorus: GEMINI_KEY is no setting; did you mean GEMINI_API_KEY?" in result.stderr
+    assert "chorus: REDIS_ULR is no setting; did you mean REDIS_URL?" in result.stderr
+
+
+def test_a_misspelt_setting_is_in_the_log_of_a_replica_that_serves(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # so that it ends by itself, after it has read its settings
+        port = str(taken.getsockname()[1])
+        result = chorus(tmp_path, "serve", "--port", port, **COMPLETE, DEBOUNCE_SECOND="3")
+    assert "DEBOUNCE_SECOND is no setting; did you mean DEBOUNCE_SECONDS?" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_settings_come_from_a_dotenv_file_too(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ ATTEMPT_SECONDS = 10.0
 SEND_SECONDS = 25.0
 """For all attempts of one send; only those that certainly failed are repeated."""
 PROBE_SECONDS = 5.0
+NUMBER_FIELDS = "id,display_phone_number,verified_name,quality_rating"
 MEDIA_CONCURRENT = 10
 CALLBACK_DATA_LIMIT = 512
 MEDIA_HOSTS = (".fbsbx.com", ".fbcdn.net", ".whatsapp.net", ".facebook.com")
@@ -218,10 +219,11 @@ class WhatsAppMessenger:
         """What Meta says of the account's number with the account's token: `display_phone_number`, `verified_name`,
         `quality_rating`, … (Graph API, WhatsApp Business phone number). Past the breakers: it is how one finds out.
         Raises a `SendError` for Meta's refusals, `Unavailable` for everything else."""
+        number = quote(account.phone_number_id, safe="")
         try:
             response = await request(
                 "GET",
-                f"{self._base_url}/{self._api_version}/{quote(account.phone_number_id, safe='')}",
+                f"{self._base_url}/{self._api_version}/{number}?fields={NUMBER_FIELDS}",
                 timeout_seconds=ATTEMPT_SECONDS,
                 headers={"authorization": f"Bearer {self._token(account)}"},
                 get_client=self._get_client,

@@ -149,11 +149,12 @@ async def within(seconds: float, command: Awaitable[T]) -> T:
     the caller, who has promised an answer, would wait for the socket's own limit on top.
     """
     task = asyncio.ensure_future(command)
+    # At once: a caller that is cancelled just as the command fails does not ask for its error any more.
+    task.add_done_callback(_ignore)
     try:
         await asyncio.wait({task}, timeout=seconds)
     finally:
         if not task.done():
-            task.add_done_callback(_ignore)
             _give_up(task)
     if not task.done():
         raise TimeoutError
