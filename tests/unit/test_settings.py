@@ -138,6 +138,12 @@ def test_a_slip_is_named_with_the_setting_that_was_meant(
 
 
 UNRELATED = [
+    "CHORUS_PORT",
+    "CHORUS_SERVICE_HOST",
+    "CHORUS_SERVICE_PORT",
+    "CHORUS_PORT_8080_TCP",
+    "CHORUS_API_PORT",
+    "REDIS_SERVICE_PORT",
     "HOSTNAME",
     "HOME",
     "PATH",

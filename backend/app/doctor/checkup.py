@@ -39,7 +39,7 @@ async def examine(settings: Settings, broken: Mapping[str, str]) -> list[Finding
         if settings.redis_cache_url and "REDIS_CACHE_URL" not in problems:
             checks["redis cache"] = lambda: _redis_cache(settings.redis_cache_url or "", stack)
         over_rest = settings.supabase_url and settings.supabase_key
-        if (settings.database_url and "must" not in problems.get("DATABASE_URL", "")) or over_rest:
+        if over_rest or (settings.database_url and "DATABASE_URL" not in problems):
             checks["database"] = lambda: check_database(settings, stack)
         checks |= {"gemini": lambda: check_gemini(settings), "whatsapp": lambda: check_whatsapp(settings)}
         for result in await asyncio.gather(*(bounded(subject, check) for subject, check in checks.items())):
