@@ -167,7 +167,7 @@ async def test_an_invalid_profile_names_the_field(world: World) -> None:
 
 
 async def test_a_taken_slug_or_number_is_a_conflict(world: World) -> None:
-    taken = {"name": "x", "access_token": "long enough", "verify_token": "long enough"}
+    taken = {"name": "x", "access_token": "long-enough", "verify_token": "long-enough"}
     for changes, code in (
         ({"slug": world.account["slug"], "phone_number_id": "5550001"}, "slug_taken"),
         ({"slug": "quite-new", "phone_number_id": world.account["phone_number_id"]}, "phone_number_id_taken"),
