@@ -28,6 +28,8 @@ def breakers() -> None:
 @json_option
 def breakers_list(*, as_json: bool) -> None:
     """What every replica goes by, now."""
+    from app.services.breaker_service import words_of
+
     rows = asyncio.run(_on_breakers(lambda service: service.overview()))
     if as_json:
         print_json(rows)
@@ -36,8 +38,8 @@ def breakers_list(*, as_json: bool) -> None:
     for name, row in rows.items():
         state = f"{row['state']}, forced" if row["forced"] else row["state"]
         wait = f"{row['retry_after']:.0f} s" if row["retry_after"] else "-"
-        why = f"{row['why']} ({row['who']}, {row['since_seconds']:.0f} s ago)" if row["why"] else ""
-        click.echo(f"{name:<32} {state:<14} {row['failure_count']:>8} {wait:>9} {row['epoch']:>6}  {why}".rstrip())
+        epoch = row.get("epoch", "-")
+        click.echo(f"{name:<32} {state:<14} {row['failure_count']:>8} {wait:>9} {epoch:>6}  {words_of(row)}".rstrip())
 
 
 def _breaker_command(name: str, what: str) -> None:

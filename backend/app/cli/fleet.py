@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 @click.command()
 @json_option
 def fleet(*, as_json: bool) -> None:
-    """Every living replica: version, host, role, state, load, and the circuits it does not see closed."""
+    """Every living replica: version, build, host, role, state, load, and the circuits it does not see closed."""
     replicas = asyncio.run(_replicas())
     if as_json:
         print_json(replicas)
         return
     click.echo(
-        f"{'replica':<40} {'version':<9} {'role':<7} {'state':<9} {'health':<9} {'busy':>9} {'up':>8} {'beat':>6}"
+        f"{'replica':<40} {'version':<24} {'role':<7} {'state':<9} {'health':<9} {'busy':>9} {'up':>8} {'beat':>6}"
         "  circuits"
     )
     for replica in replicas:
@@ -33,11 +34,17 @@ def fleet(*, as_json: bool) -> None:
         busy = f"{info.get('active', 0)}/{info.get('concurrency', '?')}" if info.get("role") != "api" else "-"
         circuits = ", ".join(f"{name} {state}" for name, state in info.get("breakers", {}).items() if state != "closed")
         click.echo(
-            f"{replica.id:<40} {info.get('version', '?'):<9} {info.get('role', '?'):<7} {info.get('phase', '?'):<9} "
+            f"{replica.id:<40} {_version(info):<24} {info.get('role', '?'):<7} {info.get('phase', '?'):<9} "
             f"{info.get('status', '?'):<9} {busy:>9} {span(time.time() - info.get('started_at', time.time())):>8} "
             f"{replica.silent_seconds:>4.1f} s  {circuits}".rstrip()
         )
     click.echo(f"{len(replicas)} alive" if replicas else "no replica is alive")
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    """Two builds of one version differ in what stands in brackets."""
+    version = str(info.get("version", "?"))
+    return f"{version} ({info['build'][:16]})" if info.get("build") else version
 
 
 async def _replicas() -> list[Replica]:

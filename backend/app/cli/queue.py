@@ -40,7 +40,10 @@ def status(*, as_json: bool) -> None:
     click.echo(f"{stats.pending:8d}  events waiting or being handled, the oldest for {span(stats.oldest_seconds)}")
     click.echo(f"{stats.ready:8d}  conversations waiting: due, debounced or in back-off")
     click.echo(f"{stats.leased:8d}  conversations held by a worker")
-    click.echo(f"{stats.dead:8d}  dead letters" + (" (chorus queue dead)" if stats.dead else ""))
+    hint = f", {stats.dead_bytes} bytes (chorus queue dead)" if stats.dead else ""
+    click.echo(f"{stats.dead:8d}  dead letters{hint}")
+    if stats.dead_lost:
+        click.echo(f"{stats.dead_lost:8d}  dead letters lost: the oldest had to make room")
 
 
 @queue.command("dead")
@@ -48,30 +51,21 @@ def status(*, as_json: bool) -> None:
 @click.option("--after", help="Go on after this id.")
 @json_option
 def dead(limit: int, after: str | None, *, as_json: bool) -> None:
-    """List dead letters, oldest first: id, when, attempts, and why. Never what a customer wrote."""
+    """List dead letters, oldest first: id, when, attempts, event, field, and why. Never what a customer wrote."""
+    from app.services.dead_letters import view
+
     letters, more = asyncio.run(_on_queue(lambda q: _page(q, limit, _cursor(after))))
     if as_json:
-        print_json({"items": [_row(letter) for letter in letters], "next": more})
+        print_json({"items": [view(letter) for letter in letters], "next": more})
         return
-    for letter in letters:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(letter.parked_at))
-        click.echo(f"{letter.id:<24} {when}  {letter.attempts} attempts  {letter.reason}")
+    for letter in map(view, letters):
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(letter["parked_at"]))
+        what = " ".join(part for part in (letter["event"], letter["field"]) if part)
+        click.echo(f"{letter['id']:<24} {when}  {letter['attempts']} attempts  {what}  {letter['reason']}")
     if more:
         click.echo(f"there are more: chorus queue dead --after {more}")
     if not letters:
         click.echo("no dead letters")
-
-
-def _row(letter: DeadLetter) -> dict[str, object]:
-    """Without what a customer wrote."""
-    return {
-        "id": letter.id,
-        "event": letter.event.id,
-        "reason": letter.reason,
-        "attempts": letter.attempts,
-        "parked_at": letter.parked_at,
-        "history": letter.history,
-    }
 
 
 @queue.command("replay")
