@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
-from app.core.config import Durability, Env, Settings, misspelt_settings
+from app.core.config import Durability, Env, RedisDurability, Settings, misspelt_settings
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, leave_by
 from app.core.redis import Redis, connect, describe, round_trip_seconds
@@ -114,18 +114,36 @@ async def _round_trip(subject: str, client: Redis, about: Mapping[str, Any]) -> 
 
 def _unsafe(settings: Settings, about: Mapping[str, Any], fsync: str | None) -> Iterator[Finding]:
     severity = "bad" if settings.app_env is Env.PRODUCTION else "warn"
-    if about["persistence"] != "aof":
+    rests_on_aof = settings.redis_durability is RedisDurability.AOF
+    if not rests_on_aof:
+        yield Finding("redis durability", "ok", _DURABILITY[settings.redis_durability])
+    elif about["persistence"] != "aof":
         detail = "appendonly is off: a restart loses accepted messages"
-        yield Finding("redis persistence", severity, detail, "appendonly yes")
-    if about["eviction"] != "noeviction":
-        detail = f"maxmemory-policy is {about['eviction']}: a full server drops messages"
-        mend = "maxmemory-policy noeviction; the cache can have a server of its own with REDIS_CACHE_URL"
-        yield Finding("redis eviction", severity, detail, mend)
-    if about["persistence"] == "aof" and about["aof_last_write"] != "ok":
+        yield Finding("redis persistence", severity, detail, "appendonly yes, or REDIS_DURABILITY (docs/operations.md)")
+    elif about["aof_last_write"] != "ok":
         detail = "the last write of the append-only file failed: a restart loses accepted messages"
         yield Finding("redis disk", severity, detail, "room on its disk; do not restart it before that")
+    if about["eviction"] != "noeviction":
+        yield _evicts(about["eviction"], severity, spared=severity if rests_on_aof else "warn")
     if not about["memory"]["max_bytes"]:
         detail = "maxmemory is not set: a full server is ended by the kernel instead of refusing"
         yield Finding("redis memory", "warn", detail, "maxmemory, below what the machine has")
-    if settings.durability is Durability.FSYNC and fsync != "always":
+    if settings.durability is Durability.FSYNC and fsync != "always" and rests_on_aof:
         yield Finding("redis fsync", "bad", f"DURABILITY=fsync, but appendfsync is {fsync}", "appendfsync always")
+
+
+_DURABILITY = {
+    RedisDurability.MANAGED: "REDIS_DURABILITY=managed: the provider's word; Postgres takes over while it is away",
+    RedisDurability.NONE: "REDIS_DURABILITY=none: Postgres keeps every event until it is handled",
+}
+
+
+def _evicts(policy: str | None, severity: str, *, spared: str) -> Finding:
+    """`spared`: how bad it is that keys with a time limit go. The queue's have none, what it has seen does."""
+    mend = "maxmemory-policy noeviction; the cache can have a server of its own with REDIS_CACHE_URL"
+    if policy is None:
+        return Finding("redis eviction", spared, "the server does not tell its maxmemory-policy", mend)
+    if policy.startswith("volatile"):
+        detail = f"maxmemory-policy is {policy}: a full server forgets which messages it has seen"
+        return Finding("redis eviction", spared, detail, mend)
+    return Finding("redis eviction", severity, f"maxmemory-policy is {policy}: a full server drops messages", mend)

@@ -52,20 +52,17 @@ async def check_database(settings: Settings, stack: AsyncExitStack) -> list[Find
 
 
 async def _schema(settings: Settings, store: Store) -> Finding:
-    known = [migration.version for migration in read_migrations()]
-    version = await store.schema_version()
-    if version is None or version < known[-1]:
-        missing = [known_one for known_one in known if version is None or known_one > version]
-        if settings.database_url:
-            missing = await pending_migrations(settings.database_url.get_secret_value())
-        return Finding(
-            "schema", "bad", f"version {version or 'none'}, not applied: {', '.join(missing)}", "chorus migrate"
-        )
-    if version > known[-1]:
-        return Finding(
-            "schema", "warn", f"version {version} is newer than this program's {known[-1]}", "deploy the newer one"
-        )
-    return Finding("schema", "ok", f"version {version}")
+    known = [migration.id for migration in read_migrations()]
+    applied = await store.applied_migrations()
+    missing = [name for name in known if name not in applied]
+    if settings.database_url:  # which also finds a file that was changed after it was applied
+        missing = await pending_migrations(settings.database_url.get_secret_value())
+    if missing:
+        return Finding("schema", "bad", f"not applied: {', '.join(missing)}", "chorus migrate")
+    if newer := [name for name in applied if name not in known]:
+        detail = f"it is newer than this program, which works with it: {', '.join(newer)}"
+        return Finding("schema", "warn", detail, "nothing, after a rollback")
+    return Finding("schema", "ok", applied[-1])
 
 
 async def _row_security(_settings: Settings, store: Store) -> Finding:
