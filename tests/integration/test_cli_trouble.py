@@ -37,7 +37,7 @@ ON_DATABASE = [
     "account rotate-token x",
     "account add --name n --slug s --phone-number-id 1 --access-token 12345678 --verify-token 12345678",
 ]  # fmt: skip
-OTHERS = {"serve", "demo", "sandbox", "doctor"}
+OTHERS = {"serve", "demo", "sandbox", "doctor", "openapi"}
 USAGE, AWAY = 2, 3
 
 

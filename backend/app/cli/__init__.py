@@ -1,4 +1,4 @@
-"""`chorus`: serve · migrate · doctor · fleet · breakers · cache · queue · account · demo · sandbox, a file for each."""
+"""`chorus`: a file for each command, or group of commands."""
 
 from app.cli.root import main
 

@@ -16,6 +16,7 @@ from app.cli.doctor import doctor
 from app.cli.exit_codes import AWAY, FAILED, USAGE
 from app.cli.fleet import fleet
 from app.cli.migrate import migrate
+from app.cli.openapi import openapi
 from app.cli.queue import queue
 from app.cli.sandbox import sandbox
 from app.cli.serve import serve
@@ -60,7 +61,7 @@ def main() -> None:
     logging.getLogger().addHandler(logging.NullHandler())
 
 
-for _command in (serve, migrate, doctor, fleet, breakers, cache, queue, account, demo, sandbox):
+for _command in (serve, migrate, doctor, openapi, fleet, breakers, cache, queue, account, demo, sandbox):
     main.add_command(_command)
 
 
