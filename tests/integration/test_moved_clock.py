@@ -22,8 +22,8 @@ from app.core.registry import Registry
 from app.sandbox.servers import remove_data
 from app.sandbox.servers.location import locate
 from breaker_kit import Replica, until
+from chaos.moved_clock import MovedValkey, needs_faketime
 from integration.queue_kit import Replicas, claim_one, event, ids
-from moved_clock import MovedValkey, needs_faketime
 
 pytestmark = [needs_faketime, pytest.mark.usefixtures("patient")]
 
