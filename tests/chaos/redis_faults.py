@@ -31,8 +31,9 @@ async def clock_an_hour_ahead(world: World) -> None:
     assert isinstance(valkey, MovedValkey)
     stage = Stage(world)
     traffic = _traffic(world, [stage.conversation(3) for _ in range(40)], seconds=AHEAD_SECONDS + 3)
+    before = (await world.sandbox.summary())["last_seq"]
     running = asyncio.create_task(traffic.run())
-    await asyncio.sleep(1.5)
+    await world.sandbox.wait(10, kind="send", after=before)
     await asyncio.to_thread(valkey.move, HOUR)
     try:
         await asyncio.sleep(AHEAD_SECONDS)
@@ -54,8 +55,9 @@ async def full_redis(world: World) -> None:
     """Redis is full: webhooks are refused and /health says so; two seconds after there is room all is taken again."""
     stage = Stage(world)
     traffic = _traffic(world, [stage.conversation(2) for _ in range(20)], seconds=SEEN_SECONDS + 2)
+    before = (await world.sandbox.summary())["last_seq"]
     running = asyncio.create_task(traffic.run())
-    await asyncio.sleep(1)
+    await world.sandbox.wait(5, kind="send", after=before)
     await world.redis.config_set("maxmemory", 1)
     try:
         await _health_says(world, "error", SEEN_SECONDS)

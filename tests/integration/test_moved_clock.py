@@ -23,7 +23,7 @@ from app.sandbox.servers import remove_data
 from app.sandbox.servers.location import locate
 from breaker_kit import Replica, until
 from chaos.moved_clock import MovedValkey, needs_faketime
-from integration.queue_kit import Replicas, claim_one, event, ids
+from integration.queue_kit import Replicas, claim_one, event, eventually, ids
 
 pytestmark = [needs_faketime, pytest.mark.usefixtures("patient")]
 
@@ -178,7 +178,7 @@ async def test_the_permit_of_a_probe_that_died_while_the_clock_was_ahead_is_give
             for _ in range(5):
                 await dying.call()
             await until(lambda: other.state == "open")
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5)  # time itself: the circuit is open for 0.4 s
             probe = asyncio.create_task(dying.breaker.call_async(hang.wait))
             async with asyncio.timeout(3):
                 while not await replicas.redis.keys("test:breaker:*:p"):
@@ -193,6 +193,14 @@ async def test_the_permit_of_a_probe_that_died_while_the_clock_was_ahead_is_give
         await other.stop()
 
 
+async def reported(replicas: Replicas, failures_in_a_row: int) -> None:
+    async def told() -> bool:
+        (window,) = await replicas.redis.keys("test:breaker:*:w") or [None]
+        return window is not None and int(await replicas.redis.hget(window, "run") or 0) == failures_in_a_row
+
+    await eventually(told)
+
+
 async def test_failures_of_the_moment_ahead_do_not_count_for_an_hour(server: MovedValkey, replicas: Replicas) -> None:
     replica = Replica(server.url, "a")
     await replica.start()
@@ -201,16 +209,14 @@ async def test_failures_of_the_moment_ahead_do_not_count_for_an_hour(server: Mov
             replica.fails()
             for _ in range(3):
                 await replica.call()
-            async with asyncio.timeout(3):
-                while not await replicas.redis.keys("test:breaker:*:w"):
-                    await asyncio.sleep(0.01)
+            await reported(replicas, 3)
         replica.recovers()
         await replica.call()
-        await asyncio.sleep(0.3)
+        await reported(replicas, 0)
         replica.fails()
         for _ in range(3):
             await replica.call()
-        await asyncio.sleep(0.3)
+        await reported(replicas, 3)
         assert replica.state == "closed"
     finally:
         await replica.stop()
