@@ -40,6 +40,7 @@ from app.core.registry import HEARTBEAT_SECONDS, Registry, new_replica_id
 from app.core.secrets import TokenCipher
 from app.domain.ports import Store
 from app.services.account_service import AccountService
+from app.services.account_watch import AccountWatch
 from app.services.bot_service import BotService
 from app.services.breaker_service import BreakerService
 from app.services.cache_relay import CacheRelay
@@ -120,6 +121,7 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
         supervisor = Supervisor()
         replica = _assemble(settings, outside, supervisor)
         await replica.services.health.probe_all()
+        stack.push_async_callback(replica.services.breakers.aclose)
         stack.push_async_callback(supervisor.stop)
         _start_loops(replica, outside)
         replica.services.health.started()
@@ -174,7 +176,12 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
 def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> Replica:
     accounts = AccountService(outside.store, outside.cipher)
     delivery = Delivery(
-        outside.store, outside.messenger, outside.pacer, reconcile_seconds=settings.send_reconcile_seconds
+        outside.store,
+        accounts,
+        outside.messenger,
+        outside.pacer,
+        reconcile_seconds=settings.send_reconcile_seconds,
+        reply_deadline_seconds=settings.reply_deadline_seconds,
     )
     conversations = ConversationService(accounts=accounts, store=outside.store, queue=outside.queue, delivery=delivery)
     fallback = None
@@ -190,7 +197,6 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
             model=outside.model,
             messenger=outside.messenger,
             delivery=delivery,
-            reply_deadline_seconds=settings.reply_deadline_seconds,
         )
         worker = InboxWorker(
             outside.queue,
@@ -207,7 +213,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
             health=_health(settings, outside, supervisor),
             queue=outside.queue,
             registry=outside.registry,
-            breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers),
+            breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers, outside.queue),
             verifier=_verifier(settings),
             admin_key=_admin_key(settings),
             verify_token=_value(settings.whatsapp_verify_token) or None,
@@ -251,6 +257,7 @@ def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> Hea
         breakers=CIRCUIT_BREAKERS,
         fleet=outside.registry,
         supervisor=supervisor,
+        accounts=AccountWatch(outside.store),
         internals=internals,
         requires=frozenset(settings.readiness_requires),
     )
@@ -300,7 +307,7 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
     if replica.fallback is not None:
         start("inbox_mover", replica.fallback.run)
     start("circuit_breakers", outside.breakers.run)
-    start("cache_relay", _cache_relay(replica.settings, outside).run)
+    start("cache_relay", _cache_relay(replica, outside).run)
     if replica.settings.whatsapp_phone_id:
         start("bootstrap_account", lambda: _bootstrap(replica.settings, replica.services.accounts))
     if replica.worker is not None:
@@ -309,15 +316,16 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
         start("audit", audit, beat_within_seconds=3 * AUDIT_SECONDS)
 
 
-def _cache_relay(settings: Settings, outside: Outside) -> CacheRelay:
+def _cache_relay(replica: Replica, outside: Outside) -> CacheRelay:
     """Carries out what committed changes have made old, whoever made them; one replica at a time."""
     lease = Lease(
         outside.redis,
-        key=f"{settings.redis_namespace}:{{fleet}}:cache_relay",
+        key=f"{replica.settings.redis_namespace}:{{fleet}}:cache_relay",
         holder=outside.registry.replica_id,
         seconds=RELAY_LEASE_SECONDS,
     )
-    return CacheRelay(outside.store, cache.invalidate_everywhere, lease)
+    account_changed = replica.services.breakers.account_changed
+    return CacheRelay(outside.store, cache.invalidate_everywhere, lease, account_changed=account_changed)
 
 
 def open_breakers(settings: Settings, stack: AsyncExitStack, registry: Registry) -> BreakerFleet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -15,7 +15,7 @@ from prometheus_client import Histogram
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
 from app.core.metrics import SLOW_SECONDS
-from app.domain.errors import ModelRefused, SendError, Unavailable, UnknownAccount
+from app.domain.errors import ModelRefused, Unavailable, UnknownAccount
 from app.domain.models import (
     WINDOW_HOURS,
     Account,
@@ -33,6 +33,7 @@ from app.domain.ports import Messenger, Model, Store
 from app.domain.prompt import build_prompt
 from app.domain.webhook import expects_answer, needs_a_person
 from app.services.account_service import AccountService
+from app.services.courtesy import Courtesy
 from app.services.delivery import Delivery, Postponed
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,6 @@ class _Work:
     conversation: Conversation
     asked: tuple[InboundMessage, ...]
     stages: dict[str, float]
-    loaded: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def covers(self) -> tuple[str, ...]:
@@ -114,15 +114,14 @@ class BotService:
         model: Model,
         messenger: Messenger,
         delivery: Delivery,
-        reply_deadline_seconds: float,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._accounts = accounts
         self._store = store
         self._model = model
         self._messenger = messenger
+        self._courtesy = Courtesy(messenger, clock=clock)
         self._delivery = delivery
-        self._reply_deadline = timedelta(seconds=reply_deadline_seconds)
         self._clock = clock
 
     async def handle(self, run: Run, hold: Hold) -> Handled:
@@ -148,19 +147,22 @@ class BotService:
             await self._store.set_needs_human(conversation.id, HandoverReason.WINDOW_CLOSED)
             return Handled("window_closed", everything, stages)
 
-        if blocked := self._messenger.blocked_seconds(account):
-            raise Postponed(blocked, "whatsapp: circuit open")
         work = _Work(run, hold, account, conversation, asked, stages)
-        courtesy = asyncio.create_task(self._show_typing(work))
-        try:
-            reply, profile = await self._ready_reply(work)
-            with _stage(stages, "send", self._clock):
-                state = await self._deliver(work, reply, profile)
-        finally:
-            courtesy.cancel()
-            with suppress(asyncio.CancelledError):
-                await courtesy
+        left = self._seconds_left(work)
+        if account.is_blocked and left <= 0:
+            return await self._leave_to_a_person(work)
+        if blocked := self._messenger.blocked_seconds(account):
+            raise Postponed(min(blocked, left) if left > 0 else blocked, "whatsapp: circuit open")
+        reply, profile = await self._ready_reply(work)
+        if reply is None:
+            return await self._end_loop(work, profile)
+        with _stage(stages, "send", self._clock):
+            state = await self._deliver(work, reply, profile)
         return Handled(_OUTCOMES[state], _covered(work.run, reply), stages)
+
+    async def aclose(self) -> None:
+        """End what runs in the background. Idempotent."""
+        await self._courtesy.aclose()
 
     async def _record(self, account: Account, run: Run) -> Conversation:
         inbound = await self._store.record_inbound(
@@ -168,23 +170,46 @@ class BotService:
         )
         return inbound.conversation
 
-    async def _ready_reply(self, work: _Work) -> tuple[Reply, BotProfile]:
-        """The reply with its text, stored before anything is sent: found as an earlier attempt left it, or made now."""
+    async def _leave_to_a_person(self, work: _Work) -> Handled:
+        """WhatsApp takes nothing from the account, and the customer has waited long enough. The messages are stored;
+        the bot answers again from the next one on, once the account is restored."""
+        await self._delivery.give_up(await self._open_reply(work), fence=work.hold.fence)
+        return Handled("account_blocked", len(work.run.messages), work.stages)
+
+    async def _end_loop(self, work: _Work, profile: BotProfile) -> Handled:
+        """The other side is probably a robot, and two robots would go on for ever: a person looks at it."""
+        # In this order: after a crash in between the bot must not be silent without a person having been called.
+        await self._store.set_needs_human(work.conversation.id, HandoverReason.REPLY_LOOP)
+        await self._store.set_bot(work.conversation.id, enabled=False)
+        facts = {"conversation": work.conversation.id, "replies": profile.auto_reply_limit}
+        logger.warning("bot paused: too many replies", extra=facts | {"minutes": profile.auto_reply_minutes})
+        return Handled("reply_loop", len(work.run.messages), work.stages)
+
+    async def _open_reply(self, work: _Work) -> Reply:
+        return await self._store.open_reply(
+            work.conversation.id, key=work.covers[0], author=Author.BOT, covers=work.covers, fence=work.hold.fence
+        )
+
+    async def _recent_replies(self, work: _Work) -> int:
+        profile = await self._accounts.profile(work.account.id)
+        return await self._store.count_bot_replies(work.conversation.id, minutes=profile.auto_reply_minutes)
+
+    async def _ready_reply(self, work: _Work) -> tuple[Reply | None, BotProfile]:
+        """The reply with its text, stored before anything is sent: found as an earlier attempt left it, or made now.
+        `None`: there were too many of late."""
         with _stage(work.stages, "load", self._clock):
-            reply, profile, history = await asyncio.gather(
-                self._store.open_reply(
-                    work.conversation.id,
-                    key=work.covers[0],
-                    author=Author.BOT,
-                    covers=work.covers,
-                    fence=work.hold.fence,
-                ),
+            reply, profile, history, recent = await asyncio.gather(
+                self._open_reply(work),
                 self._accounts.profile(work.account.id),
                 self._history(work),
+                self._recent_replies(work),
             )
-        work.loaded.set()
         if reply.body is not None or reply.state is not ReplyState.PENDING:
             return reply, profile
+        if recent >= profile.auto_reply_limit:
+            return None, profile
+        if not self._model.blocked_seconds():  # else no answer comes soon
+            self._courtesy.show_typing(work.account, work.asked[-1].wa_message_id)
         with _stage(work.stages, "generate", self._clock):
             body = await self._compose(work, profile, history)
             if await self._grew(work):
@@ -236,7 +261,7 @@ class BotService:
 
     def _seconds_left(self, work: _Work) -> float:
         """Until the customer gets the fallback text instead of an answer."""
-        return (work.run.accepted_at + self._reply_deadline - self._clock.now()).total_seconds()
+        return self._delivery.seconds_left(work.run.accepted_at)
 
     async def _deliver(self, work: _Work, reply: Reply, profile: BotProfile) -> ReplyState:
         if reply.state in _FINISHED:
@@ -246,21 +271,11 @@ class BotService:
             reply,
             account=work.account,
             to=Recipient(contact.wa_id, contact.user_id),
+            accepted_at=work.run.accepted_at,
             fence=work.hold.fence,
             ensure_held=work.hold.ensure_held,
             resend=profile.resend_ambiguous,
         )
-
-    async def _show_typing(self, work: _Work) -> None:
-        """Once the model has been asked: the customer waits for that, not for the courtesy."""
-        asked = work.asked[-1].wa_message_id
-        await work.loaded.wait()
-        if self._model.blocked_seconds():
-            return  # nobody is going to answer soon
-        try:
-            await self._messenger.mark_read(work.account, asked, typing=True)
-        except (SendError, Unavailable) as exc:
-            logger.info("no typing indicator", extra={"reason": str(exc)})
 
 
 @contextmanager
