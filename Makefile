@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check bench chaos lock clean help
+.PHONY: setup demo test check bench chaos alerts lock clean help
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -14,7 +14,8 @@ setup: $(STAMP)  ## build .venv from the hash-pinned lock
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Chorus needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 2; }
-	@test -x "$(BIN)/python" || $(PYTHON) -m venv "$(VENV)"
+	@{ test -f "$(VENV)/pyvenv.cfg" && "$(BIN)/python" -m pip --version; } >/dev/null 2>&1 || { rm -rf "$(VENV)"; $(PYTHON) -m venv "$(VENV)"; } || \
+	  { rm -rf "$(VENV)"; echo "python3 -m venv failed; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@echo "$(CURDIR)/backend" > "$$("$(BIN)/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/chorus.pth"
 	@printf '#!/bin/sh\nexec "%s" -m app.cli "$$@"\n' "$(CURDIR)/$(BIN)/python" > "$(BIN)/chorus" && chmod +x "$(BIN)/chorus"
@@ -49,6 +50,9 @@ chaos: setup     ## 10,000 messages while everything is killed, frozen and resta
 	"$(BIN)/python" -m pytest -q --hypothesis-profile=explore $(MACHINES)
 	"$(BIN)/python" -m tests.chaos $(if $(SEED),--seed $(SEED))
 	"$(BIN)/python" -m tests.chaos.mutations
+
+alerts: setup    ## infra/k8s/alerts.yaml from infra/prometheus/alerts.yml
+	"$(BIN)/python" infra/prometheus/prometheus_rule.py > infra/k8s/alerts.yaml
 
 lock: setup      ## renew the lock files (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import getpass
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,11 +67,23 @@ def serve(host: str | None, port: int | None) -> None:
     run(settings)
 
 
+@contextmanager
+def _left_out_of_the_image() -> Iterator[None]:
+    """The production image has no `app/sandbox`: say so instead of showing where an import failed."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        if not (exc.name or "").startswith("app.sandbox"):
+            raise
+        raise click.ClickException("the sandbox is not part of this installation; run it from the repository") from None
+
+
 @main.command()
 @click.option("--once", is_flag=True, help="End after the conversation; exit code 0 only if every reply was right.")
 def demo(*, once: bool) -> None:
     """Servers, sandbox, three replicas and simulated customers, all on this machine."""
-    from app.sandbox.demo import run_demo
+    with _left_out_of_the_image():
+        from app.sandbox.demo import run_demo
 
     sys.exit(run_demo(once=once))
 
@@ -82,7 +95,8 @@ def demo(*, once: bool) -> None:
 @click.option("--callback", multiple=True, help="Webhook URL of a replica; may be repeated.")
 def sandbox(host: str, port: int, app_secret: str, callback: tuple[str, ...]) -> None:
     """Stand-ins for the WhatsApp Cloud API and Gemini, with fault injection."""
-    from app.sandbox.app import serve_sandbox
+    with _left_out_of_the_image():
+        from app.sandbox.app import serve_sandbox
 
     serve_sandbox(host=host, port=port, app_secret=app_secret, callbacks=callback)
 

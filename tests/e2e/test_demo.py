@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -105,6 +109,38 @@ def test_after_a_killed_run_the_next_one_reuses_its_data_and_ctrl_c_ends_it(fold
             again.stdout.close()
         if killed.stdout:
             killed.stdout.close()
+
+
+@needs_proc
+def test_what_is_broken_on_purpose_is_told_within_seconds_and_mends_itself(folder: Path) -> None:
+    """The README's section of that name, word for word but for the length of the fault."""
+    demo = start_demo(folder)
+    try:
+        opening = read_until(demo, "Ctrl-C ends it")
+        (sandbox,) = re.findall(r"sandbox +(http://\S+)", opening)
+        (pid,) = re.findall(r"replica-2 .*pid (\d+)", opening)
+        fault = json.dumps({"target": "gemini", "gemini": "unavailable", "for_seconds": 8}).encode()
+        headers = {"content-type": "application/json"}
+        urlopen(Request(f"{sandbox}/sandbox/faults", fault, headers), timeout=10).close()
+        assert seconds_until(demo, "a fault begins") < 10
+        assert seconds_until(demo, "circuit gemini_api: open") < 10
+        assert seconds_until(demo, "the fault is over") < 15
+        os.kill(int(pid), signal.SIGKILL)
+        assert seconds_until(demo, "replica-2 has ended") < 10
+        assert seconds_until(demo, "replica-2 is back") < 40
+        demo.send_signal(signal.SIGTERM)
+        demo.communicate(timeout=30)
+        assert demo.returncode == 0
+        assert processes_in(folder) == []
+    finally:
+        demo.kill()
+        demo.wait()
+
+
+def seconds_until(demo: subprocess.Popen[str], text: str) -> float:
+    start = time.monotonic()
+    read_until(demo, text)
+    return time.monotonic() - start
 
 
 @needs_proc

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,7 @@ TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, Any] = COMPOSE["services"]
 SECRETS = {"META_APP_SECRET", "WHATSAPP_VERIFY_TOKEN", "GEMINI_API_KEY", "ENCRYPTION_KEY", "ADMIN_API_KEY"}
-OTHERS = {"PUBLIC_PORT", "GRAFANA_PORT", "REDIS_PASSWORD", "POSTGRES_PASSWORD"}
+OTHERS = {"PUBLIC_PORT", "PUBLIC_DOMAIN", "GRAFANA_PORT", "REDIS_PASSWORD", "POSTGRES_PASSWORD"}
 
 
 def test_it_is_valid_by_the_published_schema() -> None:
@@ -56,7 +60,8 @@ def test_images_are_pinned_and_nothing_runs_with_more_rights_than_it_needs() -> 
 
 
 def test_only_the_balancer_is_reachable_from_outside_and_stores_reach_nothing() -> None:
-    assert {name for name, service in SERVICES.items() if "ports" in service} == {"haproxy", "grafana"}
+    assert {name for name, service in SERVICES.items() if "ports" in service} == {"haproxy", "caddy", "grafana"}
+    assert SERVICES["caddy"]["networks"] == ["edge"]  # to the balancer, past it to nothing
     assert SERVICES["grafana"]["ports"][0].startswith("127.0.0.1:")
     assert COMPOSE["networks"]["inside"] == {"internal": True}
     for store in ("redis", "postgres"):
@@ -70,11 +75,41 @@ def test_a_replica_gets_more_time_to_stop_than_it_takes() -> None:
     assert seconds(SERVICES["backend"]["stop_grace_period"]) >= 5 + 30 + 15
 
 
-def test_monitoring_is_a_profile() -> None:
-    assert {name for name, s in SERVICES.items() if s.get("profiles")} == {"prometheus", "grafana"}
+def test_monitoring_and_tls_are_profiles() -> None:
+    profiles = {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service}
+    monitoring = {name: ["monitoring"] for name in ("prometheus", "alertmanager", "grafana")}
+    assert profiles == monitoring | {"caddy": ["tls"]}
 
 
-@pytest.mark.parametrize("name", ["haproxy", "prometheus", "grafana", "redis"])
+def test_prometheus_tells_the_alertmanager() -> None:
+    config = yaml.safe_load((ROOT / "infra" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    (manager,) = config["alerting"]["alertmanagers"]
+    assert manager["static_configs"] == [{"targets": ["alertmanager:9093"]}]
+
+
+def test_alerts_that_page_and_alerts_that_wait_go_different_ways() -> None:
+    config = yaml.safe_load((ROOT / "infra" / "alertmanager" / "alertmanager.yml").read_text(encoding="utf-8"))
+    (pages,) = config["route"]["routes"]
+    assert pages["matchers"] == ['severity="page"']
+    assert pages["receiver"] != config["route"]["receiver"]
+    for receiver in config["receivers"]:
+        (hook,) = receiver["webhook_configs"]
+        assert hook["url_file"] == "/run/secrets/alert_webhook"
+    assert SERVICES["alertmanager"]["secrets"] == ["alert_webhook"]
+
+
+@pytest.mark.skipif(
+    shutil.which("amtool") is None, reason="no amtool on this machine (Debian: prometheus-alertmanager)"
+)
+def test_amtool_is_content(tmp_path: Path) -> None:
+    text = (ROOT / "infra" / "alertmanager" / "alertmanager.yml").read_text(encoding="utf-8")
+    config = tmp_path / "alertmanager.yml"  # Debian's amtool is older than `url_file`
+    config.write_text(text.replace("url_file: /run/secrets/alert_webhook", "url: http://127.0.0.1:9/"))
+    done = subprocess.run(["amtool", "check-config", config], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["haproxy", "caddy", "prometheus", "alertmanager", "grafana", "redis"])
 def test_what_is_mounted_is_there(name: str) -> None:
     for volume in SERVICES[name]["volumes"]:
         source = volume.split(":")[0]
@@ -91,6 +126,31 @@ def test_the_image_has_two_stages_and_no_root() -> None:
     for line in lines:
         if line.startswith("COPY ") and "--from" not in line:
             assert all((ROOT / source).exists() for source in line.split()[1:-1]), line
+
+
+def test_the_image_has_no_sandbox_and_chorus_starts_without_it() -> None:
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert "backend/app/sandbox" in ignored
+    blocked = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.split('.')[:2] == ['app', 'sandbox']:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "import app.main, app.server, app.wiring\n"
+        "from app.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    for arguments, code in ((["--help"], 0), (["demo"], 1), (["sandbox"], 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", blocked, *arguments], capture_output=True, text=True, timeout=60,
+            env={"PYTHONPATH": str(ROOT / "backend"), "PATH": os.environ["PATH"]},
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        if code:
+            assert "not part of this installation" in done.stderr
 
 
 def test_the_runtime_lock_is_the_part_of_the_whole_lock_that_serves() -> None:

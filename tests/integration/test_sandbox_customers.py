@@ -20,7 +20,7 @@ import app
 from app.core.config import SettingsError
 from app.core.http_client import close_http_client, request
 from app.sandbox.app import RunningSandbox, running_sandbox, serve_sandbox
-from app.sandbox.client import SandboxClient
+from app.sandbox.client import SandboxClient, SandboxRefused
 from app.sandbox.config import SandboxConfig
 from app.sandbox.customers import Customer
 from app.sandbox.delivery import Undelivered, WebhookSender
@@ -103,6 +103,23 @@ async def test_a_customer_gets_the_reply_to_what_they_said(customer: Customer) -
     (reply,) = await customer.wait_for_reply()
     assert reply.text == "you: Bonjour é/è"
     assert 0 < reply.after_seconds < 5
+
+
+async def test_a_person_at_the_terminal_writes_as_a_customer(
+    replica: tuple[str, EchoReplica], echo: EchoReplica, server: RunningSandbox
+) -> None:
+    sandbox = SandboxClient(server.url)
+    with pytest.raises(SandboxRefused, match="no callback url"):
+        await sandbox.say("Hello?")
+    await sandbox.set_callbacks([replica[0]], app_secret="s3cret")
+    with pytest.raises(SandboxRefused, match="no account"):
+        await sandbox.say("Hello?")
+    await sandbox.add_account("106", "t")
+    said = await sandbox.say("Vegan pastries?", sender="33611111111")
+    (sent,) = await sandbox.wait(1, kind="send", to=said["to"], after=said["after"])
+    assert sent["text"] == "you: Vegan pastries?"
+    with pytest.raises(SandboxRefused, match="sender"):
+        await sandbox.say("Hello?", sender="not a number")
 
 
 async def test_replies_are_returned_once(customer: Customer) -> None:

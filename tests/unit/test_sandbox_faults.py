@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from app.sandbox.faults import MAX_RULES, Call, Faults, FaultSpec, TooManyFaults
 from app.sandbox.gemini_errors import ANSWERS, ERRORS
 from app.sandbox.whatsapp_errors import known_codes
+from fakes import FakeClock
 
 SEND = Call("send", "106", recipient="16505551234", text="Bread at 7:00")
 ASK = Call("generate", api_key="k1", model="gemini-3.5-flash-lite", text="bread?", system="Assistant of Maison Levain")
@@ -133,3 +134,25 @@ def test_every_named_error_can_be_asked_for() -> None:
         assert FaultSpec(target="whatsapp", error=str(code)).error == str(code)
     for name in [*ERRORS, *(set(ANSWERS) - {"reply"})]:
         assert FaultSpec(target="gemini", gemini=name).gemini == name
+
+
+async def test_a_rule_ends_by_itself_after_its_seconds_and_says_so() -> None:
+    clock = FakeClock()
+    faults = Faults(clock)
+    fault = faults.add(rule(for_seconds=10, action="hang_before"))
+    assert fault.hang_seconds() == 10
+    await clock.sleep(9.9)
+    assert faults.pick("whatsapp", SEND) is fault
+    assert not fault.is_over
+    await clock.sleep(0.2)
+    assert faults.pick("whatsapp", SEND) is None
+    assert fault.hang_seconds() == 0
+    assert fault.to_json()["is_over"] is True
+
+
+def test_a_rule_that_fired_as_often_as_it_should_is_over() -> None:
+    faults = Faults()
+    fault = faults.add(rule(count=1))
+    assert fault.to_json()["is_over"] is False
+    assert faults.pick("whatsapp", SEND) is fault
+    assert fault.to_json()["is_over"] is True

@@ -35,6 +35,10 @@ class SandboxClient:
         """With `matched` and `fired`."""
         return await self._call("GET", f"/faults/{fault_id}")
 
+    async def list_faults(self) -> list[JsonObject]:
+        """All of them, with `matched`, `fired` and `is_over`."""
+        return list((await self._call("GET", "/faults"))["faults"])
+
     async def remove_fault(self, fault_id: int) -> None:
         """Whatever it holds goes on."""
         await self._call("DELETE", f"/faults/{fault_id}")
@@ -82,6 +86,11 @@ class SandboxClient:
     async def customer_wrote(self, phone_number_id: str, to: str, *, at: float | None = None) -> None:
         """Opens the 24-hour window of this customer at `at` (Unix seconds)."""
         await self._call("POST", "/customers", {"phone_number_id": phone_number_id, "to": to, "last_message_at": at})
+
+    async def say(self, text: str, **who: Any) -> JsonObject:
+        """A customer writes `text` (`who`: sender, name, phone_number_id). Returns `id`, `to`, `phone_number_id`, and
+        `after`, from where `wait` finds the reply. Raises `SandboxRefused` when no replica accepted it."""
+        return await self._call("POST", "/say", {"text": text, **who}, timeout_seconds=4 * TIMEOUT_SECONDS)
 
     async def upload(self, content: bytes, mime_type: str) -> str:
         """Returns the media id."""

@@ -27,6 +27,9 @@ class Behaviour(BaseModel):
     window_hours: float = Field(default=24.0, ge=0)
     """Customer-service window (131047), enforced for customers whose last message is known; 0 switches it off."""
 
+    model_seconds: Seconds = 0.0
+    """How long the stand-in for Gemini thinks about every answer; half of it at least, drawn evenly."""
+
     statuses: bool = True
     sent_after_seconds: Seconds | None = 0.0
     """`None` on any of the three: that status never comes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar
@@ -13,16 +14,20 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from app.sandbox.config import Behaviour, SandboxAccount
+from app.sandbox.delivery import Undelivered
 from app.sandbox.exchange import BodyTooLarge, read_body
 from app.sandbox.faults import MAX_RULES, FaultSpec, TooManyFaults
 from app.sandbox.record import MAX_WAITERS, Filter, TooManyWaiters
 from app.sandbox.state import MAX_ACCOUNTS, SandboxState
 from app.sandbox.statuses import StatusFeed
+from app.sandbox.webhooks import Person, envelope, messages_change
+from app.sandbox.webhooks import text as text_message
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_MEDIA_BYTES = 100 * 1024 * 1024
 """The largest document WhatsApp takes."""
 MAX_WAIT_SECONDS = 120.0
+MAX_SAY_SECONDS = 30.0
 
 Handler = Callable[[Request], Awaitable[Response]]
 M = TypeVar("M", bound=BaseModel)
@@ -55,6 +60,15 @@ class AccountSpec(_Model):
 class CallbackSpec(_Model):
     urls: tuple[Annotated[str, AfterValidator(_http_url)], ...] = Field(max_length=100)
     app_secret: str | None = Field(default=None, min_length=1, max_length=200)
+
+
+class SaySpec(_Model):
+    """A customer writes `text`. `sender`: digits; `phone_number_id`: the first account that was added, if absent."""
+
+    text: str = Field(min_length=1, max_length=4096)
+    sender: str = Field(default="33600000000", pattern=r"^\d{5,20}$")
+    name: str = Field(default="You", min_length=1, max_length=100)
+    phone_number_id: str | None = None
 
 
 class CustomerSpec(_Model):
@@ -111,6 +125,7 @@ class Control:
             ("PUT", "/sandbox/callbacks", self.set_callbacks),
             ("PATCH", "/sandbox/behaviour", self.change_behaviour),
             ("POST", "/sandbox/customers", self.customer_wrote),
+            ("POST", "/sandbox/say", self.say),
             ("POST", "/sandbox/media", self.upload),
         ]
         return [Route(path, _guarded(handler), methods=[method]) for method, path, handler in table]
@@ -207,6 +222,28 @@ class Control:
         at = time.time() if spec.last_message_at is None else spec.last_message_at
         self._state.limits.customer_wrote(spec.phone_number_id, spec.to.lstrip("+"), at)
         return _json({"last_message_at": at})
+
+    async def say(self, request: Request) -> Response:
+        """Deliver a text as that customer's, signed, to a callback url, again until one says 200. `after` in the answer
+        is the record's position before it: `/sandbox/record/wait?kind=send&to=…&after=…` finds the reply."""
+        spec = await _read(request, SaySpec)
+        sender = self._statuses.sender
+        if not sender.callback_urls:
+            raise ControlError("no callback url is set: start with --callback or PUT /sandbox/callbacks", status=409)
+        number = spec.phone_number_id or next(iter(self._state.accounts), None)
+        if number is None:
+            raise ControlError("no account was added: name a phone_number_id", status=409)
+        person = Person(spec.sender, spec.name)
+        message = text_message(person, spec.text)
+        after = self._state.record.summary()["last_seq"]
+        change = messages_change(self._state.business(number), [message], [person])
+        try:
+            async with asyncio.timeout(MAX_SAY_SECONDS):
+                await sender.deliver(envelope(change))
+        except (Undelivered, TimeoutError):
+            raise ControlError("no replica accepted the message", status=502, code="undelivered") from None
+        self._state.limits.customer_wrote(number, spec.sender, time.time())
+        return _json({"id": message["id"], "to": spec.sender, "phone_number_id": number, "after": after})
 
     async def upload(self, request: Request) -> Response:
         """The body is the file."""

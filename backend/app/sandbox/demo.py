@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,15 +20,20 @@ from app.core.secrets import TokenCipher
 from app.sandbox.bakery import BAKERY
 from app.sandbox.client import SandboxClient
 from app.sandbox.fleet import Keys, LocalFleet
+from app.sandbox.open_hours import OpenHours
 from app.sandbox.processes import ProcessError
 from app.sandbox.scenario import Scene, play
-from app.sandbox.servers import EmbeddedServerError, start_servers
+from app.sandbox.servers import EmbeddedServerError, EmbeddedServers, start_servers
 from app.sandbox.webhooks import Business
 
 DATA_FOLDER = Path(".data") / "demo"
 REPLICAS = 3
 FIRST_PORT = 8000
 SANDBOX_PORT = 9000
+LEASE_SECONDS = "5"
+"""Shorter than the default, so that a killed replica's conversations are taken over while one is watching."""
+THINKING_SECONDS = 2.0
+"""Of the stand-in for Gemini once the scenes are over: there is something to take over."""
 DEMO_NUMBER = Business("106540352242922", "33478000000")
 DEMO_TOKEN = "demo-access-token"
 REAL_GEMINI = "https://generativelanguage.googleapis.com"
@@ -40,9 +45,9 @@ class Interrupted(Exception):
 
 def run_demo(*, once: bool) -> int:
     """Returns the exit code: 0 if every message got exactly the reply it should."""
-    with _until_signal() as stopped:
+    with _until_signal():
         try:
-            return _run(once=once, stopped=stopped)
+            return _run(once=once)
         except Interrupted:
             _say("stopped")
             return 0 if not once else 130
@@ -51,7 +56,7 @@ def run_demo(*, once: bool) -> int:
             return 1
 
 
-def _run(*, once: bool, stopped: threading.Event) -> int:
+def _run(*, once: bool) -> int:
     folder = DATA_FOLDER.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     _say("starting Valkey and PostgreSQL …")
@@ -63,20 +68,24 @@ def _run(*, once: bool, stopped: threading.Event) -> int:
             database_url=servers.database_url,
             keys=keys,
             replicas=REPLICAS,
-            settings=_model_settings(),
+            settings=_model_settings() | {"LEASE_SECONDS": LEASE_SECONDS},
             first_port=FIRST_PORT,
             sandbox_port=SANDBOX_PORT,
         )
         _say(f"starting the sandbox and {REPLICAS} replicas …")
         fleet.start()
         try:
+            if trouble := asyncio.run(_trouble_with_the_model(fleet)):
+                print(f"chorus demo: {trouble}", file=sys.stderr)
+                return 1
             scenes = asyncio.run(_open_the_bakery(fleet, check_texts=not os.environ.get("GEMINI_API_KEY")))
             wrong = [scene for scene in scenes if not scene.is_right]
             _report(scenes, fleet)
             if once:
                 return 1 if wrong else 0
-            _describe(fleet, servers.redis_url)
-            stopped.wait()
+            _describe(fleet, servers)
+            asyncio.run(_stay_open(fleet, servers))
+            _say("stopped")
             return 1 if wrong else 0
         finally:
             _say("stopping …")
@@ -176,29 +185,60 @@ def _who_handled(fleet: LocalFleet) -> dict[str, str]:
     return found
 
 
-def _describe(fleet: LocalFleet, redis_url: str) -> None:
+async def _trouble_with_the_model(fleet: LocalFleet) -> str | None:
+    """Why no answer can come, in one sentence, or `None`: a wrong key would fail every scene for the same reason."""
+    try:
+        health = await _api(fleet, 0, "GET", "/health")
+    finally:
+        await close_http_client()
+    gemini = health["dependencies"]["gemini"]
+    if gemini["status"] != "error":
+        return None
+    advice = "check GEMINI_API_KEY and GEMINI_MODEL, or unset GEMINI_API_KEY: then the sandbox answers"
+    return f"Gemini cannot be used ({gemini.get('error', 'no reason given')}); {advice}"
+
+
+async def _stay_open(fleet: LocalFleet, servers: EmbeddedServers) -> None:
+    """Customers keep writing, until a signal comes."""
+    sandbox = SandboxClient(fleet.sandbox.url)
+    try:
+        await sandbox.change_behaviour(model_seconds=THINKING_SECONDS)
+        hours = OpenHours(fleet, (servers.valkey, servers.postgres), sandbox, DEMO_NUMBER, tell=_tell)
+        await hours.run()
+    finally:
+        await close_http_client()
+
+
+def _tell(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+
+def _describe(fleet: LocalFleet, servers: EmbeddedServers) -> None:
     print()
     for replica in fleet.replicas:
         print(f"  {replica.name:10} {replica.url}   pid {replica.pid}   (/health, /docs, /metrics)")
     print(f"  {'sandbox':10} {fleet.sandbox.url}   (POST /sandbox/faults breaks things, GET /sandbox/record shows all)")
-    print(f"  {'Valkey':10} {redis_url}")
+    print(f"  {'Valkey':10} {servers.redis_url}")
     print(f"  {'key':10} Authorization: Bearer {fleet.keys.admin}")
-    print("\n  Ctrl-C ends it.\n", flush=True)
+    say = f"chorus sandbox say --url {fleet.sandbox.url}"
+    print(f"  {'write':10} {say} 'Do you have vegan pastries?'   (as a customer; prints the answer)")
+    print("\n  Customers keep writing. What you break is told below (***). Ctrl-C ends it.\n", flush=True)
 
 
 @contextmanager
-def _until_signal() -> Iterator[threading.Event]:
+def _until_signal() -> Iterator[None]:
     """The first Ctrl-C or SIGTERM ends the demo in order, whatever it is doing; more of them change nothing."""
-    stopped = threading.Event()
+    stopped = False
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
-        if not stopped.is_set():
-            stopped.set()
+        nonlocal stopped
+        if not stopped:
+            stopped = True
             raise Interrupted
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stopped
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.sandbox.faults import MAX_HANG_SECONDS, Fault, FaultSpec
+from app.sandbox.faults import Fault, FaultSpec
 from app.sandbox.record import Entry, Record
 
 CLOSE_EXTENSION = "chorus.sandbox.close"
@@ -122,8 +122,7 @@ async def _held(request: Request, fault: Fault) -> bool:
     gone = asyncio.ensure_future(_disconnected(request.receive))
     freed = asyncio.ensure_future(fault.released.wait())
     try:
-        seconds = fault.spec.hang_seconds or MAX_HANG_SECONDS
-        done, _ = await asyncio.wait((gone, freed), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait((gone, freed), timeout=fault.hang_seconds(), return_when=asyncio.FIRST_COMPLETED)
         return gone not in done
     finally:
         gone.cancel()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from app.core.clock import SYSTEM_CLOCK, Clock
 from app.sandbox.gemini_errors import ANSWERS, ERRORS
 from app.sandbox.whatsapp_errors import whatsapp_error
 
@@ -91,6 +93,8 @@ class FaultSpec(BaseModel):
     rate: float = Field(default=1.0, gt=0, le=1)
     count: int | None = Field(default=None, ge=1)
     """Fire this often, then never again."""
+    for_seconds: float | None = Field(default=None, gt=0, le=86_400)
+    """Counted from when the rule is added; then it never fires again, and lets go of what it holds."""
     skip: int = Field(default=0, ge=0)
     """Let this many matching requests pass first."""
     seed: int = 0
@@ -128,9 +132,11 @@ class FaultSpec(BaseModel):
 class Fault:
     """A rule at work: how many requests it has seen and on how many it fired."""
 
-    def __init__(self, fault_id: int, spec: FaultSpec) -> None:
+    def __init__(self, fault_id: int, spec: FaultSpec, clock: Clock = SYSTEM_CLOCK) -> None:
         self.id = fault_id
         self.spec = spec
+        self._clock = clock
+        self._added_at = clock.monotonic()
         self.matched = 0
         self.fired = 0
         self.released = asyncio.Event()
@@ -141,12 +147,28 @@ class Fault:
         if not spec.match.accepts(call):
             return False
         self.matched += 1
-        if self.matched <= spec.skip or (spec.count is not None and self.fired >= spec.count):
+        if self.matched <= spec.skip or self.is_over:
             return False
         if spec.rate < 1 and self._random.random() >= spec.rate:
             return False
         self.fired += 1
         return True
+
+    @property
+    def is_over(self) -> bool:
+        """It has fired as often, or lasted as long, as it should: it never fires again."""
+        worn_out = self.spec.count is not None and self.fired >= self.spec.count
+        return worn_out or self.seconds_left() <= 0
+
+    def seconds_left(self) -> float:
+        """Until `for_seconds` have passed; infinite for a rule without an end."""
+        if self.spec.for_seconds is None:
+            return math.inf
+        return self._added_at + self.spec.for_seconds - self._clock.monotonic()
+
+    def hang_seconds(self) -> float:
+        """How long `hang_*` holds a request from now on."""
+        return min(self.spec.hang_seconds or MAX_HANG_SECONDS, max(0.0, self.seconds_left()))
 
     def delay_seconds(self) -> float:
         jitter = self._random.random() * self.spec.jitter_ms if self.spec.jitter_ms else 0.0
@@ -154,7 +176,8 @@ class Fault:
 
     def to_json(self) -> dict[str, Any]:
         spec = self.spec.model_dump(exclude_defaults=True)
-        return {"id": self.id, **spec, "target": self.spec.target, "matched": self.matched, "fired": self.fired}
+        seen = {"matched": self.matched, "fired": self.fired, "is_over": self.is_over}
+        return {"id": self.id, **spec, "target": self.spec.target, **seen}
 
 
 class TooManyFaults(Exception):
@@ -164,7 +187,8 @@ class TooManyFaults(Exception):
 class Faults:
     """The rules in the order they were added."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
         self._faults: dict[int, Fault] = {}
         self._last_id = 0
 
@@ -172,7 +196,7 @@ class Faults:
         if len(self._faults) >= MAX_RULES:
             raise TooManyFaults
         self._last_id += 1
-        fault = self._faults[self._last_id] = Fault(self._last_id, spec)
+        fault = self._faults[self._last_id] = Fault(self._last_id, spec, self._clock)
         return fault
 
     def pick(self, target: Target, call: Call) -> Fault | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +76,8 @@ class Gemini:
             return Answer.json(200, _generated(model, question, raw), processed=True)
 
         fault = self._state.faults.pick("gemini", call)
+        if fault is None:
+            await asyncio.sleep(self._state.behaviour.model_seconds * random.uniform(0.5, 1))  # noqa: S311
         return await answer(request, self._state.record, entry, fault, process)
 
     def _refused(self, key: str, model: str) -> Answer | None:
