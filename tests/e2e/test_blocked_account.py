@@ -25,7 +25,7 @@ async def test_a_revoked_token_is_told_and_its_replacement_answers_who_waits(wor
     assert (await _listed(world))["blocked_reason"] == "token_invalid"
     async with asyncio.timeout(15):
         while not (health := await world.api("GET", "/health", replica=2))["accounts"]["blocked"]:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
     assert health["status"] == "degraded"
     assert account["id"] in [named["id"] for named in health["accounts"]["named"]]
     metrics = (await world.http.get(world.fleet.replicas[2].url + "/metrics")).text

@@ -124,3 +124,14 @@ async def test_attempts_and_order_survive(replicas: Replicas) -> None:
 async def test_nothing_waits_in_an_empty_queue(replicas: Replicas) -> None:
     queue = replicas.queue()
     assert await queue.wake() == await queue.wake(["nobody"]) == 0
+
+
+async def test_a_group_is_woken_on_every_shard(replicas: Replicas) -> None:
+    queue = replicas.queue(shards=4)
+    for number in range(20):
+        await put_one_off(queue, f"m:{number}")
+    assert await queue.wake(["m"]) == 20
+    assert len(await mailboxes(queue)) == 20
+    for number in range(20):
+        await put_one_off(queue, f"n{number}:a")
+    assert await queue.wake() == 20

@@ -104,7 +104,7 @@ _BY_CODE = {row.code: row for row in _ROWS}
 
 
 def whatsapp_error(code: int | str) -> WhatsAppError:
-    """By code, the ranges 200-299 (permission), 80000-80014 (limits of a business) and 132xxx (template) included. Raises
+    """By code, with the ranges 200-299 (permission), 80000-80014 (a business's limits) and 132xxx (template). Raises
     `KeyError`."""
     number = int(code) if str(code).isdecimal() else -1
     if number in _BY_CODE:
