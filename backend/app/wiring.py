@@ -83,6 +83,7 @@ class Replica:
     ingest: IngestService
     fallback: InboxFallback | None
     app_secrets: tuple[str, ...]
+    bot: BotService | None
     worker: InboxWorker | None
     supervisor: Supervisor
     settings: Settings
@@ -91,6 +92,8 @@ class Replica:
         """Finish or give back what is held. Idempotent."""
         if self.worker is not None:
             await self.worker.drain(grace_seconds)
+        if self.bot is not None:
+            await self.bot.aclose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +192,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
         fallback = InboxFallback(
             outside.queue, outside.store, max_rows=settings.queue_max_pending, put_timeout_seconds=PUT_SECONDS
         )
-    worker = None
+    bot, worker = None, None
     if settings.app_role is not ReplicaRole.API:
         bot = BotService(
             accounts=accounts,
@@ -221,6 +224,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
         ingest=IngestService(fallback or outside.queue),
         fallback=fallback,
         app_secrets=_values(settings.meta_app_secret),
+        bot=bot,
         worker=worker,
         supervisor=supervisor,
         settings=settings,

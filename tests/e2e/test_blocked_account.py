@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 from app.sandbox.customers import Customer
 
@@ -23,11 +24,11 @@ async def test_a_revoked_token_is_told_and_its_replacement_answers_who_waits(wor
         while (await _listed(world))["blocked_reason"] is None:
             await asyncio.sleep(0.05)
     assert (await _listed(world))["blocked_reason"] == "token_invalid"
-    async with asyncio.timeout(15):
-        while not (health := await world.api("GET", "/health", replica=2))["accounts"]["blocked"]:
-            await asyncio.sleep(0.05)
+    health = await _health(world, 2, blocked=1)
     assert health["status"] == "degraded"
-    assert account["id"] in [named["id"] for named in health["accounts"]["named"]]
+    assert [named["id"] for named in health["accounts"]["named"]] == [account["id"]]
+    public = (await world.http.get(world.fleet.replicas[2].url + "/health")).json()
+    assert (public["status"], public["accounts"]) == ("degraded", {"blocked": 1})
     metrics = (await world.http.get(world.fleet.replicas[2].url + "/metrics")).text
     assert 'chorus_account_blocked{reason="token_invalid"} 1.0' in metrics
     customers.append(world.customer())
@@ -42,6 +43,16 @@ async def test_a_revoked_token_is_told_and_its_replacement_answers_who_waits(wor
     await world.until_idle()
     breakers = await world.api("GET", "/admin/breakers")
     assert breakers.get(f"whatsapp_api:{account['phone_number_id']}", {"state": "closed"})["state"] == "closed"
+    for replica in range(len(world.fleet.replicas)):
+        assert (await _health(world, replica, blocked=0))["status"] == "ok"
+
+
+async def _health(world: World, replica: int, *, blocked: int) -> dict[str, Any]:
+    """As soon as the replica has looked."""
+    async with asyncio.timeout(15):
+        while (health := await world.api("GET", "/health", replica=replica))["accounts"]["blocked"] != blocked:
+            await asyncio.sleep(0.05)
+    return dict(health)
 
 
 async def _listed(world: World) -> dict[str, str | None]:

@@ -137,6 +137,7 @@ async def make_office(valkey_url: str, store_url: str) -> AsyncIterator[MakeOffi
 
             async def stop() -> None:
                 await worker.drain(1)
+                await bot.aclose()
                 for loop in loops:
                     loop.cancel()
                     with suppress(asyncio.CancelledError):

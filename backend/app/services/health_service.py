@@ -145,11 +145,13 @@ class HealthService:
             name: snapshot if full else {key: snapshot[key] for key in ("state", "failure_count")}
             for name, snapshot in breakers.items()
         }
-        body["accounts"] = {"blocked": self._accounts.view.count}
+        blocked = self._accounts.view
         if full:
-            body["accounts"]["named"] = [_blocked(account) for account in self._accounts.view.accounts]
+            body["accounts"] = {"blocked": blocked.count, "named": [_blocked(account) for account in blocked.accounts]}
             body |= self._internal_view
             body["background"] = self._supervisor.view()
+        elif blocked.count:
+            body["accounts"] = {"blocked": blocked.count}
         return (503 if status == "error" else 200), body
 
     def load(self) -> dict[str, Any]:

@@ -178,7 +178,6 @@ class InboxWorker:
             task.cancel("drain")
         if self._held:
             await asyncio.wait(self._held, timeout=self._queue.lease_seconds)
-        await self._bot.aclose()
 
     async def _handle(self, claim: Claim) -> None:
         started = time.perf_counter()
