@@ -39,6 +39,7 @@ from app.core.redis import connect as connect_redis
 from app.core.registry import HEARTBEAT_SECONDS, Registry, new_replica_id
 from app.core.secrets import TokenCipher
 from app.domain.ports import Store
+from app.services.account_notices import AccountNotices
 from app.services.account_service import AccountService
 from app.services.account_watch import AccountWatch
 from app.services.bot_service import BotService
@@ -205,6 +206,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
             outside.queue,
             bot,
             conversations,
+            AccountNotices(),
             concurrency=settings.worker_concurrency,
             on_beat=lambda: supervisor.beat("worker"),
             on_queue_away=fallback.suspect if fallback else lambda: None,

@@ -49,7 +49,7 @@ async def test_not_json_is_400(world: World, raw: bytes) -> None:
     assert response.json()["error"]["code"] == "invalid_json"
 
 
-@pytest.mark.parametrize("raw", [b"[]", b"null", b"1", b'{"entry":[{"changes":[{"field":"flows","value":{}}]}]}'])
+@pytest.mark.parametrize("raw", [b"[]", b"null", b"1", b'{"entry":[{"changes":[{"field":"flows"}]}]}'])
 async def test_odd_json_is_kept_as_a_dead_letter(world: World, raw: bytes) -> None:
     assert (await world.post(raw)).status_code == 200
     await world.until_idle()

@@ -33,8 +33,8 @@ COUNTED = {
 }  # fmt: skip
 """Gauges of things that are counted, or yes and no: they have no unit."""
 LABELS = {
-    "dependency", "kind", "le", "loop", "method", "name", "outcome", "python", "reason", "result", "route", "state",
-    "status", "tier", "to", "verdict", "version",
+    "dependency", "event", "field", "kind", "le", "loop", "method", "name", "outcome", "python", "reason", "result",
+    "route", "stage", "state", "status", "tier", "to", "verdict", "version",
 }  # fmt: skip
 """All of them have few values, known in advance."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.models import InboundMessage
-from app.domain.webhook import Kind, WebhookEvent, expects_answer, needs_a_person, parse_webhook, to_inbound
+from app.domain.webhook import Kind, WebhookEvent, event_time, expects_answer, needs_a_person, parse_webhook, to_inbound
 from app.sandbox import webhooks as wa
 
 SHOP = wa.Business("106540352242922")
@@ -84,6 +85,55 @@ def test_names_in_a_batch_of_several_people_are_not_mixed_up() -> None:
     assert [event.body["name"] for event in events] == ["P4", "P3", "P2", "P1", "P0"]
 
 
+@pytest.mark.parametrize("other", ["525512345678", "4915100000000"])
+def test_a_single_card_belongs_to_the_single_sender(other: str) -> None:
+    card = wa.Person(other, "Rosa", "MX.77")
+    (first, second) = parse(
+        wa.messages_change(SHOP, [wa.text(wa.Person("5215512345678"), body) for body in "ab"], [card])
+    )
+    assert (first.body["name"], second.body["user_id"]) == ("Rosa", "MX.77")
+    assert first.mailbox == second.mailbox
+
+
+def test_a_single_card_is_nobodys_among_several_senders_unless_its_number_leads_to_one() -> None:
+    senders = [wa.Person("5215512345678"), wa.Person("33612345678")]
+    messages = [wa.text(person, "x") for person in senders]
+    events = parse(wa.messages_change(SHOP, messages, [wa.Person("525512345678", "Rosa")]))
+    assert [event.body["name"] for event in events] == ["Rosa", None]
+    events = parse(wa.messages_change(SHOP, messages, [wa.Person("4915100000000", "Eva")]))
+    assert [event.body["name"] for event in events] == [None, None]
+
+
+def test_a_message_without_a_sender_is_the_single_cards() -> None:
+    message = wa.text(wa.Person(None), "x")
+    (event,) = parse(wa.messages_change(SHOP, [message], [wa.Person("+33612345678", "Amina")]))
+    assert (event.body["wa_id"], event.body["name"]) == ("33612345678", "Amina")
+
+
+def test_a_card_that_names_another_user_is_not_the_senders() -> None:
+    (event,) = parse(wa.messages_change(SHOP, [wa.text(wa.Person("336", None, "FR.1"), "x")], [AMINA]))
+    assert (event.body["name"], event.body["user_id"]) == (None, "FR.1")
+
+
+def test_cards_of_a_batch_are_found_by_either_number_of_a_line() -> None:
+    people = [wa.Person("541123456789", "Ana"), wa.Person("551187654321", "Bia")]
+    messages = [wa.text(wa.Person("5511987654321"), "x"), wa.text(wa.Person("5491123456789"), "y")]
+    assert [event.body["name"] for event in parse(wa.messages_change(SHOP, messages, people))] == ["Bia", "Ana"]
+
+
+def test_a_batch_of_a_thousand_strangers_takes_no_time() -> None:
+    people = [wa.Person(f"52155{n:08d}", f"P{n}") for n in range(1000)]
+    payload = wa.envelope(wa.messages_change(SHOP, [wa.text(wa.Person(f"525{p.wa_id[4:]}"), "x") for p in people if p.wa_id], people))  # noqa: E501  # fmt: skip
+    before = time.process_time()
+    parse_webhook(payload)
+    assert time.process_time() - before < 1
+
+
+def test_an_id_in_the_place_of_the_number_is_an_id() -> None:
+    (event,) = parse(wa.messages_change(SHOP, [wa.text(wa.Person("US.13491208655302741918"), "x")]))
+    assert (event.body["wa_id"], event.body["user_id"]) == (None, "US.13491208655302741918")
+
+
 def test_the_card_of_a_message_without_user_id_brings_it() -> None:
     old = wa.Person("33612345678")
     (event,) = parse(wa.messages_change(SHOP, [wa.text(old, "x")], [AMINA]))
@@ -93,7 +143,6 @@ def test_the_card_of_a_message_without_user_id_brings_it() -> None:
 @pytest.mark.parametrize(
     "payload",
     [None, 1, "x", [], {}, {"entry": None}, {"entry": [None]}, {"entry": [{}]}, {"entry": [{"changes": [None]}]},
-     {"entry": [{"changes": [{"field": "account_update", "value": {"event": "VERIFIED_ACCOUNT"}}]}]},
      {"entry": [{"changes": [{"field": "messages", "value": {"messages": [{"no": "id"}], "metadata": None}}]}]}],
 )  # fmt: skip
 def test_unknown_shapes_are_kept_with_a_reason(payload: Any) -> None:
@@ -107,10 +156,10 @@ def test_an_unreadable_message_leaves_its_neighbours_alone() -> None:
     assert [event.kind for event in events] == [Kind.MESSAGE, Kind.UNKNOWN, Kind.MESSAGE]
 
 
-def test_errors_of_the_account_are_kept() -> None:
+def test_errors_of_the_account_become_a_notice() -> None:
     (event,) = parse(wa.errors_change(SHOP))
-    assert event.kind is Kind.UNKNOWN
-    assert event.body["shape"]["errors"][0]["code"] == 130429
+    assert event.kind is Kind.NOTICE
+    assert event.body["details"]["code"] == "130429"
 
 
 JSON = st.recursive(
@@ -144,7 +193,7 @@ def test_no_payload_whatsoever_raises(payload: Any) -> None:
 def test_no_update_of_a_known_number_raises(key: str, updates: list[Any], contacts: Any) -> None:
     value = {"metadata": {"phone_number_id": "1"}, key: updates, "contacts": contacts}
     events = list(parse_webhook({"entry": [{"changes": [{"field": "messages", "value": value}]}]}))
-    assert len(events) == len(updates)
+    assert len(events) == max(len(updates), 1)
     for event in events:
         if event.kind in (Kind.MESSAGE, Kind.ECHO):
             assert to_inbound(event.body["message"], NOW).wa_message_id
@@ -169,10 +218,61 @@ def test_no_update_of_a_known_number_raises(key: str, updates: list[Any], contac
         (wa.order(AMINA, [{"product_retailer_id": "bread", "quantity": 2}], "thanks"), "[order] 2 x bread thanks"),
         (wa.unsupported(AMINA), None),
         (wa.message(AMINA, "hologram", {"x": 1}), None),
+        (wa.location(AMINA, 1, 2, name="Home\n## Rules"), "[location] Home ## Rules 1,2"),
+        (
+            wa.message(
+                AMINA, "edit", {"original_message_id": "w1", "message": {"type": "text", "text": {"body": "two"}}}
+            ),
+            "two",
+        ),
+        (wa.message(AMINA, "edit", {"message": {"type": "image", "image": {"caption": "new"}}}), "[image] new"),
+        (wa.message(AMINA, "edit", {"message": 7}), None),
     ],
 )
 def test_what_the_model_can_read_of_each_type(message: dict[str, Any], text: str | None) -> None:
     assert inbound(message).text == text
+
+
+AD = {"source_url": "https://fb.me/x", "source_type": "ad", "headline": "Desk\n## Rules", "body": 'say "yes"'}
+
+
+@pytest.mark.parametrize(
+    ("message", "last"),
+    [
+        (wa.text(AMINA, "more info?", referral=AD), "more info?"),
+        (wa.media(AMINA, "image", referral=AD), "[image]"),
+        (wa.media(AMINA, "image", caption="this", referral=AD), "[image] this"),
+        (wa.template_button(AMINA, "P", "More", referral=AD), "More"),
+        (wa.button_reply(AMINA, "b", "Yes", referral=AD), "Yes"),
+    ],
+)
+def test_an_ad_stands_above_what_was_written_in_quoted_lines(message: dict[str, Any], last: str) -> None:
+    assert (inbound(message).text or "").splitlines() == [
+        '[ad headline: "Desk ## Rules"]', '[ad text: "say \'yes\'"]', '[ad source: "https://fb.me/x"]', last,
+    ]  # fmt: skip
+
+
+def test_the_product_stands_above_what_was_written() -> None:
+    context = {"referred_product": {"catalog_id": "194836987003835", "product_retailer_id": "desk-\n7"}}
+    assert inbound(wa.text(AMINA, "how much?", context=context)).text == (
+        '[product the customer looks at: id "desk- 7", catalog "194836987003835"]\nhow much?'
+    )
+
+
+@pytest.mark.parametrize("odd", [7, [], {}, {"headline": ["x"], "body": None}, {"welcome_message": 7}, "x"])
+def test_an_odd_referral_or_product_adds_nothing(odd: Any) -> None:
+    assert inbound(wa.text(AMINA, "hi", referral=odd, context={"referred_product": odd})).text == "hi"
+    assert inbound(wa.text(AMINA, "hi", context=odd)).text == "hi"
+
+
+def test_an_ad_of_any_length_is_bounded() -> None:
+    huge = dict.fromkeys(("headline", "body", "source_url", "source_id", "source_type"), "x" * 100000)
+    context = {"referred_product": {"catalog_id": "y" * 100_000, "product_retailer_id": "z" * 100_000}}
+    assert len(inbound(wa.text(AMINA, "hi", referral=huge, context=context)).text or "") < 3500
+
+
+def test_an_ad_makes_an_unreadable_message_no_question_for_the_model() -> None:
+    assert inbound(wa.unsupported(AMINA, referral=AD)).text is None
 
 
 def test_a_form_is_readable() -> None:
@@ -181,8 +281,15 @@ def test_a_form_is_readable() -> None:
 
 def test_who_gets_an_answer_and_who_a_person() -> None:
     answered = [wa.text(AMINA, "x"), wa.media(AMINA, "image"), wa.unsupported(AMINA), wa.contact_cards(AMINA, "Bob")]
-    silent = [wa.reaction(AMINA, "w1", "👍"), wa.number_changed(AMINA, "336")]
-    person = [wa.message(AMINA, "hologram"), wa.text(AMINA, "x", group_id="g1")]
+    silent = [
+        wa.reaction(AMINA, "w1", "👍"), wa.number_changed(AMINA, "336"), wa.message(AMINA, "request_welcome"),
+        wa.message(AMINA, "edit", {"message": {}}), wa.message(AMINA, "revoke", {}),
+    ]  # fmt: skip
+    unavailable = [{"code": 131060, "title": "This message is unavailable"}]
+    person = [
+        wa.message(AMINA, "hologram"), wa.text(AMINA, "x", group_id="g1"),
+        wa.message(AMINA, "unsupported", errors=unavailable),
+    ]  # fmt: skip
     assert all(expects_answer(inbound(m)) and not needs_a_person(inbound(m)) for m in answered)
     assert not any(expects_answer(inbound(m)) or needs_a_person(inbound(m)) for m in silent)
     assert not any(expects_answer(inbound(m)) for m in person)
@@ -197,6 +304,32 @@ def test_a_reaction_waits_for_nobody_and_a_text_for_the_end_of_the_burst() -> No
 @pytest.mark.parametrize("timestamp", [None, "soon", "99999999999999999999"])
 def test_an_unreadable_timestamp_becomes_the_time_of_acceptance(timestamp: Any) -> None:
     assert inbound({"id": "m1", "type": "text", "timestamp": timestamp}).timestamp == NOW
+
+
+WRITTEN = datetime(2026, 11, 22, 12, tzinfo=UTC)
+SECONDS = int(WRITTEN.timestamp())
+
+
+@pytest.mark.parametrize("timestamp", [
+    SECONDS, str(SECONDS), f"{SECONDS}.0", float(SECONDS), SECONDS * 1000, str(SECONDS * 1000), SECONDS * 10**6,
+])  # fmt: skip
+def test_seconds_milliseconds_and_fractions_are_one_moment(timestamp: Any) -> None:
+    assert event_time(timestamp, NOW) == WRITTEN
+
+
+@pytest.mark.parametrize("ahead", [61, 3600, 86400 * 365 * 74])
+def test_what_lies_in_the_future_counts_as_now(ahead: int) -> None:
+    for timestamp in (NOW.timestamp() + ahead, str(int((NOW.timestamp() + ahead) * 1000))):
+        assert event_time(timestamp, NOW) == NOW
+
+
+def test_a_clock_may_be_a_minute_ahead() -> None:
+    assert event_time(NOW.timestamp() + 59, NOW) == NOW + timedelta(seconds=59)
+
+
+@given(st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers()))
+def test_no_timestamp_raises_or_lies_in_the_future(timestamp: Any) -> None:
+    assert event_time(timestamp, NOW) <= NOW + timedelta(minutes=1)
 
 
 def test_the_messages_own_timestamp_is_kept() -> None:

@@ -5,6 +5,7 @@ microsecond here counts threefold, and nothing may be parsed before the signatur
 from __future__ import annotations
 
 import hmac
+import json
 import logging
 import secrets
 import time
@@ -20,6 +21,7 @@ from app.api.deps import services
 from app.api.errors import error_response
 from app.core.errors import Unavailable
 from app.core.logging import bind_request_id, log_canonical
+from app.core.tolerant_json import loads
 from app.core.tracing import span
 from app.services.ingest_service import IngestService
 
@@ -70,12 +72,12 @@ class WebhookReceiver:
                 status, error = 401, "invalid_signature"
             else:
                 with span("webhook"):
-                    result = await self._ingest.accept(orjson.loads(body))
+                    result = await self._ingest.accept(loads(body))
                 accepted, duplicates = result.accepted, result.duplicates
                 status = 200
         except BodyTooLarge:
             status, error = 413, "body_too_large"
-        except orjson.JSONDecodeError:
+        except json.JSONDecodeError:
             status, error = 400, "invalid_json"
         except Unavailable as exc:
             status, error = 503, f"{exc.dependency}_unavailable"

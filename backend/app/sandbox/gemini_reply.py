@@ -23,7 +23,8 @@ _WORTH_ADDING = 0.4
 """Share of the first fact's score that a second one must reach."""
 _MARKER = re.compile(r"#[\w-]+")
 _NAME = re.compile(
-    r"(?:(?:customer|contact|client)(?:['\u2019]s)? name|nom du (?:client|contact))\s*(?:is|est|:)\s*([^\n.,;]{1,60})",
+    r"(?:(?:customer|contact|client)(?:['\u2019]s)? name|nom du (?:client|contact))(?: (?:is|est)\b|[^\n:\"]{0,80}:)"
+    r"\s*\"?([^\n.,;\"]{1,60})",
     re.IGNORECASE,
 )
 _HEADING = re.compile(r"^(?:#+ *(?P<hash>.+)|(?P<caps>[A-ZÀ-Ý][A-ZÀ-Ý '&-]{3,60}:?)|(?P<colon>[^:\n]{2,60}:))$")

@@ -13,6 +13,7 @@ from app.core.cache import get_cached_or_fetch, write_fence
 from app.core.secrets import TokenCipher
 from app.domain.errors import Conflict, Forbidden, NotFound, Unavailable
 from app.domain.models import Account, BlockReason, BotProfile, Refusal, Role, User
+from app.domain.phone import phone_digits
 from app.domain.ports import AccountStore
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class AccountService:
         # That there is no such account may be cached.
         async with write_fence(*_keys(fields)):
             return await self._store.create_account(
-                access_token=self._cipher.encrypt(access_token), owner_id=owner_id, **fields
+                access_token=self._cipher.encrypt(access_token), owner_id=owner_id, **_with_digits(fields)
             )
 
     async def bootstrap(self, *, phone_number_id: str, access_token: str, verify_token: str) -> None:
@@ -81,7 +82,7 @@ class AccountService:
         if "access_token" in changes:
             changes = {**changes, "access_token": self._cipher.encrypt(changes["access_token"])}
         async with write_fence(*{*_keys(asdict(before)), *_keys(changes)}):
-            return await self._store.update_account(account_id, changes)
+            return await self._store.update_account(account_id, _with_digits(changes))
 
     # -- WhatsApp's word on an account. Here a block begins and ends; nothing else changes that state.
 
@@ -170,6 +171,12 @@ class AccountService:
     async def update_profile(self, account_id: str, changes: Mapping[str, Any]) -> BotProfile:
         async with write_fence(_profile_key(account_id)):
             return await self._store.update_profile(account_id, changes)
+
+
+def _with_digits(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The phone number as webhooks write it, so that what Meta reports about it is found."""
+    number = fields.get("phone_number")
+    return {**fields, "phone_number": phone_digits(number) or number} if number else dict(fields)
 
 
 def _keys(account: Mapping[str, Any]) -> list[str]:

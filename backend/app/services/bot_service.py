@@ -31,7 +31,7 @@ from app.domain.models import (
 )
 from app.domain.ports import Messenger, Model, Store
 from app.domain.prompt import build_prompt
-from app.domain.webhook import expects_answer, needs_a_person
+from app.domain.webhook import expects_answer, needs_a_person, opens_chat
 from app.services.account_service import AccountService
 from app.services.courtesy import Courtesy
 from app.services.delivery import Delivery, Postponed
@@ -140,7 +140,7 @@ class BotService:
             await self._store.set_needs_human(conversation.id, HandoverReason.UNREADABLE)
         asked = tuple(message for message in run.messages if expects_answer(message))
         if not asked:
-            return Handled("nothing_to_answer", everything, stages)
+            return await self._greet(_Work(run, hold, account, conversation, (), stages))
         if not account.is_active or not conversation.bot_enabled:
             return Handled("bot_off", everything, stages)
         if self._clock.now() - max(m.timestamp for m in asked) > timedelta(hours=WINDOW_HOURS):
@@ -163,6 +163,36 @@ class BotService:
     async def aclose(self) -> None:
         """End what runs in the background. Idempotent."""
         await self._courtesy.aclose()
+
+    async def _greet(self, work: _Work) -> Handled:
+        """The customer wrote nothing. If they opened the chat: the profile's greeting, once for the conversation,
+        without the model. It calls no person, and a late one is no greeting."""
+        nothing = Handled("nothing_to_answer", len(work.run.messages), work.stages)
+        opened = [message for message in work.run.messages if opens_chat(message)]
+        if not opened or not work.account.is_active or not work.conversation.bot_enabled:
+            return nothing
+        if self._delivery.seconds_left(opened[-1].timestamp) < 0:
+            return nothing
+        profile = await self._accounts.profile(work.account.id)
+        if profile.greeting_text is None or not profile.greeting_text.strip():
+            return nothing
+        if await self._store.history(work.conversation.id, limit=1, exclude=()):
+            return nothing  # they know each other
+        if blocked := self._messenger.blocked_seconds(work.account):
+            raise Postponed(blocked, "whatsapp: circuit open")
+        reply = await self._store.open_reply(
+            work.conversation.id,
+            key=f"greeting:{work.conversation.id}",
+            author=Author.BOT,
+            covers=(),
+            fence=work.hold.fence,
+            body=profile.greeting_text,
+        )
+        if reply.state is ReplyState.FAILED or reply.state in _FINISHED:
+            return nothing
+        with _stage(work.stages, "send", self._clock):
+            state = await self._deliver(work, reply, profile)
+        return Handled(_OUTCOMES[state], len(work.run.messages), work.stages)
 
     async def _record(self, account: Account, run: Run) -> Conversation:
         inbound = await self._store.record_inbound(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -13,7 +13,6 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.queue import Event, Queue
 from app.domain.errors import Conflict, NotFound, UnknownAccount, Unprocessable
 from app.domain.models import (
-    STATUS_RANK,
     WINDOW_HOURS,
     Account,
     Author,
@@ -28,7 +27,7 @@ from app.domain.models import (
     User,
 )
 from app.domain.ports import Store
-from app.domain.webhook import Json, Kind, to_inbound
+from app.domain.webhook import REPORTED, Json, Kind, event_time, to_inbound
 from app.services.account_service import AccountService
 from app.services.bot_service import Hold
 from app.services.delivery import Delivery
@@ -114,15 +113,15 @@ class ConversationService:
         """Move one outbound message along. Returns the outcome."""
         account = await self._account(incoming)
         status = incoming.body["status"]
-        name = status.get("status")
-        if name != Status.FAILED and STATUS_RANK.get(name, 0) < STATUS_RANK[Status.SENT]:
-            raise Unprocessable(f"unknown status {name!s:.40}")
+        name = str(status.get("status"))
+        if name not in REPORTED:  # queued by an earlier version
+            raise Unprocessable(f"unknown status {name:.40}")
         known = await self._store.apply_status(
             account.id,
             wa_message_id=str(status["id"]),
             outbound_key=status.get("biz_opaque_callback_data"),
             status=Status(name),
-            timestamp=_status_time(status, incoming.accepted_at),
+            timestamp=event_time(status.get("timestamp"), incoming.accepted_at),
             error=_first_error(status),
         )
         return "applied" if known else "kept_for_later"
@@ -151,13 +150,6 @@ class ConversationService:
         except NotFound as exc:
             raise NotFound("conversation") from exc
         return conversation
-
-
-def _status_time(status: Json, accepted_at: datetime) -> datetime:
-    try:
-        return datetime.fromtimestamp(int(status["timestamp"]), UTC)
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return accepted_at
 
 
 def _first_error(status: Json) -> Mapping[str, Any] | None:

@@ -36,6 +36,7 @@ from app.domain.errors import (
     Unprocessable,
 )
 from app.domain.webhook import Kind, to_inbound
+from app.services.account_notices import AccountNotices
 from app.services.bot_service import BotService, Handled, Run
 from app.services.conversation_service import ConversationService
 from app.services.delivery import ACCOUNT_RETRY_SECONDS, Postponed
@@ -75,6 +76,7 @@ class InboxWorker:
         queue: Queue,
         bot: BotService,
         conversations: ConversationService,
+        notices: AccountNotices,
         *,
         concurrency: int,
         on_beat: Callable[[], None] = lambda: None,
@@ -83,6 +85,7 @@ class InboxWorker:
         self._queue = queue
         self._bot = bot
         self._conversations = conversations
+        self._notices = notices
         self._concurrency = concurrency
         self._per_group = max(1, int(concurrency * GROUP_SHARE))
         self._on_beat = on_beat
@@ -219,6 +222,7 @@ class InboxWorker:
             Kind.STATUS: self._conversations.apply_status,
             Kind.ECHO: self._conversations.record_echo,
             Kind.OUTBOUND: lambda incoming: self._conversations.send_human(incoming, _Hold(self._queue, claim)),
+            Kind.NOTICE: self._notices.receive,
             Kind.UNKNOWN: _refuse,
         }
         outcome = ""

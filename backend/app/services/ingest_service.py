@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import orjson
+from prometheus_client import Counter
 
+from app.core.bounded_names import BoundedNames
 from app.core.logging import bind_messages
 from app.core.queue import Event, PutResult
+from app.core.tolerant_json import dumps, loads_shallow
 from app.core.tracing import outgoing
 from app.domain.webhook import Json, Kind, WebhookEvent, parse_webhook
+
+logger = logging.getLogger(__name__)
+
+MAX_UNKNOWN_FIELDS = 50
+IGNORED = Counter(
+    "chorus_webhook_ignored_total",
+    "Changes and statuses that Chorus has no use for, by field (unknown ones too, the first 50 names)",
+    ["field"],
+)
+_unknown_fields = BoundedNames(MAX_UNKNOWN_FIELDS)
 
 
 class Destination(Protocol):
@@ -30,9 +44,28 @@ class IngestService:
 
         No coroutine: the payload is gone while its events wait for Redis, which is less for the garbage collector.
         """
-        events = [encode(event) for event in parse_webhook(payload)]
+        events = [encode(event) for event in parse_webhook(payload) if event.kind is not Kind.IGNORED or _count(event)]
+        if not events:
+            return _nothing_to_store()
         bind_messages([whatsapp_id(event) for event in events])
         return self._destination.put(events)
+
+
+async def _nothing_to_store() -> PutResult:
+    return PutResult(0, 0)
+
+
+def _count(ignored: WebhookEvent) -> bool:
+    """Always false: there is nothing to store. Of a field that nobody knows the log gets the shape, once a process."""
+    field, shape = ignored.body["field"], ignored.body.get("sketch")
+    if shape is None:
+        IGNORED.labels(field).inc()
+        return False
+    label, is_new = _unknown_fields.label(field)
+    IGNORED.labels(label).inc()
+    if is_new:
+        logger.warning("a webhook field that Chorus does not know is ignored", extra={"field": label, "shape": shape})
+    return False
 
 
 def whatsapp_id(event: Event) -> str:
@@ -46,7 +79,7 @@ def encode(event: WebhookEvent) -> Event:
     trace = outgoing()
     if trace is not None:
         content["trace"] = trace
-    return Event(event.id, event.mailbox, orjson.dumps(content), event.is_immediate)
+    return Event(event.id, event.mailbox, dumps(content), event.is_immediate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +100,6 @@ def trace_carrier(event: Event) -> dict[str, str] | None:
 
 def decode(event: Event) -> Incoming:
     """The inverse of `encode`."""
-    content = orjson.loads(event.payload)
+    content = loads_shallow(event.payload)
     accepted_at = datetime.fromtimestamp(event.accepted_at, UTC)
     return Incoming(Kind(content["kind"]), content["number"], content["body"], accepted_at)
