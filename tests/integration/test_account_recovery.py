@@ -293,6 +293,26 @@ async def test_a_person_learns_that_their_message_cannot_go_out(make_office: Mak
         assert newest.error["code"] == "account_blocked"
 
 
+async def test_a_persons_message_that_waits_goes_out_when_the_token_is_replaced(
+    make_office: MakeOffice, valkey_url: str
+) -> None:
+    office = await make_office()
+    await with_a_wrong_token(office)
+    async with part_of_a_fleet(office, valkey_url):
+        people = await ask(office)
+        await until_blocked(office)
+        page = await office.store.list_conversations(office.account.id, limit=1, cursor=None)
+        ada, wanted = User("ada", is_operator=True), page.items[0]
+        await office.conversations.reply_as_human(ada, wanted.id, "This is Ada", idempotency_key=None)
+        since = time.monotonic()
+        await office.accounts.update(office.account.id, {"access_token": "the-right-one"})
+        others = [person for person in people if person.wa_id != wanted.contact.wa_id]
+        await until_answered(office, others, since)
+        (sent,) = await office.control.wait(1, kind="send", processed=True, to=wanted.contact.wa_id)
+        assert sent["text"] == "This is Ada"
+        assert time.monotonic() - since < BAR_SECONDS
+
+
 async def test_a_refused_token_that_was_replaced_meanwhile_is_no_reason_to_wait(
     make_office: MakeOffice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
