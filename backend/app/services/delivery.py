@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.pacing import Limit, Pacer
@@ -45,6 +46,13 @@ class Postponed(Exception):
         self.delay_seconds = delay_seconds
 
 
+class Delivered(NamedTuple):
+    """The end of a reply. `reason`: why it did not go out, codes only; `""` if it did."""
+
+    state: ReplyState
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """Sends the parts of one reply in order. The store decides, atomically, whether a part may go out."""
@@ -67,7 +75,7 @@ class Delivery:
         fence: int,
         ensure_held: Callable[[], None],
         resend: bool,
-    ) -> ReplyState:
+    ) -> Delivered:
         """Bring `reply` to its end and return which. `resend`: an ambiguous part may go out again after
         `reconcile_seconds` without proof. `accepted_at`: since when somebody has waited for it. Raises `Postponed`,
         `Unavailable`, `SendThrottled`, `AccountRejected`, `Fenced`."""
@@ -86,10 +94,10 @@ class Delivery:
                 continue
             if decision is not SendDecision.SEND:
                 return await self._ended(reply, decision)
-            state = await self._send(reply, index, parts, account, to, accepted_at, fence, ensure_held)
-            if state is not None:
-                return state
-        return ReplyState.SENT
+            ended = await self._send(reply, index, parts, account, to, accepted_at, fence, ensure_held)
+            if ended is not None:
+                return ended
+        return Delivered(ReplyState.SENT)
 
     def seconds_left(self, accepted_at: datetime) -> float:
         """Until somebody who has waited since `accepted_at` gets a person's help instead of an answer."""
@@ -115,7 +123,7 @@ class Delivery:
         accepted_at: datetime,
         fence: int,
         ensure_held: Callable[[], None],
-    ) -> ReplyState | None:
+    ) -> Delivered | None:
         try:
             wamid = await self.messenger.send_text(
                 account, to, parts[index], outbound_key=f"{reply.key}#{index}", ensure_held=ensure_held
@@ -126,7 +134,7 @@ class Delivery:
             await self.store.fail_part(reply.key, fence=fence, part=index, error=_error(exc), final=True)
             await self.store.set_needs_human(reply.conversation_id, HandoverReason.SEND_FAILED)
             logger.warning("send rejected for good", extra={"reply": reply.key, "wa_code": exc.wa_code})
-            return ReplyState.FAILED
+            return Delivered(ReplyState.FAILED, f"send rejected: code {exc.wa_code}")
         except (SendThrottled, AccountRejected, Unavailable) as exc:
             await self.store.fail_part(reply.key, fence=fence, part=index, error=_error(exc), final=False)
             if isinstance(exc, SendThrottled):
@@ -134,7 +142,8 @@ class Delivery:
                     exc.retry_after = await self.pacer.hold(account.phone_number_id, _peer(to))
             elif await self._is_hopeless(reply, account, accepted_at, exc):
                 await self.give_up(replace(reply, part=index), fence=fence)
-                return ReplyState.FAILED
+                why = exc.reason if isinstance(exc, AccountRejected) else account.blocked_reason
+                return Delivered(ReplyState.FAILED, f"the account is blocked: {why}")
             raise
         await self.store.complete_part(reply.key, part=index, wamid=wamid, last=index == len(parts) - 1)
         await self.accounts.accepted(account)
@@ -183,11 +192,13 @@ class Delivery:
         await self.store.set_needs_human(reply.conversation_id, HandoverReason.SEND_UNPROVEN)
         return SendDecision.FAILED
 
-    async def _ended(self, reply: Reply, decision: SendDecision) -> ReplyState:
+    async def _ended(self, reply: Reply, decision: SendDecision) -> Delivered:
         if decision is SendDecision.SILENCED:
-            return ReplyState.SILENCED
-        await self.store.set_needs_human(reply.conversation_id, _why(reply, decision))
-        return ReplyState.FAILED
+            return Delivered(ReplyState.SILENCED, "a person has the conversation, or the bot is off")
+        why = _why(reply, decision)
+        await self.store.set_needs_human(reply.conversation_id, why)
+        code = (reply.error or {}).get("code")
+        return Delivered(ReplyState.FAILED, f"{why}: code {code}" if code is not None else str(why))
 
 
 def _why(reply: Reply, decision: SendDecision) -> HandoverReason:

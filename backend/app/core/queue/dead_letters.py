@@ -10,14 +10,15 @@ from app.core.queue.events import DeadLetter, decode_entry, decode_failure
 from app.core.queue.shards import Shards, all_of, bounded
 from app.core.redis import Script
 
-REPLAY = Script("queue_replay")
+REPLAY, DROP = (Script(f"queue_{name}", prelude="queue_dead") for name in ("replay", "drop"))
 
 # Stream ids are two 64-bit numbers; 19 digits never exceed that.
 _ID = re.compile(r"(\d{1,4})-(\d{1,19}-\d{1,19})", re.ASCII)
 
 
 class DeadLetters:
-    """One stream a shard, written by the scripts that park. A letter's id is `<shard>-<stream id>`."""
+    """One stream a shard, written by the scripts that park, the oldest dropped beyond a number and a size
+    (`queue_dead.lua`). A letter's id is `<shard>-<stream id>`."""
 
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
@@ -44,11 +45,7 @@ class DeadLetters:
 
     async def drop(self, ids: Sequence[str]) -> int:
         parts = self._by_shard(ids)
-        return sum(
-            await all_of(
-                bounded(self._shards.redis.xdel(self._key(shard), *part), "drop") for shard, part in parts.items()
-            )
-        )
+        return sum(await all_of(self._shards.call(DROP, shard, part) for shard, part in parts.items()))
 
     async def _read(self, shard: int, start: str, count: int) -> list[DeadLetter]:
         rows: Any = await bounded(self._shards.redis.xrange(self._key(shard), min=start, count=count), "dead")

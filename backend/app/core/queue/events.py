@@ -101,6 +101,10 @@ class QueueStats:
     oldest_seconds: float
     """Age of the oldest event, waiting or in flight."""
     dead: int
+    dead_bytes: int
+    """Of all dead letters."""
+    dead_lost: int
+    """Dead letters that had to go, the oldest first, because of the limits; since the queue began."""
 
 
 # An entry in Redis: 13 digits of milliseconds, written by the script, then the frame: flag, length of id, id, payload.

@@ -46,9 +46,10 @@ REASON_CHARACTERS = 500
 FULL_RETRY_SECONDS = 5.0
 _NOTHING_HELD: Mapping[str, int] = MappingProxyType({})
 
-PUT, CLAIM, SETTLE, EXTEND, REFRESH, STATS, AUDIT = (
-    Script(f"queue_{name}") for name in ("put", "claim", "settle", "extend", "refresh", "stats", "audit")
+PUT, EXTEND, REFRESH, STATS, AUDIT = (
+    Script(f"queue_{name}") for name in ("put", "extend", "refresh", "stats", "audit")
 )
+CLAIM, SETTLE = (Script(f"queue_{name}", prelude="queue_dead") for name in ("claim", "settle"))
 
 EVENTS = Counter("chorus_queue_events_total", "Events offered to the queue, by what became of them", ["outcome"])
 _ACCEPTED, _DUPLICATE = EVENTS.labels("accepted"), EVENTS.labels("duplicate")
@@ -58,6 +59,8 @@ RECLAIMED = Counter("chorus_queue_reclaimed_total", "Leases that ran out: their 
 PENDING = Gauge("chorus_queue_pending", "Events waiting or in flight, when the queue was last asked")
 OLDEST_SECONDS = Gauge("chorus_queue_oldest_seconds", "Age of the oldest event, when the queue was last asked")
 DEAD = Gauge("chorus_queue_dead", "Dead letters, when the queue was last asked")
+DEAD_BYTES = Gauge("chorus_queue_dead_bytes", "Size of the dead letters, when the queue was last asked")
+DEAD_LOST = Gauge("chorus_queue_dead_lost", "Dead letters that went to make room, since the queue began")
 
 
 class Queue:
@@ -82,13 +85,15 @@ class Queue:
         max_pending: int,
         max_per_mailbox: int = 1000,
         max_dead: int = 100_000,
+        max_dead_bytes: int = 64 * 1024 * 1024,
         dedupe_seconds: int = 8 * 86400,
         put_timeout_seconds: float = 1.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`debounce_seconds` after the last event of a burst, at most `debounce_cap_seconds` after its first.
-        `max_pending` bounds the whole queue (each shard has an equal part), `max_dead` the dead letters of each shard,
-        the oldest of which are dropped beyond it. `dedupe_seconds` exceeds the 7 days in which Meta redelivers."""
+        `max_pending` bounds the whole queue (each shard has an equal part), `max_dead` the dead letters of each shard
+        and `max_dead_bytes` those of all shards; beyond them the oldest are dropped. `dedupe_seconds` exceeds the 7
+        days in which Meta redelivers."""
         self.lease_seconds = lease_seconds
         # Our clock may run a little slower than the server's, and a side effect takes time after its check.
         self._held_seconds = lease_seconds - min(1.0, lease_seconds / 4)
@@ -101,8 +106,9 @@ class Queue:
             _ms(debounce_seconds), _ms(debounce_cap_seconds), dedupe_seconds,
             math.ceil(max_pending / shards), max_per_mailbox, _ms(BLOCK_SECONDS),
         )  # fmt: skip
-        self._claim_header = (_ms(lease_seconds), PEEK_EVENTS, max_attempts, _ms(BLOCK_SECONDS), max_dead)
-        self._settle_header = (max_attempts, _ms(BLOCK_SECONDS), max_dead)
+        dead_limits = max_dead, math.ceil(max_dead_bytes / shards)
+        self._claim_header = (_ms(lease_seconds), PEEK_EVENTS, max_attempts, _ms(BLOCK_SECONDS), *dead_limits)
+        self._settle_header = (max_attempts, _ms(BLOCK_SECONDS), *dead_limits)
         self._puts = [self._batcher(shard, PUT, self._put_header) for shard in range(shards)]
         self._verdicts = [self._batcher(shard, SETTLE, self._settle_header) for shard in range(shards)]
         self._waker = Waker(redis, blocking, [f"{prefix}wake" for prefix in self._shards.prefixes])
@@ -225,8 +231,9 @@ class Queue:
         self._look_at[shard] = answered + wait_ms / 1000 if wait_ms >= 0 else math.inf
         if reaped:
             RECLAIMED.inc(reaped)
-            SETTLED.labels("park").inc(parked)
-            logger.warning("leases ran out", extra={"reclaimed": reaped, "parked": parked, "shard": shard})
+            SETTLED.labels("park").inc(len(parked))
+            letters = [f"{shard}-{letter.decode()}" for letter in parked]
+            logger.warning("leases ran out", extra={"reclaimed": reaped, "dead_letters": letters, "shard": shard})
         CLAIMS.inc(len(rows))
         held_until = asked + self._held_seconds
         return [self._to_claim(held_until, *row) for row in rows]
@@ -344,11 +351,15 @@ class Queue:
     async def stats(self) -> QueueStats:
         """Figures of the whole queue; also sets the gauges."""
         rows = await all_of(self._shards.call(STATS, shard, ()) for shard in range(len(self._shards)))
-        pending, ready, leased, oldest_ms, dead = zip(*rows, strict=True)
-        stats = QueueStats(sum(pending), sum(ready), sum(leased), max(oldest_ms) / 1000, sum(dead))
+        pending, ready, leased, oldest_ms, dead, dead_bytes, lost = zip(*rows, strict=True)
+        stats = QueueStats(
+            sum(pending), sum(ready), sum(leased), max(oldest_ms) / 1000, sum(dead), sum(dead_bytes), sum(lost)
+        )
         PENDING.set(stats.pending)
         OLDEST_SECONDS.set(stats.oldest_seconds)
         DEAD.set(stats.dead)
+        DEAD_BYTES.set(stats.dead_bytes)
+        DEAD_LOST.set(stats.dead_lost)
         return stats
 
     async def audit(self) -> int:
