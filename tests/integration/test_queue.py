@@ -403,3 +403,13 @@ async def test_full_queue_refuses_a_put_as_a_whole_and_forgets_it(replicas: Repl
     for claim in await queue.claim(10):
         await queue.done(claim)
     assert await queue.put(refused) == PutResult(4, 0), "a refused id was not marked as seen"
+
+
+async def test_its_life_is_the_same_for_every_replica_until_its_data_is_lost(replicas: Replicas) -> None:
+    queue, other = replicas.queue(), replicas.queue()
+    life = await queue.life()
+    assert await other.life() == await queue.life() == life
+    await queue.put([event("m", "a")])
+    assert await queue.life() == life
+    await replicas.redis.flushall()
+    assert await queue.life() != life

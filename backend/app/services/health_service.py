@@ -49,8 +49,10 @@ class HealthService:
         internals: Callable[[], Awaitable[Mapping[str, Any]]],
         requires: frozenset[str],
         build: Mapping[str, str],
+        schema: Callable[[], str | None] = lambda: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        """`schema`: why the database's schema is no good to this version; `None` while nothing speaks against it."""
         self._dependencies = dependencies
         self._probers = {name: Prober(dependency, board, clock) for name, dependency in dependencies.items()}
         self._breakers = breakers
@@ -60,6 +62,7 @@ class HealthService:
         self._internals = internals
         self._requires = requires
         self._build = build
+        self._schema = schema
         self._clock = clock
         self._phase = "starting"
         self._internal_view: Mapping[str, Any] = {}
@@ -86,8 +89,7 @@ class HealthService:
     def loops(self) -> Mapping[str, Callable[[Callable[[], None]], Awaitable[None]]]:
         """One background loop per dependency, so that a slow one delays no other. Each is given its beat."""
         return {f"probe_{name}": prober.run for name, prober in self._probers.items()} | {
-            "health_internals": self._refresh_internals,
-            "account_watch": self._accounts.run,
+            "health_internals": self._refresh_internals
         }
 
     async def _refresh_internals(self, beat: Callable[[], None]) -> None:
@@ -115,6 +117,8 @@ class HealthService:
         body = {name: dependency.status for name, dependency in stores.items()}
         if self._phase != "ready":
             return 503, {"status": self._phase, **body}
+        if reason := self._schema():
+            return 503, {"status": "not_ready", **body, "reason": reason}
         if any(stores[name].status != "ok" for name in self._requires) or all(map(self._long_gone, stores.values())):
             return 503, {"status": "not_ready", **body}
         return 200, {"status": "ready", **body}
@@ -138,6 +142,8 @@ class HealthService:
         status = self._status()
         breakers = {name: breaker.snapshot()._asdict() for name, breaker in self._breakers.items()}
         body: dict[str, Any] = {"status": status, "timestamp": self._clock.now().isoformat()}
+        if reason := self._schema():
+            body["reason"] = reason
         if full:
             body |= {"replica": self._fleet.replica_id, **self._build, "phase": self._phase}
             body["fleet"] = {"replicas": self._fleet.count}
