@@ -25,10 +25,11 @@ from app.adapters.supabase_store import SupabaseStore
 from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.core import cache
+from app.core.allowance import Allowance
 from app.core.arrivals import Arrivals
 from app.core.build import build_id
 from app.core.circuit_breaker import CIRCUIT_BREAKERS, JOIN_SECONDS, BreakerFleet, whatsapp_account_breakers
-from app.core.config import Env, IngestFallback, RedisDurability, ReplicaRole, Settings
+from app.core.config import Env, IngestFallback, RedisDurability, ReplicaRole, Settings, Signup
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client
 from app.core.leader import Lease
@@ -58,6 +59,7 @@ from app.services.ingest_service import IngestService
 from app.services.journal import Journal
 from app.services.probes import Dependency
 from app.services.schema_gate import SchemaGate
+from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES, WINDOW_SECONDS, SignupService
 from app.services.silence_watch import SilenceWatch
 
 logger = logging.getLogger(__name__)
@@ -238,6 +240,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
     return Replica(
         services=Services(
             accounts=accounts,
+            signup=_signup(settings, outside, accounts),
             conversations=conversations,
             health=_health(settings, outside, supervisor, schema, silence, account_watch, build),
             queue=outside.queue,
@@ -257,6 +260,17 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
         supervisor=supervisor,
         settings=settings,
         schema=schema,
+    )
+
+
+def _signup(settings: Settings, outside: Outside, accounts: AccountService) -> SignupService:
+    allowance = partial(Allowance, outside.redis, namespace=settings.redis_namespace, window_seconds=WINDOW_SECONDS)
+    return SignupService(
+        accounts,
+        outside.messenger,
+        tries=allowance(name="signup_tries", limit=MAX_TRIES),
+        created=allowance(name="signup_created", limit=MAX_ACCOUNTS),
+        is_open=settings.signup is Signup.OPEN,
     )
 
 
