@@ -47,6 +47,7 @@ from app.core.secrets import TokenCipher
 from app.domain.ports import Store
 from app.services.account_notices import AccountNotices
 from app.services.account_service import AccountService
+from app.services.account_watch import AccountWatch
 from app.services.bot_service import BotService
 from app.services.breaker_service import BreakerService
 from app.services.cache_relay import CacheRelay
@@ -96,6 +97,8 @@ class Replica:
     inbox: InboxFallback | Journal | None
     """What takes events in the queue's place, now and then or always."""
     app_secrets: tuple[str, ...]
+    account_watch: AccountWatch
+    bot: BotService | None
     worker: InboxWorker | None
     supervisor: Supervisor
     settings: Settings
@@ -105,6 +108,8 @@ class Replica:
         """Finish or give back what is held. Idempotent."""
         if self.worker is not None:
             await self.worker.drain(grace_seconds)
+        if self.bot is not None:
+            await self.bot.aclose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,7 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
         await asyncio.gather(
             replica.services.health.probe_all(), replica.schema.look(timeout_seconds=PROBE_TIMEOUT_SECONDS)
         )
+        stack.push_async_callback(replica.services.breakers.aclose)
         stack.push_async_callback(supervisor.stop)
         _start_loops(replica, outside)
         replica.services.health.started()
@@ -200,15 +206,21 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
     accounts = AccountService(outside.store, outside.cipher)
     schema = SchemaGate(outside.store, [migration.id for migration in read_migrations()])
     delivery = Delivery(
-        outside.store, outside.messenger, outside.pacer, reconcile_seconds=settings.send_reconcile_seconds
+        outside.store,
+        accounts,
+        outside.messenger,
+        outside.pacer,
+        reconcile_seconds=settings.send_reconcile_seconds,
+        reply_deadline_seconds=settings.reply_deadline_seconds,
     )
+    account_watch = AccountWatch(outside.store)
     silence = SilenceWatch(outside.arrivals, outside.board)
     inbox = _inbox(settings, outside)
     journal = inbox if isinstance(inbox, Journal) else None
     conversations = ConversationService(
         accounts=accounts, store=outside.store, queue=journal or outside.queue, delivery=delivery
     )
-    worker = None
+    bot, worker = None, None
     if settings.app_role is not ReplicaRole.API:
         bot = BotService(
             accounts=accounts,
@@ -216,7 +228,6 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             model=outside.model,
             messenger=outside.messenger,
             delivery=delivery,
-            reply_deadline_seconds=settings.reply_deadline_seconds,
         )
         worker = InboxWorker(
             outside.queue,
@@ -233,10 +244,10 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             accounts=accounts,
             signup=_signup(settings, outside, accounts),
             conversations=conversations,
-            health=_health(settings, outside, supervisor, schema, silence, build),
+            health=_health(settings, outside, supervisor, schema, silence, account_watch, build),
             queue=outside.queue,
             registry=outside.registry,
-            breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers),
+            breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers, outside.queue),
             silence=silence,
             verifier=_verifier(settings),
             admin_key=_admin_key(settings),
@@ -245,6 +256,8 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
         ingest=IngestService(inbox or outside.queue, outside.arrivals.note),
         inbox=inbox,
         app_secrets=_values(settings.meta_app_secret),
+        account_watch=account_watch,
+        bot=bot,
         worker=worker,
         supervisor=supervisor,
         settings=settings,
@@ -288,6 +301,7 @@ def _health(
     supervisor: Supervisor,
     schema: SchemaGate,
     silence: SilenceWatch,
+    account_watch: AccountWatch,
     build: str,
 ) -> HealthService:
     async def probe_store() -> Mapping[str, Any]:
@@ -322,6 +336,7 @@ def _health(
         breakers=CIRCUIT_BREAKERS,
         fleet=outside.registry,
         supervisor=supervisor,
+        accounts=account_watch,
         internals=internals,
         build={"version": __version__, "build": build},
         requires=frozenset(settings.readiness_requires),
@@ -373,7 +388,9 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
     if replica.inbox is not None:
         start("inbox_mover", replica.schema.guarded(replica.inbox.run))
     start("circuit_breakers", outside.breakers.run)
-    start("cache_relay", replica.schema.guarded(_cache_relay(replica.settings, outside).run))
+    start("cache_relay", replica.schema.guarded(_cache_relay(replica, outside).run))
+    watch = partial(replica.account_watch.run, partial(replica.supervisor.beat, "account_watch"))
+    start("account_watch", replica.schema.guarded(watch))
     if replica.settings.whatsapp_phone_id:
         bootstrap = partial(_bootstrap, replica.settings, replica.services.accounts)
         start("bootstrap_account", replica.schema.guarded(bootstrap))
@@ -383,15 +400,16 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
         start("audit", audit, beat_within_seconds=3 * AUDIT_SECONDS)
 
 
-def _cache_relay(settings: Settings, outside: Outside) -> CacheRelay:
+def _cache_relay(replica: Replica, outside: Outside) -> CacheRelay:
     """Carries out what committed changes have made old, whoever made them; one replica at a time."""
     lease = Lease(
         outside.redis,
-        key=f"{settings.redis_namespace}:{{fleet}}:cache_relay",
+        key=f"{replica.settings.redis_namespace}:{{fleet}}:cache_relay",
         holder=outside.registry.replica_id,
         seconds=RELAY_LEASE_SECONDS,
     )
-    return CacheRelay(outside.store, cache.invalidate_everywhere, lease)
+    account_changed = replica.services.breakers.account_changed
+    return CacheRelay(outside.store, cache.invalidate_everywhere, lease, account_changed=account_changed)
 
 
 def open_breakers(settings: Settings, stack: AsyncExitStack, registry: Registry) -> BreakerFleet:
