@@ -49,6 +49,7 @@ from app.core.secrets import TokenCipher
 from app.domain.ports import Store
 from app.services.account_notices import AccountNotices
 from app.services.account_service import AccountService
+from app.services.account_watch import AccountWatch
 from app.services.bot_service import BotService
 from app.services.breaker_service import BreakerService
 from app.services.cache_relay import CacheRelay
@@ -99,6 +100,8 @@ class Replica:
     inbox: InboxFallback | Journal | None
     """What takes events in the queue's place, now and then or always."""
     app_secrets: tuple[str, ...]
+    account_watch: AccountWatch
+    bot: BotService | None
     worker: InboxWorker | None
     supervisor: Supervisor
     settings: Settings
@@ -113,6 +116,8 @@ class Replica:
         """Finish or give back what is held. Idempotent."""
         if self.worker is not None:
             await self.worker.drain(grace_seconds)
+        if self.bot is not None:
+            await self.bot.aclose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +157,7 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
             replica.schema.look(timeout_seconds=PROBE_TIMEOUT_SECONDS),
             replica.namespace.look(timeout_seconds=PROBE_TIMEOUT_SECONDS),
         )
+        stack.push_async_callback(replica.services.breakers.aclose)
         stack.push_async_callback(supervisor.stop)
         _start_loops(replica, outside)
         replica.services.health.started()
@@ -213,15 +219,21 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
     namespace = NamespaceGate(outside.store, outside.bindings, namespace=settings.redis_namespace)
     schema = SchemaGate(outside.store, [migration.id for migration in read_migrations()])
     delivery = Delivery(
-        outside.store, outside.messenger, outside.pacer, reconcile_seconds=settings.send_reconcile_seconds
+        outside.store,
+        accounts,
+        outside.messenger,
+        outside.pacer,
+        reconcile_seconds=settings.send_reconcile_seconds,
+        reply_deadline_seconds=settings.reply_deadline_seconds,
     )
+    account_watch = AccountWatch(outside.store)
     silence = SilenceWatch(outside.arrivals, outside.board)
     inbox = _inbox(settings, outside)
     journal = inbox if isinstance(inbox, Journal) else None
     conversations = ConversationService(
         accounts=accounts, store=outside.store, queue=namespace.before(journal or outside.queue), delivery=delivery
     )
-    worker = None
+    bot, worker = None, None
     if settings.app_role is not ReplicaRole.API:
         bot = BotService(
             accounts=accounts,
@@ -229,13 +241,12 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             model=outside.model,
             messenger=outside.messenger,
             delivery=delivery,
-            reply_deadline_seconds=settings.reply_deadline_seconds,
         )
         worker = InboxWorker(
             outside.queue,
             bot,
             conversations,
-            AccountNotices(),
+            AccountNotices(accounts),
             concurrency=settings.worker_concurrency,
             on_beat=lambda: supervisor.beat("worker"),
             may_claim=lambda: schema.is_open() and namespace.is_open(),
@@ -246,10 +257,10 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             accounts=accounts,
             signup=_signup(settings, outside, accounts),
             conversations=conversations,
-            health=_health(settings, outside, supervisor, schema, namespace, silence, build),
+            health=_health(settings, outside, supervisor, schema, namespace, silence, account_watch, build),
             queue=outside.queue,
             registry=outside.registry,
-            breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers),
+            breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers, outside.queue),
             silence=silence,
             verifier=_verifier(settings),
             admin_key=_admin_key(settings),
@@ -258,6 +269,8 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
         ingest=IngestService(namespace.before(inbox or outside.queue), outside.arrivals.note),
         inbox=inbox,
         app_secrets=_values(settings.meta_app_secret),
+        account_watch=account_watch,
+        bot=bot,
         worker=worker,
         supervisor=supervisor,
         settings=settings,
@@ -303,6 +316,7 @@ def _health(
     schema: SchemaGate,
     namespace: NamespaceGate,
     silence: SilenceWatch,
+    account_watch: AccountWatch,
     build: str,
 ) -> HealthService:
     async def probe_store() -> Mapping[str, Any]:
@@ -345,6 +359,7 @@ def _health(
         breakers=CIRCUIT_BREAKERS,
         fleet=outside.registry,
         supervisor=supervisor,
+        accounts=account_watch,
         internals=internals,
         build={"version": __version__, "build": build},
         requires=frozenset(settings.readiness_requires),
@@ -413,7 +428,9 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
     if replica.inbox is not None:
         start("inbox_mover", replica.when_fit(replica.inbox.run))
     start("circuit_breakers", outside.breakers.run)
-    start("cache_relay", replica.when_fit(_cache_relay(replica.settings, outside).run))
+    start("cache_relay", replica.when_fit(_cache_relay(replica, outside).run))
+    watch = partial(replica.account_watch.run, partial(replica.supervisor.beat, "account_watch"))
+    start("account_watch", replica.when_fit(watch))
     if replica.settings.whatsapp_phone_id:
         bootstrap = partial(_bootstrap, replica.settings, replica.services.accounts)
         start("bootstrap_account", replica.when_fit(bootstrap))
@@ -423,15 +440,16 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
         start("audit", audit, beat_within_seconds=3 * AUDIT_SECONDS)
 
 
-def _cache_relay(settings: Settings, outside: Outside) -> CacheRelay:
+def _cache_relay(replica: Replica, outside: Outside) -> CacheRelay:
     """Carries out what committed changes have made old, whoever made them; one replica at a time."""
     lease = Lease(
         outside.redis,
-        key=f"{settings.redis_namespace}:{{fleet}}:cache_relay",
+        key=f"{replica.settings.redis_namespace}:{{fleet}}:cache_relay",
         holder=outside.registry.replica_id,
         seconds=RELAY_LEASE_SECONDS,
     )
-    return CacheRelay(outside.store, cache.invalidate_everywhere, lease)
+    account_changed = replica.services.breakers.account_changed
+    return CacheRelay(outside.store, cache.invalidate_everywhere, lease, account_changed=account_changed)
 
 
 def open_breakers(settings: Settings, stack: AsyncExitStack, registry: Registry) -> BreakerFleet:

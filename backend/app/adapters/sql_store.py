@@ -31,6 +31,8 @@ from app.domain.errors import Conflict, Fenced, InvalidInput, NotFound
 from app.domain.models import (
     Account,
     Author,
+    BlockedAccounts,
+    BlockReason,
     BotProfile,
     Conversation,
     Fallback,
@@ -41,6 +43,7 @@ from app.domain.models import (
     Member,
     Message,
     Page,
+    Refusal,
     Reply,
     Role,
     Status,
@@ -58,6 +61,7 @@ INBOX_BREAKER = BreakerPolicy(5, 1.0, max_open_seconds=1.0, success_threshold=1)
 
 _ACCOUNT = TypeAdapter(Account)
 _ACCOUNTS = TypeAdapter(tuple[Account, ...])
+_BLOCKED = TypeAdapter(BlockedAccounts)
 _CONVERSATION = TypeAdapter(Conversation)
 _INBOUND = TypeAdapter(Inbound)
 _MEMBER = TypeAdapter(Member)
@@ -69,7 +73,9 @@ _TABLES = TypeAdapter(dict[str, TableSecurity])
 _TURNS = TypeAdapter(tuple[Turn, ...])
 
 _PROFILE_CHANGES = {f.name for f in fields(BotProfile)} - {"account_id", "updated_at"}
-_ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {"id", "created_at", "updated_at"}
+_ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {
+    "id", "created_at", "updated_at", "refusals", "blocked_reason", "blocked_since",
+}  # fmt: skip
 
 _ABOUT_THE_SCHEMA = frozenset({"applied_migrations", "database_identity", "schema_version"})
 
@@ -209,6 +215,37 @@ class SqlStore(SqlInvalidations, Store):
         )
         return replaced
 
+    async def account_refused(
+        self, account_id: str, *, access_token: str, reason: BlockReason, confirm: int
+    ) -> Refusal:
+        answer = await self._call(
+            "account_refused", account_id=account_id, access_token=access_token, reason=reason, confirm=confirm
+        )
+        return Refusal(is_current=answer["known"], is_blocked=answer["blocked"], is_news=answer["changed"])
+
+    async def account_accepted(self, account_id: str, *, access_token: str) -> bool:
+        was_blocked: bool = await self._call("account_accepted", account_id=account_id, access_token=access_token)
+        return was_blocked
+
+    async def account_notice(
+        self,
+        *,
+        phone_number_id: str | None,
+        phone_number: str | None,
+        notice: Mapping[str, Any],
+        block: BlockReason | None,
+        ends_block: bool,
+        confirm: int,
+    ) -> tuple[str, ...]:
+        ids = await self._call(
+            "account_notice", phone_number_id=phone_number_id, phone_number=phone_number, notice=notice, block=block,
+            ends_block=ends_block, confirm=confirm,
+        )  # fmt: skip
+        return tuple(ids)
+
+    async def blocked_accounts(self, *, limit: int) -> BlockedAccounts:
+        return _BLOCKED.validate_python(await self._call("blocked_accounts", limit=limit))
+
     async def get_account(self, account_id: str) -> Account | None:
         return _optional(_ACCOUNT, await self._call("get_account", account_id=account_id))
 
@@ -320,6 +357,10 @@ class SqlStore(SqlInvalidations, Store):
     async def set_bot(self, conversation_id: str, *, enabled: bool) -> Conversation:
         conversation = await self._call("set_bot", conversation_id=conversation_id, enabled=enabled)
         return _CONVERSATION.validate_python(conversation)
+
+    async def count_bot_replies(self, conversation_id: str, *, minutes: int) -> int:
+        count: int = await self._call("count_bot_replies", conversation_id=conversation_id, minutes=minutes)
+        return count
 
     async def set_needs_human(self, conversation_id: str, reason: HandoverReason) -> None:
         await self._call("set_needs_human", conversation_id=conversation_id, reason=reason)

@@ -59,15 +59,15 @@ def _breaker_command(name: str, what: str) -> None:
 
 
 _breaker_command("open", "Refuse every call, on every replica, until `auto`.")
-_breaker_command("close", "Let every call through, whatever fails, until `auto`.")
-_breaker_command("auto", "Closed, nothing counted, deciding by itself again.")
+_breaker_command("close", "Let every call through, whatever fails, until `auto`. What waits for it is tried now.")
+_breaker_command("auto", "Closed, nothing counted, deciding by itself again. What waits for it is tried now.")
 
 
 def _operator() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user id without a name
-        return "somebody"
+        return "unknown"
 
 
 async def _on_breakers(action: Callable[[BreakerService], Awaitable[T]]) -> T:
@@ -76,7 +76,7 @@ async def _on_breakers(action: Callable[[BreakerService], Awaitable[T]]) -> T:
     from app.core.redis import connect
     from app.core.registry import Registry
     from app.services.breaker_service import BreakerService
-    from app.wiring import REDIS_TIMEOUT_SECONDS, open_breakers
+    from app.wiring import REDIS_TIMEOUT_SECONDS, open_breakers, open_queue
 
     settings = settings_with_redis()
     async with AsyncExitStack() as stack:
@@ -85,4 +85,7 @@ async def _on_breakers(action: Callable[[BreakerService], Awaitable[T]]) -> T:
         registry = Registry(redis, namespace=settings.redis_namespace, replica_id="cli")
         fleet = open_breakers(settings, stack, registry)
         await fleet.list(breaker.name for breaker in CIRCUIT_BREAKERS.values())
-        return await action(BreakerService(fleet, CIRCUIT_BREAKERS, whatsapp_account_breakers))
+        queue = open_queue(settings, stack, redis)
+        service = BreakerService(fleet, CIRCUIT_BREAKERS, whatsapp_account_breakers, queue)
+        stack.push_async_callback(service.aclose)
+        return await action(service)

@@ -7,12 +7,14 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from typing import Any
 
 from app.core.cache import get_cached_or_fetch, write_fence
 from app.core.secrets import SecretError, TokenCipher
 from app.domain.errors import Conflict, Forbidden, NotFound, Unavailable
-from app.domain.models import Account, BotProfile, Member, Role, User
+from app.domain.models import Account, BlockReason, BotProfile, Member, Refusal, Role, User
+from app.domain.notices import AccountNotice
 from app.domain.phone import phone_digits
 from app.domain.ports import AccountStore
 
@@ -20,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 PROFILE_TTL_SECONDS = 300
 ACCOUNT_TTL_SECONDS = 300
+
+CONFIRM_REFUSALS = 3
+"""In a row, from the whole fleet: single refusals of a healthy token happen (Cloud API, error 190)."""
 
 BOOTSTRAP_RETRY_SECONDS = 5.0
 BOOTSTRAP_SLUG = "default"
@@ -58,14 +63,17 @@ class AccountService:
             )
 
     async def bootstrap(self, *, phone_number_id: str, access_token: str, verify_token: str) -> None:
-        """A first account from the settings, as soon as the database is there; an existing one is never overwritten."""
+        """A first account from the settings, as soon as the database is there. Of an existing one only the token is
+        replaced: by a setting that has changed since the last start, or if WhatsApp refuses the present token."""
         while True:
             try:
-                if await self._store.get_account_by_phone_number_id(phone_number_id) is None:
-                    await self.create(
+                account = await self._store.get_account_by_phone_number_id(phone_number_id)
+                if account is None:
+                    account = await self.create(
                         BOOTSTRAPPER, name=BOOTSTRAP_SLUG, slug=BOOTSTRAP_SLUG, phone_number_id=phone_number_id,
                         access_token=access_token, verify_token=verify_token,
                     )  # fmt: skip
+                await self._renew_bootstrapped(account, access_token)
             except Conflict as exc:
                 # Another replica may have been faster; else the name is somebody else's, and the number has no account.
                 if await self._store.get_account_by_phone_number_id(phone_number_id) is None:
@@ -76,6 +84,16 @@ class AccountService:
                 await asyncio.sleep(BOOTSTRAP_RETRY_SECONDS)
             else:
                 return
+
+    async def _renew_bootstrapped(self, account: Account, access_token: str) -> None:
+        digest = hashlib.sha256(access_token.encode()).hexdigest()
+        if account.bootstrap_digest == digest:
+            return
+        changes = {"bootstrap_digest": digest}
+        if account.bootstrap_digest is not None or account.refusals:
+            changes["access_token"] = access_token
+            logger.info("WHATSAPP_TOKEN replaces the account's token", extra={"account": account.id})
+        await self.update(account.id, changes)
 
     async def update(self, account_id: str, changes: Mapping[str, Any]) -> Account:
         before = await self._store.get_account(account_id)
@@ -122,6 +140,57 @@ class AccountService:
                 return "rotated"
             account = await self._store.get_account(account.id) or account
         raise Unavailable("database", f"the token of {account.slug} keeps changing; try again")
+
+    # -- WhatsApp's word on an account. Here a block begins and ends; nothing else changes that state.
+
+    async def refused(self, account: Account, reason: BlockReason) -> Refusal:
+        """A send was refused because of the account. `CONFIRM_REFUSALS` in a row, and it is blocked: shown, counted and
+        alerted on, and its customers go to a person. It is tried again when its circuit lets a probe through. Raises
+        `Unavailable`."""
+        async with write_fence(*_keys(asdict(account))):
+            refusal = await self._store.account_refused(
+                account.id, access_token=account.access_token, reason=reason, confirm=CONFIRM_REFUSALS
+            )
+        if refusal.is_news:
+            logger.warning("account blocked", extra={"account": account.id, "reason": reason})
+        return refusal
+
+    async def accepted(self, account: Account) -> None:
+        """A send was accepted: counted refusals are forgotten. Never raises `Unavailable`."""
+        if not account.refusals:
+            return
+        try:
+            async with write_fence(*_keys(asdict(account))):
+                was_blocked = await self._store.account_accepted(account.id, access_token=account.access_token)
+        except Unavailable as exc:
+            logger.warning("refusals could not be cleared", extra={"account": account.id, "reason": str(exc)})
+            return
+        if was_blocked:
+            logger.info("account restored", extra={"account": account.id, "reason": account.blocked_reason})
+
+    async def noticed(self, notice: AccountNotice, at: datetime) -> tuple[str, ...]:
+        """Meta reported something about an account or its number: it is kept with the account, and blocks it or ends
+        its block where it says so. Returns the ids of the accounts it is about. Raises `Unavailable`."""
+        if not notice.phone_number_id and not notice.phone_number:
+            return ()  # about a whole business or its templates
+        kept = {
+            "at": at.isoformat(),
+            "field": notice.field,
+            "event": notice.event,
+            "words": notice.words,
+            "severity": logging.getLevelName(notice.severity).lower(),
+        }
+        ids = await self._store.account_notice(
+            phone_number_id=notice.phone_number_id,
+            phone_number=notice.phone_number,
+            notice=kept,
+            block=notice.block,
+            ends_block=notice.ends_block,
+            confirm=CONFIRM_REFUSALS,
+        )
+        if ids and notice.block:
+            logger.warning("account blocked", extra={"accounts": list(ids), "reason": notice.block})
+        return ids
 
     async def list_for(self, user: User) -> tuple[Account, ...]:
         return await self._store.list_accounts(user_id=None if user.is_operator else user.id)

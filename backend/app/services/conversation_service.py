@@ -95,7 +95,9 @@ class ConversationService:
         if reply.state is ReplyState.PENDING:
             body = {"conversation_id": conversation_id, "account_id": conversation.account_id, "key": key, "text": text}
             payload = orjson.dumps({"kind": Kind.OUTBOUND, "number": "", "body": body})
-            await self._queue.put([Event(key, f"{Kind.OUTBOUND}:{conversation_id}", payload, immediate=True)])
+            account = await self._accounts.by_id(conversation.account_id)
+            mailbox = f"{Kind.OUTBOUND}:{account.phone_number_id}:{conversation_id}"
+            await self._queue.put([Event(key, mailbox, payload, immediate=True)])
         return reply
 
     async def send_human(self, incoming: Incoming, hold: Hold) -> Delivered:
@@ -115,6 +117,7 @@ class ConversationService:
             reply,
             account=account,
             to=reply.to,
+            accepted_at=incoming.accepted_at,
             fence=hold.fence,
             ensure_held=hold.ensure_held,
             resend=False,
