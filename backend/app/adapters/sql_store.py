@@ -77,7 +77,7 @@ _ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {
     "id", "created_at", "updated_at", "refusals", "blocked_reason", "blocked_since",
 }  # fmt: skip
 
-_ABOUT_THE_SCHEMA = frozenset({"applied_migrations", "schema_version"})
+_ABOUT_THE_SCHEMA = frozenset({"applied_migrations", "database_identity", "schema_version"})
 
 CONFLICTS = {
     "last_owner": "the account would have no owner left",
@@ -172,6 +172,10 @@ class SqlStore(SqlInvalidations, Store):
             if exc.trouble is not Trouble.NOT_MIGRATED:
                 raise
             return ()
+
+    async def database_identity(self) -> str:
+        identity: str = await self._call("database_identity")
+        return identity
 
     async def schema_version(self) -> str | None:
         version: str | None = await self._call("schema_version")

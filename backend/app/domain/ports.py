@@ -410,6 +410,11 @@ class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, JournalStor
         the database has no schema, or one from before it could say."""
         ...
 
+    async def database_identity(self) -> str:
+        """Which database this is, `<id>@<cluster>/<database>`: the same for all its standbys and after a fail-over,
+        another one for a copy."""
+        ...
+
     async def aclose(self) -> None: ...
 
 
