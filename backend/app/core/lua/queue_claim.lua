@@ -37,6 +37,10 @@ for i = 10, #ARGV, 2 do
   if room[ARGV[i]] == 0 then at_most = at_most + 1 end
 end
 
+local function count_off(hash, field, amount)
+  if redis.call("HINCRBY", prefix .. hash, field, -amount) <= 0 then redis.call("HDEL", prefix .. hash, field) end
+end
+
 local parked = 0
 local function fail_head(box, list)
   local reason, history = "no verdict: the worker died or its lease ran out", prefix .. "h:" .. box
@@ -48,11 +52,16 @@ local function fail_head(box, list)
   for i, text in ipairs(redis.call("LRANGE", history, 0, -1)) do
     fields[2 * i - 1], fields[2 * i] = "failure" .. i, text
   end
-  redis.call("XADD", prefix .. "dlq", "MAXLEN", "~", max_dead, "*", "mailbox", box, "entry", redis.call("LPOP", list),
+  local entry, group = redis.call("LPOP", list), string.match(box, "^(.*):") or ""
+  redis.call("XADD", prefix .. "dlq", "MAXLEN", "~", max_dead, "*", "mailbox", box, "entry", entry,
     "reason", reason, "attempts", attempts, unpack(fields))
   redis.call("HDEL", att, box)
   redis.call("DEL", history)
   redis.call("DECR", prefix .. "depth")
+  count_off("held", "events:" .. group, 1)
+  count_off("held", "bytes:" .. group, #entry)
+  count_off("held", "bytes", #entry)
+  count_off("weight", box, #entry)
   parked = parked + 1
   local head = redis.call("LINDEX", list, 0)
   if head then redis.call("ZADD", heads, tonumber(string.sub(head, 1, 13)), box) end

@@ -6,7 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from app.core.queue.events import DeadLetter, decode_entry, decode_failure
+from app.core.queue.events import (
+    REASON_CHARACTERS,
+    DeadLetter,
+    Event,
+    decode_entry,
+    decode_failure,
+    encode_entry,
+)
 from app.core.queue.shards import Shards, all_of, bounded
 from app.core.redis import Script
 
@@ -19,8 +26,20 @@ _ID = re.compile(r"(\d{1,4})-(\d{1,19}-\d{1,19})", re.ASCII)
 class DeadLetters:
     """One stream a shard, written by the scripts that park. A letter's id is `<shard>-<stream id>`."""
 
-    def __init__(self, shards: Shards) -> None:
+    def __init__(self, shards: Shards, *, most: int) -> None:
+        """`most` letters of each shard are kept, about; beyond that the oldest go."""
         self._shards = shards
+        self._most = most
+
+    async def add(self, event: Event, reason: str) -> None:
+        shard = self._shards.of(event.mailbox.encode())
+        at_ms = round(event.accepted_at * 1000)
+        fields: dict[Any, Any] = {
+            "mailbox": event.mailbox, "entry": encode_entry(event, at_ms), "reason": reason[:REASON_CHARACTERS],
+            "attempts": 1,
+        }  # fmt: skip
+        key, most = self._key(shard), self._most
+        await bounded(self._shards.redis.xadd(key, fields, maxlen=most, approximate=True), "bury")
 
     async def page(self, *, limit: int, cursor: str | None) -> tuple[list[DeadLetter], str | None]:
         """`limit` letters after `cursor`, and the next cursor. Raises `ValueError` for a cursor that is none."""

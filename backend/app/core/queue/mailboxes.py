@@ -16,6 +16,7 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.queue.batcher import Batcher
 from app.core.queue.dead_letters import DeadLetters
 from app.core.queue.events import (
+    REASON_CHARACTERS,
     Claim,
     DeadLetter,
     Event,
@@ -41,7 +42,6 @@ BATCH_WEIGHT = 1000
 """A call carries at most this many events or 2 MiB, whichever is less."""
 WEIGHT_BYTES = 2048
 AUDIT_MAILBOXES = 1000
-REASON_CHARACTERS = 500
 FULL_RETRY_SECONDS = 5.0
 _NOTHING_HELD: Mapping[str, int] = MappingProxyType({})
 
@@ -50,11 +50,12 @@ PUT, CLAIM, SETTLE, EXTEND, REFRESH, STATS, AUDIT = (
 )
 
 EVENTS = Counter("chorus_queue_events_total", "Events offered to the queue, by what became of them", ["outcome"])
-_ACCEPTED, _DUPLICATE = EVENTS.labels("accepted"), EVENTS.labels("duplicate")
+_ACCEPTED, _DUPLICATE, _DIVERTED = (EVENTS.labels(outcome) for outcome in ("accepted", "duplicate", "diverted"))
 CLAIMS = Counter("chorus_queue_claims_total", "Conversations claimed")
 SETTLED = Counter("chorus_queue_settled_total", "Claims ended, by verdict", ["verdict"])
 RECLAIMED = Counter("chorus_queue_reclaimed_total", "Leases that ran out: their worker died or stalled")
 PENDING = Gauge("chorus_queue_pending", "Events waiting or in flight, when the queue was last asked")
+BYTES = Gauge("chorus_queue_bytes", "Bytes of the events waiting or in flight, when the queue was last asked")
 OLDEST_SECONDS = Gauge("chorus_queue_oldest_seconds", "Age of the oldest event, when the queue was last asked")
 DEAD = Gauge("chorus_queue_dead", "Dead letters, when the queue was last asked")
 
@@ -79,26 +80,32 @@ class Queue:
         lease_seconds: float = 15.0,
         max_attempts: int = 5,
         max_pending: int,
+        max_bytes: int = 100_000_000,
         max_per_mailbox: int = 1000,
+        max_mailbox_bytes: int = 2 * 2**20,
         max_dead: int = 100_000,
         dedupe_seconds: int = 8 * 86400,
         put_timeout_seconds: float = 1.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`debounce_seconds` after the last event of a burst, at most `debounce_cap_seconds` after its first.
-        `max_pending` bounds the whole queue (each shard has an equal part), `max_dead` the dead letters of each shard,
-        the oldest of which are dropped beyond it. `dedupe_seconds` exceeds the 7 days in which Meta redelivers."""
+        `max_pending` events and `max_bytes` bound the whole queue (each shard has an equal part), `max_per_mailbox` and
+        `max_mailbox_bytes` one mailbox; a group may hold as much as is still free (core/lua/queue_put.lua). `max_dead`
+        bounds the dead letters of each shard, the oldest of which go first. `dedupe_seconds` exceeds the 7 days in which Meta redelivers."""
         self.lease_seconds = lease_seconds
         # Our clock may run a little slower than the server's, and a side effect takes time after its check.
         self._held_seconds = lease_seconds - min(1.0, lease_seconds / 4)
         self._shards = Shards(redis, namespace=namespace, count=shards)
-        self._dead_letters = DeadLetters(self._shards)
+        self._dead_letters = DeadLetters(self._shards, most=max_dead)
         self._put_timeout_seconds = put_timeout_seconds
         self._clock = clock
         self._put_header = (
             _ms(debounce_seconds), _ms(debounce_cap_seconds), dedupe_seconds,
             math.ceil(max_pending / shards), max_per_mailbox, _ms(BLOCK_SECONDS),
+            math.ceil(max_bytes / shards), max_mailbox_bytes,
         )  # fmt: skip
+        self._most = (math.ceil(max_pending / shards), math.ceil(max_bytes / shards))
+        self._refused_at = -math.inf
         self._claim_header = (_ms(lease_seconds), PEEK_EVENTS, max_attempts, _ms(BLOCK_SECONDS), max_dead)
         self._settle_header = (max_attempts, _ms(BLOCK_SECONDS), max_dead)
         self._puts = [self._batcher(shard, PUT, self._put_header) for shard in range(shards)]
@@ -118,7 +125,8 @@ class Queue:
     # --- putting ---
 
     async def put(self, events: Sequence[Event]) -> PutResult:
-        """Store every event, or raise `QueueFull` or `QueueUnavailable` within `put_timeout_seconds`.
+        """Store every event but the `diverted` ones, or raise `QueueFull` or `QueueUnavailable` within
+        `put_timeout_seconds`.
 
         After an error some shards may hold their part: put the same events again, the ids make it safe. Cancelled, it
         may or may not have stored them.
@@ -139,21 +147,30 @@ class Queue:
             for shard, part in parts.items()
         ]
         try:
-            return self._put_result(len(events), await all_of(futures))
+            return self._put_result(events, dict(zip(parts, await all_of(futures), strict=True)))
         except (QueueFull, QueueUnavailable) as exc:
             EVENTS.labels("refused" if isinstance(exc, QueueFull) else "unavailable").inc(len(events))
             raise
 
-    def _put_result(self, offered: int, stored: Sequence[int]) -> PutResult:
-        if -1 in stored:
+    def _put_result(self, events: Sequence[Event], answers: Mapping[int, int | list[int]]) -> PutResult:
+        if -1 in answers.values():
+            self._refused_at = self._clock.monotonic()
             raise QueueFull("queue", "the queue is full", retry_after=FULL_RETRY_SECONDS)
-        if -2 in stored:
-            raise QueueFull("queue", "a conversation's mailbox is full", retry_after=FULL_RETRY_SECONDS)
-        accepted = sum(stored)
+        accepted, diverted = 0, ()
+        for shard, answer in answers.items():
+            if isinstance(answer, int):
+                accepted += answer
+            else:
+                accepted += answer[0]
+                part = [event for event in events if self._shards.of(event.mailbox.encode()) == shard]
+                diverted += tuple(part[at] for at in answer[1:])
+        duplicates = len(events) - accepted - len(diverted)
         _ACCEPTED.inc(accepted)
-        if accepted < offered:
-            _DUPLICATE.inc(offered - accepted)
-        return PutResult(accepted, offered - accepted)
+        if duplicates:
+            _DUPLICATE.inc(duplicates)
+        if diverted:
+            _DIVERTED.inc(len(diverted))
+        return PutResult(accepted, duplicates, diverted)
 
     # --- working ---
 
@@ -322,6 +339,10 @@ class Queue:
         Raises `ValueError` for a cursor that is none."""
         return await self._dead_letters.page(limit=limit, cursor=cursor)
 
+    async def bury(self, event: Event, reason: str) -> None:
+        """Make a dead letter of an event that is in no mailbox."""
+        await self._dead_letters.add(event, reason)
+
     async def replay(self, ids: Sequence[str]) -> int:
         """Put dead letters back at the tail of their mailboxes, in this order, as if accepted now: no dedupe check, no
         failed attempts. Returns how many; ids that do not exist (any more) are skipped."""
@@ -336,12 +357,22 @@ class Queue:
     async def stats(self) -> QueueStats:
         """Figures of the whole queue; also sets the gauges."""
         rows = await all_of(self._shards.call(STATS, shard, ()) for shard in range(len(self._shards)))
-        pending, ready, leased, oldest_ms, dead = zip(*rows, strict=True)
-        stats = QueueStats(sum(pending), sum(ready), sum(leased), max(oldest_ms) / 1000, sum(dead))
+        pending, ready, leased, oldest_ms, dead, size = zip(*rows, strict=True)
+        stats = QueueStats(
+            pending=sum(pending), bytes=sum(size), ready=sum(ready), leased=sum(leased),
+            oldest_seconds=max(oldest_ms) / 1000, dead=sum(dead), is_full=self._is_full(pending, size),
+        )  # fmt: skip
         PENDING.set(stats.pending)
+        BYTES.set(stats.bytes)
         OLDEST_SECONDS.set(stats.oldest_seconds)
         DEAD.set(stats.dead)
         return stats
+
+    def _is_full(self, pending: Sequence[int], size: Sequence[int]) -> bool:
+        """Also just below the limits: a put that would exceed them was refused a moment ago."""
+        most_events, most_bytes = self._most
+        recently = self._clock.monotonic() - self._refused_at < 2 * FULL_RETRY_SECONDS
+        return recently or max(pending) >= most_events or max(size) >= most_bytes
 
     async def audit(self) -> int:
         """Make mailboxes due that have events but no place in the schedule; looks at the 1,000 oldest of each shard.
