@@ -143,13 +143,15 @@ def breakers() -> None:
 @breakers.command("list")
 def breakers_list() -> None:
     """What every replica goes by, now."""
+    from app.services.breaker_service import words_of
+
     rows = asyncio.run(_on_breakers(lambda service: service.overview()))
     click.echo(f"{'breaker':<32} {'state':<14} {'failures':>8} {'retry in':>9} {'epoch':>6}  why")
     for name, row in rows.items():
         state = f"{row['state']}, forced" if row["forced"] else row["state"]
         wait = f"{row['retry_after']:.0f} s" if row["retry_after"] else "-"
-        why = f"{row['why']} ({row['who']}, {row['since_seconds']:.0f} s ago)" if row["why"] else ""
-        click.echo(f"{name:<32} {state:<14} {row['failure_count']:>8} {wait:>9} {row['epoch']:>6}  {why}".rstrip())
+        epoch = row.get("epoch", "-")
+        click.echo(f"{name:<32} {state:<14} {row['failure_count']:>8} {wait:>9} {epoch:>6}  {words_of(row)}".rstrip())
 
 
 def _breaker_command(name: str, what: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,10 +23,10 @@ PAGE = 200
 
 @click.command("fleet")
 def fleet() -> None:
-    """Every living replica: version, host, role, state, load, and the circuits it does not see closed."""
+    """Every living replica: version, build, host, role, state, load, and the circuits it does not see closed."""
     replicas = asyncio.run(_replicas())
     click.echo(
-        f"{'replica':<40} {'version':<9} {'role':<7} {'state':<9} {'health':<9} {'busy':>9} {'up':>8} {'beat':>6}"
+        f"{'replica':<40} {'version':<24} {'role':<7} {'state':<9} {'health':<9} {'busy':>9} {'up':>8} {'beat':>6}"
         "  circuits"
     )
     for replica in replicas:
@@ -34,11 +34,17 @@ def fleet() -> None:
         busy = f"{info.get('active', 0)}/{info.get('concurrency', '?')}" if info.get("role") != "api" else "-"
         circuits = ", ".join(f"{name} {state}" for name, state in info.get("breakers", {}).items() if state != "closed")
         click.echo(
-            f"{replica.id:<40} {info.get('version', '?'):<9} {info.get('role', '?'):<7} {info.get('phase', '?'):<9} "
+            f"{replica.id:<40} {_version(info):<24} {info.get('role', '?'):<7} {info.get('phase', '?'):<9} "
             f"{info.get('status', '?'):<9} {busy:>9} {_span(time.time() - info.get('started_at', time.time())):>8} "
             f"{replica.silent_seconds:>4.1f} s  {circuits}".rstrip()
         )
     click.echo(f"{len(replicas)} alive" if replicas else "no replica is alive")
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    """Two builds of one version differ in what stands in brackets."""
+    version = str(info.get("version", "?"))
+    return f"{version} ({info['build'][:16]})" if info.get("build") else version
 
 
 @click.group("queue")
@@ -53,18 +59,24 @@ def status() -> None:
     click.echo(f"{stats.pending:8d}  events waiting or being handled, the oldest for {_span(stats.oldest_seconds)}")
     click.echo(f"{stats.ready:8d}  conversations waiting: due, debounced or in back-off")
     click.echo(f"{stats.leased:8d}  conversations held by a worker")
-    click.echo(f"{stats.dead:8d}  dead letters" + (" (chorus queue dead)" if stats.dead else ""))
+    hint = f", {stats.dead_bytes} bytes (chorus queue dead)" if stats.dead else ""
+    click.echo(f"{stats.dead:8d}  dead letters{hint}")
+    if stats.dead_lost:
+        click.echo(f"{stats.dead_lost:8d}  dead letters lost: the oldest had to make room")
 
 
 @queue.command("dead")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--after", help="Go on after this id.")
 def dead(limit: int, after: str | None) -> None:
-    """List dead letters, oldest first: id, when, attempts, and why. Never what a customer wrote."""
+    """List dead letters, oldest first: id, when, attempts, event, field, and why. Never what a customer wrote."""
+    from app.services.dead_letters import view
+
     letters, more = asyncio.run(_on_queue(lambda q: q.dead(limit=limit, cursor=_cursor(after))))
-    for letter in letters:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(letter.parked_at))
-        click.echo(f"{letter.id:<24} {when}  {letter.attempts} attempts  {letter.reason}")
+    for letter in map(view, letters):
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(letter["parked_at"]))
+        what = " ".join(part for part in (letter["event"], letter["field"]) if part)
+        click.echo(f"{letter['id']:<24} {when}  {letter['attempts']} attempts  {what}  {letter['reason']}")
     if more:
         click.echo(f"there are more: chorus queue dead --after {more}")
     if not letters:

@@ -24,6 +24,8 @@ from app.adapters.supabase_store import SupabaseStore
 from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.core import cache
+from app.core.arrivals import Arrivals
+from app.core.build import build_id
 from app.core.circuit_breaker import CIRCUIT_BREAKERS, JOIN_SECONDS, BreakerFleet, whatsapp_account_breakers
 from app.core.config import Env, IngestFallback, ReplicaRole, Settings
 from app.core.errors import Unavailable
@@ -31,6 +33,7 @@ from app.core.http_client import close_http_client, get_http_client
 from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
 from app.core.loop_watch import LoopWatch
+from app.core.metrics import tell_build
 from app.core.pacing import Pacer
 from app.core.probe_board import ProbeBoard
 from app.core.queue import Queue
@@ -51,6 +54,7 @@ from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
 from app.services.probes import Dependency
+from app.services.silence_watch import SilenceWatch
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +110,8 @@ class Outside:
     messenger: WhatsAppMessenger
     pacer: Pacer
     breakers: BreakerFleet
+    board: ProbeBoard
+    arrivals: Arrivals
 
 
 @asynccontextmanager
@@ -115,11 +121,13 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
     A dependency that is away does not prevent the start: it is reported, and used when it is back.
     """
     settings.check_serve()
+    build = build_id(settings.chorus_build)
+    tell_build(build)
     async with AsyncExitStack() as stack:
         outside = await _open(settings, stack)
         await outside.breakers.sync()  # before the first call: what the others have learned the hard way
         supervisor = Supervisor()
-        replica = _assemble(settings, outside, supervisor)
+        replica = _assemble(settings, outside, supervisor, build)
         await replica.services.health.probe_all()
         stack.push_async_callback(supervisor.stop)
         _start_loops(replica, outside)
@@ -169,15 +177,18 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
             per_pair=PER_PAIR,
         ),
         breakers=breakers,
+        board=ProbeBoard(redis, namespace=settings.redis_namespace, replica_id=registry.replica_id),
+        arrivals=Arrivals(redis, namespace=settings.redis_namespace),
     )
 
 
-def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> Replica:
+def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build: str) -> Replica:
     accounts = AccountService(outside.store, outside.cipher)
     delivery = Delivery(
         outside.store, outside.messenger, outside.pacer, reconcile_seconds=settings.send_reconcile_seconds
     )
     conversations = ConversationService(accounts=accounts, store=outside.store, queue=outside.queue, delivery=delivery)
+    silence = SilenceWatch(outside.arrivals, outside.board)
     fallback = None
     if settings.ingest_fallback is IngestFallback.DATABASE:
         fallback = InboxFallback(
@@ -206,15 +217,16 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
         services=Services(
             accounts=accounts,
             conversations=conversations,
-            health=_health(settings, outside, supervisor),
+            health=_health(settings, outside, supervisor, silence, build),
             queue=outside.queue,
             registry=outside.registry,
             breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers),
+            silence=silence,
             verifier=_verifier(settings),
             admin_key=_admin_key(settings),
             verify_token=_value(settings.whatsapp_verify_token) or None,
         ),
-        ingest=IngestService(fallback or outside.queue),
+        ingest=IngestService(fallback or outside.queue, outside.arrivals.note),
         fallback=fallback,
         app_secrets=_values(settings.meta_app_secret),
         worker=worker,
@@ -223,7 +235,9 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor) -> R
     )
 
 
-def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> HealthService:
+def _health(
+    settings: Settings, outside: Outside, supervisor: Supervisor, silence: SilenceWatch, build: str
+) -> HealthService:
     async def probe_store() -> Mapping[str, Any]:
         await outside.store.ping()
         return {}
@@ -239,6 +253,7 @@ def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> Hea
         queue = await outside.queue.stats()
         return {
             "cache": asdict(cache.stats()),
+            "silent_numbers": silence.silent,
             "queue": {"pending": queue.pending, "oldest_seconds": round(queue.oldest_seconds, 3), "dead": queue.dead},
         }
 
@@ -249,11 +264,12 @@ def _health(settings: Settings, outside: Outside, supervisor: Supervisor) -> Hea
             "whatsapp": upstream("whatsapp", outside.messenger.probe),
             "gemini": upstream("gemini", outside.model.probe),
         },
-        board=ProbeBoard(outside.redis, namespace=settings.redis_namespace, replica_id=outside.registry.replica_id),
+        board=outside.board,
         breakers=CIRCUIT_BREAKERS,
         fleet=outside.registry,
         supervisor=supervisor,
         internals=internals,
+        build={"version": __version__, "build": build},
         requires=frozenset(settings.readiness_requires),
     )
 
@@ -270,7 +286,6 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
         while True:
             replica.supervisor.beat("heartbeat")
             info = {
-                "version": __version__,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "started_at": started_at,
@@ -299,6 +314,7 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
                 logger.error("mailboxes were in no set and are due again", extra={"count": repaired})
 
     start("heartbeat", heartbeat)
+    start("silence_watch", replica.services.silence.run)
     if replica.fallback is not None:
         start("inbox_mover", replica.fallback.run)
     start("circuit_breakers", outside.breakers.run)

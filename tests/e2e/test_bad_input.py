@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app.core.logging import trace_of
 from app.sandbox import webhooks as wa
 from app.sandbox.webhooks import encode_like_meta, sign
 
@@ -97,8 +98,11 @@ async def test_an_unknown_number_is_kept_and_replayed_once_the_account_exists(wo
     assert response.status_code == 200
     await world.until_idle()
     letters = (await world.api("GET", "/admin/dead-letters?limit=200"))["items"]
-    (letter,) = [each for each in letters if message["id"] in each["event"]]
+    (letter,) = [each for each in letters if trace_of(message["id"]) in each["event"]]
     assert letter["reason"] == "unknown phone_number_id 777000777"
+    assert (letter["kind"], letter["field"], letter["phone_number_id"]) == ("message", "messages", "777000777")
+    assert message["id"] not in str(letter), "it contains the customer's number"
+    assert customer.person.wa_id not in str(letter)
     await world.new_account(phone_number_id="777000777")
     assert (await world.api("POST", "/admin/dead-letters/replay", json={"ids": [letter["id"]]})) == {"replayed": 1}
     (send,) = await world.sandbox.wait(1, kind="send", to=customer.person.wa_id)

@@ -13,6 +13,7 @@ import redis
 
 from app.core.config import Settings
 from app.core.secrets import TokenCipher
+from app.sandbox import webhooks as wa
 from app.sandbox.fleet import SOURCE_ROOT
 
 from .conftest import World
@@ -153,18 +154,20 @@ async def test_the_fleet_and_its_queue_are_shown_and_dead_letters_replayed_and_d
     assert (fleet.returncode, fleet.stdout.splitlines()[-1]) == (0, "3 alive"), fleet.stderr
     for replica in world.fleet.replicas:
         assert f"-{replica.pid}-" in fleet.stdout
-    unknown = {"object": "whatsapp_business_account", "entry": [{"changes": [{"field": "new_field", "value": {}}]}]}
+    unknown = wa.envelope(wa.messages_change(world.business, [{"no": "id"}]))
+    name = f"unknown:{world.business.phone_number_id}:"
     assert (await world.post(unknown)).status_code == 200
     await world.until_idle()
     status = chorus(tmp_path, "queue", "status", **fleet_env)
     assert "0  events waiting or being handled" in status.stdout
     listed = chorus(tmp_path, "queue", "dead", "--limit", "1000", **fleet_env)
-    (letter,) = [line for line in listed.stdout.splitlines() if "new_field" in line]
+    (letter,) = [line for line in listed.stdout.splitlines() if name in line]
+    assert letter.endswith(" messages  malformed messages")
     ids = letter.split()[0]
     assert chorus(tmp_path, "queue", "replay", ids, **fleet_env).stdout == "replayed 1\n"
     await world.until_idle()
     again = chorus(tmp_path, "queue", "dead", "--limit", "1000", **fleet_env)
-    (letter,) = [line for line in again.stdout.splitlines() if "new_field" in line]
+    (letter,) = [line for line in again.stdout.splitlines() if name in line]
     assert chorus(tmp_path, "queue", "drop", letter.split()[0], "--yes", **fleet_env).stdout == "dropped 1\n"
     neither = chorus(tmp_path, "queue", "drop", "--yes", **fleet_env)
     assert (neither.returncode, "name ids" in neither.stderr) == (2, True)

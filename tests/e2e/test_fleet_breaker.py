@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import orjson
 import redis
 
 from .conftest import World
@@ -43,12 +44,15 @@ def _let_nobody_wait(world: World) -> None:
 async def test_with_a_wrong_key_five_messages_fail_and_the_sixth_is_refused_without_a_call(world: World) -> None:
     _forget_who_called(world)
     dead = (await world.api("GET", "/admin/queue"))["dead"]
+    before = {replica.name: len(replica.log_file.read_bytes()) for replica in world.fleet.replicas}
     await world.sandbox.add_fault("gemini", gemini="api_key_invalid")
     try:
         for number in range(5):
             await world.customer(f"Customer {number}").say("Hello?")
             async with asyncio.timeout(10):
                 while await _gemini_calls(world) <= number:
+                    await asyncio.sleep(0.01)
+                while number == 0 and not _named(world, before):
                     await asyncio.sleep(0.01)
         async with asyncio.timeout(2):
             while {await _state_on(world, replica) for replica in range(3)} != {"open"}:
@@ -61,13 +65,24 @@ async def test_with_a_wrong_key_five_messages_fail_and_the_sixth_is_refused_with
         assert await _gemini_calls(world) == 5
         for replica in range(3):
             breakers = await world.api("GET", "/admin/breakers", replica=replica)
-            assert (breakers["gemini"]["failure_count"], breakers["gemini"]["why"]) == (5, "failures")
+            assert breakers["gemini"]["failure_count"] == 5
+            assert breakers["gemini"]["why"] == "failures: HTTP 400 API_KEY_INVALID"
+            assert breakers["gemini"]["last_failure"] == "HTTP 400 API_KEY_INVALID"
             assert 50 < breakers["gemini"]["retry_after"] <= 60
-            assert (await world.api("GET", "/health", replica=replica))["status"] == "degraded"
+            health = await world.api("GET", "/health", replica=replica)
+            assert health["status"] == "degraded"
+            assert health["circuit_breakers"]["gemini"]["why"] == "failures: HTTP 400 API_KEY_INVALID"
     finally:
         await world.sandbox.clear_faults()
         await world.api("POST", "/admin/breakers/gemini", json={"action": "auto"})
         _let_nobody_wait(world)
+
+
+def _named(world: World, before: dict[str, int]) -> bool:
+    """Does a line of the log say why the first conversation waits?"""
+    written = b"".join(replica.log_file.read_bytes()[before[replica.name] :] for replica in world.fleet.replicas)
+    lines = [orjson.loads(line) for line in written.splitlines() if line.startswith(b"{") and line.endswith(b"}")]
+    return any("HTTP 400 API_KEY_INVALID" in line["reason"] for line in lines if line["event"] == "handled")
 
 
 async def _is_waiting(world: World, dead: int) -> bool:

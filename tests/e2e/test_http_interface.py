@@ -37,6 +37,9 @@ async def test_health_in_its_json_shape_for_everybody_and_in_full_for_operators(
     assert full["background"]["event_loop"]["running"] is True
     assert {"pending", "oldest_seconds", "dead"} <= set(full["queue"])
     assert "hits" in full["cache"]
+    assert full["silent_numbers"] == []
+    assert full["build"].startswith("src-")
+    assert (await world.api("GET", "/admin/silent-numbers")) == {"items": []}
 
 
 async def test_liveness_and_readiness(world: World) -> None:
@@ -65,9 +68,18 @@ async def test_the_fleet_lists_every_replica(world: World) -> None:
     assert len(fleet["replicas"]) == 3
     assert {r["pid"] for r in fleet["replicas"]} == {replica.pid for replica in world.fleet.replicas}
     for replica in fleet["replicas"]:
-        assert {"id", "version", "host", "started_at", "phase", "status", "role", "active", "concurrency"} <= set(
-            replica
-        )
+        assert {
+            "id",
+            "version",
+            "build",
+            "host",
+            "started_at",
+            "phase",
+            "status",
+            "role",
+            "active",
+            "concurrency",
+        } <= set(replica)
         assert set(replica["breakers"]) == {"gemini", "whatsapp", "supabase"}
     async with asyncio.timeout(10):  # a replica tells its view with its next heartbeat
         while {state for replica in fleet["replicas"] for state in replica["breakers"].values()} != {"closed"}:

@@ -33,12 +33,12 @@ class Server:
     async def report(
         self, failed: int = 1, *, ok: int = 0, slow: int = 0, hold: float = 0.0, replica: str = "a",
         version: tuple[int, int] | None = None, policy: BreakerPolicy = POLICY, ok_age: float = 0.0,
-        row_age: float = 0.0, in_a_row: int | None = None,
+        row_age: float = 0.0, in_a_row: int | None = None, cause: str = "",
     ) -> dict[str, Any]:  # fmt: skip
         in_a_row = failed if in_a_row is None else in_a_row
         args = [
             "api", KEYS.channel, *(version or self.version), replica, ok + failed, failed, slow, in_a_row, micros(hold),
-            *report_rules(policy), micros(ok_age), micros(row_age),
+            *report_rules(policy), micros(ok_age), micros(row_age), cause,
         ]  # fmt: skip
         answer = await REPORT(self.redis, KEYS.of_report("api"), args)
         return self._view(answer[6:]) | {
@@ -55,18 +55,18 @@ class Server:
 
     async def settle(
         self, outcome: str, lease: str = "l", *, hold: float = 0.0, jitter: float = 0.0,
-        version: tuple[int, int] | None = None,
+        version: tuple[int, int] | None = None, cause: str = "",
     ) -> dict[str, Any]:  # fmt: skip
         args = [
             "api", KEYS.channel, "a", lease, *(version or self.version), outcome, micros(hold),
-            micros(POLICY.open_seconds), micros(POLICY.max_open_seconds), jitter, POLICY.success_threshold,
+            micros(POLICY.open_seconds), micros(POLICY.max_open_seconds), jitter, POLICY.success_threshold, cause,
         ]  # fmt: skip
         answer = await SETTLE(self.redis, self.keys, args)
         return self._view(answer[2:]) | {"settled": answer[0] == 1}
 
     async def read(self) -> dict[str, Any]:
         rows = await READ(self.redis, [KEYS.index("api")], [KEYS.prefix("api"), 10, "api"])
-        return self._view(rows[0][1:])
+        return self._view(rows[0][1:-1]) | {"cause": rows[0][-1].decode()}
 
     async def force(self, state: str) -> dict[str, Any]:
         return self._view((await FORCE(self.redis, self.keys, ["api", KEYS.channel, state, "anna", "because"]))[1:])
@@ -278,3 +278,47 @@ async def test_every_change_is_published_by_the_script_that_makes_it(server: Ser
         states.append(message["data"].split(b"\n")[3].decode())
     assert states == ["open", "half_open", "open", "forced_closed"]
     await subscription.aclose()
+
+
+async def test_why_carries_the_last_failure_in_words_from_the_trip_over_the_probe_to_its_failure(server: Server):
+    await server.report(2, cause="HTTP 503")
+    assert await server.read() | {"why": "", "cause": "HTTP 503", "failures": "2"} == await server.read()
+    assert (await server.report(1, cause="HTTP 400 API_KEY_INVALID"))["why"] == "failures: HTTP 400 API_KEY_INVALID"
+    assert (await server.read())["cause"] == "HTTP 400 API_KEY_INVALID"
+    await server.pass_time(POLICY.open_seconds)
+    assert (await server.acquire())["why"] == "due: HTTP 400 API_KEY_INVALID"
+    assert (await server.settle("fail", cause="HTTP 403 SERVICE_DISABLED"))["why"] == (
+        "probe failed: HTTP 403 SERVICE_DISABLED"
+    )
+
+
+async def test_a_delay_the_upstream_asked_for_names_its_failure(server: Server):
+    assert (await server.report(1, hold=5, cause="HTTP 429"))["why"] == "delay: HTTP 429"
+    await server.pass_time(5)
+    await server.acquire()
+    assert (await server.settle("fail", hold=5, cause="HTTP 429 again"))["why"] == "delay: HTTP 429 again"
+
+
+async def test_slow_calls_are_not_explained_by_an_earlier_failure(server: Server):
+    policy = replace(POLICY, failure_threshold=100, slow_call_seconds=1.0, slow_rate=0.5, minimum_calls=4)
+    await server.report(1, ok=1, policy=policy, cause="HTTP 500")
+    assert (await server.report(0, ok=4, slow=4, policy=policy))["why"] == "slow calls"
+
+
+async def test_a_replica_of_an_earlier_version_reports_and_settles_without_words(server: Server):
+    args = [
+        "api", KEYS.channel, 0, 0, "old", 3, 3, 0, 3, 0, *report_rules(POLICY), 0, 0,
+    ]  # fmt: skip
+    answer = await REPORT(server.redis, KEYS.of_report("api"), args)
+    assert server._view(answer[6:])["why"] == "failures"
+
+
+async def test_an_operators_words_are_no_failure(server: Server):
+    await server.force("forced_open")
+    assert (await server.read())["cause"] == ""
+
+
+async def test_a_success_ends_the_words_with_the_row(server: Server):
+    await server.report(2, cause="HTTP 503")
+    await server.report(0, ok=1)
+    assert (await server.read())["cause"] == ""

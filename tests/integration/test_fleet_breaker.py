@@ -149,7 +149,7 @@ async def test_a_failure_rate_trips_without_any_failures_in_a_row(make: Make):
         await asyncio.gather(*(each.fleet.sync() for each in replicas))
     await until(lambda: all(replica.state == "open" for replica in replicas))
     words = await replicas[0].fleet.list(["some_api"])
-    assert words["some_api"].view.why == "failure rate"
+    assert words["some_api"].view.why == "failure rate: ConnectFailed: ConnectError"
 
 
 async def test_slow_calls_trip_although_none_fails(make: Make):
@@ -306,5 +306,39 @@ async def test_every_number_behind_a_trip_is_in_one_line(make: Make, caplog):
     assert (line.levelname, line.scope, line.epoch, line.failures, line.calls, line.failed) == (
         "ERROR", "fleet", 1, 5, 5, 5,
     )  # fmt: skip
-    assert (line.callers, line.voters, line.why) == (3, 3, "failures")
+    assert (line.callers, line.voters, line.why) == (3, 3, "failures: ConnectFailed: ConnectError")
     assert sum("open for the fleet by" in record.getMessage() for record in caplog.records) == 2
+
+
+async def test_every_replica_and_the_list_name_the_last_failure_in_words(make: Make):
+    one, other = await make(2)
+    wrong_key = Unavailable("some", "some: HTTP 400 API_KEY_INVALID")
+    one.fails(wrong_key)
+    await one.call()
+    await until(lambda: other.breaker.snapshot().failure_count == 1)
+    word = (await other.fleet.list(["some_api"]))["some_api"]
+    assert (word.view.state.value, word.last_failure) == ("closed", "HTTP 400 API_KEY_INVALID")
+    one.fails(wrong_key)
+    other.fails(wrong_key)
+    for replica in (other, one, other, one):
+        await replica.call()
+    await until(lambda: one.state == other.state == "open")
+    assert {replica.breaker.snapshot().why for replica in (one, other)} == {"failures: HTTP 400 API_KEY_INVALID"}
+
+
+async def test_a_failure_that_no_server_could_take_as_it_is_opens_the_circuit_all_the_same(make: Make):
+    one, other = await make(2)
+    for replica in (one, other):
+        replica.fails(Unavailable("some", "half an emoji \ud83d\nand a line"))
+    for _ in range(3):
+        await one.call()
+        await other.call()
+    await until(lambda: one.state == other.state == "open")
+    assert other.breaker.snapshot().why == "failures: half an emoji ? and a line"
+
+
+async def test_an_operators_words_with_line_breaks_reach_every_replica(make: Make):
+    one, other = await make(2)
+    await one.fleet.force("some_api", "open", who="anna", why="first\nsecond\r\nthird")
+    await until(lambda: other.breaker.is_forced)
+    assert other.breaker.snapshot().why == "first second third"

@@ -265,7 +265,71 @@ async def test_dead_letters_are_bounded(replicas: Replicas) -> None:
     for _ in range(30):
         await queue.put([event("m") for _ in range(20)])
         await queue.park(await claim_one(queue), 20, "unknown account")
-    assert 100 <= (await queue.stats()).dead <= 300, "trimming is by whole nodes of the stream"
+    stats = await queue.stats()
+    assert (stats.dead, stats.dead_lost) == (100, 500)
+
+
+async def test_dead_letters_are_bounded_in_bytes_and_the_oldest_go_first(replicas: Replicas) -> None:
+    queue = replicas.queue(max_dead_bytes=100_000)
+    for n in range(30):
+        await queue.put([Event(f"e{n}", "m", b"x" * 10_000)])
+        await queue.park(await claim_one(queue), 1, "unknown account")
+        assert (await queue.stats()).dead_bytes <= 100_000
+    stats = await queue.stats()
+    letters, _ = await queue.dead(limit=100)
+    assert [letter.event.id for letter in letters] == [f"e{n}" for n in range(21, 30)]
+    assert (stats.dead, stats.dead_lost) == (9, 21)
+    assert stats.dead_bytes > 90_000
+
+
+async def test_a_letter_larger_than_all_of_them_may_be_is_kept_alone(replicas: Replicas) -> None:
+    queue = replicas.queue(max_dead_bytes=1000)
+    for n in range(2):
+        await queue.put([Event(f"e{n}", "m", b"x" * 5000)])
+        await queue.park(await claim_one(queue), 1, "too large")
+    (letter,), _ = await queue.dead(limit=10)
+    assert letter.event.id == "e1"
+
+
+async def test_the_bytes_of_letters_that_are_replayed_or_dropped_are_free_again(replicas: Replicas) -> None:
+    queue = replicas.queue()
+    await queue.put([Event(f"e{n}", "m", b"x" * 1000) for n in range(3)])
+    await queue.park(await claim_one(queue), 3, "unknown account")
+    whole = (await queue.stats()).dead_bytes
+    letters, _ = await queue.dead(limit=10)
+    await queue.drop([letters[0].id])
+    assert (await queue.stats()).dead_bytes == whole * 2 // 3
+    await queue.replay([letters[1].id])
+    assert (await queue.stats()).dead_bytes == whole // 3
+    await queue.drop([letters[2].id])
+    assert (await queue.stats()).dead_bytes == 0
+
+
+async def test_letters_of_an_earlier_version_are_counted(replicas: Replicas) -> None:
+    queue = replicas.queue(max_dead_bytes=100_000)
+    await queue.put([Event(f"e{n}", "m", b"x" * 10_000) for n in range(5)])
+    await queue.park(await claim_one(queue), 5, "unknown account")
+    whole = (await queue.stats()).dead_bytes
+    await replicas.redis.delete("test:{q0}:dlqn")
+    await queue.put([Event("e5", "m", b"x" * 10_000)])
+    await queue.park(await claim_one(queue), 1, "unknown account")
+    assert (await queue.stats()).dead_bytes == whole * 6 // 5
+
+
+async def test_a_head_that_no_worker_survives_counts_as_well(replicas: Replicas) -> None:
+    queue = replicas.queue(max_attempts=1, lease_seconds=0.05, max_dead_bytes=15_000)
+    for n in range(2):
+        await queue.put([Event(f"e{n}", "m", b"x" * 10_000)])
+        await claim_one(queue)
+
+        async def parked(n: int = n) -> bool:
+            await queue.claim(1)
+            stats = await queue.stats()
+            return stats.dead + stats.dead_lost == n + 1
+
+        await eventually(parked)
+    stats = await queue.stats()
+    assert (stats.dead, stats.dead_lost) == (1, 1)
 
 
 async def test_only_as_many_events_are_ended_as_were_shown(replicas: Replicas) -> None:

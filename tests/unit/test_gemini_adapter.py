@@ -296,3 +296,32 @@ class TestProbe:
         world.answers = [trouble]
         with pytest.raises(Unavailable):
             await world.model.probe()
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "words"),
+    [
+        (400, {"status": "INVALID_ARGUMENT", "details": [{"reason": "API_KEY_INVALID"}]}, "HTTP 400 API_KEY_INVALID"),
+        (
+            403,
+            {"status": "PERMISSION_DENIED", "details": [{"reason": "SERVICE_DISABLED"}]},
+            "HTTP 403 SERVICE_DISABLED",
+        ),
+        (403, {"status": "PERMISSION_DENIED", "details": [{"retryDelay": "1s"}]}, "HTTP 403 PERMISSION_DENIED"),
+        (403, {"status": "PERMISSION_DENIED", "details": [{"reason": "not a code"}]}, "HTTP 403 PERMISSION_DENIED"),
+        (401, {}, "HTTP 401"),
+    ],
+)
+async def test_an_error_and_the_circuit_name_googles_own_code(world, status, error, words):
+    with pytest.raises(Unavailable) as caught:
+        await world.ask(httpx.Response(status, json={"error": error}))
+    assert str(caught.value) == f"gemini: {words}"
+    assert world.breaker.snapshot().last_failure == words
+
+
+async def test_the_probe_names_what_is_wrong_for_the_check_up(world):
+    world.answers = [
+        httpx.Response(400, json={"error": {"status": "INVALID_ARGUMENT", "details": [{"reason": "API_KEY_INVALID"}]}})
+    ]
+    with pytest.raises(Unavailable, match="HTTP 400 API_KEY_INVALID"):
+        await world.model.probe()

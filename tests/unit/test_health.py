@@ -70,12 +70,32 @@ class Desk:
             supervisor=self.supervisor,
             internals=lambda: asyncio.sleep(0, {"queue": {"pending": 7}}),
             requires=requires,
+            build={"version": "1", "build": "3f2c1ab"},
             clock=self.clock,
         )
 
     async def look(self, *names: str) -> None:
         for name in names:
             await Prober(self.dependencies[name], self.board, self.clock).look()  # type: ignore[arg-type]
+
+
+async def test_operators_see_why_a_circuit_is_open_its_last_failure_and_the_build():
+    desk = Desk()
+    wrong_key = Unavailable("gemini", "gemini: HTTP 400 API_KEY_INVALID")
+
+    async def ask():
+        raise wrong_key
+
+    for _ in range(5):
+        with pytest.raises(Unavailable):
+            await desk.breaker.call_async(ask)
+    _, full = desk.health.picture(full=True)
+    assert full["circuit_breakers"]["gemini"]["why"] == "failures: HTTP 400 API_KEY_INVALID"
+    assert full["circuit_breakers"]["gemini"]["last_failure"] == "HTTP 400 API_KEY_INVALID"
+    assert (full["version"], full["build"]) == ("1", "3f2c1ab")
+    _, public = desk.health.picture(full=False)
+    assert set(public["circuit_breakers"]["gemini"]) == {"state", "failure_count"}
+    assert "build" not in public
 
 
 async def test_both_stores_gone_for_longer_than_the_grace_takes_it_out_and_one_back_puts_it_in():

@@ -159,3 +159,125 @@ def test_local_variables_never_reach_a_traceback(logged):
         logging.getLogger("app.x").exception("bug")
     assert "boom" in logged()
     assert "hunter2" not in logged()
+
+
+class Collected(logging.Handler):
+    """What OpenTelemetry's handler does: it takes the records of the root logger, with their attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+CANONICAL = logging.getLogger("app.canonical")
+
+
+@pytest.fixture
+def canonical(logged):
+    """Our handler on its own, as a replica has it; `canonical()`: the canonical lines it wrote."""
+    logging.getLogger().handlers.clear()
+    logged.configure("INFO", LogFormat.JSON)
+    app = logging.getLogger("app")
+    yield lambda: [json.loads(line)["event"] for line in logged().splitlines()]
+    CANONICAL.filters.clear()
+    for logger in (CANONICAL, app):
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize("name", [None, "app", "app.canonical"])
+def test_a_handler_added_anywhere_gets_canonical_lines_with_their_fields(canonical, name):
+    other = Collected()
+    logging.getLogger(name).addHandler(other)
+    log_canonical("webhook", status=401)
+    (record,) = other.records
+    assert (record.name, record.getMessage(), record.fields) == ("app.canonical", "webhook", {"status": 401})
+    assert canonical() == ["webhook"], "ours has it as well, once"
+
+
+def test_a_handler_that_is_taken_away_again_changes_nothing(canonical):
+    other = Collected()
+    logging.getLogger().addHandler(other)
+    log_canonical("first")
+    logging.getLogger().removeHandler(other)
+    log_canonical("second")
+    assert canonical() == ["first", "second"]
+    assert [record.getMessage() for record in other.records] == ["first"]
+
+
+def test_caplog_sees_canonical_lines(canonical, caplog):
+    logging.getLogger().addHandler(caplog.handler)
+    log_canonical("webhook", status=200)
+    assert [record.getMessage() for record in caplog.records] == ["webhook"]
+
+
+def test_a_filter_on_the_handler_or_on_the_logger_is_obeyed(canonical):
+    def without_webhooks(record):
+        return record.getMessage() != "webhook"
+
+    ours = logging.getLogger().handlers[0]
+    for filtered in (ours, CANONICAL):
+        filtered.addFilter(without_webhooks)
+        log_canonical("webhook")
+        log_canonical("handled")
+        filtered.removeFilter(without_webhooks)
+    assert canonical() == ["handled", "handled"]
+
+
+def test_a_filter_may_change_a_canonical_line(canonical, logged):
+    def mark(record):
+        record.region = "eu"
+        return True
+
+    logging.getLogger().handlers[0].addFilter(mark)
+    log_canonical("webhook")
+    assert json.loads(logged())["region"] == "eu"
+
+
+@pytest.mark.parametrize("quiet", ["root", "logger", "parent", "handler", "disabled", "no propagation"])
+def test_levels_between_the_line_and_the_handler_are_obeyed(canonical, quiet):
+    app, ours = logging.getLogger("app"), logging.getLogger().handlers[0]
+    match quiet:
+        case "root":
+            logging.getLogger().setLevel(logging.WARNING)
+        case "logger":
+            CANONICAL.setLevel(logging.WARNING)
+        case "parent":
+            app.setLevel(logging.WARNING)
+        case "handler":
+            ours.setLevel(logging.WARNING)
+        case "disabled":
+            logging.disable(logging.INFO)
+        case _:
+            app.propagate = False
+    try:
+        log_canonical("webhook")
+    finally:
+        logging.disable(logging.NOTSET)
+    assert canonical() == []
+
+
+def test_a_record_factory_of_the_applications_own_is_used(canonical, logged):
+    before = logging.getLogRecordFactory()
+
+    def make(*args, **more):
+        record = before(*args, **more)
+        record.pod = "chorus-1"
+        return record
+
+    logging.setLogRecordFactory(make)
+    try:
+        log_canonical("webhook")
+    finally:
+        logging.setLogRecordFactory(before)
+    assert json.loads(logged())["pod"] == "chorus-1"
+
+
+def test_another_formatter_on_our_handler_is_used(canonical, logged):
+    logging.getLogger().handlers[0].setFormatter(logging.Formatter("%(name)s says %(message)s"))
+    log_canonical("webhook")
+    assert logged() == "app.canonical says webhook\n"

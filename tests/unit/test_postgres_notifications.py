@@ -1,4 +1,4 @@
-"""LISTEN: a connection in trouble is given up quietly, whatever asyncpg calls the trouble."""
+"""LISTEN: a connection in trouble is given up and told once, whatever asyncpg calls the trouble."""
 
 from __future__ import annotations
 
@@ -31,9 +31,17 @@ class Broken:
     [asyncpg.InternalClientError("another operation is in progress"), asyncpg.InterfaceError("closed"), OSError()],
     ids=lambda trouble: type(trouble).__name__,
 )
-async def test_a_connection_that_broke_is_dropped_and_the_wait_ends(trouble: Exception) -> None:
+async def test_a_connection_that_broke_is_dropped_and_the_wait_ends(
+    trouble: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     notifications = Notifications("postgresql://nowhere.invalid/db")
     connection = notifications._connection = Broken(trouble)
     await notifications.wait(0.01)
+    (line,) = [line for line in caplog.records if "no notifications" in line.getMessage()]
+    assert line.levelname == "WARNING"
+    assert type(trouble).__name__ in line.reason  # type: ignore[attr-defined]
+    notifications._connection = Broken(trouble)  # once, not with every look
+    await notifications.wait(0.01)
+    assert len([line for line in caplog.records if "no notifications" in line.getMessage()]) == 1
     assert connection.terminated
     assert notifications._connection is None

@@ -399,7 +399,9 @@ class QueueMachine(RuleBasedStateMachine):
         assert lengths == [len(box.events) for box in boxes.values()]
         assert int(depth or 0) == sum(lengths)
         sums = {
-            f"{what}:{group}": n for group in GROUPS for what, n in zip(("events", "bytes"), self.model.held(group))
+            f"{what}:{group}": n
+            for group in GROUPS
+            for what, n in zip(("events", "bytes"), self.model.held(group), strict=True)
         }
         sums["bytes"] = self.model.held()[1]
         assert {name.decode(): int(n) for name, n in held.items()} == {name: n for name, n in sums.items() if n}

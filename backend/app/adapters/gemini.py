@@ -39,6 +39,7 @@ REFUSALS = frozenset({"SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "RECI
 
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")
 """A protobuf Duration in JSON."""
+_CODE = re.compile(r"[A-Z][A-Z0-9_]{1,62}")
 
 
 class GeminiUnavailable(Unavailable):
@@ -98,6 +99,9 @@ class GeminiModel:
     def blocked_seconds(self) -> float:
         return self._breaker.blocked_seconds()
 
+    def blocked_reason(self) -> str:
+        return self._breaker.blocked_reason()
+
     async def probe(self) -> Mapping[str, Any]:
         """Is the API reachable, the key good, the default model alive? Past the breaker, costs no tokens.
         Raises `Unavailable`."""
@@ -146,7 +150,7 @@ class GeminiModel:
 
         429 counts only for the default model: quotas are per model, an account's own must not stop the others.
         """
-        message = f"gemini: HTTP {response.status} {error.get('status', '')}".rstrip()
+        message = f"gemini: HTTP {response.status} {_word(error)}".rstrip()
         if response.status == 429:
             delay, per_day = _quota(error)
             if per_day:
@@ -210,6 +214,12 @@ def _error(response: Response) -> Mapping[str, Any]:
 def _details(error: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     details = error.get("details")
     return [_object(detail) for detail in details] if isinstance(details, list) else []
+
+
+def _word(error: Mapping[str, Any]) -> str:
+    """Google's code for it: the reason of an ErrorInfo (AIP-193), which says more than the status, or the status."""
+    reasons = (str(detail.get("reason", "")) for detail in _details(error))
+    return next(filter(_CODE.fullmatch, reasons), str(error.get("status", ""))[:40])
 
 
 def _is_about_this_request(error: Mapping[str, Any]) -> bool:

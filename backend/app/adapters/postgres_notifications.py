@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from typing import Any
 
 import asyncpg
+
+from app.core.failure_words import in_words
+
+logger = logging.getLogger(__name__)
 
 CHANNEL = "chorus_cache"
 CONNECT_SECONDS = 3.0
@@ -23,6 +28,7 @@ class Notifications:
         self._url = database_url
         self._connection: Any = None
         self._heard = asyncio.Event()
+        self._is_lost = False
 
     async def wait(self, timeout_seconds: float) -> None:
         """Until notified, or `timeout_seconds`. At once when it has (dis)connected: something may be missing."""
@@ -36,8 +42,13 @@ class Notifications:
             if not self._heard.is_set():
                 await self._connection.execute("select 1", timeout=CHECK_SECONDS)
             self._heard.clear()
-        except TROUBLE:
+        except TROUBLE as exc:
             self._drop()
+            if not self._is_lost:
+                self._is_lost = True
+                logger.warning(
+                    "no notifications from the database, looking now and then", extra={"reason": in_words(exc)}
+                )
             await asyncio.sleep(timeout_seconds)
 
     async def aclose(self) -> None:
@@ -49,6 +60,9 @@ class Notifications:
         self._connection = await asyncpg.connect(self._url, timeout=CONNECT_SECONDS, command_timeout=CHECK_SECONDS)
         self._connection.add_termination_listener(self._hear)
         await self._connection.add_listener(CHANNEL, self._hear)
+        if self._is_lost:
+            self._is_lost = False
+            logger.warning("notifications from the database are back")
 
     def _hear(self, *_: object) -> None:
         self._heard.set()

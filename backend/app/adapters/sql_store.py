@@ -64,7 +64,7 @@ _TURNS = TypeAdapter(tuple[Turn, ...])
 _PROFILE_CHANGES = {f.name for f in fields(BotProfile)} - {"account_id", "updated_at"}
 _ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {"id", "created_at", "updated_at"}
 
-_CONFLICTS = {
+CONFLICTS = {
     "inbox_full": "as many events wait in the inbox as may",
     "slug_taken": "another account has this slug",
     "phone_number_id_taken": "another account has this phone_number_id",
@@ -96,7 +96,7 @@ class SqlStore(SqlInvalidations, Store):
             case {"error": "not_found", "what": str(what)}:
                 raise NotFound(what)
             case {"error": "conflict", "code": str(code)}:
-                raise Conflict(code, _CONFLICTS[code])
+                raise Conflict(code, CONFLICTS[code])
             case answer:
                 raise TypeError(f"chorus_{operation} answered {type(answer).__name__} in no known form")
 

@@ -202,6 +202,12 @@ class WhatsAppMessenger:
         own = self._account_breakers.find(account.phone_number_id)
         return max(self._breaker.blocked_seconds(), own.blocked_seconds() if own else 0.0)
 
+    def blocked_reason(self, account: Account) -> str:
+        own = self._account_breakers.find(account.phone_number_id)
+        if own and own.blocked_seconds() > self._breaker.blocked_seconds():
+            return f"the account's {own.blocked_reason()}"
+        return self._breaker.blocked_reason()
+
     async def probe(self) -> Mapping[str, Any]:
         """Does the API answer at all? Past the breakers and without a token. Raises `Unavailable`."""
         try:

@@ -17,6 +17,7 @@ from app.services.account_service import AccountService
 from app.services.breaker_service import BreakerService
 from app.services.conversation_service import ConversationService
 from app.services.health_service import HealthService
+from app.services.silence_watch import SilenceWatch
 
 OPERATOR = User(id="operator", is_operator=True)
 
@@ -31,6 +32,7 @@ class Services:
     queue: Queue
     registry: Registry
     breakers: BreakerService
+    silence: SilenceWatch
     verifier: TokenVerifier | None
     admin_key: str
     verify_token: str | None

@@ -1,4 +1,7 @@
-"""One table: what an error means to an HTTP caller. One shape: `{"error":{"code","message","request_id"}}`."""
+"""One table: what an error means to an HTTP caller. One shape: `{"error":{"code","message","request_id"}}`.
+
+A message says what happened and what to do about it (`api/advice.py`).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from app.api.advice import sentence
 from app.core.logging import request_id
 from app.domain.errors import (
     ChorusError,
@@ -40,18 +44,22 @@ STATUS_OF: tuple[tuple[type[Exception], int], ...] = (
 """First match wins."""
 
 DEFAULT_RETRY_AFTER_SECONDS = 5
-_HTTP_CODES: Mapping[int, str] = {
-    400: "bad_request",
-    404: "not_found",
-    405: "method_not_allowed",
-    413: "body_too_large",
+BODY_TOO_LARGE = "chorus.body_too_large"
+"""In a request's scope: its body was cut off, whatever the framework makes of the rest."""
+HTTP_ERRORS: Mapping[int, tuple[str, str]] = {
+    400: ("bad_request", "the request cannot be read"),
+    404: ("not_found", "there is no such route"),
+    405: ("method_not_allowed", "this route does not take this method"),
+    413: ("body_too_large", "the body is too large"),
 }
+"""The framework's own errors: code, and what happened."""
 
 
 def error_response(
     status: int, code: str, message: str, *, field: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
-    error: dict[str, Any] = {"code": code, "message": message, "request_id": request_id()}
+    """`message`: what happened; what to do about it is added."""
+    error: dict[str, Any] = {"code": code, "message": sentence(code, status, message), "request_id": request_id()}
     if field:
         error["field"] = field
     return Response(orjson.dumps({"error": error}), status, headers, media_type="application/json")
@@ -91,18 +99,19 @@ async def _invalid(_request: Request, exc: Exception) -> Response:
     first = exc.errors()[0]
     if first["type"] == "json_invalid":
         return error_response(400, "invalid_json", "the body is not valid JSON")
-    field = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path"})
-    return error_response(422, "invalid_input", f"{field}: {first['msg']}" if field else first["msg"], field=field)
+    field = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path", "header"})
+    problem = first["msg"][:1].lower() + first["msg"][1:]
+    what = f'the field "{field}" is wrong: {problem}' if field else problem
+    return error_response(422, "invalid_input", what, field=field)
 
 
-async def _http(_request: Request, exc: Exception) -> Response:
+async def _http(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)  # noqa: S101  registered for it only
-    code = _HTTP_CODES.get(exc.status_code, f"http_{exc.status_code}")
-    return error_response(exc.status_code, code, str(exc.detail), headers=exc.headers)
+    status = 413 if request.scope.get(BODY_TOO_LARGE) else exc.status_code
+    code, what = HTTP_ERRORS.get(status, (f"http_{status}", str(exc.detail)))
+    return error_response(status, code, what, headers=exc.headers)
 
 
 async def _bug(_request: Request, exc: Exception) -> Response:
     logger.error("unhandled error", exc_info=exc)
-    return error_response(
-        500, "internal_error", "something went wrong on our side; the log has it under this request id"
-    )
+    return error_response(500, "internal_error", "something went wrong on our side")

@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client import Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import error_response
+from app.api.errors import BODY_TOO_LARGE, error_response
 from app.core.logging import bind_request_id, log_canonical
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -46,7 +46,7 @@ class Observed:
                 response = error_response(413, "body_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
                 await response(scope, receive, observed_send)
             else:
-                await self._app(scope, _bounded(receive), observed_send)
+                await self._app(scope, _bounded(receive, scope), observed_send)
         finally:
             seconds = time.perf_counter() - started
             route = _route(scope)
@@ -58,7 +58,7 @@ class Observed:
                 )
 
 
-def _bounded(receive: Receive) -> Receive:
+def _bounded(receive: Receive, scope: Scope) -> Receive:
     """A chunked body has no length to check beforehand."""
     size = 0
 
@@ -67,6 +67,7 @@ def _bounded(receive: Receive) -> Receive:
         message = await receive()
         size += len(message.get("body", b""))
         if size > MAX_BODY_BYTES:
+            scope[BODY_TOO_LARGE] = True
             return {"type": "http.disconnect"}
         return message
 

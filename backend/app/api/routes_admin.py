@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.deps import Limit, Operator, Replica, operator
 from app.core.cache import invalidate_cache_pattern, stats
-from app.core.queue import DeadLetter
 from app.services.breaker_service import BreakerAction
+from app.services.dead_letters import view
 
 router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(operator)])
 
@@ -64,10 +64,16 @@ async def queue(replica: Replica) -> dict[str, Any]:
     return asdict(await replica.queue.stats())
 
 
+@router.get("/silent-numbers")
+async def silent_numbers(replica: Replica) -> dict[str, Any]:
+    """Numbers whose customers usually write and have been quiet for too long, as of the last minute."""
+    return {"items": replica.silence.silent}
+
+
 @router.get("/dead-letters")
 async def dead_letters(replica: Replica, limit: Limit = 50, cursor: str | None = None) -> dict[str, Any]:
     letters, next_cursor = await replica.queue.dead(limit=limit, cursor=cursor)
-    return {"items": [_view(letter) for letter in letters], "next_cursor": next_cursor}
+    return {"items": [view(letter) for letter in letters], "next_cursor": next_cursor}
 
 
 @router.post("/dead-letters/replay")
@@ -78,17 +84,3 @@ async def replay(replica: Replica, body: DeadLetterIds) -> dict[str, int]:
 @router.post("/dead-letters/drop")
 async def drop(replica: Replica, body: DeadLetterIds) -> dict[str, int]:
     return {"dropped": await replica.queue.drop(body.ids)}
-
-
-def _view(letter: DeadLetter) -> dict[str, Any]:
-    """Without the payload, which is a customer's words; the mailbox names the conversation to look at."""
-    return {
-        "id": letter.id,
-        "event": letter.event.id,
-        "mailbox": letter.event.mailbox,
-        "reason": letter.reason,
-        "attempts": letter.attempts,
-        "parked_at": letter.parked_at,
-        "history": [asdict(failure) for failure in letter.history],
-        "bytes": len(letter.event.payload),
-    }

@@ -12,14 +12,16 @@ import time
 from collections.abc import Sequence
 
 import orjson
-from prometheus_client import Histogram
+from prometheus_client import Counter, Histogram
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from app.api.advice import sentence
 from app.api.deps import services
 from app.api.errors import error_response
 from app.core.errors import Unavailable
+from app.core.failure_words import in_words
 from app.core.logging import bind_request_id, log_canonical
 from app.core.tolerant_json import loads
 from app.core.tracing import span
@@ -39,6 +41,13 @@ WEBHOOK_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1),
 )
 _OK_SECONDS = WEBHOOK_SECONDS.labels(200)
+REFUSED = Counter("chorus_webhook_refused_total", "Requests of Meta, or of strangers, that were refused", ["reason"])
+for _reason in (
+    "signature_missing", "signature_wrong", "invalid_json", "body_too_large", "unavailable", "verification_failed",
+):  # fmt: skip
+    REFUSED.labels(_reason)  # from the start: an increase from nothing is none to Prometheus
+TELL_SECONDS = 60.0
+"""Refused signatures are told once a minute: a warning for each would be a way to fill the disk."""
 
 
 class BodyTooLarge(Exception):
@@ -55,12 +64,14 @@ class WebhookReceiver:
     def __init__(self, ingest: IngestService, app_secrets: Sequence[str]) -> None:
         self._ingest = ingest
         self._keys = [secret.encode() for secret in app_secrets]
+        self._told_at = -TELL_SECONDS
+        self._untold = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         request_id = bind_request_id()
         accepted = duplicates = 0
-        error = ""
+        error = refused = reason = ""
         try:
             signature, length = _headers(scope)
             if length > MAX_BODY_BYTES:
@@ -70,27 +81,42 @@ class WebhookReceiver:
                 return
             if not self._is_signed(body, signature):
                 status, error = 401, "invalid_signature"
+                refused = "signature_wrong" if signature else "signature_missing"
+                self._tell_unsigned(refused, started)
             else:
                 with span("webhook"):
                     result = await self._ingest.accept(loads(body))
                 accepted, duplicates = result.accepted, result.duplicates
                 status = 200
         except BodyTooLarge:
-            status, error = 413, "body_too_large"
+            status, error, refused = 413, "body_too_large", "body_too_large"
         except json.JSONDecodeError:
-            status, error = 400, "invalid_json"
+            status, error, refused = 400, "invalid_json", "invalid_json"
         except Unavailable as exc:
-            status, error = 503, f"{exc.dependency}_unavailable"
+            status, error, refused = 503, f"{exc.dependency}_unavailable", "unavailable"
+            reason = in_words(exc)
         if status == 200:
             await send(_OK_START)
             await send(_OK_BODY)
         else:
+            REFUSED.labels(refused).inc()
             await _refuse(send, status, error, request_id)
         seconds = time.perf_counter() - started
         (_OK_SECONDS if status == 200 else WEBHOOK_SECONDS.labels(status)).observe(seconds)
         log_canonical(
-            "webhook", status=status, accepted=accepted, duplicates=duplicates, error=error, ms=round(seconds * 1000, 2)
-        )
+            "webhook", status=status, accepted=accepted, duplicates=duplicates, error=error, reason=reason or refused,
+            ms=round(seconds * 1000, 2),
+        )  # fmt: skip
+
+    def _tell_unsigned(self, refused: str, now: float) -> None:
+        """With a wrong app secret every delivery ends here, and nothing else in the system goes wrong."""
+        self._untold += 1
+        if now - self._told_at >= TELL_SECONDS:
+            logger.warning(
+                "webhooks refused: the signature does not match; is META_APP_SECRET the secret of the app that sends?",
+                extra={"reason": refused, "refused": self._untold},
+            )
+            self._told_at, self._untold = now, 0
 
     def _is_signed(self, body: bytes, signature: bytes) -> bool:
         """HMAC-SHA256 over the raw bytes with any of the app secrets (several Meta apps may post here)."""
@@ -134,7 +160,8 @@ async def _read(receive: Receive) -> bytes | None:
 
 
 async def _refuse(send: Send, status: int, error: str, request_id: str) -> None:
-    body = orjson.dumps({"error": {"code": error, "message": _MESSAGES.get(error, error), "request_id": request_id}})
+    message = sentence(error, status, MESSAGES.get(error, NOT_STORED))
+    body = orjson.dumps({"error": {"code": error, "message": message, "request_id": request_id}})
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 503:
         headers.append((b"retry-after", RETRY_AFTER))
@@ -147,12 +174,13 @@ async def _refuse(send: Send, status: int, error: str, request_id: str) -> None:
 
 _OK_START = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
 _OK_BODY = {"type": "http.response.body", "body": b"OK"}
-_MESSAGES = {
+MESSAGES = {
     "invalid_signature": "X-Hub-Signature-256 is missing or does not match the body",
     "invalid_json": "the body is not valid JSON",
     "body_too_large": f"the body is larger than {MAX_BODY_BYTES} bytes",
-    "redis_unavailable": "nothing durable could store this; deliver it again",
 }
+NOT_STORED = "nothing durable could store this"
+"""Whatever is away."""
 
 
 async def verify(request: Request) -> Response:
@@ -160,10 +188,16 @@ async def verify(request: Request) -> Response:
     query = request.query_params
     token, challenge = query.get("hub.verify_token", ""), query.get("hub.challenge", "")
     if query.get("hub.mode") != "subscribe" or not token:
-        return error_response(403, "verification_failed", "hub.mode or hub.verify_token is missing")
+        return _not_verified("hub.mode or hub.verify_token is missing")
     replica = services(request)
     expected = replica.verify_token
     is_global = expected is not None and secrets.compare_digest(expected.encode(), token.encode())
     if not is_global and await replica.accounts.by_verify_token(token) is None:
-        return error_response(403, "verification_failed", "no account has this verify token")
+        return _not_verified("no account has this verify token")
     return PlainTextResponse(challenge)
+
+
+def _not_verified(what: str) -> Response:
+    REFUSED.labels("verification_failed").inc()
+    logger.warning("webhook verification refused", extra={"reason": what})
+    return error_response(403, "verification_failed", what)

@@ -85,6 +85,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     log_format: LogFormat = LogFormat.JSON
+    chorus_build: str | None = None
 
     redis_url: str | None = None
     redis_cache_url: str | None = None

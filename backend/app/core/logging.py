@@ -63,8 +63,8 @@ def configure_logging(level: str, log_format: LogFormat) -> None:
         root.removeHandler(old)
     global _lines  # noqa: PLW0603
     handler = _Handler(sys.stderr)
-    _lines = _Lines(handler) if log_format is LogFormat.JSON else None
     handler.setFormatter(_JsonFormatter() if log_format is LogFormat.JSON else _PrettyFormatter())
+    _lines = _Lines(handler) if log_format is LogFormat.JSON else None
     root.addHandler(handler)
     root.setLevel(level)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
@@ -107,10 +107,15 @@ def request_id() -> str | None:
 
 
 def log_canonical(event: str, /, **fields: Any) -> None:
-    """One line at INFO for a finished unit of work: ids, outcome, milliseconds per stage. Any field name will do."""
-    if _lines is None or not _lines.is_in_use:
+    """One line at INFO for a finished unit of work: ids, outcome, milliseconds per stage. Any field name will do.
+
+    It goes past `logging` only while that can make no difference: no other handler, no filter, no level in between.
+    """
+    if not _canonical.isEnabledFor(logging.INFO):
+        return
+    if _lines is None or not _lines.is_alone:
         _canonical.info(event, extra={"fields": fields})
-    elif _canonical.isEnabledFor(logging.INFO):
+    else:
         # Only words can hold what must not be there; most values are numbers, and what is bound is clean.
         words = [value for value in fields.values() if value and isinstance(value, str)]
         if words and _is_suspicious(" ".join(words)):
@@ -124,11 +129,23 @@ class _Lines:
 
     def __init__(self, handler: _Handler) -> None:
         self._handler = handler
+        self._formatter = handler.formatter
         self._pending: list[tuple[str, dict[str, Any]]] = []
 
     @property
-    def is_in_use(self) -> bool:
-        return self._handler in logging.getLogger().handlers
+    def is_alone(self) -> bool:
+        """Would `logging` hand a canonical line to our handler and to nothing else, unchanged? Asked for every line:
+        a handler or filter may be added at any time, by OpenTelemetry for example."""
+        handler, parent, root = self._handler, _canonical.parent, logging.root
+        return (
+            root.handlers == [handler]
+            and not handler.filters
+            and handler.level <= logging.INFO
+            and handler.formatter is self._formatter
+            and not (_canonical.filters or _canonical.handlers or not _canonical.propagate)
+            and logging.getLogRecordFactory() is logging.LogRecord
+            and (parent is root or _is_plain(parent))
+        )
 
     def write(self, event: str, fields: dict[str, Any]) -> None:
         self._pending.append((event, fields))
@@ -147,6 +164,15 @@ class _Lines:
 
 
 _lines: _Lines | None = None
+
+
+def _is_plain(logger: logging.Logger | None) -> bool:
+    """Nothing between this logger and the root takes lines for itself or keeps them."""
+    while logger is not None and logger is not logging.root:
+        if logger.handlers or not logger.propagate:
+            return False
+        logger = logger.parent
+    return logger is not None
 
 
 class _Handler(logging.StreamHandler[Any]):
@@ -217,9 +243,14 @@ def _is_suspicious(line: str) -> bool:
     return any(mark in line for mark in _MARKS) or _PHONE.search(line) is not None
 
 
+def redact(text: str) -> str:
+    """`text` without what must not be in a log: tokens, keys, signatures, phone numbers."""
+    return _SECRET.sub("[redacted]", text)
+
+
 def _scrub(value: Any) -> Any:
     if isinstance(value, str):
-        return _SECRET.sub("[redacted]", value)
+        return redact(value)
     if isinstance(value, dict):
         return {key: _scrub(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

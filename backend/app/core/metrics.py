@@ -17,8 +17,12 @@ SLOW_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0)
 """Buckets for what may take seconds: a model's answer, a conversation from end to end."""
 
 
-BUILD = Info("chorus_build", "Version of Chorus and of Python")
-BUILD.info({"version": __version__, "python": platform.python_version()})
+BUILD = Info("chorus_build", "Version and build of Chorus, and version of Python")
+
+
+def tell_build(build: str) -> None:
+    """Once, at start-up: which build this process runs."""
+    BUILD.info({"version": __version__, "build": build, "python": platform.python_version()})
 
 
 def render() -> tuple[bytes, str]:

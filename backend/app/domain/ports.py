@@ -44,6 +44,10 @@ class Model(Protocol):
         """For how long `generate` would certainly fail without asking anybody; 0 if it is worth a try. No I/O."""
         ...
 
+    def blocked_reason(self) -> str:
+        """Why, in words, while `blocked_seconds` is not 0."""
+        ...
+
 
 class Messenger(Protocol):
     async def send_text(
@@ -65,6 +69,10 @@ class Messenger(Protocol):
 
     def blocked_seconds(self, account: Account) -> float:
         """For how long a send for `account` would certainly fail without asking anybody; 0 if it is worth a try."""
+        ...
+
+    def blocked_reason(self, account: Account) -> str:
+        """Why, in words, while `blocked_seconds` is not 0."""
         ...
 
 

@@ -51,8 +51,11 @@ class AccountService:
                         BOOTSTRAPPER, name=BOOTSTRAP_SLUG, slug=BOOTSTRAP_SLUG, phone_number_id=phone_number_id,
                         access_token=access_token, verify_token=verify_token,
                     )  # fmt: skip
-            except Conflict:
-                return  # another replica was faster
+            except Conflict as exc:
+                # Another replica may have been faster; else the name is somebody else's, and the number has no account.
+                if await self._store.get_account_by_phone_number_id(phone_number_id) is None:
+                    logger.error("no account bootstrapped", extra={"reason": str(exc), "code": exc.code})
+                return
             except Unavailable as exc:
                 logger.warning("no account bootstrapped yet", extra={"reason": str(exc)})
                 await asyncio.sleep(BOOTSTRAP_RETRY_SECONDS)

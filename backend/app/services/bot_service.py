@@ -14,6 +14,7 @@ from prometheus_client import Histogram
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
+from app.core.failure_words import in_words
 from app.core.metrics import SLOW_SECONDS
 from app.domain.errors import ModelRefused, SendError, Unavailable, UnknownAccount
 from app.domain.models import (
@@ -33,7 +34,7 @@ from app.domain.ports import Messenger, Model, Store
 from app.domain.prompt import build_prompt
 from app.domain.webhook import expects_answer, needs_a_person, opens_chat
 from app.services.account_service import AccountService
-from app.services.delivery import Delivery, Postponed
+from app.services.delivery import Delivered, Delivery, Postponed
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,8 @@ class Handled:
     outcome: str
     count: int
     stages: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
+    """Why the customer got something else than the model's answer, codes only; `""` if they got it."""
 
 
 @dataclass(slots=True)
@@ -99,6 +102,8 @@ class _Work:
     asked: tuple[InboundMessage, ...]
     stages: dict[str, float]
     loaded: asyncio.Event = field(default_factory=asyncio.Event)
+    reason: str = ""
+    """As in `Handled`."""
 
     @property
     def covers(self) -> tuple[str, ...]:
@@ -143,29 +148,30 @@ class BotService:
         if not asked:
             return await self._greet(_Work(run, hold, account, conversation, (), stages))
         if not account.is_active or not conversation.bot_enabled:
-            return Handled("bot_off", everything, stages)
+            why = "the conversation's bot is off" if account.is_active else "the account is not active"
+            return Handled("bot_off", everything, stages, why)
         if self._clock.now() - max(m.timestamp for m in asked) > timedelta(hours=WINDOW_HOURS):
             await self._store.set_needs_human(conversation.id, HandoverReason.WINDOW_CLOSED)
-            return Handled("window_closed", everything, stages)
+            return Handled("window_closed", everything, stages, f"the last message is older than {WINDOW_HOURS} h")
 
         if blocked := self._messenger.blocked_seconds(account):
-            raise Postponed(blocked, "whatsapp: circuit open")
+            raise Postponed(blocked, f"whatsapp: {self._messenger.blocked_reason(account)}")
         work = _Work(run, hold, account, conversation, asked, stages)
         courtesy = asyncio.create_task(self._show_typing(work))
         try:
             reply, profile = await self._ready_reply(work)
             with _stage(stages, "send", self._clock):
-                state = await self._deliver(work, reply, profile)
+                state, reason = await self._deliver(work, reply, profile)
         finally:
             courtesy.cancel()
             with suppress(asyncio.CancelledError):
                 await courtesy
-        return Handled(_OUTCOMES[state], _covered(work.run, reply), stages)
+        return Handled(_OUTCOMES[state], _covered(work.run, reply), stages, reason or work.reason)
 
     async def _greet(self, work: _Work) -> Handled:
         """The customer wrote nothing. If they opened the chat: the profile's greeting, once for the conversation,
         without the model. It calls no person, and a late one is no greeting."""
-        nothing = Handled("nothing_to_answer", len(work.run.messages), work.stages)
+        nothing = Handled("nothing_to_answer", len(work.run.messages), work.stages, _types(work.run.messages))
         opened = [message for message in work.run.messages if opens_chat(message)]
         if not opened or not work.account.is_active or not work.conversation.bot_enabled:
             return nothing
@@ -177,7 +183,7 @@ class BotService:
         if await self._store.history(work.conversation.id, limit=1, exclude=()):
             return nothing  # they know each other
         if blocked := self._messenger.blocked_seconds(work.account):
-            raise Postponed(blocked, "whatsapp: circuit open")
+            raise Postponed(blocked, f"whatsapp: {self._messenger.blocked_reason(work.account)}")
         reply = await self._store.open_reply(
             work.conversation.id,
             key=f"greeting:{work.conversation.id}",
@@ -189,8 +195,8 @@ class BotService:
         if reply.state is ReplyState.FAILED or reply.state in _FINISHED:
             return nothing
         with _stage(work.stages, "send", self._clock):
-            state = await self._deliver(work, reply, profile)
-        return Handled(_OUTCOMES[state], len(work.run.messages), work.stages)
+            state, reason = await self._deliver(work, reply, profile)
+        return Handled(_OUTCOMES[state], len(work.run.messages), work.stages, reason)
 
     async def _record(self, account: Account, run: Run) -> Conversation:
         inbound = await self._store.record_inbound(
@@ -240,26 +246,30 @@ class BotService:
 
     async def _compose(self, work: _Work, profile: BotProfile, history: Sequence[Turn]) -> str:
         """The text of the answer: the model's, or what the profile says when the model cannot or need not be asked."""
+        work.reason = ""
         texts = [message.text for message in work.asked if message.text]
         if not texts:
+            work.reason = _types(work.asked)
             return profile.non_text_reply
         if len(texts) < len(work.asked):
             texts.append("[The customer also sent something that is not text and that you cannot see.]")
         if 0 < (blocked := self._model.blocked_seconds()) <= self._seconds_left(work):
-            raise Postponed(blocked, "model unavailable: circuit open")
+            raise Postponed(blocked, f"model unavailable: {self._model.blocked_reason()}")
         prompt = build_prompt(profile, work.conversation.contact.name or work.run.name, history, texts)
         try:
             return (await self._model.generate(prompt, deadline=Deadline.after(GENERATION_SECONDS))).text
         except ModelRefused as exc:
             why = HandoverReason.MODEL_REFUSED
+            work.reason = f"model refused: {exc.reason}"
             logger.warning("model refused", extra={"conversation": work.conversation.id, "reason": exc.reason})
         except Unavailable as exc:
             left = self._seconds_left(work)
             delay = exc.retry_after or min(MODEL_RETRY_SECONDS, left)
             # A daily quota comes back too late for this customer: no use in making them wait for nothing.
             if 0 < delay <= left:
-                raise Postponed(delay, f"model unavailable: {exc}") from exc
+                raise Postponed(delay, f"model unavailable: {in_words(exc)}") from exc
             why = HandoverReason.MODEL_UNAVAILABLE
+            work.reason = f"model unavailable: {in_words(exc)}"
             logger.warning("no reply in time", extra={"conversation": work.conversation.id, "reason": str(exc)})
         await self._store.set_needs_human(work.conversation.id, why)
         return profile.fallback_text
@@ -268,9 +278,9 @@ class BotService:
         """Until the customer gets the fallback text instead of an answer."""
         return (work.run.accepted_at + self._reply_deadline - self._clock.now()).total_seconds()
 
-    async def _deliver(self, work: _Work, reply: Reply, profile: BotProfile) -> ReplyState:
+    async def _deliver(self, work: _Work, reply: Reply, profile: BotProfile) -> Delivered:
         if reply.state in _FINISHED:
-            return reply.state
+            return Delivered(reply.state)
         contact = work.conversation.contact
         return await self._delivery.deliver(
             reply,
@@ -307,6 +317,11 @@ def _stage(stages: dict[str, float], name: str, clock: Clock) -> Iterator[None]:
 
 _FINISHED = frozenset({ReplyState.SENT, ReplyState.SILENCED})
 _OUTCOMES = {ReplyState.SENT: "replied", ReplyState.FAILED: "send_failed", ReplyState.SILENCED: "silenced"}
+
+
+def _types(messages: Sequence[InboundMessage]) -> str:
+    """Meta's words for what came instead of text."""
+    return "no text: " + ", ".join(sorted({message.type[:40] for message in messages})[:5])
 
 
 def _covered(run: Run, reply: Reply) -> int:

@@ -23,6 +23,28 @@ class BreakerAction(StrEnum):
 _STATES = {BreakerAction.OPEN: "open", BreakerAction.CLOSE: "closed", BreakerAction.AUTO: "auto"}
 
 
+def words_of(row: Mapping[str, Any]) -> str:
+    """Why a circuit is as it is, for people, by a row of `overview`. `""` if there is nothing to say."""
+    parts = []
+    if row.get("why"):
+        about = [row["who"]] if row.get("who") else []
+        if row.get("since_seconds") is not None:
+            about.append(f"{row['since_seconds']:.0f} s ago")
+        parts.append(row["why"] + (f" ({', '.join(about)})" if about else ""))
+    if row.get("last_failure") and row["last_failure"] not in row.get("why", ""):
+        parts.append(f"last failure: {row['last_failure']}")
+    return "; ".join(parts)
+
+
+def in_trouble(overview: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The circuits of an `overview` that are not closed, or count failures, with the reason in words."""
+    return {
+        name: f"{row['state']}{', forced' if row['forced'] else ''}: {words_of(row) or 'no reason known'}"
+        for name, row in overview.items()
+        if row["state"] != "closed" or row["forced"] or row["failure_count"]
+    }
+
+
 class BreakerService:
     """`breakers` by the short names that /health uses; `accounts` are the keyed ones, by `<family>:<key>`."""
 
@@ -74,5 +96,6 @@ class BreakerService:
             "failed_rounds": word.rounds,
             "who": view.who,
             "why": view.why,
+            "last_failure": word.last_failure,
             "since_seconds": round(word.age_seconds, 1),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Mapping
 from datetime import timedelta
@@ -30,8 +31,10 @@ from app.domain.ports import Store
 from app.domain.webhook import REPORTED, Json, Kind, event_time, to_inbound
 from app.services.account_service import AccountService
 from app.services.bot_service import Hold
-from app.services.delivery import Delivery
+from app.services.delivery import Delivered, Delivery
 from app.services.ingest_service import Incoming
+
+logger = logging.getLogger(__name__)
 
 
 class ConversationService:
@@ -83,8 +86,8 @@ class ConversationService:
             await self._queue.put([Event(key, f"{Kind.OUTBOUND}:{conversation_id}", payload, immediate=True)])
         return reply
 
-    async def send_human(self, incoming: Incoming, hold: Hold) -> str:
-        """The worker's half of `reply_as_human`. Returns the outcome."""
+    async def send_human(self, incoming: Incoming, hold: Hold) -> Delivered:
+        """The worker's half of `reply_as_human`."""
         body = incoming.body
         conversation = await self._store.get_conversation(body["conversation_id"])
         if conversation is None:
@@ -94,9 +97,9 @@ class ConversationService:
             conversation.id, key=body["key"], author=Author.HUMAN, covers=(), fence=hold.fence, body=body["text"]
         )
         if reply.state is ReplyState.SENT:
-            return str(reply.state)
+            return Delivered(reply.state)
         contact = conversation.contact
-        state = await self._delivery.deliver(
+        return await self._delivery.deliver(
             reply,
             account=account,
             to=Recipient(contact.wa_id, contact.user_id),
@@ -104,24 +107,29 @@ class ConversationService:
             ensure_held=hold.ensure_held,
             resend=False,
         )
-        return str(state)
 
-    async def apply_status(self, incoming: Incoming) -> str:
-        """Move one outbound message along. Returns the outcome."""
+    async def apply_status(self, incoming: Incoming) -> tuple[str, str]:
+        """Move one outbound message along. Returns the outcome, and why the message failed if it did."""
         account = await self._account(incoming)
         status = incoming.body["status"]
         name = str(status.get("status"))
         if name not in REPORTED:  # queued by an earlier version
             raise Unprocessable(f"unknown status {name:.40}")
+        error = _first_error(status)
         known = await self._store.apply_status(
             account.id,
             wa_message_id=str(status["id"]),
             outbound_key=status.get("biz_opaque_callback_data"),
             status=Status(name),
             timestamp=event_time(status.get("timestamp"), incoming.accepted_at),
-            error=_first_error(status),
+            error=error,
         )
-        return "applied" if known else "kept_for_later"
+        reason = ""
+        if name == Status.FAILED:
+            # WhatsApp had accepted it: nothing but this status says that the customer has no answer.
+            reason = f"message failed: code {(error or {}).get('code')}"
+            logger.warning("a message that WhatsApp had accepted has failed", extra={"reason": reason})
+        return ("applied" if known else "kept_for_later"), reason
 
     async def record_echo(self, incoming: Incoming) -> str:
         """A person answered from the phone: the bot is silent from now on. Returns the outcome."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NamedTuple
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.pacing import Limit, Pacer
@@ -39,6 +40,13 @@ class Postponed(Exception):
         self.delay_seconds = delay_seconds
 
 
+class Delivered(NamedTuple):
+    """The end of a reply. `reason`: why it did not go out, codes only; `""` if it did."""
+
+    state: ReplyState
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """Sends the parts of one reply in order. The store decides, atomically, whether a part may go out."""
@@ -58,7 +66,7 @@ class Delivery:
         fence: int,
         ensure_held: Callable[[], None],
         resend: bool,
-    ) -> ReplyState:
+    ) -> Delivered:
         """Bring `reply` to its end and return which. `resend`: an ambiguous part may go out again after
         `reconcile_seconds` without proof. Raises `Postponed`, `Unavailable`, `SendThrottled`, `AccountRejected`,
         `Fenced`."""
@@ -77,10 +85,10 @@ class Delivery:
                 continue
             if decision is not SendDecision.SEND:
                 return await self._ended(reply, decision)
-            state = await self._send(reply, index, parts, account, to, fence, ensure_held)
-            if state is not None:
-                return state
-        return ReplyState.SENT
+            ended = await self._send(reply, index, parts, account, to, fence, ensure_held)
+            if ended is not None:
+                return ended
+        return Delivered(ReplyState.SENT)
 
     async def _send(
         self,
@@ -91,7 +99,7 @@ class Delivery:
         to: Recipient,
         fence: int,
         ensure_held: Callable[[], None],
-    ) -> ReplyState | None:
+    ) -> Delivered | None:
         try:
             wamid = await self.messenger.send_text(
                 account, to, parts[index], outbound_key=f"{reply.key}#{index}", ensure_held=ensure_held
@@ -102,7 +110,7 @@ class Delivery:
             await self.store.fail_part(reply.key, fence=fence, part=index, error=_error(exc), final=True)
             await self.store.set_needs_human(reply.conversation_id, HandoverReason.SEND_FAILED)
             logger.warning("send rejected for good", extra={"reply": reply.key, "wa_code": exc.wa_code})
-            return ReplyState.FAILED
+            return Delivered(ReplyState.FAILED, f"send rejected: code {exc.wa_code}")
         except (SendThrottled, AccountRejected, Unavailable) as exc:
             await self.store.fail_part(reply.key, fence=fence, part=index, error=_error(exc), final=False)
             if isinstance(exc, SendThrottled) and exc.wa_code == PAIR_RATE:
@@ -139,11 +147,13 @@ class Delivery:
         await self.store.set_needs_human(reply.conversation_id, HandoverReason.SEND_UNPROVEN)
         return SendDecision.FAILED
 
-    async def _ended(self, reply: Reply, decision: SendDecision) -> ReplyState:
+    async def _ended(self, reply: Reply, decision: SendDecision) -> Delivered:
         if decision is SendDecision.SILENCED:
-            return ReplyState.SILENCED
-        await self.store.set_needs_human(reply.conversation_id, _why(reply, decision))
-        return ReplyState.FAILED
+            return Delivered(ReplyState.SILENCED, "a person has the conversation, or the bot is off")
+        why = _why(reply, decision)
+        await self.store.set_needs_human(reply.conversation_id, why)
+        code = (reply.error or {}).get("code")
+        return Delivered(ReplyState.FAILED, f"{why}: code {code}" if code is not None else str(why))
 
 
 def _why(reply: Reply, decision: SendDecision) -> HandoverReason:

@@ -45,6 +45,7 @@ class HealthService:
         supervisor: Supervisor,
         internals: Callable[[], Awaitable[Mapping[str, Any]]],
         requires: frozenset[str],
+        build: Mapping[str, str],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._dependencies = dependencies
@@ -54,6 +55,7 @@ class HealthService:
         self._supervisor = supervisor
         self._internals = internals
         self._requires = requires
+        self._build = build
         self._clock = clock
         self._phase = "starting"
         self._internal_view: Mapping[str, Any] = {}
@@ -132,7 +134,8 @@ class HealthService:
         breakers = {name: breaker.snapshot()._asdict() for name, breaker in self._breakers.items()}
         body: dict[str, Any] = {"status": status, "timestamp": self._clock.now().isoformat()}
         if full:
-            body |= {"replica": self._fleet.replica_id, "phase": self._phase, "fleet": {"replicas": self._fleet.count}}
+            body |= {"replica": self._fleet.replica_id, **self._build, "phase": self._phase}
+            body["fleet"] = {"replicas": self._fleet.count}
         body["dependencies"] = {
             name: dependency.full() if full else dependency.public() for name, dependency in self._dependencies.items()
         }
@@ -148,6 +151,7 @@ class HealthService:
     def load(self) -> dict[str, Any]:
         """This replica in a few words, for the list of the fleet."""
         return {
+            **self._build,
             "phase": self._phase,
             "status": self._status(),
             "breakers": {name: breaker.snapshot().state for name, breaker in self._breakers.items()},

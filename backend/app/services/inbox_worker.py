@@ -23,7 +23,8 @@ from dataclasses import dataclass
 
 from prometheus_client import Counter, Histogram
 
-from app.core.logging import bind_messages, log_canonical
+from app.core.failure_words import in_words, one_line, place_of
+from app.core.logging import bind_messages, log_canonical, redact
 from app.core.queue import Claim, LeaseLost, Queue
 from app.core.tracing import is_on, span
 from app.domain.errors import (
@@ -39,6 +40,7 @@ from app.domain.webhook import Kind, to_inbound
 from app.services.account_notices import AccountNotices
 from app.services.bot_service import BotService, Handled, Run
 from app.services.conversation_service import ConversationService
+from app.services.dead_letters import about
 from app.services.delivery import Postponed
 from app.services.ingest_service import Incoming, decode, trace_carrier, whatsapp_id
 
@@ -192,13 +194,17 @@ class InboxWorker:
             with span("handle", parent=trace_carrier(claim.events[0]) if is_on() else None, kind=kind):
                 result = await self._dispatch(kind, claim)
             await self._tell(lambda: self._queue.done(claim, result.count))
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as exc:
+            result.reason = one_line(str(exc)) or "interrupted"
             # Lease lost: the token no longer stands and this is a no-op. Drain: another replica has it at once.
-            with suppress(Unavailable):
+            try:
                 await asyncio.shield(self._give_back(claim, 0.0, "interrupted"))
+            except Unavailable as unavailable:
+                logger.warning("not given back; its lease will run out", extra={"reason": in_words(unavailable)})
             raise
         except Exception as exc:  # noqa: BLE001  every error must become a verdict, or the conversation waits for its lease
-            result.outcome = await self._verdict(claim, exc)
+            result.reason = _reason(exc)
+            result.outcome = await self._verdict(claim, exc, result.reason)
         finally:
             seconds = time.perf_counter() - started
             HANDLED.labels(kind, result.outcome).inc()
@@ -209,6 +215,7 @@ class InboxWorker:
                 "handled",
                 kind=kind,
                 outcome=result.outcome,
+                reason=result.reason,
                 events=len(claim.events),
                 attempt=claim.attempts + 1,
                 token=claim.token,
@@ -219,25 +226,26 @@ class InboxWorker:
     async def _dispatch(self, kind: str, claim: Claim) -> Handled:
         if kind == Kind.MESSAGE:
             return await self._bot.handle(_run(claim), _Hold(self._queue, claim))
-        one: Mapping[str, Callable[[Incoming], Awaitable[str]]] = {
+        one: Mapping[str, Callable[[Incoming], Awaitable[str | tuple[str, str]]]] = {
             Kind.STATUS: self._conversations.apply_status,
             Kind.ECHO: self._conversations.record_echo,
             Kind.OUTBOUND: lambda incoming: self._conversations.send_human(incoming, _Hold(self._queue, claim)),
             Kind.NOTICE: self._notices.receive,
             Kind.UNKNOWN: _refuse,
         }
-        outcome = ""
+        outcome = reason = ""
         for index, event in enumerate(claim.events):
             try:
-                outcome = await one[kind](decode(event))
+                said = await one[kind](decode(event))
             except Exception:
                 if index == 0:
                     raise
                 # What went well is finished; the one in trouble becomes the head and is judged alone.
-                return Handled(outcome, index)
-        return Handled(outcome, len(claim.events))
+                return Handled(outcome, index, reason=reason)
+            outcome, reason = said if isinstance(said, tuple) else (said, "")
+        return Handled(str(outcome), len(claim.events), reason=reason)
 
-    async def _verdict(self, claim: Claim, exc: Exception) -> str:
+    async def _verdict(self, claim: Claim, exc: Exception, reason: str) -> str:
         """Tell the queue what the error means (table above). Returns the outcome for the log."""
         try:
             match exc:
@@ -245,38 +253,40 @@ class InboxWorker:
                     return "fenced"
                 case Unprocessable():
                     count = len(claim.events) if isinstance(exc, UnknownAccount) else 1
-                    await self._tell(lambda: self._queue.park(claim, count, exc.reason))
+                    if await self._tell(lambda: self._queue.park(claim, count, reason)):
+                        _tell_given_up(claim, count, reason)
                     return "parked"
                 case Postponed():
-                    await self._give_back(claim, exc.delay_seconds, str(exc))
+                    await self._give_back(claim, exc.delay_seconds, reason)
                     return "postponed"
                 case Unavailable():
-                    await self._give_back(claim, exc.retry_after or UNAVAILABLE_RETRY_SECONDS, str(exc))
+                    await self._give_back(claim, exc.retry_after or UNAVAILABLE_RETRY_SECONDS, reason)
                     return "unavailable"
                 case AccountRejected():
-                    await self._give_back(claim, ACCOUNT_RETRY_SECONDS, str(exc))
+                    await self._give_back(claim, ACCOUNT_RETRY_SECONDS, reason)
                     return "account_rejected"
                 case SendThrottled():
-                    await self._give_back(claim, exc.retry_after or THROTTLED_RETRY_SECONDS, str(exc))
+                    await self._give_back(claim, exc.retry_after or THROTTLED_RETRY_SECONDS, reason)
                     return "throttled"
                 case _:
-                    return await self._failed(claim, exc)
+                    return await self._failed(claim, exc, reason)
         except Unavailable as unavailable:
             # The lease runs out and another worker takes over; what was done is found again.
             logger.warning("verdict not delivered", extra={"reason": str(unavailable)})
             return "verdict_lost"
 
-    async def _failed(self, claim: Claim, exc: Exception) -> str:
+    async def _failed(self, claim: Claim, exc: Exception, reason: str) -> str:
         expected = isinstance(exc, ChorusError)
         logger.log(
             logging.WARNING if expected else logging.ERROR,
             "handling failed",
             exc_info=None if expected else exc,
-            extra={"attempt": claim.attempts + 1, "reason": str(exc)},
+            extra={"attempt": claim.attempts + 1, "reason": reason},
         )
         delay = min(FAILED_RETRY_CAP_SECONDS, FAILED_RETRY_SECONDS * 2**claim.attempts) * (0.5 + random.random())  # noqa: S311
-        reason = f"{type(exc).__name__}: {exc}"
         parked = await self._tell(lambda: self._queue.retry_later(claim, delay, counted=True, reason=reason))
+        if parked:
+            _tell_given_up(claim, 1, reason)
         return "parked" if parked else "failed"
 
     async def _give_back(self, claim: Claim, delay_seconds: float, reason: str) -> None:
@@ -327,6 +337,29 @@ def _run(claim: Claim) -> Run:
         messages=tuple(to_inbound(i.body["message"], i.accepted_at) for i in incoming),
         accepted_at=incoming[0].accepted_at,
     )
+
+
+def _tell_given_up(claim: Claim, count: int, reason: str) -> None:
+    for event in claim.events[:count]:
+        logger.warning(
+            "event given up on: it is a dead letter",
+            extra={**about(event), "reason": reason, "attempt": claim.attempts + 1},
+        )
+
+
+def _reason(exc: Exception) -> str:
+    """For the canonical line and the dead letter: codes and ids. A bug's own text may quote a customer."""
+    match exc:
+        case Unprocessable():
+            return redact(one_line(exc.reason))
+        case Postponed():
+            return redact(one_line(str(exc)))
+        case Unavailable():
+            return f"{exc.dependency}: {in_words(exc)}"
+        case ChorusError() | LeaseLost():
+            return in_words(exc)
+        case _:
+            return place_of(exc)
 
 
 async def _refuse(incoming: Incoming) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -36,15 +36,22 @@ class Destination(Protocol):
 
 
 class IngestService:
-    def __init__(self, destination: Destination) -> None:
+    def __init__(self, destination: Destination, on_message: Callable[[str], None] = lambda _number: None) -> None:
+        """`on_message` is told the phone_number_id of every customer's message; it must be quick and not raise."""
         self._destination = destination
+        self._on_message = on_message
 
     def accept(self, payload: Any) -> Awaitable[PutResult]:
         """Store every update of `payload`, or raise `Unavailable` so that Meta delivers it again.
 
         No coroutine: the payload is gone while its events wait for Redis, which is less for the garbage collector.
         """
-        events = [encode(event) for event in parse_webhook(payload) if event.kind is not Kind.IGNORED or _count(event)]
+        events: list[Event] = []
+        for update in parse_webhook(payload):
+            if update.kind is Kind.MESSAGE:
+                self._on_message(update.phone_number_id)
+            if update.kind is not Kind.IGNORED or _count(update):
+                events.append(encode(update))
         if not events:
             return _nothing_to_store()
         bind_messages([whatsapp_id(event) for event in events])

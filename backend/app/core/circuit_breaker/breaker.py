@@ -20,8 +20,10 @@ from app.core.circuit_breaker.rules import (
     Classify,
     Verdict,
     View,
+    because,
     default_classify,
 )
+from app.core.failure_words import in_words
 from app.core.metrics import SLOW_SECONDS
 
 T = TypeVar("T")
@@ -57,7 +59,7 @@ class CircuitBreaker(Circuit):
             verdict = IGNORED
             try:
                 if isinstance(exc, Exception):
-                    verdict = classify(exc)
+                    verdict = self._read(classify, exc)
             finally:
                 self._record_error(view, verdict, started)
             raise
@@ -93,7 +95,7 @@ class CircuitBreaker(Circuit):
         except Exception as exc:
             verdict = IGNORED
             try:
-                verdict = classify(exc)
+                verdict = self._read(classify, exc)
             finally:
                 await self._settle(view, lease, "fail" if verdict.failed else "release", verdict)
             raise
@@ -153,9 +155,17 @@ class CircuitBreaker(Circuit):
 
     def _rejection(self) -> CircuitBreakerOpenError:
         self.tally.rejected += 1
-        return CircuitBreakerOpenError(self.dependency, self.retry_after())
+        return CircuitBreakerOpenError(self.dependency, self.retry_after(), self._view.why)
 
     # -- outcomes
+
+    def _read(self, classify: Classify, exc: Exception) -> Verdict:
+        """The classifier's verdict; a failure is remembered in words, because people will ask what it was."""
+        verdict = classify(exc)
+        if verdict.failed:
+            verdict = verdict._replace(cause=in_words(exc))
+            self._remember(verdict.cause)
+        return verdict
 
     def _record_error(self, view: View, verdict: Verdict, started: float) -> None:
         if view is not self._view:
@@ -171,7 +181,7 @@ class CircuitBreaker(Circuit):
 
     async def _settle(self, view: View, lease: object, outcome: str, verdict: Verdict) -> None:
         if isinstance(lease, FleetLease):
-            counted = await self.link.settle(lease, outcome, verdict.hold_seconds) if self.link else None
+            counted = await self.link.settle(lease, outcome, verdict.hold_seconds, verdict.cause) if self.link else None
             if counted is None:
                 counted = view is self._view
                 if counted:
@@ -222,7 +232,7 @@ class CircuitBreaker(Circuit):
         else:
             self._failed_rounds += 1
             seconds = policy.reopen_seconds(self._failed_rounds, self._uniform())
-        self._enter(OPEN, until=self._monotonic() + seconds, why="probe failed")
+        self._enter(OPEN, until=self._monotonic() + seconds, why=because("probe failed", verdict.cause))
         self.log(logging.WARNING, f"probe failed (round {self._failed_rounds}), open for {seconds:.1f} s")
 
     # -- states

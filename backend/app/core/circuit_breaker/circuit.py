@@ -25,6 +25,8 @@ from app.core.circuit_breaker.rules import (
     Tally,
     View,
     Window,
+    because,
+    rule_of,
 )
 from app.core.clock import SYSTEM_CLOCK, Clock
 
@@ -56,6 +58,7 @@ class Delta(NamedTuple):
     hold_seconds: float
     ok_age_seconds: float = 0.0
     row_age_seconds: float = 0.0
+    cause: str = ""
 
 
 class Link(Protocol):
@@ -77,7 +80,7 @@ class Link(Protocol):
         """A permit, if there is one to be had. What the fleet said on the occasion is learned."""
         ...
 
-    async def settle(self, lease: FleetLease, outcome: str, hold_seconds: float) -> bool | None:
+    async def settle(self, lease: FleetLease, outcome: str, hold_seconds: float, cause: str) -> bool | None:
         """Did the outcome count? `None`: the fleet is out of reach. Goes on when the caller is cancelled."""
         ...
 
@@ -122,6 +125,8 @@ class Circuit:
         self._folded_at = self._ok_at = self._row_at = self._monotonic()
         self._hold = 0.0
         self._unannounced: tuple[View, Seen] | None = None
+        self._cause, self._cause_at = "", 0.0
+        """The last failure in words, and when it was."""
 
     # -- counting
 
@@ -134,6 +139,9 @@ class Circuit:
             if not self._failures:
                 self._row_at = self._monotonic()
             self._failures += 1
+
+    def _remember(self, cause: str) -> None:
+        self._cause, self._cause_at = cause, self._monotonic()
 
     def _judge(self, hold_seconds: float) -> None:
         """After trouble in a closed circuit: open it if a rule says so, and tell the fleet."""
@@ -163,7 +171,8 @@ class Circuit:
     def _counts(self) -> tuple[int, int, int]:
         return self._ok, self._failed, self._slow
 
-    def _trip(self, seconds: float, why: str, seen: Seen) -> None:
+    def _trip(self, seconds: float, rule: str, seen: Seen) -> None:
+        why = because(rule, "" if rule == "slow calls" else self._cause)
         self._enter(OPEN, until=self._monotonic() + seconds, why=why)
         self._unannounced = self._view, seen
         if self.link is None or not self.link.up:
@@ -202,6 +211,11 @@ class Circuit:
     def blocked_seconds(self) -> float:
         """Seconds for which a call would certainly be refused; 0 once somebody must try."""
         return self.retry_after() if self._view.state is OPEN else 0.0
+
+    def blocked_reason(self) -> str:
+        """Why `blocked_seconds` is not 0: "circuit open (failures: HTTP 503)"."""
+        why = self._view.why
+        return f"circuit open ({why})" if why else "circuit open"
 
     def retry_after(self) -> float:
         """Seconds until it is worth asking again, 0 if now."""
@@ -271,13 +285,13 @@ class Circuit:
         hold, self._hold = self._hold, 0.0
         if self._fleet_view.state is not CLOSED or self._fleet_view.forced:
             self._reported = self._counts()
-            return Delta(0, 0, 0, 0, hold) if hold > 0 and self._fleet_view.state is OPEN else None
+            return Delta(0, 0, 0, 0, hold, cause=self._cause) if hold > 0 and self._fleet_view.state is OPEN else None
         if not (failed or slow or hold or (successes and ok)):
             return None
         self._reported = self._counts()
         now = self._monotonic()
-        after = min(self._failures, failed)
-        return Delta(ok + failed, failed, slow, after, hold, now - self._ok_at, now - self._row_at)
+        after, cause = min(self._failures, failed), self._cause if failed else ""
+        return Delta(ok + failed, failed, slow, after, hold, now - self._ok_at, now - self._row_at, cause)
 
     def forget_successes(self) -> None:
         """Unless there is trouble to tell as well."""
@@ -298,6 +312,9 @@ class Circuit:
             failure_count=max(self._failures, self._fleet_failures),
             retry_after=round(self.retry_after(), 3),
             forced=view.forced,
+            why=view.why,
+            last_failure=self._cause,
+            last_failure_seconds=round(self._monotonic() - self._cause_at, 1) if self._cause else None,
         )
 
     @property
@@ -310,20 +327,21 @@ class Circuit:
         if pending is None or pending[0] is not self._view:
             return
         view, seen = pending
-        numbers = seen._asdict() | {"scope": "replica" if self.link is not None else "process"}
+        numbers = seen._asdict() | {"scope": "replica" if self.link is not None else "process", "why": view.why}
         self.log_trip(view.why, self._failures, numbers)
 
     def log_trip(self, why: str, failures: int, numbers: dict[str, Any]) -> None:
         threshold = self.policy.failure_threshold
         seconds = self.retry_after()
-        if why == "failures":
+        rule = rule_of(why)
+        if rule == "failures":
             what = f"seuil d'échecs atteint ({failures}/{threshold}), ouverture du circuit"
             self.log(logging.ERROR, what, **numbers)
-        elif why == "delay":
+        elif rule == "delay":
             self.log(logging.WARNING, f"the upstream asks for {seconds:.1f} s, opening the circuit", **numbers)
         else:
             shares = f"{numbers.get('failed')} failed and {numbers.get('slow')} slow of {numbers.get('calls')} calls"
-            self.log(logging.ERROR, f"{why}: {shares}, opening the circuit", **numbers)
+            self.log(logging.ERROR, f"{rule}: {shares}, opening the circuit", **numbers)
 
     def log(self, level: int, what: str, **numbers: Any) -> None:
         extra = {

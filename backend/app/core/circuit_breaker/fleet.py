@@ -15,8 +15,20 @@ from app.core.circuit_breaker.breaker import CircuitBreaker
 from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
 from app.core.circuit_breaker.link import FleetLink
 from app.core.circuit_breaker.rules import CLOSED
-from app.core.circuit_breaker.wire import FORCE, FORCED, READ, REPORT, SCRIPTS, FleetWord, Keys, read_message, read_word
+from app.core.circuit_breaker.wire import (
+    FORCE,
+    FORCED,
+    READ,
+    REPORT,
+    SCRIPTS,
+    FleetWord,
+    Keys,
+    read_message,
+    read_row,
+    read_word,
+)
 from app.core.errors import Unavailable
+from app.core.failure_words import one_line
 from app.core.redis import Redis, RedisError, Script, run_together, within
 
 logger = logging.getLogger("app.core.circuit_breaker")
@@ -178,7 +190,7 @@ class BreakerFleet:
 
     def _learn_rows(self, rows: Iterable[Sequence[bytes]], asked: dict[str, tuple[int, int]]) -> None:
         for row in rows:
-            name, word = row[0].decode(), read_word(row[1:], self.now())
+            name, word = read_row(row, self.now())
             link = self._find(name, word)
             if link is not None:
                 link.heard(word, asked=asked.get(name))
@@ -306,7 +318,7 @@ class BreakerFleet:
 
     async def force(self, name: str, state: str, *, who: str, why: str) -> FleetWord:
         """`open`, `closed` or `auto`, for every replica and until told otherwise. Raises `Unavailable`."""
-        args = [name, self.keys.channel, FORCED[state], who, why]
+        args = [name, self.keys.channel, FORCED[state], one_line(who), one_line(why)]
         try:
             answer = await FORCE(self._redis, self.keys.of(name), args)
         except (RedisError, OSError) as exc:
@@ -326,7 +338,8 @@ class BreakerFleet:
         try:
             for group, members in groups.items():
                 for row in await READ(self._redis, *self._read_call(group, members)):
-                    words[row[0].decode()] = read_word(row[1:], self.now())
+                    name, word = read_row(row, self.now())
+                    words[name] = word
         except (RedisError, OSError) as exc:
             raise Unavailable("redis", str(exc)) from exc
         return words

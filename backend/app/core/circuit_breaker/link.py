@@ -69,7 +69,7 @@ class FleetLink:
         return [
             *self._names, *self.breaker.version, self._fleet.replica_id,
             delta.calls, delta.failed, delta.slow, delta.after, micros(delta.hold_seconds), *self._rules,
-            micros(delta.ok_age_seconds), micros(delta.row_age_seconds),
+            micros(delta.ok_age_seconds), micros(delta.row_age_seconds), delta.cause,
         ]  # fmt: skip
 
     def reported(self, answer: list[Any], asked: tuple[int, int]) -> None:
@@ -118,18 +118,19 @@ class FleetLink:
         if not asking.cancelled() and not asking.exception() and (lease := asking.result()) is not None:
             self.release_soon(lease)
 
-    async def settle(self, lease: FleetLease, outcome: str, hold_seconds: float) -> bool | None:
-        return await asyncio.shield(self._fleet.spawn(self._settle(lease, outcome, hold_seconds)))
+    async def settle(self, lease: FleetLease, outcome: str, hold_seconds: float, cause: str) -> bool | None:
+        return await asyncio.shield(self._fleet.spawn(self._settle(lease, outcome, hold_seconds, cause)))
 
     def release_soon(self, lease: FleetLease) -> None:
-        self._fleet.spawn_if_running(lambda: self._settle(lease, "release", 0.0))
+        self._fleet.spawn_if_running(lambda: self._settle(lease, "release", 0.0, ""))
 
-    async def _settle(self, lease: FleetLease, outcome: str, hold_seconds: float) -> bool | None:
+    async def _settle(self, lease: FleetLease, outcome: str, hold_seconds: float, cause: str) -> bool | None:
         breaker, policy = self.breaker, self.breaker.policy
         asked = breaker.version
         args = [
             *self._names, self._fleet.replica_id, *lease, outcome, micros(hold_seconds), micros(policy.open_seconds),
             micros(policy.max_open_seconds), policy.jitter * random.random(), policy.success_threshold,  # noqa: S311
+            cause,
         ]  # fmt: skip
         answer = await self._fleet.run_script(SETTLE, self._keys, args)
         if answer is None:

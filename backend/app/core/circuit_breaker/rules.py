@@ -26,16 +26,16 @@ CLOSED, OPEN, HALF_OPEN = State.CLOSED, State.OPEN, State.HALF_OPEN
 
 
 class CircuitBreakerOpenError(Unavailable):
-    """The call was not made: `dependency` has been failing. Come back in `retry_after` seconds."""
+    """The call was not made: `dependency` has been failing, `why` says how. Come back in `retry_after` seconds."""
 
-    args: tuple[str, float]
+    args: tuple[str, float] | tuple[str, float, str]
 
     # Rejections come by the thousand: attributes and message are made when somebody reads them.
     if not TYPE_CHECKING:
         __init__ = Exception.__init__
     else:
 
-        def __init__(self, dependency: str, retry_after: float) -> None: ...
+        def __init__(self, dependency: str, retry_after: float, why: str = "") -> None: ...
 
     @property
     def dependency(self) -> str:  # type: ignore[override]
@@ -45,15 +45,21 @@ class CircuitBreakerOpenError(Unavailable):
     def retry_after(self) -> float:  # type: ignore[override]
         return self.args[1]
 
+    @property
+    def why(self) -> str:
+        return self.args[2] if len(self.args) > 2 else ""
+
     def __str__(self) -> str:
-        return f"{self.dependency}: circuit open for {self.retry_after:.1f} s"
+        return f"{self.dependency}: circuit open for {self.retry_after:.1f} s" + (f" ({self.why})" if self.why else "")
 
 
 class Verdict(NamedTuple):
-    """What an exception says about the dependency. `hold_seconds`: the delay the upstream itself asked for."""
+    """What an exception says about the dependency. `hold_seconds`: the delay the upstream itself asked for. `cause`: a
+    failure in words for people, filled in by the breaker."""
 
     failed: bool
     hold_seconds: float = 0.0
+    cause: str = ""
 
 
 FAILED = Verdict(failed=True)
@@ -72,6 +78,19 @@ def default_classify(exc: Exception) -> Verdict:
     if status is not None:
         return Verdict(failed=True, hold_seconds=status[1] or 0.0) if status[0] >= 500 else IGNORED
     return FAILED if is_network_error(exc) else IGNORED
+
+
+_RULE_END = ": "
+
+
+def because(rule: str, cause: str) -> str:
+    """A `why`: the rule that opened the circuit and the failure behind it, "failures: HTTP 400 API_KEY_INVALID"."""
+    return f"{rule}{_RULE_END}{cause}" if cause else rule
+
+
+def rule_of(why: str) -> str:
+    """The rule in what `because` made."""
+    return why.partition(_RULE_END)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +153,18 @@ class View(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """For health and the operator. `retry_after` (seconds) is 0 when closed."""
+    """For health and the operator. `retry_after` (seconds) is 0 when closed. `why`: what made the present state.
+    `last_failure`: the last one that this process has seen, in words, `last_failure_seconds` ago; also while closed.
+    """
 
     name: str
     state: State
     failure_count: int
     retry_after: float
     forced: bool
+    why: str = ""
+    last_failure: str = ""
+    last_failure_seconds: float | None = None
 
 
 class Tally:

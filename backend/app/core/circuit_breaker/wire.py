@@ -20,13 +20,15 @@ _MICRO = 1_000_000
 
 
 class FleetWord(NamedTuple):
-    """The fleet's verdict on one breaker, as read just now. `age_seconds`: since the last change."""
+    """The fleet's verdict on one breaker, as read just now. `age_seconds`: since the last change. `last_failure`: in
+    words, if it was asked for (`read_row`) and failures are counted or opened the circuit."""
 
     view: View
     failures: int
     rounds: int
     age_seconds: float
     retry_after_seconds: float
+    last_failure: str = ""
 
 
 class Keys:
@@ -77,6 +79,12 @@ def read_word(fields: Sequence[bytes], now: float) -> FleetWord:
         why=why.decode(), who=who.decode(),
     )  # fmt: skip
     return FleetWord(view, int(failures), int(rounds), int(age) / _MICRO, int(left) / _MICRO)
+
+
+def read_row(row: Sequence[bytes], now: float) -> tuple[str, FleetWord]:
+    """A row of `breaker_read`: the breaker's name and the fleet's verdict."""
+    name, *fields, last_failure = row
+    return name.decode(), read_word(fields, now)._replace(last_failure=last_failure.decode())
 
 
 def read_message(data: bytes, now: float) -> tuple[str, FleetWord]:

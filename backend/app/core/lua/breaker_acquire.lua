@@ -17,7 +17,7 @@ local b = load_state(s, w)
 local changed, granted = 0, 0
 -- 1
 if b.state == "open" and now >= b.ends then
-  b.who, b.why, changed = ARGV[3], "due", 1
+  b.who, b.why, changed = ARGV[3], because("due", b.cause), 1
   change(b, "half_open", name, channel, p, index)
 end
 if b.state == "half_open" then

@@ -3,7 +3,7 @@ breaker_read: the verdicts on some breakers of one group, and on all others of i
 
 KEYS     1 index (see breaker_state)
 ARGV     1 prefix of the group's keys · 2 most names out of the index · 3… names
-Returns  {name, view…} for each name asked for, then for each other name in the index, the latest change first
+Returns  {name, view…, the last failure in words} for each name asked for, then for each other name in the index, the latest change first
 
 Invariant  changes no verdict. A name whose keys are gone leaves the index; so do the oldest beyond 10,000.
 ]]
@@ -13,6 +13,7 @@ local function add(name)
   local b = load_state(prefix .. name .. ":s", prefix .. name .. ":w")
   local row = {name}
   for _, field in ipairs(view(b)) do row[#row + 1] = field end
+  row[#row + 1] = b.cause
   answer[#answer + 1] = row
   return b
 end

@@ -7,6 +7,7 @@ ARGV     1 name · 2 channel · 3 life · 4 epoch the calls were made in · 5 re
          11 failures in a row that trip · 12 failure rate, 0 = no such rule · 13 slow rate, 0 = no such rule · 14 fewest calls for a rate
          15 window µs · 16 µs open · 17 longest µs open · 18 quorum
          19 µs since the last success among the calls · 20 µs since the replica's present row of failures began
+         21 the last failure in words (earlier versions: none)
 Returns  {changed 0|1, calls, failed, slow, callers, voters, view…}; the numbers are the fleet's, in the window
 
 Invariant  a report of another epoch changes no verdict. Closed becomes open if and only if the rule or the upstream's delay says so;
@@ -26,7 +27,7 @@ local name, channel, replica = ARGV[1], ARGV[2], ARGV[5]
 local calls, failed, slow, after, hold = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 local threshold, failure_rate, slow_rate, fewest = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
 local window, base, cap, quorum = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17]), tonumber(ARGV[18])
-local ok_age, row_age = tonumber(ARGV[19]), tonumber(ARGV[20])
+local ok_age, row_age, cause = tonumber(ARGV[19]), tonumber(ARGV[20]), ARGV[21] or ""
 local b = load_state(s, w)
 
 local function reply(changed, seen)
@@ -61,6 +62,10 @@ if calls > failed and now - ok_age > since then b.failures = 0 end
 if b.failures == 0 then since = now - row_age end
 b.failures = b.failures + after
 redis.call("HSET", w, "run", text(b.failures), "since", text(since))
+if cause ~= "" then
+  redis.call("HSET", w, "cause", cause)
+  b.cause = cause
+end
 redis.call("PEXPIRE", w, text(math.max(FORGET_MS, window / 1000)))
 -- 4
 local voters, gone = {}, {}
@@ -93,7 +98,8 @@ if not why then
   if b.failures > 0 then redis.call("ZADD", index, text(now), name) else redis.call("ZREM", index, name) end
   return reply(0, seen)
 end
-b.rounds, b.manual, b.who, b.why = 0, "0", replica, why
+-- Slow calls have no words of their own. A report without words: what another replica said of the same row of failures.
+b.rounds, b.manual, b.who, b.why = 0, "0", replica, because(why, why ~= "slow calls" and b.cause)
 b.ends = now + (hold > 0 and math.min(hold, cap) or base)
 change(b, "open", name, channel, p, index)
 return reply(1, seen)

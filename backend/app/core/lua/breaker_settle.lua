@@ -4,6 +4,7 @@ breaker_settle: how a probe ended.
 KEYS     1 s · 2 w · 3 p · 4 index (see breaker_state)
 ARGV     1 name · 2 channel · 3 replica · 4 lease · 5 life · 6 epoch of its grant · 7 ok | fail | release
          8 µs the upstream asked for, 0 = none · 9 µs open · 10 longest µs open · 11 jitter to add, as a share · 12 successes that close
+         13 the failure in words (earlier versions: none)
 Returns  {settled 0|1, changed 0|1, view…}
 
 Invariant  half open becomes closed only by ARGV[12] ok settles of its own epoch; a reopened breaker stays open for
@@ -43,9 +44,9 @@ elseif outcome == "ok" then
 else
   b.who, b.failures, changed = ARGV[3], b.failures + 1, 1
   if hold > 0 then
-    b.why, b.ends = "delay", now + math.min(hold, cap)
+    b.why, b.ends = because("delay", ARGV[13]), now + math.min(hold, cap)
   else
-    b.why, b.rounds = "probe failed", b.rounds + 1
+    b.why, b.rounds = because("probe failed", ARGV[13]), b.rounds + 1
     b.ends = now + math.min(cap, base * 2 ^ math.min(b.rounds, 40)) * (1 + tonumber(ARGV[11]))
   end
   change(b, "open", name, channel, p, index)

@@ -5,7 +5,7 @@ KEYS     a breaker's, all in one slot (n = namespace, g = its name up to the fir
   n:breaker:{g}:<name>:s  hash  the verdict: state (closed, open, half_open, forced_open, forced_closed), epoch, life, until (µs),
                                 rounds (failed probes in a row), failures (at the trip), issued, oks, manual, who, why, at (µs)
   n:breaker:{g}:<name>:w  hash  the window: "<slot>|<replica>" -> "<calls> <failed> <slow>"; `run`, the failures in a row,
-                                and `since`, when that row began (µs)
+                                `since`, when that row began (µs), and `cause`, the last of them in words
   n:breaker:{g}:<name>:p  zset  probe leases, scored by expiry (µs)
   n:breaker:{g}:<name>:c  zset  replicas, scored by their last call (µs): outlives changes of state, or one replica would be alone
                                 with its opinion right after each
@@ -15,6 +15,8 @@ No hash: closed, epoch 0, life 0. Nothing is written before there is something t
 `life` is the server's time when the hash was created: after a flush or a failover it tells one history from another.
 Invariant  every change of state raises the epoch by one, empties window and leases, and is published by the script that makes it.
 Returns    nothing by itself; the scripts return a
+Why        the rule that made the state, then ": " and the last failure in words if there was one; an operator's own words.
+           Never a line break
 View       {life, epoch, state, µs left while open, failures, rounds, manual 0|1, who, why, µs since the change}, strings and integers
 Message    name and the view, joined by newlines
 ]]
@@ -30,10 +32,20 @@ local function load_state(s, w)
   local b = {
     s = s, w = w, state = f[1] or "closed", epoch = tonumber(f[2] or 0), life = f[3] or "0", ends = tonumber(f[4] or 0),
     rounds = tonumber(f[5] or 0), failures = tonumber(f[6] or 0), issued = tonumber(f[7] or 0), oks = tonumber(f[8] or 0),
-    manual = f[9] or "0", who = f[10] or "", why = f[11] or "", at = tonumber(f[12] or now),
+    manual = f[9] or "0", who = f[10] or "", why = f[11] or "", at = tonumber(f[12] or now), cause = "",
   }
-  if b.state == "closed" then b.failures = tonumber(redis.call("HGET", w, "run") or 0) end
+  if b.state == "closed" then
+    local row = redis.call("HMGET", w, "run", "cause")
+    b.failures = tonumber(row[1] or 0)
+    b.cause = b.failures > 0 and row[2] or ""
+  elseif b.manual == "0" then
+    b.cause = string.match(b.why, ": (.*)$") or ""
+  end
   return b
+end
+
+local function because(rule, cause)
+  return cause and cause ~= "" and rule .. ": " .. cause or rule
 end
 
 local function view(b)

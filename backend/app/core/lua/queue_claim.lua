@@ -3,13 +3,14 @@ queue_claim: give a worker the conversations that are due, each under a lease an
 
 KEYS[1]  prefix of the shard's keys, carrying its hash tag
 ARGV     1 most conversations to claim, and to reap · 2 lease ms · 3 most events to show of each · 4 most attempts
-         5 block ms · 6 most dead letters · 7 server time in ms after which nobody waits for this reply any more, 0 unknown
-         8 a number that grows with each call: whose turn it is · 9 most conversations of any group
-         10… pairs: a group, and the most conversations of it, where that is fewer
+         5 block ms · 6 most dead letters · 7 most bytes of them
+         8 server time in ms after which nobody waits for this reply any more, 0 unknown
+         9 a number that grows with each call: whose turn it is · 10 most conversations of any group
+         11… pairs: a group, and the most conversations of it, where that is fewer
 Returns  {now ms, ms until the next conversation of a group that is not at its most is due (-1: none), leases reaped,
-          heads parked, {mailbox, token, failed attempts, {entry, …}}, …}
+          {id of a head's dead letter, …}, {mailbox, token, failed attempts, {entry, …}}, …}
 
-Invariant  see queue_put. A token is higher than every earlier one, also after the counter was lost: it starts at the time in µs.
+Invariant  see queue_put, queue_dead. A token is higher than every earlier one, also after the counter was lost: it starts at the time in µs.
            The first write frees memory (ZREM…), which a server at `maxmemory` allows, and the rest of the script with it:
            a full queue can still be worked off.
 Steps
@@ -25,14 +26,14 @@ Steps
     would wake each other in a circle. Otherwise old wake tokens have nothing to say
 ]]
 local prefix, limit, lease_ms, peek = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local max_attempts, block, max_dead, latest = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
-local turn, per_group, max_groups, room, at_most = tonumber(ARGV[8]), tonumber(ARGV[9]), 64, {}, 0
+local max_attempts, block, max_dead, max_bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local latest, turn, per_group, max_groups, room, at_most = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), 64, {}, 0
 local groups, lease, heads, first = prefix .. "groups", prefix .. "lease", prefix .. "heads", prefix .. "first"
 local own, att, wake = prefix .. "own", prefix .. "att", prefix .. "wake"
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if latest > 0 and now > latest then return {now, 0, 0, 0} end
-for i = 10, #ARGV, 2 do
+if latest > 0 and now > latest then return {now, 0, 0, {}} end
+for i = 11, #ARGV, 2 do
   room[ARGV[i]] = tonumber(ARGV[i + 1])
   if room[ARGV[i]] == 0 then at_most = at_most + 1 end
 end
@@ -41,7 +42,7 @@ local function count_off(hash, field, amount)
   if redis.call("HINCRBY", prefix .. hash, field, -amount) <= 0 then redis.call("HDEL", prefix .. hash, field) end
 end
 
-local parked = 0
+local parked = {}
 local function fail_head(box, list)
   local reason, history = "no verdict: the worker died or its lease ran out", prefix .. "h:" .. box
   local attempts = redis.call("HINCRBY", att, box, 1)
@@ -53,8 +54,8 @@ local function fail_head(box, list)
     fields[2 * i - 1], fields[2 * i] = "failure" .. i, text
   end
   local entry, group = redis.call("LPOP", list), string.match(box, "^(.*):") or ""
-  redis.call("XADD", prefix .. "dlq", "MAXLEN", "~", max_dead, "*", "mailbox", box, "entry", entry,
-    "reason", reason, "attempts", attempts, unpack(fields))
+  parked[#parked + 1] = bury(prefix, max_dead, max_bytes, {"mailbox", box, "entry", entry,
+    "reason", reason, "attempts", attempts, unpack(fields)})
   redis.call("HDEL", att, box)
   redis.call("DEL", history)
   redis.call("DECR", prefix .. "depth")
@@ -62,7 +63,6 @@ local function fail_head(box, list)
   count_off("held", "bytes:" .. group, #entry)
   count_off("held", "bytes", #entry)
   count_off("weight", box, #entry)
-  parked = parked + 1
   local head = redis.call("LINDEX", list, 0)
   if head then redis.call("ZADD", heads, tonumber(string.sub(head, 1, 13)), box) end
 end

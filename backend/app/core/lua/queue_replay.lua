@@ -5,24 +5,18 @@ KEYS[1]  prefix of the shard's keys, carrying its hash tag
 ARGV     stream ids, in the order in which they are to be handled
 Returns  how many were put back; an id that is not there (any more) is skipped
 
-Invariant  see queue_put.
+Invariant  see queue_put, queue_dead.
 Steps, for each id
-  1 append its entry, accepted now: its age starts afresh. The ids seen are not consulted: this one is among them
+  1 take the letter out, append its entry, accepted now: its age starts afresh. The ids seen are not consulted: this one is among them
   2 the mailbox was empty: due now; otherwise its time stays. The failed attempts of its head are not touched
-  3 remove the dead letter
 then wake a worker.
 ]]
 local prefix, replayed = KEYS[1], 0
-local dlq = prefix .. "dlq"
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for _, id in ipairs(ARGV) do
-  local found = redis.call("XRANGE", dlq, id, id)[1]
-  if found then
-    local letter = {}
-    for i = 1, #found[2], 2 do
-      letter[found[2][i]] = found[2][i + 1]
-    end
+  local letter = take_letter(prefix, id)
+  if letter then
     local box, entry = letter.mailbox, string.format("%013.0f", now) .. string.sub(letter.entry, 14)
     local group = string.match(box, "^(.*):") or ""
     if redis.call("RPUSH", prefix .. "m:" .. box, entry) == 1 then
@@ -35,7 +29,6 @@ for _, id in ipairs(ARGV) do
     redis.call("HINCRBY", prefix .. "held", "events:" .. group, 1)
     redis.call("HINCRBY", prefix .. "held", "bytes:" .. group, #entry)
     redis.call("HINCRBY", prefix .. "held", "bytes", #entry)
-    redis.call("XDEL", dlq, id)
     replayed = replayed + 1
   end
 end

@@ -2,12 +2,13 @@
 queue_settle: end claims: done, park, retry, defer. Several verdicts share one call; each stands alone.
 
 KEYS[1]  prefix of the shard's keys, carrying its hash tag
-ARGV     1 most attempts · 2 block ms · 3 most dead letters · 4… five for each claim: mailbox, token, verb, number, reason
+ARGV     1 most attempts · 2 block ms · 3 most dead letters · 4 most bytes of them
+         5… five for each claim: mailbox, token, verb, number, reason
            done  number events are finished        park   number events go to the dead letters
            retry the attempt failed; again in number ms     defer  not the event's fault; again in number ms
 Returns  for each claim: 0 the token is no longer valid, nothing happened · 1 carried out · 2 retry parked the head instead
 
-Invariant  see queue_put. The first write frees memory (ZREM), see queue_claim.
+Invariant  see queue_put, queue_dead. The first write frees memory (ZREM), see queue_claim.
 Steps
   1 another token, none, or the same one a second time: 0
   2 the leases end, the tokens die
@@ -17,7 +18,7 @@ Steps
   5 events left: back into the schedule. After retry and defer at their time; after done and park when the burst that
     arrived meanwhile is over, now if there is none. Wake a worker if that is before the next one looks
 ]]
-local prefix, max_attempts, block, max_dead = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local prefix, max_attempts, block, max_dead, max_bytes = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local groups, lease, heads, first = prefix .. "groups", prefix .. "lease", prefix .. "heads", prefix .. "first"
 local own, att, held, weight = prefix .. "own", prefix .. "att", prefix .. "held", prefix .. "weight"
 local time = redis.call("TIME")
@@ -43,8 +44,7 @@ local function park(box, list, n, attempts, reason)
     fields[2 * i - 1], fields[2 * i] = "failure" .. i, text
   end
   for _, entry in ipairs(redis.call("LRANGE", list, 0, n - 1)) do
-    redis.call("XADD", prefix .. "dlq", "MAXLEN", "~", max_dead, "*", "mailbox", box, "entry", entry,
-      "reason", reason, "attempts", attempts, unpack(fields))
+    bury(prefix, max_dead, max_bytes, {"mailbox", box, "entry", entry, "reason", reason, "attempts", attempts, unpack(fields)})
   end
 end
 
@@ -100,12 +100,12 @@ local function settle(box, verb, number, reason, failed)
 end
 
 local boxes, ended, ends = {}, {}, {}
-for i = 4, #ARGV, 5 do
+for i = 5, #ARGV, 5 do
   boxes[#boxes + 1] = ARGV[i]
 end
 local failed = redis.call("HMGET", att, unpack(boxes))
 for i, owner in ipairs(redis.call("HMGET", own, unpack(boxes))) do
-  if owner == ARGV[5 * i] and not ends[boxes[i]] then
+  if owner == ARGV[5 * i + 1] and not ends[boxes[i]] then
     ended[#ended + 1], ends[boxes[i]] = boxes[i], i
   end
 end
@@ -114,7 +114,7 @@ if #ended > 0 then
   redis.call("HDEL", own, unpack(ended))
 end
 for i, box in ipairs(boxes) do
-  local verb, number, reason = unpack(ARGV, 5 * i + 1, 5 * i + 3)
+  local verb, number, reason = unpack(ARGV, 5 * i + 2, 5 * i + 4)
   replies[i] = ends[box] == i and settle(box, verb, tonumber(number), reason, tonumber(failed[i] or 0)) or 0
 end
 if #emptied > 0 then

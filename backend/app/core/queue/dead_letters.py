@@ -17,29 +17,41 @@ from app.core.queue.events import (
 from app.core.queue.shards import Shards, all_of, bounded
 from app.core.redis import Script
 
-REPLAY = Script("queue_replay")
+REPLAY, DROP, BURY = (Script(f"queue_{name}", prelude="queue_dead") for name in ("replay", "drop", "bury"))
 
 # Stream ids are two 64-bit numbers; 19 digits never exceed that.
 _ID = re.compile(r"(\d{1,4})-(\d{1,19}-\d{1,19})", re.ASCII)
 
 
 class DeadLetters:
-    """One stream a shard, written by the scripts that park. A letter's id is `<shard>-<stream id>`."""
+    """One stream a shard, written by the scripts that park, the oldest dropped beyond a number and a size
+    (`queue_dead.lua`). A letter's id is `<shard>-<stream id>`."""
 
-    def __init__(self, shards: Shards, *, most: int) -> None:
-        """`most` letters of each shard are kept, about; beyond that the oldest go."""
+    def __init__(self, shards: Shards, *, limits: tuple[int, int]) -> None:
+        """`limits`: most letters of a shard, and most bytes of them."""
         self._shards = shards
-        self._most = most
+        self._limits = limits
 
     async def add(self, event: Event, reason: str) -> None:
-        shard = self._shards.of(event.mailbox.encode())
-        at_ms = round(event.accepted_at * 1000)
-        fields: dict[Any, Any] = {
-            "mailbox": event.mailbox, "entry": encode_entry(event, at_ms), "reason": reason[:REASON_CHARACTERS],
-            "attempts": 1,
-        }  # fmt: skip
-        key, most = self._key(shard), self._most
-        await bounded(self._shards.redis.xadd(key, fields, maxlen=most, approximate=True), "bury")
+        mailbox, entry = event.mailbox.encode(), encode_entry(event, round(event.accepted_at * 1000))
+        args = (*self._limits, mailbox, entry, reason[:REASON_CHARACTERS])
+        await self._shards.call(BURY, self._shards.of(mailbox), args)
+
+    async def untold(self, *, limit: int, since: float) -> list[DeadLetter]:
+        """Letters that `told` has not passed yet, at most `limit` of each shard; before the first `told` those parked
+        since then (Unix seconds)."""
+        letters: list[DeadLetter] = []
+        for shard in range(len(self._shards)):
+            place: Any = await bounded(self._shards.redis.get(self._told(shard)), "dead")
+            start = f"({place.decode()}" if place else f"{round(since * 1000)}-0"
+            letters += await self._read(shard, start, limit)
+        return letters
+
+    async def told(self, letter_id: str) -> None:
+        """This letter, and every older one of its shard, has been dealt with."""
+        place = self._place(letter_id)
+        if place is not None:
+            await bounded(self._shards.redis.set(self._told(place[0]), place[1]), "dead")
 
     async def page(self, *, limit: int, cursor: str | None) -> tuple[list[DeadLetter], str | None]:
         """`limit` letters after `cursor`, and the next cursor. Raises `ValueError` for a cursor that is none."""
@@ -63,11 +75,7 @@ class DeadLetters:
 
     async def drop(self, ids: Sequence[str]) -> int:
         parts = self._by_shard(ids)
-        return sum(
-            await all_of(
-                bounded(self._shards.redis.xdel(self._key(shard), *part), "drop") for shard, part in parts.items()
-            )
-        )
+        return sum(await all_of(self._shards.call(DROP, shard, part) for shard, part in parts.items()))
 
     async def _read(self, shard: int, start: str, count: int) -> list[DeadLetter]:
         rows: Any = await bounded(self._shards.redis.xrange(self._key(shard), min=start, count=count), "dead")
@@ -82,6 +90,9 @@ class DeadLetters:
             )
             for stream_id, row in rows
         ]
+
+    def _told(self, shard: int) -> str:
+        return f"{self._shards.prefixes[shard]}dlqt"
 
     def _key(self, shard: int) -> str:
         return f"{self._shards.prefixes[shard]}dlq"

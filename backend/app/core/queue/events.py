@@ -9,7 +9,6 @@ from typing import NamedTuple
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 
-
 REASON_CHARACTERS = 500
 """Of the reason of a dead letter."""
 
@@ -109,6 +108,10 @@ class QueueStats:
     oldest_seconds: float
     """Age of the oldest event, waiting or in flight."""
     dead: int
+    dead_bytes: int
+    """Of all dead letters."""
+    dead_lost: int
+    """Dead letters that had to go, the oldest first, because of the limits; since the queue began."""
     is_full: bool
     """A shard has no room for one more event: `put` refuses."""
 

@@ -28,7 +28,7 @@ from app.core.queue.events import (
     decode_entry,
     encode_frame,
 )
-from app.core.queue.shards import CALL_SECONDS, Shards, all_of
+from app.core.queue.shards import CALL_SECONDS, Shards, all_of, bounded
 from app.core.queue.waker import BLOCK_SECONDS, Waker
 from app.core.redis import Redis, Script
 
@@ -45,9 +45,10 @@ AUDIT_MAILBOXES = 1000
 FULL_RETRY_SECONDS = 5.0
 _NOTHING_HELD: Mapping[str, int] = MappingProxyType({})
 
-PUT, CLAIM, SETTLE, EXTEND, REFRESH, STATS, AUDIT = (
-    Script(f"queue_{name}") for name in ("put", "claim", "settle", "extend", "refresh", "stats", "audit")
+PUT, EXTEND, REFRESH, STATS, AUDIT = (
+    Script(f"queue_{name}") for name in ("put", "extend", "refresh", "stats", "audit")
 )
+CLAIM, SETTLE = (Script(f"queue_{name}", prelude="queue_dead") for name in ("claim", "settle"))
 
 EVENTS = Counter("chorus_queue_events_total", "Events offered to the queue, by what became of them", ["outcome"])
 _ACCEPTED, _DUPLICATE, _DIVERTED = (EVENTS.labels(outcome) for outcome in ("accepted", "duplicate", "diverted"))
@@ -58,6 +59,8 @@ PENDING = Gauge("chorus_queue_pending", "Events waiting or in flight, when the q
 BYTES = Gauge("chorus_queue_bytes", "Bytes of the events waiting or in flight, when the queue was last asked")
 OLDEST_SECONDS = Gauge("chorus_queue_oldest_seconds", "Age of the oldest event, when the queue was last asked")
 DEAD = Gauge("chorus_queue_dead", "Dead letters, when the queue was last asked")
+DEAD_BYTES = Gauge("chorus_queue_dead_bytes", "Size of the dead letters, when the queue was last asked")
+DEAD_LOST = Gauge("chorus_queue_dead_lost", "Dead letters that went to make room, since the queue began")
 
 
 class Queue:
@@ -84,6 +87,7 @@ class Queue:
         max_per_mailbox: int = 1000,
         max_mailbox_bytes: int = 2 * 2**20,
         max_dead: int = 100_000,
+        max_dead_bytes: int = 64 * 1024 * 1024,
         dedupe_seconds: int = 8 * 86400,
         put_timeout_seconds: float = 1.0,
         clock: Clock = SYSTEM_CLOCK,
@@ -91,12 +95,12 @@ class Queue:
         """`debounce_seconds` after the last event of a burst, at most `debounce_cap_seconds` after its first.
         `max_pending` events and `max_bytes` bound the whole queue (each shard has an equal part), `max_per_mailbox` and
         `max_mailbox_bytes` one mailbox; a group may hold as much as is still free (core/lua/queue_put.lua). `max_dead`
-        bounds the dead letters of each shard, the oldest of which go first. `dedupe_seconds` exceeds the 7 days in which Meta redelivers."""
+        bounds the dead letters of each shard and `max_dead_bytes` those of all shards; beyond them the oldest are
+        dropped. `dedupe_seconds` exceeds the 7 days in which Meta redelivers."""
         self.lease_seconds = lease_seconds
         # Our clock may run a little slower than the server's, and a side effect takes time after its check.
         self._held_seconds = lease_seconds - min(1.0, lease_seconds / 4)
         self._shards = Shards(redis, namespace=namespace, count=shards)
-        self._dead_letters = DeadLetters(self._shards, most=max_dead)
         self._put_timeout_seconds = put_timeout_seconds
         self._clock = clock
         self._put_header = (
@@ -106,8 +110,10 @@ class Queue:
         )  # fmt: skip
         self._most = (math.ceil(max_pending / shards), math.ceil(max_bytes / shards))
         self._refused_at = -math.inf
-        self._claim_header = (_ms(lease_seconds), PEEK_EVENTS, max_attempts, _ms(BLOCK_SECONDS), max_dead)
-        self._settle_header = (max_attempts, _ms(BLOCK_SECONDS), max_dead)
+        dead_limits = max_dead, math.ceil(max_dead_bytes / shards)
+        self._dead_letters = DeadLetters(self._shards, limits=dead_limits)
+        self._claim_header = (_ms(lease_seconds), PEEK_EVENTS, max_attempts, _ms(BLOCK_SECONDS), *dead_limits)
+        self._settle_header = (max_attempts, _ms(BLOCK_SECONDS), *dead_limits)
         self._puts = [self._batcher(shard, PUT, self._put_header) for shard in range(shards)]
         self._verdicts = [self._batcher(shard, SETTLE, self._settle_header) for shard in range(shards)]
         self._waker = Waker(redis, blocking, [f"{prefix}wake" for prefix in self._shards.prefixes])
@@ -156,21 +162,21 @@ class Queue:
         if -1 in answers.values():
             self._refused_at = self._clock.monotonic()
             raise QueueFull("queue", "the queue is full", retry_after=FULL_RETRY_SECONDS)
-        accepted, diverted = 0, ()
+        accepted, diverted = 0, list[Event]()
         for shard, answer in answers.items():
             if isinstance(answer, int):
                 accepted += answer
             else:
                 accepted += answer[0]
                 part = [event for event in events if self._shards.of(event.mailbox.encode()) == shard]
-                diverted += tuple(part[at] for at in answer[1:])
+                diverted += [part[at] for at in answer[1:]]
         duplicates = len(events) - accepted - len(diverted)
         _ACCEPTED.inc(accepted)
         if duplicates:
             _DUPLICATE.inc(duplicates)
         if diverted:
             _DIVERTED.inc(len(diverted))
-        return PutResult(accepted, duplicates, diverted)
+        return PutResult(accepted, duplicates, tuple(diverted))
 
     # --- working ---
 
@@ -240,8 +246,9 @@ class Queue:
         self._look_at[shard] = answered + wait_ms / 1000 if wait_ms >= 0 else math.inf
         if reaped:
             RECLAIMED.inc(reaped)
-            SETTLED.labels("park").inc(parked)
-            logger.warning("leases ran out", extra={"reclaimed": reaped, "parked": parked, "shard": shard})
+            SETTLED.labels("park").inc(len(parked))
+            letters = [f"{shard}-{letter.decode()}" for letter in parked]
+            logger.warning("leases ran out", extra={"reclaimed": reaped, "dead_letters": letters, "shard": shard})
         CLAIMS.inc(len(rows))
         held_until = asked + self._held_seconds
         return [self._to_claim(held_until, *row) for row in rows]
@@ -328,7 +335,9 @@ class Queue:
         claim.held_until = -math.inf
         mailbox = claim.mailbox.encode()
         args = (mailbox, claim.token, verb, number, reason[:REASON_CHARACTERS])
-        outcome = await self._verdicts[self._shards.of(mailbox)].submit(args, weight=1, timeout_seconds=CALL_SECONDS)
+        outcome: int = await self._verdicts[self._shards.of(mailbox)].submit(
+            args, weight=1, timeout_seconds=CALL_SECONDS
+        )
         SETTLED.labels(("lost", verb, "park")[outcome]).inc()
         return outcome
 
@@ -342,6 +351,15 @@ class Queue:
     async def bury(self, event: Event, reason: str) -> None:
         """Make a dead letter of an event that is in no mailbox."""
         await self._dead_letters.add(event, reason)
+
+    async def untold(self, *, limit: int, since: float) -> list[DeadLetter]:
+        """Dead letters that `told` has not passed yet, at most `limit` of each shard, oldest first; before the first
+        `told` those parked since then (Unix seconds)."""
+        return await self._dead_letters.untold(limit=limit, since=since)
+
+    async def told(self, letter_id: str) -> None:
+        """This letter, and every older one of its shard, has been dealt with."""
+        await self._dead_letters.told(letter_id)
 
     async def replay(self, ids: Sequence[str]) -> int:
         """Put dead letters back at the tail of their mailboxes, in this order, as if accepted now: no dedupe check, no
@@ -357,15 +375,18 @@ class Queue:
     async def stats(self) -> QueueStats:
         """Figures of the whole queue; also sets the gauges."""
         rows = await all_of(self._shards.call(STATS, shard, ()) for shard in range(len(self._shards)))
-        pending, ready, leased, oldest_ms, dead, size = zip(*rows, strict=True)
+        pending, ready, leased, oldest_ms, dead, dead_bytes, lost, size = zip(*rows, strict=True)
         stats = QueueStats(
             pending=sum(pending), bytes=sum(size), ready=sum(ready), leased=sum(leased),
-            oldest_seconds=max(oldest_ms) / 1000, dead=sum(dead), is_full=self._is_full(pending, size),
+            oldest_seconds=max(oldest_ms) / 1000, dead=sum(dead), dead_bytes=sum(dead_bytes), dead_lost=sum(lost),
+            is_full=self._is_full(pending, size),
         )  # fmt: skip
         PENDING.set(stats.pending)
         BYTES.set(stats.bytes)
         OLDEST_SECONDS.set(stats.oldest_seconds)
         DEAD.set(stats.dead)
+        DEAD_BYTES.set(stats.dead_bytes)
+        DEAD_LOST.set(stats.dead_lost)
         return stats
 
     def _is_full(self, pending: Sequence[int], size: Sequence[int]) -> bool:
@@ -373,6 +394,22 @@ class Queue:
         most_events, most_bytes = self._most
         recently = self._clock.monotonic() - self._refused_at < 2 * FULL_RETRY_SECONDS
         return recently or max(pending) >= most_events or max(size) >= most_bytes
+
+    async def waiting(self, mailboxes: Sequence[str]) -> list[bool]:
+        """Which of these mailboxes have events, waiting or in flight. Writes nothing."""
+        names = [mailbox.encode() for mailbox in mailboxes]
+        shards = [self._shards.of(name) for name in names]
+        parts = {shard: [n for n, s in zip(names, shards, strict=True) if s == shard] for shard in set(shards)}
+        answers = await all_of(self._waiting(shard, part) for shard, part in parts.items())
+        found = {name: there for answer in answers for name, there in answer.items()}
+        return [found[name] for name in names]
+
+    async def _waiting(self, shard: int, names: Sequence[bytes]) -> dict[bytes, bool]:
+        members: list[Any] = list(names)
+        ages: Any = await bounded(
+            self._shards.redis.zmscore(f"{self._shards.prefixes[shard]}heads", members), "waiting"
+        )
+        return {name: age is not None for name, age in zip(names, ages, strict=True)}
 
     async def audit(self) -> int:
         """Make mailboxes due that have events but no place in the schedule; looks at the 1,000 oldest of each shard.

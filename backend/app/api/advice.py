@@ -1,0 +1,57 @@
+"""What the caller can do about an error: the second half of every error's `message`.
+
+sentence("account_not_found", 404, "no such account")
+"No such account. Check the id: GET /accounts lists the accounts that you may see."
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_AGAIN = "Correct it and send the request again."
+
+ADVICE: Mapping[str, str] = {
+    "account_not_found": "Check the id: GET /accounts lists the accounts that you may see.",
+    "body_too_large": "Send less at once.",
+    "breaker_not_found": "GET /admin/breakers lists them by name.",
+    "conversation_not_found": "Check the id: GET /conversations?account_id=… lists those of an account.",
+    "forbidden": "Ask an owner of the account or the operator for it.",
+    "inbox_full": "Try again later; GET /health says what is away.",
+    "invalid_input": _AGAIN,
+    "invalid_json": "Send a JSON document with Content-Type: application/json.",
+    "invalid_signature": "Sign the raw body with the Meta app's secret; META_APP_SECRET must have the same one.",
+    "method_not_allowed": "The header Allow of this answer names those that it takes.",
+    "phone_number_id_taken": "Use the account that has it, or correct the phone_number_id.",
+    "reply_key_taken": "Use a new Idempotency-Key.",
+    "slug_taken": "Choose another one.",
+    "unauthenticated": "Sign in again, or use the operator's key.",
+    "verification_failed": "Type the account's verify token, or WHATSAPP_VERIFY_TOKEN, into Meta's webhook form.",
+    "window_closed": "Wait until the customer writes again, or send a template.",
+}  # fmt: skip
+"""By code, where there is more to say than what the status says."""
+
+BY_STATUS: Mapping[int, str] = {
+    400: _AGAIN,
+    401: "Send Authorization: Bearer <token>.",
+    403: "Ask the operator for access.",
+    404: "Check the path and the ids in the request.",
+    405: "Use another method.",
+    409: "Look at its present state before you try again.",
+    413: "Send less at once.",
+    415: "Send JSON with Content-Type: application/json.",
+    422: _AGAIN,
+    500: "Try again later; the log has the cause under this request id.",
+    502: "Try again later; the log has the cause under this request id.",
+    503: "Try again after the seconds in Retry-After; GET /health says what is away.",
+}
+
+
+def advice_for(code: str, status: int) -> str:
+    """A whole sentence."""
+    return ADVICE.get(code) or BY_STATUS.get(status) or BY_STATUS[500 if status >= 500 else 400]
+
+
+def sentence(code: str, status: int, what: str) -> str:
+    """`what` happened as a sentence, then what to do about it."""
+    what = what.strip().rstrip(".")
+    return f"{what[:1].upper()}{what[1:]}. {advice_for(code, status)}"
