@@ -30,6 +30,7 @@ from app.core.circuit_breaker import CIRCUIT_BREAKERS, JOIN_SECONDS, BreakerFlee
 from app.core.config import Env, IngestFallback, ReplicaRole, Settings
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client
+from app.core.last_known import LastKnown
 from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
 from app.core.loop_watch import LoopWatch
@@ -47,14 +48,19 @@ from app.services.account_service import AccountService
 from app.services.bot_service import BotService
 from app.services.breaker_service import BreakerService
 from app.services.cache_relay import CacheRelay
+from app.services.caretaker import Caretaker
 from app.services.conversation_service import ConversationService
+from app.services.database_watch import DatabaseWatch
+from app.services.dead_letter_watch import DeadLetterWatch
 from app.services.delivery import PER_PAIR, Delivery, per_number
 from app.services.health_service import HealthService
 from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
+from app.services.overflow import Overflow, OverflowDrain
 from app.services.probes import Dependency
 from app.services.silence_watch import SilenceWatch
+from app.services.unanswered import UnansweredSearch
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +81,10 @@ STUCK_SECONDS = 15.0
 """The worker beats about once a second."""
 RELAY_LEASE_SECONDS = 6.0
 """Three rounds of the relay, which renews it in every one."""
+CARETAKER_LEASE_SECONDS = 15.0
+"""More than a page of its longest duty may take."""
+OVERFLOW_SECONDS = 0.7
+"""What the queue has no room for is stored by then, or the webhook is refused."""
 CLUSTER_SHARDS = 16
 """ADR 4."""
 
@@ -86,6 +96,7 @@ class Replica:
     services: Services
     ingest: IngestService
     fallback: InboxFallback | None
+    caretaker: Caretaker
     app_secrets: tuple[str, ...]
     worker: InboxWorker | None
     supervisor: Supervisor
@@ -188,11 +199,15 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
         outside.store, outside.messenger, outside.pacer, reconcile_seconds=settings.send_reconcile_seconds
     )
     conversations = ConversationService(accounts=accounts, store=outside.store, queue=outside.queue, delivery=delivery)
+    notices = AccountNotices()
+    intake = Overflow(
+        outside.queue, outside.store, max_rows=settings.queue_max_pending, put_timeout_seconds=OVERFLOW_SECONDS
+    )
     silence = SilenceWatch(outside.arrivals, outside.board)
     fallback = None
     if settings.ingest_fallback is IngestFallback.DATABASE:
         fallback = InboxFallback(
-            outside.queue, outside.store, max_rows=settings.queue_max_pending, put_timeout_seconds=PUT_SECONDS
+            intake, outside.store, max_rows=settings.queue_max_pending, put_timeout_seconds=PUT_SECONDS
         )
     worker = None
     if settings.app_role is not ReplicaRole.API:
@@ -208,7 +223,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             outside.queue,
             bot,
             conversations,
-            AccountNotices(),
+            notices,
             concurrency=settings.worker_concurrency,
             on_beat=lambda: supervisor.beat("worker"),
             on_queue_away=fallback.suspect if fallback else lambda: None,
@@ -226,7 +241,8 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             admin_key=_admin_key(settings),
             verify_token=_value(settings.whatsapp_verify_token) or None,
         ),
-        ingest=IngestService(fallback or outside.queue, outside.arrivals.note),
+        ingest=IngestService(fallback or intake, outside.arrivals.note),
+        caretaker=_caretaker(settings, outside, conversations, notices),
         fallback=fallback,
         app_secrets=_values(settings.meta_app_secret),
         worker=worker,
@@ -324,7 +340,25 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
     if replica.worker is not None:
         start("worker", replica.worker.run, beat_within_seconds=STUCK_SECONDS)
         start("lease_renewal", replica.worker.renew)
+        start("caretaker", replica.caretaker.run)
         start("audit", audit, beat_within_seconds=3 * AUDIT_SECONDS)
+
+
+def _caretaker(
+    settings: Settings, outside: Outside, conversations: ConversationService, notices: AccountNotices
+) -> Caretaker:
+    """A dead letter calls a person before the search finds its message unanswered and would, for a lesser reason."""
+    namespace, queue, store = settings.redis_namespace, outside.queue, outside.store
+    known = LastKnown(outside.redis, key=f"{namespace}:{{fleet}}:database")
+    duties = {
+        "database": DatabaseWatch(store, cache.invalidate_everywhere, known).look,
+        "overflow": OverflowDrain(queue, store, conversations, notices).drain,
+        "dead_letters": DeadLetterWatch(queue, conversations).tell,
+        "unanswered": UnansweredSearch(queue, store).look,
+    }
+    holder = outside.registry.replica_id
+    lease = Lease(outside.redis, key=f"{namespace}:{{fleet}}:caretaker", holder=holder, seconds=CARETAKER_LEASE_SECONDS)
+    return Caretaker(duties, lease)
 
 
 def _cache_relay(settings: Settings, outside: Outside) -> CacheRelay:
@@ -367,6 +401,7 @@ def open_queue(settings: Settings, stack: AsyncExitStack, redis: Redis) -> Queue
         debounce_seconds=settings.debounce_seconds,
         lease_seconds=settings.lease_seconds,
         max_pending=settings.queue_max_pending,
+        max_bytes=settings.queue_max_bytes,
         put_timeout_seconds=PUT_SECONDS if settings.ingest_fallback is IngestFallback.NONE else DIVERT_SECONDS,
     )
     stack.push_async_callback(queue.aclose)

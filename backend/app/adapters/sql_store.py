@@ -32,6 +32,7 @@ from app.domain.models import (
     Author,
     BotProfile,
     Conversation,
+    DatabaseHistory,
     HandoverReason,
     Inbound,
     InboundMessage,
@@ -42,6 +43,8 @@ from app.domain.models import (
     Role,
     Status,
     Turn,
+    Unanswered,
+    Waiting,
 )
 from app.domain.ports import SendDecision, Store
 
@@ -55,17 +58,21 @@ INBOX_BREAKER = BreakerPolicy(5, 1.0, max_open_seconds=1.0, success_threshold=1)
 _ACCOUNT = TypeAdapter(Account)
 _ACCOUNTS = TypeAdapter(tuple[Account, ...])
 _CONVERSATION = TypeAdapter(Conversation)
+_HISTORY = TypeAdapter(DatabaseHistory)
 _INBOUND = TypeAdapter(Inbound)
 _MESSAGE = TypeAdapter(Message)
 _PROFILE = TypeAdapter(BotProfile)
 _REPLY = TypeAdapter(Reply)
 _TURNS = TypeAdapter(tuple[Turn, ...])
+_UNANSWERED = TypeAdapter(tuple[Unanswered, ...])
+_WAITING = TypeAdapter(tuple[Waiting, ...])
 
 _PROFILE_CHANGES = {f.name for f in fields(BotProfile)} - {"account_id", "updated_at"}
 _ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {"id", "created_at", "updated_at"}
 
 CONFLICTS = {
     "inbox_full": "as many events wait in the inbox as may",
+    "overflow_full": "as many events wait in the overflow as may",
     "slug_taken": "another account has this slug",
     "phone_number_id_taken": "another account has this phone_number_id",
     "reply_key_taken": "this key belongs to a reply in another conversation",
@@ -87,7 +94,7 @@ class SqlStore(SqlInvalidations, Store):
 
     async def _call(self, operation: str, /, **p: Any) -> Any:
         deadline = Deadline.after(CALL_SECONDS)
-        policy = self._inbox_policy if operation.startswith("inbox_") else self._policy
+        policy = self._inbox_policy if operation.startswith(("inbox_", "overflow_put")) else self._policy
         match await policy.call(self._execute, f"chorus_{operation}", _encode(p), deadline=deadline):
             case {"ok": value}:
                 return value
@@ -130,6 +137,46 @@ class SqlStore(SqlInvalidations, Store):
 
     async def inbox_delete(self, rows: Sequence[int]) -> None:
         await self._call("inbox_delete", rows=rows)
+
+    # -- what found no room in the queue, and what waits for an answer ---------------------------------------------
+
+    async def overflow_put(self, events: Sequence[Event], *, max_rows: int) -> int:
+        rows = [{"id": e.id, "mailbox": e.mailbox, "payload": base64.b64encode(e.payload).decode()} for e in events]
+        stored: int = await self._call("overflow_put", events=rows, max_rows=max_rows)
+        return stored
+
+    async def overflow_peek(self, *, limit: int) -> list[tuple[int, Event]]:
+        rows = await self._call("overflow_peek", limit=limit)
+        return [
+            (
+                row["row"],
+                Event(row["id"], row["mailbox"], base64.b64decode(row["payload"]), accepted_at=row["accepted_at"]),
+            )
+            for row in rows
+        ]
+
+    async def overflow_delete(self, rows: Sequence[int]) -> None:
+        await self._call("overflow_delete", rows=rows)
+
+    async def waiting_conversations(
+        self, *, older_than_seconds: float, limit: int, after: Waiting | None
+    ) -> tuple[Waiting, ...]:
+        rows = await self._call(
+            "waiting_conversations", older_than_seconds=older_than_seconds, limit=limit,
+            after_at=after and after.awaiting_since, after_id=after and after.conversation_id,
+        )  # fmt: skip
+        return _WAITING.validate_python(rows)
+
+    async def unanswered(self, conversation_ids: Sequence[str], *, fresh_seconds: float) -> tuple[Unanswered, ...]:
+        rows = await self._call("unanswered", conversation_ids=conversation_ids, fresh_seconds=fresh_seconds)
+        return _UNANSWERED.validate_python(rows)
+
+    async def stop_waiting(self, conversations: Sequence[Waiting]) -> None:
+        seen = [{"conversation_id": c.conversation_id, "last_message_at": c.last_message_at} for c in conversations]
+        await self._call("stop_waiting", conversations=seen)
+
+    async def database_history(self) -> DatabaseHistory | None:
+        return _optional(_HISTORY, await self._call("database_history"))
 
     async def ping(self) -> None:
         await self._call("ping")

@@ -17,6 +17,7 @@ from app.domain.models import (
     Author,
     BotProfile,
     Conversation,
+    DatabaseHistory,
     Generation,
     HandoverReason,
     Inbound,
@@ -31,7 +32,9 @@ from app.domain.models import (
     Role,
     Status,
     Turn,
+    Unanswered,
     User,
+    Waiting,
 )
 
 
@@ -269,6 +272,43 @@ class InboxStore(Protocol):
     async def inbox_delete(self, rows: Sequence[int]) -> None: ...
 
 
+class OverflowStore(Protocol):
+    """Where events wait for which the queue has no room, until they are recorded."""
+
+    async def overflow_put(self, events: Sequence[Event], *, max_rows: int) -> int:
+        """Append every event that is not there yet; how many were new. Raises `Conflict("overflow_full")` and stores
+        nothing if there would be more than about `max_rows`."""
+        ...
+
+    async def overflow_peek(self, *, limit: int) -> list[tuple[int, Event]]:
+        """The oldest rows with their ids."""
+        ...
+
+    async def overflow_delete(self, rows: Sequence[int]) -> None: ...
+
+
+class WaitingStore(Protocol):
+    """What waits for an answer, as the database knows it."""
+
+    async def waiting_conversations(
+        self, *, older_than_seconds: float, limit: int, after: Waiting | None
+    ) -> tuple[Waiting, ...]:
+        """The longest waiting first; `after` is the last one of the page before."""
+        ...
+
+    async def unanswered(self, conversation_ids: Sequence[str], *, fresh_seconds: float) -> tuple[Unanswered, ...]:
+        """What waits in these conversations: at most 50 messages and 50 replies of each."""
+        ...
+
+    async def stop_waiting(self, conversations: Sequence[Waiting]) -> None:
+        """Nothing waits there. Ignored for a conversation in which something has happened since it was read."""
+        ...
+
+    async def database_history(self) -> DatabaseHistory | None:
+        """`None`: the database does not say."""
+        ...
+
+
 class InvalidationStore(Protocol):
     """What committed changes have made old in the caches, remembered with the commit itself, whoever made it."""
 
@@ -289,8 +329,10 @@ class InvalidationStore(Protocol):
         ...
 
 
-class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, InvalidationStore, Protocol):
-    """All of it: one adapter implements the five."""
+class Store(
+    AccountStore, ConversationStore, ReplyStore, InboxStore, OverflowStore, WaitingStore, InvalidationStore, Protocol
+):
+    """All of it: one adapter implements the seven."""
 
     async def ping(self) -> None:
         """One round trip. Raises `Unavailable`."""
@@ -304,6 +346,6 @@ class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, Invalidatio
 
 
 __all__ = [
-    "AccountStore", "ConversationStore", "InboxStore", "InvalidationStore", "Messenger", "Model", "ReplyStore",
-    "SendDecision", "Store", "TokenVerifier",
+    "AccountStore", "ConversationStore", "InboxStore", "InvalidationStore", "Messenger", "Model", "OverflowStore",
+    "ReplyStore", "SendDecision", "Store", "TokenVerifier", "WaitingStore",
 ]  # fmt: skip
