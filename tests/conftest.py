@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import signal
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,7 +53,10 @@ def server_location() -> Iterator[Location]:
     folder = Path(tempfile.mkdtemp(prefix="chorus-tests-"))
     folder.chmod(0o711)
     try:
-        yield locate(folder)
+        located = locate(folder)
+        # The suites of the scripts on another server: CHORUS_TEST_REDIS_SERVER=/path/to/redis-server pytest tests/…
+        other = os.environ.get("CHORUS_TEST_REDIS_SERVER")
+        yield replace(located, valkey_server=Path(other)) if other else located
     finally:
         remove_data(folder)
 

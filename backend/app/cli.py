@@ -104,15 +104,20 @@ def sandbox(host: str, port: int, app_secret: str, callback: tuple[str, ...]) ->
 @main.command()
 def migrate() -> None:
     """Bring the database's schema up to date (DATABASE_URL). Safe to run on several machines at once."""
-    from app.adapters.migrations import apply_migrations
+    from app.adapters.migrations import apply_migrations, newer_migrations
 
     settings = _settings()
     if not settings.database_url:
         raise SettingsError({"DATABASE_URL": "is missing; migrations need a direct connection to Postgres"})
-    applied = asyncio.run(apply_migrations(settings.database_url.get_secret_value()))
+    url = settings.database_url.get_secret_value()
+    applied = asyncio.run(apply_migrations(url))
     for name in applied:
         click.echo(f"applied {name}")
-    if not applied:
+    if newer := asyncio.run(newer_migrations(url)):
+        click.echo(
+            f"the schema is newer than this version of Chorus, which works with it: {', '.join(newer)}", err=True
+        )
+    elif not applied:
         click.echo("nothing to do: the schema is up to date")
 
 

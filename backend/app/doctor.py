@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.adapters.gemini import GeminiModel
-from app.adapters.migrations import pending_migrations
+from app.adapters.migrations import pending_migrations, read_migrations
 from app.adapters.whatsapp import WhatsAppMessenger
-from app.core.config import Durability, Env, Settings, SettingsError
+from app.core.config import Durability, Env, RedisDurability, Settings, SettingsError
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client
 from app.core.redis import configured as redis_configured
 from app.core.redis import connect, describe
 from app.core.secrets import TokenCipher
 from app.domain.errors import ConfigurationError
+from app.domain.ports import Store
 from app.wiring import open_store
 
 CHECK_TIMEOUT_SECONDS = 10.0
@@ -94,21 +95,39 @@ async def _redis(settings: Settings, stack: AsyncExitStack) -> list[Finding]:
 
 def _unsafe(settings: Settings, about: Mapping[str, Any], fsync: str | None) -> Iterator[Finding]:
     severity = "bad" if settings.app_env is Env.PRODUCTION else "warn"
-    if about["persistence"] != "aof":
+    rests_on_aof = settings.redis_durability is RedisDurability.AOF
+    if not rests_on_aof:
+        yield Finding("redis durability", "ok", _DURABILITY[settings.redis_durability])
+    elif about["persistence"] != "aof":
         detail = "appendonly is off: a restart loses accepted messages"
-        yield Finding("redis persistence", severity, detail, "appendonly yes")
-    if about["eviction"] != "noeviction":
-        detail = f"maxmemory-policy is {about['eviction']}: a full server drops messages"
-        mend = "maxmemory-policy noeviction; the cache can have a server of its own with REDIS_CACHE_URL"
-        yield Finding("redis eviction", severity, detail, mend)
-    if about["persistence"] == "aof" and about["aof_last_write"] != "ok":
+        yield Finding("redis persistence", severity, detail, "appendonly yes, or REDIS_DURABILITY (docs/operations.md)")
+    elif about["aof_last_write"] != "ok":
         detail = "the last write of the append-only file failed: a restart loses accepted messages"
         yield Finding("redis disk", severity, detail, "room on its disk; do not restart it before that")
+    if about["eviction"] != "noeviction":
+        yield _evicts(about["eviction"], severity, spared=severity if rests_on_aof else "warn")
     if not about["memory"]["max_bytes"]:
         detail = "maxmemory is not set: a full server is ended by the kernel instead of refusing"
         yield Finding("redis memory", "warn", detail, "maxmemory, below what the machine has")
-    if settings.durability is Durability.FSYNC and fsync != "always":
+    if settings.durability is Durability.FSYNC and fsync != "always" and rests_on_aof:
         yield Finding("redis fsync", "bad", f"DURABILITY=fsync, but appendfsync is {fsync}", "appendfsync always")
+
+
+_DURABILITY = {
+    RedisDurability.MANAGED: "REDIS_DURABILITY=managed: the provider's word; Postgres takes over while it is away",
+    RedisDurability.NONE: "REDIS_DURABILITY=none: Postgres keeps every event until it is handled",
+}
+
+
+def _evicts(policy: str | None, severity: str, *, spared: str) -> Finding:
+    """`spared`: how bad it is that keys with a time limit go. The queue's have none, what it has seen does."""
+    mend = "maxmemory-policy noeviction; the cache can have a server of its own with REDIS_CACHE_URL"
+    if policy is None:
+        return Finding("redis eviction", spared, "the server does not tell its maxmemory-policy", mend)
+    if policy.startswith("volatile"):
+        detail = f"maxmemory-policy is {policy}: a full server forgets which messages it has seen"
+        return Finding("redis eviction", spared, detail, mend)
+    return Finding("redis eviction", severity, f"maxmemory-policy is {policy}: a full server drops messages", mend)
 
 
 async def _database(settings: Settings, stack: AsyncExitStack) -> list[Finding]:
@@ -120,11 +139,22 @@ async def _database(settings: Settings, stack: AsyncExitStack) -> list[Finding]:
         return [
             Finding("database", "bad", str(exc), "start it, or correct DATABASE_URL / SUPABASE_URL and SUPABASE_KEY")
         ]
-    findings = [Finding("database", "ok")]
-    if settings.database_url:
+    return [Finding("database", "ok"), *await _migrations(settings, store)]
+
+
+async def _migrations(settings: Settings, store: Store) -> list[Finding]:
+    known = [migration.id for migration in read_migrations()]
+    applied = await store.applied_migrations()
+    missing = [name for name in known if name not in applied]
+    if settings.database_url:  # which also finds a file that was changed after it was applied
         missing = await pending_migrations(settings.database_url.get_secret_value())
-        if missing:
-            findings.append(Finding("migrations", "bad", f"not applied: {', '.join(missing)}", "chorus migrate"))
+    newer = [name for name in applied if name not in known]
+    findings = []
+    if missing:
+        findings.append(Finding("migrations", "bad", f"not applied: {', '.join(missing)}", "chorus migrate"))
+    if newer:
+        detail = f"the schema is newer than this version, which works with it: {', '.join(newer)}"
+        findings.append(Finding("migrations", "warn", detail, "nothing, after a rollback"))
     return findings
 
 

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from app import __version__
 from app.adapters.gemini import GeminiModel
+from app.adapters.migrations import read_migrations
 from app.adapters.postgres_store import PostgresStore
 from app.adapters.supabase_auth import SupabaseTokenVerifier
 from app.adapters.supabase_store import SupabaseStore
@@ -27,7 +28,7 @@ from app.core import cache
 from app.core.arrivals import Arrivals
 from app.core.build import build_id
 from app.core.circuit_breaker import CIRCUIT_BREAKERS, JOIN_SECONDS, BreakerFleet, whatsapp_account_breakers
-from app.core.config import Env, IngestFallback, ReplicaRole, Settings
+from app.core.config import Env, IngestFallback, RedisDurability, ReplicaRole, Settings
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client
 from app.core.last_known import LastKnown
@@ -57,8 +58,10 @@ from app.services.health_service import HealthService
 from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
+from app.services.journal import Journal
 from app.services.overflow import Overflow, OverflowDrain
 from app.services.probes import Dependency
+from app.services.schema_gate import SchemaGate
 from app.services.silence_watch import SilenceWatch
 from app.services.unanswered import UnansweredSearch
 
@@ -76,6 +79,8 @@ PROBE_TIMEOUT_SECONDS = 1.5
 """A replica that cannot reach its stores is out of rotation within two of these intervals, the balancer's included."""
 UPSTREAM_PROBE_SECONDS = 30.0
 UPSTREAM_TIMEOUT_SECONDS = 3.0
+MODEL_TIMEOUT_SECONDS = 5.0
+"""Now and then the model is asked for a word, which takes longer than to look something up."""
 AUDIT_SECONDS = 60.0
 STUCK_SECONDS = 15.0
 """The worker beats about once a second."""
@@ -95,12 +100,14 @@ class Replica:
 
     services: Services
     ingest: IngestService
-    fallback: InboxFallback | None
+    inbox: InboxFallback | Journal | None
+    """What takes events in the queue's place, now and then or always."""
     caretaker: Caretaker
     app_secrets: tuple[str, ...]
     worker: InboxWorker | None
     supervisor: Supervisor
     settings: Settings
+    schema: SchemaGate
 
     async def drain(self, grace_seconds: float) -> None:
         """Finish or give back what is held. Idempotent."""
@@ -139,7 +146,9 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
         await outside.breakers.sync()  # before the first call: what the others have learned the hard way
         supervisor = Supervisor()
         replica = _assemble(settings, outside, supervisor, build)
-        await replica.services.health.probe_all()
+        await asyncio.gather(
+            replica.services.health.probe_all(), replica.schema.look(timeout_seconds=PROBE_TIMEOUT_SECONDS)
+        )
         stack.push_async_callback(supervisor.stop)
         _start_loops(replica, outside)
         replica.services.health.started()
@@ -177,6 +186,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
             base_url=settings.gemini_base_url,
             api_key=_value(settings.gemini_api_key),
             default_model=settings.gemini_model,
+            look_again_seconds=UPSTREAM_PROBE_SECONDS,
         ),
         messenger=WhatsAppMessenger(
             base_url=settings.whatsapp_base_url, api_version=settings.whatsapp_api_version, cipher=cipher
@@ -195,20 +205,20 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
 
 def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build: str) -> Replica:
     accounts = AccountService(outside.store, outside.cipher)
+    schema = SchemaGate(outside.store, [migration.id for migration in read_migrations()])
     delivery = Delivery(
         outside.store, outside.messenger, outside.pacer, reconcile_seconds=settings.send_reconcile_seconds
     )
-    conversations = ConversationService(accounts=accounts, store=outside.store, queue=outside.queue, delivery=delivery)
-    notices = AccountNotices()
+    silence = SilenceWatch(outside.arrivals, outside.board)
     intake = Overflow(
         outside.queue, outside.store, max_rows=settings.queue_max_pending, put_timeout_seconds=OVERFLOW_SECONDS
     )
-    silence = SilenceWatch(outside.arrivals, outside.board)
-    fallback = None
-    if settings.ingest_fallback is IngestFallback.DATABASE:
-        fallback = InboxFallback(
-            intake, outside.store, max_rows=settings.queue_max_pending, put_timeout_seconds=PUT_SECONDS
-        )
+    inbox = _inbox(settings, outside, intake)
+    journal = inbox if isinstance(inbox, Journal) else None
+    conversations = ConversationService(
+        accounts=accounts, store=outside.store, queue=journal or outside.queue, delivery=delivery
+    )
+    notices = AccountNotices()
     worker = None
     if settings.app_role is not ReplicaRole.API:
         bot = BotService(
@@ -226,13 +236,14 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             notices,
             concurrency=settings.worker_concurrency,
             on_beat=lambda: supervisor.beat("worker"),
-            on_queue_away=fallback.suspect if fallback else lambda: None,
+            may_claim=schema.is_open,
+            **_worker_hooks(inbox),
         )
     return Replica(
         services=Services(
             accounts=accounts,
             conversations=conversations,
-            health=_health(settings, outside, supervisor, silence, build),
+            health=_health(settings, outside, supervisor, schema, silence, build),
             queue=outside.queue,
             registry=outside.registry,
             breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers),
@@ -241,18 +252,43 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             admin_key=_admin_key(settings),
             verify_token=_value(settings.whatsapp_verify_token) or None,
         ),
-        ingest=IngestService(fallback or intake, outside.arrivals.note),
-        caretaker=_caretaker(settings, outside, conversations, notices),
-        fallback=fallback,
+        ingest=IngestService(inbox or intake, outside.arrivals.note),
+        inbox=inbox,
+        caretaker=_caretaker(settings, outside, conversations, notices, journal),
         app_secrets=_values(settings.meta_app_secret),
         worker=worker,
         supervisor=supervisor,
         settings=settings,
+        schema=schema,
     )
 
 
+def _inbox(settings: Settings, outside: Outside, intake: Overflow) -> InboxFallback | Journal | None:
+    max_rows = settings.queue_max_pending
+    if settings.redis_durability is RedisDurability.NONE:
+        return Journal(intake, outside.store, max_rows=max_rows, put_timeout_seconds=PUT_SECONDS)
+    if settings.ingest_fallback is IngestFallback.DATABASE:
+        return InboxFallback(intake, outside.store, max_rows=max_rows, put_timeout_seconds=PUT_SECONDS)
+    return None
+
+
+def _worker_hooks(inbox: InboxFallback | Journal | None) -> dict[str, Any]:
+    match inbox:
+        case Journal():
+            return {"on_handled": inbox.settle}
+        case InboxFallback():
+            return {"on_queue_away": inbox.suspect}
+        case None:
+            return {}
+
+
 def _health(
-    settings: Settings, outside: Outside, supervisor: Supervisor, silence: SilenceWatch, build: str
+    settings: Settings,
+    outside: Outside,
+    supervisor: Supervisor,
+    schema: SchemaGate,
+    silence: SilenceWatch,
+    build: str,
 ) -> HealthService:
     async def probe_store() -> Mapping[str, Any]:
         await outside.store.ping()
@@ -260,25 +296,33 @@ def _health(
 
     async def probe_redis() -> Mapping[str, Any]:
         channel = "trusted" if cache.stats().trusted else "lost"
-        return await describe(outside.redis) | {"channel": channel}
+        needs_aof = settings.redis_durability is RedisDurability.AOF
+        about = await describe(outside.redis, needs_aof=needs_aof)
+        return about | {"durability": settings.redis_durability, "channel": channel}
 
-    def upstream(name: str, probe: Callable[[], Awaitable[Mapping[str, Any]]]) -> Dependency:
-        return Dependency(name, probe, UPSTREAM_PROBE_SECONDS, UPSTREAM_TIMEOUT_SECONDS, is_shared=True)
+    def upstream(name: str, probe: Callable[[], Awaitable[Mapping[str, Any]]], timeout_seconds: float) -> Dependency:
+        return Dependency(name, probe, UPSTREAM_PROBE_SECONDS, timeout_seconds, is_shared=True)
 
     async def internals() -> Mapping[str, Any]:
         queue = await outside.queue.stats()
         return {
             "cache": asdict(cache.stats()),
             "silent_numbers": silence.silent,
-            "queue": {"pending": queue.pending, "oldest_seconds": round(queue.oldest_seconds, 3), "dead": queue.dead},
+            "queue": {
+                "pending": queue.pending,
+                "bytes": queue.bytes,
+                "oldest_seconds": round(queue.oldest_seconds, 3),
+                "dead": queue.dead,
+                "refuses": queue.is_full,
+            },
         }
 
     return HealthService(
         dependencies={
             "redis": Dependency("redis", probe_redis, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS),
             "supabase": Dependency("supabase", probe_store, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS),
-            "whatsapp": upstream("whatsapp", outside.messenger.probe),
-            "gemini": upstream("gemini", outside.model.probe),
+            "whatsapp": upstream("whatsapp", outside.messenger.probe, UPSTREAM_TIMEOUT_SECONDS),
+            "gemini": upstream("gemini", outside.model.probe, MODEL_TIMEOUT_SECONDS),
         },
         board=outside.board,
         breakers=CIRCUIT_BREAKERS,
@@ -287,13 +331,14 @@ def _health(
         internals=internals,
         build={"version": __version__, "build": build},
         requires=frozenset(settings.readiness_requires),
+        schema=lambda: schema.reason,
     )
 
 
 def _start_loops(replica: Replica, outside: Outside) -> None:
     """Every background loop of a replica; the supervisor restarts one that dies and tells /health/live."""
     start = replica.supervisor.start
-    beating = {"event_loop": LoopWatch().run, **replica.services.health.loops()}
+    beating = {"event_loop": LoopWatch().run, "schema": replica.schema.run, **replica.services.health.loops()}
     for name, loop in beating.items():
         start(name, partial(loop, partial(replica.supervisor.beat, name)))
     started_at = time.time()
@@ -331,12 +376,13 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
 
     start("heartbeat", heartbeat)
     start("silence_watch", replica.services.silence.run)
-    if replica.fallback is not None:
-        start("inbox_mover", replica.fallback.run)
+    if replica.inbox is not None:
+        start("inbox_mover", replica.schema.guarded(replica.inbox.run))
     start("circuit_breakers", outside.breakers.run)
-    start("cache_relay", _cache_relay(replica.settings, outside).run)
+    start("cache_relay", replica.schema.guarded(_cache_relay(replica.settings, outside).run))
     if replica.settings.whatsapp_phone_id:
-        start("bootstrap_account", lambda: _bootstrap(replica.settings, replica.services.accounts))
+        bootstrap = partial(_bootstrap, replica.settings, replica.services.accounts)
+        start("bootstrap_account", replica.schema.guarded(bootstrap))
     if replica.worker is not None:
         start("worker", replica.worker.run, beat_within_seconds=STUCK_SECONDS)
         start("lease_renewal", replica.worker.renew)
@@ -345,17 +391,25 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
 
 
 def _caretaker(
-    settings: Settings, outside: Outside, conversations: ConversationService, notices: AccountNotices
+    settings: Settings,
+    outside: Outside,
+    conversations: ConversationService,
+    notices: AccountNotices,
+    journal: Journal | None,
 ) -> Caretaker:
-    """A dead letter calls a person before the search finds its message unanswered and would, for a lesser reason."""
+    """A dead letter calls a person before the search finds its message unanswered and would, for a lesser reason.
+    With a journal the search has nothing to find: what is not handled goes into a new queue by itself."""
     namespace, queue, store = settings.redis_namespace, outside.queue, outside.store
     known = LastKnown(outside.redis, key=f"{namespace}:{{fleet}}:database")
     duties = {
         "database": DatabaseWatch(store, cache.invalidate_everywhere, known).look,
-        "overflow": OverflowDrain(queue, store, conversations, notices).drain,
+        "overflow": OverflowDrain(
+            queue, store, conversations, notices, **({"on_recorded": journal.settle} if journal else {})
+        ).drain,
         "dead_letters": DeadLetterWatch(queue, conversations).tell,
-        "unanswered": UnansweredSearch(queue, store).look,
     }
+    if journal is None:
+        duties["unanswered"] = UnansweredSearch(queue, store).look
     holder = outside.registry.replica_id
     lease = Lease(outside.redis, key=f"{namespace}:{{fleet}}:caretaker", holder=holder, seconds=CARETAKER_LEASE_SECONDS)
     return Caretaker(duties, lease)
@@ -402,10 +456,14 @@ def open_queue(settings: Settings, stack: AsyncExitStack, redis: Redis) -> Queue
         lease_seconds=settings.lease_seconds,
         max_pending=settings.queue_max_pending,
         max_bytes=settings.queue_max_bytes,
-        put_timeout_seconds=PUT_SECONDS if settings.ingest_fallback is IngestFallback.NONE else DIVERT_SECONDS,
+        put_timeout_seconds=DIVERT_SECONDS if _has_somewhere_else(settings) else PUT_SECONDS,
     )
     stack.push_async_callback(queue.aclose)
     return queue
+
+
+def _has_somewhere_else(settings: Settings) -> bool:
+    return settings.ingest_fallback is IngestFallback.DATABASE and settings.redis_durability is not RedisDurability.NONE
 
 
 async def open_store(settings: Settings) -> Store:

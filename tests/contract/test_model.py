@@ -91,7 +91,17 @@ async def test_a_refusal_is_final(world: World, name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["no_candidates", "no_content", "no_parts", "blank_text", "thought_only", "other", "malformed_response"],
+    [
+        "no_candidates",
+        "no_content",
+        "no_parts",
+        "blank_text",
+        "thought_only",
+        "other",
+        "malformed_response",
+        "function_call",
+        "empty_parts",
+    ],
 )
 async def test_an_empty_answer_is_asked_for_once_more(world: World, name: str) -> None:
     await world.sandbox.add_fault("gemini", gemini=name, count=1)
@@ -198,3 +208,74 @@ async def test_probing_finds_a_wrong_address(world: World) -> None:
     gone = GeminiModel(base_url="http://127.0.0.1:9", api_key="k3y", default_model="m", breaker=world.breaker)
     with pytest.raises(Unavailable):
         await gone.probe()
+
+
+@pytest.mark.parametrize(
+    ("name", "thinking"),
+    [
+        ("thinking_level_unsupported", None),
+        ("thinking_config_unknown", None),
+        ("thinking_minimal_unsupported", {"thinkingLevel": "LOW"}),
+    ],
+)
+async def test_a_model_that_refuses_the_thinking_level_answers_all_the_same(
+    world: World, name: str, thinking: object
+) -> None:
+    await world.sandbox.add_fault("gemini", gemini=name, match={"model": "gemini-2.5-flash"})
+    prompt = Prompt("s", PROMPT.turns, model="gemini-2.5-flash")
+    assert (await world.ask(prompt)).text
+    assert (await world.ask(prompt)).text
+    entries = await world.sandbox.record(kind="generate")
+    assert [entry["status"] for entry in entries] == [400, 200, 200]
+    assert entries[2]["body"]["generationConfig"].get("thinkingConfig") == thinking
+    assert world.breaker.tally.failed == 0
+
+
+@pytest.mark.parametrize("name", ["temperature_unsupported", "system_instruction_unsupported"])
+async def test_a_model_that_refuses_another_parameter_answers_all_the_same(world: World, name: str) -> None:
+    await world.sandbox.add_fault("gemini", gemini=name)
+    assert (await world.ask(Prompt("s", PROMPT.turns, temperature=0.3))).text
+    assert await world.arrived() == 2
+
+
+async def test_an_error_with_status_200_is_what_it_says(world: World) -> None:
+    await world.sandbox.add_fault("gemini", gemini="unavailable", with_status_200=True, in_array=True, count=1)
+    await world.sandbox.add_fault("gemini", gemini="error_beside_candidates", count=1)
+    assert (await world.ask()).text
+    assert await world.arrived() == 3
+    assert world.breaker.tally.failed == 2
+
+
+@pytest.mark.parametrize("name", ["lone_surrogate", "nul_character", "invalid_utf8"])
+async def test_half_a_character_is_replaced(world: World, name: str) -> None:
+    await world.sandbox.add_fault("gemini", gemini=name)
+    assert (await world.ask()).text == "Good morning \ufffd we open at seven."
+    assert world.breaker.tally.failed == 0
+
+
+async def test_a_cut_answer_ends_with_its_last_sentence(world: World) -> None:
+    await world.sandbox.add_fault("gemini", gemini="max_tokens_sentence")
+    assert (await world.ask()).text == "We open at seven."
+
+
+async def test_a_second_candidate_is_an_answer(world: World) -> None:
+    await world.sandbox.add_fault("gemini", gemini="second_candidate")
+    assert (await world.ask()).text == "We open at seven."
+
+
+async def test_a_daily_quota_keeps_the_circuit_open_until_the_next_probe_only(world: World) -> None:
+    await world.sandbox.add_fault("gemini", gemini="quota_per_day", count=1)
+    with pytest.raises(Unavailable, match="daily quota"):
+        await world.ask()
+    world.clock.advance(30)
+    assert (await world.ask()).text
+
+
+async def test_probing_tells_that_no_customer_would_get_an_answer(world: World) -> None:
+    assert isinstance(world.model, GeminiModel)
+    await world.sandbox.add_fault("gemini", gemini="invalid_argument")
+    with pytest.raises(Unavailable, match="HTTP 400 INVALID_ARGUMENT"):
+        await world.model.probe()
+    await world.sandbox.clear_faults()
+    await world.sandbox.add_fault("gemini", gemini="thinking_level_unsupported")
+    assert await world.model.probe() == {}

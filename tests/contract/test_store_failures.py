@@ -148,7 +148,18 @@ async def test_a_database_without_our_schema_says_what_to_do(postgres_url: str) 
     async with connected(postgres_url) as store:
         with pytest.raises(DatabaseUnavailable, match="chorus migrate") as caught:
             await store.ping()
-        assert caught.value.trouble is Trouble.REFUSED
+        assert caught.value.trouble is Trouble.NOT_MIGRATED
+        assert await store.applied_migrations() == ()
+
+
+async def test_a_missing_schema_opens_no_circuit(postgres_url: str) -> None:
+    """It would stay open after `chorus migrate`."""
+    async with connected(postgres_url) as store:
+        for _ in range(20):
+            with pytest.raises(DatabaseUnavailable, match="chorus migrate"):
+                await store.ping()
+        await apply_migrations(postgres_url)
+        await store.ping()
 
 
 async def test_refused_credentials_are_unavailable_and_not_tried_again(migrated_url: str) -> None:
@@ -274,6 +285,8 @@ PASSING = {
     "too many clients": error(503, "53300"),
     "shutting down": error(503, "57P01"),
     "connection failure": error(503, "08006"),
+    "a token of the future": error(401, "PGRST303", "JWT issued at future"),
+    "a token of the future, as older versions say": error(401, "PGRST301", "JWT not yet valid"),
     "lost after the request": drop,
     "half an answer": stall,
 }
@@ -298,7 +311,8 @@ async def test_a_lasting_fault_is_unavailable(rest: Rest, rest_store: SqlStore, 
 REFUSED = {
     "key refused by the gateway": answer(401, "no", content_type="text/plain"),
     "token refused": error(401, "PGRST301"),
-    "function unknown": error(404, "PGRST202"),
+    "token expired": error(401, "PGRST303", "JWT expired"),
+    "token for another audience": error(401, "PGRST303", "JWT not in audience"),
     "no privilege": error(403, "42501"),
 }
 
@@ -309,6 +323,14 @@ async def test_a_refusal_is_unavailable_at_once(rest: Rest, rest_store: SqlStore
     with pytest.raises(DatabaseUnavailable) as caught:
         await rest_store.ping()
     assert caught.value.trouble is Trouble.REFUSED
+    assert len(rest.requests) == 1
+
+
+async def test_an_unknown_function_means_a_missing_migration(rest: Rest, rest_store: SqlStore) -> None:
+    rest.answers = [error(404, "PGRST202")]
+    with pytest.raises(DatabaseUnavailable, match="chorus migrate") as caught:
+        await rest_store.ping()
+    assert caught.value.trouble is Trouble.NOT_MIGRATED
     assert len(rest.requests) == 1
 
 

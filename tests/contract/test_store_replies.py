@@ -13,7 +13,7 @@ import pytest
 
 from app.adapters.sql_store import SqlStore
 from app.domain.errors import Conflict, Fenced, NotFound
-from app.domain.models import Author, Reply, ReplyState, Status
+from app.domain.models import Author, Fallback, Reply, ReplyState, Status
 from app.domain.ports import SendDecision
 from contract.store_kit import Scene, begin, look, message, outbound, uncommitted, unique, until_all_wait
 
@@ -106,7 +106,7 @@ async def test_a_body_is_written_until_something_is_sent(scene: Scene) -> None:
     assert (late.body, late.covers, late.part, late.state) == ("second", ("x",), 1, ReplyState.PENDING)
 
 
-@pytest.mark.parametrize("call", ["open_reply", "save_body", "begin_part", "fail_part"])
+@pytest.mark.parametrize("call", ["open_reply", "save_body", "save_fallback", "begin_part", "fail_part"])
 async def test_whoever_lost_the_conversation_writes_nothing(scene: Scene, call: str) -> None:
     reply = await scene.reply(fence=5)
     calls: dict[str, Any] = {
@@ -114,6 +114,9 @@ async def test_whoever_lost_the_conversation_writes_nothing(scene: Scene, call: 
             reply.conversation_id, key=reply.key, author=Author.BOT, covers=(), fence=4
         ),
         "save_body": lambda: scene.store.save_body(reply.key, fence=4, covers=(), body="stale"),
+        "save_fallback": lambda: scene.store.save_fallback(
+            reply.key, fence=4, covers=(), body="stale", fallback=Fallback.REFUSED
+        ),
         "begin_part": lambda: begin(scene.store, reply, fence=4),
         "fail_part": lambda: scene.store.fail_part(reply.key, fence=4, part=0, error={}, final=True),
     }
@@ -305,3 +308,76 @@ async def test_a_failure_is_not_believed_of_a_part_that_went_out(scene: Scene) -
     await store.fail_part(reply.key, fence=1, part=0, error={"code": 1}, final=True)
     assert (await look(store, reply)).state is ReplyState.SENT
     assert (await outbound(store, reply)).status is Status.SENT
+
+
+# -- fallback texts ----------------------------------------------------------------------------------------------------
+
+
+async def answer(scene: Scene, text: str, *, fallback: Fallback | None = None, asked: str = "hello") -> Reply:
+    """A customer's message, and the reply to it as far as the store lets it go."""
+    store, question = scene.store, message(asked)
+    conversation = await scene.receive(question)
+    key = question.wa_message_id
+    await store.open_reply(conversation.id, key=key, author=Author.BOT, covers=[key], fence=1)
+    if fallback is None:
+        reply = await store.save_body(key, fence=1, covers=[key], body=text)
+    else:
+        reply = await store.save_fallback(key, fence=1, covers=[key], body=text, fallback=fallback)
+    if reply.state is ReplyState.PENDING:
+        await store.begin_part(key, fence=1, part=0, parts=1, text=text)
+        await store.complete_part(key, part=0, wamid=unique("wamid"), last=True)
+    return await look(store, reply)
+
+
+async def test_a_fallback_text_goes_out_once_until_an_answer_does(scene: Scene) -> None:
+    states = [(await answer(scene, "later", fallback=why)).state for why in [*Fallback, *Fallback]]
+    assert states == [ReplyState.SENT, *[ReplyState.SILENCED] * 3]
+    assert (await answer(scene, "We open at seven.")).state is ReplyState.SENT
+    assert (await answer(scene, "later", fallback=Fallback.UNAVAILABLE)).state is ReplyState.SENT
+
+
+async def test_a_persons_message_ends_the_silence(scene: Scene) -> None:
+    await answer(scene, "later", fallback=Fallback.UNAVAILABLE)
+    conversation = await scene.store.record_echo(
+        scene.account.id, wa_id=scene.wa_id, user_id=None, message=message("Claire here")
+    )
+    await scene.store.set_bot(conversation.id, enabled=True)
+    assert (await answer(scene, "later", fallback=Fallback.UNAVAILABLE)).state is ReplyState.SENT
+
+
+async def test_a_fallback_text_that_failed_or_is_a_day_old_counts_no_more(
+    scene: Scene, sql: asyncpg.Connection
+) -> None:
+    old = await answer(scene, "later", fallback=Fallback.UNAVAILABLE)
+    await sql.execute(
+        "update messages set created_at = now() - interval '25 hours' where outbound_key = $1", f"{old.key}#0"
+    )
+    again = await answer(scene, "later", fallback=Fallback.UNAVAILABLE)
+    assert again.state is ReplyState.SENT
+    await sql.execute("update messages set status = 'failed' where outbound_key = $1", f"{again.key}#0")
+    assert (await answer(scene, "later", fallback=Fallback.UNAVAILABLE)).state is ReplyState.SENT
+
+
+async def test_one_customers_silence_is_nobody_elses(scene: Scene) -> None:
+    await answer(scene, "later", fallback=Fallback.UNAVAILABLE)
+    other = Scene(scene.store, scene.account, wa_id="33600000002")
+    assert (await answer(other, "later", fallback=Fallback.UNAVAILABLE)).state is ReplyState.SENT
+
+
+async def test_a_fallback_text_comes_too_late_for_a_reply_under_way(scene: Scene) -> None:
+    reply = await scene.reply()
+    await begin(scene.store, reply)
+    late = await scene.store.save_fallback(reply.key, fence=1, covers=(), body="later", fallback=Fallback.REFUSED)
+    assert (late.body, late.state) == (reply.body, ReplyState.SENDING)
+
+
+async def test_the_history_leaves_out_refused_turns_and_fallback_texts(scene: Scene) -> None:
+    await answer(scene, "Seven.", asked="When do you open?")
+    await answer(scene, "later", fallback=Fallback.REFUSED, asked="something awful")
+    await answer(scene, "later", fallback=Fallback.REFUSED, asked="something worse")
+    await answer(scene, "Hello.", asked="Hi")
+    reply = await answer(scene, "later", fallback=Fallback.UNAVAILABLE, asked="And the price?")
+    turns = await scene.store.history(reply.conversation_id, limit=10, exclude=())
+    assert [turn.text for turn in turns] == ["When do you open?", "Seven.", "Hi", "Hello.", "And the price?"]
+    newest = await scene.store.history(reply.conversation_id, limit=2, exclude=())
+    assert [turn.text for turn in newest] == ["Hello.", "And the price?"], "what is left out takes no place"

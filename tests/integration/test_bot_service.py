@@ -56,6 +56,96 @@ async def test_a_used_up_daily_quota_hands_over_at_once(make_office: MakeOffice)
     assert send["text"] == BAKERY["fallback_text"]
 
 
+async def test_five_messages_over_an_outage_get_one_fallback_and_the_next_is_answered(make_office: MakeOffice) -> None:
+    office = await make_office(reply_deadline_seconds=0.2)
+    person = office.person()
+    await office.control.add_fault("gemini", gemini="permission_denied")
+    for text in ("Hello?", "Anybody?", "Please", "Do you hear me?", "??"):
+        await office.receive(person, wa.text(person, text))
+        await office.until_idle()
+    assert [send["text"] for send in await office.sends(person)] == [BAKERY["fallback_text"]]
+    assert (await conversation(office)).needs_human
+    await office.control.clear_faults()
+    office.breaker.reset()
+    await office.receive(person, wa.text(person, "Do you have vegan pastries?"))
+    await office.until_idle()
+    first, second = [send["text"] for send in await office.sends(person)]
+    assert "apple turnover" in second
+    asked = (await office.control.record(kind="generate"))[-1]["body"]["contents"]
+    assert first not in str(asked)
+    assert "Anybody?" in str(asked), "what nobody answered stays in the conversation"
+
+
+@pytest.mark.parametrize("refusal", ["blocked_prompt", "safety", "thought_only"])
+async def test_a_refused_turn_does_not_spoil_the_next_question(make_office: MakeOffice, refusal: str) -> None:
+    office = await make_office()
+    person = office.person()
+    await office.control.add_fault("gemini", gemini=refusal, match={"conversation_contains": "awful"})
+    await office.receive(person, wa.text(person, "Something awful"))
+    await office.until_idle()
+    await office.receive(person, wa.text(person, "Do you have vegan pastries?"))
+    await office.until_idle()
+    fallback, second = [send["text"] for send in await office.sends(person)]
+    assert (fallback, "apple turnover" in second) == (BAKERY["fallback_text"], True)
+    asked = (await office.control.record(kind="generate"))[-1]["body"]["contents"]
+    assert "awful" not in str(asked)
+    assert fallback not in str(asked)
+
+
+async def test_words_that_no_bot_was_asked_about_do_not_spoil_the_next_question(make_office: MakeOffice) -> None:
+    """Nothing marks them as refused: they were written while a person had the conversation."""
+    office = await make_office()
+    person = office.person()
+    await office.control.add_fault("gemini", gemini="blocked_prompt", match={"conversation_contains": "awful"})
+    await office.receive(person, wa.text(person, "Where are you?"))
+    await office.until_idle()
+    found = await conversation(office)
+    await office.store.set_bot(found.id, enabled=False)
+    await office.receive(person, wa.text(person, "Something awful"))
+    await office.until_idle()
+    await office.store.set_bot(found.id, enabled=True)
+    await office.receive(person, wa.text(person, "Do you have vegan pastries?"))
+    await office.until_idle()
+    assert "apple turnover" in (await office.sends(person))[-1]["text"]
+
+
+async def test_a_model_that_refuses_the_thinking_level_answers_its_customers(make_office: MakeOffice) -> None:
+    office = await make_office(profile={"model": "gemini-2.5-flash"})
+    await office.control.add_fault("gemini", gemini="thinking_level_unsupported", match={"model": "gemini-2.5-flash"})
+    for name in ("A", "B"):
+        person = office.person(name)
+        await office.receive(person, wa.text(person, "Do you have vegan pastries?"))
+        (send,) = await office.control.wait(1, kind="send", to=person.wa_id)
+        assert "apple turnover" in send["text"]
+    await office.until_idle()
+    assert [entry["status"] for entry in await office.control.record(kind="generate")] == [400, 200, 200]
+
+
+async def test_the_customer_reads_whatsapps_marks_not_markdown(make_office: MakeOffice) -> None:
+    office = await make_office()
+    person = office.person()
+    said = "### Bread\n* **Baguette**: ~~2 €~~ 1 €\n\n[Menu](https://levain.example/menu)"
+    shown = "*Bread*\n- *Baguette*: ~2 €~ 1 €\n\nMenu (https://levain.example/menu)"
+    await office.control.add_fault("gemini", gemini="reply", text=said)
+    await office.receive(person, wa.text(person, "Bread?"))
+    (send,) = await office.control.wait(1, kind="send", to=person.wa_id)
+    assert send["text"] == shown
+    await office.until_idle()
+    page = await office.store.list_messages((await conversation(office)).id, limit=1, cursor=None)
+    assert page.items[0].text == shown
+
+
+async def test_half_an_emoji_in_an_answer_reaches_the_customer_as_a_replacement(make_office: MakeOffice) -> None:
+    office = await make_office()
+    for index, name in enumerate(("lone_surrogate", "nul_character", "invalid_utf8")):
+        person = office.person(name)
+        await office.control.add_fault("gemini", gemini=name, count=1)
+        await office.receive(person, wa.text(person, "Hello?"))
+        (send,) = await office.control.wait(1, kind="send", to=person.wa_id)
+        assert send["text"] == "Good morning \ufffd we open at seven."
+        assert len(await office.control.record(kind="generate")) == index + 1
+
+
 @pytest.mark.parametrize("error", ["safety", "blocked_prompt", "thought_only"])
 async def test_a_refusal_or_an_empty_answer_gives_the_fallback_and_calls_a_person(
     make_office: MakeOffice, error: str

@@ -6,13 +6,29 @@ import asyncio
 import re
 import shutil
 import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from app.adapters.migrations import MIGRATIONS, apply_migrations, pending_migrations, read_migrations
+from app.adapters.migrations import (
+    MIGRATIONS,
+    apply_migrations,
+    newer_migrations,
+    pending_migrations,
+    read_migrations,
+)
+from app.adapters.postgres_store import PostgresStore
+from app.core.queue import Event
 from app.domain.errors import ConfigurationError, Unavailable
+from app.sandbox.processes import run
+from app.sandbox.servers import Postgres, remove_data
+from app.sandbox.servers.location import locate
 
 ALL = [migration.id for migration in read_migrations()]
 FOLLOWING = "29991231235959"
@@ -72,11 +88,71 @@ async def test_a_file_changed_after_it_was_applied_is_an_error(postgres_url: str
     assert len(await records(postgres_url)) == len(ALL)
 
 
-async def test_a_database_that_is_newer_is_an_error(postgres_url: str, directory: Path) -> None:
+async def test_a_database_that_is_newer_lets_a_version_that_was_rolled_back_go_on(
+    postgres_url: str, directory: Path
+) -> None:
     (directory / f"{FOLLOWING}_chorus_more.sql").write_text("create table more ();")
     await apply_migrations(postgres_url, directory)
-    with pytest.raises(ConfigurationError, match=f"the database has {FOLLOWING}_chorus_more"):
-        await apply_migrations(postgres_url)
+    assert await apply_migrations(postgres_url) == []
+    assert await pending_migrations(postgres_url) == []
+    assert await newer_migrations(postgres_url) == [f"{FOLLOWING}_chorus_more"]
+    assert await newer_migrations(postgres_url, directory) == []
+    done = migrate(postgres_url)
+    assert done.returncode == 0
+    assert f"newer than this version of Chorus, which works with it: {FOLLOWING}_chorus_more" in done.stderr
+
+
+def migrate(url: str) -> subprocess.CompletedProcess[str]:
+    """`chorus migrate`, as an operator runs it."""
+    return run([sys.executable, "-m", "app.cli", "migrate"], env={"DATABASE_URL": url}, timeout_seconds=60)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A database whose owner may not create roles, as most providers give it to one."""
+
+    url: str
+    administrator: str
+
+
+@pytest.fixture(params=["the owner", "a guest"])
+async def owner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Owner]:
+    """On a server of its own: roles belong to the whole server. "a guest" does not even own the database."""
+    folder = Path(tempfile.mkdtemp(prefix="chorus-owner-"))
+    folder.chmod(0o711)
+    server = Postgres(locate(folder), durable=False)
+    try:
+        server.start()
+        server.execute("create role plain login password 'plain'", "create database plain")
+        if request.param == "the owner":
+            server.execute("alter database plain owner to plain")
+        administrator = server.url_of("plain")
+        yield Owner(re.sub(r"//postgres:[^@]+@", "//plain:plain@", administrator), administrator)
+    finally:
+        server.stop()
+        remove_data(folder)
+
+
+async def test_a_user_with_too_few_rights_is_told_the_statements_and_they_are_enough(owner: Owner) -> None:
+    refused = migrate(owner.url)
+    assert refused.returncode == 2, refused.stderr
+    assert "Traceback" not in refused.stderr
+    statements = re.findall(r"^    (.+;)$", refused.stderr, flags=re.MULTILINE)
+    assert [s for s in statements if s.startswith("create role")] == [
+        f"create role {role} nologin;" for role in ("anon", "authenticated", "service_role")
+    ]
+    assert await pending_migrations(owner.url) == ALL, "nothing was half done"
+    administrator = await asyncpg.connect(owner.administrator, timeout=5)
+    for statement in statements:
+        await administrator.execute(statement)
+    await administrator.close()
+    done = migrate(owner.url)
+    assert done.returncode == 0, done.stderr
+    assert await pending_migrations(owner.url) == []
+    store = PostgresStore(owner.url)
+    await store.ping()
+    assert await store.applied_migrations() == tuple(ALL)
+    await store.aclose()
 
 
 async def test_what_the_supabase_cli_applied_is_not_applied_again(postgres_url: str) -> None:
@@ -177,3 +253,26 @@ async def test_a_malformed_url_is_named_without_its_password(url: str) -> None:
 async def test_refused_credentials_are_the_operators_to_correct(postgres_url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"DATABASE_URL.*password"):
         await apply_migrations(re.sub(r":[^:@]+@", ":wrong@", postgres_url))
+
+
+async def test_a_member_of_service_role_may_do_everything_a_replica_does(store_url: str, postgres: Postgres) -> None:
+    """Replicas need not connect as the owner."""
+    if not postgres.execute("select from pg_roles where rolname = 'replica'").strip():
+        postgres.execute("create role replica login password 'replica' in role service_role")
+    store = PostgresStore(re.sub(r"//postgres:[^@]+@", "//replica:replica@", store_url))
+    try:
+        account = await store.create_account(
+            name="Shop", slug="shop", phone_number_id="1", access_token="cipher", verify_token="v"
+        )
+        await store.update_profile(account.id, {"description": "Bread"})
+        assert await store.get_account(account.id) == account
+        assert await store.journal_put([Event("e", "box", b"x")], max_rows=10) == 1
+        assert await store.journal_begin(life="a", keep_seconds=1e6) == 0
+        ((row, _),) = await store.journal_next(after=0, limit=10)
+        await store.journal_moved([row], life="a")
+        await store.journal_settle([row])
+        assert await store.inbox_put([Event("e", "box", b"x")], max_rows=10, reopen=True)
+        assert await store.pending_invalidations(limit=10) is not None
+        assert await store.applied_migrations() == tuple(ALL)
+    finally:
+        await store.aclose()

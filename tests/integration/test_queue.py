@@ -487,3 +487,13 @@ async def test_an_event_that_is_in_no_mailbox_can_be_made_a_dead_letter(replicas
     assert (letter.event.id, letter.event.accepted_at, letter.reason) == ("buried", 1_700_000_000.5, "unreadable")
     assert await queue.replay([letter.id]) == 1
     assert ids(await claim_one(queue)) == ["buried"]
+
+
+async def test_its_life_is_the_same_for_every_replica_until_its_data_is_lost(replicas: Replicas) -> None:
+    queue, other = replicas.queue(), replicas.queue()
+    life = await queue.life()
+    assert await other.life() == await queue.life() == life
+    await queue.put([event("m", "a")])
+    assert await queue.life() == life
+    await replicas.redis.flushall()
+    assert await queue.life() != life

@@ -102,11 +102,14 @@ async def test_a_wrong_key_is_told_by_its_reason(sandbox: SandboxClient) -> None
     assert message["locale"] == "en-US"
 
 
+EVERY_PARAMETER = {"temperature": 0.5, "thinkingConfig": {"thinkingLevel": "MINIMAL"}}
+
+
 async def test_every_named_error_has_its_status_and_body(sandbox: SandboxClient) -> None:
     for name, error in ERRORS.items():
         await sandbox.clear_faults()
         await sandbox.add_fault("gemini", gemini=name)
-        response = await ask(sandbox)
+        response = await ask(sandbox, generationConfig=EVERY_PARAMETER)
         body = response.json()["error"]
         assert (response.status, body["status"]) == (error.http_status, error.status)
         assert "retry-after" not in response.headers
@@ -180,3 +183,41 @@ async def test_faults_can_single_out_one_key(sandbox: SandboxClient) -> None:
 async def test_other_methods_do_not_exist(sandbox: SandboxClient) -> None:
     url = f"{sandbox.url}/v1beta/models/{MODEL}:countTokens"
     assert (await request("POST", url, payload={}, timeout_seconds=5)).status == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("thinking_level_unsupported", {}),
+        ("thinking_minimal_unsupported", {"thinkingConfig": {"thinkingLevel": "LOW"}}),
+        ("temperature_unsupported", {"thinkingConfig": {"thinkingLevel": "MINIMAL"}}),
+    ],
+)
+async def test_a_model_refuses_a_parameter_only_of_a_request_that_has_it(
+    sandbox: SandboxClient, name: str, config: dict[str, Any]
+) -> None:
+    await sandbox.add_fault("gemini", gemini=name, match={"model": MODEL})
+    assert (await ask(sandbox, generationConfig=EVERY_PARAMETER)).status == 400
+    assert (await ask(sandbox, generationConfig=config)).status == 200
+
+
+async def test_an_error_comes_with_200_or_in_an_array_if_the_rule_says_so(sandbox: SandboxClient) -> None:
+    await sandbox.add_fault("gemini", gemini="unavailable", with_status_200=True, in_array=True)
+    response = await ask(sandbox)
+    assert (response.status, response.json()[0]["error"]["code"]) == (200, 503)
+
+
+async def test_a_probe_is_recorded_apart_and_uses_up_no_rule(sandbox: SandboxClient) -> None:
+    rule = await sandbox.add_fault("gemini", gemini="unavailable", count=1)
+    assert (await ask(sandbox, generationConfig={"maxOutputTokens": 1})).status == 503
+    assert (await sandbox.get_fault(rule))["fired"] == 0
+    assert len(await sandbox.record(kind="probe")) == 1
+    assert await sandbox.record(kind="generate") == []
+
+
+async def test_a_model_can_be_looked_up(sandbox: SandboxClient) -> None:
+    async def look_up(model: str, key: str) -> int:
+        url = f"{sandbox.url}/v1beta/models/{model}"
+        return (await request("GET", url, headers={"x-goog-api-key": key}, timeout_seconds=5)).status
+
+    assert [await look_up(MODEL, "key-1"), await look_up("gone", "key-1"), await look_up(MODEL, "x")] == [200, 404, 400]

@@ -20,6 +20,10 @@ PROMPT = Prompt("Be kind.", (Turn("user", "Hi"), Turn("model", "Hello!"), Turn("
 TEXT = {"candidates": [{"content": {"parts": [{"text": "Yes."}]}, "finishReason": "STOP"}]}
 
 
+def spoken(text, reason="STOP"):
+    return {"candidates": [{"content": {"parts": [{"text": text}]}, "finishReason": reason}]}
+
+
 def error(code, status, details=(), message="no"):
     return httpx.Response(
         code, json={"error": {"code": code, "message": message, "status": status, "details": list(details)}}
@@ -115,10 +119,20 @@ async def test_an_answer_is_its_spoken_parts_with_what_it_cost(world):
     assert (generation.input_tokens, generation.output_tokens) == (12, 7)
 
 
-async def test_a_text_cut_by_the_token_limit_is_used_and_marked(world):
-    answer = {"candidates": [{"content": {"parts": [{"text": "Partly"}]}, "finishReason": "MAX_TOKENS"}]}
-    generation = await world.ask(answer)
-    assert (generation.text, generation.truncated) == ("Partly", True)
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [("We open at seven. There are bread and the pi", "We open at seven."), ("Bread and the pi", "Bread and the…")],
+)
+async def test_a_text_cut_by_the_token_limit_ends_with_whole_words_and_is_marked(world, said, sent):
+    generation = await world.ask(spoken(said, "MAX_TOKENS"))
+    assert (generation.text, generation.truncated) == (sent, True)
+    assert len(world.requests) == 1
+
+
+async def test_half_a_word_is_no_answer_and_blames_nobodys_words(world):
+    with pytest.raises(ModelRefused) as caught:
+        await world.ask(spoken("Brea", "MAX_TOKENS"))
+    assert (caught.value.reason, caught.value.about_the_text) == ("MAX_TOKENS", False)
 
 
 async def test_an_unknown_finish_reason_with_text_is_an_answer(world):
@@ -156,6 +170,10 @@ async def test_a_blocked_prompt_is_a_refusal(world):
         {"candidates": [{"content": {"parts": [{"text": " \n"}]}, "finishReason": "STOP"}]},
         {"candidates": [{"content": {"parts": [{"text": "hm", "thought": True}]}, "finishReason": "STOP"}]},
         {"candidates": ["odd"], "promptFeedback": "odd"},
+        {"candidates": [{"content": {"parts": [{"functionCall": {"name": "x"}}]}, "finishReason": "STOP"}]},
+        {"candidates": [{"content": {"parts": [{}, {"text": ""}, {"text": 5}]}, "finishReason": "STOP"}]},
+        {"candidates": [{"finishReason": "MALFORMED_FUNCTION_CALL"}]},
+        {"candidates": [{"finishReason": 7}]},
     ],
 )
 async def test_an_answer_without_text_is_asked_for_once_more(world, empty):
@@ -213,7 +231,7 @@ async def test_what_makes_it_unusable_for_everybody_counts_but_is_not_retried(wo
 async def test_a_request_of_ours_it_cannot_read_is_a_refusal_that_counts_for_nothing(world):
     with pytest.raises(ModelRefused) as caught:
         await world.ask(error(400, "INVALID_ARGUMENT"))
-    assert caught.value.reason == "INVALID_ARGUMENT"
+    assert caught.value.reason == "HTTP 400 INVALID_ARGUMENT"
     assert len(world.requests) == 1
     assert world.breaker.tally.failed == 0
 
@@ -253,7 +271,26 @@ async def test_a_daily_quota_is_not_waited_for(world):
     with pytest.raises(Unavailable) as caught:
         await world.ask(used_up)
     assert caught.value.retry_after == 3600
-    assert world.breaker.snapshot().retry_after == 600, "the circuit looks again every ten minutes"
+    assert str(caught.value) == "gemini: HTTP 429 RESOURCE_EXHAUSTED (daily quota)"
+    assert world.breaker.snapshot().retry_after == 30, "the next probe of the upstream"
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        [quota("GenerateRequestsPerDayPerProject")],
+        [quota("GenerateRequestsPerMinutePerProject"), retry_info("3600s")],
+        [retry_info("7201.5s")],
+    ],
+)
+async def test_a_quota_for_long_keeps_the_circuit_open_until_the_next_probe_each_time(world, details):
+    for _ in range(3):
+        with pytest.raises(Unavailable) as caught:
+            await world.ask(error(429, "RESOURCE_EXHAUSTED", details))
+        assert caught.value.retry_after >= 3600
+        assert world.breaker.snapshot().retry_after == 30
+        world.clock.advance(30)
+    assert (await world.ask(TEXT)).text == "Yes."
 
 
 async def test_a_limit_without_a_delay_is_retried_with_backoff(world):
@@ -276,11 +313,193 @@ async def test_neither_key_nor_text_gets_into_errors_or_logs(world, caplog):
         assert secret not in str(caught.value)
 
 
+THINKING_REFUSED = error(400, "INVALID_ARGUMENT", message="Thinking level is not supported for this model.")
+
+
+class TestARefusedParameter:
+    @pytest.mark.parametrize(
+        "complaint",
+        [
+            "Thinking level is not supported for this model.",
+            "Thinking level MINIMAL is not supported for this model. Please retry with other thinking level.",
+            "Unable to submit request because thinking_level MINIMAL is not supported by this model.",
+            "Invalid JSON payload received. Unknown name \"thinkingConfig\" at 'generation_config': Cannot find field.",
+            "Unknown name \"thinkingLevel\" at 'generation_config.thinking_config': Cannot find field.",
+        ],
+    )
+    async def test_is_left_out_at_once_and_for_a_day(self, world, complaint):
+        refused = error(400, "INVALID_ARGUMENT", message=complaint)
+        assert (await world.ask(refused, TEXT)).text == "Yes."
+        assert "thinkingConfig" not in world.sent(1)["generationConfig"]
+        assert world.sent(1)["generationConfig"]["maxOutputTokens"] > 1024, "thinking needs room of its own"
+        await world.ask(TEXT)
+        assert "thinkingConfig" not in world.sent(2)["generationConfig"]
+        world.clock.advance(86_400)
+        await world.ask(TEXT)
+        assert "thinkingConfig" in world.sent(3)["generationConfig"]
+        assert world.breaker.tally.failed == 0
+
+    async def test_is_told_by_the_violated_field_too(self, world):
+        violation = {"fieldViolations": [{"field": "generation_config.thinking_config", "description": "no"}]}
+        assert (await world.ask(error(400, "INVALID_ARGUMENT", [violation]), TEXT)).text == "Yes."
+
+    @pytest.mark.parametrize(
+        ("complaint", "level"),
+        [
+            ("MINIMAL is not supported; use LOW", "LOW"),
+            ("thinking_level must be one of HIGH, MEDIUM", "MEDIUM"),
+            ("Thinking level MINIMAL is not supported. Supported: low, high.", "LOW"),
+        ],
+    )
+    async def test_takes_the_lowest_level_that_is_named(self, world, complaint, level):
+        await world.ask(error(400, "INVALID_ARGUMENT", message=complaint), TEXT)
+        assert world.sent(1)["generationConfig"]["thinkingConfig"] == {"thinkingLevel": level}
+
+    async def test_several_are_left_out_one_after_the_other(self, world):
+        prompt = Prompt("Be kind.", PROMPT.turns, temperature=0.2, max_output_tokens=10**6)
+        complaints = [
+            "temperature is not supported for this model", "MINIMAL is not supported; use LOW",
+            "thinking_level LOW is not supported", "maxOutputTokens: the supported range is from 1 to 65537",
+        ]  # fmt: skip
+        refused = [error(400, "INVALID_ARGUMENT", message=complaint) for complaint in complaints]
+        assert (await world.ask(*refused, TEXT, prompt=prompt)).text == "Yes."
+        assert list(world.sent(4)["generationConfig"]) == ["maxOutputTokens"]
+
+    async def test_an_instruction_it_does_not_take_goes_before_the_first_turn(self, world):
+        refused = error(400, "INVALID_ARGUMENT", message="Developer instruction is not enabled for models/gemma-3")
+        assert (await world.ask(refused, TEXT)).text == "Yes."
+        assert "systemInstruction" not in world.sent(1)
+        assert world.sent(1)["contents"][0]["parts"] == [{"text": "Be kind."}, {"text": "Hi"}]
+
+    async def test_is_remembered_for_that_model_only(self, world):
+        await world.ask(THINKING_REFUSED, TEXT)
+        await world.ask(TEXT, prompt=Prompt("", PROMPT.turns, model="gemini-other"))
+        assert "thinkingConfig" in world.sent(2)["generationConfig"]
+
+    async def test_a_complaint_that_never_ends_is_a_refusal(self, world):
+        with pytest.raises(ModelRefused):
+            await world.ask(THINKING_REFUSED)
+        assert len(world.requests) == 2
+
+    async def test_what_it_does_not_name_is_not_asked_again(self, world):
+        with pytest.raises(ModelRefused):
+            await world.ask(error(400, "INVALID_ARGUMENT", message="Request contains an invalid argument."))
+        assert len(world.requests) == 1
+
+
+class TestAnErrorWithStatus200:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"error": {"code": 503, "status": "UNAVAILABLE", "message": "x"}},
+            [{"error": {"code": 503, "status": "UNAVAILABLE", "message": "x"}}],
+            {"error": {"code": "503", "message": "x"}},
+            {"error": {"code": 14, "status": "UNAVAILABLE"}},
+            {"error": {"status": "UNAVAILABLE"}, "candidates": TEXT["candidates"]},
+            {"error": "overloaded"},
+        ],
+    )
+    async def test_is_passing_trouble_if_its_own_status_is(self, world, body):
+        assert (await world.ask(httpx.Response(200, json=body), TEXT)).text == "Yes."
+        assert world.breaker.tally.failed == 1
+
+    async def test_is_a_quota_a_refusal_or_a_wrong_key_as_it_says(self, world):
+        def with_200(response):
+            return httpx.Response(200, content=response.content)
+
+        with pytest.raises(ModelRefused):
+            await world.ask(with_200(error(400, "INVALID_ARGUMENT")))
+        with pytest.raises(Unavailable, match="HTTP 400 API_KEY_INVALID"):
+            await world.ask(with_200(error(400, "INVALID_ARGUMENT", [KEY_INVALID])))
+        with pytest.raises(Unavailable) as caught:
+            await world.ask(with_200(error(429, "RESOURCE_EXHAUSTED", [retry_info("42s")])))
+        assert caught.value.retry_after == 42
+
+    async def test_an_array_is_read_with_an_error_status_too(self, world):
+        body = [{"error": {"code": 400, "status": "INVALID_ARGUMENT", "details": [KEY_INVALID]}}]
+        with pytest.raises(Unavailable, match="HTTP 400 API_KEY_INVALID"):
+            await world.ask(httpx.Response(400, json=body))
+
+    async def test_an_array_of_one_answer_is_that_answer(self, world):
+        assert (await world.ask(httpx.Response(200, json=[TEXT]))).text == "Yes."
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (rb"Good \ud83d morning", "Good \ufffd morning"),
+        (rb"Good \udc4d\ud83d morning", "Good \ufffd\ufffd morning"),
+        (rb"Good \u0000 morning", "Good \ufffd morning"),
+        (b"Good \xff morning", "Good \ufffd morning"),
+        (rb"Good \ud83d\ude00 \ud83d", "Good \U0001f600 \ufffd"),
+    ],
+)
+async def test_half_a_character_breaks_nothing(world, raw, text):
+    body = b'{"candidates":[{"content":{"parts":[{"text":"%b"}]},"finishReason":"STOP"}]}' % raw
+    assert (await world.ask(httpx.Response(200, content=body))).text == text
+    assert world.breaker.tally.failed == 0
+
+
+async def test_of_several_candidates_one_with_text_is_the_answer(world):
+    safety = {"finishReason": "SAFETY"}
+    assert (await world.ask({"candidates": [safety, *TEXT["candidates"]]})).text == "Yes."
+    cut = spoken("No wa", "MAX_TOKENS")["candidates"]
+    assert (await world.ask({"candidates": [*cut, *TEXT["candidates"]]})).text == "Yes."
+    with pytest.raises(ModelRefused, match="SAFETY"):
+        await world.ask({"candidates": [{"finishReason": "STOP"}, safety]})
+
+
+async def test_before_an_empty_answer_is_asked_for_again_there_is_a_pause(world):
+    with pytest.raises(ModelRefused):
+        await world.ask({"candidates": [{"finishReason": "STOP"}]})
+    (pause,) = world.clock.slept
+    assert 0 <= pause <= 2
+    assert len(world.requests) == 2
+
+
+async def test_the_pause_fits_the_deadline_or_there_is_no_second_try(world):
+    model = GeminiModel(
+        base_url="https://gemini.test", api_key="k3y", default_model="gemini-x", breaker=world.breaker,
+        get_client=world.get_client, clock=world.clock, uniform=lambda: 1.0,
+    )  # fmt: skip
+    world.answers = [{"candidates": [{"finishReason": "STOP"}]}]
+    with pytest.raises(ModelRefused):
+        await model.generate(PROMPT, deadline=Deadline.after(1.9, world.clock))
+    assert (len(world.requests), world.clock.slept) == (1, [])
+
+
 class TestProbe:
-    async def test_asks_for_the_default_model_without_spending_tokens(self, world):
+    async def test_asks_for_one_token_with_the_real_parameters(self, world):
+        world.answers = [spoken("pong", "MAX_TOKENS")]
+        assert await world.model.probe() == {}
+        assert world.requests[0].url.path == "/v1beta/models/gemini-x:generateContent"
+        assert world.sent()["generationConfig"] == {
+            "maxOutputTokens": 1,
+            "thinkingConfig": {"thinkingLevel": "MINIMAL"},
+        }
+        assert len(world.requests[0].content) < 300
+
+    async def test_only_looks_the_model_up_while_answers_prove_the_rest(self, world):
+        await world.ask(TEXT)
         world.answers = [{"name": "models/gemini-x"}]
         assert await world.model.probe() == {}
-        assert (world.requests[0].method, world.requests[0].url.path) == ("GET", "/v1beta/models/gemini-x")
+        assert (world.requests[1].method, world.requests[1].url.path) == ("GET", "/v1beta/models/gemini-x")
+        world.clock.advance(600)
+        world.answers = [TEXT]
+        await world.model.probe()
+        assert world.requests[2].method == "POST"
+
+    async def test_asks_again_as_soon_as_a_customer_was_refused(self, world):
+        await world.ask(TEXT)
+        with pytest.raises(ModelRefused):
+            await world.ask(error(400, "INVALID_ARGUMENT"))
+        with pytest.raises(Unavailable, match="HTTP 400 INVALID_ARGUMENT"):
+            await world.model.probe()
+
+    async def test_is_well_with_a_model_that_takes_fewer_parameters(self, world):
+        world.answers = [THINKING_REFUSED, TEXT]
+        assert await world.model.probe() == {}
+        assert "thinkingConfig" not in world.sent(1)["generationConfig"]
 
     @pytest.mark.parametrize(
         "trouble",

@@ -334,3 +334,77 @@ def test_no_timestamp_raises_or_lies_in_the_future(timestamp: Any) -> None:
 
 def test_the_messages_own_timestamp_is_kept() -> None:
     assert inbound(wa.text(AMINA, "x", at=1_700_000_000)).timestamp == datetime.fromtimestamp(1_700_000_000, UTC)
+
+
+@pytest.mark.parametrize(
+    ("head", "system", "before"),
+    [
+        ({"from": "331"}, {"wa_id": "332"}, ("331", None)),
+        ({"from": "331", "from_user_id": "FR.1"}, {"wa_id": "332"}, ("331", "FR.1")),
+        ({"from": "331", "from_user_id": "FR.1"}, {"wa_id": "332", "user_id": "FR.1"}, ("331", None)),
+        ({"from": "331", "from_user_id": "FR.1"}, {"wa_id": "332", "user_id": "FR.2"}, ("331", "FR.1")),
+        ({}, {"user_id": "FR.2", "previous_user_id": "FR.1"}, (None, "FR.1")),
+        ({"from_user_id": "FR.1"}, {"user_id": "FR.2"}, (None, "FR.1")),
+        ({"from_user_id": "FR.2"}, {"user_id": "FR.2", "wa_id": "331", "type": "user_changed_user_id"}, ("331", None)),
+        ({}, {"user_id": "FR.2", "wa_id": "331", "type": "user_changed_user_id"}, ("331", None)),
+        ({}, {"user_id": "FR.1", "wa_id": "332", "type": "user_changed_number"}, (None, "FR.1")),
+        ({}, {"user_id": "FR.2"}, (None, "FR.2")),
+    ],
+)  # fmt: skip
+def test_a_report_of_new_ids_is_about_the_person_with_the_ids_before(
+    head: dict[str, str], system: dict[str, str], before: tuple[str | None, str | None]
+) -> None:
+    note = {"id": "m1", "timestamp": "1795728437", "type": "system", "system": system} | head
+    (event,) = parse(wa.messages_change(SHOP, [note]))
+    assert (event.kind, event.is_immediate) == (Kind.MESSAGE, True)
+    assert (event.body["wa_id"], event.body["user_id"]) == before
+
+
+def test_a_report_waits_in_no_mailbox_of_messages() -> None:
+    note, message = parse(wa.messages_change(SHOP, [wa.number_changed(AMINA, "336"), wa.text(AMINA, "x")]))
+    assert note.mailbox != message.mailbox
+
+
+def test_a_system_message_about_nobody_is_kept() -> None:
+    for system in (None, {}, "odd", {"wa_id": []}):
+        (event,) = parse(wa.messages_change(SHOP, [{"id": "m1", "type": "system", "system": system}]))
+        assert event.kind is Kind.UNKNOWN
+
+
+def test_a_group_has_a_mailbox_of_its_own() -> None:
+    private, group = parse(wa.messages_change(SHOP, [wa.text(AMINA, "a"), wa.text(AMINA, "b", group_id="g1")]))
+    assert group.mailbox == f"message:{SHOP.phone_number_id}:g1"
+    assert private.mailbox != group.mailbox
+    (echo,) = parse(wa.echoes_change(SHOP, [wa.echo(SHOP, "336", "c", group_id="g1")]))
+    assert echo.mailbox == f"echo:{SHOP.phone_number_id}:g1"
+
+
+def test_the_only_card_is_the_only_senders_also_with_another_number() -> None:
+    sender, card = wa.Person("5215512345678"), wa.Person("525512345678", "Rosa", "MX.77")
+    (event,) = parse(wa.messages_change(SHOP, [wa.text(sender, "hola")], [card]))
+    found = event.body
+    assert (found["wa_id"], found["user_id"], found["name"], found["other_wa_id"]) == (
+        "5215512345678", "MX.77", "Rosa", "525512345678")  # fmt: skip
+    other = wa.Person("447700900123", "Rosa", "GB.77")
+    several = parse(wa.messages_change(SHOP, [wa.text(sender, "a"), wa.text(wa.Person("336"), "b")], [other]))
+    assert [event.body["user_id"] for event in several] == [None, None]
+
+
+def test_an_edit_carries_its_new_words() -> None:
+    edited = inbound(wa.edit(AMINA, "m0", "two lamps, not three"))
+    assert (edited.type, edited.text) == ("edit", "two lamps, not three")
+    assert expects_answer(edited)
+    caption = {"type": "image", "image": {"caption": "the blue one"}}
+    assert inbound(wa.message(AMINA, "edit", {"message": caption})).text == "[image] the blue one"
+    for node in ({}, {"message": "odd"}, {"message": {"type": "edit", "edit": {}}}, {"message": {"type": "image"}}):
+        odd = inbound(wa.message(AMINA, "edit", node))
+        assert (odd.text, expects_answer(odd), needs_a_person(odd)) == (None, False, False)
+
+
+def test_the_same_odd_shape_in_two_accounts_is_two_events() -> None:
+    ids = {
+        event.id
+        for business in (SHOP, wa.Business("200"))
+        for event in parse(wa.messages_change(business, [{"type": "text"}]))
+    }
+    assert len(ids) == 2

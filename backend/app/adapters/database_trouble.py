@@ -23,7 +23,9 @@ class Trouble(StrEnum):
     BUSY = "busy"
     """Our transaction lost to another one: worth repeating, says nothing about its health."""
     REFUSED = "refused"
-    """It does not know us or our functions: only an operator can mend that, but no work may be lost meanwhile."""
+    """It does not know us: only an operator can mend that, but no work may be lost meanwhile."""
+    NOT_MIGRATED = "not migrated"
+    """It does not have our functions: as REFUSED, but it is well, and its circuit must not be open after `migrate`."""
 
 
 class DatabaseUnavailable(Unavailable):
@@ -39,19 +41,25 @@ _TROUBLE = {
     "40": Trouble.BUSY, "55P03": Trouble.BUSY,
     "28": Trouble.REFUSED, "3D000": Trouble.REFUSED, "42501": Trouble.REFUSED,
     "PGRST301": Trouble.REFUSED, "PGRST302": Trouble.REFUSED, "PGRST303": Trouble.REFUSED,
-    "42883": Trouble.REFUSED, "3F000": Trouble.REFUSED, "PGRST202": Trouble.REFUSED,
+    "42883": Trouble.NOT_MIGRATED, "3F000": Trouble.NOT_MIGRATED, "PGRST202": Trouble.NOT_MIGRATED,
 }  # fmt: skip
 """By SQLSTATE, its class, or PostgREST's code (PostgreSQL appendix A; PostgREST "Errors"). What is missing is a bug."""
 
-_NOT_MIGRATED = frozenset({"42883", "3F000", "PGRST202"})
+
+_PASSING_CLAIMS = ("issued at future", "not yet valid")
+"""Of PGRST303 (a claim of the token does not hold) the two that end by themselves: the clocks of the server that made
+the token and of PostgREST differ by more than its 30 s of tolerance. Only the message tells which claim it was; an
+expired token and a wrong audience stay what they are."""
 
 
-def trouble(code: str) -> DatabaseUnavailable | None:
+def trouble(code: str, message: str = "") -> DatabaseUnavailable | None:
     """What a code of PostgreSQL or PostgREST says about the database; `None` if it is about what we asked of it."""
+    if code.startswith("PGRST30") and any(claim in message.lower() for claim in _PASSING_CLAIMS):
+        return DatabaseUnavailable(Trouble.AWAY, f"{code}, clocks differ: the token is not valid yet")
     kind = _TROUBLE.get(code) or _TROUBLE.get(code[:2])
     if kind is None:
         return None
-    return DatabaseUnavailable(kind, f"{code}, run `chorus migrate`" if code in _NOT_MIGRATED else code)
+    return DatabaseUnavailable(kind, f"{code}, run `chorus migrate`" if kind is Trouble.NOT_MIGRATED else code)
 
 
 def database_policy(
@@ -76,10 +84,10 @@ def database_policy(
 
 
 def _classify(exc: Exception) -> Verdict:
-    if isinstance(exc, DatabaseUnavailable) and exc.trouble is Trouble.BUSY:
+    if isinstance(exc, DatabaseUnavailable) and exc.trouble in (Trouble.BUSY, Trouble.NOT_MIGRATED):
         return IGNORED
     return default_classify(exc)
 
 
 def _may_repeat(exc: BaseException) -> bool:
-    return isinstance(exc, DatabaseUnavailable) and exc.trouble is not Trouble.REFUSED
+    return isinstance(exc, DatabaseUnavailable) and exc.trouble in (Trouble.AWAY, Trouble.BUSY)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Mapping
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
+from app.adapters.gemini_answers import ApiError, Spoken, as_object, parse, read_error, read_text
+from app.adapters.gemini_parameters import ModelParameters
 from app.core.circuit_breaker import (
     FAILED,
     IGNORED,
@@ -23,36 +26,60 @@ from app.core.http_client import GetClient, HttpError, PoolFull, Response, get_h
 from app.core.resilience import ResiliencePolicy
 from app.core.retry import is_unavailable
 from app.domain.errors import ModelRefused, Unavailable
-from app.domain.models import Generation, Prompt
+from app.domain.models import Generation, Prompt, Turn
+from app.domain.text import whole_sentences
 
 logger = logging.getLogger(__name__)
 
 DEPENDENCY = "gemini"
 ATTEMPT_SECONDS = 15.0
 PROBE_SECONDS = 5.0
-MAX_OUTPUT_TOKENS = 1024
 PER_DAY_RETRY_SECONDS = 3600.0
 """A daily quota comes back at midnight Pacific time: longer than any reply can wait, so it is handed over."""
-
-REFUSALS = frozenset({"SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "RECITATION"})
-"""Finish reasons after which asking again gives the same. Unknown ones count only if there is no text."""
-
-_SECONDS = re.compile(r"(\d+(?:\.\d+)?)s")
-"""A protobuf Duration in JSON."""
-_CODE = re.compile(r"[A-Z][A-Z0-9_]{1,62}")
+MINUTE_SECONDS = 60.0
+"""The longest delay of a quota that is counted per minute. The circuit stays open for as long as one of those says."""
+LOOK_AGAIN_SECONDS = 30.0
+"""How long it stays open for a longer one: the quota may be raised, or the key replaced, at any time."""
+EMPTY_PAUSE_SECONDS = 2.0
+"""Before an answer without text is asked for once more: up to this, drawn evenly (full jitter)."""
+MAX_REFUSED_PARAMETERS = 4
+"""So many requests in a row may be answered with "this model does not take that parameter"."""
+PROOF_SECONDS = 600.0
+"""After so long without an answer from the default model, the probe asks for one itself instead of only looking the
+model up. At most 144 answers of one token a day and replica: requests per day are the scarcest of Gemini's quotas."""
+PROBE_PROMPT = Prompt("Answer with one word.", (Turn("user", "ping"),))
 
 
 class GeminiUnavailable(Unavailable):
-    """`passing`: worth another attempt · `counts`: it would hit every other request as well."""
+    """`passing`: worth another attempt · `counts`: it would hit every other request as well · `hold_seconds`: how long
+    the circuit stays open for it, if the upstream named a delay."""
 
-    def __init__(self, message: str, *, passing: bool, counts: bool = True, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        passing: bool,
+        counts: bool = True,
+        retry_after: float | None = None,
+        hold_seconds: float | None = None,
+    ) -> None:
         super().__init__(DEPENDENCY, message, retry_after=retry_after)
         self.passing = passing
         self.counts = counts
+        self.hold_seconds = hold_seconds
+
+
+class InvalidRequest(ModelRefused):
+    """400 INVALID_ARGUMENT. `complaint` is Google's free text: to be read by `ModelParameters`, never logged."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(error.words)
+        self.complaint = error.complaint
 
 
 class GeminiModel:
-    """Implements `domain.ports.Model`."""
+    """Implements `domain.ports.Model`. `look_again_seconds`: how often an upstream is probed in the background, which
+    is the longest that a used-up daily quota keeps the circuit open."""
 
     def __init__(
         self,
@@ -61,15 +88,22 @@ class GeminiModel:
         api_key: str,
         default_model: str,
         max_concurrent: int = 50,
+        look_again_seconds: float = LOOK_AGAIN_SECONDS,
         breaker: CircuitBreaker = gemini_circuit_breaker,
         get_client: GetClient = get_http_client,
         clock: Clock = SYSTEM_CLOCK,
+        uniform: Callable[[], float] = random.random,
     ) -> None:
         self._base_url = base_url
         self._headers = {"x-goog-api-key": api_key}
         self._default_model = default_model
+        self._look_again_seconds = look_again_seconds
         self._get_client = get_client
         self._breaker = breaker
+        self._clock = clock
+        self._uniform = uniform
+        self._parameters = ModelParameters(clock)
+        self._proven_until = 0.0
         self._policy = ResiliencePolicy(
             DEPENDENCY,
             breaker=breaker,
@@ -83,18 +117,14 @@ class GeminiModel:
 
     async def generate(self, prompt: Prompt, *, deadline: Deadline) -> Generation:
         model = prompt.model or self._default_model
-        body = _request_body(prompt)
-        for last in (False, True):
-            answer = await self._policy.call(self._post, model, body, deadline=deadline)
-            text, reason, refused = _read(answer)
-            if refused:
-                raise ModelRefused(reason)
-            if text:
-                return _generation(answer, text, reason, model)
-            if reason == "MAX_TOKENS" or last:
-                break
-            logger.warning("empty answer, asking once more", extra={"finish_reason": reason})
-        raise ModelRefused(reason or "EMPTY")
+        post = partial(self._policy.call, self._post, deadline=deadline)
+        answer = await self._ask(model, prompt, post)
+        spoken = read_text(answer)
+        if _is_empty(spoken) and await self._pause(deadline):
+            logger.warning("empty answer, asking once more", extra={"finish_reason": spoken.reason})
+            answer = await self._ask(model, prompt, post)
+            spoken = read_text(answer)
+        return _generation(answer, spoken, model)
 
     def blocked_seconds(self) -> float:
         return self._breaker.blocked_seconds()
@@ -103,28 +133,79 @@ class GeminiModel:
         return self._breaker.blocked_reason()
 
     async def probe(self) -> Mapping[str, Any]:
-        """Is the API reachable, the key good, the default model alive? Past the breaker, costs no tokens.
+        """Is the API reachable, the key good, the default model alive, and does it take our requests? Past the breaker.
+        Asks for a token with the real parameters, or only looks the model up while answers prove the rest.
         Raises `Unavailable`."""
-        response = await self._exchange("GET", self._url(self._default_model), timeout_seconds=PROBE_SECONDS)
-        error = _error(response)
-        if response.status >= 500 or error:
-            raise self._failure(response, error, self._default_model)
+        if self._clock.monotonic() < self._proven_until:
+            response = await self._exchange("GET", self._url(self._default_model), timeout_seconds=PROBE_SECONDS)
+            if response.status >= 500 or (error := read_error(response.status, parse(response.body))) is not None:
+                raise self._failure(error or ApiError(response.status, "", "", ""), self._default_model)
+            return {}
+        try:
+            await self._ask(self._default_model, PROBE_PROMPT, self._post, max_output_tokens=1)
+        except ModelRefused as exc:
+            raise GeminiUnavailable(f"gemini: {exc.reason}", passing=False) from exc
         return {}
 
+    async def _pause(self, deadline: Deadline) -> bool:
+        """False, and no pause, if the deadline leaves no time for it and another answer."""
+        seconds = EMPTY_PAUSE_SECONDS * self._uniform()
+        if deadline.remaining() <= seconds:
+            return False
+        await self._clock.sleep(seconds)
+        return True
+
+    async def _ask(
+        self,
+        model: str,
+        prompt: Prompt,
+        post: Callable[[str, Mapping[str, Any]], Awaitable[Mapping[str, Any]]],
+        *,
+        max_output_tokens: int | None = None,
+    ) -> Mapping[str, Any]:
+        """One answer; again without what the model does not take. A refused parameter is no failure of Gemini's."""
+        for _ in range(MAX_REFUSED_PARAMETERS):
+            body = self._body(model, prompt, max_output_tokens)
+            try:
+                return await post(model, body)
+            except InvalidRequest as exc:
+                if not self._parameters.learn(model, body, exc.complaint):
+                    raise
+                logger.warning("model refuses a parameter, asking without it", extra={"model": model})
+        return await post(model, self._body(model, prompt, max_output_tokens))
+
+    def _body(self, model: str, prompt: Prompt, max_output_tokens: int | None) -> Mapping[str, Any]:
+        body = self._parameters.body(model, prompt)
+        if max_output_tokens is not None:
+            body["generationConfig"]["maxOutputTokens"] = max_output_tokens
+        return body
+
     async def _post(self, model: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        is_default = model == self._default_model
+        try:
+            answer = await self._answer(model, body)
+        except Exception:
+            if is_default:
+                self._proven_until = 0.0
+            raise
+        if is_default:
+            self._proven_until = self._clock.monotonic() + PROOF_SECONDS
+        return answer
+
+    async def _answer(self, model: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         url = f"{self._url(model)}:generateContent"
         response = await self._exchange("POST", url, timeout_seconds=ATTEMPT_SECONDS, payload=body)
-        if response.status == 200:
-            answer = _json_object(response)
+        answer = parse(response.body)
+        error = read_error(response.status, answer)
+        if error is None:
             if answer is None:
-                raise GeminiUnavailable("gemini: 200 with a body that is not JSON", passing=True)
+                raise GeminiUnavailable(f"gemini: HTTP {response.status} with a body that is not JSON", passing=True)
             return answer
-        error = _error(response)
-        if response.status == 400 and _is_about_this_request(error):
-            raise ModelRefused("INVALID_ARGUMENT")
-        if response.status == 404 and model != self._default_model:
-            raise ModelRefused(f"NOT_FOUND: {model}")
-        raise self._failure(response, error, model)
+        if error.is_about_the_request:
+            raise InvalidRequest(error)
+        if error.status == 404 and model != self._default_model:
+            raise ModelRefused(f"{error.words}: {model}", about_the_text=False)
+        raise self._failure(error, model)
 
     async def _exchange(self, method: str, url: str, *, timeout_seconds: float, payload: Any = None) -> Response:
         try:
@@ -145,112 +226,45 @@ class GeminiModel:
     def _url(self, model: str) -> str:
         return f"{self._base_url}/v1beta/models/{quote(model.removeprefix('models/'), safe='')}"
 
-    def _failure(self, response: Response, error: Mapping[str, Any], model: str) -> GeminiUnavailable:
+    def _failure(self, error: ApiError, model: str) -> GeminiUnavailable:
         """What makes Gemini unusable; the table is in the API's page on errors.
 
         429 counts only for the default model: quotas are per model, an account's own must not stop the others.
         """
-        message = f"gemini: HTTP {response.status} {_word(error)}".rstrip()
-        if response.status == 429:
-            delay, per_day = _quota(error)
+        message = f"gemini: {error.words}"
+        if error.status == 429:
+            delay, per_day = error.quota()
+            hold = self._look_again_seconds if per_day or (delay or 0.0) > MINUTE_SECONDS else delay
             if per_day:
                 delay = max(delay or 0.0, PER_DAY_RETRY_SECONDS)
                 message += " (daily quota)"
             counts = model == self._default_model
-            return GeminiUnavailable(message, passing=not per_day, counts=counts, retry_after=delay)
-        return GeminiUnavailable(message, passing=response.status >= 500)
+            return GeminiUnavailable(message, passing=not per_day, counts=counts, retry_after=delay, hold_seconds=hold)
+        return GeminiUnavailable(message, passing=error.status >= 500)
 
 
-def _request_body(prompt: Prompt) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        # Thinking counts against the limit: with more of it a small limit yields no text at all.
-        "maxOutputTokens": prompt.max_output_tokens or MAX_OUTPUT_TOKENS,
-        "thinkingConfig": {"thinkingLevel": "MINIMAL"},
-    }
-    if prompt.temperature is not None:
-        config["temperature"] = prompt.temperature
-    return {
-        "systemInstruction": {"parts": [{"text": prompt.system}]},
-        "contents": [{"role": turn.role, "parts": [{"text": turn.text}]} for turn in prompt.turns],
-        "generationConfig": config,
-    }
+def _is_empty(spoken: Spoken) -> bool:
+    """Without text for no reason that would be the same the next time."""
+    return not spoken.text and not spoken.refused and spoken.reason != "MAX_TOKENS"
 
 
-def _read(answer: Mapping[str, Any]) -> tuple[str, str, bool]:
-    """Text, finish or block reason, and whether it is a refusal. Nothing in an answer can be relied on to be there."""
-    blocked = _object(answer.get("promptFeedback")).get("blockReason")
-    if blocked:
-        return "", str(blocked), True
-    candidates = answer.get("candidates")
-    candidate = _object(candidates[0]) if isinstance(candidates, list) and candidates else {}
-    reason = str(candidate.get("finishReason") or "")
-    if reason in REFUSALS:
-        return "", reason, True
-    parts = _object(candidate.get("content")).get("parts")
-    texts = (_object(part) for part in parts) if isinstance(parts, list) else ()
-    said = "".join(str(part["text"]) for part in texts if part.get("text") and not part.get("thought"))
-    return said.strip(), reason, False
-
-
-def _generation(answer: Mapping[str, Any], text: str, reason: str, model: str) -> Generation:
-    usage = _object(answer.get("usageMetadata"))
+def _generation(answer: Mapping[str, Any], spoken: Spoken, model: str) -> Generation:
+    """Raises `ModelRefused`. An answer cut by the token limit ends with its last whole sentence."""
+    truncated = spoken.reason == "MAX_TOKENS"
+    text = whole_sentences(spoken.text) if truncated else spoken.text
+    if not text:
+        raise ModelRefused(spoken.reason or "EMPTY", about_the_text=not truncated)
+    usage = as_object(answer.get("usageMetadata"))
     spent = [usage.get(name) for name in ("candidatesTokenCount", "thoughtsTokenCount")]
     known = [count for count in spent if isinstance(count, int)]
     asked = usage.get("promptTokenCount")
     return Generation(
         text=text,
         model=str(answer.get("modelVersion") or model),
-        truncated=reason == "MAX_TOKENS",
+        truncated=truncated,
         input_tokens=asked if isinstance(asked, int) else None,
         output_tokens=sum(known) if known else None,
     )
-
-
-def _error(response: Response) -> Mapping[str, Any]:
-    """The `error` object of a body, empty if there is none."""
-    return _object((_json_object(response) or {}).get("error"))
-
-
-def _details(error: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    details = error.get("details")
-    return [_object(detail) for detail in details] if isinstance(details, list) else []
-
-
-def _word(error: Mapping[str, Any]) -> str:
-    """Google's code for it: the reason of an ErrorInfo (AIP-193), which says more than the status, or the status."""
-    reasons = (str(detail.get("reason", "")) for detail in _details(error))
-    return next(filter(_CODE.fullmatch, reasons), str(error.get("status", ""))[:40])
-
-
-def _is_about_this_request(error: Mapping[str, Any]) -> bool:
-    wrong_key = any(detail.get("reason") == "API_KEY_INVALID" for detail in _details(error))
-    return error.get("status") == "INVALID_ARGUMENT" and not wrong_key
-
-
-def _quota(error: Mapping[str, Any]) -> tuple[float | None, bool]:
-    """The told delay in seconds, and whether a daily quota is used up."""
-    delay: float | None = None
-    per_day = False
-    for detail in _details(error):
-        told = _SECONDS.fullmatch(str(detail.get("retryDelay", "")))
-        if told:
-            delay = float(told[1])
-        violations = detail.get("violations")
-        for violation in violations if isinstance(violations, list) else ():
-            per_day = per_day or "PerDay" in str(_object(violation).get("quotaId"))
-    return delay, per_day
-
-
-def _json_object(response: Response) -> Mapping[str, Any] | None:
-    try:
-        body = response.json()
-    except ValueError:
-        return None
-    return body if isinstance(body, dict) else None
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _classify(exc: Exception) -> Verdict:
@@ -259,7 +273,7 @@ def _classify(exc: Exception) -> Verdict:
     if isinstance(exc, GeminiUnavailable):
         if not exc.counts:
             return IGNORED
-        return Verdict(failed=True, hold_seconds=exc.retry_after) if exc.retry_after else FAILED
+        return Verdict(failed=True, hold_seconds=exc.hold_seconds) if exc.hold_seconds else FAILED
     return default_classify(exc)
 
 

@@ -5,7 +5,9 @@
 2. Each file is one transaction that begins with an advisory lock and looks again at what is recorded, so that any
    number of replicas may start at once, through a pooler too. A file that fails leaves nothing behind.
 3. What is recorded is compared with the file, but for white space and semicolons, which the CLI drops. A file changed
-   after it was applied, or a record of a file that this version does not have, is an error and nothing is applied.
+   after it was applied is an error and nothing is applied. A record of a file that this version does not have is from
+   a newer version, which was rolled back: migrations let the version before them go on, so it is no error.
+4. Before the first one is applied the user's rights are looked at: what an administrator must run is said in SQL.
 
 Not for statements that cannot run in a transaction (`create index concurrently`).
 """
@@ -33,6 +35,8 @@ MIGRATIONS: Traversable = _PACKAGED if _PACKAGED.is_dir() else _IN_THE_REPOSITOR
 """A wheel carries them in the package (pyproject.toml). In the repository, and in the image, they are where the
 Supabase CLI wants them, and nowhere else."""
 
+MINIMUM_VERSION = 15
+"""The oldest one that the migrations are tried on (tests/infra/test_postgres_versions.py)."""
 CONNECT_SECONDS = 3.0
 TIMEOUT_SECONDS = 120.0
 LOCK_ID = 0x63686F727573
@@ -49,6 +53,24 @@ create table if not exists supabase_migrations.schema_migrations (version text n
 alter table supabase_migrations.schema_migrations add column if not exists statements text[];
 alter table supabase_migrations.schema_migrations add column if not exists name text;
 """
+
+
+_STATEMENTS_OF_AN_ADMINISTRATOR = """
+select array_agg(statement order by rank, statement) from (
+  select 1 as rank, format('create role %I nologin', wanted) as statement
+  from unnest(array['anon', 'authenticated', 'service_role']) wanted
+  where not exists (select from pg_roles where rolname = wanted)
+    and not (select rolsuper or rolcreaterole from pg_roles where rolname = current_user)
+  union all
+  select 2, format('grant create on database %I to %I', current_database(), current_user)
+  where not has_database_privilege(current_database(), 'create')
+  union all
+  select 3, format('grant create, usage on schema public to %I with grant option', current_user)
+  where to_regnamespace('public') is not null
+    and not (has_schema_privilege('public', 'create') and has_schema_privilege('public', 'usage with grant option'))
+) missing
+"""
+"""As few as there are: roles belong to the whole server, the schema `public` to the database's owner since 15."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +94,9 @@ async def apply_migrations(
     migrations = read_migrations(directory)
     async with _session(database_url, timeout_seconds) as connection:
         async with _locked(connection):
-            await connection.execute(_BOOKKEEPING)
-            _missing(migrations, await _recorded(connection))
+            if _missing(migrations, await _recorded(connection)):
+                await _check_server(connection)
+                await connection.execute(_BOOKKEEPING)
         applied = [m.id for m in migrations if await _apply(connection, m)]
         if applied:
             # PostgREST keeps a copy of the schema.
@@ -90,6 +113,15 @@ async def pending_migrations(
         return [m.id for m in _missing(migrations, await _recorded(connection))]
 
 
+async def newer_migrations(
+    database_url: str, directory: Traversable = MIGRATIONS, *, timeout_seconds: float = CONNECT_SECONDS + 5
+) -> list[str]:
+    """The names of what a newer version of Chorus has applied; changes nothing. Raises as `apply_migrations`."""
+    known = {m.id for m in read_migrations(directory)}
+    async with _session(database_url, timeout_seconds) as connection, connection.transaction():
+        return sorted(set(await _recorded(connection)) - known)
+
+
 def read_migrations(directory: Traversable = MIGRATIONS) -> list[Migration]:
     """Our files in order. Raises `ConfigurationError` if there are none."""
     files = sorted(directory.iterdir(), key=lambda file: file.name) if directory.is_dir() else []
@@ -100,15 +132,11 @@ def read_migrations(directory: Traversable = MIGRATIONS) -> list[Migration]:
 
 
 def _missing(migrations: list[Migration], recorded: Mapping[str, str | None]) -> list[Migration]:
-    known = {m.id: m for m in migrations}
-    for record, statements in recorded.items():
-        if record not in known:
+    for m in migrations:
+        statements = recorded.get(m.id)
+        if statements is not None and _essence(statements) != _essence(m.sql):
             raise ConfigurationError(
-                "migrations", f"the database has {record}, which this version of Chorus does not: deploy the newer one"
-            )
-        if statements is not None and _essence(statements) != _essence(known[record].sql):
-            raise ConfigurationError(
-                "migrations", f"{record} was changed after it was applied: undo that and write a new migration"
+                "migrations", f"{m.id} was changed after it was applied: undo that and write a new migration"
             )
     return [m for m in migrations if m.id not in recorded]
 
@@ -126,6 +154,22 @@ async def _recorded(connection: asyncpg.Connection) -> dict[str, str | None]:
         r" from supabase_migrations.schema_migrations where name like 'chorus\_%'"
     )
     return {row["id"]: row["sql"] for row in rows}
+
+
+async def _check_server(connection: asyncpg.Connection) -> None:
+    """Raises `ConfigurationError` if it is too old, or with the statements that give this user what the migrations need
+    of it."""
+    if connection.get_server_version().major < MINIMUM_VERSION:
+        number = connection.get_server_version().major
+        raise ConfigurationError("DATABASE_URL", f"PostgreSQL {MINIMUM_VERSION} or later is needed; this is {number}")
+    statements = await connection.fetchval(_STATEMENTS_OF_AN_ADMINISTRATOR)
+    if statements:
+        lines = "".join(f"\n    {statement};" for statement in statements)
+        raise ConfigurationError(
+            "DATABASE_URL",
+            "this user may not do all that the migrations need; an administrator must first run, in this database:"
+            f"{lines}",
+        )
 
 
 async def _apply(connection: asyncpg.Connection, migration: Migration) -> bool:
@@ -168,9 +212,10 @@ async def _session(database_url: str, timeout_seconds: float) -> AsyncIterator[a
                 connection.terminate()
     except asyncpg.PostgresError as exc:
         if exc.sqlstate.startswith(_REFUSED):
-            raise ConfigurationError("DATABASE_URL", f"the database says: {exc}") from exc
+            where = "".join(f" ({note})" for note in getattr(exc, "__notes__", ()))
+            raise ConfigurationError("DATABASE_URL", f"the database says: {exc}{where}") from exc
         unavailable = trouble(exc.sqlstate)
-        if unavailable is None or unavailable.trouble is Trouble.REFUSED:
+        if unavailable is None or unavailable.trouble in (Trouble.REFUSED, Trouble.NOT_MIGRATED):
             raise  # a mistake in a migration
         raise unavailable from exc
     except (OSError, TimeoutError, asyncpg.InterfaceError) as exc:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import TypeAdapter
 
+from app.adapters.database_trouble import DatabaseUnavailable, Trouble
 from app.adapters.sql_invalidations import SqlInvalidations
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.deadline import Deadline
@@ -33,6 +34,7 @@ from app.domain.models import (
     BotProfile,
     Conversation,
     DatabaseHistory,
+    Fallback,
     HandoverReason,
     Inbound,
     InboundMessage,
@@ -70,9 +72,12 @@ _WAITING = TypeAdapter(tuple[Waiting, ...])
 _PROFILE_CHANGES = {f.name for f in fields(BotProfile)} - {"account_id", "updated_at"}
 _ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {"id", "created_at", "updated_at"}
 
+_ABOUT_THE_SCHEMA = frozenset({"applied_migrations", "schema_version"})
+
 CONFLICTS = {
     "inbox_full": "as many events wait in the inbox as may",
     "overflow_full": "as many events wait in the overflow as may",
+    "journal_full": "as many events wait in the journal as may",
     "slug_taken": "another account has this slug",
     "phone_number_id_taken": "another account has this phone_number_id",
     "reply_key_taken": "this key belongs to a reply in another conversation",
@@ -87,6 +92,8 @@ class SqlStore(SqlInvalidations, Store):
         # Webhooks wait behind it, each for less than a second: refusing them for as long as the others' circuit is
         # open, half a minute, would make a moment without Redis an outage of ingest.
         self._inbox_policy = policy.behind(CircuitBreaker("supabase_inbox", INBOX_BREAKER, dependency="database"))
+        # A replica must know what the schema is before its other calls go through again.
+        self._schema_policy = policy.behind(CircuitBreaker("supabase_schema", INBOX_BREAKER, dependency="database"))
 
     @abstractmethod
     async def _execute(self, function: str, body: bytes) -> Any:
@@ -94,8 +101,9 @@ class SqlStore(SqlInvalidations, Store):
 
     async def _call(self, operation: str, /, **p: Any) -> Any:
         deadline = Deadline.after(CALL_SECONDS)
-        policy = self._inbox_policy if operation.startswith(("inbox_", "overflow_put")) else self._policy
-        match await policy.call(self._execute, f"chorus_{operation}", _encode(p), deadline=deadline):
+        match await self._policy_of(operation).call(
+            self._execute, f"chorus_{operation}", _encode(p), deadline=deadline
+        ):
             case {"ok": value}:
                 return value
             case {"error": "fenced"}:
@@ -107,19 +115,15 @@ class SqlStore(SqlInvalidations, Store):
             case answer:
                 raise TypeError(f"chorus_{operation} answered {type(answer).__name__} in no known form")
 
+    def _policy_of(self, operation: str) -> ResiliencePolicy:
+        if operation.startswith(("inbox_", "journal_", "overflow_put")):
+            return self._inbox_policy
+        return self._schema_policy if operation in _ABOUT_THE_SCHEMA else self._policy
+
     # -- inbox ---------------------------------------------------------------------------------------------------
 
     async def inbox_put(self, events: Sequence[Event], *, max_rows: int, reopen: bool) -> tuple[InboxState, int]:
-        rows = [
-            {
-                "id": e.id,
-                "mailbox": e.mailbox,
-                "payload": base64.b64encode(e.payload).decode(),
-                "immediate": e.immediate,
-            }
-            for e in events
-        ]
-        answer = await self._call("inbox_put", events=rows, max_rows=max_rows, reopen=reopen)
+        answer = await self._call("inbox_put", events=_event_rows(events), max_rows=max_rows, reopen=reopen)
         return InboxState(answer["state"]), answer["stored"]
 
     async def inbox_state(self) -> InboxState:
@@ -129,11 +133,7 @@ class SqlStore(SqlInvalidations, Store):
         return InboxState(await self._call("inbox_close"))
 
     async def inbox_peek(self, *, limit: int) -> list[tuple[int, Event]]:
-        rows = await self._call("inbox_peek", limit=limit)
-        return [
-            (row["row"], Event(row["id"], row["mailbox"], base64.b64decode(row["payload"]), row["immediate"]))
-            for row in rows
-        ]
+        return _events(await self._call("inbox_peek", limit=limit))
 
     async def inbox_delete(self, rows: Sequence[int]) -> None:
         await self._call("inbox_delete", rows=rows)
@@ -141,19 +141,11 @@ class SqlStore(SqlInvalidations, Store):
     # -- what found no room in the queue, and what waits for an answer ---------------------------------------------
 
     async def overflow_put(self, events: Sequence[Event], *, max_rows: int) -> int:
-        rows = [{"id": e.id, "mailbox": e.mailbox, "payload": base64.b64encode(e.payload).decode()} for e in events]
-        stored: int = await self._call("overflow_put", events=rows, max_rows=max_rows)
+        stored: int = await self._call("overflow_put", events=_event_rows(events), max_rows=max_rows)
         return stored
 
     async def overflow_peek(self, *, limit: int) -> list[tuple[int, Event]]:
-        rows = await self._call("overflow_peek", limit=limit)
-        return [
-            (
-                row["row"],
-                Event(row["id"], row["mailbox"], base64.b64decode(row["payload"]), accepted_at=row["accepted_at"]),
-            )
-            for row in rows
-        ]
+        return _events(await self._call("overflow_peek", limit=limit))
 
     async def overflow_delete(self, rows: Sequence[int]) -> None:
         await self._call("overflow_delete", rows=rows)
@@ -178,8 +170,35 @@ class SqlStore(SqlInvalidations, Store):
     async def database_history(self) -> DatabaseHistory | None:
         return _optional(_HISTORY, await self._call("database_history"))
 
+    # -- journal -------------------------------------------------------------------------------------------------
+
+    async def journal_put(self, events: Sequence[Event], *, max_rows: int) -> int:
+        stored: int = await self._call("journal_put", events=_event_rows(events), max_rows=max_rows)
+        return stored
+
+    async def journal_begin(self, *, life: str, keep_seconds: float) -> int:
+        again: int = await self._call("journal_begin", life=life, keep_seconds=keep_seconds)
+        return again
+
+    async def journal_next(self, *, after: int, limit: int) -> list[tuple[int, Event]]:
+        return _events(await self._call("journal_next", after=after, limit=limit))
+
+    async def journal_moved(self, rows: Sequence[int], *, life: str) -> None:
+        await self._call("journal_moved", rows=rows, life=life)
+
+    async def journal_settle(self, rows: Sequence[int]) -> None:
+        await self._call("journal_settle", rows=rows)
+
     async def ping(self) -> None:
         await self._call("ping")
+
+    async def applied_migrations(self) -> tuple[str, ...]:
+        try:
+            return tuple(await self._call("applied_migrations"))
+        except DatabaseUnavailable as exc:
+            if exc.trouble is not Trouble.NOT_MIGRATED:
+                raise
+            return ()
 
     async def schema_version(self) -> str | None:
         version: str | None = await self._call("schema_version")
@@ -248,11 +267,13 @@ class SqlStore(SqlInvalidations, Store):
         user_id: str | None,
         name: str | None,
         messages: Sequence[InboundMessage],
+        other_wa_id: str | None = None,
     ) -> Inbound:
         _check_identity(wa_id, user_id)
         inbound = await self._call(
-            "record_inbound", account_id=account_id, wa_id=wa_id, user_id=user_id, name=name, messages=messages
-        )
+            "record_inbound", account_id=account_id, wa_id=wa_id, user_id=user_id, name=name, messages=messages,
+            other_wa_id=other_wa_id,
+        )  # fmt: skip
         return _INBOUND.validate_python(inbound)
 
     async def record_echo(
@@ -331,6 +352,12 @@ class SqlStore(SqlInvalidations, Store):
     async def save_body(self, key: str, *, fence: int, covers: Sequence[str], body: str) -> Reply:
         return _REPLY.validate_python(await self._call("save_body", key=key, fence=fence, covers=covers, body=body))
 
+    async def save_fallback(
+        self, key: str, *, fence: int, covers: Sequence[str], body: str, fallback: Fallback
+    ) -> Reply:
+        reply = await self._call("save_fallback", key=key, fence=fence, covers=covers, body=body, fallback=fallback)
+        return _REPLY.validate_python(reply)
+
     async def begin_part(
         self, key: str, *, fence: int, part: int, parts: int, text: str, resend: bool = False
     ) -> SendDecision:
@@ -345,6 +372,22 @@ class SqlStore(SqlInvalidations, Store):
 
     async def fail_part(self, key: str, *, fence: int, part: int, error: Mapping[str, Any], final: bool) -> None:
         await self._call("fail_part", key=key, fence=fence, part=part, error=error, final=final)
+
+
+def _event_rows(events: Sequence[Event]) -> list[dict[str, Any]]:
+    return [
+        {"id": e.id, "mailbox": e.mailbox, "payload": base64.b64encode(e.payload).decode(), "immediate": e.immediate}
+        for e in events
+    ]
+
+
+def _events(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Event]]:
+    return [(row["row"], _event(row)) for row in rows]
+
+
+def _event(row: Mapping[str, Any]) -> Event:
+    payload = base64.b64decode(row["payload"])
+    return Event(row["id"], row["mailbox"], payload, row["immediate"], row.get("accepted_at", 0.0))
 
 
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")

@@ -59,4 +59,4 @@ def _translate(exc: APIError) -> DatabaseUnavailable | None:
         return DatabaseUnavailable(Trouble.REFUSED, f"HTTP {code}, check SUPABASE_KEY")
     if exc.code is None or (code.isdecimal() and len(code) == 3):
         return DatabaseUnavailable(Trouble.AWAY, f"gateway answered {code}")
-    return trouble(code)
+    return trouble(code, exc.message or "")

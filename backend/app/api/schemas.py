@@ -102,6 +102,7 @@ class ContactOut(_Out):
     wa_id: str | None
     user_id: str | None
     name: str | None
+    group_id: str | None
 
 
 class ConversationOut(_Out):
@@ -131,6 +132,8 @@ class MessageOut(_Out):
     outbound_key: str | None
     error: dict[str, Any] | None
     payload: dict[str, Any] | None
+    edited_at: datetime | None
+    edits: tuple[dict[str, Any], ...]
 
 
 class ConversationPage(_Out):

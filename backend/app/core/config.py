@@ -46,6 +46,17 @@ class Durability(StrEnum):
     FSYNC = "fsync"
 
 
+class RedisDurability(StrEnum):
+    """On what the durability of an accepted message rests (docs/operations.md, Managed Redis)."""
+
+    AOF = "aof"
+    """Redis' append-only file, which is looked at."""
+    MANAGED = "managed"
+    """The provider's word that a restart and a fail-over keep what was accepted. It cannot be looked at."""
+    NONE = "none"
+    """Postgres: it stores every event before the 200, and until it is handled."""
+
+
 def _split(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -108,6 +119,7 @@ class Settings(BaseSettings):
 
     ingest_fallback: IngestFallback = IngestFallback.NONE
     durability: Durability = Durability.EVERYSEC
+    redis_durability: RedisDurability = RedisDurability.AOF
     queue_max_pending: int = Field(100_000, ge=1)
     queue_max_bytes: int = Field(100_000_000, ge=1_000_000)
     worker_concurrency: int = Field(50, ge=1, le=1000)
@@ -146,6 +158,10 @@ class Settings(BaseSettings):
             problems["META_APP_SECRET"] = "is missing; webhooks are signed with the Meta app's secret"
         if not self.gemini_api_key:
             problems["GEMINI_API_KEY"] = "is missing"
+        if self.redis_durability is not RedisDurability.AOF and self.ingest_fallback is not IngestFallback.DATABASE:
+            problems["INGEST_FALLBACK"] = (
+                f"must be database with REDIS_DURABILITY={self.redis_durability}: Postgres takes what Redis cannot keep"
+            )
         problems |= self._encryption_problems()
         if bool(self.whatsapp_token) != bool(self.whatsapp_phone_id):
             lone = "WHATSAPP_PHONE_ID" if self.whatsapp_token else "WHATSAPP_TOKEN"

@@ -91,14 +91,15 @@ def connect(
     return client
 
 
-async def describe(client: Redis) -> dict[str, Any]:
+async def describe(client: Redis, *, needs_aof: bool = True) -> dict[str, Any]:
     """One round trip: role, persistence, eviction, memory and replication, for health and `chorus doctor`. On a Cluster
-    each primary is asked, and the worst answer told. Raises `Unavailable`."""
+    each primary is asked, and the worst answer told. `needs_aof=False`: a server without an append-only file counts as
+    durable in the metrics. Raises `Unavailable`."""
     try:
         if isinstance(cast("Any", client), RedisCluster):
             nodes = await client.info(target_nodes=RedisCluster.PRIMARIES)
-            return about_cluster(list(nodes.values()))
-        return about_server(await client.info())
+            return about_cluster(list(nodes.values()), needs_aof=needs_aof)
+        return about_server(await client.info(), needs_aof=needs_aof)
     except (RedisError, OSError) as exc:
         raise Unavailable("redis", str(exc)) from exc
 

@@ -11,13 +11,16 @@ from prometheus_client import Gauge
 MEMORY_USED = Gauge("chorus_redis_memory_used_bytes", "Redis' used_memory; of a cluster the fullest primary's")
 MEMORY_MAX = Gauge("chorus_redis_memory_max_bytes", "Redis' maxmemory; 0: no limit")
 REPLICAS = Gauge("chorus_redis_replicas", "Replicas of the primary; of a cluster the fewest of any primary")
-DURABLE = Gauge("chorus_redis_durable", "1: the append-only file is on and its last write went well")
+DURABLE = Gauge(
+    "chorus_redis_durable",
+    "1: the append-only file is on and its last write went well, or durability does not rest on it (REDIS_DURABILITY)",
+)
 
 
-def about_server(info: Mapping[str, Any]) -> dict[str, Any]:
+def about_server(info: Mapping[str, Any], *, needs_aof: bool = True) -> dict[str, Any]:
     """One server's INFO in the words of /health. Sets the gauges."""
     about = _about(info)
-    _count(about)
+    _count(about, needs_aof=needs_aof)
     return about
 
 
@@ -35,7 +38,7 @@ def _about(info: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def about_cluster(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def about_cluster(infos: Sequence[Mapping[str, Any]], *, needs_aof: bool = True) -> dict[str, Any]:
     """The same for all primaries of a Cluster, at least one: of each figure the worst. Sets the gauges."""
     nodes = [_about(info) for info in infos]
 
@@ -56,7 +59,7 @@ def about_cluster(infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         },
         "loading": any(node["loading"] for node in nodes),
     }
-    _count(about)
+    _count(about, needs_aof=needs_aof)
     return about
 
 
@@ -76,8 +79,8 @@ def _replication(info: Mapping[str, Any]) -> dict[str, Any]:
     return {"replicas": info.get("connected_slaves", 0), "behind_bytes": behind}
 
 
-def _count(about: Mapping[str, Any]) -> None:
+def _count(about: Mapping[str, Any], *, needs_aof: bool) -> None:
     MEMORY_USED.set(about["memory"]["used_bytes"])
     MEMORY_MAX.set(about["memory"]["max_bytes"])
     REPLICAS.set(about["replication"].get("replicas", 0))
-    DURABLE.set(about["persistence"] == "aof" and about["aof_last_write"] == "ok")
+    DURABLE.set(not needs_aof or (about["persistence"] == "aof" and about["aof_last_write"] == "ok"))

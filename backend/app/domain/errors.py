@@ -110,13 +110,15 @@ class Fenced(ChorusError):
 
 
 class ModelRefused(ChorusError):
-    """The model answered, but not with text we may send. `reason` is the model's own word for it."""
+    """The model answered, but not with text we may send. `reason` is the model's own word for it; `about_the_text`: the
+    conversation's own words were refused, so that asking again with them in the history would end the same way."""
 
     code = "model_refused"
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, about_the_text: bool = True) -> None:
         super().__init__(f"the model gave no usable answer: {reason}")
         self.reason = reason
+        self.about_the_text = about_the_text
 
 
 class SendError(ChorusError):

@@ -76,6 +76,15 @@ class HandoverReason(StrEnum):
     """So many automatic replies in so short a time that the other side is probably a robot."""
 
 
+class Fallback(StrEnum):
+    """Why a customer gets the profile's fallback text. Stored with the reply: stable words."""
+
+    REFUSED = "refused"
+    """The model does not answer this; the turn is left out of what it reads later."""
+    UNAVAILABLE = "unavailable"
+    """No answer in time; the question stays in the history."""
+
+
 class InboxState(StrEnum):
     """`open`: the queue is away, events go in · `closing`: it is back, the rest is moved, nothing goes in ·
     `closed`: not in use, and empty."""
@@ -202,12 +211,14 @@ class DatabaseHistory:
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """A customer of one account. At least one of `wa_id` (digits) and `user_id` (business-scoped) is set."""
+    """A customer of one account, or a group (`group_id`). A customer has `wa_id` (digits), `user_id` (business-scoped)
+    or both; neither only when their number went to another person: nothing can be sent to them."""
 
     id: str
     wa_id: str | None
     user_id: str | None
     name: str | None
+    group_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +265,10 @@ class Message:
     outbound_key: str | None = None
     error: Mapping[str, Any] | None = None
     payload: Mapping[str, Any] | None = None
+    edited_at: datetime | None = None
+    """When its author last changed it; `text` is what it says since."""
+    edits: tuple[Mapping[str, Any], ...] = ()
+    """The changes, each with the words it replaced (`text`); the first and the last ones of many."""
 
 
 class ReplyState(StrEnum):
@@ -265,6 +280,14 @@ class ReplyState(StrEnum):
     SENT = "sent"
     FAILED = "failed"
     SILENCED = "silenced"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """Whom to send to: `wa_id` as digits without the plus sign, or the business-scoped `user_id`."""
+
+    wa_id: str | None
+    user_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +310,18 @@ class Reply:
     """When the attempt whose outcome is unknown was committed; set while `state` is `sending`."""
     wamid: str | None = None
     error: Mapping[str, Any] | None = None
+    to: Recipient = field(default=Recipient(None, None), compare=False)
+    """The customer's ids when the reply was opened or its body saved: they may change while it is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A message that changed an earlier one, which is stored with the new words."""
+
+    wa_message_id: str
+    original_id: str
+    before: str | None
+    """The words it replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,14 +330,12 @@ class Inbound:
 
     conversation: Conversation
     new_ids: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Recipient:
-    """Whom to send to: `wa_id` as digits without the plus sign, or the business-scoped `user_id`."""
-
-    wa_id: str | None
-    user_id: str | None
+    edits: tuple[Edit, ...] = ()
+    """Those of the run that changed a message. An edit of an unknown message is a message like any other."""
+    superseded_ids: frozenset[str] = frozenset()
+    """Messages of the run that came after their own edit, which stands in their place."""
+    edited: Mapping[str, str | None] = field(default_factory=dict)
+    """The present words of those messages of the run that were edited, by id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from app.domain.models import (
     BotProfile,
     Conversation,
     DatabaseHistory,
+    Fallback,
     Generation,
     HandoverReason,
     Inbound,
@@ -156,16 +157,20 @@ class ConversationStore(Protocol):
         user_id: str | None,
         name: str | None,
         messages: Sequence[InboundMessage],
+        other_wa_id: str | None = None,
     ) -> Inbound:
         """Store a run of messages of one contact, once each however often it is called: contact and conversation
         are created or updated, `unread_count` grows by the new ones, `last_inbound_at` never goes back.
-        System notes (`type` system) are stored, but are neither unread nor do they open the 24-hour window."""
+        System notes (`type` system) are stored, but are neither unread nor do they open the 24-hour window; one that
+        reports a new number or user id moves the contact, once. `other_wa_id`: another number of the same person.
+        What was written in a group goes to the group's conversation. An edit changes the message it names."""
         ...
 
     async def record_echo(
         self, account_id: str, *, wa_id: str | None, user_id: str | None, message: InboundMessage
     ) -> Conversation:
-        """A person answered from the WhatsApp Business app: store it as outbound by a human, turn the bot off."""
+        """A person answered from the WhatsApp Business app: store it as outbound by a human, turn the bot off, there
+        or, for what was written in a group, in the group's conversation."""
         ...
 
     async def apply_status(
@@ -194,7 +199,7 @@ class ConversationStore(Protocol):
 
     async def history(self, conversation_id: str, *, limit: int, exclude: Sequence[str]) -> tuple[Turn, ...]:
         """The last `limit` messages that carry text, oldest first; failed and unsent ones and the wamids in `exclude`
-        left out; roles not merged."""
+        left out, and so are the fallback texts and the messages whose answer was refused; roles not merged."""
         ...
 
     async def set_bot(self, conversation_id: str, *, enabled: bool) -> Conversation:
@@ -224,12 +229,21 @@ class ReplyStore(Protocol):
         """Insert-or-find: by `key`, else the conversation's reply whose `covers` contain it (a retry may see fewer
         messages than the reply answers). A found one keeps its body, covers and state, and takes the higher fence.
         For `author=human` the bot of the conversation is turned off in the same step.
+        `key` is unique in the account; the returned reply's key, which every later call uses, is unique in the store.
+        The id of a conversation that became part of another one leads to that one.
         Raises `Fenced` if a higher fence than ours wrote before; `fence=0` is nobody's claim and only finds or inserts.
         Raises `NotFound("conversation")`, `Conflict` (`reply_key_taken`: by another conversation)."""
         ...
 
     async def save_body(self, key: str, *, fence: int, covers: Sequence[str], body: str) -> Reply:
         """Raises `Fenced`. Only a `pending` reply of which no part was sent changes; returns it as it is now."""
+        ...
+
+    async def save_fallback(
+        self, key: str, *, fence: int, covers: Sequence[str], body: str, fallback: Fallback
+    ) -> Reply:
+        """`save_body` for the fallback text, once per silence: if the last that went out in the conversation, at most
+        24 h ago, was a fallback text too, the reply is `silenced`. Raises `Fenced`."""
         ...
 
     async def begin_part(
@@ -309,6 +323,32 @@ class WaitingStore(Protocol):
         ...
 
 
+class JournalStore(Protocol):
+    """What is accepted and not handled yet, in order, where the queue may forget."""
+
+    async def journal_put(self, events: Sequence[Event], *, max_rows: int) -> int:
+        """Append every event that is not there yet. Returns how many were new. Raises `Conflict("journal_full")` and
+        stores nothing if there would be more than `max_rows`."""
+        ...
+
+    async def journal_begin(self, *, life: str, keep_seconds: float) -> int:
+        """Of the rows marked with another life forget the mark, and delete rows older than `keep_seconds`. Returns how
+        many lost their mark."""
+        ...
+
+    async def journal_next(self, *, after: int, limit: int) -> list[tuple[int, Event]]:
+        """The oldest unmarked rows behind the row `after`. None before one that is seen here can still appear."""
+        ...
+
+    async def journal_moved(self, rows: Sequence[int], *, life: str) -> None:
+        """Mark them with `life`."""
+        ...
+
+    async def journal_settle(self, rows: Sequence[int]) -> None:
+        """Delete them. Those that are gone already do not matter."""
+        ...
+
+
 class InvalidationStore(Protocol):
     """What committed changes have made old in the caches, remembered with the commit itself, whoever made it."""
 
@@ -330,9 +370,10 @@ class InvalidationStore(Protocol):
 
 
 class Store(
-    AccountStore, ConversationStore, ReplyStore, InboxStore, OverflowStore, WaitingStore, InvalidationStore, Protocol
-):
-    """All of it: one adapter implements the seven."""
+    AccountStore, ConversationStore, ReplyStore, InboxStore, JournalStore, OverflowStore, WaitingStore,
+    InvalidationStore, Protocol,
+):  # fmt: skip
+    """All of it: one adapter implements the eight."""
 
     async def ping(self) -> None:
         """One round trip. Raises `Unavailable`."""
@@ -342,10 +383,15 @@ class Store(
         """The newest migration applied, e.g. `20261123000001`; `None` if nobody recorded one."""
         ...
 
+    async def applied_migrations(self) -> tuple[str, ...]:
+        """Every migration of ours that is recorded, oldest first, e.g. `20261123000001_chorus_foundation`; none where
+        the database has no schema, or one from before it could say."""
+        ...
+
     async def aclose(self) -> None: ...
 
 
 __all__ = [
-    "AccountStore", "ConversationStore", "InboxStore", "InvalidationStore", "Messenger", "Model", "OverflowStore",
-    "ReplyStore", "SendDecision", "Store", "TokenVerifier", "WaitingStore",
+    "AccountStore", "ConversationStore", "InboxStore", "InvalidationStore", "JournalStore", "Messenger", "Model",
+    "OverflowStore", "ReplyStore", "SendDecision", "Store", "TokenVerifier", "WaitingStore",
 ]  # fmt: skip

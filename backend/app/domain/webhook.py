@@ -152,17 +152,51 @@ def _problems(errors: Any) -> list[Json]:
 
 
 def _message(number: str, message: Json, contacts: _Contacts) -> WebhookEvent:
+    if message.get("type") == "system":
+        return _system(number, message)
     wa_id, user_id = _ids(message.get("from"), message.get("from_user_id"))
-    name, card = None, contacts.of(wa_id, user_id)
+    name, other_wa_id, card = None, None, contacts.of(wa_id, user_id)
     if card is not None:
-        name = _name(card)
+        name, other_wa_id = _name(card), phone_digits(card.get("wa_id"))
         user_id = user_id or _text(card.get("user_id"))
         wa_id = wa_id or (None if user_id else phone_digits(card.get("wa_id")))
-    peer = user_id or wa_id
+    peer = group_of(message) or user_id or wa_id
     if peer is None:
         return _unknown(number, message, "message without a sender")
-    body = {"message": message, "wa_id": wa_id, "user_id": user_id, "name": name}
+    body = {"message": message, "wa_id": wa_id, "user_id": user_id, "name": name, "other_wa_id": other_wa_id}
     return _event(number, Kind.MESSAGE, str(message["id"]), peer, body)
+
+
+def _system(number: str, message: Json) -> WebhookEvent:
+    """A note about a person, in a mailbox of its own: a new number must not wait behind what the old one wrote."""
+    wa_id, user_id = _ids_before(message)
+    peer = user_id or wa_id
+    if peer is None:
+        return _unknown(number, message, "system message about nobody")
+    body = {"message": message, "wa_id": wa_id, "user_id": user_id, "name": None}
+    return _event(number, Kind.MESSAGE, str(message["id"]), f"system-{peer}", body)
+
+
+def _ids_before(message: Json) -> tuple[str | None, str | None]:
+    """Number and user id from before the change that a system message reports; the new ones only if it names no others.
+
+    `from` is the old number (Cloud API, system messages); a new user id may come without it.
+    """
+    node = message.get("system")
+    node = node if isinstance(node, dict) else {}
+    new_wa_id, new_user_id = _ids(node.get("wa_id"), node.get("user_id"))
+    wa_id, sender = _ids(message.get("from"), message.get("from_user_id"))
+    user_id = _text(node.get("previous_user_id")) or (sender if sender != new_user_id else None)
+    if wa_id or user_id:
+        return wa_id, user_id
+    if new_wa_id and str(node.get("type")).endswith("user_id"):
+        return new_wa_id, None  # the number stayed
+    return (None, new_user_id) if new_user_id else (new_wa_id, None)
+
+
+def group_of(message: Json) -> str | None:
+    """The group a message was written in; `None`: a private conversation."""
+    return _text(message.get("group_id"))
 
 
 def _status(number: str, status: Json, _contacts: _Contacts) -> WebhookEvent:
@@ -178,7 +212,7 @@ def _status(number: str, status: Json, _contacts: _Contacts) -> WebhookEvent:
 
 def _echo(number: str, echo: Json, _contacts: _Contacts) -> WebhookEvent:
     wa_id, user_id = _ids(echo.get("to"), echo.get("to_user_id"))
-    peer = user_id or wa_id
+    peer = group_of(echo) or user_id or wa_id
     if peer is None:
         return _unknown(number, echo, "echo without a recipient")
     body = {"message": echo, "wa_id": wa_id, "user_id": user_id}
@@ -224,7 +258,8 @@ def _unknown(number: str, shape: Any, reason: str) -> WebhookEvent:
     kept = shape if len(text) <= MAX_UNKNOWN_BYTES else {"cut": text[:MAX_UNKNOWN_BYTES].decode(errors="replace")}
     digest = hashlib.sha256(text).hexdigest()[:32]
     body = {"reason": reason, "shape": kept}
-    return WebhookEvent(f"{Kind.UNKNOWN}:{digest}", Kind.UNKNOWN, f"{Kind.UNKNOWN}:{number or digest}", number, body)
+    event_id, mailbox = f"{Kind.UNKNOWN}:{number}:{digest}", f"{Kind.UNKNOWN}:{number or digest}"
+    return WebhookEvent(event_id, Kind.UNKNOWN, mailbox, number, body)
 
 
 def _digest(value: Any) -> str:
@@ -330,22 +365,24 @@ def event_time(timestamp: Any, accepted_at: datetime) -> datetime:
 
 
 UNANSWERED_TYPES = frozenset({"reaction", "system", "edit", "revoke", "request_welcome"})
-_IMMEDIATE_TYPES = frozenset({"reaction", "revoke", "request_welcome"})
+_IMMEDIATE_TYPES = frozenset({"reaction", "revoke", "request_welcome", "system"})
 UNSUPPORTED_TYPE_ERRORS = frozenset({501, 130501, 131051})
 """The customer sent a type that the Cloud API does not have, and may write instead. Any other error of an `unsupported`
 message (131060: the message is unavailable) means that only the business's phone shows it (Cloud API, error codes)."""
 ANSWERABLE_TYPES = frozenset({
     "text", "image", "video", "audio", "document", "sticker", "location", "contacts", "interactive", "button", "order",
-    "unsupported",
+    "unsupported", "edit",
 })  # fmt: skip
 
 
 def expects_answer(message: InboundMessage) -> bool:
     """Would the customer be surprised by silence? Not after a reaction, nor in a group, nor for what the bot cannot
-    know anything of: types yet to be invented, and messages that only the business's phone shows."""
+    know anything of: types yet to be invented, edits without readable words, and messages that only the business's
+    phone shows."""
     return (
         message.type in ANSWERABLE_TYPES
-        and "group_id" not in message.payload
+        and group_of(message.payload) is None
+        and (message.type != "edit" or message.text is not None)
         and not _is_only_on_the_phone(message.type, message.payload)
     )
 

@@ -26,7 +26,7 @@ class Match(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    operation: Literal["send", "read", "media", "generate", "webhook"] | None = None
+    operation: Literal["send", "read", "media", "generate", "probe", "webhook"] | None = None
     phone_number_id: str | None = None
     recipient: str | None = None
     """Digits, with or without "+", or a business-scoped user id."""
@@ -34,16 +34,22 @@ class Match(BaseModel):
     model: str | None = None
     text_contains: str | None = None
     """In the text sent, or in the last user turn; upper and lower case are the same."""
+    conversation_contains: str | None = None
+    """In any turn, the last one included."""
     system_contains: str | None = None
     """In Gemini's system instruction: the business name singles out one account."""
 
     def accepts(self, call: Call) -> bool:
         exact = ("operation", "phone_number_id", "api_key", "model")
+        contained = (
+            (self.text_contains, call.text),
+            (self.conversation_contains, call.conversation),
+            (self.system_contains, call.system),
+        )
         return (
             all(getattr(self, name) in (None, getattr(call, name)) for name in exact)
             and (self.recipient is None or self.recipient.lstrip("+") == call.recipient)
-            and (self.text_contains is None or self.text_contains.casefold() in (call.text or "").casefold())
-            and (self.system_contains is None or self.system_contains.casefold() in (call.system or "").casefold())
+            and all(words is None or words.casefold() in (where or "").casefold() for words, where in contained)
         )
 
 
@@ -58,6 +64,7 @@ class Call:
     model: str | None = None
     text: str | None = None
     system: str | None = None
+    conversation: str | None = None
 
 
 class FaultSpec(BaseModel):
@@ -84,6 +91,10 @@ class FaultSpec(BaseModel):
     retry_delay: str = Field(default="42s", pattern=r"^\d+(\.\d+)?s$")
     text: str | None = None
     """What `gemini: "reply"` answers."""
+    with_status_200: bool = False
+    """The error of `gemini` comes with HTTP 200, as from a gateway or a stream."""
+    in_array: bool = False
+    """The error of `gemini` is the only element of an array, as from a streaming method."""
     http_status: int | None = Field(default=None, ge=400, le=599)
     body: str = Field(default="<html><body>upstream error</body></html>", max_length=100_000)
     """Sent with `http_status`, as text: what a proxy in between answers."""
@@ -127,6 +138,8 @@ class FaultSpec(BaseModel):
             raise ValueError(f"gemini takes one of {', '.join([*ERRORS, *ANSWERS])}")
         if (self.gemini == "reply") != (self.text is not None):
             raise ValueError('text belongs to gemini "reply"')
+        if (self.with_status_200 or self.in_array) and self.gemini not in ERRORS:
+            raise ValueError("with_status_200 and in_array belong to an error of gemini")
 
 
 class Fault:
@@ -142,10 +155,12 @@ class Fault:
         self.released = asyncio.Event()
         self._random = random.Random(spec.seed)  # noqa: S311 -- repeatable on purpose
 
-    def fires_on(self, call: Call) -> bool:
+    def fires_on(self, call: Call, *, counted: bool) -> bool:
         spec = self.spec
         if not spec.match.accepts(call):
             return False
+        if not counted and spec.match.operation is None:
+            return self.matched >= spec.skip and not self.is_over
         self.matched += 1
         if self.matched <= spec.skip or self.is_over:
             return False
@@ -199,10 +214,11 @@ class Faults:
         fault = self._faults[self._last_id] = Fault(self._last_id, spec, self._clock)
         return fault
 
-    def pick(self, target: Target, call: Call) -> Fault | None:
-        """The first rule that fires. A rule that is exhausted or passes this time leaves the request to the next."""
+    def pick(self, target: Target, call: Call, *, counted: bool = True) -> Fault | None:
+        """The first rule that fires. A rule that is exhausted or passes this time leaves the request to the next. What
+        is not `counted` uses up nothing of a rule that does not name its operation."""
         for fault in self._faults.values():
-            if fault.spec.target == target and fault.fires_on(call):
+            if fault.spec.target == target and fault.fires_on(call, counted=counted):
                 return fault
         return None
 

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 from app.sandbox.exchange import Answer, BodyTooLarge, answer, false_answer, read_body
 from app.sandbox.faults import Call, Fault
-from app.sandbox.gemini_errors import ANSWERS, ERRORS, JsonObject
+from app.sandbox.gemini_errors import ANSWERS, BROKEN, ERRORS, JsonObject
 from app.sandbox.gemini_reply import compose
 from app.sandbox.state import SandboxState
 
@@ -41,6 +41,8 @@ class Question:
     turns: tuple[tuple[str, str], ...]
     max_output_tokens: int | None
     thought_tokens: int
+    parameters: frozenset[str] = field(default=frozenset(), compare=False)
+    """Names of the optional ones that were sent, and "thinkingLevel MINIMAL" for a level."""
 
 
 class Gemini:
@@ -48,7 +50,16 @@ class Gemini:
         self._state = state
 
     def routes(self) -> list[BaseRoute]:
-        return [Route("/v1beta/models/{method}", self.generate, methods=["POST"])]
+        return [
+            Route("/v1beta/models/{method}", self.generate, methods=["POST"]),
+            Route("/v1beta/models/{model}", self.look_up, methods=["GET"]),
+        ]
+
+    async def look_up(self, request: Request) -> Response:
+        """`models.get`. No rule applies and nothing is recorded: it is not asked for on any customer's behalf."""
+        model = request.path_params["model"]
+        refused = self._refused(request.headers.get("x-goog-api-key", ""), model)
+        return (refused or Answer.json(200, {"name": f"models/{model}"})).response()
 
     async def generate(self, request: Request) -> Response:
         model, _, method = request.path_params["method"].partition(":")
@@ -60,9 +71,13 @@ class Gemini:
             return _error("invalid_argument", "Request payload size exceeds the limit.").response()
         key = request.headers.get("x-goog-api-key", "")
         question, problem = _parsed(raw)
-        call = Call("generate", api_key=key, model=model, text=question.turns[-1][1] if question else None,
-                    system=question.system if question else None)  # fmt: skip
-        entry = self._state.record.open("generate", raw, model=model, text=call.text)
+        # The record and the rules keep apart who asks: a customer's answer is longer than one token.
+        kind = "probe" if question is not None and question.max_output_tokens == 1 else "generate"
+        call = Call(kind, api_key=key, model=model)
+        if question is not None:
+            conversation = "\n".join(text for _, text in question.turns)
+            call = replace(call, text=question.turns[-1][1], system=question.system, conversation=conversation)
+        entry = self._state.record.open(kind, raw, model=model, text=call.text)
 
         def process(fault: Fault | None) -> Answer:
             told = _told(fault, model, question)
@@ -75,8 +90,8 @@ class Gemini:
                 return _error("invalid_argument", problem)
             return Answer.json(200, _generated(model, question, raw), processed=True)
 
-        fault = self._state.faults.pick("gemini", call)
-        if fault is None:
+        fault = self._state.faults.pick("gemini", call, counted=kind != "probe")
+        if fault is None and kind != "probe":
             await asyncio.sleep(self._state.behaviour.model_seconds * random.uniform(0.5, 1))  # noqa: S311
         return await answer(request, self._state.record, entry, fault, process)
 
@@ -112,7 +127,10 @@ def read_question(payload: Any) -> Question:
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise Invalid("maxOutputTokens must be positive.")
     system = _text(payload.get("systemInstruction"), "systemInstruction") if payload.get("systemInstruction") else ""
-    return Question(system, turns, limit, _thought_tokens(config.get("thinkingConfig") or {}))
+    thinking = config.get("thinkingConfig") or {}
+    thoughts = _thought_tokens(thinking)
+    parameters = frozenset({*config, *payload, f"thinkingLevel {thinking.get('thinkingLevel')}"})
+    return Question(system, turns, limit, thoughts, parameters)
 
 
 def _turns(contents: Any) -> tuple[tuple[str, str], ...]:
@@ -202,10 +220,18 @@ def _told(fault: Fault | None, model: str, question: Question | None) -> Answer 
     name = spec.gemini
     if name == "reply":
         candidate = {"content": {"role": "model", "parts": [{"text": spec.text}]}, "finishReason": "STOP", "index": 0}
-        told = _with_usage({"candidates": [candidate]}, model, question, spec.text or "")
-        return Answer.json(200, told, processed=True, code=name)
+        said = _with_usage({"candidates": [candidate]}, model, question, spec.text or "")
+        return Answer.json(200, said, processed=True, code=name)
     if name in ANSWERS:
-        return Answer.json(200, _with_usage(ANSWERS[name], model, question, ""), processed=True, code=name)
+        body = orjson.dumps(_with_usage(ANSWERS[name], model, question, ""))
+        for placeholder, broken in BROKEN.items():
+            body = body.replace(placeholder, broken)
+        return Answer(200, body, processed=True, code=name)
     error = ERRORS[name] if name else None
-    body = error.body(model=model, retry_delay=spec.retry_delay) if error else None
-    return false_answer(spec, (error.http_status, body) if error else None, name)
+    if error is None:
+        return false_answer(spec, None, name)
+    if error.parameter and (question is None or error.parameter not in question.parameters):
+        return None
+    told: Any = error.body(model=model, retry_delay=spec.retry_delay)
+    status = 200 if spec.with_status_200 else error.http_status
+    return false_answer(spec, (status, [told] if spec.in_array else told), name)

@@ -19,6 +19,8 @@ class GeminiError:
     """`ErrorInfo.reason`."""
     quota_id: str | None = None
     """`QuotaFailure.violations[].quotaId`; says whether a minute or a day is used up."""
+    parameter: str | None = None
+    """Only a request with this parameter, or with this value of it, gets the error (`Question.parameters`)."""
 
     def body(self, *, message: str | None = None, model: str = "", retry_delay: str | None = None) -> JsonObject:
         error = {"code": self.http_status, "message": message or self.message, "status": self.status}
@@ -74,6 +76,24 @@ ERRORS = {
     "quota_per_day": GeminiError(
         429, "RESOURCE_EXHAUSTED", _QUOTA, quota_id="GenerateRequestsPerDayPerProjectPerModel-FreeTier"
     ),
+    "thinking_level_unsupported": GeminiError(
+        400, "INVALID_ARGUMENT", "Thinking level is not supported for this model.", parameter="thinkingConfig"
+    ),
+    "thinking_minimal_unsupported": GeminiError(
+        400, "INVALID_ARGUMENT", "Thinking level MINIMAL is not supported for this model; use LOW.",
+        parameter="thinkingLevel MINIMAL",
+    ),
+    "thinking_config_unknown": GeminiError(
+        400, "INVALID_ARGUMENT",
+        "Invalid JSON payload received. Unknown name \"thinkingConfig\" at 'generation_config': Cannot find field.",
+        parameter="thinkingConfig",
+    ),
+    "temperature_unsupported": GeminiError(
+        400, "INVALID_ARGUMENT", "temperature is not supported for this model.", parameter="temperature"
+    ),
+    "system_instruction_unsupported": GeminiError(
+        400, "INVALID_ARGUMENT", "Developer instruction is not enabled for this model.", parameter="systemInstruction"
+    ),
     "internal": GeminiError(500, "INTERNAL", "An internal error has occurred. Please retry."),
     "unavailable": GeminiError(503, "UNAVAILABLE", "The model is overloaded. Please try again later."),
     "deadline_exceeded": GeminiError(504, "DEADLINE_EXCEEDED", "The request timed out. Please try again."),
@@ -85,6 +105,7 @@ def _candidate(reason: str, *parts: JsonObject) -> JsonObject:
     return {"candidates": [{**content, "finishReason": reason, "index": 0}]}
 
 
+_SEVEN = {"text": "We open at seven."}
 _THOUGHT = {"text": "Let me think about what the customer needs.", "thought": True}
 
 ANSWERS: dict[str, JsonObject] = {
@@ -103,7 +124,23 @@ ANSWERS: dict[str, JsonObject] = {
     "malformed_response": _candidate("MALFORMED_RESPONSE"),
     "max_tokens_empty": _candidate("MAX_TOKENS", _THOUGHT),
     "max_tokens_partial": _candidate("MAX_TOKENS", {"text": "Our bakery opens at seven and"}),
+    "max_tokens_sentence": _candidate("MAX_TOKENS", {"text": "We open at seven. There are bread, cakes and the pi"}),
+    "function_call": _candidate("STOP", {"functionCall": {"name": "call_person", "args": {}}}),
+    "empty_parts": _candidate("STOP", {}, {"text": ""}),
+    "second_candidate": {
+        "candidates": [*_candidate("SAFETY")["candidates"], *_candidate("STOP", _SEVEN)["candidates"]]
+    },
+    "error_beside_candidates": {
+        "error": {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"},
+        **_candidate("STOP", _SEVEN),
+    },
+    "lone_surrogate": _candidate("STOP", {"text": "Good morning @LONE@ we open at seven."}),
+    "nul_character": _candidate("STOP", {"text": "Good morning \x00 we open at seven."}),
+    "invalid_utf8": _candidate("STOP", {"text": "Good morning @BYTE@ we open at seven."}),
     "unknown_finish_reason": _candidate("A_REASON_OF_TOMORROW", {"text": "Our bakery opens at seven."}),
     "reply": {},
 }
 """Without `usageMetadata`, which every answer gets. `reply` says the rule's own `text`."""
+
+BROKEN = {b"@LONE@": b"\\ud83d", b"@BYTE@": b"\xff"}
+"""What no JSON writer writes, for the placeholders in the answers above."""

@@ -216,6 +216,23 @@ def number_changed(person: Person, new_wa_id: str, **more: Any) -> JsonObject:
     return message(person, "system", {"body": body, "wa_id": new_wa_id, "type": "user_changed_number"}, **more)
 
 
+def user_id_changed(person: Person, new_user_id: str, **more: Any) -> JsonObject:
+    """A system message; it names no sender, only the ids before and after."""
+    node = {
+        "body": f"User {person.name} changed from {person.user_id} to {new_user_id}",
+        "user_id": new_user_id,
+        "previous_user_id": person.user_id,
+        "type": "user_changed_user_id",
+    }
+    return message(Person(None), "system", node, **more)
+
+
+def edit(person: Person, original_id: str, body: str, **more: Any) -> JsonObject:
+    """The author changed the text of an earlier message."""
+    new = {"type": "text", "text": {"body": body}}
+    return message(person, "edit", {"original_message_id": original_id, "message": new}, **more)
+
+
 def unsupported(person: Person, **more: Any) -> JsonObject:
     return message(person, "unsupported", errors=[_error(131051, "Message type is not currently supported")], **more)
 

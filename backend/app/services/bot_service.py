@@ -16,23 +16,26 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
 from app.core.failure_words import in_words
 from app.core.metrics import SLOW_SECONDS
+from app.domain.edits import questions
 from app.domain.errors import ModelRefused, SendError, Unavailable, UnknownAccount
+from app.domain.markup import to_whatsapp
 from app.domain.models import (
     WINDOW_HOURS,
     Account,
     Author,
     BotProfile,
     Conversation,
+    Fallback,
     HandoverReason,
+    Inbound,
     InboundMessage,
-    Recipient,
     Reply,
     ReplyState,
     Turn,
 )
 from app.domain.ports import Messenger, Model, Store
 from app.domain.prompt import build_prompt
-from app.domain.webhook import expects_answer, needs_a_person, opens_chat
+from app.domain.webhook import needs_a_person, opens_chat
 from app.services.account_service import AccountService
 from app.services.delivery import Delivered, Delivery, Postponed
 
@@ -63,6 +66,8 @@ class Run:
     messages: tuple[InboundMessage, ...]
     accepted_at: datetime
     """When the first of them was accepted."""
+    other_wa_id: str | None = None
+    """The number on the contact card, where it is not the one that wrote."""
 
 
 class Hold(Protocol):
@@ -91,6 +96,14 @@ class Handled:
     """Why the customer got something else than the model's answer, codes only; `""` if they got it."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the customer is to read; `fallback`: why it is not the model's answer."""
+
+    text: str
+    fallback: Fallback | None = None
+
+
 @dataclass(slots=True)
 class _Work:
     """One run on its way through the service."""
@@ -100,14 +113,12 @@ class _Work:
     account: Account
     conversation: Conversation
     asked: tuple[InboundMessage, ...]
+    covers: tuple[str, ...]
+    """The ids of what was asked, and of the edits to it; the first one is asked."""
     stages: dict[str, float]
     loaded: asyncio.Event = field(default_factory=asyncio.Event)
     reason: str = ""
     """As in `Handled`."""
-
-    @property
-    def covers(self) -> tuple[str, ...]:
-        return tuple(message.wa_message_id for message in self.asked)
 
 
 class BotService:
@@ -140,13 +151,14 @@ class BotService:
             account = await self._accounts.by_phone_number_id(run.phone_number_id)
             if account is None:
                 raise UnknownAccount(run.phone_number_id)
-            conversation = await self._record(account, run)
+            inbound = await self._record(account, run)
+        conversation = inbound.conversation
         everything = len(run.messages)
         if any(needs_a_person(message) for message in run.messages):
             await self._store.set_needs_human(conversation.id, HandoverReason.UNREADABLE)
-        asked = tuple(message for message in run.messages if expects_answer(message))
+        asked, covers = questions(run.messages, inbound)
         if not asked:
-            return await self._greet(_Work(run, hold, account, conversation, (), stages))
+            return await self._greet(_Work(run, hold, account, conversation, (), (), stages))
         if not account.is_active or not conversation.bot_enabled:
             why = "the conversation's bot is off" if account.is_active else "the account is not active"
             return Handled("bot_off", everything, stages, why)
@@ -156,7 +168,7 @@ class BotService:
 
         if blocked := self._messenger.blocked_seconds(account):
             raise Postponed(blocked, f"whatsapp: {self._messenger.blocked_reason(account)}")
-        work = _Work(run, hold, account, conversation, asked, stages)
+        work = _Work(run, hold, account, conversation, asked, covers, stages)
         courtesy = asyncio.create_task(self._show_typing(work))
         try:
             reply, profile = await self._ready_reply(work)
@@ -198,11 +210,15 @@ class BotService:
             state, reason = await self._deliver(work, reply, profile)
         return Handled(_OUTCOMES[state], len(work.run.messages), work.stages, reason)
 
-    async def _record(self, account: Account, run: Run) -> Conversation:
-        inbound = await self._store.record_inbound(
-            account.id, wa_id=run.wa_id, user_id=run.user_id, name=run.name, messages=run.messages
+    async def _record(self, account: Account, run: Run) -> Inbound:
+        return await self._store.record_inbound(
+            account.id,
+            wa_id=run.wa_id,
+            user_id=run.user_id,
+            name=run.name,
+            messages=run.messages,
+            other_wa_id=run.other_wa_id,
         )
-        return inbound.conversation
 
     async def _ready_reply(self, work: _Work) -> tuple[Reply, BotProfile]:
         """The reply with its text, stored before anything is sent: found as an earlier attempt left it, or made now."""
@@ -219,47 +235,55 @@ class BotService:
                 self._history(work),
             )
         work.loaded.set()
-        if reply.body is not None or reply.state is not ReplyState.PENDING:
+        if reply.state is not ReplyState.PENDING or not (reply.body is None or _is_outdated(reply, work)):
             return reply, profile
         with _stage(work.stages, "generate", self._clock):
-            body = await self._compose(work, profile, history)
+            answer = await self._compose(work, profile, history)
             if await self._grew(work):
                 # Once: a customer who keeps typing must not postpone the answer for ever.
-                body = await self._compose(work, profile, await self._history(work))
+                answer = await self._compose(work, profile, await self._history(work))
         work.hold.ensure_held()
-        reply = await self._store.save_body(reply.key, fence=work.hold.fence, covers=work.covers, body=body)
-        return reply, profile
+        return await self._save(work, reply, answer), profile
+
+    async def _save(self, work: _Work, reply: Reply, answer: _Answer) -> Reply:
+        fence, covers = work.hold.fence, work.covers
+        if answer.fallback is None:
+            return await self._store.save_body(reply.key, fence=fence, covers=covers, body=answer.text)
+        return await self._store.save_fallback(
+            reply.key, fence=fence, covers=covers, body=answer.text, fallback=answer.fallback
+        )
 
     async def _grew(self, work: _Work) -> bool:
-        """Did the customer write more while the answer was made? Then it is stored and part of what is asked."""
+        """Did the customer write or edit while the answer was made? Then it is stored and part of what is asked."""
         run = await work.hold.refresh()
         if len(run.messages) <= len(work.run.messages):
             return False
-        work.conversation = await self._record(work.account, run)
-        asked = tuple(message for message in run.messages if expects_answer(message))
-        grew = len(asked) > len(work.asked)
-        work.run, work.asked = run, asked
+        inbound = await self._record(work.account, run)
+        asked, covers = questions(run.messages, inbound)
+        grew = asked != work.asked
+        work.run, work.conversation, work.asked, work.covers = run, inbound.conversation, asked, covers
         return grew
 
     async def _history(self, work: _Work) -> Sequence[Turn]:
         return await self._store.history(work.conversation.id, limit=HISTORY_MESSAGES, exclude=work.covers)
 
-    async def _compose(self, work: _Work, profile: BotProfile, history: Sequence[Turn]) -> str:
-        """The text of the answer: the model's, or what the profile says when the model cannot or need not be asked."""
+    async def _compose(self, work: _Work, profile: BotProfile, history: Sequence[Turn]) -> _Answer:
+        """The answer: the model's, or what the profile says when the model cannot or need not be asked."""
         work.reason = ""
         texts = [message.text for message in work.asked if message.text]
         if not texts:
             work.reason = _types(work.asked)
-            return profile.non_text_reply
+            return _Answer(profile.non_text_reply)
         if len(texts) < len(work.asked):
             texts.append("[The customer also sent something that is not text and that you cannot see.]")
         if 0 < (blocked := self._model.blocked_seconds()) <= self._seconds_left(work):
             raise Postponed(blocked, f"model unavailable: {self._model.blocked_reason()}")
-        prompt = build_prompt(profile, work.conversation.contact.name or work.run.name, history, texts)
         try:
-            return (await self._model.generate(prompt, deadline=Deadline.after(GENERATION_SECONDS))).text
+            said = await self._generate(work, profile, history, texts)
+            return _Answer(to_whatsapp(said).strip() or said)
         except ModelRefused as exc:
             why = HandoverReason.MODEL_REFUSED
+            fallback = Fallback.REFUSED if exc.about_the_text else Fallback.UNAVAILABLE
             work.reason = f"model refused: {exc.reason}"
             logger.warning("model refused", extra={"conversation": work.conversation.id, "reason": exc.reason})
         except Unavailable as exc:
@@ -268,11 +292,24 @@ class BotService:
             # A daily quota comes back too late for this customer: no use in making them wait for nothing.
             if 0 < delay <= left:
                 raise Postponed(delay, f"model unavailable: {in_words(exc)}") from exc
-            why = HandoverReason.MODEL_UNAVAILABLE
+            why, fallback = HandoverReason.MODEL_UNAVAILABLE, Fallback.UNAVAILABLE
             work.reason = f"model unavailable: {in_words(exc)}"
             logger.warning("no reply in time", extra={"conversation": work.conversation.id, "reason": str(exc)})
         await self._store.set_needs_human(work.conversation.id, why)
-        return profile.fallback_text
+        return _Answer(profile.fallback_text, fallback)
+
+    async def _generate(self, work: _Work, profile: BotProfile, history: Sequence[Turn], texts: Sequence[str]) -> str:
+        """The model's answer. Raises `ModelRefused`, `Unavailable`."""
+        name = work.conversation.contact.name or work.run.name
+        deadline = Deadline.after(GENERATION_SECONDS)
+        try:
+            return (await self._model.generate(build_prompt(profile, name, history, texts), deadline=deadline)).text
+        except ModelRefused as exc:
+            if not history or not exc.about_the_text:
+                raise
+            # Perhaps it refuses what was said before, also while the bot was off: no question may suffer from that.
+            logger.info("refused, asking without the history", extra={"reason": exc.reason})
+        return (await self._model.generate(build_prompt(profile, name, (), texts), deadline=deadline)).text
 
     def _seconds_left(self, work: _Work) -> float:
         """Until the customer gets the fallback text instead of an answer."""
@@ -281,11 +318,10 @@ class BotService:
     async def _deliver(self, work: _Work, reply: Reply, profile: BotProfile) -> Delivered:
         if reply.state in _FINISHED:
             return Delivered(reply.state)
-        contact = work.conversation.contact
         return await self._delivery.deliver(
             reply,
             account=work.account,
-            to=Recipient(contact.wa_id, contact.user_id),
+            to=reply.to,
             fence=work.hold.fence,
             ensure_held=work.hold.ensure_held,
             resend=profile.resend_ambiguous,
@@ -317,6 +353,13 @@ def _stage(stages: dict[str, float], name: str, clock: Clock) -> Iterator[None]:
 
 _FINISHED = frozenset({ReplyState.SENT, ReplyState.SILENCED})
 _OUTCOMES = {ReplyState.SENT: "replied", ReplyState.FAILED: "send_failed", ReplyState.SILENCED: "silenced"}
+
+
+def _is_outdated(reply: Reply, work: _Work) -> bool:
+    """Was a message that the waiting answer is about edited since? An answer of which a part was sent stays."""
+    asked = {message.wa_message_id for message in work.asked}
+    edits = [wamid for wamid in work.covers if wamid not in asked]
+    return reply.part == 0 and work.covers[0] in reply.covers and any(edit not in reply.covers for edit in edits)
 
 
 def _types(messages: Sequence[InboundMessage]) -> str:

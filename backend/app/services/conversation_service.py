@@ -12,7 +12,7 @@ import orjson
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.failure_words import place_of
-from app.core.queue import Event, Queue, QueueFull
+from app.core.queue import Event, QueueFull
 from app.domain.errors import Conflict, NotFound, Unavailable, UnknownAccount, Unprocessable
 from app.domain.models import (
     WINDOW_HOURS,
@@ -22,7 +22,6 @@ from app.domain.models import (
     HandoverReason,
     Message,
     Page,
-    Recipient,
     Reply,
     ReplyState,
     Role,
@@ -34,14 +33,20 @@ from app.domain.webhook import REPORTED, Json, Kind, event_time, to_inbound
 from app.services.account_service import AccountService
 from app.services.bot_service import Hold
 from app.services.delivery import Delivered, Delivery
-from app.services.ingest_service import Incoming
+from app.services.ingest_service import Destination, Incoming
 
 logger = logging.getLogger(__name__)
 
 
 class ConversationService:
     def __init__(
-        self, *, accounts: AccountService, store: Store, queue: Queue, delivery: Delivery, clock: Clock = SYSTEM_CLOCK
+        self,
+        *,
+        accounts: AccountService,
+        store: Store,
+        queue: Destination,
+        delivery: Delivery,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._accounts = accounts
         self._store = store
@@ -58,7 +63,9 @@ class ConversationService:
         return await self._store.list_messages(conversation_id, limit=limit, cursor=cursor)
 
     async def set_bot(self, user: User, conversation_id: str, *, enabled: bool) -> Conversation:
-        await self._authorized(user, conversation_id, Role.AGENT)
+        conversation = await self._authorized(user, conversation_id, Role.AGENT)
+        if enabled and conversation.contact.group_id is not None:
+            raise Conflict("group_read_only", "the bot never answers in a group")
         return await self._store.set_bot(conversation_id, enabled=enabled)
 
     async def mark_read(self, user: User, conversation_id: str) -> Conversation:
@@ -73,6 +80,8 @@ class ConversationService:
         The same `idempotency_key` gives the same reply, however often it is asked for. Raises `Conflict`.
         """
         conversation = await self._authorized(user, conversation_id, Role.AGENT)
+        if conversation.contact.group_id is not None:
+            raise Conflict("group_read_only", "Chorus only reads groups: answer there from the WhatsApp Business app")
         opened = conversation.last_inbound_at
         if opened is None or self._clock.now() - opened > timedelta(hours=WINDOW_HOURS):
             raise Conflict(
@@ -91,20 +100,20 @@ class ConversationService:
     async def send_human(self, incoming: Incoming, hold: Hold) -> Delivered:
         """The worker's half of `reply_as_human`."""
         body = incoming.body
-        conversation = await self._store.get_conversation(body["conversation_id"])
-        if conversation is None:
-            raise Unprocessable("the conversation no longer exists")
         account = await self._accounts.by_id(body["account_id"])
-        reply = await self._store.open_reply(
-            conversation.id, key=body["key"], author=Author.HUMAN, covers=(), fence=hold.fence, body=body["text"]
-        )
+        try:
+            reply = await self._store.open_reply(
+                body["conversation_id"], key=body["key"], author=Author.HUMAN, covers=(), fence=hold.fence,
+                body=body["text"],
+            )  # fmt: skip
+        except NotFound as exc:
+            raise Unprocessable("the conversation no longer exists") from exc
         if reply.state is ReplyState.SENT:
             return Delivered(reply.state)
-        contact = conversation.contact
         return await self._delivery.deliver(
             reply,
             account=account,
-            to=Recipient(contact.wa_id, contact.user_id),
+            to=reply.to,
             fence=hold.fence,
             ensure_held=hold.ensure_held,
             resend=False,
@@ -156,8 +165,8 @@ class ConversationService:
         await self._store.set_needs_human(inbound.conversation.id, reason)
 
     async def tell_given_up(self, incoming: Incoming) -> bool:
-        """A message, or a person's reply, was given up on: a person hears of it where the conversation is known. Returns
-        whether it is. Raises `UnknownAccount`."""
+        """A message, or a person's reply, was given up on: a person hears of it where the conversation is known.
+        Returns whether it is. Raises `UnknownAccount`."""
         if incoming.kind is Kind.OUTBOUND:
             if await self._store.get_conversation(incoming.body["conversation_id"]) is None:
                 return False

@@ -23,6 +23,8 @@ INTERNALS_SECONDS = 2.0
 PAGE_SECONDS = 0.25
 """How old the rendered /health may be. What changes readiness or liveness is never that late."""
 
+QUEUE_FULL = "the queue is full: webhooks are refused"
+
 Page = tuple[int, bytes]
 
 READY = Gauge("chorus_ready", "1: /health/ready says 200")
@@ -46,8 +48,10 @@ class HealthService:
         internals: Callable[[], Awaitable[Mapping[str, Any]]],
         requires: frozenset[str],
         build: Mapping[str, str],
+        schema: Callable[[], str | None] = lambda: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        """`schema`: why the database's schema is no good to this version; `None` while nothing speaks against it."""
         self._dependencies = dependencies
         self._probers = {name: Prober(dependency, board, clock) for name, dependency in dependencies.items()}
         self._breakers = breakers
@@ -56,6 +60,7 @@ class HealthService:
         self._internals = internals
         self._requires = requires
         self._build = build
+        self._schema = schema
         self._clock = clock
         self._phase = "starting"
         self._internal_view: Mapping[str, Any] = {}
@@ -110,6 +115,8 @@ class HealthService:
         body = {name: dependency.status for name, dependency in stores.items()}
         if self._phase != "ready":
             return 503, {"status": self._phase, **body}
+        if reason := self._schema():
+            return 503, {"status": "not_ready", **body, "reason": reason}
         if any(stores[name].status != "ok" for name in self._requires) or all(map(self._long_gone, stores.values())):
             return 503, {"status": "not_ready", **body}
         return 200, {"status": "ready", **body}
@@ -133,6 +140,8 @@ class HealthService:
         status = self._status()
         breakers = {name: breaker.snapshot()._asdict() for name, breaker in self._breakers.items()}
         body: dict[str, Any] = {"status": status, "timestamp": self._clock.now().isoformat()}
+        if reason := self._schema() or (QUEUE_FULL if self._queue_refuses else None):
+            body["reason"] = reason
         if full:
             body |= {"replica": self._fleet.replica_id, **self._build, "phase": self._phase}
             body["fleet"] = {"replicas": self._fleet.count}
@@ -157,11 +166,16 @@ class HealthService:
             "breakers": {name: breaker.snapshot().state for name, breaker in self._breakers.items()},
         }
 
+    @property
+    def _queue_refuses(self) -> bool:
+        return bool(self._internal_view.get("queue", {}).get("refuses"))
+
     def _status(self) -> str:
-        """`error`: no useful work possible · `degraded`: something soft fails or a breaker is not closed."""
+        """`error`: no useful work possible, or messages are refused · `degraded`: something soft fails or a breaker is
+        not closed."""
         code, _ = self.readiness()
         live, _ = self.liveness()
-        if live != 200 or (code != 200 and self._phase == "ready"):
+        if live != 200 or (code != 200 and self._phase == "ready") or self._queue_refuses:
             return "error"
         down = any(dependency.status == "error" for dependency in self._dependencies.values())
         tripped = any(breaker.snapshot().state != "closed" for breaker in self._breakers.values())

@@ -31,15 +31,15 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
 
 from prometheus_client import Gauge
 
 from app.core.clock import SYSTEM_CLOCK, Clock
-from app.core.queue import Event, PutResult, QueueFull, QueueStats, QueueUnavailable
+from app.core.queue import Event, PutResult, Queue, QueueFull, QueueUnavailable
 from app.domain.errors import Conflict, Unavailable
 from app.domain.models import InboxState
 from app.domain.ports import InboxStore
+from app.services.overflow import Overflow
 
 logger = logging.getLogger(__name__)
 
@@ -53,20 +53,12 @@ MOVE_ROWS = 500
 DIVERTED = Gauge("chorus_inbox_diverted", "1 while webhooks are stored in the database instead of the queue")
 
 
-class Intake(Protocol):
-    """The queue, with somewhere to go for what it has no room for: what `put` returns is stored, all of it."""
-
-    async def put(self, events: Sequence[Event]) -> PutResult: ...
-
-    async def stats(self) -> QueueStats: ...
-
-
 class InboxFallback:
     """Stands in for the queue's `put`. `run` is its mover: a background loop of every replica."""
 
     def __init__(
         self,
-        queue: Intake,
+        queue: Queue | Overflow,
         store: InboxStore,
         *,
         max_rows: int,

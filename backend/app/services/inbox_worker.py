@@ -17,7 +17,7 @@ import logging
 import random
 import time
 from collections import Counter as Counts
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ from prometheus_client import Counter, Histogram
 
 from app.core.failure_words import in_words, one_line, place_of
 from app.core.logging import bind_messages, log_canonical, redact
-from app.core.queue import Claim, LeaseLost, Queue
+from app.core.queue import Claim, Event, LeaseLost, Queue
 from app.core.tracing import is_on, span
 from app.domain.errors import (
     AccountRejected,
@@ -70,6 +70,10 @@ END_TO_END_SECONDS = Histogram(
 )
 
 
+async def _nothing(_events: Sequence[Event]) -> None:
+    """Nothing else wants to know."""
+
+
 class InboxWorker:
     """At most `concurrency` conversations at a time, `GROUP_SHARE` of them of one account; never more claimed than can
     be worked on."""
@@ -84,7 +88,11 @@ class InboxWorker:
         concurrency: int,
         on_beat: Callable[[], None] = lambda: None,
         on_queue_away: Callable[[], None] = lambda: None,
+        may_claim: Callable[[], bool] = lambda: True,
+        on_handled: Callable[[Sequence[Event]], Awaitable[None]] = _nothing,
     ) -> None:
+        """`may_claim`: asked before every claim; while it says no, nothing new is taken. `on_handled`: awaited before
+        the queue is told; if it raises `Unavailable`, the events are handled again."""
         self._queue = queue
         self._bot = bot
         self._conversations = conversations
@@ -93,6 +101,8 @@ class InboxWorker:
         self._per_group = max(1, int(concurrency * GROUP_SHARE))
         self._on_beat = on_beat
         self._on_queue_away = on_queue_away
+        self._may_claim = may_claim
+        self._on_handled = on_handled
         self._held: dict[asyncio.Task[None], Claim] = {}
         self._slot_freed = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -111,6 +121,9 @@ class InboxWorker:
         """Claim and dispatch until `stop_claiming`."""
         while not self._stopping.is_set():
             self._on_beat()
+            if not self._may_claim():
+                await self._pause(QUEUE_RETRY_SECONDS)
+                continue
             try:
                 await self._claim_once()
             except Unavailable as exc:
@@ -193,6 +206,7 @@ class InboxWorker:
         try:
             with span("handle", parent=trace_carrier(claim.events[0]) if is_on() else None, kind=kind):
                 result = await self._dispatch(kind, claim)
+            await self._on_handled(claim.events[: result.count])
             await self._tell(lambda: self._queue.done(claim, result.count))
         except asyncio.CancelledError as exc:
             result.reason = one_line(str(exc)) or "interrupted"
@@ -336,6 +350,7 @@ def _run(claim: Claim) -> Run:
         name=next((i.body["name"] for i in reversed(incoming) if i.body["name"]), None),
         messages=tuple(to_inbound(i.body["message"], i.accepted_at) for i in incoming),
         accepted_at=incoming[0].accepted_at,
+        other_wa_id=last.get("other_wa_id"),
     )
 
 

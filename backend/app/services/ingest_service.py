@@ -76,9 +76,9 @@ def _count(ignored: WebhookEvent) -> bool:
 
 
 def whatsapp_id(event: Event) -> str:
-    """The id of the message an event is about: `<kind>:<number>:<this>[:<status>]`."""
+    """The id of the message an event is about: `<kind>:<number>:<this>[:<status>][#<row of the journal>]`."""
     parts = event.id.split(":")
-    return parts[2] if len(parts) > 2 else event.id
+    return parts[2].partition("#")[0] if len(parts) > 2 else event.id
 
 
 def encode(event: WebhookEvent) -> Event:

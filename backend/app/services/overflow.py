@@ -2,8 +2,8 @@
 
     1. put: into the queue. It diverts what exceeds a mailbox, or an account's share (core/lua/queue_put.lua): that goes
        into a table, in the same request, and Meta gets its 200. Everything beside it is in the queue.
-    2. drain, on one replica: each row is recorded as what it is. A message is stored and a person is called, the bot does
-       not answer it; a status is applied; an echo turns the bot off. Then the row goes.
+    2. drain, on one replica: each row is recorded as what it is. A message is stored and a person is called, the bot
+       does not answer it; a status is applied; an echo turns the bot off. Then the row goes.
 
 A row that is recorded twice changes nothing. What nobody can record becomes a dead letter. The windows: a message here
 may be recorded before an older one that still waits in its mailbox.
@@ -35,7 +35,7 @@ TELL_SECONDS = 30.0
 
 
 class Overflow:
-    """Stands in for the queue's `put`; `stats` is the queue's."""
+    """Stands in for the queue's `put`; `stats` and `life` are the queue's."""
 
     def __init__(
         self,
@@ -65,6 +65,9 @@ class Overflow:
     async def stats(self) -> QueueStats:
         return await self._queue.stats()
 
+    async def life(self) -> str:
+        return await self._queue.life()
+
     async def _keep(self, events: Sequence[Event]) -> None:
         try:
             async with asyncio.timeout(self._put_timeout_seconds):
@@ -82,9 +85,17 @@ class OverflowDrain:
     """The other half: on one replica at a time, though two do no harm."""
 
     def __init__(
-        self, queue: Queue, store: OverflowStore, conversations: ConversationService, notices: AccountNotices
+        self,
+        queue: Queue,
+        store: OverflowStore,
+        conversations: ConversationService,
+        notices: AccountNotices,
+        *,
+        on_recorded: Callable[[Sequence[Event]], Awaitable[None]] | None = None,
     ) -> None:
+        """`on_recorded`: the journal's, where there is one."""
         self._queue = queue
+        self._on_recorded = on_recorded
         self._store = store
         self._leave = conversations.leave_to_a_person
         self._one: Mapping[str, Callable[[Incoming], Awaitable[object]]] = {
@@ -104,6 +115,8 @@ class OverflowDrain:
         for mailbox, events in by_mailbox.items():
             await self._record(mailbox.partition(":")[0], events)
         if rows:
+            if self._on_recorded is not None:
+                await self._on_recorded([event for _, event in rows])
             await self._store.overflow_delete([row for row, _ in rows])
             logger.warning("overflow recorded", extra={"events": len(rows), "mailboxes": len(by_mailbox)})
         return len(rows) == PAGE

@@ -1,7 +1,7 @@
 """Finds what Postgres has and the queue has lost: customers who wait, and nothing that would ever answer them.
 
-Redis was wiped, started without its file, or failed over to a copy that lagged; or Postgres did, and has forgotten how a
-reply ended. One replica looks every few seconds:
+Redis was wiped, started without its file, or failed over to a copy that lagged; or Postgres did, and has forgotten how
+a reply ended. One replica looks every few seconds:
 
     1. the conversations in which something may wait, by a mark in their row (a partial index: what waits, not what is
        stored). Only what is older than `GRACE_SECONDS`.
@@ -11,8 +11,8 @@ reply ended. One replica looks every few seconds:
     4. put into the queue as it came, under the id that it had.
        Stored: Redis had lost it. A reply is stored under the id of its first message, so that one which was begun is
        found, and finished.
-       A duplicate: the queue has finished with it, and Postgres does not know how that ended. It may have been answered;
-       a person is called. So it is for one that is about to be too late for WhatsApp's 24 hours.
+       A duplicate: the queue has finished with it, and Postgres does not know how that ended. It may have been
+       answered; a person is called. So it is for one that is about to be too late for WhatsApp's 24 hours.
 
 A person who was called after the message came is enough: nothing is put back. What it does not do: find messages that
 were accepted and not yet recorded in Postgres; those are gone with Redis' file.
@@ -78,12 +78,13 @@ class UnansweredSearch:
     async def _without_mailbox(self, page: Sequence[Waiting]) -> dict[str, Waiting]:
         if not page:
             return {}
-        names = [_mailboxes(waiting) for waiting in page]
-        there = iter(await self._queue.waiting([name for each in names for name in each]))
+        names = {waiting.conversation_id: _mailboxes(waiting) for waiting in page}
+        asked = [name for each in names.values() for name in each]
+        there = dict(zip(asked, await self._queue.waiting(asked), strict=True))
         return {
             waiting.conversation_id: waiting
-            for waiting, each in zip(page, names, strict=True)
-            if not any([next(there) for _ in each])
+            for waiting in page
+            if not any(there[name] for name in names[waiting.conversation_id])
         }
 
     async def _settle(self, alone: dict[str, Waiting]) -> None:

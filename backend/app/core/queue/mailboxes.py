@@ -45,8 +45,8 @@ AUDIT_MAILBOXES = 1000
 FULL_RETRY_SECONDS = 5.0
 _NOTHING_HELD: Mapping[str, int] = MappingProxyType({})
 
-PUT, EXTEND, REFRESH, STATS, AUDIT = (
-    Script(f"queue_{name}") for name in ("put", "extend", "refresh", "stats", "audit")
+PUT, EXTEND, REFRESH, STATS, AUDIT, LIFE = (
+    Script(f"queue_{name}") for name in ("put", "extend", "refresh", "stats", "audit", "life")
 )
 CLAIM, SETTLE = (Script(f"queue_{name}", prelude="queue_dead") for name in ("claim", "settle"))
 
@@ -177,6 +177,13 @@ class Queue:
         if diverted:
             _DIVERTED.inc(len(diverted))
         return PutResult(accepted, duplicates, tuple(diverted))
+
+    async def life(self) -> str:
+        """A text that is another one after any shard lost its data, or another server took a shard over, which may lack
+        the last writes."""
+        shards = range(len(self._shards))
+        lives: list[bytes] = await all_of(self._shards.call(LIFE, shard, ()) for shard in shards)
+        return ",".join(life.decode() for life in lives)
 
     # --- working ---
 
