@@ -1,4 +1,4 @@
-"""`chorus`: serve · demo · sandbox · migrate · doctor · fleet · queue · breakers · cache · account."""
+"""`chorus`: serve · demo · sandbox · migrate · doctor · openapi · fleet · queue · breakers · cache · account."""
 
 from __future__ import annotations
 
@@ -76,6 +76,16 @@ def _left_out_of_the_image() -> Iterator[None]:
         if not (exc.name or "").startswith("app.sandbox"):
             raise
         raise click.ClickException("the sandbox is not part of this installation; run it from the repository") from None
+
+
+@main.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the HTTP interface (docs/openapi.json)."""
+    import orjson
+
+    from app.main import openapi_document
+
+    click.echo(orjson.dumps(openapi_document(), option=orjson.OPT_INDENT_2))
 
 
 @main.command()

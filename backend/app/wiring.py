@@ -25,10 +25,11 @@ from app.adapters.supabase_store import SupabaseStore
 from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.core import cache
+from app.core.allowance import Allowance
 from app.core.arrivals import Arrivals
 from app.core.build import build_id
 from app.core.circuit_breaker import CIRCUIT_BREAKERS, JOIN_SECONDS, BreakerFleet, whatsapp_account_breakers
-from app.core.config import Env, IngestFallback, RedisDurability, ReplicaRole, Settings
+from app.core.config import Env, IngestFallback, RedisDurability, ReplicaRole, Settings, Signup
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client
 from app.core.last_known import LastKnown
@@ -62,6 +63,7 @@ from app.services.journal import Journal
 from app.services.overflow import Overflow, OverflowDrain
 from app.services.probes import Dependency
 from app.services.schema_gate import SchemaGate
+from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES, WINDOW_SECONDS, SignupService
 from app.services.silence_watch import SilenceWatch
 from app.services.unanswered import UnansweredSearch
 
@@ -242,6 +244,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
     return Replica(
         services=Services(
             accounts=accounts,
+            signup=_signup(settings, outside, accounts),
             conversations=conversations,
             health=_health(settings, outside, supervisor, schema, silence, build),
             queue=outside.queue,
@@ -263,10 +266,21 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
     )
 
 
+def _signup(settings: Settings, outside: Outside, accounts: AccountService) -> SignupService:
+    allowance = partial(Allowance, outside.redis, namespace=settings.redis_namespace, window_seconds=WINDOW_SECONDS)
+    return SignupService(
+        accounts,
+        outside.messenger,
+        tries=allowance(name="signup_tries", limit=MAX_TRIES),
+        created=allowance(name="signup_created", limit=MAX_ACCOUNTS),
+        is_open=settings.signup is Signup.OPEN,
+    )
+
+
 def _inbox(settings: Settings, outside: Outside, intake: Overflow) -> InboxFallback | Journal | None:
     max_rows = settings.queue_max_pending
     if settings.redis_durability is RedisDurability.NONE:
-        return Journal(intake, outside.store, max_rows=max_rows, put_timeout_seconds=PUT_SECONDS)
+        return Journal(outside.queue, outside.store, max_rows=max_rows, put_timeout_seconds=PUT_SECONDS)
     if settings.ingest_fallback is IngestFallback.DATABASE:
         return InboxFallback(intake, outside.store, max_rows=max_rows, put_timeout_seconds=PUT_SECONDS)
     return None
@@ -403,9 +417,7 @@ def _caretaker(
     known = LastKnown(outside.redis, key=f"{namespace}:{{fleet}}:database")
     duties = {
         "database": DatabaseWatch(store, cache.invalidate_everywhere, known).look,
-        "overflow": OverflowDrain(
-            queue, store, conversations, notices, **({"on_recorded": journal.settle} if journal else {})
-        ).drain,
+        "overflow": OverflowDrain(queue, store, conversations, notices).drain,
         "dead_letters": DeadLetterWatch(queue, conversations).tell,
     }
     if journal is None:

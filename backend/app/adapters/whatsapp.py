@@ -6,6 +6,7 @@ A send has no idempotency key, so one distinction must never blur: whether it ca
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -40,7 +41,15 @@ from app.core.http_client import (
 )
 from app.core.resilience import ResiliencePolicy
 from app.core.secrets import SecretError, TokenCipher
-from app.domain.errors import AccountRejected, SendAmbiguous, SendError, SendRejected, SendThrottled, Unavailable
+from app.domain.errors import (
+    AccountRejected,
+    InvalidInput,
+    SendAmbiguous,
+    SendError,
+    SendRejected,
+    SendThrottled,
+    Unavailable,
+)
 from app.domain.models import TEXT_LIMIT, Account, Recipient
 
 DEPENDENCY = "whatsapp"
@@ -48,6 +57,9 @@ ATTEMPT_SECONDS = 10.0
 SEND_SECONDS = 25.0
 """For all attempts of one send; only those that certainly failed are repeated."""
 PROBE_SECONDS = 5.0
+CONFIRM_SECONDS = 5.0
+MAX_CONFIRMS = 5
+"""At once: the connections to WhatsApp are there for the messages."""
 MEDIA_CONCURRENT = 10
 CALLBACK_DATA_LIMIT = 512
 MEDIA_HOSTS = (".fbsbx.com", ".fbcdn.net", ".whatsapp.net", ".facebook.com")
@@ -67,6 +79,8 @@ _REJECTED = frozenset({
     131053, 131062, 133016, 135000, 137000, *range(132000, 133000),
 })  # fmt: skip
 """This message, for good. So is a code nobody knows, unless it comes with a 5xx."""
+_BAD_TOKEN = frozenset({0, 190})
+"""Invalid, expired or revoked (Graph API, "Authorization errors")."""
 _DELETED_NUMBER = (100, 33)
 """Code and subcode of a phone_number_id that does not exist, or not for this token (Graph API)."""
 
@@ -100,6 +114,7 @@ class WhatsAppMessenger:
         self._account_breakers = account_breakers
         self._get_client = get_client
         self._clock = clock
+        self._confirming = asyncio.Semaphore(MAX_CONFIRMS)
         self._policy = ResiliencePolicy(
             DEPENDENCY,
             breaker=breaker,
@@ -220,6 +235,25 @@ class WhatsAppMessenger:
             raise Unavailable(DEPENDENCY, f"whatsapp: HTTP {response.status}")
         return {}
 
+    async def confirm_number(self, phone_number_id: str, access_token: str) -> None:
+        """Past the circuits: what strangers send here must not stop anybody's messages. Asked once."""
+        if self._confirming.locked():
+            raise Overloaded(DEPENDENCY, "whatsapp: as many numbers are being confirmed as may be")
+        async with self._confirming:
+            try:
+                response = await request(
+                    "GET",
+                    f"{self._base_url}/{self._api_version}/{quote(phone_number_id, safe='')}?fields=id",
+                    timeout_seconds=CONFIRM_SECONDS,
+                    headers={"authorization": f"Bearer {access_token}"},
+                    get_client=self._get_client,
+                )
+            except HttpError as exc:
+                raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc
+        if response.status == 200 and _json(response).get("id") == phone_number_id:
+            return
+        raise _not_confirmed(response)
+
     def _token(self, account: Account) -> str:
         try:
             token = self._cipher.decrypt(account.access_token)
@@ -287,6 +321,31 @@ def _failure(response: Response) -> Exception:
     if code in _TROUBLE or (response.status >= 500 and code not in _REJECTED):
         return Unavailable(DEPENDENCY, f"whatsapp: {message}", retry_after=retry_after)
     return SendRejected(message, wa_code=code)
+
+
+def _not_confirmed(response: Response) -> Exception:
+    """Why a token does not prove that its holder may use a number."""
+    code = _error(response).get("code")
+    if response.status == 200:
+        return InvalidInput(
+            "WhatsApp does not know this number as a phone_number_id; copy it from the app's API setup page",
+            field="phone_number_id",
+        )
+    failure = _failure(response)
+    if isinstance(failure, AccountRejected | SendRejected):
+        if code in _BAD_TOKEN:
+            return InvalidInput(
+                "WhatsApp does not accept this access_token; create a permanent token of a system user",
+                field="access_token",
+            )
+        return InvalidInput(
+            "WhatsApp does not open this number with this access_token; give the token's system user the WhatsApp"
+            " account and the permission whatsapp_business_management",
+            field="phone_number_id",
+        )
+    if isinstance(failure, Unavailable):
+        return failure
+    return Unavailable(DEPENDENCY, f"whatsapp: {failure}", retry_after=getattr(failure, "retry_after", None))
 
 
 def _error(response: Response) -> Mapping[str, Any]:

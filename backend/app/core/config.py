@@ -41,6 +41,13 @@ class IngestFallback(StrEnum):
     DATABASE = "database"
 
 
+class Signup(StrEnum):
+    """Who may create accounts over HTTP: the operator alone, or also signed-in people for a number of theirs."""
+
+    OPERATOR = "operator"
+    OPEN = "open"
+
+
 class Durability(StrEnum):
     EVERYSEC = "everysec"
     FSYNC = "fsync"
@@ -130,6 +137,7 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(5, ge=0, le=300)
     readiness_requires: Annotated[tuple[str, ...], NoDecode] = ()
 
+    signup: Signup = Signup.OPERATOR
     admin_api_key: SecretStr | None = None
     encryption_key: Annotated[tuple[SecretStr, ...], NoDecode] = ()
 
@@ -166,6 +174,8 @@ class Settings(BaseSettings):
         if bool(self.whatsapp_token) != bool(self.whatsapp_phone_id):
             lone = "WHATSAPP_PHONE_ID" if self.whatsapp_token else "WHATSAPP_TOKEN"
             problems[lone] = "is missing; WHATSAPP_TOKEN and WHATSAPP_PHONE_ID bootstrap an account together"
+        if self.signup is Signup.OPEN and not self.supabase_url:
+            problems["SIGNUP"] = "is open, but without SUPABASE_URL nobody can sign in"
         unknown = set(self.readiness_requires) - {"redis", "database"}
         if unknown:
             problems["READINESS_REQUIRES"] = f"takes redis and database, not {', '.join(sorted(unknown))}"

@@ -370,10 +370,21 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A signed-in person (Supabase `sub`), or the operator, who may do everything."""
+    """A signed-in person (Supabase `sub`), or the operator, who may do everything. `is_anonymous`: signed in without
+    an e-mail address, phone or other identity (Supabase's anonymous sign-in)."""
 
     id: str
     is_operator: bool = False
+    is_anonymous: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A person who may act for an account."""
+
+    user_id: str
+    role: Role
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from app.domain.models import (
     InboundMessage,
     InboxState,
     Invalidation,
+    Member,
     Message,
     Page,
     Prompt,
@@ -69,6 +70,11 @@ class Messenger(Protocol):
 
     async def mark_read(self, account: Account, wa_message_id: str, *, typing: bool) -> None:
         """Blue ticks, and "typing…" for at most 25 s if `typing`. A courtesy: callers ignore its failures."""
+        ...
+
+    async def confirm_number(self, phone_number_id: str, access_token: str) -> None:
+        """Ask WhatsApp if this token (not encrypted) opens this number. Raises `InvalidInput` with the reason if not,
+        `Unavailable` if WhatsApp gives no answer within 5 s."""
         ...
 
     def blocked_seconds(self, account: Account) -> float:
@@ -116,9 +122,20 @@ class AccountStore(Protocol):
         """Those `user_id` is a member of, or all for `None`; by name."""
         ...
 
-    async def add_member(self, account_id: str, user_id: str, role: Role) -> None:
-        """Make `user_id` a member, or change the role. Raises `NotFound("account")`."""
+    async def add_member(self, account_id: str, user_id: str, role: Role, *, keep_owner: bool = False) -> Member:
+        """Make `user_id` a member, or change the role. Raises `NotFound("account")`, and `Conflict("last_owner")` if
+        the account would lose its last owner and `keep_owner` is set."""
         ...
+
+    async def remove_member(self, account_id: str, user_id: str, *, keep_owner: bool = False) -> None:
+        """A person who is no member stays none. Raises `Conflict("last_owner")` as `add_member` does."""
+        ...
+
+    async def list_members(self, account_id: str) -> tuple[Member, ...]:
+        """Owners first, then agents, then viewers; the oldest first. At most 1,000."""
+        ...
+
+    async def get_member(self, account_id: str, user_id: str) -> Member | None: ...
 
     async def get_role(self, account_id: str, user_id: str) -> Role | None: ...
 

@@ -12,7 +12,7 @@ from typing import Any
 from app.core.cache import get_cached_or_fetch, write_fence
 from app.core.secrets import TokenCipher
 from app.domain.errors import Conflict, Forbidden, NotFound, Unavailable
-from app.domain.models import Account, BotProfile, Role, User
+from app.domain.models import Account, BotProfile, Member, Role, User
 from app.domain.phone import phone_digits
 from app.domain.ports import AccountStore
 
@@ -85,6 +85,31 @@ class AccountService:
         if _RANK[role] < _RANK[needed]:
             raise Forbidden(f"this needs the role {needed} in the account")
         return account
+
+    async def members(self, user: User, account_id: str) -> tuple[Member, ...]:
+        """Any member may see who else is one."""
+        await self.authorize(user, account_id, Role.VIEWER)
+        return await self._store.list_members(account_id)
+
+    async def member(self, user: User, account_id: str, member_id: str) -> Member:
+        """Raises `NotFound("member")`."""
+        await self.authorize(user, account_id, Role.VIEWER)
+        member = await self._store.get_member(account_id, member_id)
+        if member is None:
+            raise NotFound("member")
+        return member
+
+    async def set_member(self, user: User, account_id: str, member_id: str, role: Role) -> Member:
+        """Owners give roles. Only the operator may leave an account without an owner: `Conflict("last_owner")`."""
+        await self.authorize(user, account_id, Role.OWNER)
+        return await self._store.add_member(account_id, member_id, role, keep_owner=not user.is_operator)
+
+    async def remove_member(self, user: User, account_id: str, member_id: str) -> None:
+        """Owners remove members, and every member may leave. Roles are not cached: the access ends with this call."""
+        await self.authorize(user, account_id, Role.VIEWER if member_id == user.id else Role.OWNER)
+        if await self._store.get_role(account_id, member_id) is None:
+            raise NotFound("member")
+        await self._store.remove_member(account_id, member_id, keep_owner=not user.is_operator)
 
     async def by_id(self, account_id: str) -> Account:
         account = await get_cached_or_fetch(

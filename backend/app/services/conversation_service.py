@@ -13,7 +13,7 @@ import orjson
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.failure_words import place_of
 from app.core.queue import Event, QueueFull
-from app.domain.errors import Conflict, NotFound, Unavailable, UnknownAccount, Unprocessable
+from app.domain.errors import Conflict, IdempotencyKeyReused, NotFound, Unavailable, UnknownAccount, Unprocessable
 from app.domain.models import (
     WINDOW_HOURS,
     Account,
@@ -77,7 +77,8 @@ class ConversationService:
     ) -> Reply:
         """Take the conversation over and send `text`: stored and queued here, sent by a worker.
 
-        The same `idempotency_key` gives the same reply, however often it is asked for. Raises `Conflict`.
+        The same `idempotency_key` gives the same reply, however often it is asked for. Raises `Conflict`, and
+        `IdempotencyKeyReused` when the key belongs to another text.
         """
         conversation = await self._authorized(user, conversation_id, Role.AGENT)
         if conversation.contact.group_id is not None:
@@ -91,6 +92,8 @@ class ConversationService:
         reply = await self._store.open_reply(
             conversation_id, key=key, author=Author.HUMAN, covers=(), fence=0, body=text
         )
+        if reply.body != text:
+            raise IdempotencyKeyReused("this Idempotency-Key was used with another text", field="Idempotency-Key")
         if reply.state is ReplyState.PENDING:
             event = outbound_event(conversation.account_id, conversation_id, key, text)
             if (await self._queue.put([event])).diverted:

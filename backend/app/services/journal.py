@@ -30,7 +30,6 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.queue import Event, PutResult, Queue, QueueFull
 from app.domain.errors import Conflict, Unavailable
 from app.domain.ports import JournalStore
-from app.services.overflow import Overflow
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ class Journal:
 
     def __init__(
         self,
-        queue: Queue | Overflow,
+        queue: Queue,
         store: JournalStore,
         *,
         max_rows: int,
@@ -121,7 +120,8 @@ class Journal:
         UNMOVED.set(left)
 
     async def _put(self, rows: Sequence[tuple[int, Event]], life: str) -> int:
-        """Each conversation's by itself, so that one that is full stops no other. Returns how many were refused."""
+        """Each conversation's by itself, so that one that is full stops no other. Returns how many found no room: they
+        stay here until there is some."""
         parts: dict[str, list[tuple[int, Event]]] = {}
         for row, event in rows:
             parts.setdefault(event.mailbox, []).append((row, event._replace(id=f"{event.id}{_ROW}{row}")))
@@ -132,7 +132,7 @@ class Journal:
             if isinstance(result, BaseException):
                 failures.append(result)
             else:
-                moved += [row for row, _ in part]
+                moved += [row for row, event in part if event not in result.diverted]
         if moved:
             await self._store.journal_moved(moved, life=life)
         for failure in failures:

@@ -35,7 +35,7 @@ TELL_SECONDS = 30.0
 
 
 class Overflow:
-    """Stands in for the queue's `put`; `stats` and `life` are the queue's."""
+    """Stands in for the queue's `put`; `stats` is the queue's."""
 
     def __init__(
         self,
@@ -65,9 +65,6 @@ class Overflow:
     async def stats(self) -> QueueStats:
         return await self._queue.stats()
 
-    async def life(self) -> str:
-        return await self._queue.life()
-
     async def _keep(self, events: Sequence[Event]) -> None:
         try:
             async with asyncio.timeout(self._put_timeout_seconds):
@@ -85,17 +82,9 @@ class OverflowDrain:
     """The other half: on one replica at a time, though two do no harm."""
 
     def __init__(
-        self,
-        queue: Queue,
-        store: OverflowStore,
-        conversations: ConversationService,
-        notices: AccountNotices,
-        *,
-        on_recorded: Callable[[Sequence[Event]], Awaitable[None]] | None = None,
+        self, queue: Queue, store: OverflowStore, conversations: ConversationService, notices: AccountNotices
     ) -> None:
-        """`on_recorded`: the journal's, where there is one."""
         self._queue = queue
-        self._on_recorded = on_recorded
         self._store = store
         self._leave = conversations.leave_to_a_person
         self._one: Mapping[str, Callable[[Incoming], Awaitable[object]]] = {
@@ -115,8 +104,6 @@ class OverflowDrain:
         for mailbox, events in by_mailbox.items():
             await self._record(mailbox.partition(":")[0], events)
         if rows:
-            if self._on_recorded is not None:
-                await self._on_recorded([event for _, event in rows])
             await self._store.overflow_delete([row for row, _ in rows])
             logger.warning("overflow recorded", extra={"events": len(rows), "mailboxes": len(by_mailbox)})
         return len(rows) == PAGE
