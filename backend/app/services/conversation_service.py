@@ -156,6 +156,11 @@ class ConversationService:
     async def leave_to_a_person(self, messages: Sequence[Incoming], reason: HandoverReason) -> None:
         """Messages of one customer that the bot does not answer: store them and call a person. Raises
         `UnknownAccount`."""
+        conversation = await self.record(messages)
+        await self._store.set_needs_human(conversation.id, reason)
+
+    async def record(self, messages: Sequence[Incoming]) -> Conversation:
+        """Store the messages of one customer. Raises `UnknownAccount`."""
         account = await self._account(messages[0])
         last = messages[-1].body
         inbound = await self._store.record_inbound(
@@ -164,8 +169,9 @@ class ConversationService:
             user_id=last["user_id"],
             name=last["name"],
             messages=tuple(to_inbound(incoming.body["message"], incoming.accepted_at) for incoming in messages),
+            other_wa_id=last.get("other_wa_id"),
         )
-        await self._store.set_needs_human(inbound.conversation.id, reason)
+        return inbound.conversation
 
     async def tell_given_up(self, incoming: Incoming) -> bool:
         """A message, or a person's reply, was given up on: a person hears of it where the conversation is known.

@@ -4,7 +4,8 @@ Redis was wiped, started without its file, or failed over to a copy that lagged;
 a reply ended. One replica looks every few seconds:
 
     1. the conversations in which something may wait, by a mark in their row (a partial index: what waits, not what is
-       stored). Only what is older than `GRACE_SECONDS`.
+       stored). Only what is older than
+       `GRACE_SECONDS`.
     2. those that have a mailbox are the queue's business. On an ordinary day that, or an answer, is all of them.
     3. of the others, what no finished reply covers. Nothing: the mark goes. Asked in this order: an empty mailbox means
        that its effects were committed before, so that 3 sees them.
@@ -60,7 +61,10 @@ class _Lost:
 class UnansweredSearch:
     """On one replica at a time, though two do no harm: the ids are known to the queue."""
 
-    def __init__(self, queue: Queue, store: Store, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, queue: Queue, store: Store, *, grace_seconds: float = GRACE_SECONDS, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self._grace_seconds = grace_seconds
         self._queue = queue
         self._store = store
         self._clock = clock
@@ -68,7 +72,9 @@ class UnansweredSearch:
 
     async def look(self) -> bool:
         """One page. Returns whether there is more at once. Raises `Unavailable`."""
-        page = await self._store.waiting_conversations(older_than_seconds=GRACE_SECONDS, limit=PAGE, after=self._after)
+        page = await self._store.waiting_conversations(
+            older_than_seconds=self._grace_seconds, limit=PAGE, after=self._after
+        )
         self._after = page[-1] if len(page) == PAGE else None
         alone = await self._without_mailbox(page)
         if alone:
@@ -88,7 +94,7 @@ class UnansweredSearch:
         }
 
     async def _settle(self, alone: dict[str, Waiting]) -> None:
-        found = await self._store.unanswered(list(alone), fresh_seconds=GRACE_SECONDS)
+        found = await self._store.unanswered(list(alone), fresh_seconds=self._grace_seconds)
         quiet = [alone[each.conversation_id] for each in found if not each.has_news]
         lost = [self._judge(alone[each.conversation_id], each) for each in found if not each.has_news]
         open_cases = [each for each in lost if each.events]
