@@ -99,8 +99,8 @@ async def test_read_receipt_and_typing_arrive(world: World) -> None:
 
 
 _KIND = {
-    SendThrottled: {4, 80007, 130429, 131056},
-    AccountRejected: {0, 3, 10, 33, 190, 368, 131005, 131031, 131037, 131042, 131045, 131048, 131064, 133010},
+    SendThrottled: {4, 17, 32, 341, 613, 80007, 80008, 130429, 131056},
+    AccountRejected: {0, 3, 10, 33, 102, 190, 368, 131005, 131031, 131037, 131042, 131045, 131048, 131064, 133010},
     Unavailable: {1, 2, 131000, 131016, 131057, 133004, 2494100},
 }
 
@@ -182,6 +182,30 @@ async def test_probing_leaves_no_trace(world: World) -> None:
     assert isinstance(world.messenger, WhatsAppMessenger)
     assert await world.messenger.probe() == {}
     assert await world.sandbox.record() == []
+
+
+async def test_a_number_is_described_to_the_token_that_opens_it(world: World) -> None:
+    messenger = world.messenger
+    assert isinstance(messenger, WhatsAppMessenger)
+    described = await messenger.describe_number(world.account)
+    assert (described["id"], described["quality_rating"]) == (world.account.phone_number_id, "GREEN")
+    with pytest.raises(AccountRejected, match="190"):
+        await messenger.describe_number(new_account(token="wrong"))
+    with pytest.raises(AccountRejected, match="code 100"):
+        await messenger.describe_number(new_account("999"))
+    closed = replace(world.account, access_token=TokenCipher([TokenCipher.generate_key()]).encrypt("t0ken"))
+    with pytest.raises(AccountRejected, match="decrypted"):
+        await messenger.describe_number(closed)
+
+
+async def test_a_number_that_is_asked_about_in_vain_counts_for_no_circuit(world: World) -> None:
+    messenger = world.messenger
+    assert isinstance(messenger, WhatsAppMessenger)
+    await world.sandbox.add_fault("whatsapp", match={"operation": "number"}, http_status=503, count=20)
+    for _ in range(10):
+        with pytest.raises(Unavailable):
+            await messenger.describe_number(world.account)
+    assert messenger.blocked_seconds(world.account) == 0
 
 
 async def test_a_token_that_opens_the_number_confirms_it(world: World) -> None:

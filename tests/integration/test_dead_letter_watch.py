@@ -62,7 +62,7 @@ async def test_what_cannot_even_be_stored_calls_a_person_where_the_customer_is_k
 async def test_a_persons_reply_that_was_given_up_on_calls_them_back(made: Desk) -> None:
     person = made.person()
     conversation = await made.record(made.events(person, wa.text(person, "hello")))
-    await made.queue.put([outbound_event(made.account.id, conversation.id, "human:1", "I am here")])
+    await made.queue.put([outbound_event("1", made.account.id, conversation.id, "human:1", "hello")])
     await made.queue.park(await claim_one(made.queue), 1, "why")
     await made.watch.tell()
     assert (await made.conversation_with(person.wa_id)).needs_human_reason == HandoverReason.DEAD_LETTER

@@ -145,4 +145,4 @@ async def test_a_persons_reply_that_redis_lost_is_put_back(made: Desk) -> None:
     )
     await made.search.look()
     claim = await claim_one(made.queue)
-    assert (ids(claim), claim.mailbox) == (["human:1"], f"outbound:{made.account.id}:{conversation.id}")
+    assert (ids(claim), claim.mailbox) == (["human:1"], f"outbound:{made.account.phone_number_id}:{conversation.id}")

@@ -31,6 +31,8 @@ from app.domain.errors import Conflict, Fenced, InvalidInput, NotFound
 from app.domain.models import (
     Account,
     Author,
+    BlockedAccounts,
+    BlockReason,
     BotProfile,
     Conversation,
     DatabaseHistory,
@@ -42,9 +44,11 @@ from app.domain.models import (
     Member,
     Message,
     Page,
+    Refusal,
     Reply,
     Role,
     Status,
+    TableSecurity,
     Turn,
     Unanswered,
     Waiting,
@@ -60,6 +64,7 @@ INBOX_BREAKER = BreakerPolicy(5, 1.0, max_open_seconds=1.0, success_threshold=1)
 
 _ACCOUNT = TypeAdapter(Account)
 _ACCOUNTS = TypeAdapter(tuple[Account, ...])
+_BLOCKED = TypeAdapter(BlockedAccounts)
 _CONVERSATION = TypeAdapter(Conversation)
 _HISTORY = TypeAdapter(DatabaseHistory)
 _INBOUND = TypeAdapter(Inbound)
@@ -68,12 +73,15 @@ _MEMBERS = TypeAdapter(tuple[Member, ...])
 _MESSAGE = TypeAdapter(Message)
 _PROFILE = TypeAdapter(BotProfile)
 _REPLY = TypeAdapter(Reply)
+_TABLES = TypeAdapter(dict[str, TableSecurity])
 _TURNS = TypeAdapter(tuple[Turn, ...])
 _UNANSWERED = TypeAdapter(tuple[Unanswered, ...])
 _WAITING = TypeAdapter(tuple[Waiting, ...])
 
 _PROFILE_CHANGES = {f.name for f in fields(BotProfile)} - {"account_id", "updated_at"}
-_ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {"id", "created_at", "updated_at"}
+_ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {
+    "id", "created_at", "updated_at", "refusals", "blocked_reason", "blocked_since",
+}  # fmt: skip
 
 _ABOUT_THE_SCHEMA = frozenset({"applied_migrations", "schema_version"})
 
@@ -208,6 +216,9 @@ class SqlStore(SqlInvalidations, Store):
         version: str | None = await self._call("schema_version")
         return version
 
+    async def row_security(self) -> Mapping[str, TableSecurity]:
+        return _TABLES.validate_python(await self._call("row_security"))
+
     # -- accounts ------------------------------------------------------------------------------------------------
 
     async def create_account(
@@ -232,6 +243,27 @@ class SqlStore(SqlInvalidations, Store):
     async def update_account(self, account_id: str, changes: Mapping[str, Any]) -> Account:
         _check_known(changes, _ACCOUNT_CHANGES)
         return _ACCOUNT.validate_python(await self._call("update_account", account_id=account_id, changes=changes))
+
+    async def replace_access_token(self, account_id: str, *, expected: str, access_token: str) -> bool:
+        replaced: bool = await self._call(
+            "replace_access_token", account_id=account_id, expected=expected, access_token=access_token
+        )
+        return replaced
+
+    async def account_refused(
+        self, account_id: str, *, access_token: str, reason: BlockReason, confirm: int
+    ) -> Refusal:
+        answer = await self._call(
+            "account_refused", account_id=account_id, access_token=access_token, reason=reason, confirm=confirm
+        )
+        return Refusal(is_current=answer["known"], is_blocked=answer["blocked"], is_news=answer["changed"])
+
+    async def account_accepted(self, account_id: str, *, access_token: str) -> bool:
+        was_blocked: bool = await self._call("account_accepted", account_id=account_id, access_token=access_token)
+        return was_blocked
+
+    async def blocked_accounts(self, *, limit: int) -> BlockedAccounts:
+        return _BLOCKED.validate_python(await self._call("blocked_accounts", limit=limit))
 
     async def get_account(self, account_id: str) -> Account | None:
         return _optional(_ACCOUNT, await self._call("get_account", account_id=account_id))
@@ -344,6 +376,10 @@ class SqlStore(SqlInvalidations, Store):
     async def set_bot(self, conversation_id: str, *, enabled: bool) -> Conversation:
         conversation = await self._call("set_bot", conversation_id=conversation_id, enabled=enabled)
         return _CONVERSATION.validate_python(conversation)
+
+    async def count_bot_replies(self, conversation_id: str, *, minutes: int) -> int:
+        count: int = await self._call("count_bot_replies", conversation_id=conversation_id, minutes=minutes)
+        return count
 
     async def set_needs_human(self, conversation_id: str, reason: HandoverReason) -> None:
         await self._call("set_needs_human", conversation_id=conversation_id, reason=reason)

@@ -129,6 +129,9 @@ class AccountOut(_Out):
     phone_number: str | None
     is_active: bool
     bot_auto_on: bool
+    blocked_reason: str | None
+    """Why WhatsApp takes nothing from this account, in a stable word; null while it does."""
+    blocked_since: datetime | None
     created_at: datetime
     updated_at: datetime
 

@@ -30,6 +30,7 @@ What each one means for an HTTP caller is in `api/errors.py`; what it means for 
 from __future__ import annotations
 
 from app.core.errors import DeadlineExceeded, Unavailable
+from app.domain.models import BlockReason
 
 __all__ = [
     "AccountRejected", "ChorusError", "ConfigurationError", "Conflict", "DeadlineExceeded", "Fenced", "Forbidden",
@@ -162,7 +163,14 @@ class SendRejected(SendError):
 
 
 class AccountRejected(SendError):
+    """`reason`: what is wrong with the account. `retry_after`: when to try again, where the sender knows."""
+
     code = "account_rejected"
+    retry_after: float | None = None
+
+    def __init__(self, message: str, *, reason: BlockReason, wa_code: int | None = None) -> None:
+        super().__init__(message, wa_code=wa_code)
+        self.reason = reason
 
 
 class SendAmbiguous(SendError):

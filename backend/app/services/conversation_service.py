@@ -95,7 +95,8 @@ class ConversationService:
         if reply.body != text:
             raise IdempotencyKeyReused("this Idempotency-Key was used with another text", field="Idempotency-Key")
         if reply.state is ReplyState.PENDING:
-            event = outbound_event(conversation.account_id, conversation_id, key, text)
+            account = await self._accounts.by_id(conversation.account_id)
+            event = outbound_event(account.phone_number_id, account.id, conversation_id, key, text)
             if (await self._queue.put([event])).diverted:
                 raise QueueFull("queue", "too many replies of this account are on their way", retry_after=5.0)
         return reply
@@ -117,6 +118,7 @@ class ConversationService:
             reply,
             account=account,
             to=reply.to,
+            accepted_at=incoming.accepted_at,
             fence=hold.fence,
             ensure_held=hold.ensure_held,
             resend=False,
@@ -217,15 +219,16 @@ class ConversationService:
         return conversation
 
 
-def outbound_event(account_id: str, conversation_id: str, key: str, text: str) -> Event:
-    """A person's reply on its way. The account is in the mailbox's name: each has its share of the queue."""
+def outbound_event(phone_number_id: str, account_id: str, conversation_id: str, key: str, text: str) -> Event:
+    """A person's reply on its way."""
     body = {"conversation_id": conversation_id, "account_id": account_id, "key": key, "text": text}
     payload = orjson.dumps({"kind": Kind.OUTBOUND, "number": "", "body": body})
-    return Event(key, outbound_mailbox(account_id, conversation_id), payload, immediate=True)
+    return Event(key, outbound_mailbox(phone_number_id, conversation_id), payload, immediate=True)
 
 
-def outbound_mailbox(account_id: str, conversation_id: str) -> str:
-    return f"{Kind.OUTBOUND}:{account_id}:{conversation_id}"
+def outbound_mailbox(phone_number_id: str, conversation_id: str) -> str:
+    """The account is in the name: each has its turn, and its share of the queue."""
+    return f"{Kind.OUTBOUND}:{phone_number_id}:{conversation_id}"
 
 
 def _first_error(status: Json) -> Mapping[str, Any] | None:

@@ -103,8 +103,9 @@ class UnansweredSearch:
         await self._store.stop_waiting([w for w in quiet if w.conversation_id not in kept])
 
     def _judge(self, waiting: Waiting, found: Unanswered) -> _Lost:
+        number = waiting.phone_number_id
         events = [
-            outbound_event(waiting.account_id, waiting.conversation_id, reply.key, reply.body)
+            outbound_event(number, waiting.account_id, waiting.conversation_id, reply.key, reply.body)
             for reply in found.replies
         ]
         called = waiting.needs_human_since
@@ -117,7 +118,6 @@ class UnansweredSearch:
         ]
         peer = {"wa_id": waiting.wa_id, "user_id": waiting.user_id, "name": waiting.name}
         for message in messages:
-            number = waiting.phone_number_id
             content = {"kind": Kind.MESSAGE, "number": number, "body": {"message": message.payload, **peer}}
             event_id = f"{Kind.MESSAGE}:{number}:{message.wa_message_id}"
             events.append(Event(event_id, _mailboxes(waiting)[0], dumps(content)))
@@ -149,4 +149,4 @@ def _mailboxes(waiting: Waiting) -> list[str]:
     peers = [peer for peer in (waiting.user_id, waiting.wa_id) if peer]
     names = [f"{Kind.MESSAGE}:{waiting.phone_number_id}:{peer}" for peer in peers]
     by_version_1 = f"{Kind.OUTBOUND}:{waiting.conversation_id}"
-    return [*names, outbound_mailbox(waiting.account_id, waiting.conversation_id), by_version_1]
+    return [*names, outbound_mailbox(waiting.phone_number_id, waiting.conversation_id), by_version_1]
