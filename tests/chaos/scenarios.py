@@ -19,6 +19,8 @@ from .verdict import judge
 from .world import World
 
 QUIET_SECONDS = 60.0
+RECOVERY_SECONDS = 10.0
+"""Of what a wiped Redis has lost and Postgres has."""
 SETTINGS = {"LEASE_SECONDS": "2", "DEBOUNCE_SECONDS": "1", "SEND_RECONCILE_SECONDS": "3"}
 """A debounce long enough to act while a message waits for it."""
 
@@ -171,6 +173,24 @@ async def slower_than_the_lease(world: World) -> None:
         raise Broken(f"the reply was generated {times} times")
 
 
+async def wiped_redis(world: World) -> None:
+    """Redis loses everything while messages wait for the model: what Postgres has is answered within 10 s, once."""
+    stage = Stage(world)
+    hang = await world.sandbox.add_fault("gemini", action="hang_before")
+    talks = [stage.conversation(1)[0] for _ in range(20)]
+    before = (await world.sandbox.summary())["last_seq"]
+    await stage.post(*talks, replica=0)
+    await world.sandbox.wait(len(talks), kind="generate", after=before)  # stored by now
+    await world.redis.flushall()
+    wiped_at = time.time()
+    await world.sandbox.remove_fault(hang)
+    sends = await stage.sends(1, *talks)
+    slowest = max(float(str(send["at"])) for send in sends) - wiped_at
+    if slowest > RECOVERY_SECONDS:
+        raise Broken(f"the last message was answered {slowest:.2f} s after Redis was wiped")
+    await stage.ends_well()
+
+
 async def _reply(world: World, message: Message) -> tuple[object, ...]:
     query = "select fence, state, body, covers, wamid from replies where reply_key = $1"
     (row,) = await world.rows(query, message.id)
@@ -185,5 +205,6 @@ SCENARIOS: Mapping[str, Callable[[World], Awaitable[None]]] = {
         frozen_past_its_lease,
         delivered_again_beside_news,
         slower_than_the_lease,
+        wiped_redis,
     )
 }
