@@ -92,6 +92,8 @@ RELAY_LEASE_SECONDS = 6.0
 """Three rounds of the relay, which renews it in every one."""
 CARETAKER_LEASE_SECONDS = 15.0
 """More than a page of its longest duty may take."""
+OVERFLOW_ROWS = 100_000
+"""They are recorded within seconds; more of them means that the database does not keep up."""
 OVERFLOW_SECONDS = 0.7
 """What the queue has no room for is stored by then, or the webhook is refused."""
 CLUSTER_SHARDS = 16
@@ -226,9 +228,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
     )
     account_watch = AccountWatch(outside.store)
     silence = SilenceWatch(outside.arrivals, outside.board)
-    intake = Overflow(
-        outside.queue, outside.store, max_rows=settings.queue_max_pending, put_timeout_seconds=OVERFLOW_SECONDS
-    )
+    intake = Overflow(outside.queue, outside.store, max_rows=OVERFLOW_ROWS, put_timeout_seconds=OVERFLOW_SECONDS)
     inbox = _inbox(settings, outside, intake)
     journal = inbox if isinstance(inbox, Journal) else None
     conversations = ConversationService(

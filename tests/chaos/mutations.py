@@ -79,6 +79,10 @@ MUTATIONS: Mapping[str, Mutation] = {
         "wiped_redis",
         [Edit("backend/app/wiring.py", 'duties["unanswered"] = UnansweredSearch(queue, store).look', "pass")],
     ),
+    "overflow": Mutation(
+        "full_mailbox",
+        [Edit("backend/app/wiring.py", "IngestService(inbox or intake,", "IngestService(inbox or outside.queue,")],
+    ),
     "lease renewal": Mutation(
         "slower_than_the_lease",
         [Edit("backend/app/wiring.py", '        start("lease_renewal", replica.worker.renew)\n', "")],

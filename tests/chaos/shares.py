@@ -1,4 +1,4 @@
-"""What a healthy account feels of another one that fills the queue: a refused token, the longest messages, one flood.
+"""What a healthy account feels of another one that fills the queue: a refused token, the longest messages.
 
 python -m tests.chaos.shares            # the table at full length
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from app.sandbox import webhooks as wa
 
-from .scenarios import Broken, Stage
+from .scenarios import Stage
 from .traffic import Message, Post, TimedSender, sender
 from .world import World, running_world
 
@@ -94,7 +94,7 @@ async def _refused_token(world: World, poster: TimedSender) -> str:
     """Its conversations stay in the queue: 300 of them, where it may hold half of 400."""
     loud, stage = world.businesses[0], Stage(world)
     match = {"operation": "send", "phone_number_id": loud.phone_number_id}
-    fault = await world.sandbox.add_fault("whatsapp", error=190, match=match)
+    fault = await world.sandbox.add_fault("whatsapp", error="190", match=match)
     for _ in range(60):
         await poster.deliver(_payload(*(stage.conversation(1, loud)[0] for _ in range(5))))
     return fault
@@ -110,28 +110,6 @@ async def _longest_texts(world: World, poster: TimedSender) -> str:
             node = wa.text(person, "é" * LONG_TEXT, id=f"wamid.long-{stage.run}-{person.wa_id}-{n}")
             await poster.deliver(wa.envelope(wa.messages_change(loud, [node], [person])))
     return fault
-
-
-async def full_mailbox(world: World) -> None:
-    """A customer floods a mailbox: what came with the flood is answered, the rest of the flood is kept for a person."""
-    stage, (flooder,) = Stage(world), Stage(world).conversation(1)
-    poster = sender(world.fleet.webhook_urls, app_secret=world.fleet.keys.app_secret)
-    fault = await world.sandbox.add_fault("gemini", action="hang_before", match={"text_contains": "flood"})
-    innocent: list[Message] = []
-    for post in range(12):
-        beside = stage.conversation(1)[0]
-        flood = [
-            wa.text(flooder.person, f"flood {post}-{n}", id=f"wamid.flood-{stage.run}-{post}-{n}") for n in range(50)
-        ]
-        people = [flooder.person, beside.person]
-        change = wa.messages_change(flooder.business, [*flood, beside.node()], people)
-        await poster.deliver(wa.envelope(change))
-        innocent.append(beside)
-    if refusals := _refusals(poster.posts):
-        raise Broken(f"{refusals} POSTs were refused")
-    await stage.sends(1, *innocent)
-    await _until_recorded(world, 1)
-    await world.sandbox.remove_fault(fault)
 
 
 def _payload(*messages: Message) -> wa.JsonObject:
