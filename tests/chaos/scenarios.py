@@ -211,7 +211,7 @@ async def full_mailbox(world: World) -> None:
     )
     async with asyncio.timeout(QUIET_SECONDS):
         while not (called := await world.rows(query, flooder.person.wa_id)):
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
     await world.api("POST", f"/conversations/{called[0]['id']}/bot", json={"enabled": False})
     await world.sandbox.remove_fault(hang)
     await world.until_quiet(QUIET_SECONDS)

@@ -19,7 +19,7 @@ PAGE = 100
 FIRST_LOOK_SECONDS = 86400.0
 """How old a dead letter may be that was there before the first look."""
 
-TOLD = Counter("chorus_dead_letters_told_total", "Dead letters seen, by whether a person was called", ["called"])
+TOLD = Counter("chorus_dead_letters_told_total", "Dead letters seen, by whether a person was called", ["outcome"])
 
 
 class DeadLetterWatch:
@@ -34,7 +34,7 @@ class DeadLetterWatch:
         letters = await self._queue.untold(limit=PAGE, since=time.time() - FIRST_LOOK_SECONDS)
         for letter in letters:
             called = await self._call_a_person(letter)
-            TOLD.labels("yes" if called else "no").inc()
+            TOLD.labels("called" if called else "not_called").inc()
             await self._queue.told(letter.id)
         return len(letters) >= PAGE
 
