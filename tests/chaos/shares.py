@@ -49,7 +49,9 @@ class Shares:
         rows = [("healthy account, webhook -> send p95", f"{p95(self.without) * 1000:.0f} ms ({len(self.without)})")]
         for way, seconds in self.during.items():
             rows.append((f"  while another one {way}", f"{p95(seconds) * 1000:.0f} ms, ratio {self.ratio(way):.2f}"))
-            rows.append(("    POSTs refused, events diverted", f"{self.refused[way]}, {self.diverted[way]}"))
+            rows.append(
+                ("    POSTs refused, conversations kept for a person", f"{self.refused[way]}, {self.diverted[way]}")
+            )
         return "\n".join(f"{name:<50} {value}" for name, value in rows)
 
 
