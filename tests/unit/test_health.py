@@ -17,7 +17,7 @@ from app.core.lifecycle import Supervisor
 from app.core.probe_board import Turn
 from app.domain.models import Account, BlockedAccounts
 from app.services.account_watch import BLOCKED, AccountWatch
-from app.services.health_service import PAGE_SECONDS, HealthService
+from app.services.health_service import PAGE_SECONDS, QUEUE_FULL, HealthService
 from app.services.probes import AGAIN_SECONDS, Dependency, Prober
 from fakes import FakeClock
 
