@@ -234,7 +234,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
     conversations = ConversationService(
         accounts=accounts, store=outside.store, queue=journal or outside.queue, delivery=delivery
     )
-    notices = AccountNotices()
+    notices = AccountNotices(accounts)
     bot, worker = None, None
     if settings.app_role is not ReplicaRole.API:
         bot = BotService(

@@ -30,6 +30,7 @@ RUN_SECONDS = 180
 LUA = "backend/app/core/lua/"
 SERVICES = "backend/app/services/"
 REPLIES = "infra/supabase/migrations/20261123000004_chorus_replies.sql"
+IDENTITIES = "infra/supabase/migrations/20261127000020_chorus_identities.sql"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ MUTATIONS: Mapping[str, Mutation] = {
             Edit(f"{LUA}queue_refresh.lua", 'redis.call("HGET", KEYS[1] .. "own", ARGV[1]) ~= ARGV[2]', "false"),
             Edit(f"{LUA}queue_extend.lua", "local held = owner == ARGV[2 * i + 1]", "local held = true"),
             Edit(REPLIES, "if v_reply.fence > v_fence then", "if false then", times=2),
+            Edit(IDENTITIES, "if v_reply.fence > v_fence then", "if false then", times=2),
             Edit(REPLIES, "if v_reply.fence > (p->>'fence')::bigint then", "if false then", times=2),
         ],
     ),

@@ -91,7 +91,7 @@ async def desk(valkey_url: str, store_url: str, **limits: Any) -> AsyncIterator[
         yield Desk(
             redis, queue, store, account, conversations,
             overflow=Overflow(queue, store, max_rows=100, put_timeout_seconds=5),
-            drain=OverflowDrain(queue, store, conversations, AccountNotices()),
+            drain=OverflowDrain(queue, store, conversations, AccountNotices(accounts)),
             watch=DeadLetterWatch(queue, conversations),
             search=UnansweredSearch(queue, store, grace_seconds=0),
         )  # fmt: skip
