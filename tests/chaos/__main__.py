@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from . import fairness
+from . import fairness, shares
 from .run import Plan, run
 from .world import running_world
 
@@ -20,7 +20,8 @@ CONFIGURATIONS: Mapping[str, Mapping[str, str]] = {
     "inbox": {"INGEST_FALLBACK": "database"},
 }
 """What each run of the schedule adds to the replicas' environment; the whole schedule runs once for each."""
-FAIRNESS = "fairness"
+FAIRNESS, SHARES = "fairness", "shares"
+SHARES_SECONDS = 10.0
 
 
 async def main() -> int:
@@ -28,13 +29,15 @@ async def main() -> int:
     parser.add_argument("--messages", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=180, help="how long messages and faults go on")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
-    parser.add_argument("--configuration", choices=[FAIRNESS, *CONFIGURATIONS], action="append")
+    parser.add_argument("--configuration", choices=[FAIRNESS, SHARES, *CONFIGURATIONS], action="append")
     parser.add_argument("--logs", type=Path, help="keep all that the replicas wrote in this file")
     chosen = parser.parse_args()
     failed = False
-    for name in chosen.configuration or (FAIRNESS, *CONFIGURATIONS):
+    for name in chosen.configuration or (FAIRNESS, SHARES, *CONFIGURATIONS):
         if name == FAIRNESS:
             table, problems = await _fairness()
+        elif name == SHARES:
+            table, problems = await _shares()
         else:
             plan = Plan(chosen.messages, max(1, chosen.messages // 16), chosen.seconds, chosen.seed, full=True)
             table, problems = await _chaos(name, plan, chosen.logs)
@@ -58,6 +61,12 @@ async def _fairness() -> tuple[str, Sequence[str]]:
         found = await fairness.hanging_gemini(world)
     problems = [f"a ratio of {found.ratio:.2f}"] if found.ratio > fairness.RATIO else []
     return found.table(), problems
+
+
+async def _shares() -> tuple[str, Sequence[str]]:
+    async with running_world(businesses=2, settings=shares.SETTINGS) as world:
+        found = await shares.measure(world, seconds=SHARES_SECONDS)
+    return found.table(), found.problems()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from app.sandbox import webhooks as wa
 
 from .scenarios import Stage
 from .traffic import Message, Post, TimedSender, sender
-from .world import World, running_world
+from .world import World
 
 SETTINGS = {
     "LEASE_SECONDS": "15", "DEBOUNCE_SECONDS": "0.2", "QUEUE_MAX_PENDING": "400", "QUEUE_MAX_BYTES": "8000000",
@@ -142,15 +141,3 @@ async def _forget_the_loud(world: World) -> None:
     (account,) = await world.rows("select id from whatsapp_accounts where phone_number_id = $1", loud)
     await world.api("PATCH", f"/accounts/{account['id']}", json={"access_token": "another-token"})
     await world.until_quiet(120)
-
-
-async def main() -> int:
-    async with running_world(businesses=2, settings=SETTINGS) as world:
-        found = await measure(world, seconds=10)
-    problems = found.problems()
-    sys.stdout.write("\n".join([found.table(), *(f"BROKEN: {problem}" for problem in problems), ""]))
-    return int(bool(problems))
-
-
-if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
