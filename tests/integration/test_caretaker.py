@@ -14,7 +14,6 @@ from app.core.last_known import LastKnown
 from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
 from app.core.redis import Redis, connect
-from app.services import caretaker
 from app.services.caretaker import Caretaker, Duty
 from app.services.database_watch import DatabaseWatch
 
@@ -29,13 +28,12 @@ async def redis(valkey_url: str) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-async def start(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
-    monkeypatch.setattr(caretaker, "ROUND_SECONDS", 0.02)
+async def start(redis: Redis) -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
         def start(holder: str, **duties: Duty) -> Caretaker:
             lease = Lease(redis, key="test:{fleet}:caretaker", holder=holder, seconds=5)
-            made = Caretaker(duties, lease)
+            made = Caretaker(duties, lease, round_seconds=0.02)
             supervisor = Supervisor()
             supervisor.start("caretaker", made.run)
             stack.push_async_callback(supervisor.stop)

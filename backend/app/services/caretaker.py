@@ -26,8 +26,16 @@ Duty = Callable[[], Awaitable[bool]]
 
 
 class Caretaker:
-    def __init__(self, duties: Mapping[str, Duty], lease: Lease, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        duties: Mapping[str, Duty],
+        lease: Lease,
+        *,
+        round_seconds: float = ROUND_SECONDS,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         self._duties = duties
+        self._round_seconds = round_seconds
         self._lease = lease
         self._clock = clock
 
@@ -38,8 +46,8 @@ class Caretaker:
                 with suppress(Unavailable):  # the lease: asked for again in the next round
                     if await self._lease.hold() and not await self.round():
                         await self._lease.release()
-                        await self._clock.sleep(ROUND_SECONDS)
-                await self._clock.sleep(ROUND_SECONDS)
+                        await self._clock.sleep(self._round_seconds)
+                await self._clock.sleep(self._round_seconds)
         finally:
             with suppress(Unavailable):  # it ends by itself
                 await self._lease.release()
