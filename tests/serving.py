@@ -32,7 +32,7 @@ async def served(
     app: ASGIApp, limits: ConnectionLimits = LIMITS, *, look_seconds: float = 1.0, **config: Any
 ) -> AsyncIterator[str]:
     """Its base URL. The app's lifespan is over when this returns."""
-    usual = {"port": 0, "log_config": None, "access_log": False, "lifespan": "on"}
+    usual = {"port": 0, "log_config": None, "access_log": False, "lifespan": "on", "timeout_keep_alive": 75}
     server = _Server(uvicorn.Config(app, **usual | bounded(limits) | config))
     server.look_seconds = look_seconds
     serving = asyncio.create_task(server.serve())

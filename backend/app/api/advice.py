@@ -31,6 +31,7 @@ ADVICE: Mapping[str, str] = {
     "reply_key_taken": "Use a new Idempotency-Key.",
     "request_timeout": "Send it again, on a new connection.",
     "slug_taken": "Choose another one.",
+    "too_many_chunks": "Send larger chunks, or a Content-Length.",
     "too_many_connections": "Try again after the seconds in Retry-After.",
     "too_many_requests_ahead": "Wait for answers before you send more on one connection.",
     "unauthenticated": "Sign in again, or use the operator's key.",

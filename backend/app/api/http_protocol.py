@@ -3,7 +3,8 @@
 httptools has no limit on the size of a head, and uvicorn none on the time that a request may take to arrive. Here:
 
     a head (request line and headers)   32 KB, 100 headers, 10 s
-    a body                              10 s (its size is the application's affair: api/body_limit.py)
+    a body                              10 s, and no more chunks than its size explains (how large it may be is the
+                                        application's affair: api/body_limit.py)
     requests sent ahead of the answers  32
     a new connection without a byte     10 s; idle after an answer: `idle_seconds`
     an answer that the client does not read   30 s without progress
@@ -35,6 +36,9 @@ from uvicorn.server import ServerState
 
 from app.api.advice import sentence
 
+CHUNK_BYTES = 512
+"""Smaller chunks than proxies and clients send on average."""
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
@@ -42,6 +46,8 @@ class ConnectionLimits:
     head_bytes: int = 32 * 1024
     headers: int = 100
     requests_ahead: int = 32
+    chunks: int = 500
+    """Of a body, besides one for each `CHUNK_BYTES`: every chunk costs a call, even one of a single byte."""
     receive_seconds: float = 10.0
     idle_seconds: float = 75.0
     unread_seconds: float = 30.0
@@ -77,6 +83,7 @@ class _Refusal:
 _INVALID = _Refusal(400, "bad_request", "this is not a valid HTTP/1.1 request")
 _SLOW = _Refusal(408, "request_timeout", "the request did not arrive in time")
 _LARGE_HEAD = _Refusal(431, "headers_too_large", "the request line or the headers are too large")
+_TINY_CHUNKS = _Refusal(400, "too_many_chunks", "the body comes in too many small chunks")
 _TOO_MANY_AHEAD = _Refusal(429, "too_many_requests_ahead", "too many requests wait for answers on this connection")
 _TOO_MUCH_DISCARDED = _Refusal(413, "body_too_large", "the body is too large")
 _FULL = _Refusal(503, "too_many_connections", "this replica has no connection left")
@@ -114,6 +121,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._progressed = False
         self._without_progress = 0
         self._discarded = 0
+        self._chunks_left = float(limits.chunks)
         self._since = self.loop.time()
         """When the present waiting began: for the rest of a head or of a body, or for the next request."""
         self._idle_seconds = limits.receive_seconds
@@ -211,18 +219,31 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._is_receiving, self._since = True, self.loop.time()
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """uvicorn's, and at once: a read of 256 KB holds 40,000 headers."""
+        if len(self.headers) >= self._limits.headers:
+            self._stop(_LARGE_HEAD)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
     def on_headers_complete(self) -> None:
         size = len(self.url) + sum([len(name) + len(value) for name, value in self.headers])
-        if size > self._limits.head_bytes or len(self.headers) > self._limits.headers:
+        if size > self._limits.head_bytes:
             self._stop(_LARGE_HEAD)
         if len(self.pipeline) >= self._limits.requests_ahead:
             self._stop(_TOO_MANY_AHEAD)
         self._progressed, self._since, self._discarded = True, self.loop.time(), 0
+        self._chunks_left = float(self._limits.chunks)
         super().on_headers_complete()
         self.headers = []  # the trailers of a chunked body are not headers of the request
 
     def on_body(self, body: bytes) -> None:
         self._progressed = True
+        self._chunks_left += len(body) / CHUNK_BYTES - 1
+        if self._chunks_left < 0:
+            self._stop(_TINY_CHUNKS)
         if self.cycle.response_complete:
             self._discarded += len(body)
             if self._discarded > self._limits.discarded_bytes:
@@ -284,7 +305,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _end_after_answers(self) -> None:
         """Read no more; the last answer closes the connection."""
-        self._has_ended = True
+        self._stop_parsing()
         self.flow.pause_reading()
         last = self.pipeline[0][0] if self.pipeline else self._running
         if last is not None and not last.response_complete:
@@ -292,10 +313,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def _stop_parsing(self) -> None:
+        """Let go of what the parser holds: a refused head may be large."""
+        self._has_ended = True
+        self.parser = None  # type: ignore[assignment]  # as uvicorn does when the connection is lost
+        self.headers = []
+
     def linger(self) -> bool:
         """Is there more to come, which must be read before the connection can close? From now on it is thrown away."""
         more = self._is_receiving or self._has_ended or self.flow.read_paused
-        self._has_ended, self._since, self._discarded = True, self.loop.time(), 0
+        self._stop_parsing()
+        self._since, self._discarded = self.loop.time(), 0
         if more:
             self.flow.resume_reading()
         return more
