@@ -100,7 +100,7 @@ def bodies(draw: st.DrawFn) -> bytes:
         container, key = draw(st.sampled_from(found))
         match draw(st.sampled_from(["odd", "odd", "gone", "twice", "wrapped", "renamed", "elsewhere"])):
             case "odd":
-                container[key] = draw(ODD)
+                container[key] = copy.deepcopy(draw(ODD))
             case "gone":
                 del container[key]
             case "twice" if isinstance(container, list):
