@@ -65,7 +65,7 @@ MUTATIONS: Mapping[str, Mutation] = {
         [
             Edit(f"{SERVICES}inbox_worker.py", "if not self.claim.is_held():", "if False:"),
             Edit(f"{LUA}queue_settle.lua", "if owner == ARGV[5 * i + 1] and not ends", "if not ends"),
-            Edit(f"{LUA}queue_refresh.lua", 'redis.call("HGET", KEYS[1] .. "own", ARGV[1]) ~= ARGV[2]', "false"),
+            Edit(f"{LUA}queue_refresh.lua", 'redis.call("HGET", KEYS[1] .. "own", ARGV[i]) == ARGV[i + 1]', "true"),
             Edit(f"{LUA}queue_extend.lua", "local held = owner == ARGV[2 * i + 1]", "local held = true"),
             Edit(REPLIES, "if v_reply.fence > v_fence then", "if false then", times=2),
             Edit(REPLIES, "if v_reply.fence > (p->>'fence')::bigint then", "if false then", times=2),
