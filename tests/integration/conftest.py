@@ -44,6 +44,7 @@ class Office:
     """Everything between the webhook and WhatsApp."""
 
     store: PostgresStore
+    accounts: AccountService
     queue: Queue
     sandbox: RunningSandbox
     control: SandboxClient
@@ -71,11 +72,11 @@ class Office:
             while not await happened():
                 await asyncio.sleep(0.01)
 
-    async def until_idle(self) -> None:
+    async def until_idle(self, *, timeout_seconds: float = 10) -> None:
         async def idle() -> bool:
             return (await self.queue.stats()).pending == 0
 
-        await self.until(idle)
+        await self.until(idle, timeout_seconds=timeout_seconds)
 
 
 MakeOffice = Callable[..., Awaitable[Office]]
@@ -119,11 +120,13 @@ async def make_office(valkey_url: str, store_url: str) -> AsyncIterator[MakeOffi
             messenger = WhatsAppMessenger(base_url=sandbox.url, api_version="v26.0", cipher=cipher)
             accounts = AccountService(store, cipher)
             pacer = Pacer(redis, namespace="test", per_number=per_number(1000), per_pair=PER_PAIR)
-            delivery = Delivery(store, messenger, pacer, reconcile_seconds=reconcile_seconds)
+            delivery = Delivery(
+                store, accounts, messenger, pacer,
+                reconcile_seconds=reconcile_seconds, reply_deadline_seconds=reply_deadline_seconds,
+            )  # fmt: skip
             conversations = ConversationService(accounts=accounts, store=store, queue=queue, delivery=delivery)
             bot = BotService(
                 accounts=accounts, store=store, model=model, messenger=messenger, delivery=delivery,
-                reply_deadline_seconds=reply_deadline_seconds,
             )  # fmt: skip
             worker = InboxWorker(queue, bot, conversations, AccountNotices(), concurrency=10)
             account = await store.create_account(
@@ -135,6 +138,7 @@ async def make_office(valkey_url: str, store_url: str) -> AsyncIterator[MakeOffi
 
             async def stop() -> None:
                 await worker.drain(1)
+                await bot.aclose()
                 for loop in loops:
                     loop.cancel()
                     with suppress(asyncio.CancelledError):
@@ -143,7 +147,7 @@ async def make_office(valkey_url: str, store_url: str) -> AsyncIterator[MakeOffi
             stack.push_async_callback(stop)
             control = SandboxClient(sandbox.url)
             ingest = IngestService(queue)
-            return Office(store, queue, sandbox, control, ingest, conversations, worker, account, breaker)
+            return Office(store, accounts, queue, sandbox, control, ingest, conversations, worker, account, breaker)
 
         yield make
 
