@@ -7,9 +7,8 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from app.sandbox import webhooks as wa
@@ -60,9 +59,7 @@ class Pressure:
         return "\n".join(f"{name:<34} {value}" for name, value in rows.items())
 
 
-async def pressed(
-    world: World, *, customers: int, seconds: float, stalls: bool = False, statuses: int = 0
-) -> Pressure:
+async def pressed(world: World, *, customers: int, seconds: float, stalls: bool = False, statuses: int = 0) -> Pressure:
     """`customers` write once within `seconds`; until all are answered. `stalls`: Redis stands still again and again.
     `statuses`: so many more of messages that nobody knows, in POSTs of a hundred."""
     stage = Stage(world)

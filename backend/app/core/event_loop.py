@@ -18,12 +18,10 @@ class ResolvingLoop(uvloop.Loop):
         super().__init__()
         self.resolver = resolver or Resolver()
 
-    async def getaddrinfo(
-        self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
-    ) -> Any:
+    async def getaddrinfo(self, host: Any, port: Any, **hints: int) -> Any:
         if _is_address(host):
-            return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
-        return await self.resolver.addresses(host, port, family=family, type=type, proto=proto, flags=flags)
+            return await super().getaddrinfo(host, port, **hints)
+        return await self.resolver.addresses(host, port, **hints)
 
     async def create_connection(
         self, protocol_factory: Callable[[], Any], host: Any = None, port: Any = None, **options: Any

@@ -106,7 +106,9 @@ class LocalPacer:
         now = self._clock.monotonic()
         limits = {(number,): self._per_number, (number, peer): self._per_pair}
         parts = {key: _part(limit, share) for key, limit in limits.items()}
-        waits = [max(0.0, self._debt(key, now) - (part.burst - 1) * part.interval_seconds) for key, part in parts.items()]
+        waits = [
+            max(0.0, self._debt(key, now) - (part.burst - 1) * part.interval_seconds) for key, part in parts.items()
+        ]
         wait = max(*waits, self._holds.get((number, peer), (0, 0.0))[1] - now)
         if wait > 0:
             return wait

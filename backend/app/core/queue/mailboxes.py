@@ -67,8 +67,9 @@ class Queue:
     """See the package. One instance a process; every method may raise `QueueUnavailable` unless it says otherwise.
 
     `redis` runs the scripts; `blocking` waits for wake tokens, one connection a shard, and needs a socket timeout well
-    above 1 s; `ingest` (default: `redis`) is for `put` alone, which then waits behind nothing else. `shards`: 1 on a single server, more on a cluster; every replica must use the same number, and changing
-    it needs an empty queue. Times are the server's; `clock` is only asked for this process' monotonic time.
+    above 1 s; `ingest` (default: `redis`) is for `put` alone, which then waits behind nothing else. `shards`: 1 on a
+    single server, more on a cluster; every replica must use the same number, and changing it needs an empty queue.
+    Times are the server's; `clock` is only asked for this process' monotonic time.
     """
 
     def __init__(
