@@ -18,7 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .scenarios import SCENARIOS, SETTINGS, Broken
+from . import scenarios
+from .names import names_that_hang
+from .own_limits import answers_of_one_moment
+from .scenarios import SETTINGS, Broken
 from .world import running_world
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +29,10 @@ COPIED = ("backend", "infra", "tests")
 BROKEN = 3
 """Exit code of a scenario whose promise did not hold; anything else but 0 is trouble of another kind."""
 RUN_SECONDS = 180
+SCENARIOS = {
+    **scenarios.SCENARIOS,
+    **{scenario.__name__: scenario for scenario in (answers_of_one_moment, names_that_hang)},
+}
 
 LUA = "backend/app/core/lua/"
 SERVICES = "backend/app/services/"
@@ -74,6 +81,21 @@ MUTATIONS: Mapping[str, Mutation] = {
     "stored reply": Mutation(
         "killed_between_send_and_record",
         [Edit(f"{SERVICES}bot_service.py", "key=work.covers[0],", 'key=f"{work.covers[0]}-{work.hold.fence}",')],
+    ),
+    "turns": Mutation(
+        "answers_of_one_moment",
+        [
+            Edit(
+                "backend/app/core/redis_clients.py",
+                "await self._turns.take()\n        try:\n            connection =",
+                "try:\n            connection =",
+            ),
+            Edit("backend/app/wiring.py", "settings.worker_concurrency + SPARE_CONNECTIONS", "20"),
+        ],
+    ),
+    "own look-ups": Mutation(
+        "names_that_hang",
+        [Edit("backend/app/server.py", "app.core.event_loop:ResolvingLoop", "uvloop")],
     ),
     "lease renewal": Mutation(
         "slower_than_the_lease",

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit, urlunsplit
 from app.sandbox.fleet import Served
 from app.sandbox.processes import ChildProcess, free_port
 from app.sandbox.webhooks import encode_like_meta
-from name_server import IN_OWN_NAMESPACE, NameServer, running_name_server
 
+from .name_server import IN_OWN_NAMESPACE, NameServer, running_name_server
 from .scenarios import Broken, Stage
 from .traffic import payload, sender
 from .world import World

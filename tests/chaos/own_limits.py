@@ -12,9 +12,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from app.sandbox import webhooks as wa
+from app.sandbox.webhooks import encode_like_meta
 
-from .scenarios import Stage
-from .traffic import Traffic, sender
+from .scenarios import Broken, Stage
+from .traffic import Post, Traffic, payload, sender
 from .verdict import judge
 from .world import World
 
@@ -24,6 +25,47 @@ MODEL_SECONDS = 1.0
 STALL_SECONDS = (0.15, 0.6)
 BETWEEN_STALLS = (0.2, 0.6)
 STATUSES_A_POST = 100
+
+
+AT_ONCE = 40
+"""Answers that are ready in one moment: all the places that one account may have on a replica."""
+NEW_ONES = 30
+STALL = 0.4
+
+
+async def answers_of_one_moment(world: World) -> None:
+    """More answers are ready at once than Redis used to get connections, and it stands still: none is made twice, none
+    goes out unpaced, no webhook is refused."""
+    stage = Stage(world)
+    hang = await world.sandbox.add_fault("gemini", action="hang_before")
+    before = (await world.sandbox.summary())["last_seq"]
+    unpaced = told(world)["pacing without Redis"]
+    poster = sender(world.fleet.webhook_urls[:1], app_secret=world.fleet.keys.app_secret)
+    with stage.only(0):
+        talks = [stage.conversation(1)[0] for _ in range(AT_ONCE)]
+        await stage.post(*talks, replica=0)
+        await world.sandbox.wait(AT_ONCE, kind="generate", after=before)
+        late = [stage.conversation(1)[0] for _ in range(NEW_ONES)]
+        world.servers.valkey.pause()
+        try:
+            await world.sandbox.remove_fault(hang)
+            posting = asyncio.gather(*(poster.post(encode_like_meta(payload([message]))) for message in late))
+            await asyncio.sleep(STALL)
+        finally:
+            world.servers.valkey.resume()
+        await posting
+    refused = sum(post.status != 200 for post in poster.posts)
+    if refused:
+        raise Broken(f"{refused} of {NEW_ONES} webhooks were refused")
+    stage.messages += late
+    await stage.ends_well()
+    made = [str(entry["text"]) for entry in await world.sandbox.record(kind="generate", after=before)]
+    twice = sum(sum(message.marker in text for text in made) > 1 for message in talks)
+    if twice:
+        raise Broken(f"{twice} answers of the model were thrown away and made again")
+    unpaced = told(world)["pacing without Redis"] - unpaced
+    if unpaced:
+        raise Broken(f"sends were paced without Redis {unpaced} times")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +113,7 @@ async def pressed(world: World, *, customers: int, seconds: float, stalls: bool 
     began = time.monotonic()
     traffic = Traffic(poster, conversations, seed=1, seconds=seconds, lanes=24)
     async with _stalling(world) if stalls else _calm():
-        flood = asyncio.create_task(_flood(world, poster, statuses, seconds))
+        flood = asyncio.create_task(_flood(world, poster.posts, statuses, seconds))
         await traffic.run()
         await flood
         stage.messages += traffic.messages
@@ -80,22 +122,23 @@ async def pressed(world: World, *, customers: int, seconds: float, stalls: bool 
     await world.until_quiet(120)
     generated = await world.sandbox.record(kind="generate", after=before)
     verdict = await judge(world, stage.messages, run=stage.run)
-    told = _told(world)
+    found = told(world)
     return Pressure(
         answers=customers,
         seconds=took,
         refused=sum(post.status == 503 for post in poster.posts),
         thrown_away=sum("kumquat" in str(entry["text"]) for entry in generated) - customers,
-        postponed=told["postponed"] + told["unavailable"] + told["failed"],
-        unpaced=told["not paced"],
-        heartbeats_failed=told["heartbeat failed"],
-        dependencies_lost=told["dependency lost"],
-        reasons={name[8:]: count for name, count in told.most_common() if name.startswith("reason: ")},
+        postponed=found["postponed"] + found["unavailable"] + found["failed"],
+        unpaced=found["pacing without Redis"],
+        heartbeats_failed=found["heartbeat failed"],
+        dependencies_lost=found["dependency lost"],
+        reasons={name[8:]: count for name, count in found.most_common() if name.startswith("reason: ")},
         problems=verdict.problems,
     )
 
 
-def _told(world: World) -> Counter[str]:
+def told(world: World) -> Counter[str]:
+    """What the replicas wrote: lines by their words, conversations by their outcome and `reason: …`."""
     for replica in world.fleet.replicas:
         world.logs.look(replica.log_file)
     found: Counter[str] = Counter()
@@ -110,11 +153,11 @@ def _told(world: World) -> Counter[str]:
     return found
 
 
-async def _flood(world: World, poster: object, statuses: int, seconds: float) -> None:
+async def _flood(world: World, posts: list[Post], statuses: int, seconds: float) -> None:
     number = 0
     pause = seconds / max(1, statuses / STATUSES_A_POST)
     flooder = sender(world.fleet.webhook_urls, app_secret=world.fleet.keys.app_secret, seed=2)
-    flooder.posts = poster.posts  # type: ignore[attr-defined]
+    flooder.posts = posts
     while number < statuses:
         batch = [
             wa.status(f"wamid.flood-{n}", "delivered", recipient=f"3361{n:07d}")

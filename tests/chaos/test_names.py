@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from name_server import why_not
-
+from .name_server import why_not
 from .names import names_that_hang
 from .scenarios import SETTINGS
 from .world import running_world
