@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from . import fairness
+from .own_limits import limits_as_load
 from .run import Plan, run
 from .world import running_world
 
@@ -21,6 +22,7 @@ CONFIGURATIONS: Mapping[str, Mapping[str, str]] = {
 }
 """What each run of the schedule adds to the replicas' environment; the whole schedule runs once for each."""
 FAIRNESS = "fairness"
+OWN_LIMITS = "own-limits"
 
 
 async def main() -> int:
@@ -28,13 +30,15 @@ async def main() -> int:
     parser.add_argument("--messages", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=180, help="how long messages and faults go on")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
-    parser.add_argument("--configuration", choices=[FAIRNESS, *CONFIGURATIONS], action="append")
+    parser.add_argument("--configuration", choices=[FAIRNESS, OWN_LIMITS, *CONFIGURATIONS], action="append")
     parser.add_argument("--logs", type=Path, help="keep all that the replicas wrote in this file")
     chosen = parser.parse_args()
     failed = False
-    for name in chosen.configuration or (FAIRNESS, *CONFIGURATIONS):
+    for name in chosen.configuration or (FAIRNESS, OWN_LIMITS, *CONFIGURATIONS):
         if name == FAIRNESS:
             table, problems = await _fairness()
+        elif name == OWN_LIMITS:
+            table, problems = await limits_as_load()
         else:
             plan = Plan(chosen.messages, max(1, chosen.messages // 16), chosen.seconds, chosen.seed, full=True)
             table, problems = await _chaos(name, plan, chosen.logs)

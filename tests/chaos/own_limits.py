@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from app.sandbox import webhooks as wa
 from app.sandbox.webhooks import encode_like_meta
@@ -17,7 +20,7 @@ from app.sandbox.webhooks import encode_like_meta
 from .scenarios import Broken, Stage
 from .traffic import Post, Traffic, payload, sender
 from .verdict import judge
-from .world import World
+from .world import World, running_world
 
 SETTINGS = {"LEASE_SECONDS": "15", "DEBOUNCE_SECONDS": "0", "SEND_RECONCILE_SECONDS": "20"}
 """As in production, but for the debounce: every message is a run of its own, so that answers can be counted."""
@@ -25,6 +28,16 @@ MODEL_SECONDS = 1.0
 STALL_SECONDS = (0.15, 0.6)
 BETWEEN_STALLS = (0.2, 0.6)
 STATUSES_A_POST = 100
+STALLS = {"customers": 600, "seconds": 15, "stalls": True, "statuses": 6000}
+BUSY = {"customers": 400, "seconds": 3}
+RUNS: Sequence[tuple[str, int, Mapping[str, Any]]] = (
+    ("Redis stands still, statuses flood", 50, STALLS),
+    ("400 customers at once", 50, BUSY),
+    ("400 customers at once", 200, BUSY),
+)
+"""Of `limits_as_load`: name, WORKER_CONCURRENCY, and what `pressed` is told."""
+NOISE = 0.9
+"""Of a run on a machine that does other things too."""
 
 
 AT_ONCE = 40
@@ -74,6 +87,8 @@ class Pressure:
 
     answers: int
     seconds: float
+    cpu_seconds: float
+    """Of the replicas' processes."""
     refused: int
     thrown_away: int
     postponed: int
@@ -87,9 +102,21 @@ class Pressure:
     def answers_per_second(self) -> float:
         return self.answers / self.seconds
 
+    def broken(self) -> list[str]:
+        counts = {
+            "webhooks refused": self.refused,
+            "answers of the model thrown away": self.thrown_away,
+            "conversations postponed by our own limits": self.postponed,
+            "sends paced without Redis": self.unpaced,
+            "heartbeats failed": self.heartbeats_failed,
+            "dependencies lost": self.dependencies_lost,
+        }
+        return [*self.problems, *(f"{count} {what}" for what, count in counts.items() if count)]
+
     def table(self) -> str:
         rows = {
             "answers a second": f"{self.answers_per_second:.1f} ({self.answers} in {self.seconds:.1f} s)",
+            "CPU of an answer": f"{self.cpu_seconds / self.answers * 1000:.1f} ms",
             "webhooks 503": self.refused,
             "answers of the model thrown away": self.thrown_away,
             "postponed": self.postponed,
@@ -101,6 +128,21 @@ class Pressure:
         return "\n".join(f"{name:<34} {value}" for name, value in rows.items())
 
 
+async def limits_as_load() -> tuple[str, list[str]]:
+    """The long run: a table, and what was broken."""
+    tables, problems, rates = [], [], {}
+    for name, concurrency, options in RUNS:
+        settings = SETTINGS | {"WORKER_CONCURRENCY": str(concurrency)}
+        async with running_world(replicas=1, settings=settings) as world:
+            found = await pressed(world, **options)
+        tables.append(f"{name}, WORKER_CONCURRENCY={concurrency}\n{found.table()}")
+        problems += [f"{name}, {concurrency}: {problem}" for problem in found.broken()]
+        rates[concurrency] = found.answers_per_second
+    if rates[200] < NOISE * rates[50]:
+        problems.append(f"{rates[200]:.1f} answers a second with 200 places, {rates[50]:.1f} with 50")
+    return "\n\n".join(tables), problems
+
+
 async def pressed(world: World, *, customers: int, seconds: float, stalls: bool = False, statuses: int = 0) -> Pressure:
     """`customers` write once within `seconds`; until all are answered. `stalls`: Redis stands still again and again.
     `statuses`: so many more of messages that nobody knows, in POSTs of a hundred."""
@@ -110,7 +152,7 @@ async def pressed(world: World, *, customers: int, seconds: float, stalls: bool 
     poster = sender(world.fleet.webhook_urls, app_secret=world.fleet.keys.app_secret, seed=1)
     poster.timeout_seconds = 10
     before = (await world.sandbox.summary())["last_seq"]
-    began = time.monotonic()
+    began, cpu = time.monotonic(), _cpu_seconds(world)
     traffic = Traffic(poster, conversations, seed=1, seconds=seconds, lanes=24)
     async with _stalling(world) if stalls else _calm():
         flood = asyncio.create_task(_flood(world, poster.posts, statuses, seconds))
@@ -118,7 +160,7 @@ async def pressed(world: World, *, customers: int, seconds: float, stalls: bool 
         await flood
         stage.messages += traffic.messages
         await stage.sends(1, *traffic.messages, timeout_seconds=120)
-    took = time.monotonic() - began
+    took, cpu = time.monotonic() - began, _cpu_seconds(world) - cpu
     await world.until_quiet(120)
     generated = await world.sandbox.record(kind="generate", after=before)
     verdict = await judge(world, stage.messages, run=stage.run)
@@ -126,6 +168,7 @@ async def pressed(world: World, *, customers: int, seconds: float, stalls: bool 
     return Pressure(
         answers=customers,
         seconds=took,
+        cpu_seconds=cpu,
         refused=sum(post.status == 503 for post in poster.posts),
         thrown_away=sum("kumquat" in str(entry["text"]) for entry in generated) - customers,
         postponed=found["postponed"] + found["unavailable"] + found["failed"],
@@ -135,6 +178,16 @@ async def pressed(world: World, *, customers: int, seconds: float, stalls: bool 
         reasons={name[8:]: count for name, count in found.most_common() if name.startswith("reason: ")},
         problems=verdict.problems,
     )
+
+
+def _cpu_seconds(world: World) -> float:
+    """What the replicas have used so far; 0 where there is no /proc."""
+    ticks = 0
+    for replica in world.fleet.replicas:
+        stat = Path(f"/proc/{replica.pid}/stat")
+        if stat.exists():
+            ticks += sum(map(int, stat.read_text(encoding="ascii").rpartition(")")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def told(world: World) -> Counter[str]:
