@@ -50,8 +50,8 @@ class PatientPool(ConnectionPool):
     """redis-py's pool, whose callers wait for a connection. Its own raises "Too many connections" at once, and its
     `BlockingConnectionPool` serves out of order, and there is none behind Sentinel (redis-py 8.1)."""
 
-    def __init__(self, *, wait_seconds: float | None, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, *args: Any, wait_seconds: float | None, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._turns = Turns(self.max_connections, wait_seconds)
 
     async def get_connection(self, *_args: Any, **_options: Any) -> Any:
