@@ -96,13 +96,13 @@ class Pressure:
     heartbeats_failed: int
     dependencies_lost: int
     reasons: Mapping[str, int]
-    problems: list[str]
+    verdict: Sequence[str]
 
     @property
     def answers_per_second(self) -> float:
         return self.answers / self.seconds
 
-    def broken(self) -> list[str]:
+    def problems(self) -> list[str]:
         counts = {
             "webhooks refused": self.refused,
             "answers of the model thrown away": self.thrown_away,
@@ -111,7 +111,7 @@ class Pressure:
             "heartbeats failed": self.heartbeats_failed,
             "dependencies lost": self.dependencies_lost,
         }
-        return [*self.problems, *(f"{count} {what}" for what, count in counts.items() if count)]
+        return [*self.verdict, *(f"{count} {what}" for what, count in counts.items() if count)]
 
     def table(self) -> str:
         rows = {
@@ -128,19 +128,33 @@ class Pressure:
         return "\n".join(f"{name:<34} {value}" for name, value in rows.items())
 
 
-async def limits_as_load() -> tuple[str, list[str]]:
-    """The long run: a table, and what was broken."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What several runs found."""
+
+    tables: Sequence[str]
+    broken: Sequence[str]
+
+    def problems(self) -> Sequence[str]:
+        return self.broken
+
+    def table(self) -> str:
+        return "\n\n".join(self.tables)
+
+
+async def limits_as_load(_world: World) -> Limits:
+    """The long run. Each of its parts has a world with settings of its own."""
     tables, problems, rates = [], [], {}
     for name, concurrency, options in RUNS:
         settings = SETTINGS | {"WORKER_CONCURRENCY": str(concurrency)}
         async with running_world(replicas=1, settings=settings) as world:
             found = await pressed(world, **options)
         tables.append(f"{name}, WORKER_CONCURRENCY={concurrency}\n{found.table()}")
-        problems += [f"{name}, {concurrency}: {problem}" for problem in found.broken()]
+        problems += [f"{name}, {concurrency}: {problem}" for problem in found.problems()]
         rates[concurrency] = found.answers_per_second
     if rates[200] < NOISE * rates[50]:
         problems.append(f"{rates[200]:.1f} answers a second with 200 places, {rates[50]:.1f} with 50")
-    return "\n\n".join(tables), problems
+    return Limits(tables, problems)
 
 
 async def pressed(world: World, *, customers: int, seconds: float, stalls: bool = False, statuses: int = 0) -> Pressure:
@@ -176,7 +190,7 @@ async def pressed(world: World, *, customers: int, seconds: float, stalls: bool 
         heartbeats_failed=found["heartbeat failed"],
         dependencies_lost=found["dependency lost"],
         reasons={name[8:]: count for name, count in found.most_common() if name.startswith("reason: ")},
-        problems=verdict.problems,
+        verdict=verdict.problems,
     )
 
 
