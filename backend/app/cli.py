@@ -142,7 +142,7 @@ def doctor(*, new_key: bool) -> None:
 
 @main.group()
 def breakers() -> None:
-    """The fleet's circuit breakers: gemini, whatsapp, supabase, and one for each account in trouble."""
+    """The fleet's circuit breakers: gemini, whatsapp, supabase, and one for each account or model in trouble."""
 
 
 @breakers.command("list")
@@ -179,7 +179,7 @@ _breaker_command("auto", "Closed, nothing counted, deciding by itself again.")
 async def _on_breakers(action: Callable[[BreakerService], Awaitable[T]]) -> T:
     from contextlib import AsyncExitStack
 
-    from app.core.circuit_breaker import CIRCUIT_BREAKERS, whatsapp_account_breakers
+    from app.core.circuit_breaker import CIRCUIT_BREAKERS, KEYED_CIRCUIT_BREAKERS
     from app.core.redis import connect
     from app.core.registry import Registry
     from app.services.breaker_service import BreakerService
@@ -192,7 +192,7 @@ async def _on_breakers(action: Callable[[BreakerService], Awaitable[T]]) -> T:
         stack.push_async_callback(redis.aclose)
         registry = Registry(redis, namespace=settings.redis_namespace, replica_id="cli")
         fleet = open_breakers(settings, stack, registry)
-        return await action(BreakerService(fleet, CIRCUIT_BREAKERS, whatsapp_account_breakers))
+        return await action(BreakerService(fleet, CIRCUIT_BREAKERS, *KEYED_CIRCUIT_BREAKERS))
 
 
 @main.group()

@@ -27,7 +27,13 @@ from app.api.deps import Services
 from app.core import cache
 from app.core.arrivals import Arrivals
 from app.core.build import build_id
-from app.core.circuit_breaker import CIRCUIT_BREAKERS, JOIN_SECONDS, BreakerFleet, whatsapp_account_breakers
+from app.core.circuit_breaker import (
+    CIRCUIT_BREAKERS,
+    JOIN_SECONDS,
+    KEYED_CIRCUIT_BREAKERS,
+    BreakerFleet,
+    gemini_model_breakers,
+)
 from app.core.config import Env, IngestFallback, RedisDurability, ReplicaRole, Settings
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client
@@ -43,6 +49,7 @@ from app.core.redis import connect as connect_redis
 from app.core.registry import HEARTBEAT_SECONDS, Registry, new_replica_id
 from app.core.secrets import TokenCipher
 from app.domain.ports import Store
+from app.domain.usage import DailyLimits
 from app.services.account_notices import AccountNotices
 from app.services.account_service import AccountService
 from app.services.bot_service import BotService
@@ -80,6 +87,8 @@ STUCK_SECONDS = 15.0
 """The worker beats about once a second."""
 RELAY_LEASE_SECONDS = 6.0
 """Three rounds of the relay, which renews it in every one."""
+MAX_SHOWN = 20
+"""Circuits of single models that /health lists; `chorus breakers list` has all."""
 CLUSTER_SHARDS = 16
 """ADR 4."""
 
@@ -156,7 +165,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
     registry = Registry(redis, namespace=settings.redis_namespace, replica_id=new_replica_id())
     stack.push_async_callback(_leave, registry)
     breakers = open_breakers(settings, stack, registry)
-    breakers.join(*CIRCUIT_BREAKERS.values(), whatsapp_account_breakers)
+    breakers.join(*CIRCUIT_BREAKERS.values(), *KEYED_CIRCUIT_BREAKERS)
     stack.push_async_callback(breakers.leave)
     store = await open_store(settings)
     stack.push_async_callback(store.aclose)
@@ -193,7 +202,13 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
 
 
 def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build: str) -> Replica:
-    accounts = AccountService(outside.store, outside.cipher)
+    limits = DailyLimits(
+        messages_per_conversation=settings.daily_messages_per_conversation,
+        tokens_per_conversation=settings.daily_tokens_per_conversation,
+        messages_per_account=settings.daily_messages_per_account,
+        tokens_per_account=settings.daily_tokens_per_account,
+    )
+    accounts = AccountService(outside.store, outside.cipher, limits=limits)
     schema = SchemaGate(outside.store, [migration.id for migration in read_migrations()])
     delivery = Delivery(
         outside.store, outside.messenger, outside.pacer, reconcile_seconds=settings.send_reconcile_seconds
@@ -213,6 +228,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             messenger=outside.messenger,
             delivery=delivery,
             reply_deadline_seconds=settings.reply_deadline_seconds,
+            limits=limits,
         )
         worker = InboxWorker(
             outside.queue,
@@ -231,7 +247,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             health=_health(settings, outside, supervisor, schema, silence, build),
             queue=outside.queue,
             registry=outside.registry,
-            breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers),
+            breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, *KEYED_CIRCUIT_BREAKERS),
             silence=silence,
             verifier=_verifier(settings),
             admin_key=_admin_key(settings),
@@ -292,6 +308,7 @@ def _health(
         return {
             "cache": asdict(cache.stats()),
             "silent_numbers": silence.silent,
+            "model_circuits": [snapshot._asdict() for snapshot in gemini_model_breakers.snapshots()[:MAX_SHOWN]],
             "queue": {"pending": queue.pending, "oldest_seconds": round(queue.oldest_seconds, 3), "dead": queue.dead},
         }
 

@@ -102,7 +102,7 @@ async def test_an_accounts_own_model_and_limits_are_used_and_cannot_leave_their_
     assert world.requests[0].url.raw_path == b"/v1beta/models/..%2Fevil%3Fx%3D:generateContent"
     assert world.sent()["generationConfig"]["temperature"] == 0.2
     assert world.sent()["generationConfig"]["maxOutputTokens"] == 99
-    assert generation.model == "models/../evil?x="
+    assert generation.model == "../evil?x="
 
 
 async def test_an_answer_is_its_spoken_parts_with_what_it_cost(world):

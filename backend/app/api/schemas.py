@@ -7,12 +7,15 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from app.domain.models import MAX_OUTPUT_TOKENS
+from app.domain.profile_limits import PROFILE_BYTES
+
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 PhoneNumberId = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,32}$")]
 PhoneNumber = Annotated[str, StringConstraints(pattern=r"^\+?[0-9]{6,20}$")]
 Secret = Annotated[str, StringConstraints(min_length=8, max_length=1000)]
-LongText = Annotated[str, StringConstraints(max_length=100_000)]
+LongText = Annotated[str, StringConstraints(max_length=PROFILE_BYTES)]
 
 
 class _In(BaseModel):
@@ -43,8 +46,17 @@ class AccountChanges(_In):
     bot_auto_on: bool | None = None
 
 
+class SpentTodayOut(_Out):
+    """Since midnight UTC. `limits_reached`: while there are any the bot sends the fallback text and calls a person."""
+
+    answers: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    limits_reached: tuple[str, ...] = ()
+
+
 class AccountOut(_Out):
-    """Without secrets."""
+    """Without secrets. `spent_today`: in the list of accounts only."""
 
     id: str
     name: str
@@ -55,6 +67,7 @@ class AccountOut(_Out):
     bot_auto_on: bool
     created_at: datetime
     updated_at: datetime
+    spent_today: SpentTodayOut | None = None
 
 
 class ProfileChanges(_In):
@@ -69,7 +82,7 @@ class ProfileChanges(_In):
     non_text_reply: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
     model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    max_output_tokens: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    max_output_tokens: Annotated[int, Field(ge=1, le=MAX_OUTPUT_TOKENS)] | None = None
     resend_ambiguous: bool | None = None
     greeting_text: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
     auto_reply_limit: Annotated[int, Field(ge=1, le=1000)] | None = None

@@ -23,20 +23,24 @@ from app.domain.models import (
     WINDOW_HOURS,
     Account,
     Author,
+    Background,
     BotProfile,
     Conversation,
     Fallback,
     HandoverReason,
     Inbound,
     InboundMessage,
+    Prompt,
     Reply,
     ReplyState,
     Turn,
 )
 from app.domain.ports import Messenger, Model, Store
-from app.domain.prompt import build_prompt
+from app.domain.prompt import MESSAGE_BYTES, build_prompt
+from app.domain.usage import DailyLimits
 from app.domain.webhook import needs_a_person, opens_chat
-from app.services.account_service import AccountService
+from app.services.account_service import NO_LIMITS, AccountService
+from app.services.allowance import Allowance, Bill
 from app.services.delivery import Delivered, Delivery, Postponed
 
 logger = logging.getLogger(__name__)
@@ -119,6 +123,7 @@ class _Work:
     loaded: asyncio.Event = field(default_factory=asyncio.Event)
     reason: str = ""
     """As in `Handled`."""
+    bill: Bill = field(default_factory=Bill)
 
 
 class BotService:
@@ -131,6 +136,7 @@ class BotService:
         messenger: Messenger,
         delivery: Delivery,
         reply_deadline_seconds: float,
+        limits: DailyLimits = NO_LIMITS,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._accounts = accounts
@@ -138,6 +144,7 @@ class BotService:
         self._model = model
         self._messenger = messenger
         self._delivery = delivery
+        self._allowance = Allowance(limits)
         self._reply_deadline = timedelta(seconds=reply_deadline_seconds)
         self._clock = clock
 
@@ -223,7 +230,7 @@ class BotService:
     async def _ready_reply(self, work: _Work) -> tuple[Reply, BotProfile]:
         """The reply with its text, stored before anything is sent: found as an earlier attempt left it, or made now."""
         with _stage(work.stages, "load", self._clock):
-            reply, profile, history = await asyncio.gather(
+            reply, profile, background = await asyncio.gather(
                 self._store.open_reply(
                     work.conversation.id,
                     key=work.covers[0],
@@ -232,25 +239,27 @@ class BotService:
                     fence=work.hold.fence,
                 ),
                 self._accounts.profile(work.account.id),
-                self._history(work),
+                self._background(work),
             )
         work.loaded.set()
         if reply.state is not ReplyState.PENDING or not (reply.body is None or _is_outdated(reply, work)):
             return reply, profile
         with _stage(work.stages, "generate", self._clock):
-            answer = await self._compose(work, profile, history)
+            answer = await self._compose(work, profile, background)
             if await self._grew(work):
                 # Once: a customer who keeps typing must not postpone the answer for ever.
-                answer = await self._compose(work, profile, await self._history(work))
+                answer = await self._compose(work, profile, await self._background(work))
         work.hold.ensure_held()
-        return await self._save(work, reply, answer), profile
+        saved = await self._save(work, reply, answer)
+        self._allowance.tell(saved.usage_change, work.conversation)
+        return saved, profile
 
     async def _save(self, work: _Work, reply: Reply, answer: _Answer) -> Reply:
-        fence, covers = work.hold.fence, work.covers
+        fence, covers, spent = work.hold.fence, work.covers, work.bill.total()
         if answer.fallback is None:
-            return await self._store.save_body(reply.key, fence=fence, covers=covers, body=answer.text)
+            return await self._store.save_body(reply.key, fence=fence, covers=covers, body=answer.text, spent=spent)
         return await self._store.save_fallback(
-            reply.key, fence=fence, covers=covers, body=answer.text, fallback=answer.fallback
+            reply.key, fence=fence, covers=covers, body=answer.text, fallback=answer.fallback, spent=spent
         )
 
     async def _grew(self, work: _Work) -> bool:
@@ -264,10 +273,13 @@ class BotService:
         work.run, work.conversation, work.asked, work.covers = run, inbound.conversation, asked, covers
         return grew
 
-    async def _history(self, work: _Work) -> Sequence[Turn]:
-        return await self._store.history(work.conversation.id, limit=HISTORY_MESSAGES, exclude=work.covers)
+    async def _background(self, work: _Work) -> Background:
+        # One character more than the prompt takes of a message: then it is cut there, with a note.
+        return await self._store.background(
+            work.conversation.id, limit=HISTORY_MESSAGES, exclude=work.covers, characters=MESSAGE_BYTES + 1
+        )
 
-    async def _compose(self, work: _Work, profile: BotProfile, history: Sequence[Turn]) -> _Answer:
+    async def _compose(self, work: _Work, profile: BotProfile, background: Background) -> _Answer:
         """The answer: the model's, or what the profile says when the model cannot or need not be asked."""
         work.reason = ""
         texts = [message.text for message in work.asked if message.text]
@@ -276,10 +288,14 @@ class BotService:
             return _Answer(profile.non_text_reply)
         if len(texts) < len(work.asked):
             texts.append("[The customer also sent something that is not text and that you cannot see.]")
-        if 0 < (blocked := self._model.blocked_seconds()) <= self._seconds_left(work):
-            raise Postponed(blocked, f"model unavailable: {self._model.blocked_reason()}")
+        if limit := self._allowance.used_up(background.usage):
+            work.reason = f"daily limit: {limit}"
+            await self._store.set_needs_human(work.conversation.id, HandoverReason.DAILY_LIMIT)
+            return _Answer(profile.fallback_text, Fallback.UNAVAILABLE)
+        if 0 < (blocked := self._model.blocked_seconds(profile)) <= self._seconds_left(work):
+            raise Postponed(blocked, f"model unavailable: {self._model.blocked_reason(profile)}")
         try:
-            said = await self._generate(work, profile, history, texts)
+            said = await self._generate(work, profile, background.turns, texts)
             return _Answer(to_whatsapp(said).strip() or said)
         except ModelRefused as exc:
             why = HandoverReason.MODEL_REFUSED
@@ -303,13 +319,23 @@ class BotService:
         name = work.conversation.contact.name or work.run.name
         deadline = Deadline.after(GENERATION_SECONDS)
         try:
-            return (await self._model.generate(build_prompt(profile, name, history, texts), deadline=deadline)).text
+            return await self._ask(work, build_prompt(profile, name, history, texts), deadline)
         except ModelRefused as exc:
             if not history or not exc.about_the_text:
                 raise
             # Perhaps it refuses what was said before, also while the bot was off: no question may suffer from that.
             logger.info("refused, asking without the history", extra={"reason": exc.reason})
-        return (await self._model.generate(build_prompt(profile, name, (), texts), deadline=deadline)).text
+        return await self._ask(work, build_prompt(profile, name, (), texts), deadline)
+
+    async def _ask(self, work: _Work, prompt: Prompt, deadline: Deadline) -> str:
+        try:
+            generation = await self._model.generate(prompt, deadline=deadline)
+        except ModelRefused as exc:
+            if exc.about_the_text:
+                work.bill.add_refused(prompt)
+            raise
+        work.bill.add(prompt, generation)
+        return generation.text
 
     def _seconds_left(self, work: _Work) -> float:
         """Until the customer gets the fallback text instead of an answer."""
@@ -331,7 +357,7 @@ class BotService:
         """Once the model has been asked: the customer waits for that, not for the courtesy."""
         asked = work.asked[-1].wa_message_id
         await work.loaded.wait()
-        if self._model.blocked_seconds():
+        if self._model.blocked_seconds(await self._accounts.profile(work.account.id)):
             return  # nobody is going to answer soon
         try:
             await self._messenger.mark_read(work.account, asked, typing=True)
