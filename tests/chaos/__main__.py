@@ -54,10 +54,14 @@ async def _chaos(configuration: str, plan: Plan, logs: Path | None) -> tuple[str
 
 
 async def _fairness() -> tuple[str, Sequence[str]]:
-    async with running_world(businesses=2, settings=fairness.SETTINGS) as world:
-        found = await fairness.hanging_gemini(world)
-    problems = [f"a ratio of {found.ratio:.2f}"] if found.ratio > fairness.RATIO else []
-    return found.table(), problems
+    tables, problems = [], []
+    for name, (neighbour, settings) in fairness.NEIGHBOURS.items():
+        async with running_world(businesses=2, settings=settings) as world:
+            found = await neighbour(world)
+        tables.append(found.table())
+        if not found.is_fair:
+            problems.append(f"{name}: a ratio of {found.ratio:.2f}{''.join(found.problems)}")
+    return "\n".join(tables), problems
 
 
 if __name__ == "__main__":

@@ -75,6 +75,10 @@ MUTATIONS: Mapping[str, Mutation] = {
         "killed_between_send_and_record",
         [Edit(f"{SERVICES}bot_service.py", "key=work.covers[0],", 'key=f"{work.covers[0]}-{work.hold.fence}",')],
     ),
+    "a circuit per model": Mutation(
+        "anothers_model_is_down",
+        [Edit("backend/app/adapters/gemini.py", "if self._is_chosen(prompt):", "if False:")],
+    ),
     "lease renewal": Mutation(
         "slower_than_the_lease",
         [Edit("backend/app/wiring.py", '        start("lease_renewal", replica.worker.renew)\n', "")],

@@ -9,18 +9,24 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 
 from app.sandbox.webhooks import Business
 
 from .traffic import Message, conversation, payload, sender
 from .verdict import judge
-from .world import World
+from .world import FALLBACK_TEXT, World
 
 QUIET_SECONDS = 60.0
-SETTINGS = {"LEASE_SECONDS": "2", "DEBOUNCE_SECONDS": "1", "SEND_RECONCILE_SECONDS": "3"}
+SETTINGS = {
+    "LEASE_SECONDS": "2", "DEBOUNCE_SECONDS": "1", "SEND_RECONCILE_SECONDS": "3", "REPLY_DEADLINE_SECONDS": "15",
+}  # fmt: skip
 """A debounce long enough to act while a message waits for it."""
+
+
+OWN_MODEL = "gemini-2.5-flash"
+"""One that the sandbox has beside the default."""
 
 
 class Broken(AssertionError):
@@ -171,6 +177,44 @@ async def slower_than_the_lease(world: World) -> None:
         raise Broken(f"the reply was generated {times} times")
 
 
+async def anothers_model_is_down(world: World) -> None:
+    """What one account has chosen for itself opens no circuit of the others: they are answered as ever."""
+    stage = Stage(world)
+    broken, healthy = await world.add_business(), world.businesses[0]
+    async with model_is_down(world, broken):
+        talks = [stage.conversation(1, broken)[0] for _ in range(5)]
+        await stage.post(*talks, replica=0)
+        await _until_a_circuit_opens(world)
+        innocent = [stage.conversation(1, healthy)[0] for _ in range(5)]
+        await stage.post(*innocent, replica=1)
+        try:
+            sends = await stage.sends(1, *innocent, timeout_seconds=8)
+        except TimeoutError:
+            raise Broken("another account's model keeps innocent customers waiting") from None
+        if any(send["text"] == FALLBACK_TEXT for send in sends):
+            raise Broken("an innocent customer got the fallback text")
+        await stage.sends(1, *talks)
+    await stage.ends_well()
+
+
+@asynccontextmanager
+async def model_is_down(world: World, business: Business) -> AsyncIterator[None]:
+    """The account has chosen a model of its own, and that answers 503."""
+    await world.change_profile(business, model=OWN_MODEL)
+    fault = await world.sandbox.add_fault("gemini", gemini="unavailable", match={"model": OWN_MODEL})
+    try:
+        yield
+    finally:
+        await world.sandbox.remove_fault(fault)
+        await world.change_profile(business, model=None)
+
+
+async def _until_a_circuit_opens(world: World) -> None:
+    async with asyncio.timeout(20):
+        while all(row["state"] == "closed" for row in (await world.api("GET", "/admin/breakers")).values()):
+            await asyncio.sleep(0.05)
+
+
 async def _reply(world: World, message: Message) -> tuple[object, ...]:
     query = "select fence, state, body, covers, wamid from replies where reply_key = $1"
     (row,) = await world.rows(query, message.id)
@@ -185,5 +229,6 @@ SCENARIOS: Mapping[str, Callable[[World], Awaitable[None]]] = {
         frozen_past_its_lease,
         delivered_again_beside_news,
         slower_than_the_lease,
+        anothers_model_is_down,
     )
 }

@@ -328,20 +328,20 @@ class SqlStore(SqlInvalidations, Store):
     async def save_body(
         self, key: str, *, fence: int, covers: Sequence[str], body: str, spent: Spent | None = None
     ) -> Reply:
-        return await self._save("save_body", spent, key=key, fence=fence, covers=covers, body=body)
+        return await self._save_answer(spent, key=key, fence=fence, covers=covers, body=body, fallback=None)
 
     async def save_fallback(
         self, key: str, *, fence: int, covers: Sequence[str], body: str, fallback: Fallback, spent: Spent | None = None
     ) -> Reply:
-        return await self._save(
-            "save_fallback", spent, key=key, fence=fence, covers=covers, body=body, fallback=fallback
-        )
+        return await self._save_answer(spent, key=key, fence=fence, covers=covers, body=body, fallback=fallback)
 
-    async def _save(self, operation: str, spent: Spent | None, **p: Any) -> Reply:
-        if spent is not None:
-            operation = "save_answer"
-            p |= {"spent_id": spent.id, "input_tokens": spent.input_tokens, "output_tokens": spent.output_tokens}
-        return _REPLY.validate_python(await self._call(operation, **p))
+    async def _save_answer(self, spent: Spent | None, **p: Any) -> Reply:
+        cost = {
+            "spent_id": spent and spent.id,
+            "input_tokens": spent and spent.input_tokens,
+            "output_tokens": spent and spent.output_tokens,
+        }
+        return _REPLY.validate_python(await self._call("save_answer", **p, **cost))
 
     async def begin_part(
         self, key: str, *, fence: int, part: int, parts: int, text: str, resend: bool = False

@@ -63,8 +63,9 @@ language sql stable set search_path = public, pg_temp as $$
   ))
 $$;
 
--- p: as for chorus_save_body or, with a fallback, chorus_save_fallback, and spent_id, input_tokens, output_tokens. Counted
--- once for a spent_id, whether or not the text is taken: it was paid for. A fallback text is no answer; what was asked
+-- p: as for chorus_save_body or, with a fallback, chorus_save_fallback, and spent_id, input_tokens, output_tokens, all null
+-- if the model was not asked. Counted once for a spent_id, whether or not the text is taken: it was paid for. A fallback text
+-- is no answer; what was asked
 -- before it costs all the same. Answers the reply, with "usage_change" {"before", "after"} if this call counted.
 create function public.chorus_save_answer(p jsonb) returns jsonb
 language plpgsql set search_path = public, pg_temp as $$
@@ -78,8 +79,8 @@ begin
     return v_saved;
   end if;
   select * into v_reply from replies where reply_key = v_saved->'ok'->>'reply_key' for no key update;
-  if v_reply.spent_id = (p->>'spent_id')::uuid then
-    return v_saved;  -- a repetition after a lost answer
+  if p->>'spent_id' is null or v_reply.spent_id = (p->>'spent_id')::uuid then
+    return chorus.ok(chorus.addressed(v_reply));  -- nothing was asked, or a repetition after a lost answer
   end if;
   -- The row first: of answers that are saved at the same moment each sees its own before and after.
   insert into account_usage (account_id, day) values (v_reply.account_id, chorus.today())
@@ -95,7 +96,7 @@ begin
     input_tokens = coalesce(input_tokens, 0) + (p->>'input_tokens')::bigint,
     output_tokens = coalesce(output_tokens, 0) + (p->>'output_tokens')::bigint
   where reply_key = v_reply.reply_key;
-  return chorus.ok(v_saved->'ok' || jsonb_build_object('usage_change', jsonb_build_object(
+  return chorus.ok(chorus.addressed(v_reply) || jsonb_build_object('usage_change', jsonb_build_object(
     'before', v_before, 'after', chorus.usage(v_reply.account_id, v_reply.conversation_id))));
 end $$;
 
