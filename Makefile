@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check bench chaos alerts lock clean help
+.PHONY: setup demo test check fuzz openapi bench chaos alerts lock clean help
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -32,6 +32,12 @@ check: setup     ## ruff, types, import contracts
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"
 	"$(BIN)/lint-imports"
+
+fuzz: setup      ## schemathesis against every route, as operator and as member: FUZZ_SECONDS in all (default 600)
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) "$(BIN)/python" -m pytest -q -s --timeout=0 tests/fuzz
+
+openapi: setup   ## write docs/openapi.json anew
+	@"$(BIN)/python" -m app.cli openapi > docs/openapi.json
 
 bench: setup .venv-bench/.installed ## figures side by side with peers and floors (BENCH="ingest queue": only these)
 	"$(BIN)/python" -m tests.bench $(BENCH)

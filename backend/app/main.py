@@ -10,10 +10,19 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from app import __version__
-from app.api import routes_accounts, routes_admin, routes_bot, routes_conversations, routes_health, routes_webhook
+from app.api import (
+    routes_accounts,
+    routes_admin,
+    routes_bot,
+    routes_conversations,
+    routes_health,
+    routes_members,
+    routes_webhook,
+)
 from app.api.deps import Services
 from app.api.errors import install_error_handlers
 from app.api.middleware import Observed
+from app.api.openapi import document
 from app.api.plain_route import PlainRoute
 from app.core.config import Settings
 from app.wiring import connect
@@ -28,6 +37,11 @@ class Chorus(FastAPI):
     the bare callable takes twice as many per second (`make bench`)."""
 
     webhook: routes_webhook.WebhookReceiver | None = None
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = document(self, routes_health.OPERATIONS | routes_webhook.OPERATIONS)
+        return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (
@@ -51,16 +65,22 @@ def create_app(settings: Settings) -> Chorus:
             app.webhook = routes_webhook.WebhookReceiver(replica.ingest, replica.app_secrets)
             yield {"services": replica.services}
 
-    app = Chorus(title="Chorus", version=__version__, lifespan=lifespan, **_no_docs(settings))
+    # Without redirects to a path with or without a slash: they lose the body of half of the clients.
+    app = Chorus(title="Chorus", version=__version__, lifespan=lifespan, redirect_slashes=False, **_no_docs(settings))
     app.add_middleware(Observed)
     install_error_handlers(app)
     app.router.routes += [
         *routes_health.ROUTES,
         PlainRoute(routes_webhook.PATH, routes_webhook.verify, methods=["GET"]),
     ]
-    for module in (routes_accounts, routes_bot, routes_conversations, routes_admin):
+    for module in (routes_accounts, routes_members, routes_bot, routes_conversations, routes_admin):
         app.include_router(module.router)
     return app
+
+
+def openapi_document() -> dict[str, Any]:
+    """What `docs/openapi.json` holds; the same for every setting."""
+    return create_app(Settings.model_construct()).openapi()
 
 
 def _no_docs(settings: Settings) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from app.adapters.supabase_store import SupabaseStore
 from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.core import cache
+from app.core.allowance import Allowance
 from app.core.arrivals import Arrivals
 from app.core.build import build_id
 from app.core.circuit_breaker import (
@@ -33,10 +34,11 @@ from app.core.circuit_breaker import (
     KEYED_CIRCUIT_BREAKERS,
     BreakerFleet,
     gemini_model_breakers,
+    whatsapp_account_breakers,
 )
-from app.core.config import Env, IngestFallback, RedisDurability, ReplicaRole, Settings
+from app.core.config import Env, IngestFallback, RedisDurability, ReplicaRole, Settings, Signup
 from app.core.errors import Unavailable
-from app.core.http_client import close_http_client, get_http_client
+from app.core.http_client import close_http_client, get_http_client, leave_by
 from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
 from app.core.loop_watch import LoopWatch
@@ -47,11 +49,13 @@ from app.core.queue import Queue
 from app.core.redis import Redis, describe, is_cluster
 from app.core.redis import connect as connect_redis
 from app.core.registry import HEARTBEAT_SECONDS, Registry, new_replica_id
+from app.core.resilience import ResiliencePolicy
 from app.core.secrets import TokenCipher
 from app.domain.ports import Store
 from app.domain.usage import DailyLimits
 from app.services.account_notices import AccountNotices
 from app.services.account_service import AccountService
+from app.services.account_watch import AccountWatch
 from app.services.bot_service import BotService
 from app.services.breaker_service import BreakerService
 from app.services.cache_relay import CacheRelay
@@ -64,6 +68,7 @@ from app.services.ingest_service import IngestService
 from app.services.journal import Journal
 from app.services.probes import Dependency
 from app.services.schema_gate import SchemaGate
+from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES, WINDOW_SECONDS, SignupService
 from app.services.silence_watch import SilenceWatch
 
 logger = logging.getLogger(__name__)
@@ -102,6 +107,8 @@ class Replica:
     inbox: InboxFallback | Journal | None
     """What takes events in the queue's place, now and then or always."""
     app_secrets: tuple[str, ...]
+    account_watch: AccountWatch
+    bot: BotService | None
     worker: InboxWorker | None
     supervisor: Supervisor
     settings: Settings
@@ -111,6 +118,8 @@ class Replica:
         """Finish or give back what is held. Idempotent."""
         if self.worker is not None:
             await self.worker.drain(grace_seconds)
+        if self.bot is not None:
+            await self.bot.aclose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +156,7 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
         await asyncio.gather(
             replica.services.health.probe_all(), replica.schema.look(timeout_seconds=PROBE_TIMEOUT_SECONDS)
         )
+        stack.push_async_callback(replica.services.breakers.aclose)
         stack.push_async_callback(supervisor.stop)
         _start_loops(replica, outside)
         replica.services.health.started()
@@ -158,6 +168,7 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
 
 
 async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
+    leave_by(settings.egress)
     stack.push_async_callback(close_http_client)
     redis = connect_redis(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS)
     stack.push_async_callback(redis.aclose)
@@ -202,24 +213,25 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
 
 
 def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build: str) -> Replica:
-    limits = DailyLimits(
-        messages_per_conversation=settings.daily_messages_per_conversation,
-        tokens_per_conversation=settings.daily_tokens_per_conversation,
-        messages_per_account=settings.daily_messages_per_account,
-        tokens_per_account=settings.daily_tokens_per_account,
-    )
+    limits = _daily_limits(settings)
     accounts = AccountService(outside.store, outside.cipher, limits=limits)
     schema = SchemaGate(outside.store, [migration.id for migration in read_migrations()])
     delivery = Delivery(
-        outside.store, outside.messenger, outside.pacer, reconcile_seconds=settings.send_reconcile_seconds
+        outside.store,
+        accounts,
+        outside.messenger,
+        outside.pacer,
+        reconcile_seconds=settings.send_reconcile_seconds,
+        reply_deadline_seconds=settings.reply_deadline_seconds,
     )
+    account_watch = AccountWatch(outside.store)
     silence = SilenceWatch(outside.arrivals, outside.board)
     inbox = _inbox(settings, outside)
     journal = inbox if isinstance(inbox, Journal) else None
     conversations = ConversationService(
         accounts=accounts, store=outside.store, queue=journal or outside.queue, delivery=delivery
     )
-    worker = None
+    bot, worker = None, None
     if settings.app_role is not ReplicaRole.API:
         bot = BotService(
             accounts=accounts,
@@ -227,7 +239,6 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             model=outside.model,
             messenger=outside.messenger,
             delivery=delivery,
-            reply_deadline_seconds=settings.reply_deadline_seconds,
             limits=limits,
         )
         worker = InboxWorker(
@@ -243,11 +254,18 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
     return Replica(
         services=Services(
             accounts=accounts,
+            signup=_signup(settings, outside, accounts),
             conversations=conversations,
-            health=_health(settings, outside, supervisor, schema, silence, build),
+            health=_health(settings, outside, supervisor, schema, silence, account_watch, build),
             queue=outside.queue,
             registry=outside.registry,
-            breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, *KEYED_CIRCUIT_BREAKERS),
+            breakers=BreakerService(
+                outside.breakers,
+                CIRCUIT_BREAKERS,
+                whatsapp_account_breakers,
+                outside.queue,
+                others=[gemini_model_breakers],
+            ),
             silence=silence,
             verifier=_verifier(settings),
             admin_key=_admin_key(settings),
@@ -256,10 +274,32 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
         ingest=IngestService(inbox or outside.queue, outside.arrivals.note),
         inbox=inbox,
         app_secrets=_values(settings.meta_app_secret),
+        account_watch=account_watch,
+        bot=bot,
         worker=worker,
         supervisor=supervisor,
         settings=settings,
         schema=schema,
+    )
+
+
+def _signup(settings: Settings, outside: Outside, accounts: AccountService) -> SignupService:
+    allowance = partial(Allowance, outside.redis, namespace=settings.redis_namespace, window_seconds=WINDOW_SECONDS)
+    return SignupService(
+        accounts,
+        outside.messenger,
+        tries=allowance(name="signup_tries", limit=MAX_TRIES),
+        created=allowance(name="signup_created", limit=MAX_ACCOUNTS),
+        is_open=settings.signup is Signup.OPEN,
+    )
+
+
+def _daily_limits(settings: Settings) -> DailyLimits:
+    return DailyLimits(
+        messages_per_conversation=settings.daily_messages_per_conversation,
+        tokens_per_conversation=settings.daily_tokens_per_conversation,
+        messages_per_account=settings.daily_messages_per_account,
+        tokens_per_account=settings.daily_tokens_per_account,
     )
 
 
@@ -288,6 +328,7 @@ def _health(
     supervisor: Supervisor,
     schema: SchemaGate,
     silence: SilenceWatch,
+    account_watch: AccountWatch,
     build: str,
 ) -> HealthService:
     async def probe_store() -> Mapping[str, Any]:
@@ -323,6 +364,7 @@ def _health(
         breakers=CIRCUIT_BREAKERS,
         fleet=outside.registry,
         supervisor=supervisor,
+        accounts=account_watch,
         internals=internals,
         build={"version": __version__, "build": build},
         requires=frozenset(settings.readiness_requires),
@@ -374,7 +416,9 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
     if replica.inbox is not None:
         start("inbox_mover", replica.schema.guarded(replica.inbox.run))
     start("circuit_breakers", outside.breakers.run)
-    start("cache_relay", replica.schema.guarded(_cache_relay(replica.settings, outside).run))
+    start("cache_relay", replica.schema.guarded(_cache_relay(replica, outside).run))
+    watch = partial(replica.account_watch.run, partial(replica.supervisor.beat, "account_watch"))
+    start("account_watch", replica.schema.guarded(watch))
     if replica.settings.whatsapp_phone_id:
         bootstrap = partial(_bootstrap, replica.settings, replica.services.accounts)
         start("bootstrap_account", replica.schema.guarded(bootstrap))
@@ -384,15 +428,16 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
         start("audit", audit, beat_within_seconds=3 * AUDIT_SECONDS)
 
 
-def _cache_relay(settings: Settings, outside: Outside) -> CacheRelay:
+def _cache_relay(replica: Replica, outside: Outside) -> CacheRelay:
     """Carries out what committed changes have made old, whoever made them; one replica at a time."""
     lease = Lease(
         outside.redis,
-        key=f"{settings.redis_namespace}:{{fleet}}:cache_relay",
+        key=f"{replica.settings.redis_namespace}:{{fleet}}:cache_relay",
         holder=outside.registry.replica_id,
         seconds=RELAY_LEASE_SECONDS,
     )
-    return CacheRelay(outside.store, cache.invalidate_everywhere, lease)
+    account_changed = replica.services.breakers.account_changed
+    return CacheRelay(outside.store, cache.invalidate_everywhere, lease, account_changed=account_changed)
 
 
 def open_breakers(settings: Settings, stack: AsyncExitStack, registry: Registry) -> BreakerFleet:
@@ -434,11 +479,12 @@ def _has_somewhere_else(settings: Settings) -> bool:
     return settings.ingest_fallback is IngestFallback.DATABASE and settings.redis_durability is not RedisDurability.NONE
 
 
-async def open_store(settings: Settings) -> Store:
-    """Postgres by DATABASE_URL, or Supabase over REST."""
+async def open_store(settings: Settings, *, policy: ResiliencePolicy | None = None) -> Store:
+    """Postgres by DATABASE_URL, or Supabase over REST. `policy`: other than a replica's."""
     if settings.database_url:
-        return PostgresStore(settings.database_url.get_secret_value())
-    return SupabaseStore(settings.supabase_url or "", _value(settings.supabase_key), await get_http_client())
+        return PostgresStore(settings.database_url.get_secret_value(), policy=policy)
+    url, key = settings.supabase_url or "", _value(settings.supabase_key)
+    return SupabaseStore(url, key, await get_http_client(), policy=policy)
 
 
 async def _bootstrap(settings: Settings, accounts: AccountService) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -12,9 +13,18 @@ import pytest_asyncio
 from app.adapters import whatsapp
 from app.adapters.whatsapp import WhatsAppMessenger
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker, CircuitBreakerOpenError, KeyedCircuitBreakers
+from app.core.errors import Overloaded
 from app.core.http_client import close_http_client
 from app.core.secrets import TokenCipher
-from app.domain.errors import AccountRejected, SendAmbiguous, SendError, SendRejected, SendThrottled, Unavailable
+from app.domain.errors import (
+    AccountRejected,
+    InvalidInput,
+    SendAmbiguous,
+    SendError,
+    SendRejected,
+    SendThrottled,
+    Unavailable,
+)
 from app.domain.models import TEXT_LIMIT, Account, Recipient
 from app.domain.ports import Messenger
 from app.sandbox.app import running_sandbox
@@ -89,8 +99,8 @@ async def test_read_receipt_and_typing_arrive(world: World) -> None:
 
 
 _KIND = {
-    SendThrottled: {4, 80007, 130429, 131056},
-    AccountRejected: {0, 3, 10, 33, 190, 368, 131005, 131031, 131037, 131042, 131045, 131048, 131064, 133010},
+    SendThrottled: {4, 17, 32, 341, 613, 80007, 80008, 130429, 131056},
+    AccountRejected: {0, 3, 10, 33, 102, 190, 368, 131005, 131031, 131037, 131042, 131045, 131048, 131064, 133010},
     Unavailable: {1, 2, 131000, 131016, 131057, 133004, 2494100},
 }
 
@@ -172,3 +182,78 @@ async def test_probing_leaves_no_trace(world: World) -> None:
     assert isinstance(world.messenger, WhatsAppMessenger)
     assert await world.messenger.probe() == {}
     assert await world.sandbox.record() == []
+
+
+async def test_a_number_is_described_to_the_token_that_opens_it(world: World) -> None:
+    messenger = world.messenger
+    assert isinstance(messenger, WhatsAppMessenger)
+    described = await messenger.describe_number(world.account)
+    assert (described["id"], described["quality_rating"]) == (world.account.phone_number_id, "GREEN")
+    with pytest.raises(AccountRejected, match="190"):
+        await messenger.describe_number(new_account(token="wrong"))
+    with pytest.raises(AccountRejected, match="code 100"):
+        await messenger.describe_number(new_account("999"))
+    closed = replace(world.account, access_token=TokenCipher([TokenCipher.generate_key()]).encrypt("t0ken"))
+    with pytest.raises(AccountRejected, match="decrypted"):
+        await messenger.describe_number(closed)
+
+
+async def test_a_number_that_is_asked_about_in_vain_counts_for_no_circuit(world: World) -> None:
+    messenger = world.messenger
+    assert isinstance(messenger, WhatsAppMessenger)
+    await world.sandbox.add_fault("whatsapp", match={"operation": "number"}, http_status=503, count=20)
+    for _ in range(10):
+        with pytest.raises(Unavailable):
+            await messenger.describe_number(world.account)
+    assert messenger.blocked_seconds(world.account) == 0
+
+
+async def test_a_token_that_opens_the_number_confirms_it(world: World) -> None:
+    await world.messenger.confirm_number("106540352242922", "t0ken")
+    (asked,) = await world.sandbox.record(kind="number")
+    assert asked["phone_number_id"] == "106540352242922"
+
+
+@pytest.mark.parametrize(
+    ("number", "token", "field"),
+    [
+        ("106540352242922", "wrong", "access_token"), ("777", "t0ken", "phone_number_id"),
+        ("777?x=106540352242922", "t0ken", "phone_number_id"),
+    ],
+)  # fmt: skip
+async def test_a_number_that_the_token_does_not_open_is_refused(
+    world: World, number: str, token: str, field: str
+) -> None:
+    with pytest.raises(InvalidInput, match="WhatsApp") as caught:
+        await world.messenger.confirm_number(number, token)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"error": "131000"}, {"error": "4"}, {"error": "80007", "retry_after": 7}, {"http_status": 500},
+        {"http_status": 403}, {"http_status": 404}, {"action": "drop_after"}, {"action": "refuse"},
+    ],
+)  # fmt: skip
+async def test_without_a_word_of_whatsapp_nothing_is_confirmed_and_no_circuit_counts_it(
+    world: World, fault: dict[str, object]
+) -> None:
+    await world.sandbox.add_fault("whatsapp", match={"operation": "number"}, **fault)
+    for _ in range(5):
+        with pytest.raises(Unavailable):
+            await world.messenger.confirm_number("106540352242922", "t0ken")
+    assert world.breaker.snapshot().failure_count == 0
+    await world.send()
+
+
+async def test_confirming_is_bounded_in_time_and_number(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whatsapp, "CONFIRM_SECONDS", 0.2)
+    await world.sandbox.add_fault("whatsapp", match={"operation": "number"}, action="hang_before")
+    tasks = [
+        asyncio.create_task(world.messenger.confirm_number("106540352242922", "t0ken"))
+        for _ in range(whatsapp.MAX_CONFIRMS + 1)
+    ]
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(result, Unavailable) for result in results)
+    assert sum(isinstance(result, Overloaded) for result in results) == 1

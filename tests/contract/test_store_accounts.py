@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from app.adapters.migrations import read_migrations
+from app.adapters.row_security import expected_policies, holes
 from app.adapters.sql_store import SqlStore
 from app.domain.errors import Conflict, InvalidInput, NotFound
 from app.domain.models import Account, BotProfile, Role
@@ -136,6 +137,54 @@ async def test_roles(store: SqlStore, new_account: NewAccount) -> None:
         await store.add_member(NOBODY, "bob", Role.AGENT)
 
 
+async def test_members_are_listed_by_role_and_age(store: SqlStore, new_account: NewAccount) -> None:
+    account = await new_account()
+    for user, role in (("v", Role.VIEWER), ("b", Role.OWNER), ("a", Role.OWNER), ("g", Role.AGENT)):
+        made = await store.add_member(account.id, user, role)
+        assert (made.user_id, made.role) == (user, role)
+        assert await store.get_member(account.id, user) == made
+    assert [m.user_id for m in await store.list_members(account.id)] == ["b", "a", "g", "v"]
+    assert await store.list_members(NOBODY) == ()
+    assert await store.get_member(account.id, "nobody") is None
+    assert await store.get_member("no uuid", "a") is None
+
+
+async def test_a_removed_member_has_no_role(store: SqlStore, new_account: NewAccount) -> None:
+    account = await new_account(owner_id="ada")
+    for _ in range(2):  # a repetition after a lost answer changes nothing
+        await store.remove_member(account.id, "ada")
+    assert await store.get_role(account.id, "ada") is None
+    await store.remove_member(NOBODY, "ada")
+
+
+async def test_the_last_owner_is_kept_if_asked_for(store: SqlStore, new_account: NewAccount) -> None:
+    account = await new_account(owner_id="ada")
+    await store.add_member(account.id, "bob", Role.AGENT, keep_owner=True)
+    for attempt in (
+        store.remove_member(account.id, "ada", keep_owner=True),
+        store.add_member(account.id, "ada", Role.AGENT, keep_owner=True),
+    ):
+        with pytest.raises(Conflict) as caught:
+            await attempt
+        assert caught.value.code == "last_owner"
+    await store.add_member(account.id, "ada", Role.OWNER, keep_owner=True)
+    await store.add_member(account.id, "ada", Role.VIEWER)
+    assert await store.get_role(account.id, "ada") is Role.VIEWER
+
+
+async def test_two_owners_who_remove_each_other_leave_one(store: SqlStore, new_account: NewAccount) -> None:
+    for _ in range(5):
+        account = await new_account(owner_id="ada")
+        await store.add_member(account.id, "bob", Role.OWNER)
+        results = await asyncio.gather(
+            store.remove_member(account.id, "ada", keep_owner=True),
+            store.add_member(account.id, "bob", Role.AGENT, keep_owner=True),
+            return_exceptions=True,
+        )
+        assert sum(isinstance(result, Conflict) for result in results) == 1
+        assert [m.role for m in await store.list_members(account.id)].count(Role.OWNER) == 1
+
+
 async def test_a_fresh_account_has_the_default_profile(store: SqlStore, new_account: NewAccount) -> None:
     account = await new_account()
     profile = await store.get_profile(account.id)
@@ -197,3 +246,30 @@ async def test_a_profile_exists_for_an_account_made_by_hand(store: SqlStore, sql
         name,
     )
     assert await store.get_profile(account_id) is not None
+
+
+async def test_a_token_is_replaced_only_if_it_is_still_the_one_that_was_read(
+    store: SqlStore, new_account: NewAccount
+) -> None:
+    account = await new_account(access_token="first")
+    assert await store.replace_access_token(account.id, expected="first", access_token="second")
+    assert not await store.replace_access_token(account.id, expected="first", access_token="third")
+    found = await store.get_account(account.id)
+    assert found is not None
+    assert found.access_token == "second"
+    assert await store.replace_access_token(account.id, expected="first", access_token="second"), "a repetition"
+    for unknown in (NOBODY, "not a uuid"):
+        with pytest.raises(NotFound):
+            await store.replace_access_token(unknown, expected="a", access_token="b")
+
+
+async def test_of_two_who_replace_a_token_side_by_side_one_succeeds(store: SqlStore, new_account: NewAccount) -> None:
+    account = await new_account(access_token="first")
+    done = await asyncio.gather(
+        *(store.replace_access_token(account.id, expected="first", access_token=f"{n}") for n in range(5))
+    )
+    assert sorted(done) == [False] * 4 + [True]
+
+
+async def test_every_table_of_ours_guards_its_rows(store: SqlStore) -> None:
+    assert holes(expected_policies(), await store.row_security()) == []

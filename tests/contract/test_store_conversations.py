@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import random
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -291,18 +290,31 @@ async def test_a_new_message_between_two_pages_moves_nothing(scene: Scene) -> No
     assert rest.next_cursor is None
 
 
-MADE_UP = [base64.urlsafe_b64encode(raw).decode() for raw in (b"1", b"-1", b"x|y", b"9" * 30, b"\xff")]
+PLACE = "1764212345678901.00000000-0000-4000-8000-000000000000"
 
 
-@pytest.mark.parametrize("cursor", ["", "garbage", "é", *MADE_UP])
+@pytest.mark.parametrize(
+    "cursor",
+    ["", "garbage", "é", "-1", "1.5", "MQ==", "1\n", "\u0661", "9" * 19, f"9{PLACE[16:]}9", f"99{PLACE}", f"{PLACE}\n",
+     PLACE.upper() + "A", f"-{PLACE}", "9" * 5000],
+)  # fmt: skip
 async def test_a_made_up_cursor_is_refused(scene: Scene, cursor: str) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        await scene.store.list_conversations(scene.account.id, limit=10, cursor=cursor)
-    assert caught.value.field == "cursor"
-    if cursor != MADE_UP[0]:  # a message's position is a plain number: 1
+    for listing in (
+        scene.store.list_conversations(scene.account.id, limit=10, cursor=cursor),
+        scene.store.list_messages(NOBODY, limit=10, cursor=cursor),
+    ):
         with pytest.raises(InvalidInput) as caught:
-            await scene.store.list_messages(NOBODY, limit=10, cursor=cursor)
+            await listing
         assert caught.value.field == "cursor"
+
+
+@pytest.mark.parametrize("micros", ["0", "9" * 17])
+async def test_a_cursor_of_the_right_form_is_a_place_however_far_away(scene: Scene, micros: str) -> None:
+    conversation = await scene.receive(message("a"))
+    far = await scene.store.list_conversations(scene.account.id, limit=10, cursor=micros + PLACE[16:])
+    assert [item.id for item in far.items] == ([] if micros == "0" else [conversation.id])
+    page = await scene.store.list_messages(conversation.id, limit=10, cursor="9" * 18)
+    assert [item.text for item in page.items] == ["a"]
 
 
 async def test_what_does_not_exist_lists_nothing(store: SqlStore) -> None:

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from app.adapters.sql_store import SqlStore
-from app.domain.models import Author, Conversation, InboundMessage, ReplyState
+from app.domain.models import Author, Conversation, HandoverReason, InboundMessage, ReplyState
 from app.domain.ports import SendDecision
 from contract.store_kit import NewAccount, Scene, begin, message, unique, until_all_wait
 
@@ -78,6 +78,17 @@ async def test_the_bot_is_off_after_a_merge_if_it_was_off_in_either(scene: Scene
         await scene.store.set_bot(both[off].id, enabled=False)
     moved = await report(scene, change(wa_id=NEW), wa_id=OLD)
     assert moved.bot_enabled == (off == "neither")
+
+
+async def test_a_person_is_called_for_the_conversation_that_is_left_after_a_merge(scene: Scene) -> None:
+    before = await say(scene, wa_id=OLD)
+    gone = await say(scene, wa_id=NEW)
+    left = await report(scene, change(wa_id=NEW), wa_id=OLD)
+    assert left.id == before.id
+    await scene.store.set_needs_human(gone.id, HandoverReason.MODEL_UNAVAILABLE)
+    called = await scene.store.get_conversation(left.id)
+    assert called is not None
+    assert (called.needs_human, called.needs_human_reason) == (True, "model_unavailable")
 
 
 async def test_a_report_delivered_again_changes_nothing_for_the_next_owner_of_the_old_number(scene: Scene) -> None:

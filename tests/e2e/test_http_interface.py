@@ -7,6 +7,8 @@ import re
 import time
 from collections import Counter
 
+import pytest
+
 from app.wiring import UPSTREAM_PROBE_SECONDS
 
 from .conftest import World
@@ -139,6 +141,37 @@ async def test_a_person_answers_through_the_api_once_however_often_it_is_asked(w
     assert after["bot_enabled"] is False
     newest = (await world.api("GET", f"{path}?limit=1"))["items"][0]
     assert (newest["author"], newest["text"]) == ("human", "Claire here")
+
+
+async def test_an_idempotency_key_stands_for_one_text(world: World) -> None:
+    customer, other = world.customer("Amina"), world.customer("Bruno")
+    for each in (customer, other):
+        await each.say("Where are you?")
+        await each.wait_for_reply()
+    await world.until_idle()
+    path, elsewhere = [
+        f"/conversations/{(await world.conversation_of(each))['id']}/messages" for each in (customer, other)
+    ]
+    key = {"Idempotency-Key": "click-1"}
+    first = await world.api("POST", path, json={"text": " Claire here "}, headers=key, status=202)
+    assert await world.api("POST", path, json={"text": "Claire here"}, headers=key, status=202, replica=1) | {
+        "state": ""
+    } == first | {"state": ""}
+    for replica, text in enumerate(("Claire", "claire here", "Claire here.")):
+        answer = await world.api("POST", path, json={"text": text}, headers=key, status=422, replica=replica)
+        assert (answer["error"]["code"], answer["error"]["field"]) == ("idempotency_key_reused", "Idempotency-Key")
+    await world.api("POST", elsewhere, json={"text": "Another customer's"}, headers=key, status=202)
+    await world.until_idle()
+    sends = [send["text"] for send in await world.sandbox.record(kind="send", to=customer.person.wa_id)]
+    assert sends[1:] == ["Claire here"]
+
+
+@pytest.mark.parametrize("key", ["", "x" * 201, "two words", "é"])
+async def test_an_idempotency_key_is_bounded(world: World, key: str) -> None:
+    path = "/conversations/00000000-0000-4000-8000-000000000000/messages"
+    headers = {"Idempotency-Key": key.encode("latin-1")}
+    answer = await world.api("POST", path, json={"text": "x"}, headers=headers, status=422)
+    assert answer["error"]["field"] == "Idempotency-Key"
 
 
 async def test_outside_the_window_a_person_is_told_so(world: World) -> None:

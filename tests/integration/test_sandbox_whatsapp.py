@@ -193,6 +193,24 @@ async def test_a_closed_window_refuses_free_text(sandbox: SandboxClient) -> None
     assert (await post(sandbox, send_body())).status == 200
 
 
+# --- numbers ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_number_is_described_to_a_token_that_opens_it(sandbox: SandboxClient) -> None:
+    async def ask(number: str, token: str, query: str = "?fields=id") -> Response:
+        headers = {"Authorization": f"Bearer {token}"}
+        return await request("GET", f"{sandbox.url}/v26.0/{number}{query}", headers=headers, timeout_seconds=5)
+
+    for query in ("?fields=id,display_phone_number", ""):
+        described = (await ask("555", "right-token", query)).json()
+        assert (described["id"], described["display_phone_number"]) == ("555", "15550783881")
+    assert await code_of(await ask("555", "wrong-token")) == 190
+    assert (await ask("777", "any-token")).json()["id"] == "777"  # unregistered: as for sends, any token
+    await sandbox.add_fault("whatsapp", match={"operation": "number"}, error="131000")
+    assert await code_of(await ask("555", "right-token")) == 131000
+    assert len(await sandbox.record(kind="number")) == 5
+
+
 # --- media ------------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from app.core.arrivals import Arrivals
 from app.core.circuit_breaker import BreakerFleet, BreakerPolicy, CircuitBreaker, KeyedCircuitBreakers
 from app.core.errors import Unavailable
 from app.core.probe_board import ProbeBoard
+from app.core.queue import Queue
 from app.core.redis import Redis, connect
 from app.sandbox import webhooks as wa
 from app.sandbox.servers import Valkey
@@ -141,7 +142,8 @@ async def test_the_check_up_is_told_which_number_is_silent_and_why_a_circuit_is_
     breaker = CircuitBreaker("gemini_api", BreakerPolicy(2, 60.0), dependency="gemini")
     accounts = KeyedCircuitBreakers("whatsapp_api", BreakerPolicy(2, 60.0))
     fleet.join(breaker, accounts)
-    arrivals, service = Arrivals(redis, namespace="t"), BreakerService(fleet, {"gemini": breaker}, accounts)
+    queue = Queue(redis, redis, namespace="t", debounce_seconds=0, max_pending=10)
+    arrivals, service = Arrivals(redis, namespace="t"), BreakerService(fleet, {"gemini": breaker}, accounts, queue)
     await fleet.sync()
     try:
         assert await stopped_answers(service, arrivals) == {}

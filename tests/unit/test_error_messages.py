@@ -39,9 +39,11 @@ def _raised() -> Iterator[Exception]:
         "Unprocessable": ("unknown status x",),
     }  # fmt: skip
     for name, kind in inspect.getmembers(errors, inspect.isclass):
-        if issubclass(kind, errors.ChorusError):
+        if kind is errors.RateLimited:
+            yield errors.RateLimited("too many tries within an hour", retry_after=60)
+        elif issubclass(kind, errors.ChorusError):
             yield kind(*arguments.get(name, ("it went wrong",)))
-    for what in ("account", "conversation", "breaker", "template"):
+    for what in ("account", "conversation", "breaker", "member", "template"):
         yield errors.NotFound(what)
     for code, message in CONFLICTS.items():
         yield errors.Conflict(code, message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,8 @@ from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.errors import Unavailable
 from app.core.lifecycle import Supervisor
 from app.core.probe_board import Turn
+from app.domain.models import Account, BlockedAccounts
+from app.services.account_watch import BLOCKED, AccountWatch
 from app.services.health_service import PAGE_SECONDS, HealthService
 from app.services.probes import AGAIN_SECONDS, Dependency, Prober
 from fakes import FakeClock
@@ -62,12 +65,14 @@ class Desk:
         self.supervisor = Supervisor(clock=self.clock)
         self.breaker = CircuitBreaker("t", BreakerPolicy(5, 60.0))
         self.board = Board(turn)
+        self.accounts = AccountWatch(SimpleNamespace())  # type: ignore[arg-type]
         self.health = HealthService(
             dependencies=self.dependencies,
             board=self.board,  # type: ignore[arg-type]
             breakers={"gemini": self.breaker},
             fleet=SimpleNamespace(replica_id="r1", count=3),
             supervisor=self.supervisor,
+            accounts=self.accounts,
             internals=lambda: asyncio.sleep(0, {"queue": {"pending": 7}}),
             requires=requires,
             build={"version": "1", "build": "3f2c1ab"},
@@ -246,3 +251,47 @@ async def test_a_background_loop_that_somebody_cancelled_is_not_alive():
     await asyncio.wait([task])
     assert desk.health.liveness()[0] == 503
     await desk.supervisor.stop()
+
+
+async def test_a_blocked_account_degrades_health_which_names_the_count_and_to_the_operator_the_account():
+    desk = Desk()
+    desk.health.started()
+    await desk.look("redis", "supabase", "gemini")
+    assert desk.health.picture(full=True)[1]["accounts"] == {"blocked": 0, "named": []}
+    assert desk.health.picture(full=False)[1]["status"] == "ok"
+    since = datetime(2026, 11, 23, tzinfo=UTC)
+    account = Account(
+        id="a1", name="Bakery", slug="bakery", phone_number_id="1", access_token="s3cret", verify_token="s3cret",
+        phone_number=None, is_active=True, bot_auto_on=True, created_at=since, updated_at=since, refusals=3,
+        blocked_reason="token_invalid", blocked_since=since,
+    )  # fmt: skip
+    desk.accounts.view = BlockedAccounts({"token_invalid": 2}, (account,))
+    status, body = desk.health.picture(full=False)
+    assert (status, body["status"], body["accounts"]) == (200, "degraded", {"blocked": 2})
+    named = desk.health.picture(full=True)[1]["accounts"]["named"]
+    assert named == [
+        {"id": "a1", "slug": "bakery", "name": "Bakery", "reason": "token_invalid", "since": since.isoformat()}
+    ]
+
+
+async def test_while_the_database_is_away_the_blocked_accounts_stay_as_they_were(caplog):
+    class Store:
+        error: Exception | None = None
+
+        async def blocked_accounts(self, *, limit: int) -> BlockedAccounts:
+            if self.error:
+                raise self.error
+            return BlockedAccounts({"payment_problem": 1})
+
+    store, clock = Store(), FakeClock()
+    watch = AccountWatch(store, clock=clock)  # type: ignore[arg-type]
+    looked = asyncio.create_task(watch.run(lambda: None))
+    while watch.view.count == 0:
+        await asyncio.sleep(0)
+    assert BLOCKED.labels("payment_problem")._value.get() == 1
+    store.error = Unavailable("database", "away")
+    while "blocked accounts unknown" not in caplog.text:
+        await asyncio.sleep(0)
+    assert watch.view.count == 1
+    looked.cancel()
+    BLOCKED.labels("payment_problem").set(0)

@@ -44,13 +44,5 @@ def test_one_that_is_too_large_already_may_become_smaller() -> None:
         check_profile(before, {"hours": "Mon-Fri"})
 
 
-@pytest.mark.parametrize("levels", [11, 100, 5000])
-def test_nesting_is_limited(levels: int) -> None:
-    check_profile(EMPTY, {"custom_fields": deep(10)})
-    with pytest.raises(InvalidInput, match="nested") as refused:
-        check_profile(EMPTY, {"custom_fields": deep(levels)})
-    assert refused.value.field == "custom_fields"
-
-
 def test_one_that_sql_nested_beyond_reading_can_still_be_mended() -> None:
     check_profile(BotProfile("a", custom_fields={"a": deep(5000)}), {"custom_fields": {}})

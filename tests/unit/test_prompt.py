@@ -119,8 +119,8 @@ def test_a_profile_nested_without_end_is_read_as_far_as_may_be_stored() -> None:
     for level in range(3000):
         value = {"a": value, "seen": f"level {3000 - level}"}
     text = system_instruction(BotProfile("a1", custom_fields={"top": value}), None)
-    assert "level 9" in text
-    assert "level 12" not in text
+    assert "level 60" in text
+    assert "level 70" not in text
     assert "the bottom" not in text
 
 

@@ -186,6 +186,17 @@ class Model:
         box.due = now + delay
         return False
 
+    def wake(self, groups: list[str] | None, now: int) -> int:
+        """What was put off for reasons that were not its own; a burst is still debounced."""
+        woken = [
+            box for name, box in self.boxes.items()
+            if box.due is not None and box.due > now and not box.failed and not box.burst
+            and (groups is None or Queue.group_of(name) in groups)
+        ]  # fmt: skip
+        for box in woken:
+            box.due = now
+        return len(woken)
+
     def replay(self, at: int, now: int) -> None:
         name, event_id, _, _ = self.dead.pop(at)
         box = self.boxes[name]
@@ -323,6 +334,10 @@ class QueueMachine(RuleBasedStateMachine):
         self.run(self.queue.refresh(claim))
         shown = self.model.boxes[claim.mailbox].events[: 1 if claim.attempts else PEEK]
         assert [event.id for event in claim.events] == shown
+
+    @rule(groups=st.sampled_from([None, ["g"], ["", "g"], ["nobody"]]))
+    def wake(self, groups: list[str] | None) -> None:
+        assert self.run(self.queue.wake(groups)) == self.model.wake(groups, self.now)
 
     @precondition(lambda self: self.model.dead)
     @rule(data=st.data())

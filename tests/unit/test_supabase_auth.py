@@ -86,6 +86,11 @@ async def test_a_good_token_of_either_key_type_tells_the_user_and_the_keys_are_f
     assert world.fetches == 1
 
 
+@pytest.mark.parametrize(("claim", "is_anonymous"), [(True, True), (False, False), ("true", False), (None, False)])
+async def test_an_anonymous_user_is_known_as_such(world, claim, is_anonymous):
+    assert await world.verifier.verify(signed(is_anonymous=claim)) == User("user-1", is_anonymous=is_anonymous)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

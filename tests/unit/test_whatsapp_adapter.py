@@ -20,7 +20,7 @@ from app.core.circuit_breaker import (
 from app.core.errors import Unavailable
 from app.core.secrets import TokenCipher
 from app.domain.errors import AccountRejected, Fenced, SendAmbiguous, SendError, SendRejected, SendThrottled
-from app.domain.models import Account, Recipient
+from app.domain.models import Account, BlockReason, Recipient
 from fakes import FakeClock
 
 CIPHER = TokenCipher([TokenCipher.generate_key()])
@@ -136,6 +136,39 @@ async def test_a_courtesy_is_tried_once(world):
     assert len(world.requests) == 1
 
 
+@pytest.mark.parametrize(
+    "outcome", [error(131000, 500), error(190, 401), error(4, 429), httpx.ReadTimeout("x"), httpx.ConnectError("x")]
+)
+async def test_courtesies_that_fail_are_nothing_to_the_circuits(world, outcome):
+    for _ in range(10):
+        world.answers = [outcome]
+        with pytest.raises((SendError, Unavailable)):
+            await world.messenger.mark_read(account(), "wamid.in", typing=True)
+    for tally in (world.breaker.tally, world.account_breakers.tally):
+        assert (tally.ok, tally.failed, tally.ignored, tally.late) == (0, 0, 0, 0)
+    assert world.messenger.blocked_seconds(account()) == 0
+
+
+@pytest.mark.parametrize("whose", ["service", "account"])
+async def test_a_courtesy_takes_no_probe_and_closes_no_circuit(world, whose):
+    circuit = world.breaker if whose == "service" else world.account_breakers.get(account().phone_number_id)
+    circuit.force_open(who="test", why="test")
+    world.answers = [{"success": True}]
+    for _ in range(5):
+        await world.messenger.mark_read(account(), "wamid.in", typing=True)
+    assert circuit.snapshot().state is State.OPEN
+    circuit.reset()
+    for _ in range(3):
+        await world.raises(error(190, 401) if whose == "account" else httpx.ReadTimeout("x"))
+    assert circuit.snapshot().state is State.OPEN
+    world.clock.advance(30)
+    world.answers = [{"success": True}]
+    for _ in range(5):
+        await world.messenger.mark_read(account(), "wamid.in", typing=True)
+    assert circuit.snapshot().state is State.OPEN, "the probe is left to a send"
+    assert await world.send(SENT) == "wamid.1"
+
+
 @pytest.mark.parametrize("code", TROUBLE)
 async def test_metas_own_trouble_is_retried_and_counts_against_the_service(world, code):
     assert await world.send(error(code, 500), error(code), SENT) == "wamid.1"
@@ -149,7 +182,14 @@ async def test_an_unknown_code_with_a_5xx_is_trouble_too(world):
 
 @pytest.mark.parametrize(
     ("code", "headers", "retry_after"),
-    [(4, None, 60), (80007, None, 60), (130429, None, 1), (131056, None, None), (130429, {"retry-after": "9"}, 9)],
+    [
+        *((code, None, 60) for code in (4, 17, 32, 341, 613, 80000, 80003, 80007, 80008, 80014)),
+        (130429, None, 1),
+        (131056, None, None),
+        (130429, {"retry-after": "9"}, 9),
+        (777, None, None),
+        (777, {"retry-after": "9"}, 9),
+    ],
 )
 async def test_limits_are_the_callers_to_wait_for_and_nobodys_failure(world, code, headers, retry_after):
     exc = await world.raises(error(code, 429, headers))
@@ -172,6 +212,47 @@ async def test_an_unusable_account_stops_itself_and_nobody_else(world, code):
     assert world.breaker.snapshot().state is State.CLOSED
     world.clock.advance(30)
     assert await world.send(SENT) == "wamid.1"
+
+
+@pytest.mark.parametrize("code", [17, 80008, 613])
+async def test_a_limit_is_one_whatever_the_http_status(world, code):
+    assert isinstance(await world.raises(error(code, 400)), SendThrottled)
+
+
+async def test_a_429_without_an_error_body_is_a_limit_too(world):
+    exc = await world.raises(httpx.Response(429, text="<html>slow down</html>", headers={"retry-after": "7"}))
+    assert isinstance(exc, SendThrottled)
+    assert exc.retry_after == 7
+    assert world.breaker.tally.failed == world.account_breakers.tally.failed == 0
+
+
+@pytest.mark.parametrize("code", [131047, 131049, 133016])
+async def test_a_429_with_a_code_that_condemns_the_message_is_no_limit(world, code):
+    assert isinstance(await world.raises(error(code, 429)), SendRejected)
+
+
+async def test_a_401_with_an_unknown_code_is_the_accounts_problem(world):
+    exc = await world.raises(error(777, 401))
+    assert isinstance(exc, AccountRejected)
+    assert exc.reason is BlockReason.TOKEN_INVALID
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (190, BlockReason.TOKEN_INVALID),
+        (10, BlockReason.PERMISSION_MISSING),
+        (250, BlockReason.PERMISSION_MISSING),
+        (33, BlockReason.NUMBER_NOT_REGISTERED),
+        (368, BlockReason.POLICY_VIOLATION),
+        (131031, BlockReason.ACCOUNT_LOCKED),
+        (131042, BlockReason.PAYMENT_PROBLEM),
+        (131048, BlockReason.MESSAGING_LIMIT),
+    ],
+)
+async def test_a_refusal_of_the_account_says_in_words_what_is_wrong(world, code, reason):
+    exc = await world.raises(error(code, 400))
+    assert exc.reason is reason
 
 
 async def test_a_number_that_does_not_exist_is_the_accounts_problem(world):

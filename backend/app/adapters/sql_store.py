@@ -15,7 +15,7 @@ import uuid
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeVar
 
 import orjson
@@ -32,6 +32,8 @@ from app.domain.models import (
     Account,
     Author,
     Background,
+    BlockedAccounts,
+    BlockReason,
     BotProfile,
     Conversation,
     Fallback,
@@ -39,11 +41,14 @@ from app.domain.models import (
     Inbound,
     InboundMessage,
     InboxState,
+    Member,
     Message,
     Page,
+    Refusal,
     Reply,
     Role,
     Status,
+    TableSecurity,
     Turn,
 )
 from app.domain.ports import SendDecision, Store
@@ -59,20 +64,27 @@ INBOX_BREAKER = BreakerPolicy(5, 1.0, max_open_seconds=1.0, success_threshold=1)
 _ACCOUNT = TypeAdapter(Account)
 _ACCOUNT_DAYS = TypeAdapter(tuple[AccountDay, ...])
 _ACCOUNTS = TypeAdapter(tuple[Account, ...])
+_BLOCKED = TypeAdapter(BlockedAccounts)
 _CONVERSATION = TypeAdapter(Conversation)
 _INBOUND = TypeAdapter(Inbound)
+_MEMBER = TypeAdapter(Member)
+_MEMBERS = TypeAdapter(tuple[Member, ...])
 _MESSAGE = TypeAdapter(Message)
 _PROFILE = TypeAdapter(BotProfile)
 _REPLY = TypeAdapter(Reply)
+_TABLES = TypeAdapter(dict[str, TableSecurity])
 _TURNS = TypeAdapter(tuple[Turn, ...])
 _USAGE = TypeAdapter(Usage)
 
 _PROFILE_CHANGES = {f.name for f in fields(BotProfile)} - {"account_id", "updated_at"}
-_ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {"id", "created_at", "updated_at"}
+_ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {
+    "id", "created_at", "updated_at", "refusals", "blocked_reason", "blocked_since",
+}  # fmt: skip
 
 _ABOUT_THE_SCHEMA = frozenset({"applied_migrations", "schema_version"})
 
 CONFLICTS = {
+    "last_owner": "the account would have no owner left",
     "inbox_full": "as many events wait in the inbox as may",
     "journal_full": "as many events wait in the journal as may",
     "slug_taken": "another account has this slug",
@@ -169,6 +181,9 @@ class SqlStore(SqlInvalidations, Store):
         version: str | None = await self._call("schema_version")
         return version
 
+    async def row_security(self) -> Mapping[str, TableSecurity]:
+        return _TABLES.validate_python(await self._call("row_security"))
+
     # -- accounts ------------------------------------------------------------------------------------------------
 
     async def create_account(
@@ -194,6 +209,27 @@ class SqlStore(SqlInvalidations, Store):
         _check_known(changes, _ACCOUNT_CHANGES)
         return _ACCOUNT.validate_python(await self._call("update_account", account_id=account_id, changes=changes))
 
+    async def replace_access_token(self, account_id: str, *, expected: str, access_token: str) -> bool:
+        replaced: bool = await self._call(
+            "replace_access_token", account_id=account_id, expected=expected, access_token=access_token
+        )
+        return replaced
+
+    async def account_refused(
+        self, account_id: str, *, access_token: str, reason: BlockReason, confirm: int
+    ) -> Refusal:
+        answer = await self._call(
+            "account_refused", account_id=account_id, access_token=access_token, reason=reason, confirm=confirm
+        )
+        return Refusal(is_current=answer["known"], is_blocked=answer["blocked"], is_news=answer["changed"])
+
+    async def account_accepted(self, account_id: str, *, access_token: str) -> bool:
+        was_blocked: bool = await self._call("account_accepted", account_id=account_id, access_token=access_token)
+        return was_blocked
+
+    async def blocked_accounts(self, *, limit: int) -> BlockedAccounts:
+        return _BLOCKED.validate_python(await self._call("blocked_accounts", limit=limit))
+
     async def get_account(self, account_id: str) -> Account | None:
         return _optional(_ACCOUNT, await self._call("get_account", account_id=account_id))
 
@@ -207,8 +243,21 @@ class SqlStore(SqlInvalidations, Store):
     async def list_accounts(self, *, user_id: str | None) -> tuple[Account, ...]:
         return _ACCOUNTS.validate_python(await self._call("list_accounts", user_id=user_id))
 
-    async def add_member(self, account_id: str, user_id: str, role: Role) -> None:
-        await self._call("add_member", account_id=account_id, user_id=user_id, role=role)
+    async def add_member(self, account_id: str, user_id: str, role: Role, *, keep_owner: bool = False) -> Member:
+        member = await self._call(
+            "set_member", account_id=account_id, user_id=user_id, role=role, keep_owner=keep_owner
+        )
+        return _MEMBER.validate_python(member)
+
+    async def remove_member(self, account_id: str, user_id: str, *, keep_owner: bool = False) -> None:
+        await self._call("remove_member", account_id=account_id, user_id=user_id, keep_owner=keep_owner)
+
+    async def list_members(self, account_id: str) -> tuple[Member, ...]:
+        return _MEMBERS.validate_python(await self._call("list_members", account_id=account_id, user_id=None))
+
+    async def get_member(self, account_id: str, user_id: str) -> Member | None:
+        found = await self._call("list_members", account_id=account_id, user_id=user_id)
+        return _optional(_MEMBER, next(iter(found), None))
 
     async def get_role(self, account_id: str, user_id: str) -> Role | None:
         role = await self._call("get_role", account_id=account_id, user_id=user_id)
@@ -273,18 +322,20 @@ class SqlStore(SqlInvalidations, Store):
         return _optional(_CONVERSATION, await self._call("get_conversation", conversation_id=conversation_id))
 
     async def list_conversations(self, account_id: str, *, limit: int, cursor: str | None) -> Page[Conversation]:
-        before_at, before_id = _decode_cursor(cursor, datetime.fromisoformat, uuid.UUID)
+        before_at, before_id = _decode_place(cursor)
         size = _page_size(limit)
         rows = await self._call(
             "list_conversations", account_id=account_id, limit=size + 1, before_at=before_at, before_id=before_id
         )
-        return _page(_CONVERSATION, rows, size, "last_message_at", "id")
+        return _page(
+            _CONVERSATION, rows, size, lambda item, row: _place(datetime.fromisoformat(row["last_message_at"]), item.id)
+        )
 
     async def list_messages(self, conversation_id: str, *, limit: int, cursor: str | None) -> Page[Message]:
-        (before_seq,) = _decode_cursor(cursor, _sequence)
+        before_seq = _decode_sequence(cursor)
         size = _page_size(limit)
         rows = await self._call("list_messages", conversation_id=conversation_id, limit=size + 1, before_seq=before_seq)
-        return _page(_MESSAGE, rows, size, "seq")
+        return _page(_MESSAGE, rows, size, lambda _item, row: str(row["seq"]))
 
     async def history(self, conversation_id: str, *, limit: int, exclude: Sequence[str]) -> tuple[Turn, ...]:
         turns = await self._call("history", conversation_id=conversation_id, limit=limit, exclude=exclude)
@@ -301,6 +352,10 @@ class SqlStore(SqlInvalidations, Store):
     async def set_bot(self, conversation_id: str, *, enabled: bool) -> Conversation:
         conversation = await self._call("set_bot", conversation_id=conversation_id, enabled=enabled)
         return _CONVERSATION.validate_python(conversation)
+
+    async def count_bot_replies(self, conversation_id: str, *, minutes: int) -> int:
+        count: int = await self._call("count_bot_replies", conversation_id=conversation_id, minutes=minutes)
+        return count
 
     async def set_needs_human(self, conversation_id: str, reason: HandoverReason) -> None:
         await self._call("set_needs_human", conversation_id=conversation_id, reason=reason)
@@ -406,29 +461,42 @@ def _page_size(limit: int) -> int:
     return max(1, min(limit, MAX_PAGE))
 
 
-def _page(adapter: TypeAdapter[T], rows: Sequence[Mapping[str, Any]], size: int, *position: str) -> Page[T]:
-    """`rows` are one more than `size` if there is another page; `position` names what a cursor points at."""
-    items = rows[:size]
-    cursor = None
-    if len(rows) > size:
-        cursor = base64.urlsafe_b64encode("|".join(str(items[-1][name]) for name in position).encode()).decode()
-    return Page(tuple(adapter.validate_python(row) for row in items), cursor)
+def _page(
+    adapter: TypeAdapter[T],
+    rows: Sequence[Mapping[str, Any]],
+    size: int,
+    cursor_of: Callable[[T, Mapping[str, Any]], str],
+) -> Page[T]:
+    """`rows` are one more than `size` if there is another page; `cursor_of` names the place after an item's row."""
+    items = tuple(adapter.validate_python(row) for row in rows[:size])
+    return Page(items, cursor_of(items[-1], rows[size - 1]) if len(rows) > size else None)
 
 
-def _decode_cursor(cursor: str | None, *parts: Callable[[str], object]) -> tuple[Any, ...]:
-    """The inverse: the values by the given parsers, or as many `None`."""
+# Cursors are made of digits of limited length, so that the HTTP interface can say with a pattern what one looks like,
+# and whatever fits the pattern is a place that PostgreSQL can compare with.
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PLACE = re.compile(r"([0-9]{1,17})\.([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+_SEQUENCE = re.compile(r"[0-9]{1,18}")
+
+
+def _place(last_message_at: datetime, conversation_id: str) -> str:
+    """`<microseconds since 1970>.<id>`"""
+    return f"{max(0, (last_message_at - _EPOCH) // timedelta(microseconds=1))}.{conversation_id}"
+
+
+def _decode_place(cursor: str | None) -> tuple[str | None, str | None]:
     if cursor is None:
-        return (None,) * len(parts)
-    try:
-        values = base64.b64decode(cursor, altchars=b"-_", validate=True).decode().split("|")
-        return tuple(str(parse(value)) for parse, value in zip(parts, values, strict=True))
-    except ValueError as exc:
-        raise InvalidInput("the cursor is not one of ours", field="cursor") from exc
+        return None, None
+    if not (match := _PLACE.fullmatch(cursor)):
+        raise _not_a_cursor()
+    return (_EPOCH + timedelta(microseconds=int(match[1]))).isoformat(), match[2]
 
 
-def _sequence(value: str) -> int:
-    """A bigint, so that a made-up cursor cannot overflow the column."""
-    number = int(value)
-    if not 0 <= number < 2**63:
-        raise ValueError(value)
-    return number
+def _decode_sequence(cursor: str | None) -> str | None:
+    if cursor is not None and not _SEQUENCE.fullmatch(cursor):
+        raise _not_a_cursor()
+    return cursor
+
+
+def _not_a_cursor() -> InvalidInput:
+    return InvalidInput("this is not a cursor of this list; take next_cursor of the page before", field="cursor")

@@ -83,7 +83,7 @@ class SupabaseTokenVerifier:
             raise Unauthenticated("the access token has expired") from exc
         except jwt.PyJWTError as exc:
             raise Unauthenticated("the access token is not valid") from exc
-        return User(id=claims["sub"])
+        return User(id=claims["sub"], is_anonymous=claims.get("is_anonymous") is True)
 
     async def _key_for(self, header: Mapping[str, Any]) -> tuple[Any, str]:
         """The key and the one algorithm it may be used with."""

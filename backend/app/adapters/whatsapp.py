@@ -6,6 +6,7 @@ A send has no idempotency key, so one distinction must never blur: whether it ca
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -40,14 +41,28 @@ from app.core.http_client import (
 )
 from app.core.resilience import ResiliencePolicy
 from app.core.secrets import SecretError, TokenCipher
-from app.domain.errors import AccountRejected, SendAmbiguous, SendError, SendRejected, SendThrottled, Unavailable
-from app.domain.models import TEXT_LIMIT, Account, Recipient
+from app.domain.errors import (
+    AccountRejected,
+    InvalidInput,
+    SendAmbiguous,
+    SendError,
+    SendRejected,
+    SendThrottled,
+    Unavailable,
+)
+from app.domain.models import TEXT_LIMIT, Account, BlockReason, Recipient
 
 DEPENDENCY = "whatsapp"
 ATTEMPT_SECONDS = 10.0
 SEND_SECONDS = 25.0
 """For all attempts of one send; only those that certainly failed are repeated."""
+COURTESY_SECONDS = 3.0
+"""For a read receipt with typing indicator; one that takes longer is late anyway."""
 PROBE_SECONDS = 5.0
+NUMBER_FIELDS = "id,display_phone_number,verified_name,quality_rating"
+CONFIRM_SECONDS = 5.0
+MAX_CONFIRMS = 5
+"""At once: the connections to WhatsApp are there for the messages."""
 MEDIA_CONCURRENT = 10
 CALLBACK_DATA_LIMIT = 512
 MEDIA_HOSTS = (".fbsbx.com", ".fbcdn.net", ".whatsapp.net", ".facebook.com")
@@ -55,18 +70,30 @@ MEDIA_HOSTS = (".fbsbx.com", ".fbcdn.net", ".whatsapp.net", ".facebook.com")
 
 _TROUBLE = frozenset({1, 2, 131000, 131016, 131057, 133004, 2494100})
 """Meta's own trouble: worth a retry, counts against the service."""
-_THROTTLED: Mapping[int, float | None] = {4: 60.0, 80007: 60.0, 130429: 1.0, 131056: None}
-"""Limits, and the seconds to wait if Meta names none: the app's and the account's are counted by the hour, the
-number's by the second; the pair's grows with the attempts, which only the caller knows."""
-_ACCOUNT = frozenset({
-    0, 3, 10, 33, 190, 368, 131005, 131031, 131037, 131042, 131045, 131048, 131064, 133010, *range(200, 300),
-})  # fmt: skip
-"""This account's token, permissions, payment or number."""
+_THROTTLED: Mapping[int, float | None] = {
+    **dict.fromkeys((4, 17, 32, 341, 613, *range(80000, 80015)), 60.0), 130429: 1.0, 131056: None,
+}  # fmt: skip
+"""Limits, and the seconds to wait if Meta names none: those of the app, the user, the page and the business (80000 to
+80014) are counted by the hour, the number's by the second; the pair's grows with the attempts, which only the caller
+knows. Source: Graph API, rate limits and error codes; Cloud API, error codes."""
+_ACCOUNT: Mapping[int, BlockReason] = {
+    **dict.fromkeys((0, 102, 190), BlockReason.TOKEN_INVALID),
+    **dict.fromkeys((3, 10, 131005, *range(200, 300)), BlockReason.PERMISSION_MISSING),
+    **dict.fromkeys((33, 131045, 133010), BlockReason.NUMBER_NOT_REGISTERED),
+    **dict.fromkeys((131048, 131064), BlockReason.MESSAGING_LIMIT),
+    368: BlockReason.POLICY_VIOLATION,
+    131031: BlockReason.ACCOUNT_LOCKED,
+    131037: BlockReason.DISPLAY_NAME_UNAPPROVED,
+    131042: BlockReason.PAYMENT_PROBLEM,
+}
+"""This account's token, permissions, payment or number, and what is wrong with it."""
 _REJECTED = frozenset({
     100, 130403, 130472, 130497, 130501, 131008, 131009, 131021, 131026, 131030, 131047, 131049, 131050, 131051, 131052,
     131053, 131062, 133016, 135000, 137000, *range(132000, 133000),
 })  # fmt: skip
-"""This message, for good. So is a code nobody knows, unless it comes with a 5xx."""
+"""This message, for good."""
+_BAD_TOKEN = frozenset({0, 190})
+"""Invalid, expired or revoked (Graph API, "Authorization errors")."""
 _DELETED_NUMBER = (100, 33)
 """Code and subcode of a phone_number_id that does not exist, or not for this token (Graph API)."""
 
@@ -100,6 +127,7 @@ class WhatsAppMessenger:
         self._account_breakers = account_breakers
         self._get_client = get_client
         self._clock = clock
+        self._confirming = asyncio.Semaphore(MAX_CONFIRMS)
         self._policy = ResiliencePolicy(
             DEPENDENCY,
             breaker=breaker,
@@ -155,9 +183,8 @@ class WhatsAppMessenger:
         body: dict[str, Any] = {"messaging_product": "whatsapp", "status": "read", "message_id": wa_message_id}
         if typing:
             body["typing_indicator"] = {"type": "text"}
-        token = self._token(account)
-        deadline = Deadline.after(ATTEMPT_SECONDS, self._clock)
-        await self._policy.call(self._send, account.phone_number_id, token, body, deadline=deadline, max_attempts=1)
+        # Past policy and circuits: what happens to a courtesy says nothing about sends and takes nothing of theirs.
+        await self._post(account.phone_number_id, self._token(account), body, timeout_seconds=COURTESY_SECONDS)
 
     async def fetch_media(self, account: Account, media_id: str, *, max_bytes: int) -> Media:
         """The bytes behind a media id, at most `max_bytes` of them. The URL lives five minutes, so it is asked for anew
@@ -220,13 +247,57 @@ class WhatsAppMessenger:
             raise Unavailable(DEPENDENCY, f"whatsapp: HTTP {response.status}")
         return {}
 
+    async def describe_number(self, account: Account) -> Mapping[str, Any]:
+        """What Meta says of the account's number with the account's token: `display_phone_number`, `verified_name`,
+        `quality_rating`, … (Graph API, WhatsApp Business phone number). Past the breakers: it is how one finds out.
+        Raises a `SendError` for Meta's refusals, `Unavailable` for everything else."""
+        number = quote(account.phone_number_id, safe="")
+        try:
+            response = await request(
+                "GET",
+                f"{self._base_url}/{self._api_version}/{number}?fields={NUMBER_FIELDS}",
+                timeout_seconds=ATTEMPT_SECONDS,
+                headers={"authorization": f"Bearer {self._token(account)}"},
+                get_client=self._get_client,
+            )
+        except HttpError as exc:
+            raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc
+        if response.status != 200:
+            failure = _failure(response)
+            if isinstance(failure, SendAmbiguous):  # nothing was sent
+                raise Unavailable(DEPENDENCY, f"whatsapp: {failure}")
+            raise failure
+        return _json(response)
+
+    async def confirm_number(self, phone_number_id: str, access_token: str) -> None:
+        """Past the circuits: what strangers send here must not stop anybody's messages. Asked once."""
+        if self._confirming.locked():
+            raise Overloaded(DEPENDENCY, "whatsapp: as many numbers are being confirmed as may be")
+        async with self._confirming:
+            try:
+                response = await request(
+                    "GET",
+                    f"{self._base_url}/{self._api_version}/{quote(phone_number_id, safe='')}?fields=id",
+                    timeout_seconds=CONFIRM_SECONDS,
+                    headers={"authorization": f"Bearer {access_token}"},
+                    get_client=self._get_client,
+                )
+            except HttpError as exc:
+                raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc
+        if response.status == 200 and _json(response).get("id") == phone_number_id:
+            return
+        raise _not_confirmed(response)
+
     def _token(self, account: Account) -> str:
         try:
             token = self._cipher.decrypt(account.access_token)
         except SecretError as exc:
-            raise AccountRejected("the account's token cannot be decrypted") from exc
+            raise AccountRejected(
+                "the account's token cannot be decrypted: it was stored under another ENCRYPTION_KEY",
+                reason=BlockReason.TOKEN_UNREADABLE,
+            ) from exc
         if not token.isascii() or not token.isprintable():
-            raise AccountRejected("the account's token has characters no token has")
+            raise AccountRejected("the account's token has characters no token has", reason=BlockReason.TOKEN_MALFORMED)
         return token
 
     async def _send(
@@ -234,17 +305,22 @@ class WhatsAppMessenger:
     ) -> Response:
         """One attempt: the service's circuit has let it through, now the account's own."""
         breaker = self._account_breakers.get(phone_number_id)
-        return await breaker.run(_classify_for_account, self._post, phone_number_id, token, body, ensure_held)
+        return await breaker.run(_classify_for_account, self._post_held, phone_number_id, token, body, ensure_held)
 
-    async def _post(
+    async def _post_held(
         self, phone_number_id: str, token: str, body: Mapping[str, Any], ensure_held: Callable[[], None]
     ) -> Response:
         ensure_held()
+        return await self._post(phone_number_id, token, body, timeout_seconds=ATTEMPT_SECONDS)
+
+    async def _post(
+        self, phone_number_id: str, token: str, body: Mapping[str, Any], *, timeout_seconds: float
+    ) -> Response:
         try:
             response = await request(
                 "POST",
                 f"{self._base_url}/{self._api_version}/{quote(phone_number_id, safe='')}/messages",
-                timeout_seconds=ATTEMPT_SECONDS,
+                timeout_seconds=timeout_seconds,
                 headers={"authorization": f"Bearer {token}"},
                 payload=body,
                 get_client=self._get_client,
@@ -277,16 +353,58 @@ def _failure(response: Response) -> Exception:
     if not isinstance(code, int):
         if response.status >= 500:
             return SendAmbiguous(f"{message} without an error body")
+        if response.status == 429:
+            return SendThrottled(f"{message} without an error body", retry_after=retry_after)
         return Unavailable(DEPENDENCY, f"whatsapp: {message} without an error body", retry_after=retry_after)
     message = f"{message}, code {code}: {_title(error)}"
     if code in _THROTTLED:
         told = _THROTTLED[code] if retry_after is None else retry_after
         return SendThrottled(message, wa_code=code, retry_after=told)
-    if code in _ACCOUNT or (code, error.get("error_subcode")) == _DELETED_NUMBER:
-        return AccountRejected(message, wa_code=code)
-    if code in _TROUBLE or (response.status >= 500 and code not in _REJECTED):
+    if (code, error.get("error_subcode")) == _DELETED_NUMBER:
+        return AccountRejected(message, wa_code=code, reason=BlockReason.NUMBER_NOT_REGISTERED)
+    if code in _ACCOUNT:
+        return AccountRejected(message, wa_code=code, reason=_ACCOUNT[code])
+    if code in _TROUBLE:
+        return Unavailable(DEPENDENCY, f"whatsapp: {message}", retry_after=retry_after)
+    return _unlisted(response.status, code, message, retry_after)
+
+
+def _unlisted(status: int, code: int, message: str, retry_after: float | None) -> Exception:
+    """This message's own fault, or a code of none of our lists, which the HTTP status explains."""
+    if code in _REJECTED:
+        return SendRejected(message, wa_code=code)
+    if status == 429:
+        return SendThrottled(message, wa_code=code, retry_after=retry_after)
+    if status == 401:
+        return AccountRejected(message, wa_code=code, reason=BlockReason.TOKEN_INVALID)
+    if status >= 500:
         return Unavailable(DEPENDENCY, f"whatsapp: {message}", retry_after=retry_after)
     return SendRejected(message, wa_code=code)
+
+
+def _not_confirmed(response: Response) -> Exception:
+    """Why a token does not prove that its holder may use a number."""
+    code = _error(response).get("code")
+    if response.status == 200:
+        return InvalidInput(
+            "WhatsApp does not know this number as a phone_number_id; copy it from the app's API setup page",
+            field="phone_number_id",
+        )
+    failure = _failure(response)
+    if isinstance(failure, AccountRejected | SendRejected):
+        if code in _BAD_TOKEN:
+            return InvalidInput(
+                "WhatsApp does not accept this access_token; create a permanent token of a system user",
+                field="access_token",
+            )
+        return InvalidInput(
+            "WhatsApp does not open this number with this access_token; give the token's system user the WhatsApp"
+            " account and the permission whatsapp_business_management",
+            field="phone_number_id",
+        )
+    if isinstance(failure, Unavailable):
+        return failure
+    return Unavailable(DEPENDENCY, f"whatsapp: {failure}", retry_after=getattr(failure, "retry_after", None))
 
 
 def _error(response: Response) -> Mapping[str, Any]:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Header, Query, Request
+from pydantic import WithJsonSchema
 
 from app.core.queue import Queue
 from app.core.registry import Registry
-from app.domain.errors import Forbidden, Unauthenticated
+from app.domain.errors import Forbidden, InvalidInput, Unauthenticated
 from app.domain.models import User
 from app.domain.ports import TokenVerifier
 from app.services.account_service import AccountService
 from app.services.breaker_service import BreakerService
 from app.services.conversation_service import ConversationService
 from app.services.health_service import HealthService
+from app.services.signup_service import SignupService
 from app.services.silence_watch import SilenceWatch
 
 OPERATOR = User(id="operator", is_operator=True)
+MAX_NAMED = 5
+"""Unknown query parameters in one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,7 @@ class Services:
     """What the routes call; built by `wiring`, yielded by the lifespan."""
 
     accounts: AccountService
+    signup: SignupService
     conversations: ConversationService
     health: HealthService
     queue: Queue
@@ -71,6 +77,50 @@ def operator(user: CurrentUser) -> User:
     return user
 
 
+async def known_query(request: Request, _user: CurrentUser) -> None:
+    """A query parameter that the route does not have is refused by name: a typing error must not look like success.
+    After `current_user`: who may not ask is told that first."""
+    known = set(_query_names(request.scope["route"].dependant))
+    unknown = sorted({name for name in request.query_params if name not in known})
+    if unknown:
+        names = ", ".join(f'"{name}"' for name in unknown[:MAX_NAMED])
+        takes = f"takes {', '.join(sorted(known))}" if known else "takes none"
+        raise InvalidInput(f"unknown query parameter {names}; this route {takes}", field=unknown[0])
+
+
+def _query_names(dependant: Any) -> Iterator[str]:
+    """Of a route and what it depends on (FastAPI's `Dependant`)."""
+    yield from (parameter.alias for parameter in dependant.query_params)
+    for each in dependant.dependencies:
+        yield from _query_names(each)
+
+
 Operator = Annotated[User, Depends(operator)]
 Replica = Annotated[Services, Depends(services)]
-Limit = Annotated[int, Query(ge=1, le=200)]
+AccountId = Annotated[str, Query(description="Of one of your accounts, from `GET /accounts`.")]
+Limit = Annotated[int, Query(ge=1, le=200, description="Items on the page, at most.")]
+
+
+def _form(pattern: str) -> WithJsonSchema:
+    """What the document says of a parameter that is given in this form or left out: it is never null."""
+    return WithJsonSchema({"type": "string", "pattern": pattern})
+
+
+_FROM_PAGE_BEFORE = "`next_cursor` of the page before; left out for the first page."
+_PLACE = r"^[0-9]{1,17}\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+_SEQUENCE = r"^[0-9]{1,18}$"
+_LETTER = r"^[0-9]{1,4}-[0-9]{1,19}-[0-9]{1,19}$"
+_KEY = r"^[\x21-\x7e]{1,200}$"
+ConversationCursor = Annotated[str | None, Query(pattern=_PLACE, description=_FROM_PAGE_BEFORE), _form(_PLACE)]
+MessageCursor = Annotated[str | None, Query(pattern=_SEQUENCE, description=_FROM_PAGE_BEFORE), _form(_SEQUENCE)]
+LetterCursor = Annotated[str | None, Query(pattern=_LETTER, description=_FROM_PAGE_BEFORE), _form(_LETTER)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern=_KEY,
+        description="Chosen by you, one for each message: a repetition with the same key sends nothing twice. With"
+        " another text it is refused (422 `idempotency_key_reused`).",
+    ),
+    _form(_KEY),
+]

@@ -24,6 +24,7 @@ from app.domain.errors import (
     Forbidden,
     InvalidInput,
     NotFound,
+    RateLimited,
     SendError,
     Unauthenticated,
     Unavailable,
@@ -37,6 +38,7 @@ STATUS_OF: tuple[tuple[type[Exception], int], ...] = (
     (Forbidden, 403),
     (NotFound, 404),
     (Conflict, 409),
+    (RateLimited, 429),
     (SendError, 502),
     (Unavailable, 503),
     (ChorusError, 500),
@@ -44,6 +46,7 @@ STATUS_OF: tuple[tuple[type[Exception], int], ...] = (
 """First match wins."""
 
 DEFAULT_RETRY_AFTER_SECONDS = 5
+MAX_MESSAGE_CHARS = 500
 BODY_TOO_LARGE = "chorus.body_too_large"
 """In a request's scope: its body was cut off, whatever the framework makes of the rest."""
 HTTP_ERRORS: Mapping[int, tuple[str, str]] = {
@@ -59,10 +62,16 @@ def error_response(
     status: int, code: str, message: str, *, field: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
     """`message`: what happened; what to do about it is added."""
-    error: dict[str, Any] = {"code": code, "message": sentence(code, status, message), "request_id": request_id()}
+    message = sentence(code, status, _printable(message))
+    error: dict[str, Any] = {"code": code, "message": message, "request_id": request_id()}
     if field:
-        error["field"] = field
+        error["field"] = _printable(field)
     return Response(orjson.dumps({"error": error}), status, headers, media_type="application/json")
+
+
+def _printable(text: str) -> str:
+    """Names that callers chose come back here: cut, and without what UTF-8 cannot hold."""
+    return text[:MAX_MESSAGE_CHARS].encode("utf-8", "replace").decode()
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -87,6 +96,8 @@ def response_for(exc: Exception) -> Response:
         return error_response(
             status, f"{exc.dependency}_unavailable", f"{exc.dependency} is unavailable", headers=headers
         )
+    if isinstance(exc, RateLimited):
+        headers["Retry-After"] = str(math.ceil(exc.retry_after))
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     assert isinstance(exc, ChorusError)  # noqa: S101  the table's last row
@@ -94,9 +105,13 @@ def response_for(exc: Exception) -> Response:
     return error_response(status, exc.code, str(exc), field=field, headers=headers)
 
 
-async def _invalid(_request: Request, exc: Exception) -> Response:
+async def _invalid(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)  # noqa: S101  registered for it only
     first = exc.errors()[0]
+    if first["loc"] == ("body",) and isinstance(exc.body, bytes):
+        given = request.headers.get("content-type") or "none"
+        what = f"the body must be JSON with Content-Type: application/json; this request's is {given}"
+        return error_response(422, "invalid_input", what)
     if first["type"] == "json_invalid":
         return error_response(400, "invalid_json", "the body is not valid JSON")
     field = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path", "header"})
@@ -109,7 +124,15 @@ async def _http(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)  # noqa: S101  registered for it only
     status = 413 if request.scope.get(BODY_TOO_LARGE) else exc.status_code
     code, what = HTTP_ERRORS.get(status, (f"http_{status}", str(exc.detail)))
-    return error_response(status, code, what, headers=exc.headers)
+    headers = {"Allow": _allowed_methods(request)} if status == 405 else exc.headers
+    return error_response(status, code, what, headers=headers)
+
+
+def _allowed_methods(request: Request) -> str:
+    """All of the path's: every method is a route of its own, and the one that refused knows no other."""
+    route = request.scope.get("route")
+    documented = request.app.openapi()["paths"].get(getattr(route, "path", None), {})
+    return ", ".join(sorted({method.upper() for method in documented} | set(getattr(route, "methods", None) or ())))
 
 
 async def _bug(_request: Request, exc: Exception) -> Response:

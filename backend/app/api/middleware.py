@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
 from prometheus_client import Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.body_limit import announced_bytes
 from app.api.errors import BODY_TOO_LARGE, error_response
 from app.core.logging import bind_request_id, log_canonical
 
 MAX_BODY_BYTES = 1024 * 1024
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 REQUEST_SECONDS = Histogram(
     "chorus_http_request_seconds", "Requests by route and status", ["method", "route", "status"]
@@ -19,7 +22,7 @@ REQUEST_SECONDS = Histogram(
 
 
 class Observed:
-    """Outermost middleware. The request id is the caller's `X-Request-ID` if it is sane, else a new one."""
+    """Outermost middleware. The request id is the caller's `X-Request-ID` if `REQUEST_ID` allows it, else a new one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -30,7 +33,8 @@ class Observed:
             return
         started = time.perf_counter()
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        request_id = bind_request_id(headers.get(b"x-request-id", b"").decode("latin-1"))
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        request_id = bind_request_id(given if REQUEST_ID.fullmatch(given) else None)
         status = 500
 
         async def observed_send(message: Message) -> None:
@@ -41,8 +45,7 @@ class Observed:
             await send(message)
 
         try:
-            length = headers.get(b"content-length", b"0")
-            if not length.isdigit() or int(length) > MAX_BODY_BYTES:
+            if announced_bytes(headers.get(b"content-length", b"0"), limit=MAX_BODY_BYTES) > MAX_BODY_BYTES:
                 response = error_response(413, "body_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
                 await response(scope, receive, observed_send)
             else:

@@ -3,84 +3,177 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.deps import Limit, Operator, Replica, operator
-from app.core.cache import invalidate_cache_pattern, stats
+from app.api.deps import LetterCursor, Limit, Operator, Replica, operator
+from app.api.json_route import json_router
+from app.api.openapi import problems
+from app.api.schemas import NO_NUL
+from app.core.cache import CacheStats, invalidate_cache_pattern, stats
+from app.core.circuit_breaker import State
+from app.core.queue import QueueStats
+from app.domain.errors import InvalidInput
 from app.services.breaker_service import BreakerAction
 from app.services.dead_letters import view
 
-router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(operator)])
+router = json_router("/admin", "admin", operator)
+
+
+BreakerName = Annotated[
+    str,
+    Path(
+        max_length=200,
+        description="`gemini`, `whatsapp`, `supabase`, or `whatsapp_api:<phone_number_id>` for one account.",
+        examples=["gemini"],
+    ),
+]
 
 
 class BreakerIn(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"action": "auto", "why": "it is back"}]})
     action: BreakerAction
-    why: Annotated[str, Field(max_length=200)] = "by hand"
+    why: Annotated[str, Field(max_length=200, pattern=NO_NUL)] = "by hand"
+
+
+class BreakerOut(BaseModel):
+    """A circuit; more fields say who forced it, why, and since when."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+    state: State
+    failure_count: int
+    scope: Literal["fleet", "replica"]
+    """`replica`: as this replica sees it, because Redis is away."""
+
+
+class ReplicaOut(BaseModel):
+    """A replica as it described itself in its last heartbeat."""
+
+    model_config = ConfigDict(extra="allow")
+    id: str
+    silent_seconds: float
+
+
+class FleetOut(BaseModel):
+    replicas: list[ReplicaOut]
 
 
 class InvalidateIn(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"pattern": "bot_profile:*"}]})
     pattern: Annotated[str, Field(min_length=1, max_length=500)]
 
 
+class InvalidatedOut(BaseModel):
+    invalidated: int
+
+
 class DeadLetterIds(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"ids": ["0-1764212345678-0"]}]})
     ids: Annotated[list[str], Field(min_length=1, max_length=1000)]
 
 
-@router.get("/fleet")
-async def fleet(replica: Replica) -> dict[str, Any]:
+class DeadLetterOut(BaseModel):
+    """An event that was given up on, without its content, which is a customer's words."""
+
+    model_config = ConfigDict(extra="allow")
+    id: str
+    event: str
+    """Kind, number and digest."""
+    kind: str
+    reason: str
+    attempts: int
+    parked_at: float
+    """Seconds since 1970."""
+    bytes: int
+
+
+class SilentNumberOut(BaseModel):
+    phone_number_id: str
+    silent_seconds: float
+    usual_messages: float
+    """How many would usually have come in that time."""
+
+
+class SilentNumbersOut(BaseModel):
+    items: list[SilentNumberOut]
+
+
+class DeadLetterPage(BaseModel):
+    items: list[DeadLetterOut]
+    next_cursor: str | None
+
+
+class ReplayedOut(BaseModel):
+    replayed: int
+
+
+class DroppedOut(BaseModel):
+    dropped: int
+
+
+@router.get("/fleet", response_model=FleetOut, responses=problems(401, 403, 422, 503))
+async def get_fleet(replica: Replica) -> dict[str, Any]:
+    """Every replica that is alive."""
     replicas = await replica.registry.replicas()
     return {"replicas": [{"id": other.id, "silent_seconds": other.silent_seconds, **other.info} for other in replicas]}
 
 
-@router.get("/breakers")
-async def breakers(replica: Replica) -> dict[str, Any]:
+@router.get("/breakers", response_model=dict[str, BreakerOut], responses=problems(401, 403, 422, 503))
+async def list_breakers(replica: Replica) -> dict[str, Any]:
+    """The circuits by name: the services', and those of accounts in trouble."""
     return await replica.breakers.overview()
 
 
-@router.post("/breakers/{name}")
-async def set_breaker(replica: Replica, user: Operator, name: str, body: BreakerIn) -> dict[str, Any]:
+@router.post("/breakers/{name}", response_model=BreakerOut, responses=problems(400, 401, 403, 404, 413, 422, 503))
+async def set_breaker(replica: Replica, user: Operator, name: BreakerName, body: BreakerIn) -> dict[str, Any]:
+    """Force a circuit open or closed for every replica, or let it decide by itself again."""
     return await replica.breakers.force(name, body.action, who=user.id, why=body.why)
 
 
-@router.get("/cache")
-async def cache() -> dict[str, Any]:
+@router.get("/cache", response_model=CacheStats, responses=problems(401, 403, 422, 503))
+async def get_cache() -> dict[str, Any]:
     """This replica's."""
     return asdict(stats())
 
 
-@router.post("/cache/invalidate")
-async def invalidate(body: InvalidateIn) -> dict[str, Any]:
+@router.post("/cache/invalidate", response_model=InvalidatedOut, responses=problems(400, 401, 403, 413, 422, 503))
+async def invalidate_cache(body: InvalidateIn) -> dict[str, Any]:
+    """A key, or a pattern that ends in `*`; on every replica."""
     return {"invalidated": await invalidate_cache_pattern(body.pattern)}
 
 
-@router.get("/queue")
-async def queue(replica: Replica) -> dict[str, Any]:
+@router.get("/queue", response_model=QueueStats, responses=problems(401, 403, 422, 503))
+async def get_queue(replica: Replica) -> dict[str, Any]:
+    """Figures of the whole queue."""
     return asdict(await replica.queue.stats())
 
 
-@router.get("/silent-numbers")
-async def silent_numbers(replica: Replica) -> dict[str, Any]:
+@router.get("/silent-numbers", response_model=SilentNumbersOut, responses=problems(401, 403, 422, 503))
+async def list_silent_numbers(replica: Replica) -> dict[str, Any]:
     """Numbers whose customers usually write and have been quiet for too long, as of the last minute."""
     return {"items": replica.silence.silent}
 
 
-@router.get("/dead-letters")
-async def dead_letters(replica: Replica, limit: Limit = 50, cursor: str | None = None) -> dict[str, Any]:
-    letters, next_cursor = await replica.queue.dead(limit=limit, cursor=cursor)
+@router.get("/dead-letters", response_model=DeadLetterPage, responses=problems(401, 403, 422, 503))
+async def list_dead_letters(replica: Replica, limit: Limit = 50, cursor: LetterCursor = None) -> dict[str, Any]:
+    """Events that were given up on, the oldest first."""
+    try:
+        letters, next_cursor = await replica.queue.dead(limit=limit, cursor=cursor)
+    except ValueError as exc:
+        raise InvalidInput(str(exc), field="cursor") from exc
     return {"items": [view(letter) for letter in letters], "next_cursor": next_cursor}
 
 
-@router.post("/dead-letters/replay")
-async def replay(replica: Replica, body: DeadLetterIds) -> dict[str, int]:
+@router.post("/dead-letters/replay", response_model=ReplayedOut, responses=problems(400, 401, 403, 413, 422, 503))
+async def replay_dead_letters(replica: Replica, body: DeadLetterIds) -> dict[str, int]:
+    """Put them back at the end of their mailboxes; ids that do not exist are skipped."""
     return {"replayed": await replica.queue.replay(body.ids)}
 
 
-@router.post("/dead-letters/drop")
-async def drop(replica: Replica, body: DeadLetterIds) -> dict[str, int]:
+@router.post("/dead-letters/drop", response_model=DroppedOut, responses=problems(400, 401, 403, 413, 422, 503))
+async def drop_dead_letters(replica: Replica, body: DeadLetterIds) -> dict[str, int]:
+    """Forget them for good; ids that do not exist are skipped."""
     return {"dropped": await replica.queue.drop(body.ids)}

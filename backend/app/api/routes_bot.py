@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
-from app.api.deps import CurrentUser, Replica
+from app.api.deps import AccountId, CurrentUser, Replica
+from app.api.json_route import json_router
+from app.api.openapi import problems
 from app.api.schemas import ProfileChanges, ProfileOut
 from app.domain.models import Role
 
-router = APIRouter(prefix="/bot", tags=["bot"])
+router = json_router("/bot", "bot")
 
 
-@router.get("/profile")
-async def get_profile(replica: Replica, user: CurrentUser, account_id: str) -> ProfileOut:
+@router.get("/profile", responses=problems(401, 404, 422, 503))
+async def get_profile(replica: Replica, user: CurrentUser, account_id: AccountId) -> ProfileOut:
+    """For members."""
     await replica.accounts.authorize(user, account_id, Role.VIEWER)
     return ProfileOut.model_validate(await replica.accounts.profile(account_id))
 
 
-@router.put("/profile")
-async def put_profile(replica: Replica, user: CurrentUser, account_id: str, body: ProfileChanges) -> ProfileOut:
-    """Any subset of the fields; returns the whole profile."""
+@router.put("/profile", responses=problems(400, 401, 403, 404, 413, 422, 503))
+async def put_profile(replica: Replica, user: CurrentUser, account_id: AccountId, body: ProfileChanges) -> ProfileOut:
+    """For owners: any subset of the fields; returns the whole profile."""
     await replica.accounts.authorize(user, account_id, Role.OWNER)
     changes = body.model_dump(exclude_unset=True)
     return ProfileOut.model_validate(await replica.accounts.update_profile(account_id, changes))

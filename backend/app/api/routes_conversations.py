@@ -2,51 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Header
-
-from app.api.deps import CurrentUser, Limit, Replica
+from app.api.deps import AccountId, ConversationCursor, CurrentUser, IdempotencyKey, Limit, MessageCursor, Replica
+from app.api.json_route import json_router
+from app.api.openapi import problems
 from app.api.schemas import BotIn, ConversationOut, ConversationPage, MessageIn, MessagePage, ReplyOut
 
-router = APIRouter(prefix="/conversations", tags=["conversations"])
-
-IdempotencyKey = Annotated[str | None, Header(max_length=200, pattern=r"^[\x21-\x7e]+$")]
+router = json_router("/conversations", "conversations")
 
 
-@router.get("")
+@router.get("", responses=problems(401, 404, 422, 503))
 async def list_conversations(
-    replica: Replica, user: CurrentUser, account_id: str, limit: Limit = 50, cursor: str | None = None
+    replica: Replica, user: CurrentUser, account_id: AccountId, limit: Limit = 50, cursor: ConversationCursor = None
 ) -> ConversationPage:
+    """For members: the most recently active first."""
     page = await replica.conversations.list_for(user, account_id, limit=limit, cursor=cursor)
     return ConversationPage.model_validate(page)
 
 
-@router.get("/{conversation_id}/messages")
+@router.get("/{conversation_id}/messages", responses=problems(401, 404, 422, 503))
 async def list_messages(
-    replica: Replica, user: CurrentUser, conversation_id: str, limit: Limit = 50, cursor: str | None = None
+    replica: Replica, user: CurrentUser, conversation_id: str, limit: Limit = 50, cursor: MessageCursor = None
 ) -> MessagePage:
+    """For members: the newest first."""
     page = await replica.conversations.messages(user, conversation_id, limit=limit, cursor=cursor)
     return MessagePage.model_validate(page)
 
 
-@router.post("/{conversation_id}/messages", status_code=202)
+@router.post("/{conversation_id}/messages", status_code=202, responses=problems(400, 401, 403, 404, 409, 413, 422, 503))
 async def send_message(
     replica: Replica, user: CurrentUser, conversation_id: str, body: MessageIn, idempotency_key: IdempotencyKey = None
 ) -> ReplyOut:
-    """Accepted and durable; a worker sends it. The bot is silent in this conversation from now on."""
+    """For agents and owners. Accepted and durable; a worker sends it. 409 `window_closed`: more than 24 hours since the
+    customer's last message. The bot is silent in this conversation from now on."""
     reply = await replica.conversations.reply_as_human(
         user, conversation_id, body.text, idempotency_key=idempotency_key
     )
     return ReplyOut.model_validate(reply)
 
 
-@router.post("/{conversation_id}/bot")
+@router.post("/{conversation_id}/bot", responses=problems(400, 401, 403, 404, 413, 422, 503))
 async def set_bot(replica: Replica, user: CurrentUser, conversation_id: str, body: BotIn) -> ConversationOut:
+    """For agents and owners: who answers here, the bot or people."""
     conversation = await replica.conversations.set_bot(user, conversation_id, enabled=body.enabled)
     return ConversationOut.model_validate(conversation)
 
 
-@router.post("/{conversation_id}/read")
+@router.post("/{conversation_id}/read", responses=problems(401, 403, 404, 422, 503))
 async def mark_read(replica: Replica, user: CurrentUser, conversation_id: str) -> ConversationOut:
+    """For agents and owners: nothing is unread any more."""
     return ConversationOut.model_validate(await replica.conversations.mark_read(user, conversation_id))

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.deps import is_operator, services
+from app.api.openapi import OPERATOR
 from app.api.plain_route import PlainRoute
 from app.core.metrics import render
 
@@ -43,6 +44,82 @@ ROUTES = [
     PlainRoute("/health/live", live),
     PlainRoute("/metrics", metrics),
 ]
+
+
+def _json_answers(properties: dict[str, Any], **described: str) -> dict[str, Any]:
+    """The same shape with every status: what is wrong is in it."""
+    schema = {"type": "object", "required": ["status"], "properties": properties}
+    return {
+        status[1:]: {"description": text, "content": {"application/json": {"schema": schema}}}
+        for status, text in described.items()
+    }
+
+
+_STORE = {"type": "string", "description": "`ok`, or what is wrong."}
+OPERATIONS: dict[str, Any] = {
+    "/health": {
+        "get": {
+            "tags": ["health"],
+            "operationId": "get_health",
+            "summary": "The whole picture",
+            "description": "For people and dashboards; with the operator's key also the fleet, cache, queue and loops.",
+            "security": [{}, OPERATOR],
+            "responses": _json_answers(
+                {
+                    "status": {"enum": ["ok", "degraded", "error"]},
+                    "timestamp": {"type": "string", "format": "date-time"},
+                    "dependencies": {"type": "object", "additionalProperties": {"type": "object"}},
+                    "circuit_breakers": {"type": "object", "additionalProperties": {"type": "object"}},
+                },
+                _200="`ok`, or `degraded`: something soft fails, or a circuit is not closed.",
+                _503="`error`: no useful work is possible here.",
+            ),
+        }
+    },
+    "/health/ready": {
+        "get": {
+            "tags": ["health"],
+            "operationId": "get_readiness",
+            "summary": "Can this replica do useful work?",
+            "description": "For load balancers.",
+            "security": [],
+            "responses": _json_answers(
+                {"status": {"type": "string"}, "redis": _STORE, "database": _STORE},
+                _200="`ready`.",
+                _503="Starting, draining, or without its stores.",
+            ),
+        }
+    },
+    "/health/live": {
+        "get": {
+            "tags": ["health"],
+            "operationId": "get_liveness",
+            "summary": "Should this process be restarted?",
+            "description": "For orchestrators; without any I/O.",
+            "security": [],
+            "responses": _json_answers(
+                {"status": {"enum": ["alive", "stuck"]}, "loops": {"type": "array", "items": {"type": "string"}}},
+                _200="`alive`.",
+                _503="`stuck`: a background loop has stopped.",
+            ),
+        }
+    },
+    "/metrics": {
+        "get": {
+            "tags": ["health"],
+            "operationId": "get_metrics",
+            "summary": "For Prometheus",
+            "security": [],
+            "responses": {
+                "200": {
+                    "description": "The text format of Prometheus.",
+                    "content": {"text/plain": {"schema": {"type": "string"}}},
+                }
+            },
+        }
+    },
+}
+"""For the OpenAPI document. Unknown query parameters are ignored here: probes add what they like."""
 
 
 def _answer(result: tuple[int, dict[str, Any]]) -> Response:

@@ -10,6 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import orjson
 from prometheus_client import Counter, Histogram
@@ -18,8 +19,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from app.api.advice import sentence
+from app.api.body_limit import announced_bytes
 from app.api.deps import services
 from app.api.errors import error_response
+from app.api.openapi import plain_problem
 from app.core.errors import Unavailable
 from app.core.failure_words import in_words
 from app.core.logging import bind_request_id, log_canonical
@@ -133,7 +136,7 @@ def _headers(scope: Scope) -> tuple[bytes, int]:
         if name == b"x-hub-signature-256":
             signature = value
         elif name == b"content-length":
-            length = int(value) if value.isdigit() else MAX_BODY_BYTES + 1
+            length = announced_bytes(value, limit=MAX_BODY_BYTES)
     return signature, length
 
 
@@ -201,3 +204,69 @@ def _not_verified(what: str) -> Response:
     REFUSED.labels("verification_failed").inc()
     logger.warning("webhook verification refused", extra={"reason": what})
     return error_response(403, "verification_failed", what)
+
+
+def _query(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    """Not required: what is missing is a refused handshake (403), as it is for Meta."""
+    return {"name": name, "in": "query", "description": description, "schema": {"type": "string"} | schema}
+
+
+def _unsigned() -> dict[str, Any]:
+    """Without the challenge that a 401 of the other routes carries."""
+    return plain_problem(401, "The signature is missing or does not match; nothing was stored.") | {"headers": {}}
+
+
+OPERATIONS: dict[str, Any] = {
+    PATH: {
+        "get": {
+            "tags": ["webhook"],
+            "operationId": "verify_webhook",
+            "summary": "Meta's handshake",
+            "description": "When the webhook is entered in the app's dashboard, Meta asks for the challenge back.",
+            "security": [],
+            "parameters": [
+                _query("hub.mode", "Always `subscribe`.", example="subscribe"),
+                _query("hub.verify_token", "WHATSAPP_VERIFY_TOKEN, or an account's `verify_token`."),
+                _query("hub.challenge", "Comes back as it is.", example="1158201444"),
+            ],
+            "responses": {
+                "200": {
+                    "description": "The challenge.",
+                    "content": {"text/plain": {"schema": {"type": "string"}}},
+                },
+                "403": plain_problem(403, "The verify token is nobody's, or the mode is another."),
+                "503": plain_problem(503),
+            },
+        },
+        "post": {
+            "tags": ["webhook"],
+            "operationId": "receive_webhook",
+            "summary": "Messages and statuses from Meta",
+            "description": "Stored durably, then 200; everything else happens afterwards. Meta repeats what was not"
+            " answered with 200 for seven days.",
+            "security": [],
+            "parameters": [
+                {
+                    "name": "X-Hub-Signature-256",
+                    "in": "header",
+                    "required": True,
+                    "description": "HMAC-SHA256 of the raw body with the Meta app's secret.",
+                    "schema": {"type": "string", "pattern": "^sha256=[0-9a-f]{64}$"},
+                }
+            ],
+            "requestBody": {
+                "required": True,
+                "description": "As the Cloud API documents it; unknown shapes are kept as dead letters.",
+                "content": {"application/json": {"schema": {"type": "object"}}},
+            },
+            "responses": {
+                "200": {"description": "Stored, or known already. The body is `OK`, without a content type."},
+                "400": plain_problem(400),
+                "401": _unsigned(),
+                "413": plain_problem(413, f"The body is larger than {MAX_BODY_BYTES} bytes."),
+                "503": plain_problem(503, "Nothing durable could take it; Meta delivers it again."),
+            },
+        },
+    }
+}
+"""For the OpenAPI document: neither is one of FastAPI's routes."""

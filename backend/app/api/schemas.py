@@ -5,17 +5,69 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StringConstraints
+from pydantic_core import PydanticCustomError
 
-from app.domain.models import MAX_OUTPUT_TOKENS
-from app.domain.profile_limits import PROFILE_BYTES
+from app.core.secrets import clean_secret
+from app.domain.models import MAX_OUTPUT_TOKENS, Author, Direction, HandoverReason, ReplyState, Role, Status
+from app.domain.profile_limits import MAX_DEPTH, PROFILE_BYTES
 
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+# Patterns say what PostgreSQL's text cannot hold (NUL) and, where white space is cut off, that something must be left.
+NO_NUL = r"^[^\x00]*$"
+SOME_TEXT = r"^[^\x00]*[^\s\x00][^\x00]*$"
+
+
+def _is_shallow(value: dict[str, Any]) -> dict[str, Any]:
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            item
+            for each in level
+            if isinstance(each, dict | list)
+            for item in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return value
+    raise ValueError(f"is nested more than {MAX_DEPTH} levels deep")
+
+
+def _is_number(value: Any) -> Any:
+    """pydantic reads "5" and true as whole numbers too; 5.0 is one in JSON."""
+    if isinstance(value, bool | str):
+        raise PydanticCustomError("int_type", "Input should be a whole number")
+    return value
+
+
+def _clean(value: Any) -> Any:
+    return clean_secret(value, ascii_only=True) if isinstance(value, str) else value
+
+
+NOT_TEXT = BeforeValidator(_is_number)
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=SOME_TEXT)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 PhoneNumberId = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,32}$")]
 PhoneNumber = Annotated[str, StringConstraints(pattern=r"^\+?[0-9]{6,20}$")]
-Secret = Annotated[str, StringConstraints(min_length=8, max_length=1000)]
-LongText = Annotated[str, StringConstraints(max_length=PROFILE_BYTES)]
+Token = Annotated[
+    str, BeforeValidator(_clean), StringConstraints(pattern=r"^[\x21\x24-\x26\x28-\x7e][\x21-\x7e]{7,999}$")
+]
+"""Visible ASCII: it travels in a header or a URL. White space outside is cut off; a comment or quotes are refused."""
+AccessToken = Token
+VerifyToken = Token
+LongText = Annotated[str, StringConstraints(max_length=PROFILE_BYTES, pattern=NO_NUL)]
+ReplyText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=SOME_TEXT)]
+"""Sent to customers as it is; WhatsApp refuses a text without any."""
+FreeForm = Annotated[
+    dict[str, Any],
+    AfterValidator(_is_shallow),
+    Field(description=f"Any JSON, at most {MAX_DEPTH} levels deep."),
+]
+MemberId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._:@|-]{0,254}$")]
+"""The `sub` of a Supabase access token, usually a UUID."""
+
+
+def may_be_absent() -> Any:
+    """The default of a field that may be left out but not be null; the default itself is never used."""
+    return Field(default_factory=lambda: None)
 
 
 class _In(BaseModel):
@@ -27,23 +79,42 @@ class _Out(BaseModel):
 
 
 class AccountIn(_In):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "Maison Levain",
+                    "slug": "maison-levain",
+                    "phone_number_id": "106540352242922",
+                    "access_token": "EAAG-a-permanent-token",
+                    "verify_token": "chosen-by-you-for-the-webhook-form",
+                    "phone_number": "+33123456789",
+                }
+            ]
+        }
+    )
+
     name: Name
     slug: Slug
     phone_number_id: PhoneNumberId
-    access_token: Secret
-    verify_token: Secret
+    access_token: AccessToken
+    verify_token: VerifyToken
     phone_number: PhoneNumber | None = None
-    bot_auto_on: bool = True
+    bot_auto_on: StrictBool = True
 
 
 class AccountChanges(_In):
-    name: Name | None = None
-    slug: Slug | None = None
-    access_token: Secret | None = None
-    verify_token: Secret | None = None
+    """Only what changes. `phone_number` may be null; the others may be left out but not be null."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "Maison Levain Lyon", "bot_auto_on": False}]})
+
+    name: Name = may_be_absent()
+    slug: Slug = may_be_absent()
+    access_token: AccessToken = may_be_absent()
+    verify_token: VerifyToken = may_be_absent()
     phone_number: PhoneNumber | None = None
-    is_active: bool | None = None
-    bot_auto_on: bool | None = None
+    is_active: StrictBool = may_be_absent()
+    bot_auto_on: StrictBool = may_be_absent()
 
 
 class SpentTodayOut(_Out):
@@ -65,28 +136,50 @@ class AccountOut(_Out):
     phone_number: str | None
     is_active: bool
     bot_auto_on: bool
+    blocked_reason: str | None
+    """Why WhatsApp takes nothing from this account, in a stable word; null while it does."""
+    blocked_since: datetime | None
     created_at: datetime
     updated_at: datetime
     spent_today: SpentTodayOut | None = None
 
 
+class MemberIn(_In):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"role": "agent"}]})
+
+    role: Role
+
+
+class MemberOut(_Out):
+    user_id: str
+    role: Role
+    created_at: datetime
+
+
 class ProfileChanges(_In):
-    business_name: Annotated[str, StringConstraints(max_length=200)] | None = None
+    """Only what changes; null puts the application's default back. NUL characters in free-form parts are stored as
+    U+FFFD, whole numbers beyond 64 bits as floating-point numbers."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"business_name": "Maison Levain", "hours": "Tue-Sun 7:00-19:30"}]}
+    )
+
+    business_name: Annotated[str, StringConstraints(max_length=200, pattern=NO_NUL)] | None = None
     description: LongText | None = None
-    address: Annotated[str, StringConstraints(max_length=1000)] | None = None
-    hours: Annotated[str, StringConstraints(max_length=2000)] | None = None
+    address: Annotated[str, StringConstraints(max_length=1000, pattern=NO_NUL)] | None = None
+    hours: Annotated[str, StringConstraints(max_length=2000, pattern=NO_NUL)] | None = None
     knowledge_base: LongText | None = None
-    custom_fields: dict[str, Any] | None = None
-    template_config: dict[str, Any] | None = None
-    fallback_text: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
-    non_text_reply: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
+    custom_fields: FreeForm | None = None
+    template_config: FreeForm | None = None
+    fallback_text: ReplyText | None = None
+    non_text_reply: ReplyText | None = None
     model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    max_output_tokens: Annotated[int, Field(ge=1, le=MAX_OUTPUT_TOKENS)] | None = None
-    resend_ambiguous: bool | None = None
-    greeting_text: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
-    auto_reply_limit: Annotated[int, Field(ge=1, le=1000)] | None = None
-    auto_reply_minutes: Annotated[int, Field(ge=1, le=1440)] | None = None
+    temperature: Annotated[float, Field(strict=True, ge=0, le=2)] | None = None
+    max_output_tokens: Annotated[int, Field(ge=1, le=MAX_OUTPUT_TOKENS), NOT_TEXT] | None = None
+    resend_ambiguous: StrictBool | None = None
+    greeting_text: ReplyText | None = None
+    auto_reply_limit: Annotated[int, Field(ge=1, le=1000), NOT_TEXT] | None = None
+    auto_reply_minutes: Annotated[int, Field(ge=1, le=1440), NOT_TEXT] | None = None
 
 
 class ProfileOut(_Out):
@@ -124,7 +217,8 @@ class ConversationOut(_Out):
     contact: ContactOut
     bot_enabled: bool
     needs_human: bool
-    needs_human_reason: str | None
+    needs_human_reason: Annotated[str | None, Field(examples=[str(reason) for reason in HandoverReason])]
+    """A word of the list; a newer version may have more."""
     needs_human_since: datetime | None
     unread_count: int
     last_inbound_at: datetime | None
@@ -135,11 +229,11 @@ class ConversationOut(_Out):
 class MessageOut(_Out):
     id: str
     conversation_id: str
-    direction: str
-    author: str
+    direction: Direction
+    author: Author
     type: str
     text: str | None
-    status: str
+    status: Status
     timestamp: datetime
     wa_message_id: str | None
     outbound_key: str | None
@@ -160,7 +254,9 @@ class MessagePage(_Out):
 
 
 class MessageIn(_In):
-    text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=20_000)]
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "Claire here: we keep a table for you."}]})
+
+    text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=20_000, pattern=SOME_TEXT)]
 
 
 class ReplyOut(_Out):
@@ -168,9 +264,11 @@ class ReplyOut(_Out):
 
     key: str
     conversation_id: str
-    state: str
+    state: ReplyState
     body: str
 
 
 class BotIn(_In):
-    enabled: bool
+    model_config = ConfigDict(json_schema_extra={"examples": [{"enabled": True}]})
+
+    enabled: StrictBool

@@ -9,8 +9,10 @@
     └── ChorusError
         ├── ConfigurationError             the operator must change a setting (exit code 2)
         ├── InvalidInput                   the caller sent something wrong, `field` names it
+        │   └── IdempotencyKeyReused       … an Idempotency-Key that stands for another request
         ├── Unauthenticated / Forbidden    who are you / you may not
         ├── NotFound / Conflict
+        ├── RateLimited                    this caller did it too often; again after `retry_after`
         ├── Unprocessable                  this event can never be handled as things stand -> dead letter
         │   └── UnknownAccount             … until the account is created and the event replayed
         ├── Fenced                         another worker holds the conversation now; stop, write nothing
@@ -28,11 +30,12 @@ What each one means for an HTTP caller is in `api/errors.py`; what it means for 
 from __future__ import annotations
 
 from app.core.errors import DeadlineExceeded, Unavailable
+from app.domain.models import BlockReason
 
 __all__ = [
     "AccountRejected", "ChorusError", "ConfigurationError", "Conflict", "DeadlineExceeded", "Fenced", "Forbidden",
-    "InvalidInput", "ModelRefused", "NotFound", "SendAmbiguous", "SendError", "SendRejected", "SendThrottled",
-    "Unauthenticated", "Unavailable", "UnknownAccount", "Unprocessable",
+    "IdempotencyKeyReused", "InvalidInput", "ModelRefused", "NotFound", "RateLimited", "SendAmbiguous", "SendError",
+    "SendRejected", "SendThrottled", "Unauthenticated", "Unavailable", "UnknownAccount", "Unprocessable",
 ]  # fmt: skip
 
 
@@ -62,6 +65,12 @@ class InvalidInput(ChorusError):
         self.field = field
 
 
+class IdempotencyKeyReused(InvalidInput):
+    """The key belongs to an earlier request with another body."""
+
+    code = "idempotency_key_reused"
+
+
 class Unauthenticated(ChorusError):
     code = "unauthenticated"
 
@@ -84,6 +93,16 @@ class Conflict(ChorusError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class RateLimited(ChorusError):
+    """This caller did it as often as they may. `retry_after`: seconds until they may again."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Unprocessable(ChorusError):
@@ -144,7 +163,14 @@ class SendRejected(SendError):
 
 
 class AccountRejected(SendError):
+    """`reason`: what is wrong with the account. `retry_after`: when to try again, where the sender knows."""
+
     code = "account_rejected"
+    retry_after: float | None = None
+
+    def __init__(self, message: str, *, reason: BlockReason, wa_code: int | None = None) -> None:
+        super().__init__(message, wa_code=wa_code)
+        self.reason = reason
 
 
 class SendAmbiguous(SendError):

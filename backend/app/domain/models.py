@@ -79,6 +79,26 @@ class HandoverReason(StrEnum):
     """So many automatic replies in so short a time that the other side is probably a robot."""
 
 
+class BlockReason(StrEnum):
+    """Why WhatsApp takes nothing from an account. Stored, shown and a metric's label: stable words."""
+
+    TOKEN_INVALID = "token_invalid"
+    """Expired, revoked, or of another app."""
+    TOKEN_UNREADABLE = "token_unreadable"
+    """Stored under another ENCRYPTION_KEY."""
+    TOKEN_MALFORMED = "token_malformed"
+    """It has characters that no token has."""
+    PERMISSION_MISSING = "permission_missing"
+    NUMBER_NOT_REGISTERED = "number_not_registered"
+    """The number was deleted, is not registered, or belongs to another token."""
+    DISPLAY_NAME_UNAPPROVED = "display_name_unapproved"
+    ACCOUNT_LOCKED = "account_locked"
+    POLICY_VIOLATION = "policy_violation"
+    PAYMENT_PROBLEM = "payment_problem"
+    MESSAGING_LIMIT = "messaging_limit"
+    """Too many messages were blocked or flagged as spam, or the number's limit of conversations is reached."""
+
+
 class Fallback(StrEnum):
     """Why a customer gets the profile's fallback text. Stored with the reply: stable words."""
 
@@ -120,6 +140,48 @@ class Account:
     bot_auto_on: bool
     created_at: datetime
     updated_at: datetime
+    refusals: int = 0
+    """Sends in a row that WhatsApp refused because of the account; counted until it is blocked."""
+    blocked_reason: str | None = None
+    """Set (a `BlockReason`) with `blocked_since` once the refusal is confirmed; cleared by a good send and by a changed
+    token, number or `is_active`."""
+    blocked_since: datetime | None = None
+    bootstrap_digest: str | None = field(default=None, repr=False)
+    """Of the WHATSAPP_TOKEN that the settings gave last: a changed setting replaces the token, an old one does not."""
+
+    @property
+    def is_blocked(self) -> bool:
+        return self.blocked_since is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What the store made of a refused send. `is_current`: the account still has the token that was refused."""
+
+    is_current: bool
+    is_blocked: bool
+    is_news: bool
+    """It was not blocked before."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedAccounts:
+    """Active accounts from which WhatsApp takes nothing: how many by reason, and the longest blocked of them."""
+
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    accounts: tuple[Account, ...] = ()
+
+    @property
+    def count(self) -> int:
+        return sum(self.reasons.values())
+
+
+@dataclass(frozen=True, slots=True)
+class TableSecurity:
+    """How a table of the database guards its rows: is row-level security on, and with which policies?"""
+
+    row_security: bool
+    policies: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,10 +390,21 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A signed-in person (Supabase `sub`), or the operator, who may do everything."""
+    """A signed-in person (Supabase `sub`), or the operator, who may do everything. `is_anonymous`: signed in without
+    an e-mail address, phone or other identity (Supabase's anonymous sign-in)."""
 
     id: str
     is_operator: bool = False
+    is_anonymous: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A person who may act for an account."""
+
+    user_id: str
+    role: Role
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from app.domain.models import (
     Account,
     Author,
     Background,
+    BlockedAccounts,
+    BlockReason,
     BotProfile,
     Conversation,
     Fallback,
@@ -25,13 +27,16 @@ from app.domain.models import (
     InboundMessage,
     InboxState,
     Invalidation,
+    Member,
     Message,
     Page,
     Prompt,
     Recipient,
+    Refusal,
     Reply,
     Role,
     Status,
+    TableSecurity,
     Turn,
     User,
 )
@@ -68,7 +73,13 @@ class Messenger(Protocol):
         ...
 
     async def mark_read(self, account: Account, wa_message_id: str, *, typing: bool) -> None:
-        """Blue ticks, and "typing…" for at most 25 s if `typing`. A courtesy: callers ignore its failures."""
+        """Blue ticks, and "typing…" for at most 25 s if `typing`. A courtesy: one short try that touches neither the
+        circuits nor the retries nor the places of sends; callers ignore its failures."""
+        ...
+
+    async def confirm_number(self, phone_number_id: str, access_token: str) -> None:
+        """Ask WhatsApp if this token (not encrypted) opens this number. Raises `InvalidInput` with the reason if not,
+        `Unavailable` if WhatsApp gives no answer within 5 s."""
         ...
 
     def blocked_seconds(self, account: Account) -> float:
@@ -106,6 +117,26 @@ class AccountStore(Protocol):
         """Raises `NotFound("account")`, `Conflict`."""
         ...
 
+    async def replace_access_token(self, account_id: str, *, expected: str, access_token: str) -> bool:
+        """Both ciphertexts. `False` and nothing written if the stored one is not `expected` any more.
+        Raises `NotFound("account")`."""
+        ...
+
+    async def account_refused(
+        self, account_id: str, *, access_token: str, reason: BlockReason, confirm: int
+    ) -> Refusal:
+        """WhatsApp refused a send because of the account: `confirm` times in a row, and it is blocked. `access_token`
+        is the ciphertext that was in use; a refusal of another one counts for nothing. Raises `NotFound("account")`."""
+        ...
+
+    async def account_accepted(self, account_id: str, *, access_token: str) -> bool:
+        """A send was accepted: refusals are forgotten. `True` if the account was blocked."""
+        ...
+
+    async def blocked_accounts(self, *, limit: int) -> BlockedAccounts:
+        """All reasons are counted, at most `limit` accounts are named, the longest blocked first."""
+        ...
+
     async def get_account(self, account_id: str) -> Account | None: ...
 
     async def get_account_by_phone_number_id(self, phone_number_id: str) -> Account | None: ...
@@ -116,9 +147,20 @@ class AccountStore(Protocol):
         """Those `user_id` is a member of, or all for `None`; by name."""
         ...
 
-    async def add_member(self, account_id: str, user_id: str, role: Role) -> None:
-        """Make `user_id` a member, or change the role. Raises `NotFound("account")`."""
+    async def add_member(self, account_id: str, user_id: str, role: Role, *, keep_owner: bool = False) -> Member:
+        """Make `user_id` a member, or change the role. Raises `NotFound("account")`, and `Conflict("last_owner")` if
+        the account would lose its last owner and `keep_owner` is set."""
         ...
+
+    async def remove_member(self, account_id: str, user_id: str, *, keep_owner: bool = False) -> None:
+        """A person who is no member stays none. Raises `Conflict("last_owner")` as `add_member` does."""
+        ...
+
+    async def list_members(self, account_id: str) -> tuple[Member, ...]:
+        """Owners first, then agents, then viewers; the oldest first. At most 1,000."""
+        ...
+
+    async def get_member(self, account_id: str, user_id: str) -> Member | None: ...
 
     async def get_role(self, account_id: str, user_id: str) -> Role | None: ...
 
@@ -215,6 +257,11 @@ class ConversationStore(Protocol):
 
     async def set_bot(self, conversation_id: str, *, enabled: bool) -> Conversation:
         """Enabling also clears `needs_human`. Raises `NotFound("conversation")`."""
+        ...
+
+    async def count_bot_replies(self, conversation_id: str, *, minutes: int) -> int:
+        """Replies of the bot that went out in the last so many minutes, since it was last turned on; at most 1000 are
+        counted. The messages of people and replies under way are not among them."""
         ...
 
     async def set_needs_human(self, conversation_id: str, reason: HandoverReason) -> None:
@@ -355,6 +402,10 @@ class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, JournalStor
 
     async def schema_version(self) -> str | None:
         """The newest migration applied, e.g. `20261123000001`; `None` if nobody recorded one."""
+        ...
+
+    async def row_security(self) -> Mapping[str, TableSecurity]:
+        """Every table beside ours too, by name."""
         ...
 
     async def applied_migrations(self) -> tuple[str, ...]:

@@ -35,8 +35,8 @@ class WhatsApp:
         return [
             Route("/{version}/{phone_number_id}/messages", self.messages, methods=["POST"]),
             Route("/media/{token}", self.media_content, methods=["GET"]),
-            Route("/{version}/{media_id}", self.media, methods=["GET"]),
-            Route("/{media_id}", self.media, methods=["GET"]),
+            Route("/{version}/{node_id}", self.node, methods=["GET"]),
+            Route("/{node_id}", self.node, methods=["GET"]),
         ]
 
     async def messages(self, request: Request) -> Response:
@@ -64,9 +64,46 @@ class WhatsApp:
         fault = self._state.faults.pick("whatsapp", call)
         return await answer(request, self._state.record, entry, fault, process)
 
-    async def media(self, request: Request) -> Response:
+    async def node(self, request: Request) -> Response:
+        """`GET /{id}`: a phone number if one is registered under it, or `fields` ask for one of an unregistered
+        number; else a media file."""
+        node_id = request.path_params["node_id"]
+        if node_id in self._state.accounts or ("fields" in request.query_params and node_id.isdecimal()):
+            return await self.number(request, node_id)
+        return await self.media(request, node_id)
+
+    async def number(self, request: Request, phone_number_id: str) -> Response:
+        """`GET /{phone_number_id}`: to a token that opens the number, the number's own words about itself."""
+        entry = self._state.record.open("number", b"", phone_number_id=phone_number_id)
+        fault = self._state.faults.pick("whatsapp", Call("number", phone_number_id))
+        account = self._state.accounts.get(phone_number_id)
+
+        def describe(fault: Fault | None) -> Answer:
+            told = _told(fault)
+            if told is not None:
+                return told
+            if not self._state.token_opens(_bearer(request), account):
+                if account is not None or self._state.config.accept_unknown_accounts:
+                    return _refusal(190)
+                return _refusal(
+                    100, f"Unsupported get request. Object with ID '{phone_number_id}' does not exist.", subcode=33
+                )
+            business = self._state.business(phone_number_id)
+            return Answer.json(
+                200,
+                {
+                    "verified_name": "Sandbox",
+                    "display_phone_number": business.display_phone_number,
+                    "quality_rating": "GREEN",
+                    "id": phone_number_id,
+                },
+                processed=True,
+            )
+
+        return await answer(request, self._state.record, entry, fault, describe)
+
+    async def media(self, request: Request, media_id: str) -> Response:
         """`GET /{media_id}`: where to read the file, for five minutes."""
-        media_id = request.path_params["media_id"]
 
         def describe(media: Media | None) -> Answer:
             if media is None:

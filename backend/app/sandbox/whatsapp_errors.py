@@ -48,12 +48,18 @@ _ROWS = (
     WhatsAppError(3, 403, "API Method", "Capability or permissions issue."),
     WhatsAppError(4, 429, "API Too Many Calls", "The app has reached its API call rate limit."),
     WhatsAppError(10, 403, "API Permission Denied", "Permission is either not granted or has been removed."),
+    WhatsAppError(17, 400, "User request limit reached"),
+    WhatsAppError(32, 400, "Page request limit reached"),
     WhatsAppError(33, 404, "Parameter value is not valid", "The business phone number has been deleted.",
                   "GraphMethodException"),
     WhatsAppError(100, 400, "Invalid parameter"),
+    WhatsAppError(102, 401, "Session has expired", "The login status or access token has expired or been revoked."),
     WhatsAppError(190, 401, "Access token has expired", "The access token is invalid or has expired."),
     WhatsAppError(368, 403, "Temporarily blocked for policies violations"),
+    WhatsAppError(341, 400, "Application limit reached", "Temporary: the app made too many calls."),
+    WhatsAppError(613, 400, "Calls to this api have exceeded the rate limit."),
     WhatsAppError(80007, 429, "Rate limit issues", "The WhatsApp Business Account has reached its rate limit."),
+    WhatsAppError(80008, 400, "There have been too many calls to this WhatsApp Business account."),
     WhatsAppError(130403, 403, "User is blocked", "The business has blocked this WhatsApp user."),
     WhatsAppError(130429, 429, "Rate limit hit", "Cloud API message throughput has been reached."),
     WhatsAppError(130472, 400, "User's number is part of an experiment"),
@@ -98,12 +104,15 @@ _BY_CODE = {row.code: row for row in _ROWS}
 
 
 def whatsapp_error(code: int | str) -> WhatsAppError:
-    """By code, the ranges 200-299 (permission) and 132xxx (template) included. Raises `KeyError`."""
+    """By code, with the ranges 200-299 (permission), 80000-80014 (a business's limits) and 132xxx (template). Raises
+    `KeyError`."""
     number = int(code) if str(code).isdecimal() else -1
     if number in _BY_CODE:
         return _BY_CODE[number]
     if 200 <= number <= 299:
         return WhatsAppError(number, 403, "API Permission", "Permission is either not granted or has been removed.")
+    if 80000 <= number <= 80014:
+        return WhatsAppError(number, 400, "There have been too many calls from this business.")
     if 132000 <= number <= 132999:
         return WhatsAppError(number, 400, "Template error")
     raise KeyError(code)

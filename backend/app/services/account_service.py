@@ -6,13 +6,13 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from app.core.cache import get_cached_or_fetch, write_fence
-from app.core.secrets import TokenCipher
+from app.core.secrets import SecretError, TokenCipher
 from app.domain.errors import Conflict, Forbidden, NotFound, Unavailable
-from app.domain.models import Account, BotProfile, Role, User
+from app.domain.models import Account, BlockReason, BotProfile, Member, Refusal, Role, User
 from app.domain.phone import phone_digits
 from app.domain.ports import AccountStore
 from app.domain.profile_limits import check_profile
@@ -23,13 +23,30 @@ logger = logging.getLogger(__name__)
 PROFILE_TTL_SECONDS = 300
 ACCOUNT_TTL_SECONDS = 300
 
+CONFIRM_REFUSALS = 3
+"""In a row, from the whole fleet: single refusals of a healthy token happen (Cloud API, error 190)."""
+
 BOOTSTRAP_RETRY_SECONDS = 5.0
 BOOTSTRAP_SLUG = "default"
 BOOTSTRAPPER = User(id="bootstrap", is_operator=True)
 
+ROTATE_TRIES = 5
+"""Against an account whose token somebody else changes at the same moment."""
 NO_LIMITS = DailyLimits()
 
 _RANK = {Role.VIEWER: 1, Role.AGENT: 2, Role.OWNER: 3}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRotation:
+    """What `rotate_keys` found: the slugs of each kind. `unreadable`: no key opens the token; it is left as it is."""
+
+    rotated: tuple[str, ...]
+    current: tuple[str, ...]
+    unreadable: tuple[str, ...]
+
+
+_ROTATIONS = tuple(field.name for field in fields(KeyRotation))
 
 
 class AccountService:
@@ -48,14 +65,17 @@ class AccountService:
             )
 
     async def bootstrap(self, *, phone_number_id: str, access_token: str, verify_token: str) -> None:
-        """A first account from the settings, as soon as the database is there; an existing one is never overwritten."""
+        """A first account from the settings, as soon as the database is there. Of an existing one only the token is
+        replaced: by a setting that has changed since the last start, or if WhatsApp refuses the present token."""
         while True:
             try:
-                if await self._store.get_account_by_phone_number_id(phone_number_id) is None:
-                    await self.create(
+                account = await self._store.get_account_by_phone_number_id(phone_number_id)
+                if account is None:
+                    account = await self.create(
                         BOOTSTRAPPER, name=BOOTSTRAP_SLUG, slug=BOOTSTRAP_SLUG, phone_number_id=phone_number_id,
                         access_token=access_token, verify_token=verify_token,
                     )  # fmt: skip
+                await self._renew_bootstrapped(account, access_token)
             except Conflict as exc:
                 # Another replica may have been faster; else the name is somebody else's, and the number has no account.
                 if await self._store.get_account_by_phone_number_id(phone_number_id) is None:
@@ -67,6 +87,16 @@ class AccountService:
             else:
                 return
 
+    async def _renew_bootstrapped(self, account: Account, access_token: str) -> None:
+        digest = hashlib.sha256(access_token.encode()).hexdigest()
+        if account.bootstrap_digest == digest:
+            return
+        changes = {"bootstrap_digest": digest}
+        if account.bootstrap_digest is not None or account.refusals:
+            changes["access_token"] = access_token
+            logger.info("WHATSAPP_TOKEN replaces the account's token", extra={"account": account.id})
+        await self.update(account.id, changes)
+
     async def update(self, account_id: str, changes: Mapping[str, Any]) -> Account:
         before = await self._store.get_account(account_id)
         if before is None:
@@ -75,6 +105,70 @@ class AccountService:
             changes = {**changes, "access_token": self._cipher.encrypt(changes["access_token"])}
         async with write_fence(*{*_keys(asdict(before)), *_keys(changes)}):
             return await self._store.update_account(account_id, _with_digits(changes))
+
+    async def rotate_keys(self) -> KeyRotation:
+        """Encrypt every stored token with the first key. May be interrupted and repeated, and run beside replicas: a
+        token that is changed meanwhile is never overwritten. Accounts that appear meanwhile are looked at too.
+
+        Raises `Unavailable`; what was done until then is kept.
+        """
+        outcome: dict[str, tuple[str, str]] = {}
+        while True:
+            accounts = await self._store.list_accounts(user_id=None)
+            left = [account for account in accounts if account.id not in outcome]
+            if not left:
+                break
+            for account in left:
+                outcome[account.id] = (await self._rotate(account), account.slug)
+        kinds = {kind: tuple(slug for found, slug in outcome.values() if found == kind) for kind in _ROTATIONS}
+        return KeyRotation(**kinds)
+
+    async def _rotate(self, account: Account) -> str:
+        for _ in range(ROTATE_TRIES):
+            if self._cipher.is_current(account.access_token):
+                return "current"
+            try:
+                token = self._cipher.decrypt(account.access_token)
+            except SecretError:
+                return "unreadable"
+            try:
+                async with write_fence(*_keys(asdict(account))):
+                    replaced = await self._store.replace_access_token(
+                        account.id, expected=account.access_token, access_token=self._cipher.encrypt(token)
+                    )
+            except NotFound:  # deleted meanwhile: no token is left to encrypt
+                return "current"
+            if replaced:
+                return "rotated"
+            account = await self._store.get_account(account.id) or account
+        raise Unavailable("database", f"the token of {account.slug} keeps changing; try again")
+
+    # -- WhatsApp's word on an account. Here a block begins and ends; nothing else changes that state.
+
+    async def refused(self, account: Account, reason: BlockReason) -> Refusal:
+        """A send was refused because of the account. `CONFIRM_REFUSALS` in a row, and it is blocked: shown, counted and
+        alerted on, and its customers go to a person. It is tried again when its circuit lets a probe through. Raises
+        `Unavailable`."""
+        async with write_fence(*_keys(asdict(account))):
+            refusal = await self._store.account_refused(
+                account.id, access_token=account.access_token, reason=reason, confirm=CONFIRM_REFUSALS
+            )
+        if refusal.is_news:
+            logger.warning("account blocked", extra={"account": account.id, "reason": reason})
+        return refusal
+
+    async def accepted(self, account: Account) -> None:
+        """A send was accepted: counted refusals are forgotten. Never raises `Unavailable`."""
+        if not account.refusals:
+            return
+        try:
+            async with write_fence(*_keys(asdict(account))):
+                was_blocked = await self._store.account_accepted(account.id, access_token=account.access_token)
+        except Unavailable as exc:
+            logger.warning("refusals could not be cleared", extra={"account": account.id, "reason": str(exc)})
+            return
+        if was_blocked:
+            logger.info("account restored", extra={"account": account.id, "reason": account.blocked_reason})
 
     async def list_for(self, user: User) -> tuple[Account, ...]:
         return await self._store.list_accounts(user_id=None if user.is_operator else user.id)
@@ -99,6 +193,31 @@ class AccountService:
         if _RANK[role] < _RANK[needed]:
             raise Forbidden(f"this needs the role {needed} in the account")
         return account
+
+    async def members(self, user: User, account_id: str) -> tuple[Member, ...]:
+        """Any member may see who else is one."""
+        await self.authorize(user, account_id, Role.VIEWER)
+        return await self._store.list_members(account_id)
+
+    async def member(self, user: User, account_id: str, member_id: str) -> Member:
+        """Raises `NotFound("member")`."""
+        await self.authorize(user, account_id, Role.VIEWER)
+        member = await self._store.get_member(account_id, member_id)
+        if member is None:
+            raise NotFound("member")
+        return member
+
+    async def set_member(self, user: User, account_id: str, member_id: str, role: Role) -> Member:
+        """Owners give roles. Only the operator may leave an account without an owner: `Conflict("last_owner")`."""
+        await self.authorize(user, account_id, Role.OWNER)
+        return await self._store.add_member(account_id, member_id, role, keep_owner=not user.is_operator)
+
+    async def remove_member(self, user: User, account_id: str, member_id: str) -> None:
+        """Owners remove members, and every member may leave. Roles are not cached: the access ends with this call."""
+        await self.authorize(user, account_id, Role.VIEWER if member_id == user.id else Role.OWNER)
+        if await self._store.get_role(account_id, member_id) is None:
+            raise NotFound("member")
+        await self._store.remove_member(account_id, member_id, keep_owner=not user.is_operator)
 
     async def by_id(self, account_id: str) -> Account:
         account = await get_cached_or_fetch(

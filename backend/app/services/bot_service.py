@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -17,7 +17,7 @@ from app.core.deadline import Deadline
 from app.core.failure_words import in_words
 from app.core.metrics import SLOW_SECONDS
 from app.domain.edits import questions
-from app.domain.errors import ModelRefused, SendError, Unavailable, UnknownAccount
+from app.domain.errors import ModelRefused, Unavailable, UnknownAccount
 from app.domain.markup import to_whatsapp
 from app.domain.models import (
     WINDOW_HOURS,
@@ -40,8 +40,9 @@ from app.domain.prompt import MESSAGE_BYTES, build_prompt
 from app.domain.usage import DailyLimits
 from app.domain.webhook import needs_a_person, opens_chat
 from app.services.account_service import NO_LIMITS, AccountService
-from app.services.allowance import Allowance, Bill
+from app.services.courtesy import Courtesy
 from app.services.delivery import Delivered, Delivery, Postponed
+from app.services.spending import Bill, DailyGuard
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,6 @@ class _Work:
     covers: tuple[str, ...]
     """The ids of what was asked, and of the edits to it; the first one is asked."""
     stages: dict[str, float]
-    loaded: asyncio.Event = field(default_factory=asyncio.Event)
     reason: str = ""
     """As in `Handled`."""
     bill: Bill = field(default_factory=Bill)
@@ -135,7 +135,6 @@ class BotService:
         model: Model,
         messenger: Messenger,
         delivery: Delivery,
-        reply_deadline_seconds: float,
         limits: DailyLimits = NO_LIMITS,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -143,9 +142,9 @@ class BotService:
         self._store = store
         self._model = model
         self._messenger = messenger
+        self._courtesy = Courtesy(messenger, clock=clock)
         self._delivery = delivery
-        self._allowance = Allowance(limits)
-        self._reply_deadline = timedelta(seconds=reply_deadline_seconds)
+        self._daily = DailyGuard(limits)
         self._clock = clock
 
     async def handle(self, run: Run, hold: Hold) -> Handled:
@@ -173,19 +172,24 @@ class BotService:
             await self._store.set_needs_human(conversation.id, HandoverReason.WINDOW_CLOSED)
             return Handled("window_closed", everything, stages, f"the last message is older than {WINDOW_HOURS} h")
 
-        if blocked := self._messenger.blocked_seconds(account):
-            raise Postponed(blocked, f"whatsapp: {self._messenger.blocked_reason(account)}")
         work = _Work(run, hold, account, conversation, asked, covers, stages)
-        courtesy = asyncio.create_task(self._show_typing(work))
-        try:
-            reply, profile = await self._ready_reply(work)
-            with _stage(stages, "send", self._clock):
-                state, reason = await self._deliver(work, reply, profile)
-        finally:
-            courtesy.cancel()
-            with suppress(asyncio.CancelledError):
-                await courtesy
+        left = self._seconds_left(work)
+        if account.is_blocked and left <= 0:
+            return await self._leave_to_a_person(work)
+        if blocked := self._messenger.blocked_seconds(account):
+            raise Postponed(
+                min(blocked, left) if left > 0 else blocked, f"whatsapp: {self._messenger.blocked_reason(account)}"
+            )
+        reply, profile = await self._ready_reply(work)
+        if reply is None:
+            return await self._end_loop(work, profile)
+        with _stage(stages, "send", self._clock):
+            state, reason = await self._deliver(work, reply, profile)
         return Handled(_OUTCOMES[state], _covered(work.run, reply), stages, reason or work.reason)
+
+    async def aclose(self) -> None:
+        """End what runs in the background. Idempotent."""
+        await self._courtesy.aclose()
 
     async def _greet(self, work: _Work) -> Handled:
         """The customer wrote nothing. If they opened the chat: the profile's greeting, once for the conversation,
@@ -194,7 +198,7 @@ class BotService:
         opened = [message for message in work.run.messages if opens_chat(message)]
         if not opened or not work.account.is_active or not work.conversation.bot_enabled:
             return nothing
-        if self._clock.now() - opened[-1].timestamp > self._reply_deadline:
+        if self._delivery.seconds_left(opened[-1].timestamp) < 0:
             return nothing
         profile = await self._accounts.profile(work.account.id)
         if profile.greeting_text is None or not profile.greeting_text.strip():
@@ -227,23 +231,48 @@ class BotService:
             other_wa_id=run.other_wa_id,
         )
 
-    async def _ready_reply(self, work: _Work) -> tuple[Reply, BotProfile]:
-        """The reply with its text, stored before anything is sent: found as an earlier attempt left it, or made now."""
+    async def _leave_to_a_person(self, work: _Work) -> Handled:
+        """WhatsApp takes nothing from the account, and the customer has waited long enough. The messages are stored;
+        the bot answers again from the next one on, once the account is restored."""
+        await self._delivery.give_up(await self._open_reply(work), fence=work.hold.fence)
+        why = f"WhatsApp takes nothing from the account: {work.account.blocked_reason}"
+        return Handled("account_blocked", len(work.run.messages), work.stages, why)
+
+    async def _end_loop(self, work: _Work, profile: BotProfile) -> Handled:
+        """The other side is probably a robot, and two robots would go on for ever: a person looks at it."""
+        # In this order: after a crash in between the bot must not be silent without a person having been called.
+        await self._store.set_needs_human(work.conversation.id, HandoverReason.REPLY_LOOP)
+        await self._store.set_bot(work.conversation.id, enabled=False)
+        facts = {"conversation": work.conversation.id, "replies": profile.auto_reply_limit}
+        logger.warning("bot paused: too many replies", extra=facts | {"minutes": profile.auto_reply_minutes})
+        why = f"{profile.auto_reply_limit} replies within {profile.auto_reply_minutes} minutes"
+        return Handled("reply_loop", len(work.run.messages), work.stages, why)
+
+    async def _open_reply(self, work: _Work) -> Reply:
+        return await self._store.open_reply(
+            work.conversation.id, key=work.covers[0], author=Author.BOT, covers=work.covers, fence=work.hold.fence
+        )
+
+    async def _recent_replies(self, work: _Work) -> int:
+        profile = await self._accounts.profile(work.account.id)
+        return await self._store.count_bot_replies(work.conversation.id, minutes=profile.auto_reply_minutes)
+
+    async def _ready_reply(self, work: _Work) -> tuple[Reply | None, BotProfile]:
+        """The reply with its text, stored before anything is sent: found as an earlier attempt left it, or made now.
+        `None`: there were too many of late."""
         with _stage(work.stages, "load", self._clock):
-            reply, profile, background = await asyncio.gather(
-                self._store.open_reply(
-                    work.conversation.id,
-                    key=work.covers[0],
-                    author=Author.BOT,
-                    covers=work.covers,
-                    fence=work.hold.fence,
-                ),
+            reply, profile, background, recent = await asyncio.gather(
+                self._open_reply(work),
                 self._accounts.profile(work.account.id),
                 self._background(work),
+                self._recent_replies(work),
             )
-        work.loaded.set()
         if reply.state is not ReplyState.PENDING or not (reply.body is None or _is_outdated(reply, work)):
             return reply, profile
+        if recent >= profile.auto_reply_limit:
+            return None, profile
+        if not self._model.blocked_seconds(profile):  # else no answer comes soon
+            self._courtesy.show_typing(work.account, work.asked[-1].wa_message_id)
         with _stage(work.stages, "generate", self._clock):
             answer = await self._compose(work, profile, background)
             if await self._grew(work):
@@ -251,7 +280,7 @@ class BotService:
                 answer = await self._compose(work, profile, await self._background(work))
         work.hold.ensure_held()
         saved = await self._save(work, reply, answer)
-        self._allowance.tell(saved.usage_change, work.conversation)
+        self._daily.tell(saved.usage_change, work.conversation)
         return saved, profile
 
     async def _save(self, work: _Work, reply: Reply, answer: _Answer) -> Reply:
@@ -288,7 +317,7 @@ class BotService:
             return _Answer(profile.non_text_reply)
         if len(texts) < len(work.asked):
             texts.append("[The customer also sent something that is not text and that you cannot see.]")
-        if limit := self._allowance.used_up(background.usage):
+        if limit := self._daily.used_up(background.usage):
             work.reason = f"daily limit: {limit}"
             await self._store.set_needs_human(work.conversation.id, HandoverReason.DAILY_LIMIT)
             return _Answer(profile.fallback_text, Fallback.UNAVAILABLE)
@@ -339,7 +368,7 @@ class BotService:
 
     def _seconds_left(self, work: _Work) -> float:
         """Until the customer gets the fallback text instead of an answer."""
-        return (work.run.accepted_at + self._reply_deadline - self._clock.now()).total_seconds()
+        return self._delivery.seconds_left(work.run.accepted_at)
 
     async def _deliver(self, work: _Work, reply: Reply, profile: BotProfile) -> Delivered:
         if reply.state in _FINISHED:
@@ -348,21 +377,11 @@ class BotService:
             reply,
             account=work.account,
             to=reply.to,
+            accepted_at=work.run.accepted_at,
             fence=work.hold.fence,
             ensure_held=work.hold.ensure_held,
             resend=profile.resend_ambiguous,
         )
-
-    async def _show_typing(self, work: _Work) -> None:
-        """Once the model has been asked: the customer waits for that, not for the courtesy."""
-        asked = work.asked[-1].wa_message_id
-        await work.loaded.wait()
-        if self._model.blocked_seconds(await self._accounts.profile(work.account.id)):
-            return  # nobody is going to answer soon
-        try:
-            await self._messenger.mark_read(work.account, asked, typing=True)
-        except (SendError, Unavailable) as exc:
-            logger.info("no typing indicator", extra={"reason": str(exc)})
 
 
 @contextmanager

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
 from app.core.circuit_breaker import BreakerFleet, CircuitBreaker, FleetWord, KeyedCircuitBreakers
+from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
+from app.core.queue import Queue
 from app.domain.errors import NotFound
+from app.domain.webhook import Kind
+
+logger = logging.getLogger(__name__)
+
+WAKE_AGAIN_SECONDS = 2.0
+"""Longer than a replica takes to resync its circuits when a push was lost."""
 
 
 class BreakerAction(StrEnum):
@@ -46,14 +56,34 @@ def in_trouble(overview: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 class BreakerService:
-    """`breakers` by the short names that /health uses; `keyed` are families, by `<family>:<key>`."""
+    """`breakers` by the short names that /health uses; `accounts` and `others` are families of keyed ones,
+    by `<family>:<key>`.
+
+    What waits in `queue` for a circuit is due at once when a person, or a change of the account, closes it.
+    """
 
     def __init__(
-        self, fleet: BreakerFleet, breakers: Mapping[str, CircuitBreaker], *keyed: KeyedCircuitBreakers
+        self,
+        fleet: BreakerFleet,
+        breakers: Mapping[str, CircuitBreaker],
+        accounts: KeyedCircuitBreakers,
+        queue: Queue,
+        *,
+        others: Sequence[KeyedCircuitBreakers] = (),
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._fleet = fleet
         self._breakers = breakers
-        self._keyed = keyed
+        self._accounts = accounts
+        self._keyed = (accounts, *others)
+        self._queue = queue
+        self._clock = clock
+        self._wakers: set[asyncio.Task[None]] = set()
+
+    async def aclose(self) -> None:
+        """Finish waking, about `WAKE_AGAIN_SECONDS`. Idempotent."""
+        if self._wakers:
+            await asyncio.wait(self._wakers)
 
     async def overview(self) -> dict[str, dict[str, Any]]:
         """The service-wide circuits by short name, then the keyed ones in trouble by full name. While Redis is away, as
@@ -74,7 +104,35 @@ class BreakerService:
         """For every replica, over restarts. Raises `NotFound`, and `Unavailable` while Redis is away."""
         full_name = self._full_name(name)
         word = await self._fleet.force(full_name, _STATES[action], who=who, why=why)
+        if action is not BreakerAction.OPEN:
+            await self._wake(full_name)
         return self._row(full_name, word)
+
+    async def account_changed(self, phone_number_id: str) -> None:
+        """Its token, number or switch changed, or WhatsApp takes its messages again: what its circuit knows is out of
+        date, and what waits for it is tried now. A circuit that a person forced stays. Raises `Unavailable`."""
+        name = f"{self._accounts.name}:{phone_number_id}"
+        word = (await self._fleet.list([name])).get(name)
+        if word is None or not word.view.forced:
+            await self._fleet.force(name, _STATES[BreakerAction.AUTO], who="chorus", why="the account has changed")
+        await self._wake(name)
+
+    async def _wake(self, full_name: str) -> None:
+        """Twice: a replica that had not heard of the circuit's state may have put its conversations off again."""
+        family, _, number = full_name.partition(":")
+        of_account = number and family == self._accounts.name
+        groups = [f"{kind}:{number}" for kind in (Kind.MESSAGE, Kind.OUTBOUND)] if of_account else None
+        await self._queue.wake(groups)
+        again = asyncio.create_task(self._wake_again(groups), name="wake again")
+        self._wakers.add(again)
+        again.add_done_callback(self._wakers.discard)
+
+    async def _wake_again(self, groups: Sequence[str] | None) -> None:
+        await self._clock.sleep(WAKE_AGAIN_SECONDS)
+        try:
+            await self._queue.wake(groups)
+        except Unavailable as exc:
+            logger.warning("conversations wait for their own time", extra={"reason": str(exc)})
 
     def _full_name(self, name: str) -> str:
         if name in self._breakers:

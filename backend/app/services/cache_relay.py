@@ -1,5 +1,6 @@
-"""Carries out the invalidations that the database remembers: of changes made elsewhere (SQL, Supabase Studio), and of
-replicas that died between their commit and their invalidation. One replica of the fleet does it, on a lease."""
+"""Carries out what the database remembers of commits: invalidations of changes made elsewhere (SQL, Supabase Studio),
+and of replicas that died between their commit and their invalidation; and accounts that are worth another try. One
+replica of the fleet does it, on a lease."""
 
 from __future__ import annotations
 
@@ -20,15 +21,27 @@ PAGE = 500
 LOOK_SECONDS = 2.0
 """Between two looks when nobody notifies; also how often the lease is renewed."""
 
+TRY_AGAIN = "account:try_again:"
+"""As the database's trigger writes it. No cached key: to invalidate it does nothing."""
+
 RELAYED = Counter("chorus_cache_relayed_total", "Invalidations taken from the database")
 
 
 class CacheRelay:
-    """`invalidate(*patterns)` raises `Unavailable` unless the whole fleet will have forgotten."""
+    """`invalidate(*patterns)` raises `Unavailable` unless the whole fleet will have forgotten. `account_changed` is
+    given the phone_number_id of an account that may be able to send again, after the caches have forgotten it."""
 
-    def __init__(self, store: InvalidationStore, invalidate: Callable[..., Awaitable[None]], lease: Lease) -> None:
+    def __init__(
+        self,
+        store: InvalidationStore,
+        invalidate: Callable[..., Awaitable[None]],
+        lease: Lease,
+        *,
+        account_changed: Callable[[str], Awaitable[None]] | None = None,
+    ) -> None:
         self._store = store
         self._invalidate = invalidate
+        self._account_changed = account_changed
         self._lease = lease
 
     async def run(self) -> None:
@@ -54,7 +67,12 @@ class CacheRelay:
         """One page; how many there were. Forgotten by the database only once carried out. Raises `Unavailable`."""
         pending = await self._store.pending_invalidations(limit=PAGE)
         if pending:
-            await self._invalidate(*{invalidation.pattern for invalidation in pending})
+            patterns = {invalidation.pattern for invalidation in pending}
+            await self._invalidate(*patterns)
+            if self._account_changed is not None:
+                for pattern in patterns:
+                    if pattern.startswith(TRY_AGAIN):
+                        await self._account_changed(pattern.removeprefix(TRY_AGAIN))
             await self._store.settle_invalidations([invalidation.id for invalidation in pending])
             RELAYED.inc(len(pending))
         return len(pending)

@@ -12,7 +12,7 @@ import orjson
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.queue import Event
-from app.domain.errors import Conflict, NotFound, UnknownAccount, Unprocessable
+from app.domain.errors import Conflict, IdempotencyKeyReused, NotFound, UnknownAccount, Unprocessable
 from app.domain.models import (
     WINDOW_HOURS,
     Account,
@@ -75,7 +75,8 @@ class ConversationService:
     ) -> Reply:
         """Take the conversation over and send `text`: stored and queued here, sent by a worker.
 
-        The same `idempotency_key` gives the same reply, however often it is asked for. Raises `Conflict`.
+        The same `idempotency_key` gives the same reply, however often it is asked for. Raises `Conflict`, and
+        `IdempotencyKeyReused` when the key belongs to another text.
         """
         conversation = await self._authorized(user, conversation_id, Role.AGENT)
         if conversation.contact.group_id is not None:
@@ -89,10 +90,14 @@ class ConversationService:
         reply = await self._store.open_reply(
             conversation_id, key=key, author=Author.HUMAN, covers=(), fence=0, body=text
         )
+        if reply.body != text:
+            raise IdempotencyKeyReused("this Idempotency-Key was used with another text", field="Idempotency-Key")
         if reply.state is ReplyState.PENDING:
             body = {"conversation_id": conversation_id, "account_id": conversation.account_id, "key": key, "text": text}
             payload = orjson.dumps({"kind": Kind.OUTBOUND, "number": "", "body": body})
-            await self._queue.put([Event(key, f"{Kind.OUTBOUND}:{conversation_id}", payload, immediate=True)])
+            account = await self._accounts.by_id(conversation.account_id)
+            mailbox = f"{Kind.OUTBOUND}:{account.phone_number_id}:{conversation_id}"
+            await self._queue.put([Event(key, mailbox, payload, immediate=True)])
         return reply
 
     async def send_human(self, incoming: Incoming, hold: Hold) -> Delivered:
@@ -112,6 +117,7 @@ class ConversationService:
             reply,
             account=account,
             to=reply.to,
+            accepted_at=incoming.accepted_at,
             fence=hold.fence,
             ensure_held=hold.ensure_held,
             resend=False,

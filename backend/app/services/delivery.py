@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from app.core.clock import SYSTEM_CLOCK, Clock
@@ -14,10 +14,16 @@ from app.domain.errors import AccountRejected, SendAmbiguous, SendError, SendRej
 from app.domain.models import Account, HandoverReason, Recipient, Reply, ReplyState
 from app.domain.ports import Messenger, SendDecision, Store
 from app.domain.text import split_text
+from app.services.account_service import AccountService
 
 logger = logging.getLogger(__name__)
 
 PACE_SECONDS = 2.0
+ACCOUNT_RETRY_SECONDS = 30.0
+"""A refused token or number: people must act. The account's own circuit opens, and tries again by itself; a change of
+the account wakes what waits."""
+CHANGED_RETRY_SECONDS = 0.5
+"""The refused token had been replaced meanwhile."""
 PAIR_RATE = 131056
 """Too many messages to one customer; Meta wants 4^n seconds of silence (Cloud API, error codes)."""
 
@@ -52,9 +58,11 @@ class Delivery:
     """Sends the parts of one reply in order. The store decides, atomically, whether a part may go out."""
 
     store: Store
+    accounts: AccountService
     messenger: Messenger
     pacer: Pacer
     reconcile_seconds: float
+    reply_deadline_seconds: float
     clock: Clock = SYSTEM_CLOCK
 
     async def deliver(
@@ -63,13 +71,14 @@ class Delivery:
         *,
         account: Account,
         to: Recipient,
+        accepted_at: datetime,
         fence: int,
         ensure_held: Callable[[], None],
         resend: bool,
     ) -> Delivered:
         """Bring `reply` to its end and return which. `resend`: an ambiguous part may go out again after
-        `reconcile_seconds` without proof. Raises `Postponed`, `Unavailable`, `SendThrottled`, `AccountRejected`,
-        `Fenced`."""
+        `reconcile_seconds` without proof. `accepted_at`: since when somebody has waited for it. Raises `Postponed`,
+        `Unavailable`, `SendThrottled`, `AccountRejected`, `Fenced`."""
         if reply.state is ReplyState.FAILED:
             # By an attempt that may have ended before it could call a person.
             return await self._ended(reply, SendDecision.FAILED)
@@ -85,10 +94,24 @@ class Delivery:
                 continue
             if decision is not SendDecision.SEND:
                 return await self._ended(reply, decision)
-            ended = await self._send(reply, index, parts, account, to, fence, ensure_held)
+            ended = await self._send(reply, index, parts, account, to, accepted_at, fence, ensure_held)
             if ended is not None:
                 return ended
         return Delivered(ReplyState.SENT)
+
+    def seconds_left(self, accepted_at: datetime) -> float:
+        """Until somebody who has waited since `accepted_at` gets a person's help instead of an answer."""
+        return (accepted_at + timedelta(seconds=self.reply_deadline_seconds) - self.clock.now()).total_seconds()
+
+    async def give_up(self, reply: Reply, *, fence: int) -> None:
+        """Leave `reply` to a person: WhatsApp takes nothing from the account. One that may have gone out stays as
+        it is; one that did go out needs nobody."""
+        if reply.state in (ReplyState.SENT, ReplyState.SILENCED):
+            return
+        if reply.state is ReplyState.PENDING:
+            error = {"code": str(HandoverReason.ACCOUNT_BLOCKED), "message": "WhatsApp takes nothing from this account"}
+            await self.store.fail_part(reply.key, fence=fence, part=reply.part, error=error, final=True)
+        await self.store.set_needs_human(reply.conversation_id, HandoverReason.ACCOUNT_BLOCKED)
 
     async def _send(
         self,
@@ -97,6 +120,7 @@ class Delivery:
         parts: list[str],
         account: Account,
         to: Recipient,
+        accepted_at: datetime,
         fence: int,
         ensure_held: Callable[[], None],
     ) -> Delivered | None:
@@ -113,13 +137,34 @@ class Delivery:
             return Delivered(ReplyState.FAILED, f"send rejected: code {exc.wa_code}")
         except (SendThrottled, AccountRejected, Unavailable) as exc:
             await self.store.fail_part(reply.key, fence=fence, part=index, error=_error(exc), final=False)
-            if isinstance(exc, SendThrottled) and exc.wa_code == PAIR_RATE:
-                exc.retry_after = await self.pacer.hold(account.phone_number_id, _peer(to))
-            elif isinstance(exc, AccountRejected):
-                await self.store.set_needs_human(reply.conversation_id, HandoverReason.ACCOUNT_BLOCKED)
+            if isinstance(exc, SendThrottled):
+                if exc.wa_code == PAIR_RATE:
+                    exc.retry_after = await self.pacer.hold(account.phone_number_id, _peer(to))
+            elif await self._is_hopeless(reply, account, accepted_at, exc):
+                await self.give_up(replace(reply, part=index), fence=fence)
+                why = exc.reason if isinstance(exc, AccountRejected) else account.blocked_reason
+                return Delivered(ReplyState.FAILED, f"the account is blocked: {why}")
             raise
         await self.store.complete_part(reply.key, part=index, wamid=wamid, last=index == len(parts) - 1)
+        await self.accounts.accepted(account)
         return None
+
+    async def _is_hopeless(
+        self, reply: Reply, account: Account, accepted_at: datetime, exc: AccountRejected | Unavailable
+    ) -> bool:
+        """The account is blocked, and the customer has waited long enough. A person is called at the first refusal."""
+        left = self.seconds_left(accepted_at)
+        is_blocked = account.is_blocked
+        if isinstance(exc, AccountRejected):
+            refusal = await self.accounts.refused(account, exc.reason)
+            if not refusal.is_current:
+                raise Postponed(CHANGED_RETRY_SECONDS, "the account has just changed") from exc
+            is_blocked = refusal.is_blocked
+            await self.store.set_needs_human(reply.conversation_id, HandoverReason.ACCOUNT_BLOCKED)
+            exc.retry_after = min(ACCOUNT_RETRY_SECONDS, left) if left > 0 else ACCOUNT_RETRY_SECONDS
+        elif exc.retry_after and 0 < left < exc.retry_after:
+            raise Postponed(left, str(exc)) from exc  # at the deadline it may be hopeless
+        return is_blocked and left <= 0
 
     async def _pace(self, account: Account, to: Recipient) -> None:
         """Wait for this number's and this customer's turn, if it is soon; else give the slot to somebody else."""

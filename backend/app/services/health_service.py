@@ -14,6 +14,8 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.lifecycle import Supervisor
 from app.core.probe_board import ProbeBoard
+from app.domain.models import Account
+from app.services.account_watch import AccountWatch
 from app.services.probes import Dependency, Prober
 
 READY_GRACE_SECONDS = 1.0
@@ -43,6 +45,7 @@ class HealthService:
         breakers: Mapping[str, CircuitBreaker],
         fleet: Fleet,
         supervisor: Supervisor,
+        accounts: AccountWatch,
         internals: Callable[[], Awaitable[Mapping[str, Any]]],
         requires: frozenset[str],
         build: Mapping[str, str],
@@ -55,6 +58,7 @@ class HealthService:
         self._breakers = breakers
         self._fleet = fleet
         self._supervisor = supervisor
+        self._accounts = accounts
         self._internals = internals
         self._requires = requires
         self._build = build
@@ -150,9 +154,13 @@ class HealthService:
             name: snapshot if full else {key: snapshot[key] for key in ("state", "failure_count")}
             for name, snapshot in breakers.items()
         }
+        blocked = self._accounts.view
         if full:
+            body["accounts"] = {"blocked": blocked.count, "named": [_blocked(account) for account in blocked.accounts]}
             body |= self._internal_view
             body["background"] = self._supervisor.view()
+        elif blocked.count:
+            body["accounts"] = {"blocked": blocked.count}
         return (503 if status == "error" else 200), body
 
     def load(self) -> dict[str, Any]:
@@ -165,11 +173,24 @@ class HealthService:
         }
 
     def _status(self) -> str:
-        """`error`: no useful work possible · `degraded`: something soft fails or a breaker is not closed."""
+        """`error`: no useful work possible · `degraded`: something soft fails, a breaker is not closed, or WhatsApp
+        takes nothing from an account."""
         code, _ = self.readiness()
         live, _ = self.liveness()
         if live != 200 or (code != 200 and self._phase == "ready"):
             return "error"
         down = any(dependency.status == "error" for dependency in self._dependencies.values())
         tripped = any(breaker.snapshot().state != "closed" for breaker in self._breakers.values())
-        return "degraded" if down or tripped or self._phase != "ready" else "ok"
+        blocked = self._accounts.view.count > 0
+        return "degraded" if down or tripped or blocked or self._phase != "ready" else "ok"
+
+
+def _blocked(account: Account) -> dict[str, Any]:
+    since = account.blocked_since
+    return {
+        "id": account.id,
+        "slug": account.slug,
+        "name": account.name,
+        "reason": account.blocked_reason,
+        "since": since.isoformat() if since else None,
+    }

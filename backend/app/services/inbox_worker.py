@@ -41,7 +41,7 @@ from app.services.account_notices import AccountNotices
 from app.services.bot_service import BotService, Handled, Run
 from app.services.conversation_service import ConversationService
 from app.services.dead_letters import about
-from app.services.delivery import Postponed
+from app.services.delivery import ACCOUNT_RETRY_SECONDS, Postponed
 from app.services.ingest_service import Incoming, decode, trace_carrier, whatsapp_id
 
 logger = logging.getLogger(__name__)
@@ -49,10 +49,9 @@ logger = logging.getLogger(__name__)
 UNAVAILABLE_RETRY_SECONDS = 2.0
 THROTTLED_RETRY_SECONDS = 6.0
 """The pair rate is one message per 6 s (Cloud API, error 131056)."""
-ACCOUNT_RETRY_SECONDS = 30.0
-"""A rejected token or number: people must act. The account's own circuit opens, and tries again by itself."""
 FAILED_RETRY_SECONDS = 2.0
 FAILED_RETRY_CAP_SECONDS = 60.0
+JITTER_CAP_SECONDS = 5.0
 QUEUE_RETRY_SECONDS = 0.5
 """Pause after the queue itself could not be reached; work resumes within a second of its return."""
 FULL_BEAT_SECONDS = 1.0
@@ -277,7 +276,7 @@ class InboxWorker:
                     await self._give_back(claim, exc.retry_after or UNAVAILABLE_RETRY_SECONDS, reason)
                     return "unavailable"
                 case AccountRejected():
-                    await self._give_back(claim, ACCOUNT_RETRY_SECONDS, reason)
+                    await self._give_back(claim, exc.retry_after or ACCOUNT_RETRY_SECONDS, reason)
                     return "account_rejected"
                 case SendThrottled():
                     await self._give_back(claim, exc.retry_after or THROTTLED_RETRY_SECONDS, reason)
@@ -304,8 +303,8 @@ class InboxWorker:
         return "parked" if parked else "failed"
 
     async def _give_back(self, claim: Claim, delay_seconds: float, reason: str) -> None:
-        # Jitter: what waited for one recovery must not arrive all at once.
-        delay = delay_seconds * (1 + 0.2 * random.random())  # noqa: S311
+        # Jitter: what waited for one recovery must not arrive all at once. Bounded: a deadline may end the wait.
+        delay = delay_seconds + min(0.2 * delay_seconds, JITTER_CAP_SECONDS) * random.random()  # noqa: S311
         await self._tell(lambda: self._queue.retry_later(claim, delay, counted=False, reason=reason))
 
     async def _tell(self, verdict: Callable[[], Awaitable[bool]]) -> bool:

@@ -24,13 +24,14 @@ class DeadLetters:
         self._shards = shards
 
     async def page(self, *, limit: int, cursor: str | None) -> tuple[list[DeadLetter], str | None]:
-        """`limit` letters after `cursor`, and the next cursor. Raises `ValueError` for a cursor that is none."""
+        """`limit` letters after `cursor`, and the next cursor. Raises `ValueError` for a cursor that is none; one of a
+        shard that does not exist is behind the last letter."""
         shard, start = 0, "-"
         if cursor is not None:
-            place = self._place(cursor)
+            place = _ID.fullmatch(cursor)
             if place is None:
-                raise ValueError("not a cursor of this list")
-            shard, start = place[0], f"({place[1]}"
+                raise ValueError("this is not a cursor of this list; take next_cursor of the page before")
+            shard, start = int(place[1]), f"({place[2]}"
         letters: list[DeadLetter] = []
         for at in range(shard, len(self._shards)):
             letters += await self._read(at, start, limit + 1 - len(letters))

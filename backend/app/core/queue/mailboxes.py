@@ -27,6 +27,7 @@ from app.core.queue.events import (
     decode_entry,
     encode_frame,
 )
+from app.core.queue.put_off import PutOff
 from app.core.queue.shards import CALL_SECONDS, Shards, all_of
 from app.core.queue.waker import BLOCK_SECONDS, Waker
 from app.core.redis import Redis, Script
@@ -98,6 +99,7 @@ class Queue:
         self._held_seconds = lease_seconds - min(1.0, lease_seconds / 4)
         self._shards = Shards(redis, namespace=namespace, count=shards)
         self._dead_letters = DeadLetters(self._shards)
+        self._put_off = PutOff(self._shards)
         self._put_timeout_seconds = put_timeout_seconds
         self._clock = clock
         self._put_header = (
@@ -320,6 +322,12 @@ class Queue:
         rest is due now. Nothing happens if the token is no longer ours.
         """
         return await self._settle(claim, "retry" if counted else "defer", _ms(delay_seconds), reason) == 2
+
+    async def wake(self, groups: Sequence[str] | None = None) -> int:
+        """Make due now what these groups put off until later (`None`: what every group did), because what it waited for
+        is back. Returns how many mailboxes. Left alone are those whose head has failed for reasons of its own, and
+        bursts that are being debounced; what is held by a worker may be put off after this call."""
+        return await self._put_off.wake(groups)
 
     async def _settle(self, claim: Claim, verb: str, number: int, reason: str = "") -> int:
         claim.held_until = -math.inf

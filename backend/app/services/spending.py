@@ -52,7 +52,7 @@ class Bill:
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
+class DailyGuard:
     """Today's limits at work."""
 
     limits: DailyLimits

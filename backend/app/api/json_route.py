@@ -1,0 +1,48 @@
+"""Routes of the JSON API: bodies are read strictly, and what the caller did not ask for is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Depends
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.deps import known_query
+
+
+class StrictJsonRequest(Request):
+    """The standard library reads NaN, lone surrogates and numbers of any length, which nothing behind us can store."""
+
+    async def json(self) -> Any:
+        """RFC 8259 in UTF-8, nothing more. Whole numbers beyond 64 bits become floating-point numbers."""
+        return orjson.loads(await self.body())
+
+
+class JsonRoute(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def strictly(request: Request) -> Response:
+            return await handle(StrictJsonRequest(request.scope, request.receive))
+
+        return strictly
+
+
+def json_router(prefix: str, tag: str, *conditions: Callable[..., Any]) -> APIRouter:
+    """All routes of one resource. `conditions` are dependencies that refuse who may not."""
+    return APIRouter(
+        prefix=prefix,
+        tags=[tag],
+        route_class=JsonRoute,
+        dependencies=[Depends(condition) for condition in (*conditions, known_query)],
+        generate_unique_id_function=_operation_id,
+    )
+
+
+def _operation_id(route: APIRoute) -> str:
+    """The function's name, in the document and in the clients generated from it: it stays when a path moves."""
+    return route.name

@@ -1,0 +1,51 @@
+"""Mailboxes that were put off until later, and what makes them due at once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from app.core.queue.shards import Shards, bounded
+from app.core.redis import Script
+
+WAKE = Script("queue_wake")
+MAILBOXES = 1000
+"""Looked at in one call: bounds the time the server spends in the script."""
+GROUPS = 200
+
+
+class PutOff:
+    """See `Queue.wake`."""
+
+    def __init__(self, shards: Shards) -> None:
+        self._shards = shards
+
+    async def wake(self, groups: Sequence[str] | None) -> int:
+        woken = 0
+        for shard in range(len(self._shards)):
+            if groups is not None:
+                for group in groups:
+                    woken += await self._wake(shard, group)
+            else:
+                async for waiting in self._waiting(shard):
+                    woken += await self._wake(shard, waiting)
+        return woken
+
+    async def _wake(self, shard: int, group: str | bytes) -> int:
+        woken = passed_over = 0
+        while True:
+            due, left_alone = await self._shards.call(WAKE, shard, (group, passed_over, MAILBOXES))
+            woken, passed_over = woken + int(due), passed_over + int(left_alone)
+            if due + left_alone < MAILBOXES:
+                return woken
+
+    async def _waiting(self, shard: int) -> AsyncIterator[bytes]:
+        """Every group that has something waiting from beginning to end; some may come twice."""
+        key, cursor = f"{self._shards.prefixes[shard]}groups", 0
+        while True:
+            answer: Any = await bounded(self._shards.redis.zscan(key, cursor, count=GROUPS), "groups")
+            cursor, page = answer
+            for group, _ in page:
+                yield group
+            if cursor == 0:
+                return
