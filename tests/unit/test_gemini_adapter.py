@@ -611,3 +611,9 @@ async def test_the_probe_names_what_is_wrong_for_the_check_up(world):
     ]
     with pytest.raises(Unavailable, match="HTTP 400 API_KEY_INVALID"):
         await world.model.probe()
+
+
+async def test_an_answer_that_was_empty_at_first_costs_both(world):
+    usage = {"usageMetadata": {"promptTokenCount": 100, "candidatesTokenCount": 5, "thoughtsTokenCount": 20}}
+    generation = await world.ask(spoken("") | usage, TEXT | usage)
+    assert (generation.input_tokens, generation.output_tokens) == (200, 50)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -131,12 +131,14 @@ class GeminiModel:
             policy = self._chosen_policy.behind(self._model_breakers.get(_key(model)))
         post = partial(policy.call, self._post, deadline=deadline)
         answer = await self._ask(model, prompt, post)
+        answers = [answer]
         spoken = read_text(answer)
         if _is_empty(spoken) and await self._pause(deadline):
             logger.warning("empty answer, asking once more", extra={"finish_reason": spoken.reason})
             answer = await self._ask(model, prompt, post)
+            answers.append(answer)
             spoken = read_text(answer)
-        return _generation(answer, spoken, model)
+        return _generation(answers, spoken, model)
 
     def blocked_seconds(self, profile: BotProfile) -> float:
         breaker = self._circuit(profile)
@@ -279,23 +281,26 @@ def _is_empty(spoken: Spoken) -> bool:
     return not spoken.text and not spoken.refused and spoken.reason != "MAX_TOKENS"
 
 
-def _generation(answer: Mapping[str, Any], spoken: Spoken, model: str) -> Generation:
-    """Raises `ModelRefused`. An answer cut by the token limit ends with its last whole sentence."""
+def _generation(answers: Sequence[Mapping[str, Any]], spoken: Spoken, model: str) -> Generation:
+    """Of the last answer; each cost tokens. Raises `ModelRefused`. An answer cut by the token limit ends with its last
+    whole sentence."""
     truncated = spoken.reason == "MAX_TOKENS"
     text = whole_sentences(spoken.text) if truncated else spoken.text
     if not text:
         raise ModelRefused(spoken.reason or "EMPTY", about_the_text=not truncated)
-    usage = as_object(answer.get("usageMetadata"))
-    spent = [usage.get(name) for name in ("candidatesTokenCount", "thoughtsTokenCount")]
-    known = [count for count in spent if isinstance(count, int)]
-    asked = usage.get("promptTokenCount")
     return Generation(
         text=text,
-        model=str(answer.get("modelVersion") or model),
+        model=str(answers[-1].get("modelVersion") or model),
         truncated=truncated,
-        input_tokens=asked if isinstance(asked, int) else None,
-        output_tokens=sum(known) if known else None,
+        input_tokens=_tokens(answers, "promptTokenCount"),
+        output_tokens=_tokens(answers, "candidatesTokenCount", "thoughtsTokenCount"),
     )
+
+
+def _tokens(answers: Sequence[Mapping[str, Any]], *names: str) -> int | None:
+    usages = [as_object(answer.get("usageMetadata")) for answer in answers]
+    known = [count for usage in usages for name in names if isinstance(count := usage.get(name), int)]
+    return sum(known) if known else None
 
 
 def _classify(exc: Exception) -> Verdict:
