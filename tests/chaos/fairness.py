@@ -94,13 +94,14 @@ async def broken_model(world: World, *, seconds: float = 6.0) -> Fairness:
 
 async def long_messages(world: World, *, seconds: float = 6.0) -> Fairness:
     """Two customers of another account send 30 messages of 65,000 characters each, then "hi"."""
-    stage, (long, healthy) = Stage(world), world.businesses[:2]
+    # The stand-in's replies do not repeat what is cut from the prompt: those conversations are not judged.
+    stage, unjudged, (long, healthy) = Stage(world), Stage(world), world.businesses[:2]
     count = round(CUSTOMERS_PER_SECOND * seconds)
     await _replies(world, stage, healthy, CUSTOMERS_PER_SECOND, 1.0)
     without = await _replies(world, stage, healthy, count, seconds)
     before = (await world.sandbox.summary())["last_seq"]
     during, _ = await asyncio.gather(
-        _replies(world, stage, healthy, count, seconds), _write_at_length(stage, long, seconds / 31)
+        _replies(world, stage, healthy, count, seconds), _write_at_length(unjudged, long, seconds / 31)
     )
     await stage.ends_well()
     asked = await world.sandbox.record(kind="generate", after=before)
