@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StringConstraints
 from pydantic_core import PydanticCustomError
@@ -126,6 +126,16 @@ class SpentTodayOut(_Out):
     limits_reached: tuple[str, ...] = ()
 
 
+class NoticeOut(_Out):
+    """A report of Meta: `field` and `event` are Meta's names, `words` say what happened."""
+
+    at: datetime
+    field: str
+    event: str
+    words: str
+    severity: Literal["info", "warning", "error"]
+
+
 class AccountOut(_Out):
     """Without secrets. `spent_today`: in the list of accounts only."""
 
@@ -139,6 +149,8 @@ class AccountOut(_Out):
     blocked_reason: str | None
     """Why WhatsApp takes nothing from this account, in a stable word; null while it does."""
     blocked_since: datetime | None
+    last_notice: NoticeOut | None
+    """What Meta reported last about the account or its number."""
     created_at: datetime
     updated_at: datetime
     spent_today: SpentTodayOut | None = None
