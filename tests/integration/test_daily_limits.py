@@ -41,7 +41,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 
 def counted(limit: str) -> float:
-    return REGISTRY.get_sample_value("chorus_daily_limit_total", {"limit": limit}) or 0.0
+    return REGISTRY.get_sample_value("chorus_daily_limit_total", {"reason": limit}) or 0.0
 
 
 async def test_the_conversation_that_has_had_its_answers_gets_the_fallback_once_and_a_person(

@@ -15,9 +15,9 @@ from app.domain.usage import DailyLimit, DailyLimits, Spent, Usage, UsageChange
 logger = logging.getLogger(__name__)
 
 UNANSWERED = Counter(
-    "chorus_daily_limit_total", "Runs of messages that the model was not asked about: a daily limit", ["limit"]
+    "chorus_daily_limit_total", "Runs of messages that the model was not asked about: a daily limit", ["reason"]
 )
-TOKENS = Counter("chorus_model_tokens_total", "Tokens of the model's calls, counted or estimated", ["direction"])
+TOKENS = Counter("chorus_model_tokens_total", "Tokens of the model's calls, counted or estimated", ["kind"])
 
 
 @dataclass(slots=True)
