@@ -137,7 +137,7 @@ class NoticeOut(_Out):
 
 
 class AccountOut(_Out):
-    """Without secrets. `spent_today`: in the list of accounts only."""
+    """Without secrets."""
 
     id: str
     name: str
@@ -153,7 +153,7 @@ class AccountOut(_Out):
     """What Meta reported last about the account or its number."""
     created_at: datetime
     updated_at: datetime
-    spent_today: SpentTodayOut | None = None
+    spent_today: SpentTodayOut = Field(default_factory=SpentTodayOut)
 
 
 class MemberIn(_In):
