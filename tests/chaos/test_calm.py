@@ -9,7 +9,8 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from .fairness import NEIGHBOURS, SETTINGS
+from .catalogue import MEASUREMENTS
+from .fairness import SETTINGS
 from .scenarios import Stage
 from .traffic import Traffic, sender
 from .world import World, running_world
@@ -53,12 +54,12 @@ async def test_counters_equal_the_record(world: World) -> None:
 
 @pytest.mark.timed
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("name", NEIGHBOURS)
+@pytest.mark.parametrize("name", ["fairness", "a model that is down", "long messages"])
 async def test_an_account_in_trouble_does_not_delay_another(name: str) -> None:
-    neighbour, settings = NEIGHBOURS[name]
-    async with running_world(businesses=2, settings=settings) as world:
-        found = await neighbour(world)
-    assert found.is_fair, found.table()
+    measurement = MEASUREMENTS[name]
+    async with running_world(businesses=measurement.businesses, settings=measurement.settings) as world:
+        found = await measurement.run(world)
+    assert not found.problems(), found.table()
 
 
 async def counters(world: World) -> Counter[str]:

@@ -22,7 +22,7 @@ from contract.store_kit import Scene, quick_policy, unique
 
 READABLE = ("account_members", "account_usage", "bot_profiles", "contacts", "conversations", "messages", "replies")
 NOBODY = str(uuid.uuid4())
-SERVICE_ONLY = ("inbox", "inbox_state", "orphan_statuses")
+SERVICE_ONLY = ("inbox", "inbox_state", "orphan_statuses", "overflow")
 
 
 @asynccontextmanager
