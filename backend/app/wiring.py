@@ -28,7 +28,14 @@ from app.core import cache
 from app.core.allowance import Allowance
 from app.core.arrivals import Arrivals
 from app.core.build import build_id
-from app.core.circuit_breaker import CIRCUIT_BREAKERS, JOIN_SECONDS, BreakerFleet, whatsapp_account_breakers
+from app.core.circuit_breaker import (
+    CIRCUIT_BREAKERS,
+    JOIN_SECONDS,
+    KEYED_CIRCUIT_BREAKERS,
+    BreakerFleet,
+    gemini_model_breakers,
+    whatsapp_account_breakers,
+)
 from app.core.config import Env, IngestFallback, RedisDurability, ReplicaRole, Settings, Signup
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client, leave_by, make_room_for
@@ -48,6 +55,7 @@ from app.core.registry import HEARTBEAT_SECONDS, Registry, new_replica_id
 from app.core.resilience import ResiliencePolicy
 from app.core.secrets import TokenCipher
 from app.domain.ports import Store
+from app.domain.usage import DailyLimits
 from app.services.account_notices import AccountNotices
 from app.services.account_service import AccountService
 from app.services.account_watch import AccountWatch
@@ -95,6 +103,8 @@ STUCK_SECONDS = 15.0
 """The worker beats about once a second."""
 RELAY_LEASE_SECONDS = 6.0
 """Three rounds of the relay, which renews it in every one."""
+MAX_SHOWN = 20
+"""Circuits of single models that /health lists; `chorus breakers list` has all."""
 CARETAKER_LEASE_SECONDS = 15.0
 """More than a page of its longest duty may take."""
 OVERFLOW_ROWS = 100_000
@@ -201,7 +211,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
     registry = Registry(control, namespace=settings.redis_namespace, replica_id=new_replica_id())
     stack.push_async_callback(_leave, registry)
     breakers = open_breakers(settings, stack, registry)
-    breakers.join(*CIRCUIT_BREAKERS.values(), whatsapp_account_breakers)
+    breakers.join(*CIRCUIT_BREAKERS.values(), *KEYED_CIRCUIT_BREAKERS)
     stack.push_async_callback(breakers.leave)
     store = await open_store(settings)
     stack.push_async_callback(store.aclose)
@@ -245,7 +255,8 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
 
 
 def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build: str) -> Replica:
-    accounts = AccountService(outside.store, outside.cipher)
+    limits = _daily_limits(settings)
+    accounts = AccountService(outside.store, outside.cipher, limits=limits)
     namespace = NamespaceGate(outside.store, outside.bindings, namespace=settings.redis_namespace)
     schema = SchemaGate(outside.store, [migration.id for migration in read_migrations()])
     delivery = Delivery(
@@ -273,6 +284,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             model=outside.model,
             messenger=outside.messenger,
             delivery=delivery,
+            limits=limits,
         )
         worker = InboxWorker(
             outside.queue,
@@ -292,7 +304,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             health=_health(settings, outside, supervisor, schema, namespace, silence, account_watch, build),
             queue=outside.queue,
             registry=outside.registry,
-            breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers, outside.queue),
+            breakers=_breakers(outside),
             silence=silence,
             verifier=_verifier(settings),
             admin_key=_admin_key(settings),
@@ -321,6 +333,25 @@ def _signup(settings: Settings, outside: Outside, accounts: AccountService) -> S
         tries=allowance(name="signup_tries", limit=MAX_TRIES),
         created=allowance(name="signup_created", limit=MAX_ACCOUNTS),
         is_open=settings.signup is Signup.OPEN,
+    )
+
+
+def _breakers(outside: Outside) -> BreakerService:
+    return BreakerService(
+        outside.breakers,
+        CIRCUIT_BREAKERS,
+        whatsapp_account_breakers,
+        outside.queue,
+        others=[gemini_model_breakers],
+    )
+
+
+def _daily_limits(settings: Settings) -> DailyLimits:
+    return DailyLimits(
+        messages_per_conversation=settings.daily_messages_per_conversation,
+        tokens_per_conversation=settings.daily_tokens_per_conversation,
+        messages_per_account=settings.daily_messages_per_account,
+        tokens_per_account=settings.daily_tokens_per_account,
     )
 
 
@@ -377,6 +408,7 @@ def _health(
         return {
             "cache": asdict(cache.stats()),
             "silent_numbers": silence.silent,
+            "model_circuits": [snapshot._asdict() for snapshot in gemini_model_breakers.snapshots()[:MAX_SHOWN]],
             "queue": {
                 "pending": queue.pending,
                 "bytes": queue.bytes,
