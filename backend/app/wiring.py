@@ -39,10 +39,12 @@ from app.core.metrics import tell_build
 from app.core.pacing import Pacer
 from app.core.probe_board import ProbeBoard
 from app.core.queue import Queue
+from app.core.receipts import Receipts
 from app.core.redis import Redis, describe, is_cluster
 from app.core.redis import connect as connect_redis
 from app.core.registry import HEARTBEAT_SECONDS, Registry, new_replica_id
 from app.core.secrets import TokenCipher
+from app.core.uptime import Uptime
 from app.domain.ports import Store
 from app.services.account_notices import AccountNotices
 from app.services.account_service import AccountService
@@ -58,6 +60,7 @@ from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
 from app.services.journal import Journal
 from app.services.probes import Dependency
+from app.services.proofs import Proofs
 from app.services.schema_gate import SchemaGate
 from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES, WINDOW_SECONDS, SignupService
 from app.services.silence_watch import SilenceWatch
@@ -126,6 +129,8 @@ class Outside:
     breakers: BreakerFleet
     board: ProbeBoard
     arrivals: Arrivals
+    receipts: Receipts
+    uptime: Uptime
 
 
 @asynccontextmanager
@@ -197,6 +202,8 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
         breakers=breakers,
         board=ProbeBoard(redis, namespace=settings.redis_namespace, replica_id=registry.replica_id),
         arrivals=Arrivals(redis, namespace=settings.redis_namespace),
+        receipts=Receipts(redis, namespace=settings.redis_namespace),
+        uptime=Uptime(["redis", "database"], gap_seconds=PROBE_SECONDS + PROBE_TIMEOUT_SECONDS),
     )
 
 
@@ -208,6 +215,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
         accounts,
         outside.messenger,
         outside.pacer,
+        Proofs(outside.store, outside.queue, outside.receipts, outside.uptime),
         reconcile_seconds=settings.send_reconcile_seconds,
         reply_deadline_seconds=settings.reply_deadline_seconds,
     )
@@ -304,12 +312,14 @@ def _health(
 ) -> HealthService:
     async def probe_store() -> Mapping[str, Any]:
         await outside.store.ping()
+        outside.uptime.answered("database")
         return {}
 
     async def probe_redis() -> Mapping[str, Any]:
         channel = "trusted" if cache.stats().trusted else "lost"
         needs_aof = settings.redis_durability is RedisDurability.AOF
         about = await describe(outside.redis, needs_aof=needs_aof)
+        outside.uptime.answered("redis")
         return about | {"durability": settings.redis_durability, "channel": channel}
 
     def upstream(name: str, probe: Callable[[], Awaitable[Mapping[str, Any]]], timeout_seconds: float) -> Dependency:

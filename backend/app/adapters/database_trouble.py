@@ -9,10 +9,17 @@ from enum import StrEnum
 from app.core.circuit_breaker import IGNORED, CircuitBreaker, Verdict, default_classify, supabase_circuit_breaker
 from app.core.errors import Unavailable
 from app.core.resilience import ResiliencePolicy
+from app.core.slots import Slots
 
 ATTEMPT_SECONDS = 5.0
 """A connection that a fail-over left dead answers nothing: there must be time for another one."""
 MAX_ATTEMPTS = 3
+PATIENCE_SECONDS = 10.0
+"""How long a call may wait for its turn, if its deadline allows: our own limit is load, not an outage."""
+LOCK_SECONDS = 0.4
+"""How long a call waits for a row that somebody else has locked. It keeps a connection all that time."""
+LOCKED_RETRY_SECONDS = 1.0
+"""What was locked is locked by a person or a migration: not a matter of milliseconds."""
 
 
 class Trouble(StrEnum):
@@ -22,6 +29,9 @@ class Trouble(StrEnum):
     """Down, starting, overloaded, or the network: worth repeating, counts against it."""
     BUSY = "busy"
     """Our transaction lost to another one: worth repeating, says nothing about its health."""
+    LOCKED = "locked"
+    """Somebody else has had the row for longer than we wait: worth repeating later, and not by holding a connection;
+    says nothing about its health."""
     REFUSED = "refused"
     """It does not know us: only an operator can mend that, but no work may be lost meanwhile."""
     NOT_MIGRATED = "not migrated"
@@ -30,7 +40,8 @@ class Trouble(StrEnum):
 
 class DatabaseUnavailable(Unavailable):
     def __init__(self, trouble: Trouble, message: str) -> None:
-        super().__init__("database", f"database {trouble}: {message}")
+        retry_after = LOCKED_RETRY_SECONDS if trouble is Trouble.LOCKED else None
+        super().__init__("database", f"database {trouble}: {message}", retry_after=retry_after)
         self.trouble = trouble
 
 
@@ -38,7 +49,7 @@ _TROUBLE = {
     "08": Trouble.AWAY, "53": Trouble.AWAY, "57": Trouble.AWAY, "58": Trouble.AWAY, "XX": Trouble.AWAY,
     "25006": Trouble.AWAY,  # read-only: we are still talking to what used to be the primary
     "PGRST000": Trouble.AWAY, "PGRST001": Trouble.AWAY, "PGRST002": Trouble.AWAY, "PGRST003": Trouble.AWAY,
-    "40": Trouble.BUSY, "55P03": Trouble.BUSY,
+    "40": Trouble.BUSY, "55P03": Trouble.LOCKED,
     "28": Trouble.REFUSED, "3D000": Trouble.REFUSED, "42501": Trouble.REFUSED,
     "PGRST301": Trouble.REFUSED, "PGRST302": Trouble.REFUSED, "PGRST303": Trouble.REFUSED,
     "42883": Trouble.NOT_MIGRATED, "3F000": Trouble.NOT_MIGRATED, "PGRST202": Trouble.NOT_MIGRATED,
@@ -69,13 +80,22 @@ def database_policy(
     attempt_timeout_seconds: float = ATTEMPT_SECONDS,
     uniform: Callable[[], float] = random.random,
 ) -> ResiliencePolicy:
-    """How every call of a store is made."""
+    """How every call of a store is made. Of the places one is kept for what records a send and for the probe; neither
+    people nor the work in the background get more than seven tenths, and one account not more than half."""
+    slots = Slots(
+        max_concurrent,
+        kept=min(max_concurrent - 1, max(1, max_concurrent // 10)),
+        per_rank=max(1, max_concurrent * 7 // 10),
+        per_group=max(1, max_concurrent // 2),
+    )
     return ResiliencePolicy(
         "database",
         breaker=breaker,
         attempt_timeout_seconds=attempt_timeout_seconds,
         max_attempts=MAX_ATTEMPTS,
         max_concurrent=max_concurrent,
+        slots=slots,
+        patience_seconds=PATIENCE_SECONDS,
         classify=_classify,
         retry_if=_may_repeat,
         timed_out=lambda seconds: DatabaseUnavailable(Trouble.AWAY, f"no answer within {seconds:.1f} s"),
@@ -84,7 +104,7 @@ def database_policy(
 
 
 def _classify(exc: Exception) -> Verdict:
-    if isinstance(exc, DatabaseUnavailable) and exc.trouble in (Trouble.BUSY, Trouble.NOT_MIGRATED):
+    if isinstance(exc, DatabaseUnavailable) and exc.trouble in (Trouble.BUSY, Trouble.LOCKED, Trouble.NOT_MIGRATED):
         return IGNORED
     return default_classify(exc)
 

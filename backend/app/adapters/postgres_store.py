@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import orjson
 
-from app.adapters.database_trouble import DatabaseUnavailable, Trouble, database_policy, trouble
+from app.adapters.database_trouble import LOCK_SECONDS, DatabaseUnavailable, Trouble, database_policy, trouble
 from app.adapters.postgres_notifications import Notifications
 from app.adapters.sql_store import SqlStore
 from app.core.resilience import ResiliencePolicy
@@ -20,8 +20,6 @@ MAX_CONNECTIONS = 10
 """Per replica, and as many calls at once: PostgreSQL allows 100 in all by default. A call takes about a millisecond."""
 CONNECT_SECONDS = 3.0
 COMMAND_SECONDS = 10.0
-LOCK_SECONDS = 4.0
-"""Less than one attempt, so that a queue for a lock is known as such and not taken for a dead connection."""
 CLOSE_SECONDS = 5.0
 TRANSACTION_POOLER_PORT = 6543
 """Supavisor in transaction mode (Supabase docs, "Connect to your database")."""

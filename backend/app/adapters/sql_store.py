@@ -75,6 +75,9 @@ _ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {
     "id", "created_at", "updated_at", "refusals", "blocked_reason", "blocked_since",
 }  # fmt: skip
 
+_RECORDS_A_SEND = frozenset({"complete_part", "fail_part"})
+"""What WhatsApp said must not be forgotten because of us: neither a full bulkhead nor an open circuit keeps it back.
+The caller repeats it (`services/delivery.py`)."""
 _ABOUT_THE_SCHEMA = frozenset({"applied_migrations", "schema_version"})
 
 CONFLICTS = {
@@ -95,6 +98,8 @@ class SqlStore(SqlInvalidations, Store):
         # Webhooks wait behind it, each for less than a second: refusing them for as long as the others' circuit is
         # open, half a minute, would make a moment without Redis an outage of ingest.
         self._inbox_policy = policy.behind(CircuitBreaker("supabase_inbox", INBOX_BREAKER, dependency="database"))
+        self._record_policy = policy.insistent()
+        self._ping_policy = policy.urgent()
         # A replica must know what the schema is before its other calls go through again.
         self._schema_policy = policy.behind(CircuitBreaker("supabase_schema", INBOX_BREAKER, dependency="database"))
 
@@ -121,6 +126,10 @@ class SqlStore(SqlInvalidations, Store):
     def _policy_of(self, operation: str) -> ResiliencePolicy:
         if operation.startswith(("inbox_", "journal_")):
             return self._inbox_policy
+        if operation in _RECORDS_A_SEND:
+            return self._record_policy
+        if operation == "ping":
+            return self._ping_policy
         return self._schema_policy if operation in _ABOUT_THE_SCHEMA else self._policy
 
     # -- inbox ---------------------------------------------------------------------------------------------------
@@ -364,11 +373,19 @@ class SqlStore(SqlInvalidations, Store):
         return _REPLY.validate_python(reply)
 
     async def begin_part(
-        self, key: str, *, fence: int, part: int, parts: int, text: str, resend: bool = False
+        self,
+        key: str,
+        *,
+        fence: int,
+        part: int,
+        parts: int,
+        text: str,
+        resend: bool = False,
+        attempt: str | None = None,
     ) -> SendDecision:
         decision = await self._call(
             "begin_part", key=key, fence=fence, part=part, parts=parts, text=text, resend=resend,
-            attempt=str(uuid.uuid4()),
+            attempt=attempt or str(uuid.uuid4()),
         )  # fmt: skip
         return SendDecision(decision)
 

@@ -285,11 +285,19 @@ class ReplyStore(Protocol):
         ...
 
     async def begin_part(
-        self, key: str, *, fence: int, part: int, parts: int, text: str, resend: bool = False
+        self,
+        key: str,
+        *,
+        fence: int,
+        part: int,
+        parts: int,
+        text: str,
+        resend: bool = False,
+        attempt: str | None = None,
     ) -> SendDecision:
         """Decide about part `part` (from 0) of `parts`, and on `SEND` commit `sending` and the outbound message
         `<key>#<part>`. Bot replies are silenced when the conversation's bot is off. `resend=True`: an ambiguous part
-        may go out again. Raises `Fenced`."""
+        may go out again. `attempt`: a UUID of the caller's try, which the reply then shows. Raises `Fenced`."""
         ...
 
     async def complete_part(self, key: str, *, part: int, wamid: str, last: bool) -> None:
