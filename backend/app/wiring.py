@@ -31,7 +31,7 @@ from app.core.build import build_id
 from app.core.circuit_breaker import CIRCUIT_BREAKERS, JOIN_SECONDS, BreakerFleet, whatsapp_account_breakers
 from app.core.config import Env, IngestFallback, RedisDurability, ReplicaRole, Settings, Signup
 from app.core.errors import Unavailable
-from app.core.http_client import close_http_client, get_http_client
+from app.core.http_client import close_http_client, get_http_client, leave_by
 from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
 from app.core.loop_watch import LoopWatch
@@ -43,6 +43,7 @@ from app.core.receipts import Receipts
 from app.core.redis import Redis, describe, is_cluster
 from app.core.redis import connect as connect_redis
 from app.core.registry import HEARTBEAT_SECONDS, Registry, new_replica_id
+from app.core.resilience import ResiliencePolicy
 from app.core.secrets import TokenCipher
 from app.core.uptime import Uptime
 from app.domain.ports import Store
@@ -162,6 +163,7 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
 
 
 async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
+    leave_by(settings.egress)
     stack.push_async_callback(close_http_client)
     redis = connect_redis(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS)
     stack.push_async_callback(redis.aclose)
@@ -459,11 +461,12 @@ def _has_somewhere_else(settings: Settings) -> bool:
     return settings.ingest_fallback is IngestFallback.DATABASE and settings.redis_durability is not RedisDurability.NONE
 
 
-async def open_store(settings: Settings) -> Store:
-    """Postgres by DATABASE_URL, or Supabase over REST."""
+async def open_store(settings: Settings, *, policy: ResiliencePolicy | None = None) -> Store:
+    """Postgres by DATABASE_URL, or Supabase over REST. `policy`: other than a replica's."""
     if settings.database_url:
-        return PostgresStore(settings.database_url.get_secret_value())
-    return SupabaseStore(settings.supabase_url or "", _value(settings.supabase_key), await get_http_client())
+        return PostgresStore(settings.database_url.get_secret_value(), policy=policy)
+    url, key = settings.supabase_url or "", _value(settings.supabase_key)
+    return SupabaseStore(url, key, await get_http_client(), policy=policy)
 
 
 async def _bootstrap(settings: Settings, accounts: AccountService) -> None:

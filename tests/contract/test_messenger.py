@@ -184,6 +184,30 @@ async def test_probing_leaves_no_trace(world: World) -> None:
     assert await world.sandbox.record() == []
 
 
+async def test_a_number_is_described_to_the_token_that_opens_it(world: World) -> None:
+    messenger = world.messenger
+    assert isinstance(messenger, WhatsAppMessenger)
+    described = await messenger.describe_number(world.account)
+    assert (described["id"], described["quality_rating"]) == (world.account.phone_number_id, "GREEN")
+    with pytest.raises(AccountRejected, match="190"):
+        await messenger.describe_number(new_account(token="wrong"))
+    with pytest.raises(AccountRejected, match="code 100"):
+        await messenger.describe_number(new_account("999"))
+    closed = replace(world.account, access_token=TokenCipher([TokenCipher.generate_key()]).encrypt("t0ken"))
+    with pytest.raises(AccountRejected, match="decrypted"):
+        await messenger.describe_number(closed)
+
+
+async def test_a_number_that_is_asked_about_in_vain_counts_for_no_circuit(world: World) -> None:
+    messenger = world.messenger
+    assert isinstance(messenger, WhatsAppMessenger)
+    await world.sandbox.add_fault("whatsapp", match={"operation": "number"}, http_status=503, count=20)
+    for _ in range(10):
+        with pytest.raises(Unavailable):
+            await messenger.describe_number(world.account)
+    assert messenger.blocked_seconds(world.account) == 0
+
+
 async def test_a_token_that_opens_the_number_confirms_it(world: World) -> None:
     await world.messenger.confirm_number("106540352242922", "t0ken")
     (asked,) = await world.sandbox.record(kind="number")

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from app.adapters.migrations import read_migrations
+from app.adapters.row_security import expected_policies, holes
 from app.adapters.sql_store import SqlStore
 from app.domain.errors import Conflict, InvalidInput, NotFound
 from app.domain.models import Account, BotProfile, Role
@@ -245,3 +246,30 @@ async def test_a_profile_exists_for_an_account_made_by_hand(store: SqlStore, sql
         name,
     )
     assert await store.get_profile(account_id) is not None
+
+
+async def test_a_token_is_replaced_only_if_it_is_still_the_one_that_was_read(
+    store: SqlStore, new_account: NewAccount
+) -> None:
+    account = await new_account(access_token="first")
+    assert await store.replace_access_token(account.id, expected="first", access_token="second")
+    assert not await store.replace_access_token(account.id, expected="first", access_token="third")
+    found = await store.get_account(account.id)
+    assert found is not None
+    assert found.access_token == "second"
+    assert await store.replace_access_token(account.id, expected="first", access_token="second"), "a repetition"
+    for unknown in (NOBODY, "not a uuid"):
+        with pytest.raises(NotFound):
+            await store.replace_access_token(unknown, expected="a", access_token="b")
+
+
+async def test_of_two_who_replace_a_token_side_by_side_one_succeeds(store: SqlStore, new_account: NewAccount) -> None:
+    account = await new_account(access_token="first")
+    done = await asyncio.gather(
+        *(store.replace_access_token(account.id, expected="first", access_token=f"{n}") for n in range(5))
+    )
+    assert sorted(done) == [False] * 4 + [True]
+
+
+async def test_every_table_of_ours_guards_its_rows(store: SqlStore) -> None:
+    assert holes(expected_policies(), await store.row_security()) == []

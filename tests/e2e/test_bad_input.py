@@ -171,7 +171,7 @@ async def test_an_invalid_profile_names_the_field(world: World) -> None:
 
 
 async def test_a_taken_slug_or_number_is_a_conflict(world: World) -> None:
-    taken = {"name": "x", "access_token": "long enough", "verify_token": "long enough"}
+    taken = {"name": "x", "access_token": "long-enough", "verify_token": "long-enough"}
     for changes, code in (
         ({"slug": world.account["slug"], "phone_number_id": "5550001"}, "slug_taken"),
         ({"slug": "quite-new", "phone_number_id": world.account["phone_number_id"]}, "phone_number_id_taken"),
@@ -192,3 +192,25 @@ async def test_nothing_without_credentials_and_no_secrets_with_them(world: World
         "select access_token from whatsapp_accounts where id = $1", world.account["id"]
     )
     assert "a-token-of-the-sandbox" not in stored
+
+
+@pytest.mark.parametrize("field", ["access_token", "verify_token"])
+@pytest.mark.parametrize(
+    "given", ["a token of words", "# a-token", "a-token\nof-lines", '"a-quoted-token"', "a\u200btoken-xx"]
+)
+async def test_a_token_that_cannot_be_one_is_refused_by_name(world: World, field: str, given: str) -> None:
+    changed = await world.api("PATCH", f"/accounts/{world.account['id']}", json={field: given}, status=422)
+    assert field in str(changed["error"])
+    assert given not in str(changed["error"])
+
+
+async def test_a_token_pasted_with_white_space_works(world: World) -> None:
+    await world.sandbox.add_account(world.account["phone_number_id"], "the-only-token")
+    changes = {"access_token": " the-only-token\n", "verify_token": "\tverify-the-shop \r\n"}
+    await world.api("PATCH", f"/accounts/{world.account['id']}", json=changes)
+    customer = world.customer()
+    await customer.send_image()
+    await customer.wait_for_reply()
+    query = {"hub.mode": "subscribe", "hub.challenge": "42", "hub.verify_token": "verify-the-shop"}
+    answer = await world.http.get(world.fleet.webhook_urls[0], params=query)
+    assert (answer.status_code, answer.text) == (200, "42")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 import redis
+from click import Group
 
+from app.cli import main
 from app.core.config import Settings
 from app.core.secrets import TokenCipher
 from app.sandbox import webhooks as wa
@@ -25,6 +28,12 @@ COMPLETE = {
     "GEMINI_API_KEY": "k",
     "ENCRYPTION_KEY": TokenCipher.generate_key(),
 }
+
+
+_GROUPS = {name: command for name, command in main.commands.items() if isinstance(command, Group)}
+EVERY_COMMAND = [name for name in main.commands if name not in _GROUPS] + [
+    f"{group} {name}" for group, command in _GROUPS.items() for name in command.commands
+]
 
 
 def chorus(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -71,6 +80,23 @@ def test_contradictory_or_unsafe_settings_are_named(tmp_path: Path, changes: dic
     assert all(value not in result.stderr for value in (COMPLETE["ENCRYPTION_KEY"], COMPLETE["META_APP_SECRET"]))
 
 
+def test_a_misspelt_setting_is_named_by_serve(tmp_path: Path) -> None:
+    missing = {name: value for name, value in COMPLETE.items() if name not in {"REDIS_URL", "GEMINI_API_KEY"}}
+    (tmp_path / ".env").write_text("GEMINI_KEY=k\n")
+    result = chorus(tmp_path, "serve", **missing, REDIS_ULR="redis://127.0.0.1:1/0")
+    assert result.returncode == 2
+    assert "chorus: GEMINI_KEY is no setting; did you mean GEMINI_API_KEY?" in result.stderr
+    assert "chorus: REDIS_ULR is no setting; did you mean REDIS_URL?" in result.stderr
+
+
+def test_a_misspelt_setting_is_in_the_log_of_a_replica_that_serves(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # so that it ends by itself, after it has read its settings
+        port = str(taken.getsockname()[1])
+        result = chorus(tmp_path, "serve", "--port", port, **COMPLETE, DEBOUNCE_SECOND="3")
+    assert "DEBOUNCE_SECOND is no setting; did you mean DEBOUNCE_SECONDS?" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_settings_come_from_a_dotenv_file_too(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("META_APP_SECRET=from-the-file-and-long-enough\n")
     result = chorus(tmp_path, "serve")
@@ -82,7 +108,7 @@ def test_migrate_needs_a_database_and_says_so(tmp_path: Path) -> None:
     missing = chorus(tmp_path, "migrate")
     assert (missing.returncode, "DATABASE_URL is missing" in missing.stderr) == (2, True)
     away = chorus(tmp_path, "migrate", DATABASE_URL=COMPLETE["DATABASE_URL"])
-    assert away.returncode == 1
+    assert away.returncode == 3
     assert "Traceback" not in away.stderr
 
 
@@ -93,7 +119,7 @@ def test_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> None:
     assert result.returncode == 1
     for subject in ("redis", "database", "gemini", "whatsapp"):
         assert f"BAD   {subject}: " in result.stdout
-    assert "-> start it, or correct REDIS_URL" in result.stdout
+    assert "redis: 127.0.0.1:1: connection refused\n        -> nothing listens there" in result.stdout
     assert "Traceback" not in result.stderr
 
 
@@ -177,7 +203,7 @@ def test_fleet_and_queue_say_what_is_missing_or_away(tmp_path: Path) -> None:
     for command in (["fleet"], ["queue", "status"]):
         assert "REDIS_URL is missing" in chorus(tmp_path, *command).stderr
         away = chorus(tmp_path, *command, REDIS_URL=COMPLETE["REDIS_URL"])
-        assert away.returncode == 1
+        assert away.returncode == 3
         assert "Traceback" not in away.stderr
 
 
@@ -193,9 +219,13 @@ async def test_migrating_an_up_to_date_database_does_nothing(
 
 def test_every_command_has_help(tmp_path: Path) -> None:
     for args in (
-        [], ["serve"], ["demo"], ["sandbox"], ["migrate"], ["doctor"], ["account"], ["account", "add"], ["fleet"],
-        ["queue"], ["queue", "status"], ["queue", "dead"], ["queue", "replay"], ["queue", "drop"],
-    ):  # fmt: skip
+        [],
+        *(command.split() for command in EVERY_COMMAND),
+        ["account"],
+        ["queue"],
+        ["breakers"],
+        ["cache"],
+    ):
         result = chorus(tmp_path, *args, "--help")
         assert result.returncode == 0
         assert "Usage: " in result.stdout

@@ -59,8 +59,8 @@ def test_an_invalidation_that_redis_did_not_take_is_an_error(chorus, valkey):
         result = chorus("invalidate", "user:1")
     finally:
         valkey.resume()
-    assert result.exit_code == 1
-    assert result.output.startswith("chorus: ")
+    assert result.exit_code == 3
+    assert result.output.startswith("chorus: redis: ")
 
 
 @pytest.mark.parametrize(("url", "problem"), [("http://x", "must start with redis://"), ("", "is missing")])

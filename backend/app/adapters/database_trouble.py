@@ -6,8 +6,16 @@ import random
 from collections.abc import Callable
 from enum import StrEnum
 
-from app.core.circuit_breaker import IGNORED, CircuitBreaker, Verdict, default_classify, supabase_circuit_breaker
+from app.core.circuit_breaker import (
+    IGNORED,
+    BreakerPolicy,
+    CircuitBreaker,
+    Verdict,
+    default_classify,
+    supabase_circuit_breaker,
+)
 from app.core.errors import Unavailable
+from app.core.network_trouble import Cause, causes, network_cause
 from app.core.resilience import ResiliencePolicy
 from app.core.slots import Slots
 
@@ -20,6 +28,8 @@ LOCK_SECONDS = 0.4
 """How long a call waits for a row that somebody else has locked. It keeps a connection all that time."""
 LOCKED_RETRY_SECONDS = 1.0
 """What was locked is locked by a person or a migration: not a matter of milliseconds."""
+OPERATOR_CONCURRENT = 4
+OPERATOR_FAILURES = 1000
 
 
 class Trouble(StrEnum):
@@ -73,11 +83,48 @@ def trouble(code: str, message: str = "") -> DatabaseUnavailable | None:
     return DatabaseUnavailable(kind, f"{code}, run `chorus migrate`" if kind is Trouble.NOT_MIGRATED else code)
 
 
+_CAUSES = {
+    "28P01": Cause("wrong user or password", "correct it in DATABASE_URL (@ is written %40, / %2F, # %23)"),
+    "28": Cause("wrong user, or pg_hba.conf does not let it in from here", "correct the user in DATABASE_URL"),
+    "3D000": Cause("there is no database of that name", "correct the name in DATABASE_URL, or create the database"),
+    "42501": Cause("this user may not do it", "connect as the owner of the tables, or as a member of service_role"),
+    "42883": Cause("the schema is missing or older than this version", "run: chorus migrate"),
+    "3F000": Cause("the schema is missing or older than this version", "run: chorus migrate"),
+    "PGRST202": Cause("the schema is missing or older than this version", "run: chorus migrate"),
+    "53300": Cause("it has no connection left", "raise max_connections, or run fewer replicas"),
+    "57P03": Cause("it is starting or stopping", "wait a moment"),
+    "25006": Cause("it is a standby, which takes no writes", "name the primary in DATABASE_URL"),
+    "PGRST301": Cause("the key is refused", "SUPABASE_KEY must be the secret (service role) key"),
+    "401": Cause("the key is refused", "SUPABASE_KEY must be the secret (service role) key"),
+    "403": Cause("the key is refused", "SUPABASE_KEY must be the secret (service role) key"),
+    "404": Cause("no REST interface answers there", "correct SUPABASE_URL: https://<project>.supabase.co"),
+}
+"""By SQLSTATE, its class, PostgREST's code or the HTTP status of a gateway."""
+
+
+def database_cause(exc: BaseException) -> Cause | None:
+    """In words for the operator. `None` if neither the database nor the network says anything."""
+    found = list(causes(exc))
+    for each in found:
+        code = str(getattr(each, "sqlstate", None) or getattr(each, "code", None) or "")
+        if cause := _CAUSES.get(code) or _CAUSES.get(code[:2]):
+            return cause
+    if any("rejected SSL upgrade" in str(each) for each in found):
+        return Cause("it speaks no TLS, or is no PostgreSQL", "correct host and port, or leave out sslmode=require")
+    if any("unexpected connection_lost" in str(each) for each in found):
+        return Cause("it closed the connection", "is it a PostgreSQL, and the right port?")
+    cause = network_cause(exc)
+    if cause is not None and cause.mend.startswith("name the CA"):
+        return Cause(cause.said, "append ?sslrootcert=/path/to/ca.pem to DATABASE_URL; for Supabase use SSL_CERT_FILE")
+    return cause
+
+
 def database_policy(
     *,
     max_concurrent: int,
     breaker: CircuitBreaker = supabase_circuit_breaker,
     attempt_timeout_seconds: float = ATTEMPT_SECONDS,
+    max_attempts: int = MAX_ATTEMPTS,
     uniform: Callable[[], float] = random.random,
 ) -> ResiliencePolicy:
     """How every call of a store is made. Of the places one is kept for what records a send and for the probe; neither
@@ -92,7 +139,7 @@ def database_policy(
         "database",
         breaker=breaker,
         attempt_timeout_seconds=attempt_timeout_seconds,
-        max_attempts=MAX_ATTEMPTS,
+        max_attempts=max_attempts,
         max_concurrent=max_concurrent,
         slots=slots,
         patience_seconds=PATIENCE_SECONDS,
@@ -101,6 +148,12 @@ def database_policy(
         timed_out=lambda seconds: DatabaseUnavailable(Trouble.AWAY, f"no answer within {seconds:.1f} s"),
         uniform=uniform,
     )
+
+
+def operator_policy() -> ResiliencePolicy:
+    """For a command: a person waits for the cause, not for the third attempt, and no circuit stands before it."""
+    breaker = CircuitBreaker("operator", BreakerPolicy(OPERATOR_FAILURES, 1.0), dependency="database")
+    return database_policy(max_concurrent=OPERATOR_CONCURRENT, breaker=breaker, max_attempts=2)
 
 
 def _classify(exc: Exception) -> Verdict:

@@ -47,6 +47,7 @@ from app.domain.models import (
     Reply,
     Role,
     Status,
+    TableSecurity,
     Turn,
 )
 from app.domain.ports import SendDecision, Store
@@ -68,6 +69,7 @@ _MEMBERS = TypeAdapter(tuple[Member, ...])
 _MESSAGE = TypeAdapter(Message)
 _PROFILE = TypeAdapter(BotProfile)
 _REPLY = TypeAdapter(Reply)
+_TABLES = TypeAdapter(dict[str, TableSecurity])
 _TURNS = TypeAdapter(tuple[Turn, ...])
 
 _PROFILE_CHANGES = {f.name for f in fields(BotProfile)} - {"account_id", "updated_at"}
@@ -184,6 +186,9 @@ class SqlStore(SqlInvalidations, Store):
         version: str | None = await self._call("schema_version")
         return version
 
+    async def row_security(self) -> Mapping[str, TableSecurity]:
+        return _TABLES.validate_python(await self._call("row_security"))
+
     # -- accounts ------------------------------------------------------------------------------------------------
 
     async def create_account(
@@ -208,6 +213,12 @@ class SqlStore(SqlInvalidations, Store):
     async def update_account(self, account_id: str, changes: Mapping[str, Any]) -> Account:
         _check_known(changes, _ACCOUNT_CHANGES)
         return _ACCOUNT.validate_python(await self._call("update_account", account_id=account_id, changes=changes))
+
+    async def replace_access_token(self, account_id: str, *, expected: str, access_token: str) -> bool:
+        replaced: bool = await self._call(
+            "replace_access_token", account_id=account_id, expected=expected, access_token=access_token
+        )
+        return replaced
 
     async def account_refused(
         self, account_id: str, *, access_token: str, reason: BlockReason, confirm: int

@@ -59,6 +59,7 @@ SEND_SECONDS = 25.0
 COURTESY_SECONDS = 3.0
 """For a read receipt with typing indicator; one that takes longer is late anyway."""
 PROBE_SECONDS = 5.0
+NUMBER_FIELDS = "id,display_phone_number,verified_name,quality_rating"
 CONFIRM_SECONDS = 5.0
 MAX_CONFIRMS = 5
 """At once: the connections to WhatsApp are there for the messages."""
@@ -245,6 +246,28 @@ class WhatsAppMessenger:
         if response.status >= 500:
             raise Unavailable(DEPENDENCY, f"whatsapp: HTTP {response.status}")
         return {}
+
+    async def describe_number(self, account: Account) -> Mapping[str, Any]:
+        """What Meta says of the account's number with the account's token: `display_phone_number`, `verified_name`,
+        `quality_rating`, … (Graph API, WhatsApp Business phone number). Past the breakers: it is how one finds out.
+        Raises a `SendError` for Meta's refusals, `Unavailable` for everything else."""
+        number = quote(account.phone_number_id, safe="")
+        try:
+            response = await request(
+                "GET",
+                f"{self._base_url}/{self._api_version}/{number}?fields={NUMBER_FIELDS}",
+                timeout_seconds=ATTEMPT_SECONDS,
+                headers={"authorization": f"Bearer {self._token(account)}"},
+                get_client=self._get_client,
+            )
+        except HttpError as exc:
+            raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc
+        if response.status != 200:
+            failure = _failure(response)
+            if isinstance(failure, SendAmbiguous):  # nothing was sent
+                raise Unavailable(DEPENDENCY, f"whatsapp: {failure}")
+            raise failure
+        return _json(response)
 
     async def confirm_number(self, phone_number_id: str, access_token: str) -> None:
         """Past the circuits: what strangers send here must not stop anybody's messages. Asked once."""

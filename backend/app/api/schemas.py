@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StringConstraints
 from pydantic_core import PydanticCustomError
 
+from app.core.secrets import clean_secret
 from app.domain.models import Author, Direction, HandoverReason, ReplyState, Role, Status
 
 MAX_DEPTH = 64
@@ -39,14 +40,21 @@ def _is_number(value: Any) -> Any:
     return value
 
 
+def _clean(value: Any) -> Any:
+    return clean_secret(value, ascii_only=True) if isinstance(value, str) else value
+
+
 NOT_TEXT = BeforeValidator(_is_number)
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=SOME_TEXT)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 PhoneNumberId = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,32}$")]
 PhoneNumber = Annotated[str, StringConstraints(pattern=r"^\+?[0-9]{6,20}$")]
-AccessToken = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e][\x20-\x7e]{6,998}[\x21-\x7e]$")]
-"""It travels in a header."""
-VerifyToken = Annotated[str, StringConstraints(min_length=8, max_length=1000, pattern=NO_NUL)]
+Token = Annotated[
+    str, BeforeValidator(_clean), StringConstraints(pattern=r"^[\x21\x24-\x26\x28-\x7e][\x21-\x7e]{7,999}$")
+]
+"""Visible ASCII: it travels in a header or a URL. White space outside is cut off; a comment or quotes are refused."""
+AccessToken = Token
+VerifyToken = Token
 LongText = Annotated[str, StringConstraints(max_length=100_000, pattern=NO_NUL)]
 ReplyText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=SOME_TEXT)]
 """Sent to customers as it is; WhatsApp refuses a text without any."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core.core_schema import ValidationInfo
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
 
-from app.core.redis_url import RedisUrl
-from app.core.secrets import SecretError, TokenCipher
+from app.core.credentials import credentials_problem
+from app.core.egress import Egress
+from app.core.redis_url import RedisUrl, option_problem
+from app.core.secrets import SecretError, TokenCipher, clean_secret, strip_secret
+from app.core.setting_names import misspelt
 
 
 class SettingsError(Exception):
@@ -64,10 +71,9 @@ class RedisDurability(StrEnum):
     """Postgres: it stores every event before the 200, and until it is handled."""
 
 
-def _split(value: Any) -> Any:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
+def _split(value: str, *, ascii_only: bool) -> tuple[str, ...]:
+    parts = (clean_secret(part, ascii_only=ascii_only) for part in value.split(","))
+    return tuple(part for part in parts if part)
 
 
 def _base_url(value: str) -> str:
@@ -80,6 +86,11 @@ BaseUrl = Annotated[str, AfterValidator(_base_url)]
 
 POSTGRES_SCHEMES = ("postgresql://", "postgres://")
 
+_LISTS = frozenset({"meta_app_secret", "encryption_key", "readiness_requires"})
+_PROGRAMS_OF_THE_MACHINE = frozenset({"https_proxy", "http_proxy", "no_proxy", "ssl_cert_file"})
+"""Other programs read these too, and may want a form of their own: judged only when HTTP_TRUST_ENV asks for them."""
+_IN_HEADERS = frozenset({"gemini_api_key", "supabase_key", "whatsapp_token", "admin_api_key"})
+
 
 def _redis_problems(**urls: str | None) -> dict[str, str]:
     problems = {}
@@ -87,6 +98,8 @@ def _redis_problems(**urls: str | None) -> dict[str, str]:
         try:
             if url:
                 RedisUrl.parse(url)
+                if problem := option_problem(url):
+                    problems[name] = problem
         except ValueError as exc:
             problems[name] = str(exc)
     return problems
@@ -95,7 +108,9 @@ def _redis_problems(**urls: str | None) -> dict[str, str]:
 class Settings(BaseSettings):
     """One replica's settings. Field names in upper case are the environment names (DESIGN §10)."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8-sig", extra="ignore", frozen=True, env_ignore_empty=True
+    )
 
     app_env: Env = Env.DEVELOPMENT
     app_role: ReplicaRole = ReplicaRole.ALL
@@ -140,23 +155,55 @@ class Settings(BaseSettings):
     admin_api_key: SecretStr | None = None
     encryption_key: Annotated[tuple[SecretStr, ...], NoDecode] = ()
 
+    http_trust_env: bool = False
+    https_proxy: SecretStr | None = None
+    http_proxy: SecretStr | None = None
+    no_proxy: str | None = None
+    ssl_cert_file: str | None = None
+
     @model_validator(mode="before")
     @classmethod
-    def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        for name in ("meta_app_secret", "encryption_key", "readiness_requires"):
-            if name in values:
-                values[name] = _split(values[name])
-        return values
+    def _drop_blanks(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """A setting of white space alone is one that is not set."""
+        return {name: v for name, v in values.items() if not (isinstance(v, str) and not strip_secret(v))}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _clean(cls, value: Any, info: ValidationInfo) -> Any:
+        """Every value, secret or not: none of ours contains white space, and a comment behind `=` is part of the value
+        for docker."""
+        name = info.field_name or ""
+        if not isinstance(value, str) or name in _PROGRAMS_OF_THE_MACHINE:
+            return value
+        if name in _LISTS:
+            return _split(value, ascii_only=False)
+        return clean_secret(value, ascii_only=name in _IN_HEADERS)
+
+    @property
+    def egress(self) -> Egress:
+        """How HTTP requests leave. Without HTTP_TRUST_ENV neither proxies nor certificates of the environment count."""
+        if not self.http_trust_env:
+            return Egress()
+        return Egress(
+            https_proxy=self.https_proxy.get_secret_value() if self.https_proxy else None,
+            http_proxy=self.http_proxy.get_secret_value() if self.http_proxy else None,
+            no_proxy=self.no_proxy or "",
+            ca_file=self.ssl_cert_file,
+        )
 
     def check_serve(self) -> None:
         """What a serving replica cannot do without. Raises `SettingsError` naming every problem at once."""
+        if problems := self.problems():
+            raise SettingsError(problems)
+
+    def problems(self) -> dict[str, str]:
+        """What keeps a replica from serving, by the name of the setting."""
         problems = self._redis_problems()
         if not self.database_url and not self.supabase_url:
             problems["DATABASE_URL"] = "is missing; set it, or SUPABASE_URL and SUPABASE_KEY"
         if self.database_url and self.supabase_url and self.supabase_key:
             problems["DATABASE_URL"] = "contradicts SUPABASE_URL + SUPABASE_KEY; keep one way to the database"
-        if self.database_url and not self.database_url.get_secret_value().startswith(POSTGRES_SCHEMES):
-            problems["DATABASE_URL"] = f"must start with {' or '.join(POSTGRES_SCHEMES)}"
+        problems |= self._database_url_problems()
         if self.supabase_key and not self.supabase_url:
             problems["SUPABASE_URL"] = "is missing although SUPABASE_KEY is set"
         if self.supabase_url and not self.supabase_key and not self.database_url:
@@ -170,6 +217,7 @@ class Settings(BaseSettings):
                 f"must be database with REDIS_DURABILITY={self.redis_durability}: Postgres takes what Redis cannot keep"
             )
         problems |= self._encryption_problems()
+        problems |= self.egress.problems()
         if bool(self.whatsapp_token) != bool(self.whatsapp_phone_id):
             lone = "WHATSAPP_PHONE_ID" if self.whatsapp_token else "WHATSAPP_TOKEN"
             problems[lone] = "is missing; WHATSAPP_TOKEN and WHATSAPP_PHONE_ID bootstrap an account together"
@@ -180,13 +228,37 @@ class Settings(BaseSettings):
             problems["READINESS_REQUIRES"] = f"takes redis and database, not {', '.join(sorted(unknown))}"
         if self.app_env is Env.PRODUCTION:
             problems |= self._production_problems()
-        if problems:
-            raise SettingsError(problems)
+        return problems
 
     def check_redis(self) -> None:
         """What a command that needs nothing but Redis cannot do without. Raises `SettingsError`."""
         if problems := self._redis_problems():
             raise SettingsError(problems)
+
+    def check_database(self) -> None:
+        """What a command that needs nothing but the database cannot do without. Raises `SettingsError`."""
+        problems = self._database_url_problems()
+        if not self.database_url and not (self.supabase_url and self.supabase_key):
+            problems["DATABASE_URL"] = "is missing; set it, or SUPABASE_URL and SUPABASE_KEY"
+        if problems := problems | self.egress.problems():
+            raise SettingsError(problems)
+
+    def check_encryption(self) -> None:
+        """Raises `SettingsError` unless ENCRYPTION_KEY holds a key, or several."""
+        if problems := self._encryption_problems():
+            raise SettingsError(problems)
+
+    def _database_url_problems(self) -> dict[str, str]:
+        url = self.database_url.get_secret_value() if self.database_url else ""
+        if url and not url.startswith(POSTGRES_SCHEMES):
+            return {"DATABASE_URL": f"must start with {' or '.join(POSTGRES_SCHEMES)}"}
+        if problem := credentials_problem(url, tolerated="%"):  # asyncpg reads a lone one as it is
+            return {"DATABASE_URL": problem}
+        try:
+            _ = urlsplit(url.replace(",", ".")).port  # several hosts are allowed, each with a port of its own
+        except ValueError:
+            return {"DATABASE_URL": "has a port that is none, or a host that is none"}
+        return {}
 
     def _redis_problems(self) -> dict[str, str]:
         missing = {} if self.redis_url else {"REDIS_URL": "is missing; e.g. redis://127.0.0.1:6379/0"}
@@ -221,5 +293,38 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as exc:
-        problems = {".".join(str(p) for p in e["loc"]).upper() or "ENVIRONMENT": e["msg"] for e in exc.errors()}
+        problems = {str(e["loc"][0]).upper() if e["loc"] else "ENVIRONMENT": _words(e["msg"]) for e in exc.errors()}
         raise SettingsError(problems) from None
+    except UnicodeDecodeError:
+        raise SettingsError({".env": "is not UTF-8 text; save it as UTF-8"}) from None
+    except OSError as exc:
+        raise SettingsError({".env": f"cannot be read: {exc.strerror}"}) from None
+
+
+def load_settings_leniently() -> tuple[Settings, dict[str, str]]:
+    """The settings with the default in place of each value that is none, and what is wrong with those."""
+    try:
+        return load_settings(), {}
+    except SettingsError as exc:
+        problems = exc.problems
+    given: dict[str, Any] = {"_env_file": None} if ".env" in problems else {}
+    defaults = {name: field.default for name, field in Settings.model_fields.items() if name.upper() in problems}
+    try:
+        return load_settings(**given, **defaults), problems
+    except SettingsError as exc:  # with a file that cannot be read left out, the environment speaks for itself
+        defaults |= {n: f.default for n, f in Settings.model_fields.items() if n.upper() in exc.problems}
+        return load_settings(**given, **defaults), problems | exc.problems
+
+
+def misspelt_settings() -> dict[str, str]:
+    """Names in the environment and in `.env` that are no setting -> the setting that was probably meant."""
+    try:
+        in_file: Iterable[str] = DotEnvSettingsSource(Settings).env_vars
+    except (OSError, UnicodeDecodeError):  # `load_settings` says so
+        in_file = ()
+    known = {name.upper(): field.default not in (None, ()) for name, field in Settings.model_fields.items()}
+    return misspelt([*os.environ, *in_file], known)
+
+
+def _words(message: str) -> str:
+    return message.removeprefix("Value error, ")

@@ -43,6 +43,7 @@ import httpx
 import orjson
 from httpx import AsyncClient
 
+from app.core.egress import Egress
 from app.core.tracing import span
 
 CONNECT_SECONDS = 3.0
@@ -66,8 +67,8 @@ GetClient = Callable[[], Awaitable[AsyncClient]]
 __all__ = [
     "MEDIA_SECONDS", "AmbiguousFailure", "AsyncClient", "BodyTooLarge", "ConnectFailed", "ForbiddenHost", "GetClient",
     "HttpError", "PoolFull", "Response", "close_http_client", "download", "get_http_client",
-    "get_http_client_for_media", "is_ambiguous", "is_network_error", "is_pool_full", "parse_retry_after", "request",
-    "status_error",
+    "get_http_client_for_media", "is_ambiguous", "is_network_error", "is_pool_full", "leave_by", "parse_retry_after",
+    "request", "status_error",
 ]  # fmt: skip
 
 
@@ -109,6 +110,14 @@ class Response:
 
 
 _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, AsyncClient]] = WeakKeyDictionary()
+_egress = Egress()
+
+
+def leave_by(egress: Egress) -> None:
+    """How clients opened from now on reach the outside; one that is open stays as it is. Does not check `egress`:
+    see `Egress.problems`."""
+    global _egress  # noqa: PLW0603  of the process, as the clients are
+    _egress = egress
 
 
 async def get_http_client() -> AsyncClient:
@@ -139,8 +148,10 @@ def _new_client(io_seconds: float) -> AsyncClient:
     limits = httpx.Limits(
         max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_KEEPALIVE, keepalive_expiry=KEEPALIVE_SECONDS
     )
+    options = {"verify": _tls_context(_egress.ca_file), "http2": False, "trust_env": False, "limits": limits}
     return AsyncClient(
-        transport=_PerHostTransport(verify=_tls_context(), http2=False, trust_env=False, limits=limits),
+        transport=_PerHostTransport(**options),
+        mounts=_proxies(_egress, options),
         trust_env=False,
         follow_redirects=False,
         cookies=http.cookiejar.CookieJar(policy=http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
@@ -216,10 +227,35 @@ class _HeldStream(httpx.AsyncByteStream):
                 release()
 
 
+def _proxies(egress: Egress, options: Mapping[str, Any]) -> dict[str, httpx.AsyncBaseTransport | None]:
+    """By httpx's URL patterns, of which the most specific one wins; `None` is the transport without a proxy."""
+    by_scheme = {"https://": egress.https_proxy, "http://": egress.http_proxy}
+    mounts: dict[str, httpx.AsyncBaseTransport | None] = {}
+    straight = egress.straight_hosts()
+    if "*" in straight:
+        return mounts
+    for scheme, url in by_scheme.items():
+        if url:
+            context = _tls_context(egress.ca_file) if url.startswith("https://") else None
+            mounts[scheme] = _PerHostTransport(**options, proxy=httpx.Proxy(url, ssl_context=context))
+    return mounts | dict.fromkeys(_pattern(host) for host in straight if mounts)
+
+
+def _pattern(host: str) -> str:
+    """A name stands for itself and all names below it, an address or a place with a port for itself alone."""
+    if host.count(":") > 1:
+        return f"all://[{host.strip('[]')}]"
+    name = host.removeprefix("*").removeprefix(".")
+    return f"all://{name}" if ":" in name or name.replace(".", "").isdecimal() else f"all://*{name}"
+
+
 @cache
-def _tls_context() -> ssl.SSLContext:
+def _tls_context(ca_file: str | None) -> ssl.SSLContext:
     """Loading the trust store costs tens of milliseconds; both clients share one."""
-    return httpx.create_ssl_context(trust_env=False)
+    context = httpx.create_ssl_context(trust_env=False)
+    if ca_file:
+        context.load_verify_locations(cafile=ca_file)
+    return context
 
 
 def _timeout(io_seconds: float) -> httpx.Timeout:
@@ -301,6 +337,7 @@ async def download(
 
 _NOT_SENT = (
     httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.LocalProtocolError,
+    httpx.ProxyError,  # it refused the tunnel
 )  # fmt: skip
 
 

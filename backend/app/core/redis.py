@@ -43,7 +43,7 @@ UNREACHABLE = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 __all__ = [
     "UNREACHABLE", "Express", "NoScriptError", "Pipeline", "Redis", "RedisConnectionError", "RedisError",
     "RedisTimeoutError", "ResponseError", "Script", "Subscription", "configured", "connect", "describe",
-    "is_cluster", "is_single", "run_together", "scan", "within",
+    "is_cluster", "is_single", "round_trip_seconds", "run_together", "scan", "within",
 ]  # fmt: skip
 
 
@@ -104,6 +104,20 @@ async def describe(client: Redis, *, needs_aof: bool = True) -> dict[str, Any]:
         raise Unavailable("redis", str(exc)) from exc
 
 
+async def round_trip_seconds(client: Redis, *, tries: int = 3) -> float:
+    """The shortest of some PINGs, the connection being open. Raises `Unavailable`."""
+    shortest = math.inf
+    anywhere: Any = client
+    try:
+        for _ in range(tries + 1):
+            started = time.perf_counter()
+            await anywhere.ping()
+            shortest = min(shortest, time.perf_counter() - started)
+    except (RedisError, OSError) as exc:
+        raise Unavailable("redis", str(exc)) from exc
+    return shortest
+
+
 def is_cluster(url: str) -> bool:
     return RedisUrl.parse(url).topology is Topology.CLUSTER
 
@@ -136,11 +150,12 @@ async def within(seconds: float, command: Awaitable[T]) -> T:
     the caller, who has promised an answer, would wait for the socket's own limit on top.
     """
     task = asyncio.ensure_future(command)
+    # At once: a caller that is cancelled just as the command fails does not ask for its error any more.
+    task.add_done_callback(_ignore)
     try:
         await asyncio.wait({task}, timeout=seconds)
     finally:
         if not task.done():
-            task.add_done_callback(_ignore)
             _give_up(task)
     if not task.done():
         raise TimeoutError

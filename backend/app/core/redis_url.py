@@ -13,11 +13,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
+
+from app.core.credentials import credentials_problem
 
 SENTINEL_PORT = 26379
 REDIS_PORT = 6379
 _TLS_SCHEMES = {"redis": False, "rediss": True}
+
+
+_NUMBERS = frozenset({
+    "db", "health_check_interval", "max_connections", "protocol", "socket_connect_timeout", "socket_read_size",
+    "socket_timeout", "ssl_min_version",
+})  # fmt: skip
+_WORDS = frozenset({
+    "client_name", "legacy_responses", "password", "retry_on_timeout", "sentinel_password", "sentinel_username",
+    "socket_keepalive", "ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile",
+    "ssl_check_hostname", "ssl_ciphers", "ssl_exclude_verify_flags", "ssl_include_verify_flags", "ssl_keyfile",
+    "ssl_password", "username",
+})  # fmt: skip
+"""What may stand behind `?` (redis-py 8.1, `URL_QUERY_ARGUMENT_PARSERS` and the arguments of its connections)."""
 
 
 class Topology(StrEnum):
@@ -46,6 +61,8 @@ class RedisUrl:
             return cls(Topology.SINGLE, (), url)
         if base not in _TLS_SCHEMES or kind not in {"", Topology.SENTINEL, Topology.CLUSTER}:
             raise ValueError("must start with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
+        if problem := credentials_problem(url, tolerated="@%"):  # redis-py reads these two as they are
+            raise ValueError(problem)
         topology = Topology(kind) if kind else Topology.SINGLE
         place, question, query = rest.partition("?")
         authority, _, path = place.partition("/")
@@ -65,10 +82,26 @@ class RedisUrl:
         return cls(topology, hosts, plain, service)
 
 
+def option_problem(url: str) -> str | None:
+    """What redis-py would trip over behind `?` when it connects; `None` if nothing."""
+    query = url.partition("?")[2]
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in _NUMBERS | _WORDS:
+            return f"has an option that does not exist: {name[:40]}"
+        if name in _NUMBERS and not value.replace(".", "", 1).isdecimal():
+            return f"has no number as {name}"
+        if name.startswith("ssl_") and not url.startswith("rediss"):
+            return f"has {name}, which needs rediss://"
+    return None
+
+
 def _hosts(names: str, default_port: int) -> tuple[tuple[str, int], ...]:
     hosts = []
     for name in names.split(","):
-        parts = urlsplit(f"//{name}")
+        try:
+            parts = urlsplit(f"//{name}")
+        except ValueError:
+            raise ValueError("has an IPv6 address without its brackets") from None
         try:
             port = parts.port or default_port
         except ValueError:

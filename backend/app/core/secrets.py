@@ -1,11 +1,11 @@
-"""Encryption of the few secrets we must store, such as an account's WhatsApp token.
+"""Secrets: what is pasted into a setting is cleaned or refused, and the few that we store are encrypted.
 
     cipher = TokenCipher([new_key, old_key])        # the first encrypts, all of them decrypt
     stored = cipher.encrypt(token)
     token = cipher.decrypt(stored)
 
-Fernet (AES-128-CBC with HMAC-SHA256). To rotate: put a new key in front, encrypt everything again at leisure, drop
-the old one. It does not protect against somebody who has both the database and the key.
+Fernet (AES-128-CBC with HMAC-SHA256). To rotate, see "Rotating ENCRYPTION_KEY" in docs/operations.md. It does not
+protect against a reader who has both the database and the key.
 """
 
 from __future__ import annotations
@@ -19,6 +19,38 @@ class SecretError(ValueError):
     """A key is malformed, or none of the keys opens this ciphertext. Names neither key, secret nor ciphertext."""
 
 
+_INVISIBLE_OUTSIDE = "\ufeff\u200b\u200c\u200d\u2060"
+"""Byte order mark and zero-width characters, which come with what is copied. `str.strip` keeps them."""
+_QUOTES = ("'", '"')
+
+
+def clean_secret(value: str, *, ascii_only: bool = False) -> str:
+    """`value` without outer white space. Raises `ValueError` for what cannot be the secret that was meant.
+
+    `ascii_only`: it travels in an HTTP header, which takes nothing else. The error names no part of the value.
+    """
+    value = strip_secret(value)
+    if value.startswith("#"):
+        raise ValueError("begins with '#': that is a comment, not a value")
+    if len(value) > 1 and value[0] in _QUOTES and value[0] == value[-1]:
+        raise ValueError("is in quotes, and they would be part of the value: take them away")
+    if any(character.isspace() or not character.isprintable() for character in value):
+        raise ValueError(
+            "has white space or an invisible character inside: copy the value again, and nothing behind it"
+        )
+    if ascii_only and not value.isascii():
+        raise ValueError("has a character that is not ASCII: copy the value again")
+    return value
+
+
+def strip_secret(value: str) -> str:
+    """Without white space and zero-width characters at both ends."""
+    before = None
+    while before != value:
+        before, value = value, value.strip().strip(_INVISIBLE_OUTSIDE)
+    return value
+
+
 class TokenCipher:
     """Raises `SecretError` for a key that is none, or for no key at all."""
 
@@ -30,6 +62,7 @@ class TokenCipher:
         if not fernets:
             raise SecretError("there is no encryption key")
         self._fernet = MultiFernet(fernets)
+        self._first = fernets[0]
 
     @staticmethod
     def generate_key() -> str:
@@ -38,6 +71,14 @@ class TokenCipher:
 
     def encrypt(self, secret: str) -> str:
         return self._fernet.encrypt(secret.encode()).decode()
+
+    def is_current(self, ciphertext: str) -> bool:
+        """Did the first key encrypt it? Then the other keys are not needed for it."""
+        try:
+            self._first.decrypt(ciphertext)
+        except InvalidToken:
+            return False
+        return True
 
     def decrypt(self, ciphertext: str) -> str:
         """Raises `SecretError`: another key encrypted it, or it was changed."""

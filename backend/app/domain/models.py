@@ -168,6 +168,14 @@ class BlockedAccounts:
 
 
 @dataclass(frozen=True, slots=True)
+class TableSecurity:
+    """How a table of the database guards its rows: is row-level security on, and with which policies?"""
+
+    row_security: bool
+    policies: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class BotProfile:
     """How an account's bot introduces itself and what it knows. Free-form parts stay JSON."""
 

@@ -35,6 +35,7 @@ from app.domain.models import (
     Reply,
     Role,
     Status,
+    TableSecurity,
     Turn,
     User,
 )
@@ -111,6 +112,11 @@ class AccountStore(Protocol):
 
     async def update_account(self, account_id: str, changes: Mapping[str, Any]) -> Account:
         """Raises `NotFound("account")`, `Conflict`."""
+        ...
+
+    async def replace_access_token(self, account_id: str, *, expected: str, access_token: str) -> bool:
+        """Both ciphertexts. `False` and nothing written if the stored one is not `expected` any more.
+        Raises `NotFound("account")`."""
         ...
 
     async def account_refused(
@@ -387,6 +393,10 @@ class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, JournalStor
 
     async def schema_version(self) -> str | None:
         """The newest migration applied, e.g. `20261123000001`; `None` if nobody recorded one."""
+        ...
+
+    async def row_security(self) -> Mapping[str, TableSecurity]:
+        """Every table beside ours too, by name."""
         ...
 
     async def applied_migrations(self) -> tuple[str, ...]:

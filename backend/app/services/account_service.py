@@ -6,11 +6,11 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from app.core.cache import get_cached_or_fetch, write_fence
-from app.core.secrets import TokenCipher
+from app.core.secrets import SecretError, TokenCipher
 from app.domain.errors import Conflict, Forbidden, NotFound, Unavailable
 from app.domain.models import Account, BlockReason, BotProfile, Member, Refusal, Role, User
 from app.domain.phone import phone_digits
@@ -28,7 +28,22 @@ BOOTSTRAP_RETRY_SECONDS = 5.0
 BOOTSTRAP_SLUG = "default"
 BOOTSTRAPPER = User(id="bootstrap", is_operator=True)
 
+ROTATE_TRIES = 5
+"""Against an account whose token somebody else changes at the same moment."""
+
 _RANK = {Role.VIEWER: 1, Role.AGENT: 2, Role.OWNER: 3}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRotation:
+    """What `rotate_keys` found: the slugs of each kind. `unreadable`: no key opens the token; it is left as it is."""
+
+    rotated: tuple[str, ...]
+    current: tuple[str, ...]
+    unreadable: tuple[str, ...]
+
+
+_ROTATIONS = tuple(field.name for field in fields(KeyRotation))
 
 
 class AccountService:
@@ -86,6 +101,43 @@ class AccountService:
             changes = {**changes, "access_token": self._cipher.encrypt(changes["access_token"])}
         async with write_fence(*{*_keys(asdict(before)), *_keys(changes)}):
             return await self._store.update_account(account_id, _with_digits(changes))
+
+    async def rotate_keys(self) -> KeyRotation:
+        """Encrypt every stored token with the first key. May be interrupted and repeated, and run beside replicas: a
+        token that is changed meanwhile is never overwritten. Accounts that appear meanwhile are looked at too.
+
+        Raises `Unavailable`; what was done until then is kept.
+        """
+        outcome: dict[str, tuple[str, str]] = {}
+        while True:
+            accounts = await self._store.list_accounts(user_id=None)
+            left = [account for account in accounts if account.id not in outcome]
+            if not left:
+                break
+            for account in left:
+                outcome[account.id] = (await self._rotate(account), account.slug)
+        kinds = {kind: tuple(slug for found, slug in outcome.values() if found == kind) for kind in _ROTATIONS}
+        return KeyRotation(**kinds)
+
+    async def _rotate(self, account: Account) -> str:
+        for _ in range(ROTATE_TRIES):
+            if self._cipher.is_current(account.access_token):
+                return "current"
+            try:
+                token = self._cipher.decrypt(account.access_token)
+            except SecretError:
+                return "unreadable"
+            try:
+                async with write_fence(*_keys(asdict(account))):
+                    replaced = await self._store.replace_access_token(
+                        account.id, expected=account.access_token, access_token=self._cipher.encrypt(token)
+                    )
+            except NotFound:  # deleted meanwhile: no token is left to encrypt
+                return "current"
+            if replaced:
+                return "rotated"
+            account = await self._store.get_account(account.id) or account
+        raise Unavailable("database", f"the token of {account.slug} keeps changing; try again")
 
     # -- WhatsApp's word on an account. Here a block begins and ends; nothing else changes that state.
 

@@ -94,9 +94,11 @@ declare
   v_into uuid;
   v_loser public.contacts;
 begin
+  -- In the order of locks: contacts, replies, conversations. A call that shares a contact's lock waits for the
+  -- conversation at most.
+  perform from public.contacts where id in (keeper, loser) order by id for update;
   select id into v_from from public.conversations where contact_id = loser;
   select id into v_into from public.conversations where contact_id = keeper;
-  -- In the order of locks: replies first.
   perform from public.replies where conversation_id in (v_from, v_into) order by reply_key for no key update;
   perform from public.conversations where id in (v_from, v_into) order by id for update;
   if v_into is null then
@@ -231,16 +233,21 @@ declare
   v_contact public.contacts;
   v_other public.contacts;
 begin
-  -- Nearly always it is known as it is. The share lock keeps a merge from deleting it under us.
-  select * into v_contact from public.contacts c
-  where c.account_id = account and (v_wa is null or c.wa_id = v_wa) and (usr is null or c.user_id = usr)
-    and coalesce(v_wa, usr) is not null
-    and (usr is not null or coalesce(chorus.former_owner(account, v_wa, v_at), c.id) = c.id)
-    and (v_card is null or exists (select from public.contact_ids i
-      where i.contact_id = c.id and i.kind = 'wa_id' and i.value = v_card and i.until = 'infinity'))
-  for key share;
-  if not found then
-    -- Share locks from here on too: a call whose first look came to nothing keeps its lock while it waits for the ids.
+  -- Nearly always it is known as it is. The share lock keeps a merge from deleting it under us. A row that another call
+  -- changed meanwhile stays locked although it no longer fits: the subtransaction gives that lock back, or the call that
+  -- holds the ids would wait for us while we wait for the ids.
+  begin
+    select * into strict v_contact from public.contacts c
+    where c.account_id = account and (v_wa is null or c.wa_id = v_wa) and (usr is null or c.user_id = usr)
+      and coalesce(v_wa, usr) is not null
+      and (usr is not null or coalesce(chorus.former_owner(account, v_wa, v_at), c.id) = c.id)
+      and (v_card is null or exists (select from public.contact_ids i
+        where i.contact_id = c.id and i.kind = 'wa_id' and i.value = v_card and i.until = 'infinity'))
+    for key share;
+  exception when no_data_found then
+    v_contact := null;
+  end;
+  if v_contact.id is null then
     perform chorus.lock_identity(account, v_wa, usr, v_card);
     select * into v_contact from public.contacts c where c.account_id = account and c.user_id = usr for key share;
     if not found and usr is not null then
@@ -821,6 +828,17 @@ begin
     returning * into v_reply;
   end if;
   return chorus.ok(chorus.addressed(v_reply));
+end $$;
+
+-- A call for a person reaches the conversation that a merge of two contacts left over.
+-- p: conversation_id, reason. The first reason stays until the flag is cleared.
+create or replace function public.chorus_set_needs_human(p jsonb) returns jsonb
+language plpgsql set search_path = public, pg_temp as $$
+begin
+  update conversations
+  set needs_human = true, needs_human_reason = p->>'reason', needs_human_since = clock_timestamp()
+  where id = chorus.live_conversation(p->>'conversation_id') and not needs_human;
+  return chorus.ok(null);
 end $$;
 
 select chorus.secure_functions();

@@ -39,7 +39,7 @@ begin
   set fallback = p->>'fallback', state = case when chorus.fallback_stands(conversation_id) then 'silenced' else state end
   where reply_key = v_saved->'ok'->>'reply_key' and conversation_id = (v_saved->'ok'->>'conversation_id')::uuid
   returning * into v_reply;
-  return chorus.ok(chorus.reply(v_reply));
+  return chorus.ok(chorus.addressed(v_reply));
 end $$;
 
 -- p: conversation_id, limit, exclude (wamids). Oldest first. Left out: fallback texts, and the messages of a reply that

@@ -1,50 +1,27 @@
-"""`chorus fleet` and `chorus queue`: straight from Redis, so that they also work when no replica answers."""
+"""`chorus queue`: straight from Redis, so that it also works when no replica answers."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from app.core.config import Settings, load_settings
+from app.cli.exit_codes import FAILED
+from app.cli.output import json_option, print_json, span
+from app.cli.settings import settings_with_redis
 
 if TYPE_CHECKING:
     from app.core.queue import DeadLetter, Queue
-    from app.core.registry import Replica
 
 T = TypeVar("T")
 
 PAGE = 200
-
-
-@click.command("fleet")
-def fleet() -> None:
-    """Every living replica: version, build, host, role, state, load, and the circuits it does not see closed."""
-    replicas = asyncio.run(_replicas())
-    click.echo(
-        f"{'replica':<40} {'version':<24} {'role':<7} {'state':<9} {'health':<9} {'busy':>9} {'up':>8} {'beat':>6}"
-        "  circuits"
-    )
-    for replica in replicas:
-        info = replica.info
-        busy = f"{info.get('active', 0)}/{info.get('concurrency', '?')}" if info.get("role") != "api" else "-"
-        circuits = ", ".join(f"{name} {state}" for name, state in info.get("breakers", {}).items() if state != "closed")
-        click.echo(
-            f"{replica.id:<40} {_version(info):<24} {info.get('role', '?'):<7} {info.get('phase', '?'):<9} "
-            f"{info.get('status', '?'):<9} {busy:>9} {_span(time.time() - info.get('started_at', time.time())):>8} "
-            f"{replica.silent_seconds:>4.1f} s  {circuits}".rstrip()
-        )
-    click.echo(f"{len(replicas)} alive" if replicas else "no replica is alive")
-
-
-def _version(info: Mapping[str, Any]) -> str:
-    """Two builds of one version differ in what stands in brackets."""
-    version = str(info.get("version", "?"))
-    return f"{version} ({info['build'][:16]})" if info.get("build") else version
+_ID = re.compile(r"\d{1,4}-\d{1,19}-\d{1,19}", re.ASCII)
 
 
 @click.group("queue")
@@ -53,10 +30,14 @@ def queue() -> None:
 
 
 @queue.command("status")
-def status() -> None:
+@json_option
+def status(*, as_json: bool) -> None:
     """How much waits, and for how long."""
     stats = asyncio.run(_on_queue(lambda q: q.stats()))
-    click.echo(f"{stats.pending:8d}  events waiting or being handled, the oldest for {_span(stats.oldest_seconds)}")
+    if as_json:
+        print_json(stats)
+        return
+    click.echo(f"{stats.pending:8d}  events waiting or being handled, the oldest for {span(stats.oldest_seconds)}")
     click.echo(f"{stats.ready:8d}  conversations waiting: due, debounced or in back-off")
     click.echo(f"{stats.leased:8d}  conversations held by a worker")
     hint = f", {stats.dead_bytes} bytes (chorus queue dead)" if stats.dead else ""
@@ -68,11 +49,15 @@ def status() -> None:
 @queue.command("dead")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--after", help="Go on after this id.")
-def dead(limit: int, after: str | None) -> None:
+@json_option
+def dead(limit: int, after: str | None, *, as_json: bool) -> None:
     """List dead letters, oldest first: id, when, attempts, event, field, and why. Never what a customer wrote."""
     from app.services.dead_letters import view
 
-    letters, more = asyncio.run(_on_queue(lambda q: q.dead(limit=limit, cursor=_cursor(after))))
+    letters, more = asyncio.run(_on_queue(lambda q: _page(q, limit, _cursor(after))))
+    if as_json:
+        print_json({"items": [view(letter) for letter in letters], "next": more})
+        return
     for letter in map(view, letters):
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(letter["parked_at"]))
         what = " ".join(part for part in (letter["event"], letter["field"]) if part)
@@ -87,9 +72,12 @@ def dead(limit: int, after: str | None) -> None:
 @click.argument("ids", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every dead letter there is now.")
 def replay(ids: tuple[str, ...], *, everything: bool) -> None:
-    """Put dead letters back into their conversations; they are handled as if they had just arrived."""
-    done = asyncio.run(_on_queue(lambda q: _each(q, _chosen(ids, everything=everything), q.replay)))
-    click.echo(f"replayed {done}")
+    """Put dead letters back into their conversations; they are handled as if they had just arrived.
+
+    Exit code 1 if one of the ids does not exist; the others are replayed.
+    """
+    chosen = _chosen(ids, everything=everything)
+    _report("replayed", *asyncio.run(_on_queue(lambda q: _each(q, chosen, q.replay))))
 
 
 @queue.command("drop")
@@ -97,13 +85,20 @@ def replay(ids: tuple[str, ...], *, everything: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="Every dead letter there is now.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def drop(ids: tuple[str, ...], *, everything: bool, yes: bool) -> None:
-    """Forget dead letters for good."""
+    """Forget dead letters for good. Exit code 1 if one of the ids does not exist; the others are dropped."""
     chosen = _chosen(ids, everything=everything)
     if not yes:
         what = "EVERY dead letter" if chosen is None else f"{len(chosen)} dead letters"
         click.confirm(f"Forget {what} for good?", abort=True)
-    done = asyncio.run(_on_queue(lambda q: _each(q, chosen, q.drop)))
-    click.echo(f"dropped {done}")
+    _report("dropped", *asyncio.run(_on_queue(lambda q: _each(q, chosen, q.drop))))
+
+
+def _report(what: str, done: int, missing: Sequence[str]) -> None:
+    click.echo(f"{what} {done}")
+    for letter_id in missing:
+        click.echo(f"chorus: no dead letter {letter_id}", err=True)
+    if missing:
+        raise SystemExit(FAILED)
 
 
 def _chosen(ids: tuple[str, ...], *, everything: bool) -> Sequence[str] | None:
@@ -113,9 +108,13 @@ def _chosen(ids: tuple[str, ...], *, everything: bool) -> Sequence[str] | None:
     return None if everything else ids
 
 
-async def _each(queue: Queue, ids: Sequence[str] | None, act: Callable[[Sequence[str]], Awaitable[int]]) -> int:
+async def _each(
+    queue: Queue, ids: Sequence[str] | None, act: Callable[[Sequence[str]], Awaitable[int]]
+) -> tuple[int, list[str]]:
+    """How many it was done to, and the ids that do not exist."""
     if ids is not None:
-        return await act(ids)
+        missing = [letter_id for letter_id in dict.fromkeys(ids) if not await act([letter_id])]
+        return len(dict.fromkeys(ids)) - len(missing), missing
     # The whole list first: what is replayed may fail again and come back at its end.
     letters: list[DeadLetter] = []
     cursor: str | None = None
@@ -127,49 +126,28 @@ async def _each(queue: Queue, ids: Sequence[str] | None, act: Callable[[Sequence
     done = 0
     for start in range(0, len(letters), PAGE):
         done += await act([letter.id for letter in letters[start : start + PAGE]])
-    return done
+    return done, []
+
+
+async def _page(queue: Queue, limit: int, after: str | None) -> tuple[list[DeadLetter], str | None]:
+    try:
+        return await queue.dead(limit=limit, cursor=after)
+    except ValueError:
+        raise click.UsageError(f"--after takes an id as the list shows it, not {after!r}") from None
 
 
 def _cursor(after: str | None) -> str | None:
-    if after is not None and not after.replace("-", "").isdecimal():
+    if after is not None and not _ID.fullmatch(after):
         raise click.UsageError(f"--after takes an id as the list shows it, not {after!r}")
     return after
-
-
-async def _replicas() -> list[Replica]:
-    from app.core.redis import connect
-    from app.core.registry import Registry
-    from app.wiring import REDIS_TIMEOUT_SECONDS
-
-    settings = _settings()
-    async with AsyncExitStack() as stack:
-        redis = connect(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS)
-        stack.push_async_callback(redis.aclose)
-        return await Registry(redis, namespace=settings.redis_namespace, replica_id="cli").replicas()
 
 
 async def _on_queue(action: Callable[[Queue], Awaitable[T]]) -> T:
     from app.core.redis import connect
     from app.wiring import REDIS_TIMEOUT_SECONDS, open_queue
 
-    settings = _settings()
+    settings = settings_with_redis()
     async with AsyncExitStack() as stack:
         redis = connect(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS)
         stack.push_async_callback(redis.aclose)
         return await action(open_queue(settings, stack, redis))
-
-
-def _settings() -> Settings:
-    settings = load_settings()
-    settings.check_redis()
-    return settings
-
-
-def _span(seconds: float) -> str:
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-COMMANDS: Sequence[Any] = (fleet, queue)

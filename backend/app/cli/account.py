@@ -1,0 +1,366 @@
+"""`chorus account`: the businesses this system answers for."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
+
+import click
+import orjson
+
+from app.cli.exit_codes import FAILED
+from app.cli.output import json_option, print_json
+from app.cli.settings import settings_with_database
+
+if TYPE_CHECKING:
+    from app.core.config import Settings
+    from app.domain.models import Account
+    from app.services.account_service import AccountService
+
+T = TypeVar("T")
+
+MAX_FILE_BYTES = 1_000_000
+
+
+@click.group()
+def account() -> None:
+    """WhatsApp accounts: the businesses this system answers for. ACCOUNT is an id, a slug or a phone_number_id."""
+
+
+@account.command("add")
+@click.option("--name", required=True, help="The business as people call it.")
+@click.option("--slug", required=True, help="Short unique name: lower-case letters, digits, dashes.")
+@click.option("--phone-number-id", required=True, help="From the Meta dashboard (digits; not the phone number).")
+@click.option("--phone-number", help="The number customers write to.")
+@click.option("--access-token", envvar="WHATSAPP_TOKEN", prompt=True, hide_input=True, help="Prompted if not given.")
+@click.option(
+    "--verify-token", envvar="WHATSAPP_VERIFY_TOKEN", prompt=True, hide_input=True, help="Prompted if not given."
+)
+@click.option(
+    "--bot/--no-bot", "bot_auto_on", default=True, show_default=True, help="Is the bot on in new conversations?"
+)
+@json_option
+def add(*, as_json: bool, **fields: Any) -> None:
+    """Create an account."""
+    from app.api.deps import OPERATOR
+    from app.api.schemas import AccountIn
+
+    wanted = _validated(AccountIn, fields, as_options=True).model_dump()
+    created = asyncio.run(_with_accounts(lambda accounts, _settings: accounts.create(OPERATOR, **wanted)))
+    if as_json:
+        print_json(_shown(created))
+    else:
+        click.echo(f"created account {created.id} ({created.slug})")
+
+
+@account.command("list")
+@json_option
+def list_accounts(*, as_json: bool) -> None:
+    """Every account, by name."""
+    found = asyncio.run(_with_accounts(_all))
+    if as_json:
+        print_json([_shown(each) for each in found])
+        return
+    click.echo(f"{'id':<36}  {'slug':<24} {'phone_number_id':<20} {'number':<16} {'active':<6}  name")
+    for each in found:
+        click.echo(
+            f"{each.id:<36}  {each.slug:<24} {each.phone_number_id:<20} {each.phone_number or '-':<16} "
+            f"{'yes' if each.is_active else 'no':<6}  {each.name}"
+        )
+    click.echo(f"{len(found)} accounts" if found else "no accounts yet: chorus account add")
+
+
+@account.command("show")
+@click.argument("account")
+@json_option
+def show(account: str, *, as_json: bool) -> None:
+    """One account, without its secrets. Exit code 1 if it does not exist."""
+    found = _shown(asyncio.run(_with_accounts(lambda accounts, _settings: _find(accounts, account))))
+    if as_json:
+        print_json(found)
+        return
+    for name, value in found.items():
+        click.echo(f"{name:<16} {value if value is not None else '-'}")
+
+
+@account.command("profile")
+@click.argument("account")
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--file", "path", help="Changes as a JSON object; - reads stdin.")
+@click.option("--unset", multiple=True, metavar="KEY", help="Back to the default; may be repeated.")
+@json_option
+def profile(account: str, changes: tuple[str, ...], path: str | None, unset: tuple[str, ...], *, as_json: bool) -> None:
+    """Show the bot profile, or change parts of it. Every replica uses the new one at once.
+
+    KEY=VALUE sets one field, KEY=@FILE to what stands in a file. Numbers, true and JSON objects are written as in JSON.
+    """
+    wanted = _changes(changes, path, unset)
+
+    async def act(accounts: AccountService, _settings: Settings) -> Any:
+        found = await _find(accounts, account)
+        return await (accounts.update_profile(found.id, wanted) if wanted else accounts.profile(found.id))
+
+    shown = _profile_shown(asyncio.run(_with_accounts(act)))
+    if as_json:
+        print_json(shown)
+        return
+    for name, value in shown.items():
+        click.echo(f"{name:<20} {orjson.dumps(value).decode() if isinstance(value, dict) else value}")
+
+
+@account.command("rotate-token")
+@click.argument("account")
+@click.option("--unchecked", is_flag=True, help="Do not ask Meta whether the token works; store it.")
+def rotate_token(account: str, *, unchecked: bool) -> None:
+    """Replace an account's access token. It is read from a prompt, or from stdin: never from the command line.
+
+    Meta is asked first; a token that does not work is refused (exit code 1) and the old one stays.
+    """
+    from app.api.schemas import AccountChanges
+    from app.domain.errors import SendError
+
+    settings_with_database()  # before anybody types a secret in vain
+    given = click.prompt("New access token", hide_input=True) if sys.stdin.isatty() else sys.stdin.readline(4096)
+    token = _validated(AccountChanges, {"access_token": given}).access_token or ""
+
+    async def act(accounts: AccountService, settings: Settings) -> Account:
+        found = await _find(accounts, account)
+        if not unchecked:
+            await _ask_meta(settings, found, token)
+        return await accounts.update(found.id, {"access_token": token})
+
+    try:
+        changed = asyncio.run(_with_accounts(act))
+    except SendError as exc:
+        click.echo(f"chorus: not stored: {_refusal_in_words(exc)}", err=True)
+        raise SystemExit(FAILED) from None
+    click.echo(f"{changed.slug}: the new token is in use" + (" (unchecked)" if unchecked else ""))
+
+
+@account.command("check")
+@click.argument("names", nargs=-1, metavar="[ACCOUNT]...")
+@json_option
+def check(names: tuple[str, ...], *, as_json: bool) -> None:
+    """Ask Meta about accounts, all active ones if none is named: does the token work, and for which number?
+
+    Exit code 1 if one of them cannot send.
+    """
+    from app.core.errors import Unavailable
+    from app.domain.errors import SendError
+
+    async def act(accounts: AccountService, settings: Settings) -> list[dict[str, Any]]:
+        every = await _all(accounts, settings)
+        chosen = [await _find(accounts, name) for name in names] or [each for each in every if each.is_active]
+        rows = []
+        for each in chosen:
+            row: dict[str, Any] = {"id": each.id, "slug": each.slug, "ok": False, "said": "", "number": None}
+            try:
+                row["number"] = await _ask_meta(settings, each)
+                row |= {"ok": True, "said": _number_in_words(row["number"])}
+            except (SendError, Unavailable) as exc:
+                row["said"] = _refusal_in_words(exc)
+            rows.append(row)
+        return rows
+
+    rows = asyncio.run(_with_accounts(act))
+    if as_json:
+        print_json(rows)
+    else:
+        for row in rows:
+            click.echo(f"{'ok  ' if row['ok'] else 'BAD '}  {row['slug']}: {row['said']}")
+        if not rows:
+            click.echo("no active account")
+    if not all(row["ok"] for row in rows):
+        raise SystemExit(FAILED)
+
+
+@account.command("rotate-keys")
+@json_option
+def rotate_keys(*, as_json: bool) -> None:
+    """Encrypt every stored token with the first ENCRYPTION_KEY. Safe beside running replicas, and may be repeated.
+
+    docs/operations.md has the steps before and after. Exit code 1 if no key opens one of the tokens.
+    """
+    done = asyncio.run(_with_accounts(lambda accounts, _settings: accounts.rotate_keys()))
+    if as_json:
+        print_json(done)
+    else:
+        click.echo(f"{len(done.rotated)} tokens encrypted anew, {len(done.current)} already were with the first key")
+    for slug in done.unreadable:
+        click.echo(f"chorus: no ENCRYPTION_KEY opens the token of {slug}; it stays as it is", err=True)
+    if done.unreadable:
+        raise SystemExit(FAILED)
+
+
+async def _with_accounts(act: Callable[[AccountService, Settings], Awaitable[T]]) -> T:
+    async with _accounts() as (accounts, settings):
+        return await act(accounts, settings)
+
+
+@asynccontextmanager
+async def _accounts() -> AsyncIterator[tuple[AccountService, Settings]]:
+    """With the shared cache, so that every replica forgets at once what a command changes. While Redis is away the
+    database remembers it for them."""
+    from contextlib import AsyncExitStack
+
+    from app.adapters.database_trouble import operator_policy
+    from app.core import cache
+    from app.core.http_client import close_http_client, leave_by
+    from app.core.secrets import TokenCipher
+    from app.services.account_service import AccountService
+    from app.wiring import open_store
+
+    settings = settings_with_database()
+    leave_by(settings.egress)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(close_http_client)
+        store = await open_store(settings, policy=operator_policy())
+        stack.push_async_callback(store.aclose)
+        await store.ping()  # the cause of a failure is plain here, before caches and circuits have their say
+        if settings.redis_url:
+            settings.check_redis()
+            url = settings.redis_cache_url or settings.redis_url
+            joined = cache.join_fleet(cache.default_cache, url, namespace=settings.redis_namespace)
+            await stack.enter_async_context(joined)
+        cipher = TokenCipher(key.get_secret_value() for key in settings.encryption_key)
+        yield AccountService(store, cipher), settings
+
+
+async def _all(accounts: AccountService, _settings: Settings) -> Sequence[Account]:
+    from app.api.deps import OPERATOR
+
+    return await accounts.list_for(OPERATOR)
+
+
+async def _find(accounts: AccountService, name: str) -> Account:
+    """By id, slug or phone_number_id. Raises `NotFound`."""
+    from app.api.deps import OPERATOR
+    from app.domain.errors import NotFound
+
+    for each in await accounts.list_for(OPERATOR):
+        if name in {each.id, each.slug, each.phone_number_id}:
+            return each
+    raise NotFound("account")
+
+
+async def _ask_meta(settings: Settings, account: Account, token: str | None = None) -> Mapping[str, Any]:
+    """With the stored token, or with `token` in its place."""
+    from dataclasses import replace
+
+    from app.adapters.whatsapp import WhatsAppMessenger
+    from app.core.secrets import TokenCipher
+
+    cipher = TokenCipher(key.get_secret_value() for key in settings.encryption_key)
+    if token is not None:
+        account = replace(account, access_token=cipher.encrypt(token))
+    messenger = WhatsAppMessenger(
+        base_url=settings.whatsapp_base_url, api_version=settings.whatsapp_api_version, cipher=cipher
+    )
+    return await messenger.describe_number(account)
+
+
+def _number_in_words(number: Mapping[str, Any]) -> str:
+    quality = number.get("quality_rating")
+    return (
+        f"the token works for {number.get('display_phone_number', 'the number')}"
+        f" ({number.get('verified_name', 'no name')})" + (f", quality {quality}" if quality else "")
+    )
+
+
+def _refusal_in_words(exc: Exception) -> str:
+    """Meta's codes: Cloud API, error codes; Graph API, handling errors."""
+    code = getattr(exc, "wa_code", None)
+    if code in {0, 190}:
+        what = "the token is expired, revoked or wrong; give a new one: chorus account rotate-token"
+    elif code in {100, 33}:
+        what = "this phone_number_id does not exist, or the token is for another business"
+    elif code in {3, 10} or (code is not None and 200 <= code < 300):
+        what = "the token lacks a permission: whatsapp_business_messaging, whatsapp_business_management"
+    elif code in {368, 131031, 131005}:
+        what = "Meta has restricted the account: see Business Support Home"
+    elif "decrypted" in str(exc):
+        what = "no ENCRYPTION_KEY opens its token; append the key that encrypted it, or chorus account rotate-token"
+    else:
+        what = "Meta did not answer as expected; try again"
+    return f"{what} [{exc}]"
+
+
+def _changes(assignments: Sequence[str], path: str | None, unset: Sequence[str]) -> dict[str, Any]:
+    from app.api.schemas import ProfileChanges
+
+    given: dict[str, Any] = _from_file(path) if path else {}
+    for pair in assignments:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise click.UsageError(f"{name!r} has no '='; write KEY=VALUE")
+        given[name] = _read(value[1:]) if value.startswith("@") else value
+    given |= dict.fromkeys(unset)
+    text_fields = {name for name, field in ProfileChanges.model_fields.items() if _takes_text(field.annotation)}
+    for name, value in given.items():
+        if isinstance(value, str) and name not in text_fields:
+            given[name] = _as_json(value)
+    changes: dict[str, Any] = _validated(ProfileChanges, given).model_dump(exclude_unset=True)
+    return changes
+
+
+def _takes_text(annotation: Any) -> bool:
+    if get_origin(annotation) is dict:
+        return False
+    return annotation is str or any(_takes_text(part) for part in get_args(annotation))
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    value = _as_json(_read(path))
+    if isinstance(value, dict):
+        return value
+    raise click.UsageError(f"{path} holds no JSON object")
+
+
+def _read(path: str) -> str:
+    try:
+        if path == "-":
+            return sys.stdin.read(MAX_FILE_BYTES)
+        with Path(path).open(encoding="utf-8") as file:
+            return file.read(MAX_FILE_BYTES)
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{path} is not UTF-8 text") from None
+    except OSError as exc:
+        raise click.UsageError(f"{path}: {exc.strerror}") from None
+
+
+def _as_json(value: str) -> Any:
+    try:
+        return orjson.loads(value)
+    except ValueError:
+        return value  # the schema says what it should have been
+
+
+def _validated(schema: Any, fields: Mapping[str, Any], *, as_options: bool = False) -> Any:
+    """By the schema of the HTTP interface. Raises `InvalidInput` naming the field, never the value."""
+    from pydantic import ValidationError
+
+    from app.domain.errors import InvalidInput
+
+    try:
+        return schema(**fields)
+    except ValidationError as exc:
+        first = exc.errors(include_input=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "?"
+        shown = f"--{name.replace('_', '-')}" if as_options else name
+        raise InvalidInput(f"{shown}: {first['msg'].removeprefix('Value error, ')}", field=name) from None
+
+
+def _shown(account: Account) -> dict[str, Any]:
+    from app.api.schemas import AccountOut
+
+    return AccountOut.model_validate(account).model_dump(mode="json")
+
+
+def _profile_shown(found: Any) -> dict[str, Any]:
+    from app.api.schemas import ProfileOut
+
+    return ProfileOut.model_validate(found).model_dump(mode="json")

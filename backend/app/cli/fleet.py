@@ -1,0 +1,59 @@
+"""`chorus fleet`: who lives. Straight from Redis, so that it also works when no replica answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from app.cli.output import json_option, print_json, span
+from app.cli.settings import settings_with_redis
+
+if TYPE_CHECKING:
+    from app.core.registry import Replica
+
+
+@click.command()
+@json_option
+def fleet(*, as_json: bool) -> None:
+    """Every living replica: version, build, host, role, state, load, and the circuits it does not see closed."""
+    replicas = asyncio.run(_replicas())
+    if as_json:
+        print_json(replicas)
+        return
+    click.echo(
+        f"{'replica':<40} {'version':<24} {'role':<7} {'state':<9} {'health':<9} {'busy':>9} {'up':>8} {'beat':>6}"
+        "  circuits"
+    )
+    for replica in replicas:
+        info = replica.info
+        busy = f"{info.get('active', 0)}/{info.get('concurrency', '?')}" if info.get("role") != "api" else "-"
+        circuits = ", ".join(f"{name} {state}" for name, state in info.get("breakers", {}).items() if state != "closed")
+        click.echo(
+            f"{replica.id:<40} {_version(info):<24} {info.get('role', '?'):<7} {info.get('phase', '?'):<9} "
+            f"{info.get('status', '?'):<9} {busy:>9} {span(time.time() - info.get('started_at', time.time())):>8} "
+            f"{replica.silent_seconds:>4.1f} s  {circuits}".rstrip()
+        )
+    click.echo(f"{len(replicas)} alive" if replicas else "no replica is alive")
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    """Two builds of one version differ in what stands in brackets."""
+    version = str(info.get("version", "?"))
+    return f"{version} ({info['build'][:16]})" if info.get("build") else version
+
+
+async def _replicas() -> list[Replica]:
+    from app.core.redis import connect
+    from app.core.registry import Registry
+    from app.wiring import REDIS_TIMEOUT_SECONDS
+
+    settings = settings_with_redis()
+    async with AsyncExitStack() as stack:
+        redis = connect(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS)
+        stack.push_async_callback(redis.aclose)
+        return await Registry(redis, namespace=settings.redis_namespace, replica_id="cli").replicas()

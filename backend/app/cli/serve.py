@@ -1,0 +1,32 @@
+"""`chorus serve`: one replica."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import click
+
+from app.cli.settings import read_settings
+
+logger = logging.getLogger(__name__)
+
+
+@click.command()
+@click.option("--host", help="Address to listen on (HOST).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (PORT).")
+def serve(host: str | None, port: int | None) -> None:
+    """Run one replica until SIGTERM or Ctrl-C."""
+    from app.core.config import Env, misspelt_settings
+    from app.core.logging import configure_logging
+    from app.doctor import refuse_unsafe_redis
+    from app.server import serve as run
+
+    settings = read_settings(host=host, port=port)
+    settings.check_serve()
+    if settings.app_env is Env.PRODUCTION:
+        asyncio.run(refuse_unsafe_redis(settings))
+    configure_logging(settings.log_level, settings.log_format)
+    for name, meant in misspelt_settings().items():
+        logger.warning("%s is no setting; did you mean %s?", name, meant)
+    run(settings)

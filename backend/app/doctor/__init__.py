@@ -1,0 +1,6 @@
+"""`chorus doctor`: every setting and dependency, ok or what is wrong and how to mend it."""
+
+from app.doctor.checkup import examine, refuse_unsafe_redis
+from app.doctor.findings import Finding
+
+__all__ = ["Finding", "examine", "refuse_unsafe_redis"]

@@ -1,0 +1,99 @@
+"""The database: reachable, its schema ours, its rows guarded, its tokens readable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+from app.adapters.database_trouble import operator_policy
+from app.adapters.migrations import pending_migrations, read_migrations
+from app.adapters.row_security import expected_policies, holes
+from app.core.config import Settings
+from app.core.errors import Unavailable
+from app.core.secrets import SecretError, TokenCipher
+from app.doctor.causes import database_place, of_database
+from app.doctor.findings import Finding
+from app.domain.errors import ConfigurationError
+from app.domain.ports import Store
+from app.wiring import open_store
+
+SLOW_SECONDS = 0.2
+SHOWN = 5
+
+
+async def check_database(settings: Settings, stack: AsyncExitStack) -> list[Finding]:
+    """The parts are asked one by one; one that cannot be asked is a finding and hides none of the others."""
+    store = await open_store(settings, policy=operator_policy())
+    stack.push_async_callback(store.aclose)
+    try:
+        await store.ping()
+        started = time.perf_counter()
+        await store.ping()
+        seconds = time.perf_counter() - started
+    except (Unavailable, ConfigurationError) as exc:
+        cause = of_database(exc, settings)
+        return [Finding("database", "bad", cause.said, cause.mend)]
+    state = "warn" if seconds > SLOW_SECONDS else "ok"
+    mend = "bring it closer: every answer needs several round trips" if state == "warn" else ""
+    findings = [Finding("database", state, f"{database_place(settings)}, {seconds * 1000:.1f} ms", mend)]
+    parts: dict[str, Callable[[Settings, Store], Awaitable[Finding]]] = {
+        "schema": _schema,
+        "row-level security": _row_security,
+        "ENCRYPTION_KEY": _tokens,
+    }
+    for subject, part in parts.items():
+        try:
+            findings.append(await part(settings, store))
+        except (Unavailable, ConfigurationError) as exc:
+            cause = of_database(exc, settings)
+            findings.append(Finding(subject, "bad", cause.said, cause.mend))
+    return findings
+
+
+async def _schema(settings: Settings, store: Store) -> Finding:
+    known = [migration.id for migration in read_migrations()]
+    applied = await store.applied_migrations()
+    missing = [name for name in known if name not in applied]
+    if settings.database_url:  # which also finds a file that was changed after it was applied
+        missing = await pending_migrations(settings.database_url.get_secret_value())
+    if missing:
+        return Finding("schema", "bad", f"not applied: {', '.join(missing)}", "chorus migrate")
+    if newer := [name for name in applied if name not in known]:
+        detail = f"it is newer than this program, which works with it: {', '.join(newer)}"
+        return Finding("schema", "warn", detail, "nothing, after a rollback")
+    return Finding("schema", "ok", applied[-1])
+
+
+async def _row_security(_settings: Settings, store: Store) -> Finding:
+    found = holes(expected_policies(), await store.row_security())
+    if not found:
+        return Finding("row-level security", "ok", f"{len(expected_policies())} tables")
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    mend = "restore the schema with its policies and roles: docs/operations.md, Backup"
+    return Finding("row-level security", "bad", "; ".join(found[:SHOWN]) + more, mend)
+
+
+async def _tokens(settings: Settings, store: Store) -> Finding:
+    try:
+        cipher = TokenCipher(key.get_secret_value() for key in settings.encryption_key)
+    except SecretError as exc:
+        return Finding("ENCRYPTION_KEY", "bad", str(exc), "make one with: chorus doctor --new-key")
+    accounts = await store.list_accounts(user_id=None)
+    closed, old = [], 0
+    for account in accounts:
+        try:
+            cipher.decrypt(account.access_token)
+        except SecretError:
+            closed.append(account.slug)
+        else:
+            old += not cipher.is_current(account.access_token)
+    if closed:
+        shown = ", ".join(closed[:SHOWN]) + (" …" if len(closed) > SHOWN else "")
+        detail = f"opens {len(accounts) - len(closed)} of {len(accounts)} stored tokens, not those of: {shown}"
+        mend = "append the key that encrypted them behind a comma, or give new tokens: chorus account rotate-token"
+        return Finding("ENCRYPTION_KEY", "bad", detail, mend)
+    if old:
+        detail = f"opens all {len(accounts)} stored tokens, {old} of them with an older key"
+        return Finding("ENCRYPTION_KEY", "warn", detail, "chorus account rotate-keys, before you remove that key")
+    return Finding("ENCRYPTION_KEY", "ok", f"opens all {len(accounts)} stored tokens")

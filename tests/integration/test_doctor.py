@@ -1,0 +1,279 @@
+"""`chorus doctor`: the whole report whatever fails, and the cause in words."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+import redis
+from click.testing import CliRunner, Result
+
+from app.adapters.migrations import read_migrations
+from app.adapters.postgres_store import PostgresStore
+from app.adapters.row_security import expected_policies, policies_of
+from app.api.deps import OPERATOR
+from app.cli import main
+from app.core.config import Settings
+from app.core.secrets import TokenCipher
+from app.doctor.findings import Finding, bounded
+from app.sandbox.app import running_sandbox
+from app.sandbox.config import SandboxConfig
+from app.services.account_service import AccountService
+from fakes import peer
+from tls import running_fronts
+
+FIRST, SECOND, LOST = (TokenCipher.generate_key() for _ in range(3))
+NEWEST = read_migrations()[-1].version
+
+Doctor = Callable[..., Awaitable[dict[str, dict[str, str]]]]
+
+
+@pytest.fixture
+async def outside() -> AsyncIterator[str]:
+    async with running_sandbox(SandboxConfig(port=0, gemini_api_keys=("the-right-key",))) as sandbox:
+        yield sandbox.url
+
+
+@pytest.fixture
+def complete(valkey_url: str, store_url: str, outside: str) -> dict[str, str]:
+    return {
+        "REDIS_URL": valkey_url, "DATABASE_URL": store_url, "META_APP_SECRET": "s" * 32, "ENCRYPTION_KEY": FIRST,
+        "GEMINI_API_KEY": "the-right-key", "GEMINI_BASE_URL": outside, "WHATSAPP_BASE_URL": outside,
+        "ADMIN_API_KEY": "a" * 24,
+    }  # fmt: skip
+
+
+async def run(*arguments: str, **env: str) -> Result:
+    return await asyncio.to_thread(CliRunner().invoke, main, ["doctor", *arguments], env=env)
+
+
+@pytest.fixture
+def doctor(complete: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Doctor:
+    """The findings by subject, with all settings right but those given."""
+    monkeypatch.chdir(tmp_path)
+    for name in {name.upper() for name in Settings.model_fields} & os.environ.keys():
+        monkeypatch.delenv(name)
+
+    async def examine(**env: str) -> dict[str, dict[str, str]]:
+        result = await run("--json", **complete | env)
+        findings = json.loads(result.stdout)
+        assert result.exit_code == int(any(finding["state"] == "bad" for finding in findings))
+        return {finding["subject"]: finding for finding in findings}
+
+    return examine
+
+
+def bad(findings: dict[str, dict[str, str]]) -> set[str]:
+    return {subject for subject, finding in findings.items() if finding["state"] == "bad"}
+
+
+EVERYTHING = {
+    "settings", "redis", "replicas", "database", "schema", "row-level security", "ENCRYPTION_KEY", "gemini", "whatsapp",
+}  # fmt: skip
+
+
+async def test_a_healthy_system_is_told_in_full(doctor: Doctor) -> None:
+    findings = await doctor()
+    assert bad(findings) == set()
+    assert findings.keys() >= EVERYTHING
+    assert "round trip" in findings["redis"]["detail"]
+    assert " ms" in findings["database"]["detail"]
+    assert NEWEST in findings["schema"]["detail"]
+
+
+async def test_everything_wrong_at_once_is_told_in_full(doctor: Doctor) -> None:
+    nowhere = "127.0.0.1:1"
+    findings = await doctor(
+        PORT="eighty", REDIS_URL=f"redis://{nowhere}", REDIS_CACHE_URL=f"redis://{nowhere}", GEMINI_KEY="x",
+        DATABASE_URL=f"postgresql://{nowhere}/x", GEMINI_BASE_URL=f"http://{nowhere}",
+        WHATSAPP_BASE_URL=f"http://{nowhere}", ENCRYPTION_KEY="short", LOG_LEVEL="LOUD", META_APP_SECRET="# comment",
+    )  # fmt: skip
+    asked = {"redis", "redis cache", "database", "gemini", "whatsapp"}
+    assert bad(findings) == {"PORT", "LOG_LEVEL", "META_APP_SECRET", "ENCRYPTION_KEY"} | asked
+    for subject in asked:
+        assert "connection refused" in findings[subject]["detail"]
+        assert findings[subject]["mend"]
+
+
+async def test_a_setting_that_is_none_hides_only_its_own_dependency(doctor: Doctor) -> None:
+    findings = await doctor(REDIS_URL="localhost:6379", DATABASE_URL="postgresql://u:p@ss@h/x")
+    assert bad(findings) == {"REDIS_URL", "DATABASE_URL"}
+    assert "is not a URL" in findings["REDIS_URL"]["mend"]
+    assert "%40" in findings["DATABASE_URL"]["mend"]
+    assert findings["gemini"]["state"] == findings["whatsapp"]["state"] == "ok"
+
+
+async def test_a_file_that_cannot_be_read_is_named_and_the_rest_examined(doctor: Doctor, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes("PORT=1".encode("utf-16"))
+    findings = await doctor()
+    assert bad(findings) == {".env"}
+    assert findings.keys() >= EVERYTHING - {"settings"}
+
+
+async def test_a_wrong_gemini_key_or_model_is_named(doctor: Doctor) -> None:
+    wrong = (await doctor(GEMINI_API_KEY="the-wrong-key"))["gemini"]
+    assert (wrong["state"], "the key is wrong" in wrong["detail"], wrong["mend"]) == (
+        "bad", True, "correct GEMINI_API_KEY",
+    )  # fmt: skip
+    assert "the-wrong-key" not in str(wrong)
+    model = (await doctor(GEMINI_MODEL="gemini-of-next-year"))["gemini"]
+    assert (model["state"], model["mend"]) == ("bad", "correct GEMINI_MODEL")
+    assert "gemini-of-next-year" in model["detail"]
+
+
+async def test_a_slip_in_a_name_is_told(doctor: Doctor) -> None:
+    findings = await doctor(DEBOUNCE_SECOND="3")
+    assert findings["DEBOUNCE_SECOND"]["state"] == "warn"
+    assert findings["DEBOUNCE_SECOND"]["mend"] == "did you mean DEBOUNCE_SECONDS?"
+
+
+async def test_the_encryption_key_is_tried_on_every_stored_token(doctor: Doctor, store_url: str) -> None:
+    store = PostgresStore(store_url)
+
+    async def add(slug: str, number: str, key: str) -> None:
+        await AccountService(store, TokenCipher([key])).create(
+            OPERATOR, name=slug, slug=slug, phone_number_id=number, access_token="token-of-it", verify_token="v" * 8
+        )
+
+    try:
+        await add("levain", "1", FIRST)
+        assert "opens all 1 stored tokens" in (await doctor())["ENCRYPTION_KEY"]["detail"]
+        rotating = (await doctor(ENCRYPTION_KEY=f"{SECOND},{FIRST}"))["ENCRYPTION_KEY"]
+        assert (rotating["state"], "1 of them with an older key" in rotating["detail"]) == ("warn", True)
+        assert "rotate-keys" in rotating["mend"]
+        await add("lost", "2", LOST)
+        closed = (await doctor())["ENCRYPTION_KEY"]
+        assert (closed["state"], closed["detail"]) == ("bad", "opens 1 of 2 stored tokens, not those of: lost")
+    finally:
+        await store.aclose()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("alter table messages disable row level security", "messages: row-level security is off"),
+        ("drop policy service on contacts", "contacts: no policy service"),
+        ("drop policy members_read on bot_profiles", "bot_profiles: no policy members_read"),
+        ("drop table inbox", "table inbox is missing"),
+    ],
+)
+async def test_rows_that_are_not_guarded_are_named(doctor: Doctor, store_url: str, damage: str, said: str) -> None:
+    connection = await asyncpg.connect(store_url)
+    await connection.execute(damage)
+    await connection.close()
+    finding = (await doctor())["row-level security"]
+    assert (finding["state"], said in finding["detail"]) == ("bad", True), finding
+
+
+async def test_the_schema_is_compared_with_the_program(doctor: Doctor, store_url: str, postgres_url: str) -> None:
+    none = await doctor(DATABASE_URL=postgres_url)
+    assert none["database"]["state"] == "bad"
+    assert "chorus migrate" in none["database"]["mend"]
+    connection = await asyncpg.connect(store_url)
+    records = "supabase_migrations.schema_migrations"
+    await connection.execute(f"insert into {records} (version, name) values ('29990101000001', 'chorus_later')")
+    newer = (await doctor())["schema"]
+    assert (newer["state"], "newer than this program" in newer["detail"]) == ("warn", True)
+    await connection.execute(f"delete from {records} where version >= '{NEWEST}'")
+    older = (await doctor())["schema"]
+    assert (older["state"], NEWEST in older["detail"], older["mend"]) == ("bad", True, "chorus migrate")
+    await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://{user}:wrong@{place}/postgres", "wrong user or password"),
+        ("postgresql://{user}:{password}@{place}/nodb", "no database of that name"),
+        ("postgresql://{user}:{password}@{place}/postgres?sslmode=require", "no TLS"),
+        ("postgresql://no-such-host.invalid/x", "the host name is unknown"),
+    ],
+)
+async def test_the_databases_refusal_is_told_in_words(doctor: Doctor, store_url: str, url: str, said: str) -> None:
+    where = urlsplit(store_url)
+    place = f"{where.hostname}:{where.port}"
+    given = url.format(user=where.username, password=where.password, place=place)
+    finding = (await doctor(DATABASE_URL=given))["database"]
+    assert (finding["state"], said in finding["detail"]) == ("bad", True), finding
+    assert str(where.password) not in str(finding)
+
+
+async def test_redis_refusal_is_told_in_words(doctor: Doctor, valkey_url: str) -> None:
+    where = urlsplit(valkey_url)
+    wrong = await doctor(REDIS_URL=f"redis://:wrong@127.0.0.1:{where.port}/0", REDIS_CACHE_URL="redis://127.0.0.1:1")
+    assert "wrong user or password" in wrong["redis"]["detail"]
+    assert "REDIS_CACHE_URL" in wrong["redis cache"]["mend"]
+    assert (await doctor(REDIS_CACHE_URL=valkey_url))["redis cache"]["state"] == "ok"
+    with redis.Redis.from_url(valkey_url) as admin:
+        most = ["+@all", "-evalsha", "-eval"]
+        admin.acl_setuser("limited", enabled=True, passwords=["+pw"], commands=most, keys=["*"], reset=True)
+        try:
+            limited = await doctor(REDIS_URL=f"redis://limited:pw@127.0.0.1:{where.port}/0")
+        finally:
+            admin.acl_deluser("limited")
+    assert limited["redis"]["state"] == "ok"
+    assert (limited["redis rights"]["state"], "forbids" in limited["redis rights"]["detail"]) == ("bad", True)
+
+
+async def test_tls_that_does_not_fit_is_told_in_words(doctor: Doctor, outside: str, tmp_path: Path) -> None:
+    with running_fronts(tmp_path) as fronts:
+        secure = f"https://127.0.0.1:{fronts.before(urlsplit(outside).port or 0)}"
+        unknown = (await doctor(GEMINI_BASE_URL=secure))["gemini"]
+        assert "unknown CA" in unknown["detail"]
+        assert "SSL_CERT_FILE" in unknown["mend"]
+        known = await doctor(GEMINI_BASE_URL=secure, HTTP_TRUST_ENV="true", SSL_CERT_FILE=str(fronts.authority))
+        assert known["gemini"]["state"] == "ok"
+    plain = (await doctor(WHATSAPP_BASE_URL=outside.replace("http://", "https://")))["whatsapp"]
+    assert "does not speak TLS" in plain["detail"]
+
+
+async def test_a_dependency_that_is_silent_delays_no_other(doctor: Doctor) -> None:
+    async def silence(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        while await reader.read(4096):
+            pass
+
+    async with peer(silence) as url, asyncio.timeout(25):
+        place = urlsplit(url).netloc
+        findings = await doctor(REDIS_URL=f"redis://{place}", DATABASE_URL=f"postgresql://{place}/x")
+    assert bad(findings) == {"redis", "database"}
+    for subject in ("redis", "database"):
+        assert "no answer" in findings[subject]["detail"]
+
+
+async def test_a_check_that_breaks_is_a_finding_of_its_own() -> None:
+    async def broken() -> list[Finding]:
+        raise KeyError("why")
+
+    async def endless() -> list[Finding]:
+        await asyncio.Event().wait()
+        return []
+
+    (failed,) = await bounded("one", broken)
+    assert (failed.subject, failed.is_bad, "KeyError" in failed.detail) == ("one", True, True)
+    (late,) = await bounded("two", endless, seconds=0.01)
+    assert (late.subject, late.is_bad, "no answer" in late.detail) == ("two", True, True)
+
+
+async def test_the_report_for_people_has_a_line_for_each_finding(doctor: Doctor, complete: dict[str, Any]) -> None:
+    await doctor()
+    shown = (await run(**complete)).stdout
+    for subject in EVERYTHING:
+        assert f"{subject}" in shown
+
+
+def test_the_expected_policies_are_those_of_the_migrations() -> None:
+    assert expected_policies()["whatsapp_accounts"] == {"service", "members_read"}
+    assert expected_policies()["inbox"] == {"service"}
+    sql = """
+    create table public.a (x int); select chorus.secure_table('public.a'); create policy p on public.a for select;
+    create table if not exists public.b (y int); -- create policy q on public.b
+    drop policy if exists p on public.a; drop table public.gone;
+    """
+    assert policies_of([sql]) == {"a": {"service"}, "b": frozenset()}

@@ -1,0 +1,271 @@
+"""Settings: what is pasted with white space works, what cannot be meant is refused by name, a slip is noticed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from app.api.schemas import AccountChanges, AccountIn
+from app.core.config import Settings, SettingsError, load_settings, misspelt_settings
+from app.core.credentials import credentials_problem, place_of
+from app.core.secrets import TokenCipher, clean_secret
+from app.core.setting_names import misspelt
+
+KEY = TokenCipher.generate_key()
+SECRETS = (
+    "DATABASE_URL", "SUPABASE_KEY", "SUPABASE_JWT_SECRET", "GEMINI_API_KEY", "WHATSAPP_VERIFY_TOKEN", "META_APP_SECRET",
+    "WHATSAPP_TOKEN", "ADMIN_API_KEY", "ENCRYPTION_KEY", "REDIS_URL", "REDIS_CACHE_URL",
+)  # fmt: skip
+COMPLETE = {
+    "REDIS_URL": "redis://127.0.0.1:1/0", "DATABASE_URL": "postgresql://127.0.0.1:1/x", "GEMINI_API_KEY": "k",
+    "META_APP_SECRET": "an-app-secret-of-some-length", "ENCRYPTION_KEY": KEY,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in {name.upper() for name in Settings.model_fields} & os.environ.keys():
+        monkeypatch.delenv(name)
+
+
+def value_of(name: str) -> Any:
+    value = getattr(load_settings(), name.lower())
+    value = value[0] if isinstance(value, tuple) else value
+    return value if isinstance(value, str) else value.get_secret_value()
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("outside", ["{}\n", " {} ", "\t{}\r\n", "\ufeff{}", "{}\u200b", "\u00a0{}", " \u200b {}"])
+def test_a_secret_loses_what_is_invisible_around_it(name: str, outside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, outside.format("secret://value"))
+    assert value_of(name) == "secret://value"
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize(
+    "value",
+    ["# the key", "#value", " # value", "val ue", "value  # the key", "val\nue", "val\tue", "val\u200bue", '"value"',
+     "'value'", "val\u00a0ue", "val\x00ue".replace("\x00", "\x01")],
+)  # fmt: skip
+def test_what_cannot_be_a_secret_is_refused_by_name_and_not_repeated(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert set(caught.value.problems) == {name}
+    assert "val" not in str(caught.value).replace("value", "").replace("invalid", "")
+
+
+def test_a_list_of_secrets_is_cleaned_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENCRYPTION_KEY", f" {KEY} ,\n{KEY}\n,")
+    assert [key.get_secret_value() for key in load_settings().encryption_key] == [KEY, KEY]
+    monkeypatch.setenv("META_APP_SECRET", "first, # second")
+    with pytest.raises(SettingsError, match="META_APP_SECRET"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", ["GEMINI_MODEL", "HOST", "REDIS_NAMESPACE", "WHATSAPP_PHONE_ID", "PORT", "APP_ENV"])
+def test_a_comment_is_no_value_of_any_setting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("# what it means", "value  # what it means"):
+        monkeypatch.setenv(name, value)
+        with pytest.raises(SettingsError, match=name):
+            load_settings()
+    monkeypatch.setenv(name, {"PORT": " 8001\n", "APP_ENV": "production "}.get(name, " v1 "))
+    assert str(getattr(load_settings(), name.lower())) in {"8001", "production", "v1"}
+
+
+def test_a_setting_of_white_space_alone_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GEMINI_API_KEY", "PORT", "SUPABASE_URL", "META_APP_SECRET"):
+        monkeypatch.setenv(name, " \n")
+    settings = load_settings()
+    assert (settings.gemini_api_key, settings.port, settings.supabase_url, settings.meta_app_secret) == (
+        None, 8000, None, (),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ["access_token", "verify_token"])
+def test_tokens_of_an_account_are_cleaned_and_refused_the_same_way(field: str) -> None:
+    for given in ("token-of-an-account\n", " token-of-an-account "):
+        assert getattr(AccountChanges(**{field: given}), field) == "token-of-an-account"
+    account: Any = {"name": "n", "slug": "s", "phone_number_id": "1", "access_token": "a" * 9, "verify_token": "v" * 9}
+    for refused in ("token of an account", "# token-of-an-account", "token\nof", " " * 9 + "short", '"token-of-it"'):
+        with pytest.raises(ValidationError, match=field):
+            AccountIn(**account | {field: refused})
+    with pytest.raises(ValidationError, match=field):
+        AccountChanges(**{field: "token-of-the-café"})
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes("\ufeffGEMINI_API_KEY=k\n".encode())
+    assert value_of("GEMINI_API_KEY") == "k"
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes("GEMINI_API_KEY=k\n".encode("utf-16"))
+    with pytest.raises(SettingsError, match=r"\.env"):
+        load_settings()
+    assert misspelt_settings() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("REDIS_ULR", "REDIS_URL"), ("GEMINI_KEY", "GEMINI_API_KEY"), ("DEBOUNCE_SECOND", "DEBOUNCE_SECONDS"),
+        ("redis_ulr", "REDIS_URL"), ("REDIS_URI", "REDIS_URL"), ("DATABSE_URL", "DATABASE_URL"),
+        ("WHATSAPP_PHONE_NUMBER_ID", "WHATSAPP_PHONE_ID"), ("WHATSAPP_ACCESS_TOKEN", "WHATSAPP_TOKEN"),
+        ("META_SECRET", "META_APP_SECRET"), ("ADMIN_KEY", "ADMIN_API_KEY"), ("ENCRYPTION_KEYS", "ENCRYPTION_KEY"),
+        ("LOGLEVEL", "LOG_LEVEL"), ("CHORUS_REDIS_URL", "REDIS_URL"), ("QUEUE_MAX", "QUEUE_MAX_PENDING"),
+        ("REPLY_DEADLINE", "REPLY_DEADLINE_SECONDS"), ("WORKER_CONCURENCY", "WORKER_CONCURRENCY"),
+        ("SUPABASE_SERVICE_KEY", "SUPABASE_KEY"), ("APPENV", "APP_ENV"),
+    ],
+)  # fmt: skip
+def test_a_slip_is_named_with_the_setting_that_was_meant(
+    name: str, meant: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(name, "x")
+    assert misspelt_settings()[name.upper()] == meant
+    monkeypatch.delenv(name)
+    assert name.upper() not in misspelt_settings()
+    (tmp_path / ".env").write_text(f"{name}=x\n")
+    assert misspelt_settings()[name.upper()] == meant
+
+
+UNRELATED = [
+    "CHORUS_PORT",
+    "CHORUS_SERVICE_HOST",
+    "CHORUS_SERVICE_PORT",
+    "CHORUS_PORT_8080_TCP",
+    "CHORUS_API_PORT",
+    "REDIS_SERVICE_PORT",
+    "HOSTNAME",
+    "HOME",
+    "PATH",
+    "PWD",
+    "SHELL",
+    "TERM",
+    "LANG",
+    "LC_ALL",
+    "REDIS_PORT",
+    "REDIS_HOST",
+    "REDIS_SERVICE_HOST",
+    "REDIS_PORT_6379_TCP",
+    "POSTGRES_PASSWORD",
+    "POSTGRES_USER",
+    "OTEL_LOG_LEVEL",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "LOG_LEVEL_ROOT",
+    "LOG_FILE",
+    "LOG_FILE_FORMAT",
+    "APP_NAME",
+    "APP_VERSION",
+    "APP_ENV_FILE",
+    "APP_URL",
+    "APP_KEY",
+    "APP_DEBUG",
+    "APP_SECRET",
+    "META_APP_ID",
+    "NEXT_PUBLIC_SUPABASE_URL",
+    "NODE_ENV",
+    "RAILS_ENV",
+    "SERVER_PORT",
+    "WHATSAPP_BUSINESS_ACCOUNT_ID",
+    "SSL_CERT_DIR",
+    "HOST_IP",
+    "DB_URL",
+    "KUBERNETES_PORT",
+    "GITHUB_TOKEN",
+    "SUPABASE_ANON_KEY",
+    "SUPABASE_ACCESS_TOKEN",
+    "ADMIN_EMAIL",
+    "ADMIN_PASSWORD",
+    "GOOGLE_API_KEY",
+    "DATABASE_NAME",
+    "DATABASE_USER",
+    "WORKER_ID",
+    "QUEUE_NAME",
+    "QUEUE_URL",
+    "HTTP_HOST",
+    "ALL_PROXY",
+    "PUBLIC_PORT",
+    "GRAFANA_PORT",
+    "REDIS_PASSWORD",
+    "GRAFANA_PASSWORD",
+]
+
+
+@pytest.mark.parametrize("name", UNRELATED)
+def test_variables_of_other_programs_raise_no_alarm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "x")
+    assert name not in misspelt_settings()
+
+
+def test_a_copy_beside_a_setting_that_is_given_raises_no_alarm() -> None:
+    known = {"GEMINI_API_KEY": False, "DATABASE_URL": False}
+    assert misspelt(["GEMINI_API_KEY", "GEMINI_API_KEY_OLD", "GEMINI_API_KEY_2"], known) == {}
+    assert misspelt(["DATABASE_URL", "DATABASE_URL_TEST"], known) == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("postgresql://u:p@ss@h/db", "%40"), ("postgresql://u:p/ss@h/db", "%2F"), ("postgresql://u:p#ss@h/db", "%23"),
+        ("postgresql://u:p?ss@h/db", "%3F"), ("postgresql://us@er:p@h/db", "%40"), ("redis://:pa[ss@h", "%5B"),
+        ("postgresql://u:100%@h/db", "%25"),
+    ],
+)  # fmt: skip
+def test_a_character_that_must_be_escaped_is_named(url: str, named: str) -> None:
+    problem = credentials_problem(url)
+    assert problem is not None
+    assert named in problem
+    assert "ss@" not in problem
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://u:p%40ss@h/db", "postgresql://h:5432/db", "postgresql://h/db?options=a@b", "redis://h:6379/0?x=a@b",
+     "postgresql://u@[::1]:5432/db", "redis://", "postgresql:///db?host=/tmp", "redis+sentinel://a:1,b:2/s?x=@"],
+)  # fmt: skip
+def test_a_good_url_is_left_alone(url: str) -> None:
+    assert credentials_problem(url) is None
+
+
+def test_a_place_is_shown_without_its_secrets() -> None:
+    assert place_of("redis://u:secret@h:6379/0?sentinel_password=s") == "h:6379"
+    assert place_of("redis://h") == "h"
+    assert place_of("unix://u:secret@/run/redis.sock") == "/run/redis.sock"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("DATABASE_URL", "postgresql://u:p@ss@h/db", "%40"),
+        ("DATABASE_URL", "postgresql://u:p/ss@h/db", "%2F"),
+        ("DATABASE_URL", "postgresql://h:port/db", "a port that is none"),
+        ("DATABASE_URL", "mysql://h/db", "must start with"),
+        ("REDIS_URL", "localhost:6379", "is not a URL"),
+        ("REDIS_URL", "redis://:pa/ss@h:6379", "%2F"),
+        ("REDIS_URL", "redis://h/0?nonsense=1", "an option that does not exist: nonsense"),
+        ("REDIS_URL", "redis://h/0?socket_timeout=soon", "no number as socket_timeout"),
+        ("REDIS_URL", "redis://h/0?ssl_ca_certs=/ca.pem", "needs rediss://"),
+        ("REDIS_CACHE_URL", "localhost:6379", "is not a URL"),
+    ],
+)
+def test_a_url_that_cannot_work_is_named_with_the_cause(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other, good in COMPLETE.items():
+        monkeypatch.setenv(other, good)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings().check_serve()
+    assert said in caught.value.problems[name]
+
+
+def test_cleaning_twice_changes_nothing() -> None:
+    assert clean_secret(clean_secret(" a-b_c \n")) == "a-b_c"
