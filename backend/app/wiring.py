@@ -315,7 +315,8 @@ def _health(
     async def probe_store() -> Mapping[str, Any]:
         await outside.store.ping()
         outside.uptime.answered("database")
-        return {}
+        trouble = outside.store.trouble()
+        return {} if trouble is None else {"trouble": trouble}
 
     async def probe_redis() -> Mapping[str, Any]:
         channel = "trusted" if cache.stats().trusted else "lost"
@@ -464,7 +465,8 @@ def _has_somewhere_else(settings: Settings) -> bool:
 async def open_store(settings: Settings, *, policy: ResiliencePolicy | None = None) -> Store:
     """Postgres by DATABASE_URL, or Supabase over REST. `policy`: other than a replica's."""
     if settings.database_url:
-        return PostgresStore(settings.database_url.get_secret_value(), policy=policy)
+        url = settings.database_url.get_secret_value()
+        return PostgresStore(url, pooling=settings.database_pooling, policy=policy)
     url, key = settings.supabase_url or "", _value(settings.supabase_key)
     return SupabaseStore(url, key, await get_http_client(), policy=policy)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import re
+import time
 import uuid
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +22,13 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import TypeAdapter
 
-from app.adapters.database_trouble import DatabaseUnavailable, Trouble
+from app.adapters.database_trouble import DatabaseUnavailable, LockedTurns, Trouble
 from app.adapters.sql_invalidations import SqlInvalidations
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.deadline import Deadline
 from app.core.queue import Event
 from app.core.resilience import ResiliencePolicy
+from app.core.slots import CALLER
 from app.domain.errors import Conflict, Fenced, InvalidInput, NotFound
 from app.domain.models import (
     Account,
@@ -56,6 +58,8 @@ T = TypeVar("T")
 
 CALL_SECONDS = 10.0
 """For one operation, retries included."""
+TROUBLE_SECONDS = 10.0
+"""How long a call that failed is told of by `trouble`."""
 MAX_PAGE = 200
 INBOX_BREAKER = BreakerPolicy(5, 1.0, max_open_seconds=1.0, success_threshold=1)
 
@@ -100,6 +104,8 @@ class SqlStore(SqlInvalidations, Store):
         # Webhooks wait behind it, each for less than a second: refusing them for as long as the others' circuit is
         # open, half a minute, would make a moment without Redis an outage of ingest.
         self._inbox_policy = policy.behind(CircuitBreaker("supabase_inbox", INBOX_BREAKER, dependency="database"))
+        self._locked_turns = LockedTurns()
+        self._noted_trouble: tuple[DatabaseUnavailable, float] | None = None
         self._record_policy = policy.insistent()
         self._ping_policy = policy.urgent()
         # A replica must know what the schema is before its other calls go through again.
@@ -111,9 +117,16 @@ class SqlStore(SqlInvalidations, Store):
 
     async def _call(self, operation: str, /, **p: Any) -> Any:
         deadline = Deadline.after(CALL_SECONDS)
-        match await self._policy_of(operation).call(
-            self._execute, f"chorus_{operation}", _encode(p), deadline=deadline
-        ):
+        try:
+            answer = await self._policy_of(operation).call(
+                self._execute, f"chorus_{operation}", _encode(p), deadline=deadline
+            )
+        except DatabaseUnavailable as exc:
+            self._noted_trouble = exc, time.monotonic()
+            if exc.trouble is Trouble.LOCKED:
+                exc.retry_after = self._locked_turns.delay_seconds(CALLER.get().group)
+            raise
+        match answer:
             case {"ok": value}:
                 return value
             case {"error": "fenced"}:
@@ -170,6 +183,13 @@ class SqlStore(SqlInvalidations, Store):
 
     async def journal_settle(self, rows: Sequence[int]) -> None:
         await self._call("journal_settle", rows=rows)
+
+    def trouble(self) -> str | None:
+        if self._noted_trouble is None:
+            return None
+        exc, at = self._noted_trouble
+        is_partial = exc.trouble in (Trouble.LOCKED, Trouble.EXHAUSTED)
+        return str(exc) if is_partial and time.monotonic() - at < TROUBLE_SECONDS else None
 
     async def ping(self) -> None:
         await self._call("ping")

@@ -391,6 +391,10 @@ class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, JournalStor
         """One round trip. Raises `Unavailable`."""
         ...
 
+    def trouble(self) -> str | None:
+        """In words: what calls failed on a moment ago although the database answers (locks, connections, disk)."""
+        ...
+
     async def schema_version(self) -> str | None:
         """The newest migration applied, e.g. `20261123000001`; `None` if nobody recorded one."""
         ...

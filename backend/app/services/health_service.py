@@ -179,7 +179,10 @@ class HealthService:
         live, _ = self.liveness()
         if live != 200 or (code != 200 and self._phase == "ready"):
             return "error"
-        down = any(dependency.status == "error" for dependency in self._dependencies.values())
+        down = any(
+            dependency.status == "error" or "trouble" in dependency.details
+            for dependency in self._dependencies.values()
+        )
         tripped = any(breaker.snapshot().state != "closed" for breaker in self._breakers.values())
         blocked = self._accounts.view.count > 0
         return "degraded" if down or tripped or blocked or self._phase != "ready" else "ok"
