@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .database import DATABASE_SCENARIOS
 from .scenarios import SCENARIOS, SETTINGS, Broken
 from .world import running_world
 
@@ -29,6 +30,7 @@ RUN_SECONDS = 180
 
 LUA = "backend/app/core/lua/"
 SERVICES = "backend/app/services/"
+ADAPTERS = "backend/app/adapters/"
 REPLIES = "infra/supabase/migrations/20261123000004_chorus_replies.sql"
 
 
@@ -74,6 +76,24 @@ MUTATIONS: Mapping[str, Mutation] = {
     "stored reply": Mutation(
         "killed_between_send_and_record",
         [Edit(f"{SERVICES}bot_service.py", "key=work.covers[0],", 'key=f"{work.covers[0]}-{work.hold.fence}",')],
+    ),
+    "records and proofs": Mutation(
+        "gone_while_sending",
+        [
+            Edit(f"{ADAPTERS}sql_store.py", "if operation in _RECORDS_A_SEND:", "if False:"),
+            Edit(f"{SERVICES}delivery.py", "if self.clock.monotonic() >= deadline:", "if True:"),
+            Edit(f"{SERVICES}proofs.py", "if wamid := await self._receipts.find(key):", "if wamid := None:"),
+            Edit(f"{SERVICES}proofs.py", "if outbound_key(incoming) == key:", "if False:"),
+            Edit(f"{SERVICES}proofs.py", "return self._uptime.lost_seconds(since)", "return 0.0"),
+        ],
+    ),
+    "share of the database": Mutation(
+        "locked_account",
+        [
+            Edit(f"{ADAPTERS}database_trouble.py", "LOCK_SECONDS = 0.4", "LOCK_SECONDS = 4.0"),
+            Edit(f"{ADAPTERS}database_trouble.py", '"55P03": Trouble.LOCKED', '"55P03": Trouble.BUSY'),
+            Edit(f"{SERVICES}inbox_worker.py", "Caller(Rank.BACKGROUND, _account_of(claim))", "Caller()"),
+        ],
     ),
     "lease renewal": Mutation(
         "slower_than_the_lease",
@@ -123,10 +143,10 @@ def _report(removed: str, done: subprocess.CompletedProcess[str], *, expected: i
 
 
 async def _scenarios(names: Sequence[str]) -> int:
-    async with running_world(settings=SETTINGS) as world:
+    async with running_world(businesses=2, settings=SETTINGS) as world:
         for name in names:
             try:
-                await SCENARIOS[name](world)
+                await (SCENARIOS | DATABASE_SCENARIOS)[name](world)
             except (Broken, TimeoutError) as exc:
                 sys.stdout.write(f"{name}: {exc}\n")
                 return BROKEN

@@ -29,8 +29,8 @@ LOCK_SECONDS = 0.4
 """How long a call waits for a row that somebody else has locked. It keeps a connection all that time."""
 LOCKED_RETRY_SECONDS = 1.0
 """What was locked is locked by a person or a migration: not a matter of milliseconds."""
-LOCKED_SPACING_SECONDS = 0.2
-"""Between two tries of one account that find something locked: two of its connections, not all of its share."""
+LOCKED_SPACING_SECONDS = 0.3
+"""Between two tries of one account that find something locked: one or two connections, not all of its share."""
 LOCKED_MAX_SECONDS = 10.0
 """However many wait for the lock, none of them comes much later than this after its end."""
 MAX_GROUPS = 1000
