@@ -92,7 +92,7 @@ async def test_health_says_in_words_what_the_database_lacks(
         assert (await http.post("/accounts", json=body)).status_code == 503
         async with asyncio.timeout(10):
             while "trouble" not in (page := (await http.get("/health")).json())["dependencies"]["supabase"]:
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.05)
         assert "its disk is full" in page["dependencies"]["supabase"]["trouble"]
         assert page["status"] == "degraded"
         assert (await http.get("/health/ready")).status_code == 200
