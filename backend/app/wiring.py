@@ -241,7 +241,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             outside.queue,
             bot,
             conversations,
-            AccountNotices(),
+            AccountNotices(accounts),
             concurrency=settings.worker_concurrency,
             on_beat=lambda: supervisor.beat("worker"),
             may_claim=schema.is_open,

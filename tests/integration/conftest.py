@@ -148,7 +148,7 @@ async def make_office(valkey_url: str, store_url: str) -> AsyncIterator[MakeOffi
             await store.update_profile(account.id, BAKERY | (profile or {}))
 
             def start_worker() -> InboxWorker:
-                worker = InboxWorker(queue, bot, conversations, AccountNotices(), concurrency=concurrency)
+                worker = InboxWorker(queue, bot, conversations, AccountNotices(accounts), concurrency=concurrency)
                 loops = [asyncio.create_task(worker.run()), asyncio.create_task(worker.renew())]
 
                 async def stop() -> None:

@@ -252,6 +252,22 @@ class SqlStore(SqlInvalidations, Store):
         was_blocked: bool = await self._call("account_accepted", account_id=account_id, access_token=access_token)
         return was_blocked
 
+    async def account_notice(
+        self,
+        *,
+        phone_number_id: str | None,
+        phone_number: str | None,
+        notice: Mapping[str, Any],
+        block: BlockReason | None,
+        ends_block: bool,
+        confirm: int,
+    ) -> tuple[str, ...]:
+        ids = await self._call(
+            "account_notice", phone_number_id=phone_number_id, phone_number=phone_number, notice=notice, block=block,
+            ends_block=ends_block, confirm=confirm,
+        )  # fmt: skip
+        return tuple(ids)
+
     async def blocked_accounts(self, *, limit: int) -> BlockedAccounts:
         return _BLOCKED.validate_python(await self._call("blocked_accounts", limit=limit))
 
