@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -15,6 +15,7 @@ from app.adapters.database_trouble import DatabaseUnavailable, Trouble
 from app.adapters.postgres_store import PostgresStore
 from app.core.config import Pooling
 from app.core.http_client import close_http_client
+from app.doctor.database_checks import check_database
 from app.main import create_app
 from pgbouncer import PgBouncer, pgbouncer
 from serving import OPERATOR_KEY, outside_world, served, settings_of
@@ -82,6 +83,15 @@ async def test_told_that_there_is_one_nobody_looks(bouncer: MakeBouncer) -> None
     async with store_at(bouncer("session").url, Pooling.TRANSACTION) as store:
         await work(store, 5)
         assert store.is_pooled
+
+
+@pytest.mark.parametrize(("pool_mode", "words"), [("session", "session of its own"), ("transaction", "no prepared")])
+async def test_doctor_says_it(bouncer: MakeBouncer, valkey_url: str, pool_mode: str, words: str) -> None:
+    settings = settings_of("http://127.0.0.1:9", valkey_url, bouncer(pool_mode).url)
+    async with AsyncExitStack() as stack:
+        findings = {finding.subject: finding for finding in await check_database(settings, stack)}
+    assert words in findings["database pooling"].detail
+    assert not any(finding.is_bad for finding in findings.values()), findings
 
 
 async def test_a_lock_is_not_waited_for_behind_it_either(bouncer: MakeBouncer, store_url: str) -> None:
