@@ -305,3 +305,30 @@ async def test_a_send_that_was_stopped_because_the_lease_had_ended_is_no_send(ma
         )  # fmt: skip
     assert (await judged.again()).state is ReplyState.SENT
     assert await judged.sends() == 1
+
+
+@pytest.mark.timeout(120)
+async def test_with_a_second_for_each_statement_nothing_is_sent_twice_or_handed_over(
+    make_office: MakeOffice, way: Proxy
+) -> None:
+    office = await make_office(
+        database_url=way.url, profile={"resend_ambiguous": True}, reconcile_seconds=1, concurrency=20
+    )
+    people = [office.person() for _ in range(10)]
+    match = {"operation": "send"}
+    rule = await office.control.add_fault("whatsapp", match=match, action="hang_after")
+    for person in people:
+        await office.receive(person, wa.text(person, "Where are you?"))
+    for person in people:
+        await office.control.wait(1, kind="send", to=person.wa_id, processed="true", timeout_seconds=30)
+    way.delay_seconds = 1.0
+    await office.control.remove_fault(rule)
+    for person in people:
+        (send,) = await office.sends(person)
+        status = wa.status(send["wamid"], "sent", recipient=str(person.wa_id), callback_data=send["callback_data"])
+        await office.ingest.accept(wa.envelope(wa.statuses_change(office.business, [status])))
+    await office.until(lambda: _is_settled(office), timeout_seconds=80)
+    way.delay_seconds = 0.0
+    assert [len(await office.sends(person)) for person in people] == [1] * len(people)
+    page = await office.store.list_conversations(office.account.id, limit=20, cursor=None)
+    assert [item.needs_human for item in page.items] == [False] * len(people)
