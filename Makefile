@@ -33,7 +33,7 @@ check: setup     ## ruff, types, import contracts
 	"$(BIN)/mypy"
 	"$(BIN)/lint-imports"
 
-fuzz: setup      ## schemathesis against every route, as operator and as member: FUZZ_SECONDS in all (default 600)
+fuzz: setup      ## schemathesis against every route (FUZZ_SECONDS, default 600), hypothesis' webhooks (FUZZ_PAYLOADS, 30000)
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) "$(BIN)/python" -m pytest -q -s --timeout=0 tests/fuzz
 
 openapi: setup   ## write docs/openapi.json anew
@@ -48,14 +48,8 @@ bench: setup .venv-bench/.installed ## figures side by side with peers and floor
 	@echo '*' > .venv-bench/.gitignore
 	@touch "$@"
 
-MACHINES = tests/unit/test_circuit_breaker_properties.py tests/unit/test_fleet_breaker_properties.py \
-  tests/unit/test_queue_model.py tests/integration/test_cache_protocol.py
-
-chaos: setup     ## 10,000 messages while everything is killed, frozen and restarted; then the check that the check can fail
-	"$(BIN)/python" -m pytest -q -m timed tests
-	"$(BIN)/python" -m pytest -q --hypothesis-profile=explore $(MACHINES)
-	"$(BIN)/python" -m tests.chaos $(if $(SEED),--seed $(SEED))
-	"$(BIN)/python" -m tests.chaos.mutations
+chaos: setup     ## the failure suite, half an hour: everything killed, frozen, full and restarted; then the check that the check can fail
+	"$(BIN)/python" -m tests.chaos.whole $(if $(SEED),--seed $(SEED))
 
 alerts: setup    ## infra/k8s/alerts.yaml from infra/prometheus/alerts.yml
 	"$(BIN)/python" infra/prometheus/prometheus_rule.py > infra/k8s/alerts.yaml

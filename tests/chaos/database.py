@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import asyncpg
 import httpx
@@ -187,7 +188,7 @@ async def _rest(world: World, stage: Stage) -> Verdict:
     return verdict
 
 
-Scenario = Callable[..., Awaitable[str]]
+Scenario = Callable[..., Awaitable[Any]]
 DATABASE_SCENARIOS: Mapping[str, Scenario] = {
     scenario.__name__: scenario for scenario in (locked_account, gone_while_sending, frozen_while_sending)
 }

@@ -37,6 +37,7 @@ ON_DATABASE = [
     "account rotate-token x", "account member list x", "account member set x u viewer", "account member remove x u",
     "account add --name n --slug s --phone-number-id 1 --access-token 12345678 --verify-token 12345678",
 ]  # fmt: skip
+ON_BOTH = ["queue rebind --yes"]
 OTHERS = {"serve", "demo", "sandbox say", "doctor", "openapi"}
 USAGE, AWAY = 2, 3
 
@@ -110,9 +111,18 @@ def test_every_command_is_tried_here() -> None:
             else:
                 yield prefix + name
 
-    tried = [f"{command} " for command in [*ON_REDIS, *ON_DATABASE]]
+    tried = [f"{command} " for command in [*ON_REDIS, *ON_DATABASE, *ON_BOTH]]
     every = set(commands(main))
     assert {name for name in every - OTHERS if not any(each.startswith(f"{name} ") for each in tried)} == set()
+
+
+@pytest.mark.parametrize("command", ON_BOTH)
+def test_either_store_away_is_one_line_with_the_cause(
+    command: str, chorus: Chorus, valkey_url: str, store_url: str
+) -> None:
+    one_line(chorus(command, REDIS_URL="redis://127.0.0.1:1/0", DATABASE_URL=store_url), "REDIS_URL")
+    one_line(chorus(command, REDIS_URL=valkey_url, DATABASE_URL="postgresql://127.0.0.1:1/x"), "DATABASE_URL")
+    one_line(chorus(command, REDIS_URL=valkey_url), "DATABASE_URL is missing", code=USAGE)
 
 
 @pytest.mark.parametrize("command", ON_REDIS)
