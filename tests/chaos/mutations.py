@@ -105,7 +105,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "overflow": Mutation(
         "full_mailbox",
-        [Edit("backend/app/wiring.py", "namespace.before(inbox or intake)", "namespace.before(inbox or outside.queue)")],
+        [Edit("backend/app/wiring.py", "before(inbox or intake)", "before(inbox or outside.queue)")],
     ),
     "lease renewal": Mutation(
         "slower_than_the_lease",
