@@ -48,12 +48,14 @@ from app.core.namespace import Binding
 from app.core.pacing import Pacer
 from app.core.probe_board import ProbeBoard
 from app.core.queue import Queue
+from app.core.receipts import Receipts
 from app.core.redis import Redis, describe, is_cluster
 from app.core.redis import connect as connect_redis
 from app.core.redis_info import trouble
 from app.core.registry import HEARTBEAT_SECONDS, Registry, new_replica_id
 from app.core.resilience import ResiliencePolicy
 from app.core.secrets import TokenCipher
+from app.core.uptime import Uptime
 from app.domain.ports import Store
 from app.domain.usage import DailyLimits
 from app.services.account_notices import AccountNotices
@@ -75,6 +77,7 @@ from app.services.journal import Journal
 from app.services.namespace_gate import NamespaceGate
 from app.services.overflow import Overflow, OverflowDrain
 from app.services.probes import TROUBLE, Dependency
+from app.services.proofs import Proofs
 from app.services.schema_gate import SchemaGate
 from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES, WINDOW_SECONDS, SignupService
 from app.services.silence_watch import SilenceWatch
@@ -163,6 +166,8 @@ class Outside:
     breakers: BreakerFleet
     board: ProbeBoard
     arrivals: Arrivals
+    receipts: Receipts
+    uptime: Uptime
 
 
 @asynccontextmanager
@@ -251,6 +256,8 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
         breakers=breakers,
         board=ProbeBoard(control, namespace=settings.redis_namespace, replica_id=registry.replica_id),
         arrivals=Arrivals(control, namespace=settings.redis_namespace),
+        receipts=Receipts(redis, namespace=settings.redis_namespace),
+        uptime=Uptime(["redis", "database"], gap_seconds=PROBE_SECONDS + PROBE_TIMEOUT_SECONDS),
     )
 
 
@@ -264,6 +271,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
         accounts,
         outside.messenger,
         outside.pacer,
+        Proofs(outside.store, outside.queue, outside.receipts, outside.uptime),
         reconcile_seconds=settings.send_reconcile_seconds,
         reply_deadline_seconds=settings.reply_deadline_seconds,
     )
@@ -386,12 +394,15 @@ def _health(
 ) -> HealthService:
     async def probe_store() -> Mapping[str, Any]:
         await outside.store.ping()
-        return {}
+        outside.uptime.answered("database")
+        wrong = outside.store.trouble()
+        return {TROUBLE: wrong} if wrong else {}
 
     async def probe_redis() -> Mapping[str, Any]:
         channel = "trusted" if cache.stats().trusted else "lost"
         needs_aof = settings.redis_durability is RedisDurability.AOF
         about = await describe(outside.control, needs_aof=needs_aof)
+        outside.uptime.answered("redis")
         try:
             await outside.queue.probe()
         except Unavailable as exc:
@@ -604,7 +615,8 @@ def _has_somewhere_else(settings: Settings) -> bool:
 async def open_store(settings: Settings, *, policy: ResiliencePolicy | None = None) -> Store:
     """Postgres by DATABASE_URL, or Supabase over REST. `policy`: other than a replica's."""
     if settings.database_url:
-        return PostgresStore(settings.database_url.get_secret_value(), policy=policy)
+        url = settings.database_url.get_secret_value()
+        return PostgresStore(url, pooling=settings.database_pooling, policy=policy)
     url, key = settings.supabase_url or "", _value(settings.supabase_key)
     return SupabaseStore(url, key, await get_http_client(), policy=policy)
 

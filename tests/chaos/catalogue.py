@@ -14,6 +14,7 @@ from typing import Protocol
 from app.sandbox.servers import Valkey
 
 from . import fairness, own_limits, shares
+from .database import DATABASE_SCENARIOS
 from .moved_clock import LIBRARIES, MovedValkey
 from .name_server import why_not
 from .names import names_that_hang
@@ -57,6 +58,7 @@ _WITH_A_NAME_SERVER = () if why_not() else (names_that_hang,)
 
 EVERY_SCENARIO: Mapping[str, Scenario] = {
     **SCENARIOS,
+    **DATABASE_SCENARIOS,
     **{
         scenario.__name__: scenario
         for scenario in (

@@ -32,6 +32,7 @@ SCENARIO_SECONDS = 90
 
 LUA = "backend/app/core/lua/"
 SERVICES = "backend/app/services/"
+ADAPTERS = "backend/app/adapters/"
 REPLIES = "infra/supabase/migrations/20261123000004_chorus_replies.sql"
 IDENTITIES = "infra/supabase/migrations/20261127000020_chorus_identities.sql"
 
@@ -98,6 +99,24 @@ MUTATIONS: dict[str, Mutation] = {
     "a circuit per model": Mutation(
         "anothers_model_is_down",
         [Edit("backend/app/adapters/gemini.py", "if self._is_chosen(prompt):", "if False:")],
+    ),
+    "records and proofs": Mutation(
+        "gone_while_sending",
+        [
+            Edit(f"{ADAPTERS}sql_store.py", "if operation in _RECORDS_A_SEND:", "if False:"),
+            Edit(f"{SERVICES}delivery.py", "if self.clock.monotonic() >= deadline:", "if True:"),
+            Edit(f"{SERVICES}proofs.py", "if wamid := await self._receipts.find(key):", "if wamid := None:"),
+            Edit(f"{SERVICES}proofs.py", "if outbound_key(incoming) == key:", "if False:"),
+            Edit(f"{SERVICES}proofs.py", "return self._uptime.lost_seconds(since)", "return 0.0"),
+        ],
+    ),
+    "share of the database": Mutation(
+        "locked_account",
+        [
+            Edit(f"{ADAPTERS}database_trouble.py", "LOCK_SECONDS = 0.4", "LOCK_SECONDS = 4.0"),
+            Edit(f"{ADAPTERS}database_trouble.py", '"55P03": Trouble.LOCKED', '"55P03": Trouble.BUSY'),
+            Edit(f"{SERVICES}inbox_worker.py", "Caller(Rank.BACKGROUND, _account_of(claim))", "Caller()"),
+        ],
     ),
     "search": Mutation(
         "wiped_redis",
@@ -177,7 +196,7 @@ def _report(removed: str, done: subprocess.CompletedProcess[str], *, expected: i
 
 async def _scenarios(names: Sequence[str]) -> int:
     for server in dict.fromkeys(server_of(name) for name in names):
-        async with running_world(settings=SETTINGS, valkey=server) as world:
+        async with running_world(businesses=2, settings=SETTINGS, valkey=server) as world:
             for name in (name for name in names if server_of(name) is server):
                 try:
                     await EVERY_SCENARIO[name](world)

@@ -27,7 +27,13 @@ async def world() -> AsyncIterator[World]:
         yield world
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY_SCENARIO if server_of(name) is Valkey])
+MEASURED = {"locked_account"}
+"""A ratio of medians: for `make chaos`, on a machine that does nothing else."""
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in EVERY_SCENARIO if server_of(name) is Valkey and name not in MEASURED]
+)
 async def test_the_promise_holds(world: World, name: str) -> None:
     await EVERY_SCENARIO[name](world)
 

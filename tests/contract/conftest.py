@@ -93,7 +93,7 @@ async def store(request: pytest.FixtureRequest, postgres: Postgres, contract_url
     postgres.start()
     made: SqlStore
     if request.param == "postgres":
-        made = PostgresStore(contract_url, policy=quick_policy())
+        made = PostgresStore(contract_url, policy=quick_policy(), lock_seconds=4.0)
     else:
         url = request.getfixturevalue("rest_url")
         made = SupabaseStore(url, SECRET_KEY, await get_http_client(), policy=quick_policy())

@@ -14,28 +14,34 @@ import asyncpg
 import pytest
 from postgrest.exceptions import APIError
 
-from app.adapters.database_trouble import DatabaseUnavailable, Trouble
+from app.adapters.database_trouble import LOCK_SECONDS, DatabaseUnavailable, Trouble
 from app.adapters.migrations import apply_migrations
 from app.adapters.postgres_store import PostgresStore
 from app.adapters.sql_store import SqlStore
 from app.adapters.supabase_store import SupabaseStore
 from app.core.circuit_breaker import CircuitBreakerOpenError
+from app.core.config import Pooling
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client
 from app.core.resilience import ResiliencePolicy
+from app.core.slots import Caller, Rank, calling_as
 from app.domain.errors import ConfigurationError, Conflict
 from app.domain.models import Account
 from app.sandbox.servers import Postgres
-from contract.store_kit import quick_policy, unique
+from contract.store_kit import quick_policy, unique, until_all_wait
 
 # -- PostgreSQL --------------------------------------------------------------------------------------------------------
 
 
 @asynccontextmanager
 async def connected(
-    url: str, policy: ResiliencePolicy | None = None, *, transaction_pooler: bool | None = None
+    url: str,
+    policy: ResiliencePolicy | None = None,
+    *,
+    pooling: Pooling = Pooling.AUTO,
+    lock_seconds: float = LOCK_SECONDS,
 ) -> AsyncIterator[PostgresStore]:
-    store = PostgresStore(url, transaction_pooler=transaction_pooler, policy=policy or quick_policy())
+    store = PostgresStore(url, pooling=pooling, policy=policy or quick_policy(), lock_seconds=lock_seconds)
     try:
         yield store
     finally:
@@ -92,12 +98,12 @@ async def test_a_crash_during_calls_fails_them_and_no_later_one(migrated_url: st
         await store.ping()
 
 
-@pytest.mark.parametrize("pooler", [False, True], ids=["direct", "pooler"])
+@pytest.mark.parametrize("pooling", Pooling)
 async def test_a_frozen_database_is_given_up_in_time_and_used_again(
-    migrated_url: str, postgres: Postgres, pooler: bool
+    migrated_url: str, postgres: Postgres, pooling: Pooling
 ) -> None:
     policy = quick_policy(attempt_timeout_seconds=0.1)
-    async with connected(migrated_url, policy, transaction_pooler=pooler) as store:
+    async with connected(migrated_url, policy, pooling=pooling) as store:
         await store.ping()
         await asyncio.to_thread(postgres.pause)
         started = time.monotonic()
@@ -106,6 +112,54 @@ async def test_a_frozen_database_is_given_up_in_time_and_used_again(
         assert time.monotonic() - started < 2
         await asyncio.to_thread(postgres.resume)
         await store.ping()
+
+
+@pytest.mark.parametrize("pooling", [Pooling.SESSION, Pooling.TRANSACTION])
+async def test_a_locked_row_is_given_up_soon_not_asked_for_again_and_blames_nobody(
+    migrated_url: str, pooling: Pooling
+) -> None:
+    other = await asyncpg.connect(migrated_url)
+    async with connected(migrated_url, quick_policy(failure_threshold=1), pooling=pooling) as store:
+        account = await _another(store)
+        async with other.transaction():
+            await other.execute("select from whatsapp_accounts where id = $1 for update", account.id)
+            started = time.monotonic()
+            with pytest.raises(DatabaseUnavailable) as caught:
+                await store.update_account(account.id, {"name": "New"})
+            assert LOCK_SECONDS <= time.monotonic() - started < 2 * LOCK_SECONDS + 0.2
+            assert (caught.value.trouble, caught.value.retry_after) == (Trouble.LOCKED, 1.0)
+            assert await store.get_account(account.id) == account
+        await store.update_account(account.id, {"name": "New"})
+    await other.close()
+
+
+@pytest.mark.parametrize("pooling", [Pooling.SESSION, Pooling.TRANSACTION])
+async def test_one_accounts_locked_rows_keep_no_place_from_the_others(migrated_url: str, pooling: Pooling) -> None:
+    """Forty handlers of one account wait for a lock; another one's, a page, the probe and a record are quick."""
+    other = await asyncpg.connect(migrated_url)
+    async with connected(migrated_url, quick_policy(), pooling=pooling, lock_seconds=4.0) as store:
+        account, healthy = await _another(store), await _another(store)
+
+        async def handler(group: str, of: Account) -> None:
+            with calling_as(Caller(Rank.BACKGROUND, group)):
+                await store.update_account(of.id, {"name": "New"})
+
+        async with other.transaction():
+            await other.execute("select from whatsapp_accounts where id = $1 for update", account.id)
+            stuck = [asyncio.create_task(handler("stuck", account)) for _ in range(40)]
+            await until_all_wait(other, *stuck[:5])
+            started = time.monotonic()
+            await asyncio.gather(
+                *(handler("healthy", healthy) for _ in range(20)),
+                *(store.get_account(account.id) for _ in range(20)),
+                store.ping(),
+            )
+            seconds = time.monotonic() - started
+            for task in stuck:
+                task.cancel()
+            await asyncio.wait(stuck)
+        assert seconds < 4.0, "they waited for the lock of the other account"
+    await other.close()
 
 
 async def test_a_cancelled_call_leaves_nothing_behind(migrated_url: str, postgres: Postgres) -> None:
@@ -129,7 +183,7 @@ async def test_more_calls_than_connections_wait_their_turn(migrated_url: str) ->
 
 
 async def test_behind_a_transaction_pooler_every_call_is_one_transaction(migrated_url: str) -> None:
-    async with connected(migrated_url, transaction_pooler=True) as store:
+    async with connected(migrated_url, pooling=Pooling.TRANSACTION) as store:
         account = await _another(store)
         assert await store.get_account(account.id) == account
         with pytest.raises(Conflict):

@@ -20,8 +20,10 @@ from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.http_client import close_http_client
 from app.core.pacing import Pacer
 from app.core.queue import Queue
+from app.core.receipts import Receipts
 from app.core.redis import connect
 from app.core.secrets import TokenCipher
+from app.core.uptime import Uptime
 from app.domain.models import Account
 from app.domain.usage import DailyLimits
 from app.sandbox import webhooks as wa
@@ -36,6 +38,7 @@ from app.services.conversation_service import ConversationService
 from app.services.delivery import PER_PAIR, Delivery, per_number
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
+from app.services.proofs import Proofs
 from serving import Outside, outside_world
 
 _numbers = count(1)
@@ -53,7 +56,12 @@ class Office:
     control: SandboxClient
     ingest: IngestService
     conversations: ConversationService
+    delivery: Delivery
+    proofs: Proofs
+    uptime: Uptime
     worker: InboxWorker
+    start_worker: Callable[[], InboxWorker]
+    """Another one, beside those that run."""
     account: Account
     breaker: CircuitBreaker
 
@@ -107,9 +115,12 @@ async def make_office(valkey_url: str, store_url: str) -> AsyncIterator[MakeOffi
             debounce_seconds: float = 0.0,
             lease_seconds: float = 15,
             max_attempts: int = 3,
+            concurrency: int = 10,
             statuses: bool = False,
             profile: dict[str, Any] | None = None,
             limits: DailyLimits = NO_LIMITS,
+            database_url: str | None = None,
+            uptime_gap_seconds: float | None = None,
         ) -> Office:
             config = SandboxConfig(behaviour=Behaviour(statuses=statuses, messages_per_second=0))
             sandbox = await stack.enter_async_context(running_sandbox(config))
@@ -117,7 +128,7 @@ async def make_office(valkey_url: str, store_url: str) -> AsyncIterator[MakeOffi
             blocking = connect(valkey_url, timeout_seconds=3)
             stack.push_async_callback(redis.aclose)
             stack.push_async_callback(blocking.aclose)
-            store = PostgresStore(store_url)
+            store = PostgresStore(database_url or store_url)
             stack.push_async_callback(store.aclose)
             queue = Queue(
                 redis, blocking, namespace="test", debounce_seconds=debounce_seconds, max_pending=1000,
@@ -132,36 +143,42 @@ async def make_office(valkey_url: str, store_url: str) -> AsyncIterator[MakeOffi
             messenger = WhatsAppMessenger(base_url=sandbox.url, api_version="v26.0", cipher=cipher)
             accounts = AccountService(store, cipher, limits=limits)
             pacer = Pacer(redis, namespace="test", per_number=per_number(1000), per_pair=PER_PAIR)
+            uptime = Uptime([] if uptime_gap_seconds is None else ["database"], gap_seconds=uptime_gap_seconds or 0)
+            proofs = Proofs(store, queue, Receipts(redis, namespace="test"), uptime)
             delivery = Delivery(
-                store, accounts, messenger, pacer,
+                store, accounts, messenger, pacer, proofs,
                 reconcile_seconds=reconcile_seconds, reply_deadline_seconds=reply_deadline_seconds,
             )  # fmt: skip
             conversations = ConversationService(accounts=accounts, store=store, queue=queue, delivery=delivery)
             bot = BotService(
                 accounts=accounts, store=store, model=model, messenger=messenger, delivery=delivery, limits=limits,
             )  # fmt: skip
-            worker = InboxWorker(queue, bot, conversations, AccountNotices(accounts), concurrency=10)
             account = await store.create_account(
                 name="Shop", slug=f"shop-{next(_numbers)}", phone_number_id=f"8000{next(_numbers):06d}",
                 access_token=cipher.encrypt("token"), verify_token="verify-me",
             )  # fmt: skip
             await store.update_profile(account.id, BAKERY | (profile or {}))
-            loops = [asyncio.create_task(worker.run()), asyncio.create_task(worker.renew())]
 
-            async def stop() -> None:
-                await worker.drain(1)
-                await bot.aclose()
-                for loop in loops:
-                    loop.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await loop
+            def start_worker() -> InboxWorker:
+                worker = InboxWorker(queue, bot, conversations, AccountNotices(accounts), concurrency=concurrency)
+                loops = [asyncio.create_task(worker.run()), asyncio.create_task(worker.renew())]
 
-            stack.push_async_callback(stop)
+                async def stop() -> None:
+                    await worker.drain(1)
+                    for loop in loops:
+                        loop.cancel()
+                        with suppress(asyncio.CancelledError):
+                            await loop
+
+                stack.push_async_callback(stop)
+                return worker
+
             control = SandboxClient(sandbox.url)
             ingest = IngestService(queue)
             return Office(
-                store, store_url, accounts, queue, sandbox, control, ingest, conversations, worker, account, breaker
-            )
+                store, store_url, accounts, queue, sandbox, control, ingest, conversations, delivery, proofs, uptime,
+                start_worker(), start_worker, account, breaker,
+            )  # fmt: skip
 
         yield make
 

@@ -14,13 +14,26 @@ from app.core.circuit_breaker import (
     default_classify,
     supabase_circuit_breaker,
 )
+from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.network_trouble import Cause, causes, network_cause
 from app.core.resilience import ResiliencePolicy
+from app.core.slots import Slots
 
 ATTEMPT_SECONDS = 5.0
 """A connection that a fail-over left dead answers nothing: there must be time for another one."""
 MAX_ATTEMPTS = 3
+PATIENCE_SECONDS = 10.0
+"""How long a call may wait for its turn, if its deadline allows: our own limit is load, not an outage."""
+LOCK_SECONDS = 0.4
+"""How long a call waits for a row that somebody else has locked. It keeps a connection all that time."""
+LOCKED_RETRY_SECONDS = 1.0
+"""What was locked is locked by a person or a migration: not a matter of milliseconds."""
+LOCKED_SPACING_SECONDS = 0.3
+"""Between two tries of one account that find something locked: one or two connections, not all of its share."""
+LOCKED_MAX_SECONDS = 10.0
+"""However many wait for the lock, none of them comes much later than this after its end."""
+MAX_GROUPS = 1000
 OPERATOR_CONCURRENT = 4
 OPERATOR_FAILURES = 1000
 
@@ -32,6 +45,14 @@ class Trouble(StrEnum):
     """Down, starting, overloaded, or the network: worth repeating, counts against it."""
     BUSY = "busy"
     """Our transaction lost to another one: worth repeating, says nothing about its health."""
+    LOCKED = "locked"
+    """Somebody else has had the row for longer than we wait: worth repeating later, and not by holding a connection;
+    says nothing about its health."""
+    EXHAUSTED = "exhausted"
+    """It lives and lacks something: connections, memory, disk. Worth repeating; what needs less of it goes on, so its
+    circuit stays closed."""
+    POOLED = "behind a pooler in transaction mode"
+    """It was not carried out; worth repeating once prepared statements are given up; says nothing about its health."""
     REFUSED = "refused"
     """It does not know us: only an operator can mend that, but no work may be lost meanwhile."""
     NOT_MIGRATED = "not migrated"
@@ -45,10 +66,12 @@ class DatabaseUnavailable(Unavailable):
 
 
 _TROUBLE = {
-    "08": Trouble.AWAY, "53": Trouble.AWAY, "57": Trouble.AWAY, "58": Trouble.AWAY, "XX": Trouble.AWAY,
+    "08": Trouble.AWAY, "53": Trouble.EXHAUSTED, "57": Trouble.AWAY, "58": Trouble.AWAY, "XX": Trouble.AWAY,
     "25006": Trouble.AWAY,  # read-only: we are still talking to what used to be the primary
+    "25P03": Trouble.AWAY,  # our transaction was ended because it stood still
+    "26000": Trouble.POOLED, "42P05": Trouble.POOLED,
     "PGRST000": Trouble.AWAY, "PGRST001": Trouble.AWAY, "PGRST002": Trouble.AWAY, "PGRST003": Trouble.AWAY,
-    "40": Trouble.BUSY, "55P03": Trouble.BUSY,
+    "40": Trouble.BUSY, "55P03": Trouble.LOCKED,
     "28": Trouble.REFUSED, "3D000": Trouble.REFUSED, "42501": Trouble.REFUSED,
     "PGRST301": Trouble.REFUSED, "PGRST302": Trouble.REFUSED, "PGRST303": Trouble.REFUSED,
     "42883": Trouble.NOT_MIGRATED, "3F000": Trouble.NOT_MIGRATED, "PGRST202": Trouble.NOT_MIGRATED,
@@ -69,7 +92,10 @@ def trouble(code: str, message: str = "") -> DatabaseUnavailable | None:
     kind = _TROUBLE.get(code) or _TROUBLE.get(code[:2])
     if kind is None:
         return None
-    return DatabaseUnavailable(kind, f"{code}, run `chorus migrate`" if kind is Trouble.NOT_MIGRATED else code)
+    if kind is Trouble.NOT_MIGRATED:
+        return DatabaseUnavailable(kind, f"{code}, run `chorus migrate`")
+    cause = _CAUSES.get(code)
+    return DatabaseUnavailable(kind, f"{code}, {cause.said}" if cause else code)
 
 
 _CAUSES = {
@@ -80,7 +106,12 @@ _CAUSES = {
     "42883": Cause("the schema is missing or older than this version", "run: chorus migrate"),
     "3F000": Cause("the schema is missing or older than this version", "run: chorus migrate"),
     "PGRST202": Cause("the schema is missing or older than this version", "run: chorus migrate"),
+    "53100": Cause("its disk is full", "make room, or a larger disk: it takes no writes until then"),
+    "53200": Cause("it has no memory left", "fewer connections, or a larger machine"),
     "53300": Cause("it has no connection left", "raise max_connections, or run fewer replicas"),
+    "55P03": Cause("somebody holds a lock on it", "pg_stat_activity and pg_locks tell who: end that session"),
+    "26000": Cause("a pooler in transaction mode is in between", "set DATABASE_POOLING=transaction"),
+    "42P05": Cause("a pooler in transaction mode is in between", "set DATABASE_POOLING=transaction"),
     "57P03": Cause("it is starting or stopping", "wait a moment"),
     "25006": Cause("it is a standby, which takes no writes", "name the primary in DATABASE_URL"),
     "PGRST301": Cause("the key is refused", "SUPABASE_KEY must be the secret (service role) key"),
@@ -116,13 +147,22 @@ def database_policy(
     max_attempts: int = MAX_ATTEMPTS,
     uniform: Callable[[], float] = random.random,
 ) -> ResiliencePolicy:
-    """How every call of a store is made."""
+    """How every call of a store is made. Of the places one is kept for what records a send and for the probe; neither
+    people nor the work in the background get more than seven tenths, and one account not more than half."""
+    slots = Slots(
+        max_concurrent,
+        kept=min(max_concurrent - 1, max(1, max_concurrent // 10)),
+        per_rank=max(1, max_concurrent * 7 // 10),
+        per_group=max(1, max_concurrent // 2),
+    )
     return ResiliencePolicy(
         "database",
         breaker=breaker,
         attempt_timeout_seconds=attempt_timeout_seconds,
         max_attempts=max_attempts,
         max_concurrent=max_concurrent,
+        slots=slots,
+        patience_seconds=PATIENCE_SECONDS,
         classify=_classify,
         retry_if=_may_repeat,
         timed_out=lambda seconds: DatabaseUnavailable(Trouble.AWAY, f"no answer within {seconds:.1f} s"),
@@ -136,11 +176,35 @@ def operator_policy() -> ResiliencePolicy:
     return database_policy(max_concurrent=OPERATOR_CONCURRENT, breaker=breaker, max_attempts=2)
 
 
+_SAYS_NOTHING = frozenset({Trouble.BUSY, Trouble.LOCKED, Trouble.EXHAUSTED, Trouble.POOLED, Trouble.NOT_MIGRATED})
+_WORTH_REPEATING = frozenset({Trouble.AWAY, Trouble.BUSY, Trouble.EXHAUSTED, Trouble.POOLED})
+
+
+class LockedTurns:
+    """When to come back to what was locked: the tries of one account one after the other, not all at once."""
+
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
+        self._next: dict[str, float] = {}
+
+    def delay_seconds(self, group: str) -> float:
+        """For the call of `group` that has just found something locked; `""` has no turns."""
+        now = self._clock.monotonic()
+        soonest = now + LOCKED_RETRY_SECONDS
+        if not group:
+            return LOCKED_RETRY_SECONDS
+        if len(self._next) >= MAX_GROUPS:
+            self._next = {name: at for name, at in self._next.items() if at > now}
+        at = min(max(soonest, self._next.get(group, 0.0)), now + LOCKED_MAX_SECONDS)
+        self._next[group] = at + LOCKED_SPACING_SECONDS
+        return at - now
+
+
 def _classify(exc: Exception) -> Verdict:
-    if isinstance(exc, DatabaseUnavailable) and exc.trouble in (Trouble.BUSY, Trouble.NOT_MIGRATED):
+    if isinstance(exc, DatabaseUnavailable) and exc.trouble in _SAYS_NOTHING:
         return IGNORED
     return default_classify(exc)
 
 
 def _may_repeat(exc: BaseException) -> bool:
-    return isinstance(exc, DatabaseUnavailable) and exc.trouble in (Trouble.AWAY, Trouble.BUSY)
+    return isinstance(exc, DatabaseUnavailable) and exc.trouble in _WORTH_REPEATING

@@ -3,72 +3,80 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
 import orjson
 
-from app.adapters.database_trouble import DatabaseUnavailable, Trouble, database_policy, trouble
+from app.adapters.database_trouble import LOCK_SECONDS, DatabaseUnavailable, Trouble, database_policy, trouble
 from app.adapters.postgres_notifications import Notifications
+from app.adapters.postgres_pooling import SIGNS, is_known_pooler, is_transaction_pooler
 from app.adapters.sql_store import SqlStore
+from app.core.config import Pooling
 from app.core.resilience import ResiliencePolicy
 from app.domain.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 10
 """Per replica, and as many calls at once: PostgreSQL allows 100 in all by default. A call takes about a millisecond."""
 CONNECT_SECONDS = 3.0
 COMMAND_SECONDS = 10.0
-LOCK_SECONDS = 4.0
-"""Less than one attempt, so that a queue for a lock is known as such and not taken for a dead connection."""
 CLOSE_SECONDS = 5.0
-TRANSACTION_POOLER_PORT = 6543
-"""Supavisor in transaction mode (Supabase docs, "Connect to your database")."""
 
 
 class PostgresStore(SqlStore):
     """Nothing is connected before the first call, and a connection that breaks is replaced by the next one: a
     database that is away or restarts costs the calls made meanwhile, not the process.
 
-    Behind a transaction pooler (recognised by its port) nothing may outlive a transaction: no prepared statement is
-    kept, and every call is wrapped in a transaction of its own, since otherwise parsing and executing a statement can
-    end up on two different servers.
+    Behind a transaction pooler nothing may outlive a transaction: no prepared statement is kept, and every call is
+    wrapped in a transaction of its own, since otherwise parsing and executing a statement can end up on two different
+    servers. With `Pooling.AUTO` it is recognised by its port, by a look before the first call, or later by its errors.
     """
 
     def __init__(
-        self, database_url: str, *, transaction_pooler: bool | None = None, policy: ResiliencePolicy | None = None
+        self,
+        database_url: str,
+        *,
+        pooling: Pooling = Pooling.AUTO,
+        policy: ResiliencePolicy | None = None,
+        lock_seconds: float = LOCK_SECONDS,
     ) -> None:
         super().__init__(policy or database_policy(max_concurrent=MAX_CONNECTIONS))
         self._url = database_url
-        self._pooled = _is_pooler(database_url) if transaction_pooler is None else transaction_pooler
+        self._pooling = pooling
+        self._lock_seconds = lock_seconds
+        self._pooled = pooling is Pooling.TRANSACTION or (pooling is Pooling.AUTO and is_known_pooler(database_url))
         self._opening = asyncio.Lock()
         self._pool: asyncpg.Pool | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._notifications = Notifications(database_url) if not self._pooled else None
+        self._notifications = Notifications(database_url)
+
+    @property
+    def is_pooled(self) -> bool:
+        """Is every call a transaction of its own, because a pooler is in between? Certain after the first call."""
+        return self._pooled
 
     async def wait_for_invalidations(self, timeout_seconds: float) -> None:
-        if self._notifications is None:  # a transaction pooler has no session that could listen
+        if self._pooled:  # a transaction pooler has no session that could listen
             await super().wait_for_invalidations(timeout_seconds)
         else:
             await self._notifications.wait(timeout_seconds)
 
     async def ignore_invalidations(self) -> None:
-        if self._notifications is not None:
-            await self._notifications.aclose()
+        await self._notifications.aclose()
 
     async def _execute(self, function: str, body: bytes) -> Any:
         try:
-            pool = self._pool or await self._open()
-            connection = await _acquire(pool)
             try:
-                answer = await self._fetch(connection, function, body.decode())
-            except BaseException as exc:
-                if not self._is_reusable(exc):
-                    _discard(connection)
-                raise
-            finally:
-                await pool.release(connection)
+                answer = await self._once(function, body)
+            except asyncpg.PostgresError as exc:
+                if not self._recognises_pooler(exc):
+                    raise
+                answer = await self._once(function, body)  # nothing was carried out
         except asyncpg.PostgresError as exc:
             if unavailable := trouble(exc.sqlstate or ""):
                 raise unavailable from exc
@@ -79,11 +87,37 @@ class PostgresStore(SqlStore):
             raise DatabaseUnavailable(Trouble.AWAY, type(exc).__name__) from exc
         return orjson.loads(answer)
 
+    async def _once(self, function: str, body: bytes) -> Any:
+        pool = self._pool or await self._open()
+        connection = await _acquire(pool)
+        try:
+            return await self._fetch(connection, function, body.decode())
+        except BaseException as exc:
+            if not self._is_reusable(exc):
+                _discard(connection)
+            raise
+        finally:
+            await pool.release(connection)
+
+    def _recognises_pooler(self, exc: asyncpg.PostgresError) -> bool:
+        """Was it one of its signs? Then from now on this store works as behind one, with new connections."""
+        if exc.sqlstate not in SIGNS or self._pooling is Pooling.SESSION:
+            return False
+        if not self._pooled:
+            logger.warning("a pooler in transaction mode is in front of the database", extra={"reason": exc.sqlstate})
+            self._pooled = True
+            pool, self._pool = self._pool, None
+            if pool is not None:
+                closing = asyncio.create_task(_close(pool), name="close connections")
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
+        return True
+
     async def _fetch(self, connection: Any, function: str, body: str) -> Any:
         query = f"select public.{function}($1::jsonb)"  # the names are literals of SqlStore
         if not self._pooled:
             return await connection.fetchval(query, body)
-        await connection.execute("begin")
+        await connection.execute(f"begin; {self._limits('set local')}")
         answer = await connection.fetchval(query, body)
         await connection.execute("commit")
         return answer
@@ -102,6 +136,8 @@ class PostgresStore(SqlStore):
             if self._closed:
                 raise DatabaseUnavailable(Trouble.AWAY, "the store is closed")
             if self._pool is None:
+                if self._pooling is Pooling.AUTO and not self._pooled:
+                    self._pooled = await _look(self._url)
                 self._pool = await asyncpg.create_pool(
                     self._url,
                     min_size=0,
@@ -112,7 +148,7 @@ class PostgresStore(SqlStore):
                     # Our calls leave nothing behind in the session; asyncpg's own reset is a round trip each.
                     reset=_keep,
                     server_settings={"application_name": "chorus", "timezone": "UTC"},
-                    init=None if self._pooled else _limit,
+                    init=None if self._pooled else self._limit,
                 )
             return self._pool
 
@@ -123,17 +159,42 @@ class PostgresStore(SqlStore):
             self._closed = True
             pool, self._pool = self._pool, None
         if pool is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_SECONDS):
-                    await pool.close()
-            pool.terminate()
+            await _close(pool)
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    async def _limit(self, connection: Any) -> None:
+        """The server stops by itself what we have given up. Not at connect: poolers refuse what they do not know."""
+        await connection.execute(self._limits("set"))
+
+    def _limits(self, how: str) -> str:
+        return f"{how} statement_timeout = '{COMMAND_SECONDS}s'; {how} lock_timeout = '{self._lock_seconds}s'"
+
+
+async def _close(pool: asyncpg.Pool) -> None:
+    """Calls under way may end, for `CLOSE_SECONDS` at most."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await pool.close()
+    pool.terminate()
+
+
+async def _look(database_url: str) -> bool:
+    try:
+        return await is_transaction_pooler(database_url, connect_seconds=CONNECT_SECONDS)
+    except ValueError:  # nothing was looked at before; the message would repeat the URL
+        raise _not_a_url() from None
 
 
 async def _acquire(pool: asyncpg.Pool) -> Any:
     try:
         return await pool.acquire(timeout=CONNECT_SECONDS)
-    except ValueError:  # nothing was looked at before; the message would repeat the URL
-        raise ConfigurationError("DATABASE_URL", "is not a valid postgresql:// URL") from None
+    except ValueError:
+        raise _not_a_url() from None
+
+
+def _not_a_url() -> ConfigurationError:
+    return ConfigurationError("DATABASE_URL", "is not a valid postgresql:// URL")
 
 
 def _discard(connection: Any) -> None:
@@ -143,15 +204,3 @@ def _discard(connection: Any) -> None:
 
 async def _keep(_connection: Any) -> None:
     """Nothing to reset."""
-
-
-async def _limit(connection: Any) -> None:
-    """The server stops by itself what we have given up. Not at connect: poolers refuse settings they do not know."""
-    await connection.execute(f"set statement_timeout = '{COMMAND_SECONDS}s'; set lock_timeout = '{LOCK_SECONDS}s'")
-
-
-def _is_pooler(database_url: str) -> bool:
-    try:
-        return urlsplit(database_url).port == TRANSACTION_POOLER_PORT
-    except ValueError:
-        return False

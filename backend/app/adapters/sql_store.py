@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import re
+import time
 import uuid
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +22,13 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import TypeAdapter
 
-from app.adapters.database_trouble import DatabaseUnavailable, Trouble
+from app.adapters.database_trouble import DatabaseUnavailable, LockedTurns, Trouble
 from app.adapters.sql_invalidations import SqlInvalidations
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.deadline import Deadline
 from app.core.queue import Event
 from app.core.resilience import ResiliencePolicy
+from app.core.slots import CALLER
 from app.domain.errors import Conflict, Fenced, InvalidInput, NotFound
 from app.domain.models import (
     Account,
@@ -61,6 +63,8 @@ T = TypeVar("T")
 
 CALL_SECONDS = 10.0
 """For one operation, retries included."""
+TROUBLE_SECONDS = 10.0
+"""How long a call that failed is told of by `trouble`."""
 MAX_PAGE = 200
 INBOX_BREAKER = BreakerPolicy(5, 1.0, max_open_seconds=1.0, success_threshold=1)
 
@@ -87,6 +91,9 @@ _ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {
     "id", "created_at", "updated_at", "refusals", "blocked_reason", "blocked_since",
 }  # fmt: skip
 
+_RECORDS_A_SEND = frozenset({"complete_part", "fail_part"})
+"""What WhatsApp said must not be forgotten because of us: neither a full bulkhead nor an open circuit keeps it back.
+The caller repeats it (`services/delivery.py`)."""
 _ABOUT_THE_SCHEMA = frozenset({"applied_migrations", "database_identity", "schema_version"})
 
 CONFLICTS = {
@@ -108,6 +115,10 @@ class SqlStore(SqlInvalidations, Store):
         # Webhooks wait behind it, each for less than a second: refusing them for as long as the others' circuit is
         # open, half a minute, would make a moment without Redis an outage of ingest.
         self._inbox_policy = policy.behind(CircuitBreaker("supabase_inbox", INBOX_BREAKER, dependency="database"))
+        self._locked_turns = LockedTurns()
+        self._noted_trouble: tuple[DatabaseUnavailable, float] | None = None
+        self._record_policy = policy.insistent()
+        self._ping_policy = policy.urgent()
         # A replica must know what the schema is before its other calls go through again.
         self._schema_policy = policy.behind(CircuitBreaker("supabase_schema", INBOX_BREAKER, dependency="database"))
 
@@ -117,9 +128,16 @@ class SqlStore(SqlInvalidations, Store):
 
     async def _call(self, operation: str, /, **p: Any) -> Any:
         deadline = Deadline.after(CALL_SECONDS)
-        match await self._policy_of(operation).call(
-            self._execute, f"chorus_{operation}", _encode(p), deadline=deadline
-        ):
+        try:
+            answer = await self._policy_of(operation).call(
+                self._execute, f"chorus_{operation}", _encode(p), deadline=deadline
+            )
+        except DatabaseUnavailable as exc:
+            self._noted_trouble = exc, time.monotonic()
+            if exc.trouble is Trouble.LOCKED:
+                exc.retry_after = self._locked_turns.delay_seconds(CALLER.get().group)
+            raise
+        match answer:
             case {"ok": value}:
                 return value
             case {"error": "fenced"}:
@@ -134,6 +152,10 @@ class SqlStore(SqlInvalidations, Store):
     def _policy_of(self, operation: str) -> ResiliencePolicy:
         if operation.startswith(("inbox_", "journal_", "overflow_put")):
             return self._inbox_policy
+        if operation in _RECORDS_A_SEND:
+            return self._record_policy
+        if operation == "ping":
+            return self._ping_policy
         return self._schema_policy if operation in _ABOUT_THE_SCHEMA else self._policy
 
     # -- inbox ---------------------------------------------------------------------------------------------------
@@ -204,6 +226,13 @@ class SqlStore(SqlInvalidations, Store):
 
     async def journal_settle(self, rows: Sequence[int]) -> None:
         await self._call("journal_settle", rows=rows)
+
+    def trouble(self) -> str | None:
+        if self._noted_trouble is None:
+            return None
+        exc, at = self._noted_trouble
+        is_partial = exc.trouble in (Trouble.LOCKED, Trouble.EXHAUSTED)
+        return str(exc) if is_partial and time.monotonic() - at < TROUBLE_SECONDS else None
 
     async def ping(self) -> None:
         await self._call("ping")
@@ -458,11 +487,19 @@ class SqlStore(SqlInvalidations, Store):
         return _REPLY.validate_python(await self._call("save_answer", **p, **cost))
 
     async def begin_part(
-        self, key: str, *, fence: int, part: int, parts: int, text: str, resend: bool = False
+        self,
+        key: str,
+        *,
+        fence: int,
+        part: int,
+        parts: int,
+        text: str,
+        resend: bool = False,
+        attempt: str | None = None,
     ) -> SendDecision:
         decision = await self._call(
             "begin_part", key=key, fence=fence, part=part, parts=parts, text=text, resend=resend,
-            attempt=str(uuid.uuid4()),
+            attempt=attempt or str(uuid.uuid4()),
         )  # fmt: skip
         return SendDecision(decision)
 

@@ -60,6 +60,16 @@ class Durability(StrEnum):
     FSYNC = "fsync"
 
 
+class Pooling(StrEnum):
+    """Does every transaction get another connection of the database server?"""
+
+    AUTO = "auto"
+    """By the port, by a look at the start, and by the errors that come when it is switched."""
+    SESSION = "session"
+    """Directly, or through a pooler that leaves each of us a connection of our own."""
+    TRANSACTION = "transaction"
+
+
 class RedisDurability(StrEnum):
     """On what the durability of an accepted message rests (docs/operations.md, Managed Redis)."""
 
@@ -125,6 +135,7 @@ class Settings(BaseSettings):
     redis_cache_url: str | None = None
     redis_namespace: str = Field("chorus", pattern="^[a-z0-9_-]{1,40}$")
     database_url: SecretStr | None = None
+    database_pooling: Pooling = Pooling.AUTO
     supabase_url: BaseUrl | None = None
     supabase_key: SecretStr | None = None
     supabase_jwt_secret: SecretStr | None = None

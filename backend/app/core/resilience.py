@@ -1,11 +1,12 @@
 """The one way an adapter calls the outside, outside in:
 
-    total deadline → retry (with a budget) → circuit breaker → bulkhead → attempt timeout → the call
+    total deadline → retry (with a budget) → bulkhead → circuit breaker → attempt timeout → the call
 
 1. With no time left nothing is tried.
 2. Every attempt is admitted and recorded by the breaker; an open circuit is not retried.
-3. The bulkhead keeps one slow dependency from holding every worker: above `max_concurrent` a call waits its turn,
-   `BULKHEAD_WAIT_SECONDS` at most. A full bulkhead is our own doing and says nothing about the dependency.
+3. The bulkhead keeps one slow dependency from holding every worker: when its places are taken a call waits its turn,
+   `patience_seconds` at most. A full bulkhead is our own doing and says nothing about the dependency: it is outside the
+   breaker, which sees neither the wait nor its end. While the circuit is open, no call waits for a place.
 4. An attempt gets `attempt_timeout_seconds` or what is left of the deadline. Running out of it is the dependency's
    failure, unless it was given less than half: then it had no fair chance, and the breaker ignores it.
 5. Delays between attempts fit the deadline and stay under `MAX_DELAY_SECONDS`: a longer wait belongs to the queue,
@@ -26,6 +27,7 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
 from app.core.errors import DeadlineExceeded, Overloaded, Unavailable
 from app.core.retry import RetryBudget, RetryIf, build_retrying, is_unavailable
+from app.core.slots import CALLER, Caller, Rank, Slots
 
 T = TypeVar("T")
 
@@ -42,6 +44,7 @@ class ResiliencePolicy:
 
     `classify`: which errors the breaker counts · `retry_if`: which are repeated · `timed_out(seconds)`: the error for
     an attempt that ran out of time, for those who may not call that "unavailable" because it may have had an effect.
+    `slots`: the bulkhead, where calls of different ranks and groups share one; else `max_concurrent` places for all.
     """
 
     def __init__(
@@ -52,6 +55,8 @@ class ResiliencePolicy:
         attempt_timeout_seconds: float,
         max_attempts: int,
         max_concurrent: int,
+        slots: Slots | None = None,
+        patience_seconds: float | None = None,
         classify: Classify = default_classify,
         retry_if: RetryIf = is_unavailable,
         timed_out: Callable[[float], Exception] | None = None,
@@ -59,10 +64,12 @@ class ResiliencePolicy:
         uniform: Callable[[], float] = random.random,
     ) -> None:
         self.dependency = dependency
-        self._breaker = breaker
+        self._breaker: CircuitBreaker | None = breaker
         self._attempt_timeout_seconds = attempt_timeout_seconds
         self._max_attempts = max_attempts
-        self._slots = asyncio.Semaphore(max_concurrent)
+        self._slots = slots or Slots(max_concurrent)
+        self._patience_seconds = patience_seconds
+        self._rank: Rank | None = None
         self._user_classify = classify
         self._retry_if = retry_if
         self._timed_out = timed_out or self._no_answer
@@ -76,6 +83,18 @@ class ResiliencePolicy:
         other._breaker = breaker
         return other
 
+    def urgent(self) -> ResiliencePolicy:
+        """The same policy, first in the bulkhead. For few calls that must not wait for all the others."""
+        other = copy.copy(self)
+        other._rank = Rank.URGENT
+        return other
+
+    def insistent(self) -> ResiliencePolicy:
+        """`urgent`, past every circuit, and tried once: for what must be written, by a caller who repeats it."""
+        other = self.urgent()
+        other._breaker, other._max_attempts = None, 1
+        return other
+
     async def call(
         self, fn: Callable[..., Awaitable[T]], /, *args: Any, deadline: Deadline, max_attempts: int | None = None
     ) -> T:
@@ -85,7 +104,7 @@ class ResiliencePolicy:
 
         @functools.wraps(fn)
         async def admitted() -> T:
-            return await self._breaker.run(self._classify, self._attempt, fn, args, deadline)
+            return await self._in_turn(fn, args, deadline)
 
         try:
             result = await admitted()
@@ -108,29 +127,37 @@ class ResiliencePolicy:
         )
         return cast(T, await retrying(attempt))
 
-    async def _attempt(self, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...], deadline: Deadline) -> T:
-        await self._enter_bulkhead(deadline)
+    async def _in_turn(self, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...], deadline: Deadline) -> T:
+        caller = CALLER.get()
+        if self._rank is not None:
+            caller = caller._replace(rank=self._rank)
+        if not self._slots.try_enter(caller):
+            if self._breaker is not None:
+                self._breaker.check()
+            await self._wait(caller, deadline)
         try:
-            limit = deadline.cap(self._attempt_timeout_seconds)
-            try:
-                async with asyncio.timeout(limit) as timeout:
-                    return await fn(*args)
-            except TimeoutError as exc:
-                if not timeout.expired():
-                    raise
-                raise self._timed_out(limit) from exc
+            if self._breaker is None:
+                return await self._attempt(fn, args, deadline)
+            return await self._breaker.run(self._classify, self._attempt, fn, args, deadline)
         finally:
-            self._slots.release()
+            self._slots.leave(caller)
 
-    async def _enter_bulkhead(self, deadline: Deadline) -> None:
-        if not self._slots.locked():
-            await self._slots.acquire()
-            return
+    async def _wait(self, caller: Caller, deadline: Deadline) -> None:
+        patience = BULKHEAD_WAIT_SECONDS if self._patience_seconds is None else self._patience_seconds
         try:
-            async with asyncio.timeout(deadline.cap(BULKHEAD_WAIT_SECONDS)):
-                await self._slots.acquire()
+            await self._slots.enter(caller, deadline.cap(patience))
         except TimeoutError as exc:
             raise BulkheadFull(self.dependency, f"{self.dependency}: too many calls at once") from exc
+
+    async def _attempt(self, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...], deadline: Deadline) -> T:
+        limit = deadline.cap(self._attempt_timeout_seconds)
+        try:
+            async with asyncio.timeout(limit) as timeout:
+                return await fn(*args)
+        except TimeoutError as exc:
+            if not timeout.expired():
+                raise
+            raise self._timed_out(limit) from exc
 
     def _no_answer(self, seconds: float) -> Exception:
         if seconds < self._attempt_timeout_seconds / 2:

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 
 from app.adapters.database_trouble import operator_policy
 from app.adapters.migrations import pending_migrations, read_migrations
+from app.adapters.postgres_store import PostgresStore
 from app.adapters.row_security import expected_policies, holes
 from app.core.config import Settings
 from app.core.errors import Unavailable
@@ -37,6 +38,8 @@ async def check_database(settings: Settings, stack: AsyncExitStack) -> list[Find
     state = "warn" if seconds > SLOW_SECONDS else "ok"
     mend = "bring it closer: every answer needs several round trips" if state == "warn" else ""
     findings = [Finding("database", state, f"{database_place(settings)}, {seconds * 1000:.1f} ms", mend)]
+    if isinstance(store, PostgresStore):
+        findings.append(_pooling(settings, store))
     parts: dict[str, Callable[[Settings, Store], Awaitable[Finding]]] = {
         "schema": _schema,
         "row-level security": _row_security,
@@ -49,6 +52,14 @@ async def check_database(settings: Settings, stack: AsyncExitStack) -> list[Find
             cause = of_database(exc, settings)
             findings.append(Finding(subject, "bad", cause.said, cause.mend))
     return findings
+
+
+def _pooling(settings: Settings, store: PostgresStore) -> Finding:
+    said = f"DATABASE_POOLING={settings.database_pooling}"
+    if store.is_pooled:
+        detail = "through a pooler in transaction mode: no prepared statements, edits by SQL are seen within seconds"
+        return Finding("database pooling", "ok", f"{detail} ({said})")
+    return Finding("database pooling", "ok", f"each connection is a session of its own ({said})")
 
 
 async def _schema(settings: Settings, store: Store) -> Finding:

@@ -381,6 +381,8 @@ class Reply:
     part: int
     sending_since: datetime | None = None
     """When the attempt whose outcome is unknown was committed; set while `state` is `sending`."""
+    attempt: str | None = field(default=None, compare=False)
+    """The last one that was committed."""
     wamid: str | None = None
     error: Mapping[str, Any] | None = None
     to: Recipient = field(default=Recipient(None, None), compare=False)

@@ -15,6 +15,11 @@ _VARIANTS = (
     (re.compile(r"549(\d{10})"), r"54\1"),
     (re.compile(r"55(\d{2})9(\d{8})"), r"55\1\2"),
 )
+_LONGER = (
+    (re.compile(r"52(\d{10})"), r"521\1"),
+    (re.compile(r"54(\d{10})"), r"549\1"),
+    (re.compile(r"55(\d{2})(\d{8})"), r"55\g<1>9\2"),
+)
 """One line that two numbers lead to: the old mobile prefixes of Mexico and Argentina, the ninth digit of Brazil.
 WhatsApp names such a customer now by the one, now by the other (Cloud API, phone number formats)."""
 
@@ -40,3 +45,10 @@ def shortest_number(digits: str) -> str:
         if match:
             return match.expand(short)
     return digits
+
+
+def same_line(digits: str) -> tuple[str, ...]:
+    """The numbers that lead to one line, this one first: WhatsApp may name the customer by any of them."""
+    shortest = shortest_number(digits)
+    longer = (match.expand(long) for pattern, long in _LONGER if (match := pattern.fullmatch(shortest)))
+    return tuple(dict.fromkeys((digits, shortest, *longer)))

@@ -325,11 +325,19 @@ class ReplyStore(Protocol):
         ...
 
     async def begin_part(
-        self, key: str, *, fence: int, part: int, parts: int, text: str, resend: bool = False
+        self,
+        key: str,
+        *,
+        fence: int,
+        part: int,
+        parts: int,
+        text: str,
+        resend: bool = False,
+        attempt: str | None = None,
     ) -> SendDecision:
         """Decide about part `part` (from 0) of `parts`, and on `SEND` commit `sending` and the outbound message
         `<key>#<part>`. Bot replies are silenced when the conversation's bot is off. `resend=True`: an ambiguous part
-        may go out again. Raises `Fenced`."""
+        may go out again. `attempt`: a UUID of the caller's try, which the reply then shows. Raises `Fenced`."""
         ...
 
     async def complete_part(self, key: str, *, part: int, wamid: str, last: bool) -> None:
@@ -455,6 +463,10 @@ class Store(
 
     async def ping(self) -> None:
         """One round trip. Raises `Unavailable`."""
+        ...
+
+    def trouble(self) -> str | None:
+        """In words: what calls failed on a moment ago although the database answers (locks, connections, disk)."""
         ...
 
     async def schema_version(self) -> str | None:

@@ -209,8 +209,8 @@ def _status(number: str, status: Json, _contacts: _Contacts) -> WebhookEvent:
     if name not in REPORTED:
         is_known = name in HARMLESS_STATUSES
         return _ignored(f"statuses.{name}") if is_known else _ignored(f"statuses.{name}", sketch(status))
-    return _event(number, Kind.STATUS, f"{wamid}:{name}", phone_digits(status.get("recipient_id")) or wamid,
-                  {"status": status})  # fmt: skip
+    peer = phone_digits(status.get("recipient_id")) or _text(status.get("recipient_user_id")) or wamid
+    return _event(number, Kind.STATUS, f"{wamid}:{name}", peer, {"status": status})
 
 
 def _echo(number: str, echo: Json, _contacts: _Contacts) -> WebhookEvent:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 import orjson
 
@@ -25,15 +24,15 @@ from app.domain.models import (
     Reply,
     ReplyState,
     Role,
-    Status,
     User,
 )
 from app.domain.ports import Store
-from app.domain.webhook import REPORTED, Json, Kind, event_time, to_inbound
+from app.domain.webhook import Kind, to_inbound
 from app.services.account_service import AccountService
 from app.services.bot_service import Hold
 from app.services.delivery import Delivered, Delivery
 from app.services.ingest_service import Destination, Incoming
+from app.services.statuses import apply_status
 
 logger = logging.getLogger(__name__)
 
@@ -127,25 +126,11 @@ class ConversationService:
     async def apply_status(self, incoming: Incoming) -> tuple[str, str]:
         """Move one outbound message along. Returns the outcome, and why the message failed if it did."""
         account = await self._account(incoming)
-        status = incoming.body["status"]
-        name = str(status.get("status"))
-        if name not in REPORTED:  # queued by an earlier version
-            raise Unprocessable(f"unknown status {name:.40}")
-        error = _first_error(status)
-        known = await self._store.apply_status(
-            account.id,
-            wa_message_id=str(status["id"]),
-            outbound_key=status.get("biz_opaque_callback_data"),
-            status=Status(name),
-            timestamp=event_time(status.get("timestamp"), incoming.accepted_at),
-            error=error,
-        )
-        reason = ""
-        if name == Status.FAILED:
+        outcome, reason = await apply_status(self._store, account.id, incoming)
+        if reason:
             # WhatsApp had accepted it: nothing but this status says that the customer has no answer.
-            reason = f"message failed: code {(error or {}).get('code')}"
             logger.warning("a message that WhatsApp had accepted has failed", extra={"reason": reason})
-        return ("applied" if known else "kept_for_later"), reason
+        return outcome, reason
 
     async def record_echo(self, incoming: Incoming) -> str:
         """A person answered from the phone: the bot is silent from now on. Returns the outcome."""
@@ -229,8 +214,3 @@ def outbound_event(phone_number_id: str, account_id: str, conversation_id: str, 
 def outbound_mailbox(phone_number_id: str, conversation_id: str) -> str:
     """The account is in the name: each has its turn, and its share of the queue."""
     return f"{Kind.OUTBOUND}:{phone_number_id}:{conversation_id}"
-
-
-def _first_error(status: Json) -> Mapping[str, Any] | None:
-    errors = status.get("errors")
-    return errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], Mapping) else None

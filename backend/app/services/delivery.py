@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from app.core.clock import SYSTEM_CLOCK, Clock
+from app.core.failure_words import in_words
 from app.core.pacing import Limit, Pacer
-from app.domain.errors import AccountRejected, SendAmbiguous, SendError, SendRejected, SendThrottled, Unavailable
+from app.domain.errors import (
+    AccountRejected,
+    Fenced,
+    SendAmbiguous,
+    SendError,
+    SendRejected,
+    SendThrottled,
+    Unavailable,
+)
 from app.domain.models import Account, HandoverReason, Recipient, Reply, ReplyState
 from app.domain.ports import Messenger, SendDecision, Store
 from app.domain.text import split_text
 from app.services.account_service import AccountService
+from app.services.proofs import Proofs
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +36,11 @@ ACCOUNT_RETRY_SECONDS = 30.0
 the account wakes what waits."""
 CHANGED_RETRY_SECONDS = 0.5
 """The refused token had been replaced meanwhile."""
+RECORD_SECONDS = 120.0
+"""How long a worker keeps trying to record what WhatsApp said, as long as it holds the conversation. After that the
+receipt in Redis stands for it."""
+RECORD_AGAIN_SECONDS = 1.0
+PROOF_AGAIN_SECONDS = 1.0
 PAIR_RATE = 131056
 """Too many messages to one customer; Meta wants 4^n seconds of silence (Cloud API, error codes)."""
 
@@ -54,6 +71,32 @@ class Delivered(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class _Step:
+    """One part of a reply on its way. `attempt` is unique to this try."""
+
+    reply: Reply
+    index: int
+    parts: list[str]
+    account: Account
+    to: Recipient
+    fence: int
+    ensure_held: Callable[[], None]
+    attempt: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.reply.key}#{self.index}"
+
+    @property
+    def text(self) -> str:
+        return self.parts[self.index]
+
+    @property
+    def is_last(self) -> bool:
+        return self.index == len(self.parts) - 1
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """Sends the parts of one reply in order. The store decides, atomically, whether a part may go out."""
 
@@ -61,6 +104,7 @@ class Delivery:
     accounts: AccountService
     messenger: Messenger
     pacer: Pacer
+    proofs: Proofs
     reconcile_seconds: float
     reply_deadline_seconds: float
     clock: Clock = SYSTEM_CLOCK
@@ -77,24 +121,23 @@ class Delivery:
         resend: bool,
     ) -> Delivered:
         """Bring `reply` to its end and return which. `resend`: an ambiguous part may go out again after
-        `reconcile_seconds` without proof. `accepted_at`: since when somebody has waited for it. Raises `Postponed`,
-        `Unavailable`, `SendThrottled`, `AccountRejected`, `Fenced`."""
+        `reconcile_seconds` in which a proof could have come and did not. `accepted_at`: since when somebody has waited
+        for it. Raises `Postponed`, `Unavailable`, `SendThrottled`, `AccountRejected`, `Fenced`."""
         if reply.state is ReplyState.FAILED:
             # By an attempt that may have ended before it could call a person.
             return await self._ended(reply, SendDecision.FAILED)
         parts = split_text(reply.body or "")
         for index in range(reply.part, len(parts)):
             await self._pace(account, to)
-            decision = await self.store.begin_part(
-                reply.key, fence=fence, part=index, parts=len(parts), text=parts[index], resend=False
-            )
+            step = _Step(reply, index, parts, account, to, fence, ensure_held, attempt=str(uuid.uuid4()))
+            decision = await self._begin(step)
             if decision is SendDecision.AMBIGUOUS:
-                decision = await self._settle_ambiguous(reply, index, parts, fence, resend=resend)
+                decision = await self._settle_ambiguous(step, resend=resend)
             if decision is SendDecision.SENT:
                 continue
             if decision is not SendDecision.SEND:
                 return await self._ended(reply, decision)
-            ended = await self._send(reply, index, parts, account, to, accepted_at, fence, ensure_held)
+            ended = await self._send(step, accepted_at)
             if ended is not None:
                 return ended
         return Delivered(ReplyState.SENT)
@@ -113,41 +156,95 @@ class Delivery:
             await self.store.fail_part(reply.key, fence=fence, part=reply.part, error=error, final=True)
         await self.store.set_needs_human(reply.conversation_id, HandoverReason.ACCOUNT_BLOCKED)
 
-    async def _send(
-        self,
-        reply: Reply,
-        index: int,
-        parts: list[str],
-        account: Account,
-        to: Recipient,
-        accepted_at: datetime,
-        fence: int,
-        ensure_held: Callable[[], None],
-    ) -> Delivered | None:
+    async def _begin(self, step: _Step, *, resend: bool = False) -> SendDecision:
+        try:
+            return await self.store.begin_part(
+                step.reply.key, fence=step.fence, part=step.index, parts=len(step.parts), text=step.text,
+                resend=resend, attempt=step.attempt,
+            )  # fmt: skip
+        except (Unavailable, asyncio.CancelledError):
+            # The database may have committed it, or do so later. Nothing is sent on the strength of it.
+            await self._note_unsent(step)
+            raise
+
+    async def _send(self, step: _Step, accepted_at: datetime) -> Delivered | None:
+        reply, account = step.reply, step.account
         try:
             wamid = await self.messenger.send_text(
-                account, to, parts[index], outbound_key=f"{reply.key}#{index}", ensure_held=ensure_held
+                account, step.to, step.text, outbound_key=step.key, ensure_held=step.ensure_held
             )
         except SendAmbiguous as exc:
             raise Postponed(self.reconcile_seconds, "waiting for the status that proves or refutes the send") from exc
+        except Fenced:
+            await self._note_unsent(step)
+            raise
         except SendRejected as exc:
-            await self.store.fail_part(reply.key, fence=fence, part=index, error=_error(exc), final=True)
+            await self._record_failure(step, _error(exc), final=True)
             await self.store.set_needs_human(reply.conversation_id, HandoverReason.SEND_FAILED)
             logger.warning("send rejected for good", extra={"reply": reply.key, "wa_code": exc.wa_code})
             return Delivered(ReplyState.FAILED, f"send rejected: code {exc.wa_code}")
         except (SendThrottled, AccountRejected, Unavailable) as exc:
-            await self.store.fail_part(reply.key, fence=fence, part=index, error=_error(exc), final=False)
+            await self._record_failure(step, _error(exc), final=False)
             if isinstance(exc, SendThrottled):
                 if exc.wa_code == PAIR_RATE:
-                    exc.retry_after = await self.pacer.hold(account.phone_number_id, _peer(to))
+                    exc.retry_after = await self.pacer.hold(account.phone_number_id, _peer(step.to))
             elif await self._is_hopeless(reply, account, accepted_at, exc):
-                await self.give_up(replace(reply, part=index), fence=fence)
+                await self.give_up(replace(reply, part=step.index), fence=step.fence)
                 why = exc.reason if isinstance(exc, AccountRejected) else account.blocked_reason
                 return Delivered(ReplyState.FAILED, f"the account is blocked: {why}")
             raise
-        await self.store.complete_part(reply.key, part=index, wamid=wamid, last=index == len(parts) - 1)
+        await self._record_success(step, wamid)
         await self.accounts.accepted(account)
         return None
+
+    async def _record_success(self, step: _Step, wamid: str) -> None:
+        await self._record(
+            step,
+            lambda: self.store.complete_part(step.reply.key, part=step.index, wamid=wamid, last=step.is_last),
+            note=lambda: self.proofs.note(step.key, wamid),
+        )
+
+    async def _record_failure(self, step: _Step, error: dict[str, object], *, final: bool) -> None:
+        await self._record(
+            step,
+            lambda: self.store.fail_part(
+                step.reply.key, fence=step.fence, part=step.index, error=error, final=final
+            ),
+            note=lambda: self.proofs.note_unsent(step.attempt),
+        )  # fmt: skip
+
+    async def _record(
+        self, step: _Step, write: Callable[[], Awaitable[None]], *, note: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Write what WhatsApp said, again and again while this worker has the conversation. Should it lose it, or end,
+        the next one finds the receipt. Raises `Unavailable` after `RECORD_SECONDS`, `Fenced`."""
+        deadline = self.clock.monotonic() + RECORD_SECONDS
+        is_noted = False
+        while True:
+            try:
+                return await write()
+            except Unavailable as exc:
+                if not is_noted:
+                    logger.warning(
+                        "what became of a send cannot be recorded yet",
+                        extra={"reply": step.reply.key, "reason": in_words(exc)},
+                    )
+                    is_noted = await self._try(note)
+                if self.clock.monotonic() >= deadline:
+                    raise
+            await self.clock.sleep(RECORD_AGAIN_SECONDS)
+            step.ensure_held()
+
+    async def _note_unsent(self, step: _Step) -> None:
+        await self._try(lambda: self.proofs.note_unsent(step.attempt))
+
+    async def _try(self, note: Callable[[], Awaitable[None]]) -> bool:
+        try:
+            await note()
+        except Unavailable as exc:
+            logger.warning("no receipt written", extra={"reason": in_words(exc)})
+            return False
+        return True
 
     async def _is_hopeless(
         self, reply: Reply, account: Account, accepted_at: datetime, exc: AccountRejected | Unavailable
@@ -175,22 +272,33 @@ class Delivery:
             await self.clock.sleep(wait)
             waited += wait
 
-    async def _settle_ambiguous(
-        self, reply: Reply, index: int, parts: list[str], fence: int, *, resend: bool
-    ) -> SendDecision:
-        """An earlier attempt may or may not have gone out: the status webhook had its time, or gets the rest of it."""
+    async def _settle_ambiguous(self, step: _Step, *, resend: bool) -> SendDecision:
+        """An earlier attempt may or may not have gone out. First the receipts and the statuses that wait are asked;
+        then the status webhook gets the rest of its time, and time in which none could be applied does not count."""
+        reply = await self.store.open_reply(
+            step.reply.conversation_id, key=step.reply.key, author=step.reply.author, covers=(), fence=step.fence
+        )
+        if reply.attempt is not None and await self.proofs.is_unsent(reply.attempt):
+            error = {"code": "not_sent", "message": "an earlier attempt ended before it sent anything"}
+            await self.store.fail_part(reply.key, fence=step.fence, part=step.index, error=error, final=False)
+            return await self._begin(step)
+        if await self.proofs.apply(step.account, step.to, reply.key, part=step.index, last=step.is_last):
+            return await self._begin(step)
         since = reply.sending_since or self.clock.now()
-        left = (since + timedelta(seconds=self.reconcile_seconds) - self.clock.now()).total_seconds()
+        enough = timedelta(seconds=self.reconcile_seconds + self.proofs.lost_seconds(since))
+        left = (since + enough - self.clock.now()).total_seconds()
         if left > 0:
             raise Postponed(left, "waiting for the status that proves or refutes the send")
+        if await self.proofs.are_on_their_way():
+            raise Postponed(PROOF_AGAIN_SECONDS, "waiting for the events that came while the queue was away")
         if resend:
-            return await self.store.begin_part(
-                reply.key, fence=fence, part=index, parts=len(parts), text=parts[index], resend=True
-            )
+            return await self._begin(step, resend=True)
         error = {"code": SendAmbiguous.code, "message": "no proof that the message went out"}
-        await self.store.fail_part(reply.key, fence=fence, part=index, error=error, final=True)
-        await self.store.set_needs_human(reply.conversation_id, HandoverReason.SEND_UNPROVEN)
-        return SendDecision.FAILED
+        await self.store.fail_part(reply.key, fence=step.fence, part=step.index, error=error, final=True)
+        decision = await self._begin(step)  # a proof that came just now stands
+        if decision is SendDecision.FAILED:
+            await self.store.set_needs_human(reply.conversation_id, HandoverReason.SEND_UNPROVEN)
+        return decision
 
     async def _ended(self, reply: Reply, decision: SendDecision) -> Delivered:
         if decision is SendDecision.SILENCED:

@@ -26,6 +26,7 @@ from prometheus_client import Counter, Histogram
 from app.core.failure_words import in_words, one_line, place_of
 from app.core.logging import bind_messages, log_canonical, redact
 from app.core.queue import Claim, Event, LeaseLost, Queue
+from app.core.slots import Caller, Rank, calling_as
 from app.core.tracing import is_on, span
 from app.domain.errors import (
     AccountRejected,
@@ -203,7 +204,10 @@ class InboxWorker:
         kind, _, _ = claim.mailbox.partition(":")
         result = Handled("cancelled", 0)
         try:
-            with span("handle", parent=trace_carrier(claim.events[0]) if is_on() else None, kind=kind):
+            with (
+                calling_as(Caller(Rank.BACKGROUND, _account_of(claim))),
+                span("handle", parent=trace_carrier(claim.events[0]) if is_on() else None, kind=kind),
+            ):
                 result = await self._dispatch(kind, claim)
             await self._on_handled(claim.events[: result.count])
             await self._tell(lambda: self._queue.done(claim, result.count))
@@ -337,6 +341,11 @@ class _Hold:
 
     async def refresh(self) -> Run:
         return _run(await self.queue.refresh(self.claim))
+
+
+def _account_of(claim: Claim) -> str:
+    """Whose share of the database a claim uses: the number in the mailbox's name, where there is one."""
+    return claim.mailbox.partition(":")[2].partition(":")[0]
 
 
 def _run(claim: Claim) -> Run:

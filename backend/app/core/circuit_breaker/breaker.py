@@ -79,6 +79,11 @@ class CircuitBreaker(Circuit):
                 self._judge(0.0)
         return result
 
+    def check(self) -> None:
+        """Raise `CircuitBreakerOpenError` if a call would certainly be refused now."""
+        if self.blocked_seconds():
+            raise self._rejection()
+
     async def _run_probe(
         self, classify: Classify, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> T:

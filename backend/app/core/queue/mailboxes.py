@@ -53,8 +53,8 @@ PROBE_KEPT_MS = 60_000
 FULL_RETRY_SECONDS = 5.0
 _NOTHING_HELD: Mapping[str, int] = MappingProxyType({})
 
-PUT, EXTEND, REFRESH, STATS, AUDIT, LIFE = (
-    Script(f"queue_{name}") for name in ("put", "extend", "refresh", "stats", "audit", "life")
+PUT, EXTEND, REFRESH, LOOK, STATS, AUDIT, LIFE = (
+    Script(f"queue_{name}") for name in ("put", "extend", "refresh", "look", "stats", "audit", "life")
 )
 CLAIM, SETTLE = (Script(f"queue_{name}", prelude="queue_dead") for name in ("claim", "settle"))
 
@@ -325,6 +325,13 @@ class Queue:
             raise LeaseLost("the conversation has another holder")
         claim.events += tuple(decode_entry(claim.mailbox, entry) for entry in entries)
         return claim
+
+    async def look(self, mailbox: str, *, limit: int) -> list[Event]:
+        """The newest events of a mailbox that are not finished, at most `limit`, oldest first: also those that another
+        worker is handling. Changes nothing."""
+        name = mailbox.encode()
+        entries: list[bytes] = await self._shards.call(LOOK, self._shards.of(name), (name, limit))
+        return [decode_entry(mailbox, entry) for entry in entries]
 
     async def extend(self, claims: Sequence[Claim]) -> list[Claim]:
         """Renew the leases, one call per shard, and set `held_until` of the kept ones. Returns the LOST ones.

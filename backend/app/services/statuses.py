@@ -1,0 +1,42 @@
+"""What WhatsApp reports about a message that we sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.domain.errors import Unprocessable
+from app.domain.models import Status
+from app.domain.ports import Store
+from app.domain.webhook import REPORTED, Json, event_time
+from app.services.ingest_service import Incoming
+
+
+def outbound_key(incoming: Incoming) -> str | None:
+    """Our own name of the message, if WhatsApp repeats it."""
+    key = incoming.body["status"].get("biz_opaque_callback_data")
+    return key if isinstance(key, str) else None
+
+
+async def apply_status(store: Store, account_id: str, incoming: Incoming) -> tuple[str, str]:
+    """Move one outbound message along. Returns the outcome, and why the message failed if it did. May be repeated."""
+    status = incoming.body["status"]
+    name = str(status.get("status"))
+    if name not in REPORTED:  # queued by an earlier version
+        raise Unprocessable(f"unknown status {name:.40}")
+    error = _first_error(status)
+    known = await store.apply_status(
+        account_id,
+        wa_message_id=str(status["id"]),
+        outbound_key=outbound_key(incoming),
+        status=Status(name),
+        timestamp=event_time(status.get("timestamp"), incoming.accepted_at),
+        error=error,
+    )
+    reason = f"message failed: code {(error or {}).get('code')}" if name == Status.FAILED else ""
+    return ("applied" if known else "kept_for_later"), reason
+
+
+def _first_error(status: Json) -> Mapping[str, Any] | None:
+    errors = status.get("errors")
+    return errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], Mapping) else None
