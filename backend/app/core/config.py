@@ -14,12 +14,13 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, Sett
 
 from app.core.credentials import credentials_problem
 from app.core.egress import Egress
+from app.core.errors import Expected
 from app.core.redis_url import RedisUrl, option_problem
 from app.core.secrets import SecretError, TokenCipher, clean_secret, strip_secret
 from app.core.setting_names import misspelt
 
 
-class SettingsError(Exception):
+class SettingsError(Expected):
     """A setting is missing, contradictory or unsafe. `problems` maps the environment name to what to do."""
 
     def __init__(self, problems: dict[str, str]) -> None:

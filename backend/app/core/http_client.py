@@ -44,6 +44,7 @@ import orjson
 from httpx import AsyncClient
 
 from app.core.egress import Egress
+from app.core.errors import Expected
 from app.core.tracing import span
 
 CONNECT_SECONDS = 3.0
@@ -72,7 +73,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class HttpError(Exception):
+class HttpError(Expected):
     """No usable HTTP response. The message names the kind of failure, never the URL or a header."""
 
 

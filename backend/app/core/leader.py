@@ -13,6 +13,7 @@ import asyncio
 
 from app.core.errors import Unavailable
 from app.core.redis import Redis, RedisError, Script
+from app.core.redis_trouble import redis_words
 
 CALL_SECONDS = 1.0
 
@@ -40,4 +41,4 @@ class Lease:
             async with asyncio.timeout(CALL_SECONDS):
                 return bool(await self._script(self._redis, [self._key], [self._holder, milliseconds]))
         except (RedisError, OSError) as exc:
-            raise Unavailable("redis", str(exc) or type(exc).__name__) from exc
+            raise Unavailable("redis", redis_words(exc)) from exc

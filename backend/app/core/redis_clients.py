@@ -17,6 +17,7 @@ from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnec
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisClusterException, RedisError
 
+from app.core.redis_trouble import redis_words
 from app.core.redis_url import RedisUrl
 
 ASK_SENTINEL_SECONDS = 1.0
@@ -100,7 +101,7 @@ class _Sentinel(Redis):
         try:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as exc:
-            self.trouble = str(exc) or type(exc).__name__
+            self.trouble = redis_words(exc)
             raise
 
 

@@ -28,7 +28,9 @@ class AccountNotices:
     async def record(self, notice: AccountNotice) -> None:
         """Take note of one report. Safe to repeat; it may have been delivered before."""
         NOTICES.labels(notice.field, notice.event_label).inc()
-        known = {name: value for name, value in asdict(notice).items() if value and name != "details"}
+        known = {
+            name: value for name, value in asdict(notice).items() if value and name not in {"details", "phone_number"}
+        }
         logger.log(
             notice.severity,
             "WhatsApp reports: %s",

@@ -129,7 +129,7 @@ class ConversationService:
         status = incoming.body["status"]
         name = str(status.get("status"))
         if name not in REPORTED:  # queued by an earlier version
-            raise Unprocessable(f"unknown status {name:.40}")
+            raise Unprocessable("a status that is unknown")
         error = _first_error(status)
         known = await self._store.apply_status(
             account.id,
@@ -174,4 +174,9 @@ class ConversationService:
 
 def _first_error(status: Json) -> Mapping[str, Any] | None:
     errors = status.get("errors")
-    return errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], Mapping) else None
+    first = errors[0] if isinstance(errors, list) and errors else None
+    if not isinstance(first, Mapping):
+        return None
+    # The code says it all; what Meta writes beside it may quote the message and the number.
+    code = first.get("code")
+    return {"code": code if isinstance(code, int) else None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ IGNORED = Counter(
     "Changes and statuses that Chorus has no use for, by field (unknown ones too, the first 50 names)",
     ["field"],
 )
+_FIELD = re.compile(r"[A-Za-z_.]{1,60}")
 _unknown_fields = BoundedNames(MAX_UNKNOWN_FIELDS)
 
 
@@ -65,6 +67,8 @@ async def _nothing_to_store() -> PutResult:
 def _count(ignored: WebhookEvent) -> bool:
     """Always false: there is nothing to store. Of a field that nobody knows the log gets the shape, once a process."""
     field, shape = ignored.body["field"], ignored.body.get("sketch")
+    if not _FIELD.fullmatch(field):  # it may be anything, and ends in a label
+        field = "?"
     if shape is None:
         IGNORED.labels(field).inc()
         return False

@@ -9,6 +9,7 @@ from zlib import crc32
 
 from app.core.queue.events import QueueUnavailable
 from app.core.redis import Redis, RedisError, Script, within
+from app.core.redis_trouble import redis_words
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ async def bounded(command: Awaitable[T], name: str, timeout_seconds: float = CAL
     try:
         return await within(timeout_seconds, command)
     except (RedisError, OSError) as exc:
-        reason = str(exc) or type(exc).__name__
+        reason = redis_words(exc)
         raise QueueUnavailable("queue", f"{name}: {reason}", retry_after=RETRY_AFTER_SECONDS) from exc
 
 
