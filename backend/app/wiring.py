@@ -26,6 +26,7 @@ from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.core import cache
 from app.core.allowance import Allowance
+from app.core.app_secrets import binds, first_app, read_app_secrets
 from app.core.arrivals import Arrivals
 from app.core.build import build_id
 from app.core.circuit_breaker import CIRCUIT_BREAKERS, JOIN_SECONDS, BreakerFleet, whatsapp_account_breakers
@@ -48,6 +49,7 @@ from app.domain.ports import Store
 from app.services.account_notices import AccountNotices
 from app.services.account_service import AccountService
 from app.services.account_watch import AccountWatch
+from app.services.app_binding import AppBinding
 from app.services.bot_service import BotService
 from app.services.breaker_service import BreakerService
 from app.services.cache_relay import CacheRelay
@@ -253,7 +255,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             admin_key=_admin_key(settings),
             verify_token=_value(settings.whatsapp_verify_token) or None,
         ),
-        ingest=IngestService(inbox or outside.queue, outside.arrivals.note),
+        ingest=IngestService(inbox or outside.queue, outside.arrivals.note, binding=_app_binding(settings, accounts)),
         inbox=inbox,
         app_secrets=_values(settings.meta_app_secret),
         account_watch=account_watch,
@@ -263,6 +265,11 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
         settings=settings,
         schema=schema,
     )
+
+
+def _app_binding(settings: Settings, accounts: AccountService) -> AppBinding | None:
+    secrets = read_app_secrets(_values(settings.meta_app_secret))
+    return AppBinding(accounts, first_app(secrets)) if binds(secrets) else None
 
 
 def _signup(settings: Settings, outside: Outside, accounts: AccountService) -> SignupService:

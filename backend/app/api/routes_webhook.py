@@ -4,7 +4,6 @@ microsecond here counts threefold, and nothing may be parsed before the signatur
 
 from __future__ import annotations
 
-import hmac
 import json
 import logging
 import secrets
@@ -23,6 +22,7 @@ from app.api.body_limit import announced_bytes
 from app.api.deps import services
 from app.api.errors import error_response
 from app.api.openapi import plain_problem
+from app.core.app_secrets import read_app_secrets, signer_of
 from app.core.errors import Unavailable
 from app.core.failure_words import in_words
 from app.core.logging import bind_request_id, log_canonical
@@ -58,7 +58,7 @@ class BodyTooLarge(Exception):
 
 
 class WebhookReceiver:
-    """`POST /webhook/whatsapp` as an ASGI callable.
+    """`POST /webhook/whatsapp` as an ASGI callable. `app_secrets`: as META_APP_SECRET has them.
 
     200: durably stored · 400: not JSON · 401: no or wrong signature, nothing stored · 413 · 503: nothing durable could
     take it, Meta delivers again.
@@ -66,7 +66,7 @@ class WebhookReceiver:
 
     def __init__(self, ingest: IngestService, app_secrets: Sequence[str]) -> None:
         self._ingest = ingest
-        self._keys = [secret.encode() for secret in app_secrets]
+        self._secrets = read_app_secrets(app_secrets)
         self._told_at = -TELL_SECONDS
         self._untold = 0
 
@@ -82,13 +82,13 @@ class WebhookReceiver:
             body = await _read(receive)
             if body is None:
                 return
-            if not self._is_signed(body, signature):
+            if (app_id := signer_of(self._secrets, body, signature)) is None:
                 status, error = 401, "invalid_signature"
                 refused = "signature_wrong" if signature else "signature_missing"
                 self._tell_unsigned(refused, started)
             else:
                 with span("webhook"):
-                    result = await self._ingest.accept(loads(body))
+                    result = await self._ingest.accept(loads(body), signed_by=app_id)
                 accepted, duplicates = result.accepted, result.duplicates
                 status = 200
         except BodyTooLarge:
@@ -120,13 +120,6 @@ class WebhookReceiver:
                 extra={"reason": refused, "refused": self._untold},
             )
             self._told_at, self._untold = now, 0
-
-    def _is_signed(self, body: bytes, signature: bytes) -> bool:
-        """HMAC-SHA256 over the raw bytes with any of the app secrets (several Meta apps may post here)."""
-        for key in self._keys:
-            if hmac.compare_digest(b"sha256=" + hmac.digest(key, body, "sha256").hex().encode(), signature):
-                return True
-        return False
 
 
 def _headers(scope: Scope) -> tuple[bytes, int]:

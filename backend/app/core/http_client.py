@@ -224,8 +224,8 @@ async def _take(slots: asyncio.Semaphore, request: httpx.Request) -> None:
 
 
 def _unpacker(headers: httpx.Headers) -> _Unpack:
-    """How a body is unpacked, in pieces. It is asked for as it is, yet a proxy may pack it all the same. Takes the header
-    away, so that httpx does not unpack it too. Raises `DecodingError` for layers upon layers, and for other formats."""
+    """How a body is unpacked, in pieces: we ask for none that is packed, yet a proxy may do it. Takes the header away:
+    httpx would unpack it once more. Raises `DecodingError` for layers upon layers, and for other formats."""
     layers = [layer.strip().lower() for layer in headers.get_list("content-encoding", split_commas=True)]
     layers = [layer for layer in layers if layer not in ("", "identity")]
     if not layers:
@@ -255,8 +255,8 @@ def _inflate(inflator: Any, packed: bytes) -> Iterator[bytes]:
 
 
 class _BoundedStream(httpx.AsyncByteStream):
-    """A response's body, unpacked, at most `limit` bytes of it; its slot is free when it is closed. Here and not only in
-    `request`, because supabase-py reads through this client as well."""
+    """A response's body, unpacked, at most `limit` bytes of it; its slot is free when it is closed. Not only `request`
+    is bounded this way: supabase-py reads through this client as well."""
 
     def __init__(self, stream: httpx.AsyncByteStream, release: Callable[[], None], unpack: _Unpack, limit: int) -> None:
         self._stream = stream
