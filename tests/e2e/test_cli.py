@@ -134,7 +134,8 @@ def test_doctor_is_content_with_the_running_fleet(world: World, tmp_path: Path, 
 @pytest.mark.parametrize(("setting", "value"), [("appendonly", "no"), ("maxmemory-policy", "allkeys-lru")])
 def test_production_refuses_a_redis_that_forgets(valkey_url: str, tmp_path: Path, setting: str, value: str) -> None:
     production = {
-        "APP_ENV": "production", "REDIS_URL": valkey_url, "ADMIN_API_KEY": "operator" * 4, "WHATSAPP_VERIFY_TOKEN": "verified" * 2,
+        "APP_ENV": "production", "REDIS_URL": valkey_url, "ADMIN_API_KEY": "operator" * 4,
+        "WHATSAPP_VERIFY_TOKEN": "verified" * 2,
     }  # fmt: skip
     with redis.Redis.from_url(valkey_url) as client:
         before = client.config_get(setting)[setting]

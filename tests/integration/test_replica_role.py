@@ -144,7 +144,8 @@ async def test_a_second_migrate_changes_the_password_and_nothing_else(postgres_u
     assert await ensure_replica_role(postgres_url, changed) == name
     connection = await asyncpg.connect(changed, timeout=5)
     groups = await connection.fetch(
-        "select m.roleid::regrole::text as role from pg_auth_members m where m.member = (select oid from pg_roles where rolname = current_user)"
+        "select m.roleid::regrole::text as role from pg_auth_members m where m.member ="
+        " (select oid from pg_roles where rolname = current_user)"
     )
     await connection.close()
     assert [group["role"] for group in groups] == ["service_role"]
