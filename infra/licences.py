@@ -1,4 +1,4 @@
-"""docs/licences.md: every package that an installation runs, and under what licence. Prints it; `make licences` keeps it."""
+"""Prints docs/licences.md: every package that an installation runs, and under what licence (`make licences`)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ ALLOWED = re.compile(
 
 HEAD = """# Licences
 
-What `requirements-runtime.lock` installs, and the licence that each package declares. Written by `make licences`; a test
-refuses a package that is missing here, and a licence that is not on the list in `infra/licences.py`. Chorus is MIT. What
-only tests use is in no installation and not listed.
+What `requirements-runtime.lock` installs, and the licence that each package declares. Written by `make licences`; a
+test refuses a package that is missing here, and a licence that is not on the list in `infra/licences.py`. Chorus is
+MIT. What only tests use is in no installation and not listed.
 
 | package | licence |
 |---|---|
@@ -31,8 +31,8 @@ def pinned() -> list[str]:
 
 
 def licence_of(name: str) -> str | None:
-    """As the package declares it: an SPDX expression, its classifiers, or its one-line field; `None`: not installed here
-    (another platform's)."""
+    """As the package declares it: an SPDX expression, its classifiers, or its one-line field. `None`: it is not
+    installed, because it is another platform's."""
     try:
         about = metadata.metadata(name)
     except metadata.PackageNotFoundError:
