@@ -37,11 +37,13 @@ from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
 from app.core.loop_watch import LoopWatch
 from app.core.metrics import tell_build
+from app.core.namespace import Binding
 from app.core.pacing import Pacer
 from app.core.probe_board import ProbeBoard
 from app.core.queue import Queue
 from app.core.redis import Redis, describe, is_cluster
 from app.core.redis import connect as connect_redis
+from app.core.redis_info import trouble
 from app.core.registry import HEARTBEAT_SECONDS, Registry, new_replica_id
 from app.core.resilience import ResiliencePolicy
 from app.core.secrets import TokenCipher
@@ -60,7 +62,8 @@ from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
 from app.services.journal import Journal
-from app.services.probes import Dependency
+from app.services.namespace_gate import NamespaceGate
+from app.services.probes import TROUBLE, Dependency
 from app.services.schema_gate import SchemaGate
 from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES, WINDOW_SECONDS, SignupService
 from app.services.silence_watch import SilenceWatch
@@ -105,6 +108,11 @@ class Replica:
     supervisor: Supervisor
     settings: Settings
     schema: SchemaGate
+    namespace: NamespaceGate
+
+    def when_fit(self, loop: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """`loop`, started only once this replica may work."""
+        return self.schema.guarded(self.namespace.guarded(loop))
 
     async def drain(self, grace_seconds: float) -> None:
         """Finish or give back what is held. Idempotent."""
@@ -126,6 +134,7 @@ class Outside:
     model: GeminiModel
     messenger: WhatsAppMessenger
     pacer: Pacer
+    bindings: Mapping[str, Binding]
     breakers: BreakerFleet
     board: ProbeBoard
     arrivals: Arrivals
@@ -146,7 +155,9 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
         supervisor = Supervisor()
         replica = _assemble(settings, outside, supervisor, build)
         await asyncio.gather(
-            replica.services.health.probe_all(), replica.schema.look(timeout_seconds=PROBE_TIMEOUT_SECONDS)
+            replica.services.health.probe_all(),
+            replica.schema.look(timeout_seconds=PROBE_TIMEOUT_SECONDS),
+            replica.namespace.look(timeout_seconds=PROBE_TIMEOUT_SECONDS),
         )
         stack.push_async_callback(replica.services.breakers.aclose)
         stack.push_async_callback(supervisor.stop)
@@ -198,6 +209,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
             per_number=per_number(settings.whatsapp_messages_per_second),
             per_pair=PER_PAIR,
         ),
+        bindings=open_bindings(settings, stack, redis),
         breakers=breakers,
         board=ProbeBoard(redis, namespace=settings.redis_namespace, replica_id=registry.replica_id),
         arrivals=Arrivals(redis, namespace=settings.redis_namespace),
@@ -206,6 +218,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
 
 def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build: str) -> Replica:
     accounts = AccountService(outside.store, outside.cipher)
+    namespace = NamespaceGate(outside.store, outside.bindings, namespace=settings.redis_namespace)
     schema = SchemaGate(outside.store, [migration.id for migration in read_migrations()])
     delivery = Delivery(
         outside.store,
@@ -220,7 +233,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
     inbox = _inbox(settings, outside)
     journal = inbox if isinstance(inbox, Journal) else None
     conversations = ConversationService(
-        accounts=accounts, store=outside.store, queue=journal or outside.queue, delivery=delivery
+        accounts=accounts, store=outside.store, queue=namespace.before(journal or outside.queue), delivery=delivery
     )
     bot, worker = None, None
     if settings.app_role is not ReplicaRole.API:
@@ -235,10 +248,10 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             outside.queue,
             bot,
             conversations,
-            AccountNotices(),
+            AccountNotices(accounts),
             concurrency=settings.worker_concurrency,
             on_beat=lambda: supervisor.beat("worker"),
-            may_claim=schema.is_open,
+            may_claim=lambda: schema.is_open() and namespace.is_open(),
             **_worker_hooks(inbox),
         )
     return Replica(
@@ -246,7 +259,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             accounts=accounts,
             signup=_signup(settings, outside, accounts),
             conversations=conversations,
-            health=_health(settings, outside, supervisor, schema, silence, account_watch, build),
+            health=_health(settings, outside, supervisor, schema, namespace, silence, account_watch, build),
             queue=outside.queue,
             registry=outside.registry,
             breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers, outside.queue),
@@ -255,7 +268,9 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             admin_key=_admin_key(settings),
             verify_token=_value(settings.whatsapp_verify_token) or None,
         ),
-        ingest=IngestService(inbox or outside.queue, outside.arrivals.note, binding=_app_binding(settings, accounts)),
+        ingest=IngestService(
+            namespace.before(inbox or outside.queue), outside.arrivals.note, binding=_app_binding(settings, accounts)
+        ),
         inbox=inbox,
         app_secrets=_values(settings.meta_app_secret),
         account_watch=account_watch,
@@ -264,6 +279,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
         supervisor=supervisor,
         settings=settings,
         schema=schema,
+        namespace=namespace,
     )
 
 
@@ -307,6 +323,7 @@ def _health(
     outside: Outside,
     supervisor: Supervisor,
     schema: SchemaGate,
+    namespace: NamespaceGate,
     silence: SilenceWatch,
     account_watch: AccountWatch,
     build: str,
@@ -319,7 +336,13 @@ def _health(
         channel = "trusted" if cache.stats().trusted else "lost"
         needs_aof = settings.redis_durability is RedisDurability.AOF
         about = await describe(outside.redis, needs_aof=needs_aof)
-        return about | {"durability": settings.redis_durability, "channel": channel}
+        try:
+            await outside.queue.probe()
+        except Unavailable as exc:
+            raise Unavailable("redis", f"it answers and refuses writes: {exc}") from exc
+        wrong = trouble(about, needs_aof=needs_aof)
+        told = {"durability": settings.redis_durability, "channel": channel}
+        return about | told | ({TROUBLE: wrong} if wrong else {})
 
     def upstream(name: str, probe: Callable[[], Awaitable[Mapping[str, Any]]], timeout_seconds: float) -> Dependency:
         return Dependency(name, probe, UPSTREAM_PROBE_SECONDS, timeout_seconds, is_shared=True)
@@ -332,10 +355,12 @@ def _health(
             "queue": {"pending": queue.pending, "oldest_seconds": round(queue.oldest_seconds, 3), "dead": queue.dead},
         }
 
+    redis = Dependency("redis", probe_redis, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS)
+    database = Dependency("supabase", probe_store, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS)
     return HealthService(
         dependencies={
-            "redis": Dependency("redis", probe_redis, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS),
-            "supabase": Dependency("supabase", probe_store, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS),
+            "redis": redis,
+            "supabase": database,
             "whatsapp": upstream("whatsapp", outside.messenger.probe, UPSTREAM_TIMEOUT_SECONDS),
             "gemini": upstream("gemini", outside.model.probe, MODEL_TIMEOUT_SECONDS),
         },
@@ -347,14 +372,34 @@ def _health(
         internals=internals,
         build={"version": __version__, "build": build},
         requires=frozenset(settings.readiness_requires),
-        schema=lambda: schema.reason,
+        unfit=lambda: schema.reason or namespace.reason,
+        refusing=lambda: _refusing(settings, redis, database),
+        strained=lambda: namespace.contradiction,
     )
+
+
+def _refusing(settings: Settings, redis: Dependency, database: Dependency) -> str | None:
+    """Why webhooks are answered with 503: what they are stored in does not take them."""
+    if settings.redis_durability is RedisDurability.NONE:
+        needed = [database]
+    elif settings.ingest_fallback is IngestFallback.DATABASE:
+        needed = [redis, database]
+    else:
+        needed = [redis]
+    if any(store.status != "error" for store in needed):
+        return None
+    return f"webhooks are refused: {needed[0].name}: {needed[0].error}"
 
 
 def _start_loops(replica: Replica, outside: Outside) -> None:
     """Every background loop of a replica; the supervisor restarts one that dies and tells /health/live."""
     start = replica.supervisor.start
-    beating = {"event_loop": LoopWatch().run, "schema": replica.schema.run, **replica.services.health.loops()}
+    beating = {
+        "event_loop": LoopWatch().run,
+        "schema": replica.schema.run,
+        "namespace": replica.namespace.run,
+        **replica.services.health.loops(),
+    }
     for name, loop in beating.items():
         start(name, partial(loop, partial(replica.supervisor.beat, name)))
     started_at = time.time()
@@ -383,24 +428,21 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
             replica.supervisor.beat("audit")
             await asyncio.sleep(AUDIT_SECONDS)
             try:
-                repaired = await outside.queue.audit()
+                await outside.queue.audit()
             except Unavailable as exc:
                 logger.warning("audit failed", extra={"reason": str(exc)})
-                continue
-            if repaired:
-                logger.error("mailboxes were in no set and are due again", extra={"count": repaired})
 
     start("heartbeat", heartbeat)
     start("silence_watch", replica.services.silence.run)
     if replica.inbox is not None:
-        start("inbox_mover", replica.schema.guarded(replica.inbox.run))
+        start("inbox_mover", replica.when_fit(replica.inbox.run))
     start("circuit_breakers", outside.breakers.run)
-    start("cache_relay", replica.schema.guarded(_cache_relay(replica, outside).run))
+    start("cache_relay", replica.when_fit(_cache_relay(replica, outside).run))
     watch = partial(replica.account_watch.run, partial(replica.supervisor.beat, "account_watch"))
-    start("account_watch", replica.schema.guarded(watch))
+    start("account_watch", replica.when_fit(watch))
     if replica.settings.whatsapp_phone_id:
         bootstrap = partial(_bootstrap, replica.settings, replica.services.accounts)
-        start("bootstrap_account", replica.schema.guarded(bootstrap))
+        start("bootstrap_account", replica.when_fit(bootstrap))
     if replica.worker is not None:
         start("worker", replica.worker.run, beat_within_seconds=STUCK_SECONDS)
         start("lease_renewal", replica.worker.renew)
@@ -434,6 +476,16 @@ def open_breakers(settings: Settings, stack: AsyncExitStack, registry: Registry)
         replica_id=registry.replica_id,
         replicas=lambda: registry.count,
     )
+
+
+def open_bindings(settings: Settings, stack: AsyncExitStack, redis: Redis) -> dict[str, Binding]:
+    """Whose the namespace is, on each Redis in use, by the setting that names it."""
+    bindings = {"REDIS_URL": Binding(redis, namespace=settings.redis_namespace)}
+    if settings.redis_cache_url:
+        cache_redis = connect_redis(settings.redis_cache_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
+        stack.push_async_callback(cache_redis.aclose)
+        bindings["REDIS_CACHE_URL"] = Binding(cache_redis, namespace=settings.redis_namespace)
+    return bindings
 
 
 def open_queue(settings: Settings, stack: AsyncExitStack, redis: Redis) -> Queue:

@@ -79,7 +79,7 @@ _ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {
     "id", "created_at", "updated_at", "refusals", "blocked_reason", "blocked_since",
 }  # fmt: skip
 
-_ABOUT_THE_SCHEMA = frozenset({"applied_migrations", "schema_version"})
+_ABOUT_THE_SCHEMA = frozenset({"applied_migrations", "database_identity", "schema_version"})
 
 CONFLICTS = {
     "last_owner": "the account would have no owner left",
@@ -175,6 +175,10 @@ class SqlStore(SqlInvalidations, Store):
                 raise
             return ()
 
+    async def database_identity(self) -> str:
+        identity: str = await self._call("database_identity")
+        return identity
+
     async def schema_version(self) -> str | None:
         version: str | None = await self._call("schema_version")
         return version
@@ -228,6 +232,22 @@ class SqlStore(SqlInvalidations, Store):
     async def account_accepted(self, account_id: str, *, access_token: str) -> bool:
         was_blocked: bool = await self._call("account_accepted", account_id=account_id, access_token=access_token)
         return was_blocked
+
+    async def account_notice(
+        self,
+        *,
+        phone_number_id: str | None,
+        phone_number: str | None,
+        notice: Mapping[str, Any],
+        block: BlockReason | None,
+        ends_block: bool,
+        confirm: int,
+    ) -> tuple[str, ...]:
+        ids = await self._call(
+            "account_notice", phone_number_id=phone_number_id, phone_number=phone_number, notice=notice, block=block,
+            ends_block=ends_block, confirm=confirm,
+        )  # fmt: skip
+        return tuple(ids)
 
     async def blocked_accounts(self, *, limit: int) -> BlockedAccounts:
         return _BLOCKED.validate_python(await self._call("blocked_accounts", limit=limit))

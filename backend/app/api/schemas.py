@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StringConstraints
 from pydantic_core import PydanticCustomError
@@ -123,6 +123,16 @@ class AccountChanges(_In):
     app_id: AppId | None = None
 
 
+class NoticeOut(_Out):
+    """A report of Meta: `field` and `event` are Meta's names, `words` say what happened."""
+
+    at: datetime
+    field: str
+    event: str
+    words: str
+    severity: Literal["info", "warning", "error"]
+
+
 class AccountOut(_Out):
     """Without secrets."""
 
@@ -138,6 +148,8 @@ class AccountOut(_Out):
     blocked_since: datetime | None
     app_id: str | None
     """The Meta app that speaks for the number; null: the first one of the installation."""
+    last_notice: NoticeOut | None
+    """What Meta reported last about the account or its number."""
     created_at: datetime
     updated_at: datetime
 

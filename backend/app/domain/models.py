@@ -137,6 +137,8 @@ class Account:
     """Set (a `BlockReason`) with `blocked_since` once the refusal is confirmed; cleared by a good send and by a changed
     token, number or `is_active`."""
     blocked_since: datetime | None = None
+    last_notice: Mapping[str, Any] | None = None
+    """Meta's last report about the account or its number: `at`, `field`, `event`, `words`, `severity`."""
     bootstrap_digest: str | None = field(default=None, repr=False)
     """Of the WHATSAPP_TOKEN that the settings gave last: a changed setting replaces the token, an old one does not."""
     app_id: str | None = None

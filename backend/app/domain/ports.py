@@ -136,6 +136,20 @@ class AccountStore(Protocol):
         """All reasons are counted, at most `limit` accounts are named, the longest blocked first."""
         ...
 
+    async def account_notice(
+        self,
+        *,
+        phone_number_id: str | None,
+        phone_number: str | None,
+        notice: Mapping[str, Any],
+        block: BlockReason | None,
+        ends_block: bool,
+        confirm: int,
+    ) -> tuple[str, ...]:
+        """Keep Meta's report with every account of that number, and block it or end its block. Returns their ids; a
+        report older than the one that is kept changes nothing."""
+        ...
+
     async def get_account(self, account_id: str) -> Account | None: ...
 
     async def get_account_by_phone_number_id(self, phone_number_id: str) -> Account | None: ...
@@ -402,6 +416,11 @@ class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, JournalStor
     async def applied_migrations(self) -> tuple[str, ...]:
         """Every migration of ours that is recorded, oldest first, e.g. `20261123000001_chorus_foundation`; none where
         the database has no schema, or one from before it could say."""
+        ...
+
+    async def database_identity(self) -> str:
+        """Which database this is, `<id>@<cluster>/<database>`: the same for all its standbys and after a fail-over,
+        another one for a copy."""
         ...
 
     async def aclose(self) -> None: ...

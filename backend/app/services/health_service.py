@@ -49,10 +49,13 @@ class HealthService:
         internals: Callable[[], Awaitable[Mapping[str, Any]]],
         requires: frozenset[str],
         build: Mapping[str, str],
-        schema: Callable[[], str | None] = lambda: None,
+        unfit: Callable[[], str | None] = lambda: None,
+        refusing: Callable[[], str | None] = lambda: None,
+        strained: Callable[[], str | None] = lambda: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """`schema`: why the database's schema is no good to this version; `None` while nothing speaks against it."""
+        """Each says why, in words, or `None`. `unfit`: this replica must not work · `refusing`: webhooks are refused ·
+        `strained`: what works, and should not be left so."""
         self._dependencies = dependencies
         self._probers = {name: Prober(dependency, board, clock) for name, dependency in dependencies.items()}
         self._breakers = breakers
@@ -62,7 +65,9 @@ class HealthService:
         self._internals = internals
         self._requires = requires
         self._build = build
-        self._schema = schema
+        self._unfit = unfit
+        self._refusing = refusing
+        self._strained = strained
         self._clock = clock
         self._phase = "starting"
         self._internal_view: Mapping[str, Any] = {}
@@ -117,9 +122,10 @@ class HealthService:
         body = {name: dependency.status for name, dependency in stores.items()}
         if self._phase != "ready":
             return 503, {"status": self._phase, **body}
-        if reason := self._schema():
+        if reason := self._unfit():
             return 503, {"status": "not_ready", **body, "reason": reason}
-        if any(stores[name].status != "ok" for name in self._requires) or all(map(self._long_gone, stores.values())):
+        lacking = any(stores[name].status not in {"ok", "degraded"} for name in self._requires)
+        if lacking or all(map(self._long_gone, stores.values())):
             return 503, {"status": "not_ready", **body}
         return 200, {"status": "ready", **body}
 
@@ -142,7 +148,7 @@ class HealthService:
         status = self._status()
         breakers = {name: breaker.snapshot()._asdict() for name, breaker in self._breakers.items()}
         body: dict[str, Any] = {"status": status, "timestamp": self._clock.now().isoformat()}
-        if reason := self._schema():
+        if reason := self._unfit() or self._refusing() or self._strained():
             body["reason"] = reason
         if full:
             body |= {"replica": self._fleet.replica_id, **self._build, "phase": self._phase}
@@ -173,16 +179,19 @@ class HealthService:
         }
 
     def _status(self) -> str:
-        """`error`: no useful work possible · `degraded`: something soft fails, a breaker is not closed, or WhatsApp
-        takes nothing from an account."""
+        """`error`: no useful work possible, or webhooks are refused · `degraded`: something soft fails, is not as it
+        must be, a breaker is not closed, or WhatsApp takes nothing from an account."""
         code, _ = self.readiness()
         live, _ = self.liveness()
         if live != 200 or (code != 200 and self._phase == "ready"):
             return "error"
-        down = any(dependency.status == "error" for dependency in self._dependencies.values())
+        if self._phase == "ready" and self._refusing():
+            return "error"
+        down = any(dependency.status in {"error", "degraded"} for dependency in self._dependencies.values())
         tripped = any(breaker.snapshot().state != "closed" for breaker in self._breakers.values())
         blocked = self._accounts.view.count > 0
-        return "degraded" if down or tripped or blocked or self._phase != "ready" else "ok"
+        strained = bool(self._strained())
+        return "degraded" if down or tripped or blocked or strained or self._phase != "ready" else "ok"
 
 
 def _blocked(account: Account) -> dict[str, Any]:

@@ -22,6 +22,8 @@ AGAIN_SECONDS = 0.5
 READ_SECONDS = 5.0
 """How often a replica reads what another one saw."""
 
+TROUBLE = "trouble"
+
 DEPENDENCY_UP = Gauge("chorus_dependency_up", "1 if the last probe succeeded", ["dependency"])
 DEPENDENCY_LATENCY = Gauge("chorus_dependency_latency_seconds", "Duration of the last successful probe", ["dependency"])
 
@@ -30,8 +32,8 @@ PROBES = Counter("chorus_dependency_probes_total", "Looks at a dependency made b
 
 @dataclass(slots=True)
 class Dependency:
-    """Something outside. `probe` does one cheap round trip and returns details for the operator; `is_shared`: one
-    replica's look serves all."""
+    """Something outside. `probe` does one cheap round trip and returns details for the operator; a text under `TROUBLE`
+    says what is not as it must be although it answers. `is_shared`: one replica's look serves all."""
 
     name: str
     probe: Callable[[], Awaitable[Mapping[str, Any]]]
@@ -110,7 +112,8 @@ class Prober:
             self._settle("error", None, error, {}, since=start)
             return
         latency_ms = round((self._clock.monotonic() - start) * 1000, 1)
-        self._settle("ok", latency_ms, None, details, since=start)
+        trouble = details.get(TROUBLE)
+        self._settle("degraded" if trouble else "ok", latency_ms, None, details, since=start)
 
     async def _tell(self) -> None:
         dependency = self._dependency
@@ -131,12 +134,15 @@ class Prober:
         if status == "error" and dependency.failing_since is None:
             dependency.failing_since = since
             logger.warning("dependency lost", extra={"dependency": dependency.name, "reason": error})
-        elif status == "ok" and dependency.failing_since is not None:
+        elif status in {"ok", "degraded"} and dependency.failing_since is not None:
             lost = round(self._clock.monotonic() - dependency.failing_since, 1)
             logger.warning("dependency back", extra={"dependency": dependency.name, "lost_seconds": lost})
             dependency.failing_since = None
+        trouble = details.get(TROUBLE)
+        if trouble and trouble != dependency.details.get(TROUBLE):
+            logger.warning("dependency in trouble", extra={"dependency": dependency.name, "reason": trouble})
         dependency.status, dependency.latency_ms, dependency.error = status, latency_ms, error
         dependency.details = details
-        DEPENDENCY_UP.labels(dependency.name).set(status == "ok")
+        DEPENDENCY_UP.labels(dependency.name).set(status != "error")
         if latency_ms is not None:
             DEPENDENCY_LATENCY.labels(dependency.name).set(latency_ms / 1000)

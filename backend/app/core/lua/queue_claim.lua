@@ -53,7 +53,7 @@ local function fail_head(box, list)
     "reason", reason, "attempts", attempts, unpack(fields)})
   redis.call("HDEL", att, box)
   redis.call("DEL", history)
-  redis.call("DECR", prefix .. "depth")
+  take_depth(prefix, 1)
   local head = redis.call("LINDEX", list, 0)
   if head then redis.call("ZADD", heads, tonumber(string.sub(head, 1, 13)), box) end
 end
@@ -126,6 +126,7 @@ if #behind > 0 then redis.call("ZADD", groups, unpack(behind)) end
 local reply = {now, -1, #expired / 2, parked}
 if #due > 0 then
   redis.call("HDEL", first, unpack(due))
+  redis.call("HDEL", prefix .. "wait", unpack(due))
   local failed = redis.call("HMGET", att, unpack(due))
   local token = math.max(tonumber(redis.call("GET", prefix .. "tok") or 0) + 1, time[1] * 1000000 + time[2])
   local leases, owners = {}, {}

@@ -9,6 +9,7 @@ Returns  for each put the number of events stored (the rest were duplicates), -1
 
 Schedule   mailboxes wait in `r:<group>` with the time they are due; a mailbox's group is its name up to the last ":"
            (the account, for a conversation), "" without one. `groups` holds each group that has any, with the earliest of them.
+           `wait` holds the ms that a retry was put off by, while it waits: it is due no later than that from now.
 Invariant  a list is non-empty <=> its mailbox is in exactly one of its `r:<group>`, `lease`, and in `heads` with the age of
            its head; a group is in `groups` with score s <=> s is the lowest score in its `r:<group>`;
            `first` holds "start:due" of a burst that is still being debounced, and nothing else.

@@ -59,7 +59,9 @@ local function trim(box, list, n, failed)
   if head then
     redis.call("ZADD", heads, tonumber(string.sub(head, 1, 13)), box)
     local burst = redis.call("HGET", first, box)
-    make_ready(box, burst and tonumber(string.match(burst, "%d+$")) or now)
+    local start, due = string.match(burst or "", "^(%d+):(%d+)$")
+    -- A burst from the future began while the clock was ahead: it is over.
+    make_ready(box, start and tonumber(start) <= now and tonumber(due) or now)
   else
     emptied[#emptied + 1] = box
   end
@@ -82,6 +84,7 @@ local function settle(box, verb, number, reason, failed)
     trim(box, list, number, failed)
   else
     redis.call("HDEL", first, box)
+    redis.call("HSET", prefix .. "wait", box, number)
     make_ready(box, now + number)
   end
   return 1
@@ -113,7 +116,7 @@ for group in pairs(changed) do
   local head = redis.call("ZRANGE", prefix .. "r:" .. group, 0, 0, "WITHSCORES")
   redis.call("ZADD", groups, head[2], group)
 end
-if trimmed > 0 then redis.call("DECRBY", prefix .. "depth", trimmed) end
+if trimmed > 0 then take_depth(prefix, trimmed) end
 if soonest - now <= block then
   redis.call("RPUSH", prefix .. "wake", 1)
   redis.call("LTRIM", prefix .. "wake", -16, -1)

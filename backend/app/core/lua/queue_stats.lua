@@ -13,8 +13,8 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local leased = redis.call("ZCARD", prefix .. "lease")
 local oldest = tonumber(redis.call("ZRANGE", prefix .. "heads", 0, 0, "WITHSCORES")[2] or now)
 return {
-  tonumber(redis.call("GET", prefix .. "depth") or 0),
-  redis.call("ZCARD", prefix .. "heads") - leased,
+  math.max(0, tonumber(redis.call("GET", prefix .. "depth") or 0)),
+  math.max(0, redis.call("ZCARD", prefix .. "heads") - leased),
   leased,
   math.max(0, now - oldest),
   redis.call("XLEN", prefix .. "dlq"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -123,8 +124,10 @@ def decode_failure(text: bytes) -> Failure:
     return Failure(int(text[:_STAMP_BYTES]) / 1000, text[_STAMP_BYTES:].decode(errors="ignore"))
 
 
-def decode_entry(mailbox: str, entry: bytes) -> Event:
+def decode_entry(mailbox: str, entry: bytes, *, latest: float = math.inf) -> Event:
+    """`latest`: the server's time in seconds. A later event was accepted by a clock that was ahead."""
     immediate, id_bytes = _FRAME.unpack_from(entry, _STAMP_BYTES)
     start = _STAMP_BYTES + _FRAME.size
     end = start + id_bytes
-    return Event(entry[start:end].decode(), mailbox, entry[end:], bool(immediate), int(entry[:_STAMP_BYTES]) / 1000)
+    accepted_at = min(latest, int(entry[:_STAMP_BYTES]) / 1000)
+    return Event(entry[start:end].decode(), mailbox, entry[end:], bool(immediate), accepted_at)

@@ -28,7 +28,7 @@ from app.core.queue.events import (
     encode_frame,
 )
 from app.core.queue.put_off import PutOff
-from app.core.queue.shards import CALL_SECONDS, Shards, all_of
+from app.core.queue.shards import CALL_SECONDS, Shards, all_of, bounded
 from app.core.queue.waker import BLOCK_SECONDS, Waker
 from app.core.redis import Redis, Script
 
@@ -42,7 +42,14 @@ BATCH_WEIGHT = 1000
 """A call carries at most this many events or 2 MiB, whichever is less."""
 WEIGHT_BYTES = 2048
 AUDIT_MAILBOXES = 1000
+"""In one call of the audit: about 3 ms of the server's time."""
+AUDIT_PAGES = 200
+MAX_LEASE_SECONDS = 300.0
+"""The longest that LEASE_SECONDS may be: no replica's lease ends later than this from now."""
+CLOCK_STEP_SECONDS = 1.0
+"""The server's clock went back by more than this: more than a time server corrects in small steps."""
 REASON_CHARACTERS = 500
+PROBE_KEPT_MS = 60_000
 FULL_RETRY_SECONDS = 5.0
 _NOTHING_HELD: Mapping[str, int] = MappingProxyType({})
 
@@ -60,6 +67,12 @@ PENDING = Gauge("chorus_queue_pending", "Events waiting or in flight, when the q
 OLDEST_SECONDS = Gauge("chorus_queue_oldest_seconds", "Age of the oldest event, when the queue was last asked")
 DEAD = Gauge("chorus_queue_dead", "Dead letters, when the queue was last asked")
 DEAD_BYTES = Gauge("chorus_queue_dead_bytes", "Size of the dead letters, when the queue was last asked")
+REPAIRS = Counter(
+    "chorus_queue_repairs_total",
+    "Mended by the audit: place (a mailbox in no set), time (only a clock ahead wrote it), depth (events miscounted)",
+    ["kind"],
+)
+CLOCK_STEPS = Counter("chorus_redis_clock_steps_total", "Times that the Redis server's clock was seen to go back")
 DEAD_LOST = Gauge("chorus_queue_dead_lost", "Dead letters that went to make room, since the queue began")
 
 
@@ -95,6 +108,7 @@ class Queue:
         and `max_dead_bytes` those of all shards; beyond them the oldest are dropped. `dedupe_seconds` exceeds the 7
         days in which Meta redelivers."""
         self.lease_seconds = lease_seconds
+        self._audit_rules = _ms(lease_seconds), _ms(MAX_LEASE_SECONDS), _ms(debounce_cap_seconds)
         # Our clock may run a little slower than the server's, and a side effect takes time after its check.
         self._held_seconds = lease_seconds - min(1.0, lease_seconds / 4)
         self._shards = Shards(redis, namespace=namespace, count=shards)
@@ -236,6 +250,8 @@ class Queue:
         answered = self._clock.monotonic()
         self._server_ahead_ms[shard] = now_ms - answered * 1000
         self._look_at[shard] = answered + wait_ms / 1000 if wait_ms >= 0 else math.inf
+        if ahead_ms is not None and (stepped_ms := ahead_ms - (now_ms - asked * 1000)) > _ms(CLOCK_STEP_SECONDS):
+            await self._clock_went_back(shard, stepped_ms / 1000)
         if reaped:
             RECLAIMED.inc(reaped)
             SETTLED.labels("park").inc(len(parked))
@@ -243,12 +259,24 @@ class Queue:
             logger.warning("leases ran out", extra={"reclaimed": reaped, "dead_letters": letters, "shard": shard})
         CLAIMS.inc(len(rows))
         held_until = asked + self._held_seconds
-        return [self._to_claim(held_until, *row) for row in rows]
+        return [self._to_claim(held_until, now_ms / 1000, *row) for row in rows]
 
-    def _to_claim(self, held_until: float, name: bytes, token: int, attempts: int, entries: list[bytes]) -> Claim:
+    def _to_claim(
+        self, held_until: float, now: float, name: bytes, token: int, attempts: int, entries: list[bytes]
+    ) -> Claim:
         mailbox = name.decode()
-        events = tuple(decode_entry(mailbox, entry) for entry in entries)
+        events = tuple(decode_entry(mailbox, entry, latest=now) for entry in entries)
         return Claim(mailbox, token, events, attempts, held_until, self._clock)
+
+    async def _clock_went_back(self, shard: int, seconds: float) -> None:
+        """What was put off by the clock's time before would wait for it to come again."""
+        CLOCK_STEPS.inc()
+        logger.warning("the Redis server's clock went back", extra={"seconds": round(seconds, 1), "shard": shard})
+        try:
+            await self._audit(shard)
+        except QueueUnavailable as exc:
+            logger.warning("audit failed", extra={"reason": str(exc)})
+        self._look_at[shard] = self._clock.monotonic()
 
     async def _return(self, claiming: asyncio.Task[list[Claim]]) -> None:
         try:
@@ -355,6 +383,12 @@ class Queue:
 
     # --- watching ---
 
+    async def probe(self) -> None:
+        """Would it take events? Raises `QueueUnavailable` where a put would be refused: a full server (OOM), one that
+        cannot write its file (MISCONF), a replica (READONLY)."""
+        writes = (self._shards.redis.set(f"{prefix}probe", b"", px=PROBE_KEPT_MS) for prefix in self._shards.prefixes)
+        await all_of(bounded(write, "probe") for write in writes)
+
     async def stats(self) -> QueueStats:
         """Figures of the whole queue; also sets the gauges."""
         rows = await all_of(self._shards.call(STATS, shard, ()) for shard in range(len(self._shards)))
@@ -370,11 +404,26 @@ class Queue:
         return stats
 
     async def audit(self) -> int:
-        """Make mailboxes due that have events but no place in the schedule; looks at the 1,000 oldest of each shard.
-        Returns how many it repaired: anything but 0 is a bug, or a damaged data set."""
-        return sum(
-            await all_of(self._shards.call(AUDIT, shard, (AUDIT_MAILBOXES,)) for shard in range(len(self._shards)))
-        )
+        """Make mailboxes due that have events but no place in the schedule, pull back times that only a clock ahead can
+        have written, count anew. Looks at the 200,000 oldest of each shard. Returns how many it moved: anything but 0
+        is a bug, a damaged data set, or a server's clock that went back."""
+        return sum(await all_of(self._audit(shard) for shard in range(len(self._shards))))
+
+    async def _audit(self, shard: int) -> int:
+        found = Counts[str]()
+        for page in range(AUDIT_PAGES):
+            args = (page * AUDIT_MAILBOXES, AUDIT_MAILBOXES, *self._audit_rules)
+            looked_at, placed, pulled, miscounted = await self._shards.call(AUDIT, shard, args)
+            found.update(place=placed, time=pulled, depth=miscounted)
+            if looked_at < AUDIT_MAILBOXES:
+                break
+        for kind, count in found.items():
+            REPAIRS.labels(kind).inc(count)
+        if found["place"] or found["depth"]:
+            logger.error("the queue was damaged and is mended", extra={**found, "shard": shard})
+        elif found["time"]:
+            logger.warning("times ahead of every rule are pulled back", extra={"count": found["time"], "shard": shard})
+        return found["place"] + found["time"]
 
     def _batcher(self, shard: int, script: Script, header: tuple[Any, ...]) -> Batcher:
         async def send(args: list[Any], timeout_seconds: float) -> Sequence[int]:
