@@ -68,7 +68,15 @@ def test_every_module_says_what_it_is_for() -> None:
         ("httpx", {"core/http_client.py"}),
         ("redis", {"core/redis.py", "core/redis_clients.py", "core/redis_trouble.py"}),
         ("hiredis", {"core/redis.py"}),
-        ("asyncpg", {"adapters/postgres_store.py", "adapters/postgres_notifications.py", "adapters/migrations.py"}),
+        (
+            "asyncpg",
+            {
+                "adapters/postgres_store.py",
+                "adapters/postgres_notifications.py",
+                "adapters/migrations.py",
+                "adapters/replica_role.py",
+            },
+        ),
         ("supabase", {"adapters/supabase_store.py"}),
         ("jwt", {"adapters/supabase_auth.py"}),
         ("cryptography", {"core/secrets.py"}),

@@ -33,6 +33,7 @@ from app.core.circuit_breaker import CIRCUIT_BREAKERS, JOIN_SECONDS, BreakerFlee
 from app.core.config import Env, IngestFallback, RedisDurability, ReplicaRole, Settings, Signup
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client, leave_by
+from app.core.last_known import LastKnown
 from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
 from app.core.loop_watch import LoopWatch
@@ -55,7 +56,10 @@ from app.services.app_binding import AppBinding
 from app.services.bot_service import BotService
 from app.services.breaker_service import BreakerService
 from app.services.cache_relay import CacheRelay
+from app.services.caretaker import Caretaker
 from app.services.conversation_service import ConversationService
+from app.services.database_watch import DatabaseWatch
+from app.services.dead_letter_watch import DeadLetterWatch
 from app.services.delivery import PER_PAIR, Delivery, per_number
 from app.services.health_service import HealthService
 from app.services.inbox_fallback import InboxFallback
@@ -63,10 +67,12 @@ from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
 from app.services.journal import Journal
 from app.services.namespace_gate import NamespaceGate
+from app.services.overflow import Overflow, OverflowDrain
 from app.services.probes import TROUBLE, Dependency
 from app.services.schema_gate import SchemaGate
 from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES, WINDOW_SECONDS, SignupService
 from app.services.silence_watch import SilenceWatch
+from app.services.unanswered import UnansweredSearch
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +95,12 @@ STUCK_SECONDS = 15.0
 """The worker beats about once a second."""
 RELAY_LEASE_SECONDS = 6.0
 """Three rounds of the relay, which renews it in every one."""
+CARETAKER_LEASE_SECONDS = 15.0
+"""More than a page of its longest duty may take."""
+OVERFLOW_ROWS = 100_000
+"""They are recorded within seconds; more of them means that the database does not keep up."""
+OVERFLOW_SECONDS = 0.7
+"""What the queue has no room for is stored by then, or the webhook is refused."""
 CLUSTER_SHARDS = 16
 """ADR 4."""
 
@@ -101,6 +113,7 @@ class Replica:
     ingest: IngestService
     inbox: InboxFallback | Journal | None
     """What takes events in the queue's place, now and then or always."""
+    caretaker: Caretaker
     app_secrets: tuple[str, ...]
     account_watch: AccountWatch
     bot: BotService | None
@@ -230,11 +243,13 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
     )
     account_watch = AccountWatch(outside.store)
     silence = SilenceWatch(outside.arrivals, outside.board)
-    inbox = _inbox(settings, outside)
+    intake = Overflow(outside.queue, outside.store, max_rows=OVERFLOW_ROWS, put_timeout_seconds=OVERFLOW_SECONDS)
+    inbox = _inbox(settings, outside, intake)
     journal = inbox if isinstance(inbox, Journal) else None
     conversations = ConversationService(
         accounts=accounts, store=outside.store, queue=namespace.before(journal or outside.queue), delivery=delivery
     )
+    notices = AccountNotices(accounts)
     bot, worker = None, None
     if settings.app_role is not ReplicaRole.API:
         bot = BotService(
@@ -248,7 +263,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             outside.queue,
             bot,
             conversations,
-            AccountNotices(accounts),
+            notices,
             concurrency=settings.worker_concurrency,
             on_beat=lambda: supervisor.beat("worker"),
             may_claim=lambda: schema.is_open() and namespace.is_open(),
@@ -269,9 +284,10 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             verify_token=_value(settings.whatsapp_verify_token) or None,
         ),
         ingest=IngestService(
-            namespace.before(inbox or outside.queue), outside.arrivals.note, binding=_app_binding(settings, accounts)
+            namespace.before(inbox or intake), outside.arrivals.note, binding=_app_binding(settings, accounts)
         ),
         inbox=inbox,
+        caretaker=_caretaker(settings, outside, conversations, notices, journal),
         app_secrets=_values(settings.meta_app_secret),
         account_watch=account_watch,
         bot=bot,
@@ -299,12 +315,12 @@ def _signup(settings: Settings, outside: Outside, accounts: AccountService) -> S
     )
 
 
-def _inbox(settings: Settings, outside: Outside) -> InboxFallback | Journal | None:
+def _inbox(settings: Settings, outside: Outside, intake: Overflow) -> InboxFallback | Journal | None:
     max_rows = settings.queue_max_pending
     if settings.redis_durability is RedisDurability.NONE:
         return Journal(outside.queue, outside.store, max_rows=max_rows, put_timeout_seconds=PUT_SECONDS)
     if settings.ingest_fallback is IngestFallback.DATABASE:
-        return InboxFallback(outside.queue, outside.store, max_rows=max_rows, put_timeout_seconds=PUT_SECONDS)
+        return InboxFallback(intake, outside.store, max_rows=max_rows, put_timeout_seconds=PUT_SECONDS)
     return None
 
 
@@ -352,7 +368,13 @@ def _health(
         return {
             "cache": asdict(cache.stats()),
             "silent_numbers": silence.silent,
-            "queue": {"pending": queue.pending, "oldest_seconds": round(queue.oldest_seconds, 3), "dead": queue.dead},
+            "queue": {
+                "pending": queue.pending,
+                "bytes": queue.bytes,
+                "oldest_seconds": round(queue.oldest_seconds, 3),
+                "dead": queue.dead,
+                "refuses": queue.is_full,
+            },
         }
 
     redis = Dependency("redis", probe_redis, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS)
@@ -446,7 +468,31 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
     if replica.worker is not None:
         start("worker", replica.worker.run, beat_within_seconds=STUCK_SECONDS)
         start("lease_renewal", replica.worker.renew)
+        start("caretaker", replica.caretaker.run)
         start("audit", audit, beat_within_seconds=3 * AUDIT_SECONDS)
+
+
+def _caretaker(
+    settings: Settings,
+    outside: Outside,
+    conversations: ConversationService,
+    notices: AccountNotices,
+    journal: Journal | None,
+) -> Caretaker:
+    """A dead letter calls a person before the search finds its message unanswered and would, for a lesser reason.
+    With a journal the search has nothing to find: what is not handled goes into a new queue by itself."""
+    namespace, queue, store = settings.redis_namespace, outside.queue, outside.store
+    known = LastKnown(outside.redis, key=f"{namespace}:{{fleet}}:database")
+    duties = {
+        "database": DatabaseWatch(store, cache.invalidate_everywhere, known).look,
+        "overflow": OverflowDrain(queue, store, conversations, notices).drain,
+        "dead_letters": DeadLetterWatch(queue, conversations).tell,
+    }
+    if journal is None:
+        duties["unanswered"] = UnansweredSearch(queue, store).look
+    holder = outside.registry.replica_id
+    lease = Lease(outside.redis, key=f"{namespace}:{{fleet}}:caretaker", holder=holder, seconds=CARETAKER_LEASE_SECONDS)
+    return Caretaker(duties, lease)
 
 
 def _cache_relay(replica: Replica, outside: Outside) -> CacheRelay:
@@ -500,6 +546,7 @@ def open_queue(settings: Settings, stack: AsyncExitStack, redis: Redis) -> Queue
         debounce_seconds=settings.debounce_seconds,
         lease_seconds=settings.lease_seconds,
         max_pending=settings.queue_max_pending,
+        max_bytes=settings.queue_max_bytes,
         put_timeout_seconds=DIVERT_SECONDS if _has_somewhere_else(settings) else PUT_SECONDS,
     )
     stack.push_async_callback(queue.aclose)

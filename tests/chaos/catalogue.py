@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from app.sandbox.servers import Valkey
 
-from . import fairness
+from . import fairness, shares
 from .moved_clock import LIBRARIES, MovedValkey
 from .redis_faults import another_database_on_the_namespace, clock_an_hour_ahead, full_redis
 from .scenarios import SCENARIOS
 from .world import World
 
 Scenario = Callable[[World], Awaitable[None]]
+
+
+SHARES_SECONDS = 10.0
 
 
 class Measured(Protocol):
@@ -38,6 +42,7 @@ class Measurement:
 
 MEASUREMENTS: Mapping[str, Measurement] = {
     "fairness": Measurement(fairness.hanging_gemini, fairness.SETTINGS),
+    "shares": Measurement(partial(shares.measure, seconds=SHARES_SECONDS), shares.SETTINGS),
 }
 
 _IN_A_WORLD_OF_ITS_OWN = {clock_an_hour_ahead} if LIBRARIES else set()

@@ -33,6 +33,7 @@ SCENARIO_SECONDS = 90
 LUA = "backend/app/core/lua/"
 SERVICES = "backend/app/services/"
 REPLIES = "infra/supabase/migrations/20261123000004_chorus_replies.sql"
+IDENTITIES = "infra/supabase/migrations/20261127000020_chorus_identities.sql"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +72,21 @@ MUTATIONS: dict[str, Mutation] = {
             Edit(f"{LUA}queue_refresh.lua", 'redis.call("HGET", KEYS[1] .. "own", ARGV[1]) ~= ARGV[2]', "false"),
             Edit(f"{LUA}queue_extend.lua", "local held = owner == ARGV[2 * i + 1]", "local held = true"),
             Edit(REPLIES, "if v_reply.fence > v_fence then", "if false then", times=2),
+            Edit(IDENTITIES, "if v_reply.fence > v_fence then", "if false then", times=2),
             Edit(REPLIES, "if v_reply.fence > (p->>'fence')::bigint then", "if false then", times=2),
         ],
     ),
     "stored reply": Mutation(
         "killed_between_send_and_record",
         [Edit(f"{SERVICES}bot_service.py", "key=work.covers[0],", 'key=f"{work.covers[0]}-{work.hold.fence}",')],
+    ),
+    "search": Mutation(
+        "wiped_redis",
+        [Edit("backend/app/wiring.py", 'duties["unanswered"] = UnansweredSearch(queue, store).look', "pass")],
+    ),
+    "overflow": Mutation(
+        "full_mailbox",
+        [Edit("backend/app/wiring.py", "IngestService(inbox or intake,", "IngestService(inbox or outside.queue,")],
     ),
     "lease renewal": Mutation(
         "slower_than_the_lease",

@@ -38,15 +38,15 @@ _FIELDS: dict[str, Form] = {
     **_all(
         Form.NUMBER,
         """accepted attempt attempts callers calls count dead_letters deaths duplicates epoch events exit_code
-        failed failures gaps held lost_seconds minutes ms open_seconds pause_seconds position reclaimed refused
-        replicas replies seconds shard signal silent_seconds slow status token usual_messages voters warm
-        wa_code""",
+        failed failures gaps held lost lost_seconds mailboxes minutes ms open_seconds pause_seconds position
+        reclaimed refused replicas replies seconds shard signal silent_seconds slow status token usual_messages
+        voters warm wa_code""",
     ),
     **_all(
         Form.CODE,
-        """account app_id channel code conversation dependency error event field fingerprint finish_reason kid kind
-        life loop messages method model name notice_event notice_field notice_phone_number_id notice_waba_id
-        outcome phone_number_id replica reply request_id route scope""",
+        """account accounts app_id before duty letter now channel code conversation dependency error event field
+        fingerprint finish_reason kid kind life loop messages method model name notice_event notice_field
+        notice_phone_number_id notice_waba_id outcome phone_number_id replica reply request_id route scope""",
     ),
     **_all(Form.WORDS, "migrations reason stack why"),
     **_all(Form.SHAPE, "details shape stages_ms"),

@@ -131,6 +131,9 @@ def _unsafe(settings: Settings, about: Mapping[str, Any], fsync: str | None) -> 
     if not about["memory"]["max_bytes"]:
         detail = "maxmemory is not set: a full server is ended by the kernel instead of refusing"
         yield Finding("redis memory", "warn", detail, "maxmemory, below what the machine has")
+    elif 2 * settings.queue_max_bytes > about["memory"]["max_bytes"]:
+        detail = "QUEUE_MAX_BYTES is more than half of maxmemory: the server is full before the queue is"
+        yield Finding("redis memory", "warn", detail, "a lower QUEUE_MAX_BYTES, or a higher maxmemory")
     if settings.durability is Durability.FSYNC and fsync != "always" and rests_on_aof:
         yield Finding("redis fsync", "bad", f"DURABILITY=fsync, but appendfsync is {fsync}", "appendfsync always")
 

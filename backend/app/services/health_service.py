@@ -25,6 +25,8 @@ INTERNALS_SECONDS = 2.0
 PAGE_SECONDS = 0.25
 """How old the rendered /health may be. What changes readiness or liveness is never that late."""
 
+QUEUE_FULL = "the queue is full: webhooks are refused"
+
 Page = tuple[int, bytes]
 
 READY = Gauge("chorus_ready", "1: /health/ready says 200")
@@ -148,7 +150,8 @@ class HealthService:
         status = self._status()
         breakers = {name: breaker.snapshot()._asdict() for name, breaker in self._breakers.items()}
         body: dict[str, Any] = {"status": status, "timestamp": self._clock.now().isoformat()}
-        if reason := self._unfit() or self._refusing() or self._strained():
+        refused = QUEUE_FULL if self._queue_refuses else None
+        if reason := self._unfit() or self._refusing() or refused or self._strained():
             body["reason"] = reason
         if full:
             body |= {"replica": self._fleet.replica_id, **self._build, "phase": self._phase}
@@ -178,12 +181,16 @@ class HealthService:
             "breakers": {name: breaker.snapshot().state for name, breaker in self._breakers.items()},
         }
 
+    @property
+    def _queue_refuses(self) -> bool:
+        return bool(self._internal_view.get("queue", {}).get("refuses"))
+
     def _status(self) -> str:
-        """`error`: no useful work possible, or webhooks are refused · `degraded`: something soft fails, is not as it
+        """`error`: no useful work possible, or messages are refused · `degraded`: something soft fails, is not as it
         must be, a breaker is not closed, or WhatsApp takes nothing from an account."""
         code, _ = self.readiness()
         live, _ = self.liveness()
-        if live != 200 or (code != 200 and self._phase == "ready"):
+        if live != 200 or (code != 200 and self._phase == "ready") or self._queue_refuses:
             return "error"
         if self._phase == "ready" and self._refusing():
             return "error"

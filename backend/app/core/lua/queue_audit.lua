@@ -17,13 +17,39 @@ Steps
   2 neither waiting nor in `lease`: due now if it has events, forgotten if not
   3 in one of them, with a time further ahead than the rule allows: as late as the rule allows; without `wait`, now
   4 a group of theirs that is not in `groups` with the earliest of its times: put it there
-  5 these were all: `depth` is the sum of their lengths
+  5 these were all: count `depth`, `held` and `weight` anew. A replica of an older version that works beside this one does
+    not count by group and by bytes, and what it leaves would take room away for ever
 ]]
 local prefix, from, most = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
 local lease_ms, longest_lease, debounce = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local repaired, pulled, wrong, seen, moved, events = 0, 0, 0, {}, {}, 0
+local repaired, pulled, wrong, seen, moved = 0, 0, 0, {}, {}
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function count_anew(boxes)
+  local depth, sums, weights = 0, {}, {}
+  local known = #boxes > 0 and redis.call("HMGET", prefix .. "weight", unpack(boxes)) or {}
+  for i, box in ipairs(boxes) do
+    local length, bytes = redis.call("LLEN", prefix .. "m:" .. box), tonumber(known[i] or 0)
+    if length > 0 then
+      local group = string.match(box, "^(.*):") or ""
+      local sum = sums[group] or {0, 0}
+      depth, sums[group] = depth + length, {sum[1] + length, sum[2] + bytes}
+      if bytes > 0 then weights[#weights + 1], weights[#weights + 2] = box, bytes end
+    end
+  end
+  wrong = math.abs(depth - tonumber(redis.call("GET", prefix .. "depth") or 0))
+  redis.call("DEL", prefix .. "weight", prefix .. "held", prefix .. "depth")
+  if depth > 0 then redis.call("SET", prefix .. "depth", depth) end
+  if #weights > 0 then redis.call("HSET", prefix .. "weight", unpack(weights)) end
+  for group, sum in pairs(sums) do
+    redis.call("HINCRBY", prefix .. "held", "events:" .. group, sum[1])
+    if sum[2] > 0 then
+      redis.call("HINCRBY", prefix .. "held", "bytes:" .. group, sum[2])
+      redis.call("HINCRBY", prefix .. "held", "bytes", sum[2])
+    end
+  end
+end
 
 local function put_back(box, group)
   if redis.call("EXISTS", prefix .. "m:" .. box) == 1 then
@@ -62,7 +88,6 @@ if #boxes > 0 then
   local waits = redis.call("HMGET", prefix .. "wait", unpack(boxes))
   for i, box in ipairs(boxes) do
     look(box, leased[i], waits[i])
-    events = events + redis.call("LLEN", prefix .. "m:" .. box)
   end
 end
 for group in pairs(seen) do
@@ -72,8 +97,5 @@ for group in pairs(seen) do
     if not moved[group] then repaired = repaired + 1 end
   end
 end
-if from == 0 and #boxes < most then
-  wrong = math.abs(events - tonumber(redis.call("GET", prefix .. "depth") or 0))
-  if wrong > 0 then redis.call("SET", prefix .. "depth", events) end
-end
+if from == 0 and #boxes < most then count_anew(boxes) end
 return {#boxes, repaired, pulled, wrong}

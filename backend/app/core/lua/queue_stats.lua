@@ -3,7 +3,7 @@ queue_stats: the figures of one shard, of one moment.
 
 KEYS[1]  prefix of the shard's keys, carrying its hash tag
 Returns  {events waiting or in flight, mailboxes waiting, in `lease`, age of the oldest event in ms, dead letters, their bytes,
-          dead letters lost to their limits}
+          dead letters lost to their limits, bytes of the events}
 
 Invariant  writes nothing. See queue_put: a mailbox in `heads` is either waiting or leased.
 ]]
@@ -20,4 +20,5 @@ return {
   redis.call("XLEN", prefix .. "dlq"),
   tonumber(redis.call("HGET", prefix .. "dlqn", "bytes") or 0),
   tonumber(redis.call("HGET", prefix .. "dlqn", "lost") or 0),
+  tonumber(redis.call("HGET", prefix .. "held", "bytes") or 0),
 }

@@ -10,13 +10,16 @@ from typing import NamedTuple
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Expected, Unavailable
 
+REASON_CHARACTERS = 500
+"""Of the reason of a dead letter."""
+
 
 class QueueUnavailable(Unavailable):
     """Redis could not be asked, or its answer was lost. A `put` may have been stored, and is safe to repeat."""
 
 
 class QueueFull(Unavailable):
-    """The queue, or one mailbox, holds as much as it may. Nothing of the refused events was stored on that shard."""
+    """The queue holds as much as it may. Nothing of the refused events was stored on that shard."""
 
 
 class LeaseLost(Expected):
@@ -63,6 +66,8 @@ class Claim:
 class PutResult:
     accepted: int
     duplicates: int
+    diverted: tuple[Event, ...] = ()
+    """Not stored, and not remembered: their mailbox, or its group, has as much as it may. The caller must keep them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,8 @@ class DeadLetter:
 class QueueStats:
     pending: int
     """Events waiting or in flight."""
+    bytes: int
+    """What they take, without the server's overhead."""
     ready: int
     """Conversations waiting: due, debounced or in back-off."""
     leased: int
@@ -106,6 +113,8 @@ class QueueStats:
     """Of all dead letters."""
     dead_lost: int
     """Dead letters that had to go, the oldest first, because of the limits; since the queue began."""
+    is_full: bool
+    """A shard has no room for one more event: `put` refuses."""
 
 
 # An entry in Redis: 13 digits of milliseconds, written by the script, then the frame: flag, length of id, id, payload.
@@ -117,6 +126,11 @@ def encode_frame(event: Event) -> bytes:
     """`event` without its mailbox, which is the key, and its time, which is the server's to give."""
     event_id = event.id.encode()
     return _FRAME.pack(event.immediate, len(event_id)) + event_id + event.payload
+
+
+def encode_entry(event: Event, at_ms: int) -> bytes:
+    """As the scripts write it."""
+    return b"%013d" % at_ms + encode_frame(event)
 
 
 def decode_failure(text: bytes) -> Failure:
