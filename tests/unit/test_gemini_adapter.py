@@ -52,7 +52,8 @@ class World:
         self.client = httpx.AsyncClient(transport=httpx.MockTransport(self.handle))
         self.model = GeminiModel(
             base_url="https://gemini.test", api_key="k3y", default_model="gemini-x", breaker=self.breaker,
-            get_client=self.get_client, clock=self.clock,
+            get_client=self.get_client, get_probe_client=self.get_client,
+            clock=self.clock,
         )  # fmt: skip
 
     async def get_client(self):
@@ -460,7 +461,8 @@ async def test_before_an_empty_answer_is_asked_for_again_there_is_a_pause(world)
 async def test_the_pause_fits_the_deadline_or_there_is_no_second_try(world):
     model = GeminiModel(
         base_url="https://gemini.test", api_key="k3y", default_model="gemini-x", breaker=world.breaker,
-        get_client=world.get_client, clock=world.clock, uniform=lambda: 1.0,
+        get_client=world.get_client, get_probe_client=world.get_client,
+        clock=world.clock, uniform=lambda: 1.0,
     )  # fmt: skip
     world.answers = [{"candidates": [{"finishReason": "STOP"}]}]
     with pytest.raises(ModelRefused):

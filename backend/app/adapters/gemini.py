@@ -22,7 +22,15 @@ from app.core.circuit_breaker import (
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
 from app.core.errors import Overloaded
-from app.core.http_client import GetClient, HttpError, PoolFull, Response, get_http_client, request
+from app.core.http_client import (
+    GetClient,
+    HttpError,
+    PoolFull,
+    Response,
+    get_http_client,
+    get_http_client_for_probes,
+    request,
+)
 from app.core.resilience import ResiliencePolicy
 from app.core.retry import is_unavailable
 from app.domain.errors import ModelRefused, Unavailable
@@ -91,6 +99,7 @@ class GeminiModel:
         look_again_seconds: float = LOOK_AGAIN_SECONDS,
         breaker: CircuitBreaker = gemini_circuit_breaker,
         get_client: GetClient = get_http_client,
+        get_probe_client: GetClient = get_http_client_for_probes,
         clock: Clock = SYSTEM_CLOCK,
         uniform: Callable[[], float] = random.random,
     ) -> None:
@@ -99,6 +108,7 @@ class GeminiModel:
         self._default_model = default_model
         self._look_again_seconds = look_again_seconds
         self._get_client = get_client
+        self._get_probe_client = get_probe_client
         self._breaker = breaker
         self._clock = clock
         self._uniform = uniform
@@ -137,12 +147,15 @@ class GeminiModel:
         Asks for a token with the real parameters, or only looks the model up while answers prove the rest.
         Raises `Unavailable`."""
         if self._clock.monotonic() < self._proven_until:
-            response = await self._exchange("GET", self._url(self._default_model), timeout_seconds=PROBE_SECONDS)
+            response = await self._exchange(
+                "GET", self._url(self._default_model), self._get_probe_client, timeout_seconds=PROBE_SECONDS
+            )
             if response.status >= 500 or (error := read_error(response.status, parse(response.body))) is not None:
                 raise self._failure(error or ApiError(response.status, "", "", ""), self._default_model)
             return {}
         try:
-            await self._ask(self._default_model, PROBE_PROMPT, self._post, max_output_tokens=1)
+            post = partial(self._post, get_client=self._get_probe_client)
+            await self._ask(self._default_model, PROBE_PROMPT, post, max_output_tokens=1)
         except ModelRefused as exc:
             raise GeminiUnavailable(f"gemini: {exc.reason}", passing=False) from exc
         return {}
@@ -180,10 +193,12 @@ class GeminiModel:
             body["generationConfig"]["maxOutputTokens"] = max_output_tokens
         return body
 
-    async def _post(self, model: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _post(
+        self, model: str, body: Mapping[str, Any], *, get_client: GetClient | None = None
+    ) -> Mapping[str, Any]:
         is_default = model == self._default_model
         try:
-            answer = await self._answer(model, body)
+            answer = await self._answer(model, body, get_client or self._get_client)
         except Exception:
             if is_default:
                 self._proven_until = 0.0
@@ -192,9 +207,9 @@ class GeminiModel:
             self._proven_until = self._clock.monotonic() + PROOF_SECONDS
         return answer
 
-    async def _answer(self, model: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _answer(self, model: str, body: Mapping[str, Any], get_client: GetClient) -> Mapping[str, Any]:
         url = f"{self._url(model)}:generateContent"
-        response = await self._exchange("POST", url, timeout_seconds=ATTEMPT_SECONDS, payload=body)
+        response = await self._exchange("POST", url, get_client, timeout_seconds=ATTEMPT_SECONDS, payload=body)
         answer = parse(response.body)
         error = read_error(response.status, answer)
         if error is None:
@@ -207,7 +222,9 @@ class GeminiModel:
             raise ModelRefused(f"{error.words}: {model}", about_the_text=False)
         raise self._failure(error, model)
 
-    async def _exchange(self, method: str, url: str, *, timeout_seconds: float, payload: Any = None) -> Response:
+    async def _exchange(
+        self, method: str, url: str, get_client: GetClient, *, timeout_seconds: float, payload: Any = None
+    ) -> Response:
         try:
             return await request(
                 method,
@@ -215,7 +232,7 @@ class GeminiModel:
                 timeout_seconds=timeout_seconds,
                 headers=self._headers,
                 payload=payload,
-                get_client=self._get_client,
+                get_client=get_client,
             )
         except PoolFull as exc:
             raise Overloaded(DEPENDENCY, f"gemini: {exc}") from exc

@@ -43,7 +43,7 @@ def first_app(secrets: Sequence[AppSecret]) -> str:
     return secrets[0].app_id if secrets else FIRST_APP
 
 
-def signer_of(secrets: Sequence[AppSecret], body: bytes, signature: bytes) -> str | None:
+def signer_of(secrets: Sequence[AppSecret], body: bytes | bytearray, signature: bytes) -> str | None:
     """The app whose secret made `signature`."""
     for app_id, key in secrets:
         if hmac.compare_digest(b"sha256=" + hmac.digest(key, body, "sha256").hex().encode(), signature):

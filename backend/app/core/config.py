@@ -91,7 +91,7 @@ POSTGRES_SCHEMES = ("postgresql://", "postgres://")
 _LISTS = frozenset({"meta_app_secret", "encryption_key", "readiness_requires"})
 _PROGRAMS_OF_THE_MACHINE = frozenset({"https_proxy", "http_proxy", "no_proxy", "ssl_cert_file"})
 """Other programs read these too, and may want a form of their own: judged only when HTTP_TRUST_ENV asks for them."""
-_IN_HEADERS = frozenset({"gemini_api_key", "supabase_key", "whatsapp_token", "admin_api_key"})
+_IN_HEADERS = frozenset({"gemini_api_key", "supabase_key", "whatsapp_token", "admin_api_key", "metrics_api_key"})
 
 
 def _redis_problems(**urls: str | None) -> dict[str, str]:
@@ -118,6 +118,7 @@ class Settings(BaseSettings):
     app_role: ReplicaRole = ReplicaRole.ALL
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    max_connections: int = Field(2000, ge=10, le=100_000)
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     log_format: LogFormat = LogFormat.JSON
     chorus_build: str | None = None
@@ -157,6 +158,7 @@ class Settings(BaseSettings):
 
     signup: Signup = Signup.OPERATOR
     admin_api_key: SecretStr | None = None
+    metrics_api_key: SecretStr | None = None
     encryption_key: Annotated[tuple[SecretStr, ...], NoDecode] = ()
 
     http_trust_env: bool = False
@@ -298,6 +300,7 @@ class Settings(BaseSettings):
             problems["META_APP_SECRET"] = "holds several secrets: write each as <app id>:<secret>, one app or several"
         guessable = {
             "ADMIN_API_KEY": _guessable([_bytes(self.admin_api_key)], MIN_SECRET_BYTES),
+            "METRICS_API_KEY": _guessable([_bytes(self.metrics_api_key)], MIN_SECRET_BYTES),
             "SUPABASE_JWT_SECRET": _guessable([_bytes(self.supabase_jwt_secret)], MIN_SECRET_BYTES),
             "META_APP_SECRET": _guessable([secret.key for secret in app_secrets], MIN_SECRET_BYTES),
             "WHATSAPP_VERIFY_TOKEN": _guessable([_bytes(self.whatsapp_verify_token)], MIN_VERIFY_BYTES),

@@ -44,11 +44,13 @@ class Registry:
         self.replica_id = replica_id
         self.count = 1
         """Replicas alive at the last heartbeat, this one included; 1 while Redis is away."""
+        self.last_count = 1
+        """The same, and while Redis is away what it was before."""
 
     async def beat(self, info: Mapping[str, Any]) -> None:
         """Say that this replica lives. Raises `Unavailable`."""
         try:
-            self.count = await self._beat(
+            self.count = self.last_count = await self._beat(
                 self._redis, self._keys, ["beat", self.replica_id, orjson.dumps(info), int(STALE_AFTER_SECONDS * 1000)]
             )
         except (RedisError, OSError) as exc:

@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -272,11 +272,23 @@ class BotService:
             self._courtesy.show_typing(work.account, work.asked[-1].wa_message_id)
         with _stage(work.stages, "generate", self._clock):
             answer = await self._compose(work, profile, history)
-            if await self._grew(work):
-                # Once: a customer who keeps typing must not postpone the answer for ever.
-                answer = await self._compose(work, profile, await self._history(work))
+            answer = await self._once_more(work, profile, answer)
         work.hold.ensure_held()
         return await self._save(work, reply, answer), profile
+
+    async def _once_more(self, work: _Work, profile: BotProfile, answer: _Answer) -> _Answer:
+        """An answer to all that is asked by now, which may be `answer` itself. Once: a customer who keeps typing must
+        not postpone the answer for ever. When this fails, `answer` is sent as it is; the rest stays in the mailbox."""
+        before = replace(work)
+        try:
+            if not await self._grew(work):
+                return answer
+            return await self._compose(work, profile, await self._history(work))
+        except (Unavailable, Postponed) as exc:
+            logger.warning("what came meanwhile is answered later", extra={"reason": in_words(exc)})
+        work.run, work.conversation, work.reason = before.run, before.conversation, before.reason
+        work.asked, work.covers = before.asked, before.covers
+        return answer
 
     async def _save(self, work: _Work, reply: Reply, answer: _Answer) -> Reply:
         fence, covers = work.hold.fence, work.covers

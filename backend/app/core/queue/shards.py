@@ -47,7 +47,8 @@ async def bounded(command: Awaitable[T], name: str, timeout_seconds: float = CAL
     try:
         return await within(timeout_seconds, command)
     except (RedisError, OSError) as exc:
-        reason = redis_words(exc)
+        silent = f"no answer within {timeout_seconds:.1f} s"
+        reason = silent if isinstance(exc, TimeoutError) and not str(exc) else redis_words(exc)
         raise QueueUnavailable("queue", f"{name}: {reason}", retry_after=RETRY_AFTER_SECONDS) from exc
 
 
