@@ -29,7 +29,14 @@ from app.core.allowance import Allowance
 from app.core.app_secrets import binds, first_app, read_app_secrets
 from app.core.arrivals import Arrivals
 from app.core.build import build_id
-from app.core.circuit_breaker import CIRCUIT_BREAKERS, JOIN_SECONDS, BreakerFleet, whatsapp_account_breakers
+from app.core.circuit_breaker import (
+    CIRCUIT_BREAKERS,
+    JOIN_SECONDS,
+    KEYED_CIRCUIT_BREAKERS,
+    BreakerFleet,
+    gemini_model_breakers,
+    whatsapp_account_breakers,
+)
 from app.core.config import Env, IngestFallback, RedisDurability, ReplicaRole, Settings, Signup
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client, leave_by, make_room_for
@@ -49,6 +56,7 @@ from app.core.registry import HEARTBEAT_SECONDS, Registry, new_replica_id
 from app.core.resilience import ResiliencePolicy
 from app.core.secrets import TokenCipher
 from app.domain.ports import Store
+from app.domain.usage import DailyLimits
 from app.services.account_notices import AccountNotices
 from app.services.account_service import AccountService
 from app.services.account_watch import AccountWatch
@@ -64,7 +72,7 @@ from app.services.delivery import PER_PAIR, Delivery, per_number
 from app.services.health_service import HealthService
 from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
-from app.services.ingest_service import IngestService
+from app.services.ingest_service import Destination, IngestService
 from app.services.journal import Journal
 from app.services.namespace_gate import NamespaceGate
 from app.services.overflow import Overflow, OverflowDrain
@@ -97,6 +105,8 @@ STUCK_SECONDS = 15.0
 """The worker beats about once a second."""
 RELAY_LEASE_SECONDS = 6.0
 """Three rounds of the relay, which renews it in every one."""
+MAX_SHOWN = 20
+"""Circuits of single models that /health lists; `chorus breakers list` has all."""
 CARETAKER_LEASE_SECONDS = 15.0
 """More than a page of its longest duty may take."""
 OVERFLOW_ROWS = 100_000
@@ -203,7 +213,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
     registry = Registry(control, namespace=settings.redis_namespace, replica_id=new_replica_id())
     stack.push_async_callback(_leave, registry)
     breakers = open_breakers(settings, stack, registry)
-    breakers.join(*CIRCUIT_BREAKERS.values(), whatsapp_account_breakers)
+    breakers.join(*CIRCUIT_BREAKERS.values(), *KEYED_CIRCUIT_BREAKERS)
     stack.push_async_callback(breakers.leave)
     store = await open_store(settings)
     stack.push_async_callback(store.aclose)
@@ -247,7 +257,8 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
 
 
 def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build: str) -> Replica:
-    accounts = AccountService(outside.store, outside.cipher)
+    limits = _daily_limits(settings)
+    accounts = AccountService(outside.store, outside.cipher, limits=limits)
     namespace = NamespaceGate(outside.store, outside.bindings, namespace=settings.redis_namespace)
     schema = SchemaGate(outside.store, [migration.id for migration in read_migrations()])
     delivery = Delivery(
@@ -275,6 +286,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             model=outside.model,
             messenger=outside.messenger,
             delivery=delivery,
+            limits=limits,
         )
         worker = InboxWorker(
             outside.queue,
@@ -294,16 +306,14 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             health=_health(settings, outside, supervisor, schema, namespace, silence, account_watch, build),
             queue=outside.queue,
             registry=outside.registry,
-            breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers, outside.queue),
+            breakers=_breakers(outside),
             silence=silence,
             verifier=_verifier(settings),
             admin_key=_admin_key(settings),
             metrics_key=_value(settings.metrics_api_key) or None,
             verify_token=_value(settings.whatsapp_verify_token) or None,
         ),
-        ingest=IngestService(
-            namespace.before(inbox or intake), outside.arrivals.note, binding=_app_binding(settings, accounts)
-        ),
+        ingest=_ingest(settings, outside, accounts, namespace.before(inbox or intake)),
         inbox=inbox,
         caretaker=_caretaker(settings, outside, conversations, notices, journal),
         app_secrets=_values(settings.meta_app_secret),
@@ -315,6 +325,10 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
         schema=schema,
         namespace=namespace,
     )
+
+
+def _ingest(settings: Settings, outside: Outside, accounts: AccountService, destination: Destination) -> IngestService:
+    return IngestService(destination, outside.arrivals.note, binding=_app_binding(settings, accounts))
 
 
 def _app_binding(settings: Settings, accounts: AccountService) -> AppBinding | None:
@@ -330,6 +344,25 @@ def _signup(settings: Settings, outside: Outside, accounts: AccountService) -> S
         tries=allowance(name="signup_tries", limit=MAX_TRIES),
         created=allowance(name="signup_created", limit=MAX_ACCOUNTS),
         is_open=settings.signup is Signup.OPEN,
+    )
+
+
+def _breakers(outside: Outside) -> BreakerService:
+    return BreakerService(
+        outside.breakers,
+        CIRCUIT_BREAKERS,
+        whatsapp_account_breakers,
+        outside.queue,
+        others=[gemini_model_breakers],
+    )
+
+
+def _daily_limits(settings: Settings) -> DailyLimits:
+    return DailyLimits(
+        messages_per_conversation=settings.daily_messages_per_conversation,
+        tokens_per_conversation=settings.daily_tokens_per_conversation,
+        messages_per_account=settings.daily_messages_per_account,
+        tokens_per_account=settings.daily_tokens_per_account,
     )
 
 
@@ -386,6 +419,7 @@ def _health(
         return {
             "cache": asdict(cache.stats()),
             "silent_numbers": silence.silent,
+            "model_circuits": [snapshot._asdict() for snapshot in gemini_model_breakers.snapshots()[:MAX_SHOWN]],
             "queue": {
                 "pending": queue.pending,
                 "bytes": queue.bytes,
@@ -500,7 +534,7 @@ def _caretaker(
     """A dead letter calls a person before the search finds its message unanswered and would, for a lesser reason.
     With a journal the search has nothing to find: what is not handled goes into a new queue by itself."""
     namespace, queue, store = settings.redis_namespace, outside.queue, outside.store
-    known = LastKnown(outside.redis, key=f"{namespace}:{{fleet}}:history")
+    known = LastKnown(outside.redis, key=f"{namespace}:{{fleet}}:database_position")
     duties = {
         "database": DatabaseWatch(store, cache.invalidate_everywhere, known).look,
         "overflow": OverflowDrain(queue, store, conversations, notices).drain,

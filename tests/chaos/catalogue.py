@@ -45,6 +45,8 @@ class Measurement:
 MEASUREMENTS: Mapping[str, Measurement] = {
     "fairness": Measurement(fairness.hanging_gemini, fairness.SETTINGS),
     "own-limits": Measurement(own_limits.limits_as_load),
+    "a model that is down": Measurement(fairness.broken_model, fairness.IMPATIENT_SETTINGS),
+    "long messages": Measurement(fairness.long_messages, fairness.SETTINGS),
     "shares": Measurement(partial(shares.measure, seconds=SHARES_SECONDS), shares.SETTINGS),
 }
 

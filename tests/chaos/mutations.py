@@ -95,6 +95,10 @@ MUTATIONS: dict[str, Mutation] = {
         "names_that_hang",
         [Edit("backend/app/server.py", "app.core.event_loop:ResolvingLoop", "uvloop")],
     ),
+    "a circuit per model": Mutation(
+        "anothers_model_is_down",
+        [Edit("backend/app/adapters/gemini.py", "if self._is_chosen(prompt):", "if False:")],
+    ),
     "search": Mutation(
         "wiped_redis",
         [Edit("backend/app/wiring.py", 'duties["unanswered"] = UnansweredSearch(queue, store).look', "pass")],
