@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check fuzz openapi bench chaos alerts lock clean help
+.PHONY: setup demo test check fuzz openapi licences bench chaos alerts lock clean help
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -38,6 +38,9 @@ fuzz: setup      ## schemathesis against every route (FUZZ_SECONDS, default 600)
 
 openapi: setup   ## write docs/openapi.json anew
 	@"$(BIN)/python" -m app.cli openapi > docs/openapi.json
+
+licences: setup  ## write docs/licences.md anew
+	@"$(BIN)/python" infra/licences.py > docs/licences.md
 
 bench: setup .venv-bench/.installed ## figures side by side with peers and floors (BENCH="ingest queue": only these)
 	"$(BIN)/python" -m tests.bench $(BENCH)

@@ -72,7 +72,13 @@ def test_every_module_says_what_it_is_for() -> None:
             "asyncpg",
             {
                 f"adapters/{name}.py"
-                for name in ("postgres_store", "postgres_notifications", "postgres_pooling", "migrations")
+                for name in (
+                    "postgres_store",
+                    "postgres_notifications",
+                    "postgres_pooling",
+                    "migrations",
+                    "replica_role",
+                )  # fmt: skip
             },
         ),
         ("supabase", {"adapters/supabase_store.py"}),

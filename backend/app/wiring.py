@@ -26,6 +26,7 @@ from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.core import cache
 from app.core.allowance import Allowance
+from app.core.app_secrets import binds, first_app, read_app_secrets
 from app.core.arrivals import Arrivals
 from app.core.build import build_id
 from app.core.circuit_breaker import (
@@ -61,6 +62,7 @@ from app.domain.usage import DailyLimits
 from app.services.account_notices import AccountNotices
 from app.services.account_service import AccountService
 from app.services.account_watch import AccountWatch
+from app.services.app_binding import AppBinding
 from app.services.bot_service import BotService
 from app.services.breaker_service import BreakerService
 from app.services.cache_relay import CacheRelay
@@ -72,7 +74,7 @@ from app.services.delivery import PER_PAIR, Delivery, per_number
 from app.services.health_service import HealthService
 from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
-from app.services.ingest_service import IngestService
+from app.services.ingest_service import Destination, IngestService
 from app.services.journal import Journal
 from app.services.namespace_gate import NamespaceGate
 from app.services.overflow import Overflow, OverflowDrain
@@ -319,7 +321,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             metrics_key=_value(settings.metrics_api_key) or None,
             verify_token=_value(settings.whatsapp_verify_token) or None,
         ),
-        ingest=IngestService(namespace.before(inbox or intake), outside.arrivals.note),
+        ingest=_ingest(settings, outside, accounts, namespace.before(inbox or intake)),
         inbox=inbox,
         caretaker=_caretaker(settings, outside, conversations, notices, journal),
         app_secrets=_values(settings.meta_app_secret),
@@ -331,6 +333,15 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
         schema=schema,
         namespace=namespace,
     )
+
+
+def _ingest(settings: Settings, outside: Outside, accounts: AccountService, destination: Destination) -> IngestService:
+    return IngestService(destination, outside.arrivals.note, binding=_app_binding(settings, accounts))
+
+
+def _app_binding(settings: Settings, accounts: AccountService) -> AppBinding | None:
+    secrets = read_app_secrets(_values(settings.meta_app_secret))
+    return AppBinding(accounts, first_app(secrets)) if binds(secrets) else None
 
 
 def _signup(settings: Settings, outside: Outside, accounts: AccountService) -> SignupService:

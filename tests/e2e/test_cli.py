@@ -24,7 +24,7 @@ from .conftest import World
 COMPLETE = {
     "REDIS_URL": "redis://127.0.0.1:1/0",
     "DATABASE_URL": "postgresql://127.0.0.1:1/x",
-    "META_APP_SECRET": "an-app-secret-of-some-length",
+    "META_APP_SECRET": "an-app-secret-of-some-good-length",
     "GEMINI_API_KEY": "k",
     "ENCRYPTION_KEY": TokenCipher.generate_key(),
 }
@@ -134,7 +134,8 @@ def test_doctor_is_content_with_the_running_fleet(world: World, tmp_path: Path, 
 @pytest.mark.parametrize(("setting", "value"), [("appendonly", "no"), ("maxmemory-policy", "allkeys-lru")])
 def test_production_refuses_a_redis_that_forgets(valkey_url: str, tmp_path: Path, setting: str, value: str) -> None:
     production = {
-        "APP_ENV": "production", "REDIS_URL": valkey_url, "ADMIN_API_KEY": "x" * 24, "WHATSAPP_VERIFY_TOKEN": "v" * 8,
+        "APP_ENV": "production", "REDIS_URL": valkey_url, "ADMIN_API_KEY": "operator" * 4,
+        "WHATSAPP_VERIFY_TOKEN": "verified" * 2,
     }  # fmt: skip
     with redis.Redis.from_url(valkey_url) as client:
         before = client.config_get(setting)[setting]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -9,6 +10,7 @@ from typing import Any
 
 from app.core.logging import trace_of
 from app.sandbox import webhooks as wa
+from app.sandbox.customers import Customer
 from app.sandbox.fleet import Served
 
 from .conftest import World
@@ -58,6 +60,92 @@ async def test_no_token_number_or_text_is_written_at_any_level_whatever_goes_wro
     assert not re.search(r"redis://[^\s\"]*:[^\s\"]+@|postgresql://[^\s\"]*:[^\s\"]+@", text)
     for blob in re.findall(r"[A-Za-z0-9+/=]{24,}", text):
         assert phone.encode() not in base64.b64decode(blob + "=" * (-len(blob) % 4), validate=False)
+
+
+PLANTED = f"{SECRET_WORD.title()} Smith, 2125550187"
+"""What a customer, Meta, Gemini and the database say below: a name, and a number of ten digits."""
+VIOLATES = "alter table {} add constraint planted check ({} not like '%violates%') not valid"
+
+
+def _says(code: int, **more: Any) -> str:
+    return json.dumps({"error": {"code": code, "message": f"not for {PLANTED}", **more}})
+
+
+async def test_what_others_say_about_a_failure_is_written_nowhere(world: World) -> None:
+    """Every answer and every DETAIL below quotes a customer, as those of Meta, Gemini and PostgreSQL do."""
+    replicas = world.fleet.replicas
+    before = _marks(replicas)
+    customer = world.customer(PLANTED)
+    phone = customer.person.wa_id
+    details = [{"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [{"description": PLANTED}]}]
+    refused = _says(400, status="INVALID_ARGUMENT", details=details)
+    await world.sandbox.add_fault("gemini", http_status=400, body=refused, count=1)
+    await customer.say(f"refused by the model, {PLANTED}")
+    await world.sandbox.wait(kind="send", to=phone)
+    await world.sandbox.add_fault(
+        "whatsapp", http_status=400, body=_says(131026, error_data={"details": PLANTED}), count=1
+    )
+    await customer.say(f"refused by WhatsApp, {PLANTED}")
+    await world.until_idle()
+    failed = {"id": "wamid.none", "status": "failed", "recipient_id": phone, "timestamp": "1"}
+    failed["errors"] = [{"code": 131049, "title": PLANTED, "message": PLANTED, "error_data": {"details": PLANTED}}]
+    odd = {"id": _wamid_like_metas(phone), "type": PLANTED, "from": phone, "timestamp": "1"}
+    for value in (
+        {"statuses": [failed]},
+        {"messages": [odd]},
+        {"messages": [{"from": PLANTED}]},
+        {"errors": failed["errors"]},
+    ):
+        body = {
+            "field": "messages",
+            "value": {**value, "metadata": {"phone_number_id": world.business.phone_number_id}},
+        }
+        assert (await world.post(wa.envelope((world.business, body)))).status_code == 200
+    for field in (PLANTED, "account_update"):
+        assert (
+            await world.post(
+                wa.envelope((world.business, {"field": field, "value": {PLANTED: PLANTED, "event": PLANTED}}))
+            )
+        ).status_code == 200
+    answers = [await _while_the_database_refuses(world, customer)]
+    await world.until_idle()
+
+    operator = {"Authorization": f"Bearer {world.fleet.keys.admin}"}
+    paths = ("/metrics", "/health", "/admin/dead-letters", "/admin/breakers", "/admin/queue")
+    shown = [await world.http.get(each.url + path, headers=operator) for each in replicas for path in paths]
+    answers += [response.text for response in shown]
+    errors = await world.database.fetch(
+        "select error::text from replies where error is not null union all"
+        " select error::text from messages where error is not null"
+    )
+    text = _written(replicas, before)
+    assert "handling failed" in text
+    assert "unhandled error" in text
+    for where in (text, *answers, *(row["error"] for row in errors)):
+        assert SECRET_WORD not in where.lower()
+        assert "2125550187" not in where
+        assert phone not in where
+    assert '"dropped"' not in text, "a field of ours is missing in core/log_fields.py"
+
+
+async def _while_the_database_refuses(world: World, customer: Customer) -> str:
+    """The body of an answer to a request that ran into it; a customer's message did too, and is answered afterwards."""
+    await world.database.execute(VIOLATES.format("messages", "text"))
+    await world.database.execute(VIOLATES.format("whatsapp_accounts", "name"))
+    try:
+        seen = _marks(world.fleet.replicas)
+        await customer.say(f"this violates, {PLANTED}")
+        async with asyncio.timeout(20):
+            while "handling failed" not in _written(world.fleet.replicas, seen):
+                await asyncio.sleep(0.02)
+        path = f"{world.fleet.replicas[0].url}/accounts/{world.account['id']}"
+        operator = {"Authorization": f"Bearer {world.fleet.keys.admin}"}
+        answer = await world.http.patch(path, json={"name": f"violates, {PLANTED}"}, headers=operator)
+        assert answer.status_code == 500
+        return answer.text
+    finally:
+        await world.database.execute("alter table messages drop constraint planted")
+        await world.database.execute("alter table whatsapp_accounts drop constraint planted")
 
 
 async def test_a_message_is_followed_from_the_webhook_to_the_send_by_one_name(world: World) -> None:

@@ -24,9 +24,10 @@ REQUIRED = {
     "WHATSAPP_VERIFY_TOKEN": "typed-into-the-form",
     "GEMINI_API_KEY": "AIzaFictional",
     "ENCRYPTION_KEY": TokenCipher.generate_key(),
-    "ADMIN_API_KEY": "a-key-of-24-characters-or-more",
+    "ADMIN_API_KEY": "a-key-of-thirty-two-characters-or-more",
     "REDIS_PASSWORD": "redisPassword1",
     "POSTGRES_PASSWORD": "postgresPassword1",
+    "POSTGRES_REPLICA_PASSWORD": "replicaPassword1",
 }
 SECRETS = set(REQUIRED) | {"SUPABASE_KEY", "SUPABASE_JWT_SECRET", "WHATSAPP_TOKEN", "GRAFANA_PASSWORD"}
 
@@ -116,7 +117,7 @@ def test_a_fresh_clone_with_the_required_settings_gives_a_replica_all_that_is_in
 ) -> None:
     text = filled(EXAMPLE)
     env = env_of(service, text)
-    own = {"APP_ENV", "HOST", "PORT", "REDIS_URL", "DATABASE_URL"}
+    own = {"APP_ENV", "HOST", "PORT", "REDIS_URL", "DATABASE_URL", "POSTGRES_PASSWORD", "MIGRATE_DATABASE_URL"}
     for name, value in read_by_compose(text).items():
         assert name in own or env[name] == value, name
     monkeypatch.chdir(tmp_path)
@@ -127,6 +128,12 @@ def test_a_fresh_clone_with_the_required_settings_gives_a_replica_all_that_is_in
     settings = load_settings()
     settings.check_serve()
     assert settings.app_env == "production"
+    replicas = "postgresql://chorus_replica:replicaPassword1@postgres:5432/chorus"
+    assert settings.database_url is not None
+    assert settings.database_url.get_secret_value() == replicas
+    owner = settings.migrate_database_url
+    assert (owner is not None) == (service == "migrate"), "no replica knows the owner's password"
+    assert (REQUIRED["POSTGRES_PASSWORD"] in str(env)) == (service == "migrate")
     assert settings.redis_url == f"redis://chorus:{REQUIRED['REDIS_PASSWORD']}@redis:6379/0"
     assert not set(misspelt_settings()) & set(env)
 
@@ -135,11 +142,11 @@ def test_a_fresh_clone_with_the_required_settings_gives_a_replica_all_that_is_in
 def test_compose_names_a_required_setting_that_is_missing(missing: str) -> None:
     text = re.sub(rf"^{missing}=.*$", f"{missing}=", filled(EXAMPLE), flags=re.MULTILINE)
     with pytest.raises(KeyError, match=missing):
-        env_of("backend", text)
+        env_of("migrate", text)
 
 
 def test_no_setting_that_is_changed_in_the_file_is_dropped_on_the_way() -> None:
     text = filled(EXAMPLE) + "".join(f"{name}=changed\n" for name in SETTINGS)
     env = env_of("backend", text)
     lost = {name for name in SETTINGS if env.get(name) != "changed"}
-    assert lost == {"APP_ENV", "HOST", "PORT", "REDIS_URL", "DATABASE_URL"}
+    assert lost == {"APP_ENV", "HOST", "PORT", "REDIS_URL", "DATABASE_URL", "MIGRATE_DATABASE_URL"}

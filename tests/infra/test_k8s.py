@@ -158,6 +158,14 @@ def test_no_secret_is_in_the_folder_and_every_setting_exists() -> None:
         assert {"secretRef": {"name": "chorus"}} in pod["containers"][0]["envFrom"]
 
 
+def test_the_owner_of_the_database_is_known_to_the_migrate_job_alone() -> None:
+    knows = {"secretRef": {"name": "chorus-migrate"}}
+    (job,) = of_kind("Job")
+    assert knows in job["spec"]["template"]["spec"]["containers"][0]["envFrom"]
+    for deployment in of_kind("Deployment"):
+        assert knows not in deployment["spec"]["template"]["spec"]["containers"][0]["envFrom"]
+
+
 def test_the_network_policy_lets_in_the_ingress_and_prometheus_and_out_what_is_needed() -> None:
     everybody, api = of_kind("NetworkPolicy")
     assert everybody["spec"]["policyTypes"] == ["Ingress", "Egress"]

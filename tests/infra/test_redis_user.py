@@ -47,9 +47,19 @@ def test_the_user_reaches_its_own_keys_and_nothing_else(guarded: Guarded) -> Non
             lambda: client.execute_command("MODULE", "LIST"),
             lambda: client.eval("return redis.call('SET', KEYS[1], 1)", 1, "other:x"),
             client.shutdown,
+            lambda: client.execute_command("SELECT", "1"),
+            lambda: client.execute_command("SWAPDB", "0", "1"),
+            lambda: client.execute_command("MOVE", "chorus:x", "1"),
+            lambda: client.execute_command("COPY", "chorus:x", "chorus:y", "DB", "1"),
+            lambda: client.execute_command("FUNCTION", "FLUSH"),
+            lambda: client.execute_command("FUNCTION", "LIST"),
+            client.script_flush,
+            client.script_kill,
+            lambda: client.eval("return redis.call('SELECT', 1)", 0),
         ):
-            with pytest.raises((redis_sync.exceptions.NoPermissionError, redis_sync.ResponseError)):
+            with pytest.raises((redis_sync.exceptions.NoPermissionError, redis_sync.ResponseError)) as caught:
                 refused()
+            assert "no such key" not in str(caught.value)
 
 
 async def test_the_life_of_the_queue_knows_which_server_it_is(guarded: Guarded) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import tracemalloc
+import zlib
 from contextlib import AsyncExitStack
 
+import httpx
+import orjson
 import pytest
 
 from app.core import http_client
 from app.core.circuit_breaker import IGNORED, default_classify
 from app.core.http_client import (
+    AmbiguousFailure,
     BodyTooLarge,
     ForbiddenHost,
     PoolFull,
@@ -134,6 +140,62 @@ async def test_a_token_goes_to_no_other_host(monkeypatch):
     assert asked == []
     await download("https://lookaside.fbsbx.com/x", allowed_hosts=(".fbsbx.com",), headers={})
     assert asked == [(30, get_http_client_for_media)]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "layers"), [("gzip", 1), ("deflate", 1), ("gzip, gzip", 2), ("br", 1), ("zstd", 1)]
+)
+async def test_a_packed_body_is_bounded_by_what_comes_out_of_it(encoding, layers):
+    """64 MB of zeros are 65 KB packed once and less than a kilobyte packed twice."""
+    packed = bytes(64_000_000)
+    for _ in range(layers):
+        packed = zlib.compress(packed) if encoding == "deflate" else gzip.compress(packed)
+
+    async def bomb(reader, writer):
+        _, headers, _ = await read_request(reader)
+        assert headers["accept-encoding"] == "identity"
+        writer.write(response(packed, headers=f"content-encoding: {encoding}\r\n"))
+        await writer.drain()
+
+    tracemalloc.start()
+    try:
+        async with peer(bomb) as url:
+            with pytest.raises(AmbiguousFailure):
+                await request("GET", url, timeout_seconds=10)
+            client = await get_http_client()
+            with pytest.raises((BodyTooLarge, httpx.DecodingError)):
+                await client.get(url)  # as supabase-py reads
+            assert client._transport._origins == {}
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 40_000_000
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "identity", "GZIP, identity"])
+async def test_a_body_that_a_proxy_packed_is_read(encoding):
+    said = orjson.dumps({"text": "é" * 300_000})
+    packed = {"deflate": zlib.compress, "identity": bytes}.get(encoding, gzip.compress)(said)
+
+    async def pack(reader, writer):
+        await read_request(reader)
+        writer.write(response(packed, headers=f"content-encoding: {encoding}\r\n"))
+        await writer.drain()
+
+    async with peer(pack) as url:
+        assert (await request("GET", url, timeout_seconds=5)).body == said
+        assert (await (await get_http_client()).get(url)).json() == orjson.loads(said)
+
+
+async def test_what_is_not_packed_as_announced_is_a_failure_of_the_peer():
+    async def lie(reader, writer):
+        await read_request(reader)
+        writer.write(response(b"plain text", headers="content-encoding: gzip\r\n"))
+        await writer.drain()
+
+    async with peer(lie) as url:
+        with pytest.raises(AmbiguousFailure, match="DecodingError"):
+            await request("GET", url, timeout_seconds=5)
 
 
 async def test_a_redirect_is_not_followed_and_a_body_not_read_beyond_its_bound():

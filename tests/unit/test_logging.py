@@ -11,6 +11,7 @@ import uuid
 import pytest
 
 from app.core.config import LogFormat
+from app.core.errors import Unavailable
 from app.core.logging import bind_request_id, configure_logging, forget_context, log_canonical, request_id
 
 
@@ -45,37 +46,49 @@ def lines(logged):
 
 
 def test_a_line_is_one_json_object_with_the_extra_fields(lines):
-    logging.getLogger("app.x").info("settled %s", "it", extra={"conversation": "c1", "n": 3, "gone": None})
+    logging.getLogger("app.x").info("settled %s", "it", extra={"conversation": "c1", "count": 3, "reply": None})
     line = lines()[0]
     assert line.pop("timestamp").endswith("+00:00")
     assert line == {
-        "level": "info", "logger": "app.x", "event": "settled it", "conversation": "c1", "n": 3, "gone": None,
+        "level": "info", "logger": "app.x", "event": "settled it", "conversation": "c1", "count": 3, "reply": None,
     }  # fmt: skip
 
 
-def test_a_canonical_line_takes_any_field_name(lines):
-    log_canonical("webhook", name="x", message="y", status=200, event_type="z", stages_ms={"store": 1.5})
+def test_a_canonical_line_takes_every_field_of_the_list_and_no_other(lines):
+    log_canonical("webhook", name="x", message="y", status=200, field="z", stages_ms={"store": 1.5})
     line = lines()[0]
-    assert {key: line[key] for key in ("event", "name", "message", "status", "stages_ms")} == {
-        "event": "webhook", "name": "x", "message": "y", "status": 200, "stages_ms": {"store": 1.5},
+    assert {key: line[key] for key in ("event", "name", "status", "field", "stages_ms", "dropped")} == {
+        "event": "webhook", "name": "x", "status": 200, "field": "z", "stages_ms": {"store": 1.5},
+        "dropped": ["message"],
     }  # fmt: skip
 
 
 def test_an_exception_comes_with_its_traceback_in_the_same_line(lines):
     try:
-        raise ValueError("boom")
+        int("Amina")
     except ValueError:
         logging.getLogger("app.x").exception("bug")
     (line,) = lines()
     assert line["exception"].startswith("Traceback")
-    assert line["exception"].endswith("ValueError: boom")
+    assert line["exception"].endswith("\nValueError"), "without the text, which quotes what it failed on"
+
+
+def test_a_library_s_line_has_its_template_and_nothing_that_was_put_into_it(lines):
+    """asyncio, for one, writes the `repr` of the exception that nobody retrieved."""
+    logging.getLogger("asyncio").error("Task exception was never retrieved\nfuture: <KeyError('Amina')>")
+    logging.getLogger("somelib").warning("refused %s of %s", "0612345678", "Amina", extra={"customer": "Amina"})
+    logging.getLogger("somelib").warning(KeyError("Amina"))
+    first, second, third = lines()
+    assert first["event"] == "Task exception was never retrieved"
+    assert (second["event"], second["dropped"]) == ("refused %s of %s", ["customer"])
+    assert third["event"] == "KeyError"
 
 
 async def test_the_request_id_is_on_every_line_of_its_task_and_of_no_other(lines):
     async def handle(given):
         bound = bind_request_id(given)
         await asyncio.sleep(0)
-        log_canonical("done", bound=bound)
+        log_canonical("done", loop=bound)
         assert request_id() == bound
 
     await asyncio.gather(asyncio.create_task(handle("mine")), asyncio.create_task(handle(None)))
@@ -85,14 +98,14 @@ async def test_the_request_id_is_on_every_line_of_its_task_and_of_no_other(lines
     first, second, outside = lines()
     assert first["request_id"] == "mine"
     assert len(second["request_id"]) == 16
-    assert all(line["request_id"] == line["bound"] for line in (first, second))
+    assert all(line["request_id"] == line["loop"] for line in (first, second))
     assert "request_id" not in outside
 
 
 SECRETS = [
     "Bearer EAAJBxyz0123", "sha256=0fa1b2c3d4e5f60718293a4b5c6d7e8f", "EAAJB" + "x" * 40, "AIza" + "y" * 35,
     "sb_secret_abcdefgh", "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl", "+16505551234", "16505551234",
-    "4915112345678",
+    "4915112345678", "0612345678",
 ]  # fmt: skip
 
 
@@ -101,10 +114,10 @@ SECRETS = [
 def test_what_must_not_be_logged_is_taken_out_wherever_it_is(logged, secret, log_format):
     logged.configure("INFO", log_format)
     logger = logging.getLogger("app.x")
-    logger.info("told %s", secret, extra={"field": f"to:{secret}", "nested": {"deep": [f"({secret})"]}})
+    logger.info("told %s", secret, extra={"why": f"to:{secret}", "details": {"deep": f"{{{secret}}}"}})
     try:
-        raise ValueError(f"for {secret}!")
-    except ValueError:
+        raise Unavailable("gemini", f"for {secret}!")
+    except Unavailable:
         logger.exception("bug")
     value = secret.removeprefix("Bearer ").removeprefix("sha256=").lstrip("+")
     assert value not in logged()
@@ -112,18 +125,18 @@ def test_what_must_not_be_logged_is_taken_out_wherever_it_is(logged, secret, log
 
 
 def test_identifiers_stay_readable(lines):
-    ids = ["106540352242922", str(uuid.uuid4()), "wamid.HBgLMTY1MDU1NTEyMzQVAgARGBI5", "1763856000", "0.12345678901234"]
-    log_canonical("ids", ids=ids, phone_number_id="106540352242922", micros=1763856000123)
+    ids = ["106540352242922", str(uuid.uuid4()), "wamid.HBgLMTY1MDU1NTEyMzQVAgARGBI5", "0.12345678901234"]
+    log_canonical("ids", messages=ids, phone_number_id="106540352242922", count=1763856000123)
     line = lines()[0]
-    assert line["ids"] == ids
+    assert line["messages"] == ids
     assert line["phone_number_id"] == "106540352242922"
-    assert line["micros"] == 1763856000123
+    assert line["count"] == 1763856000123
 
 
 def test_what_json_cannot_hold_is_shown_somehow_rather_than_lost(lines):
-    log_canonical("odd", big=2**70, lone="\ud800", thing=object(), keys={1: "a"}, when=uuid.UUID(int=1))
+    log_canonical("odd", count=2**70, reason="\ud800", field=object(), details={1: "a"}, account=uuid.UUID(int=1))
     line = lines()[0]
-    assert line["big"] == 2**70
+    assert line["count"] == 2**70
     assert line["event"] == "odd"
 
 
@@ -145,9 +158,9 @@ def test_configuring_again_replaces_only_our_own_handler(logged):
     logged.configure("DEBUG", LogFormat.PRETTY)
     assert len(logging.getLogger().handlers) == before + 1
     assert other in logging.getLogger().handlers
-    logging.getLogger("app.x").debug("hello", extra={"a": 1})
+    logging.getLogger("app.x").debug("hello", extra={"count": 1})
     assert "hello" in logged()
-    assert "a=1" in logged()
+    assert "count=1" in logged()
 
 
 def test_local_variables_never_reach_a_traceback(logged):
@@ -157,7 +170,7 @@ def test_local_variables_never_reach_a_traceback(logged):
         raise ValueError("boom")
     except ValueError:
         logging.getLogger("app.x").exception("bug")
-    assert "boom" in logged()
+    assert "ValueError" in logged()
     assert "hunter2" not in logged()
 
 
@@ -230,12 +243,12 @@ def test_a_filter_on_the_handler_or_on_the_logger_is_obeyed(canonical):
 
 def test_a_filter_may_change_a_canonical_line(canonical, logged):
     def mark(record):
-        record.region = "eu"
+        record.kind = "eu"
         return True
 
     logging.getLogger().handlers[0].addFilter(mark)
     log_canonical("webhook")
-    assert json.loads(logged())["region"] == "eu"
+    assert json.loads(logged())["kind"] == "eu"
 
 
 @pytest.mark.parametrize("quiet", ["root", "logger", "parent", "handler", "disabled", "no propagation"])
@@ -266,7 +279,7 @@ def test_a_record_factory_of_the_applications_own_is_used(canonical, logged):
 
     def make(*args, **more):
         record = before(*args, **more)
-        record.pod = "chorus-1"
+        record.loop = "chorus-1"
         return record
 
     logging.setLogRecordFactory(make)
@@ -274,7 +287,7 @@ def test_a_record_factory_of_the_applications_own_is_used(canonical, logged):
         log_canonical("webhook")
     finally:
         logging.setLogRecordFactory(before)
-    assert json.loads(logged())["pod"] == "chorus-1"
+    assert json.loads(logged())["loop"] == "chorus-1"
 
 
 def test_another_formatter_on_our_handler_is_used(canonical, logged):

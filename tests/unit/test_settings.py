@@ -269,3 +269,39 @@ def test_a_url_that_cannot_work_is_named_with_the_cause(
 
 def test_cleaning_twice_changes_nothing() -> None:
     assert clean_secret(clean_secret(" a-b_c \n")) == "a-b_c"
+
+
+PRODUCTION: dict[str, Any] = {
+    "app_env": "production", "redis_url": "redis://127.0.0.1:1/0", "database_url": "postgresql://127.0.0.1:1/x",
+    "meta_app_secret": "0123456789abcdef" * 2, "gemini_api_key": "k", "encryption_key": KEY,
+    "admin_api_key": "0123456789abcdef" * 2, "whatsapp_verify_token": "0123456789abcdef",
+}  # fmt: skip
+
+
+def test_production_takes_settings_that_nobody_guesses() -> None:
+    assert load_settings(_env_file=None, **PRODUCTION).problems() == {}
+    named = {"meta_app_secret": "12345:" + "0123456789abcdef" * 2 + ",67890:" + "fedcba9876543210" * 2}
+    assert load_settings(_env_file=None, **PRODUCTION | named).problems() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("supabase_url", "http://project.supabase.test"),
+        ("supabase_jwt_secret", "x" * 15 + "y" * 16),
+        ("supabase_jwt_secret", "x" * 64),
+        ("meta_app_secret", "0123456789abcdef" * 2 + ",fedcba9876543210"),
+        ("meta_app_secret", "12345:0123456789abcdef"),
+        ("meta_app_secret", "12345:" + "a" * 32),
+        ("meta_app_secret", "0123456789abcdef" * 2 + "," + "fedcba9876543210" * 2),
+        ("admin_api_key", "0123456789abcdef" + "0" * 15),
+        ("admin_api_key", "a" * 40),
+        ("whatsapp_verify_token", "0123456789abcde"),
+        ("whatsapp_verify_token", "v" * 16),
+    ],
+)
+def test_production_refuses_what_can_be_guessed_or_read_on_the_way(name: str, value: str) -> None:
+    given = PRODUCTION | {name: value}
+    assert set(load_settings(_env_file=None, **given).problems()) == {name.upper()}
+    assert load_settings(_env_file=None, **given | {"app_env": "development"}).problems() == {}
+    assert value not in str(load_settings(_env_file=None, **given).problems())

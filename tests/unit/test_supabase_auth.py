@@ -95,7 +95,7 @@ async def test_an_anonymous_user_is_known_as_such(world, claim, is_anonymous):
     "changes",
     [
         {"iss": "https://evil.test/auth/v1"}, {"iss": None}, {"aud": "anon"}, {"aud": None}, {"sub": None},
-        {"exp": None},
+        {"exp": None}, {"role": "anon"}, {"role": "service_role"}, {"role": None}, {"role": ["authenticated"]},
     ],
 )  # fmt: skip
 async def test_a_token_that_is_not_for_us_is_refused(world, changes):
@@ -168,10 +168,22 @@ async def test_invented_key_ids_cannot_make_us_hammer_supabase(world):
 
 async def test_a_revoked_key_is_forgotten_after_ten_minutes(world):
     await world.verifier.verify(signed())
-    world.keys = []
+    world.keys = [jwk(EC_OTHER, "new")]
     world.clock.advance(599)
     await world.verifier.verify(signed())
     world.clock.advance(2)
+    await world.refuses(signed())
+
+
+@pytest.mark.parametrize("keys", [[], [{"kid": "x", "kty": "oct"}]])
+async def test_an_empty_set_keeps_the_known_keys(world, keys):
+    await world.verifier.verify(signed())
+    world.keys = keys
+    world.clock.advance(700)
+    assert await world.verifier.verify(signed()) == User("user-1")
+    world.keys = [jwk(EC_OTHER, "new")]
+    world.clock.advance(700)
+    assert await world.verifier.verify(signed(EC_OTHER, "new")) == User("user-1")
     await world.refuses(signed())
 
 

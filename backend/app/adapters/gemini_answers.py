@@ -110,9 +110,9 @@ def read_text(answer: Mapping[str, Any]) -> Spoken:
     with_text = [one for one in spoken if one.text]
     if with_text:
         return next((one for one in with_text if one.reason != "MAX_TOKENS"), with_text[0])
-    blocked = str(as_object(answer.get("promptFeedback")).get("blockReason") or "")
+    blocked = as_object(answer.get("promptFeedback")).get("blockReason")
     if blocked:
-        return Spoken("", blocked, refused=True)
+        return Spoken("", _code_word(blocked) or "BLOCKED", refused=True)
     return next((one for one in spoken if one.refused), spoken[0] if spoken else Spoken("", ""))
 
 

@@ -92,7 +92,7 @@ async def apply_migrations(
     Raises `Unavailable`, or `ConfigurationError` when the database refuses us, or contradicts the files.
     """
     migrations = read_migrations(directory)
-    async with _session(database_url, timeout_seconds) as connection:
+    async with database_session(database_url, timeout_seconds) as connection:
         async with _locked(connection):
             if _missing(migrations, await _recorded(connection)):
                 await _check_server(connection)
@@ -109,7 +109,7 @@ async def pending_migrations(
 ) -> list[str]:
     """The names of what `apply_migrations` would apply; changes nothing. Raises the same."""
     migrations = read_migrations(directory)
-    async with _session(database_url, timeout_seconds) as connection, connection.transaction():
+    async with database_session(database_url, timeout_seconds) as connection, connection.transaction():
         return [m.id for m in _missing(migrations, await _recorded(connection))]
 
 
@@ -118,7 +118,7 @@ async def newer_migrations(
 ) -> list[str]:
     """The names of what a newer version of Chorus has applied; changes nothing. Raises as `apply_migrations`."""
     known = {m.id for m in read_migrations(directory)}
-    async with _session(database_url, timeout_seconds) as connection, connection.transaction():
+    async with database_session(database_url, timeout_seconds) as connection, connection.transaction():
         return sorted(set(await _recorded(connection)) - known)
 
 
@@ -198,7 +198,7 @@ async def _locked(connection: asyncpg.Connection) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _session(database_url: str, timeout_seconds: float) -> AsyncIterator[asyncpg.Connection]:
+async def database_session(database_url: str, timeout_seconds: float) -> AsyncIterator[asyncpg.Connection]:
     """One connection for at most `timeout_seconds` in all, with its errors translated."""
     try:
         async with asyncio.timeout(timeout_seconds):

@@ -37,6 +37,7 @@ from app.domain.models import (
     BlockedAccounts,
     BlockReason,
     BotProfile,
+    CallerRights,
     Conversation,
     DatabaseHistory,
     Fallback,
@@ -80,6 +81,7 @@ _MEMBERS = TypeAdapter(tuple[Member, ...])
 _MESSAGE = TypeAdapter(Message)
 _PROFILE = TypeAdapter(BotProfile)
 _REPLY = TypeAdapter(Reply)
+_RIGHTS = TypeAdapter(CallerRights)
 _TABLES = TypeAdapter(dict[str, TableSecurity])
 _TURNS = TypeAdapter(tuple[Turn, ...])
 _UNANSWERED = TypeAdapter(tuple[Unanswered, ...])
@@ -253,6 +255,9 @@ class SqlStore(SqlInvalidations, Store):
         version: str | None = await self._call("schema_version")
         return version
 
+    async def caller_rights(self) -> CallerRights:
+        return _RIGHTS.validate_python(await self._call("caller_rights"))
+
     async def row_security(self) -> Mapping[str, TableSecurity]:
         return _TABLES.validate_python(await self._call("row_security"))
 
@@ -269,11 +274,12 @@ class SqlStore(SqlInvalidations, Store):
         phone_number: str | None = None,
         bot_auto_on: bool = True,
         owner_id: str | None = None,
+        app_id: str | None = None,
     ) -> Account:
         account = await self._call(
             "create_account", id=str(uuid.uuid4()), name=name, slug=slug, phone_number_id=phone_number_id,
             access_token=access_token, verify_token=verify_token, phone_number=phone_number, bot_auto_on=bot_auto_on,
-            owner_id=owner_id,
+            owner_id=owner_id, app_id=app_id,
         )  # fmt: skip
         return _ACCOUNT.validate_python(account)
 
@@ -462,10 +468,13 @@ class SqlStore(SqlInvalidations, Store):
         covers: Sequence[str],
         fence: int,
         body: str | None = None,
+        sent_by: str | None = None,
     ) -> Reply:
-        reply = await self._call(
-            "open_reply", conversation_id=conversation_id, key=key, author=author, covers=covers, fence=fence, body=body
-        )
+        given = {"conversation_id": conversation_id, "key": key, "author": author, "covers": covers, "fence": fence}
+        if sent_by is None:
+            reply = await self._call("open_reply", **given, body=body)
+        else:
+            reply = await self._call("open_human_reply", **given, body=body, sent_by=sent_by)
         return _REPLY.validate_python(reply)
 
     async def save_body(

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 DEPENDENCY = "supabase"
 AUDIENCE = "authenticated"
+ROLE = "authenticated"
 LEEWAY_SECONDS = 10.0
 FETCH_SECONDS = 5.0
 """For all attempts of one fetch of the keys."""
@@ -83,6 +84,9 @@ class SupabaseTokenVerifier:
             raise Unauthenticated("the access token has expired") from exc
         except jwt.PyJWTError as exc:
             raise Unauthenticated("the access token is not valid") from exc
+        if claims.get("role") != ROLE:
+            # Not `anon`, and never `service_role`: the project's API keys are signed with the same legacy secret.
+            raise Unauthenticated("the access token is not a signed-in user's")
         return User(id=claims["sub"], is_anonymous=claims.get("is_anonymous") is True)
 
     async def _key_for(self, header: Mapping[str, Any]) -> tuple[Any, str]:
@@ -115,13 +119,17 @@ class SupabaseTokenVerifier:
                 return
             self._tried_at = self._clock.monotonic()
             try:
-                self._keys = await self._policy.call(self._fetch, deadline=Deadline.after(FETCH_SECONDS))
+                keys = await self._policy.call(self._fetch, deadline=Deadline.after(FETCH_SECONDS))
             except Unavailable as exc:
                 if self._fetched_at is None:
                     raise
                 logger.warning("signing keys not refreshed", extra={"reason": str(exc)})
-            else:
-                self._fetched_at = self._clock.monotonic()
+                return
+            if self._keys and not keys:
+                # A project that had keys has some: the mistake is on the other side, and would sign everyone out.
+                logger.warning("signing keys not refreshed", extra={"reason": "the set is empty"})
+                return
+            self._keys, self._fetched_at = keys, self._clock.monotonic()
 
     async def _fetch(self) -> Mapping[str, PyJWK]:
         try:

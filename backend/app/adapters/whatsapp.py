@@ -359,7 +359,7 @@ def _failure(response: Response) -> Exception:
         if response.status == 429:
             return SendThrottled(f"{message} without an error body", retry_after=retry_after)
         return Unavailable(DEPENDENCY, f"whatsapp: {message} without an error body", retry_after=retry_after)
-    message = f"{message}, code {code}: {_title(error)}"
+    message = f"{message}, code {code}"  # what Meta writes beside it quotes parameters, with their values
     if code in _THROTTLED:
         told = _THROTTLED[code] if retry_after is None else retry_after
         return SendThrottled(message, wa_code=code, retry_after=told)
@@ -414,11 +414,6 @@ def _error(response: Response) -> Mapping[str, Any]:
     body = _json(response)
     error = body.get("error")
     return error if isinstance(error, dict) else {}
-
-
-def _title(error: Mapping[str, Any]) -> str:
-    """Meta's own words, cut: they name parameters, at times with their values."""
-    return str(error.get("message") or "")[:200]
 
 
 def _wamid(response: Response) -> str | None:

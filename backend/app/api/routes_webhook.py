@@ -4,7 +4,6 @@ microsecond here counts threefold, and nothing may be parsed before the signatur
 
 from __future__ import annotations
 
-import hmac
 import json
 import logging
 import re
@@ -24,6 +23,7 @@ from app.api.body_limit import BodiesTooLarge, Body, BodyBudget, BodyTooLarge, a
 from app.api.deps import services
 from app.api.errors import error_response
 from app.api.openapi import plain_problem
+from app.core.app_secrets import read_app_secrets, signer_of
 from app.core.errors import Unavailable
 from app.core.failure_words import in_words
 from app.core.logging import bind_request_id, log_canonical
@@ -63,7 +63,7 @@ class Unsigned(Exception):
 
 
 class WebhookReceiver:
-    """`POST /webhook/whatsapp` as an ASGI callable.
+    """`POST /webhook/whatsapp` as an ASGI callable. `app_secrets`: as META_APP_SECRET has them.
 
     200: durably stored · 400: not JSON · 401: no or wrong signature, nothing stored · 413 · 503: nothing durable could
     take it, or too many large deliveries at once; Meta delivers again.
@@ -74,7 +74,7 @@ class WebhookReceiver:
 
     def __init__(self, ingest: IngestService, app_secrets: Sequence[str]) -> None:
         self._ingest = ingest
-        self._keys = [secret.encode() for secret in app_secrets]
+        self._secrets = read_app_secrets(app_secrets)
         self._budget = BodyBudget(MAX_BODIES_BYTES)
         self._told_at = -TELL_SECONDS
         self._untold = 0
@@ -89,8 +89,9 @@ class WebhookReceiver:
             content = await self._signed_content(scope, body)
             if content is None:
                 return
+            app_id, payload = content
             with span("webhook"):
-                result = await self._ingest.accept(loads(content))
+                result = await self._ingest.accept(loads(payload), signed_by=app_id)
             accepted, duplicates = result.accepted, result.duplicates
             status = 200
         except Unsigned as exc:
@@ -120,8 +121,9 @@ class WebhookReceiver:
             ms=round(seconds * 1000, 2),
         )  # fmt: skip
 
-    async def _signed_content(self, scope: Scope, body: Body) -> bytes | bytearray | None:
-        """`None` if the client went away. Raises `Unsigned`, `BodyTooLarge` or `BodiesTooLarge`."""
+    async def _signed_content(self, scope: Scope, body: Body) -> tuple[str, bytes | bytearray] | None:
+        """The app that signed it, and the body. `None` if the client went away. Raises `Unsigned`, `BodyTooLarge` or
+        `BodiesTooLarge`."""
         signature, length = _headers(scope)
         if SIGNATURE.fullmatch(signature) is None:
             body.is_complete = length == 0
@@ -129,9 +131,12 @@ class WebhookReceiver:
         if length > MAX_BODY_BYTES:
             raise BodyTooLarge
         content = await body.read()
-        if content is not None and not self._is_signed(content, signature):
+        if content is None:
+            return None
+        app_id = signer_of(self._secrets, content, signature)
+        if app_id is None:
             raise Unsigned("signature_wrong")
-        return content
+        return app_id, content
 
     def _tell_unsigned(self, refused: str, now: float) -> None:
         """With a wrong app secret every delivery ends here, and nothing else in the system goes wrong."""
@@ -142,13 +147,6 @@ class WebhookReceiver:
                 extra={"reason": refused, "refused": self._untold},
             )
             self._told_at, self._untold = now, 0
-
-    def _is_signed(self, body: bytes | bytearray, signature: bytes) -> bool:
-        """HMAC-SHA256 over the raw bytes with any of the app secrets (several Meta apps may post here)."""
-        for key in self._keys:
-            if hmac.compare_digest(b"sha256=" + hmac.digest(key, body, "sha256").hex().encode(), signature):
-                return True
-        return False
 
 
 def _headers(scope: Scope) -> tuple[bytes, int]:

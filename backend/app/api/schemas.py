@@ -46,6 +46,8 @@ NOT_TEXT = BeforeValidator(_is_number)
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=SOME_TEXT)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 PhoneNumberId = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,32}$")]
+AppId = Annotated[str, StringConstraints(pattern=r"^[0-9]{5,20}$")]
+"""Of a Meta app, as the app's dashboard shows it."""
 PhoneNumber = Annotated[str, StringConstraints(pattern=r"^\+?[0-9]{6,20}$")]
 Token = Annotated[
     str, StringConstraints(pattern=r"^[\x21\x24-\x26\x28-\x7e][\x21-\x7e]{7,999}$"), BeforeValidator(_clean)
@@ -101,10 +103,11 @@ class AccountIn(_In):
     verify_token: VerifyToken
     phone_number: PhoneNumber | None = None
     bot_auto_on: StrictBool = True
+    app_id: AppId | None = None
 
 
 class AccountChanges(_In):
-    """Only what changes. `phone_number` may be null; the others may be left out but not be null."""
+    """Only what changes. `phone_number` and `app_id` may be null; the others may be left out but not be null."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "Maison Levain Lyon", "bot_auto_on": False}]})
 
@@ -115,6 +118,7 @@ class AccountChanges(_In):
     phone_number: PhoneNumber | None = None
     is_active: StrictBool = may_be_absent()
     bot_auto_on: StrictBool = may_be_absent()
+    app_id: AppId | None = None
 
 
 class SpentTodayOut(_Out):
@@ -149,6 +153,8 @@ class AccountOut(_Out):
     blocked_reason: str | None
     """Why WhatsApp takes nothing from this account, in a stable word; null while it does."""
     blocked_since: datetime | None
+    app_id: str | None
+    """The Meta app that speaks for the number; null: the first one of the installation."""
     last_notice: NoticeOut | None
     """What Meta reported last about the account or its number."""
     created_at: datetime
@@ -253,6 +259,8 @@ class MessageOut(_Out):
     payload: dict[str, Any] | None
     edited_at: datetime | None
     edits: tuple[dict[str, Any], ...]
+    sent_by: str | None
+    """The user who wrote it through this API; null for everything else."""
 
 
 class ConversationPage(_Out):
@@ -278,6 +286,8 @@ class ReplyOut(_Out):
     conversation_id: str
     state: ReplyState
     body: str
+    sent_by: str | None
+    """The user who wrote it."""
 
 
 class BotIn(_In):

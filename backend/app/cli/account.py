@@ -44,6 +44,7 @@ def account() -> None:
 @click.option(
     "--bot/--no-bot", "bot_auto_on", default=True, show_default=True, help="Is the bot on in new conversations?"
 )
+@click.option("--app-id", help="The Meta app that sends its webhooks, if META_APP_SECRET names several apps.")
 @json_option
 def add(*, as_json: bool, **fields: Any) -> None:
     """Create an account."""
@@ -111,6 +112,28 @@ def profile(account: str, changes: tuple[str, ...], path: str | None, unset: tup
         return
     for name, value in shown.items():
         click.echo(f"{name:<20} {orjson.dumps(value).decode() if isinstance(value, dict) else value}")
+
+
+@account.command("app")
+@click.argument("account")
+@click.argument("app_id", required=False)
+@click.option("--first", is_flag=True, help="The first app of META_APP_SECRET, whichever that is.")
+def set_app(account: str, app_id: str | None, *, first: bool) -> None:
+    """Say which Meta app speaks for the account's number: only webhooks that it signed are accepted for it.
+
+    APP_ID stands in the app's dashboard, and in META_APP_SECRET in front of its secret.
+    """
+    from app.api.schemas import AccountChanges
+
+    if first == (app_id is not None):
+        raise click.UsageError("give either APP_ID or --first")
+    wanted = _validated(AccountChanges, {"app_id": app_id}).app_id
+
+    async def act(accounts: AccountService, _settings: Settings) -> Account:
+        return await accounts.update((await _find(accounts, account)).id, {"app_id": wanted})
+
+    changed = asyncio.run(_with_accounts(act))
+    click.echo(f"{changed.slug}: the app {changed.app_id}" if changed.app_id else f"{changed.slug}: the first app")
 
 
 @account.command("rotate-token")

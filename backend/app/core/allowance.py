@@ -13,6 +13,7 @@ import hashlib
 
 from app.core.errors import Unavailable
 from app.core.redis import Redis, RedisError, Script, within
+from app.core.redis_trouble import redis_words
 
 CALL_SECONDS = 1.0
 
@@ -42,4 +43,4 @@ class Allowance:
         try:
             return int(await within(CALL_SECONDS, call))
         except (RedisError, OSError, TimeoutError) as exc:
-            raise Unavailable("redis", str(exc) or type(exc).__name__) from exc
+            raise Unavailable("redis", redis_words(exc)) from exc

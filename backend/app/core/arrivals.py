@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from app.core.errors import Unavailable
 from app.core.redis import Redis, RedisError, Script, within
+from app.core.redis_trouble import redis_words
 
 EXPECTED = 20.0
 """By chance a usual 20 become 0 once in e^20; people write in bursts, so the real odds are worse, and still good."""
@@ -85,7 +86,7 @@ class Arrivals:
         try:
             return await within(CALL_SECONDS, script(self._redis, self._keys, args))
         except (RedisError, OSError) as exc:
-            raise Unavailable("redis", str(exc) or type(exc).__name__) from exc
+            raise Unavailable("redis", redis_words(exc)) from exc
 
 
 def usual(week: Mapping[bytes, float], since_ms: int, now_ms: int) -> float:

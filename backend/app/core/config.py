@@ -12,14 +12,16 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_va
 from pydantic_core.core_schema import ValidationInfo
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
 
+from app.core.app_secrets import read_app_secrets
 from app.core.credentials import credentials_problem
 from app.core.egress import Egress
+from app.core.errors import Expected
 from app.core.redis_url import RedisUrl, option_problem
 from app.core.secrets import SecretError, TokenCipher, clean_secret, strip_secret
 from app.core.setting_names import misspelt
 
 
-class SettingsError(Exception):
+class SettingsError(Expected):
     """A setting is missing, contradictory or unsafe. `problems` maps the environment name to what to do."""
 
     def __init__(self, problems: dict[str, str]) -> None:
@@ -136,6 +138,7 @@ class Settings(BaseSettings):
     redis_namespace: str = Field("chorus", pattern="^[a-z0-9_-]{1,40}$")
     database_url: SecretStr | None = None
     database_pooling: Pooling = Pooling.AUTO
+    migrate_database_url: SecretStr | None = None
     supabase_url: BaseUrl | None = None
     supabase_key: SecretStr | None = None
     supabase_jwt_secret: SecretStr | None = None
@@ -261,22 +264,25 @@ class Settings(BaseSettings):
         if problems := problems | self.egress.problems():
             raise SettingsError(problems)
 
+    def check_migrate(self) -> str:
+        """The owner's URL. Raises `SettingsError` if there is none, or a URL is none."""
+        problems = self._database_url_problems()
+        owner = self.migrate_database_url or self.database_url
+        if not owner:
+            problems["DATABASE_URL"] = "is missing; migrations need a direct connection to Postgres"
+        if problems or not owner:
+            raise SettingsError(problems)
+        return owner.get_secret_value()
+
     def check_encryption(self) -> None:
         """Raises `SettingsError` unless ENCRYPTION_KEY holds a key, or several."""
         if problems := self._encryption_problems():
             raise SettingsError(problems)
 
     def _database_url_problems(self) -> dict[str, str]:
-        url = self.database_url.get_secret_value() if self.database_url else ""
-        if url and not url.startswith(POSTGRES_SCHEMES):
-            return {"DATABASE_URL": f"must start with {' or '.join(POSTGRES_SCHEMES)}"}
-        if problem := credentials_problem(url, tolerated="%"):  # asyncpg reads a lone one as it is
-            return {"DATABASE_URL": problem}
-        try:
-            _ = urlsplit(url.replace(",", ".")).port  # several hosts are allowed, each with a port of its own
-        except ValueError:
-            return {"DATABASE_URL": "has a port that is none, or a host that is none"}
-        return {}
+        urls = {"DATABASE_URL": self.database_url, "MIGRATE_DATABASE_URL": self.migrate_database_url}
+        found = {name: _postgres_problem(url.get_secret_value()) for name, url in urls.items() if url}
+        return {name: problem for name, problem in found.items() if problem}
 
     def _redis_problems(self) -> dict[str, str]:
         missing = {} if self.redis_url else {"REDIS_URL": "is missing; e.g. redis://127.0.0.1:6379/0"}
@@ -293,18 +299,59 @@ class Settings(BaseSettings):
 
     def _production_problems(self) -> dict[str, str]:
         problems: dict[str, str] = {}
-        if not self.admin_api_key or len(self.admin_api_key.get_secret_value()) < 24:
-            problems["ADMIN_API_KEY"] = "must be set, 24 characters or more, when APP_ENV=production"
-        if self.metrics_api_key and len(self.metrics_api_key.get_secret_value()) < 24:
-            problems["METRICS_API_KEY"] = "must have 24 characters or more when APP_ENV=production"
-        if any(len(s.get_secret_value()) < 16 for s in self.meta_app_secret):
-            problems["META_APP_SECRET"] = "is too short to be a real app secret"
-        for name, url in (("WHATSAPP_BASE_URL", self.whatsapp_base_url), ("GEMINI_BASE_URL", self.gemini_base_url)):
-            if not url.startswith("https://"):
+        for name, url in (
+            ("WHATSAPP_BASE_URL", self.whatsapp_base_url),
+            ("GEMINI_BASE_URL", self.gemini_base_url),
+            ("SUPABASE_URL", self.supabase_url),
+        ):
+            if url and not url.startswith("https://"):
                 problems[name] = "must be https when APP_ENV=production: it carries tokens"
+        if not self.admin_api_key:
+            problems["ADMIN_API_KEY"] = f"must be set, {MIN_SECRET_BYTES} bytes or more, when APP_ENV=production"
         if not self.whatsapp_verify_token:
             problems["WHATSAPP_VERIFY_TOKEN"] = "must be set when APP_ENV=production"
-        return problems
+        app_secrets = read_app_secrets(secret.get_secret_value() for secret in self.meta_app_secret)
+        if len(app_secrets) > 1 and not all(secret.app_id for secret in app_secrets):
+            problems["META_APP_SECRET"] = "holds several secrets: write each as <app id>:<secret>, one app or several"
+        guessable = {
+            "ADMIN_API_KEY": _guessable([_bytes(self.admin_api_key)], MIN_SECRET_BYTES),
+            "METRICS_API_KEY": _guessable([_bytes(self.metrics_api_key)], MIN_SECRET_BYTES),
+            "SUPABASE_JWT_SECRET": _guessable([_bytes(self.supabase_jwt_secret)], MIN_SECRET_BYTES),
+            "META_APP_SECRET": _guessable([secret.key for secret in app_secrets], MIN_SECRET_BYTES),
+            "WHATSAPP_VERIFY_TOKEN": _guessable([_bytes(self.whatsapp_verify_token)], MIN_VERIFY_BYTES),
+        }
+        return {name: problem for name, problem in guessable.items() if problem} | problems
+
+
+MIN_SECRET_BYTES = 32
+"""An app secret of Meta's has 32 hexadecimal digits; RFC 7518 §3.2 wants as much for HS256."""
+MIN_VERIFY_BYTES = 16
+
+
+def _bytes(secret: SecretStr | None) -> bytes:
+    return secret.get_secret_value().encode() if secret else b""
+
+
+def _guessable(secrets: Iterable[bytes], least: int) -> str | None:
+    """Why one of them may be guessed. A secret that is not set is none."""
+    given = [secret for secret in secrets if secret]
+    if any(len(secret) < least for secret in given):
+        return f"is shorter than {least} bytes: take a random one, as of `openssl rand -hex {least}`"
+    if any(len(set(secret)) == 1 for secret in given):
+        return f"is one character repeated: take a random one, as of `openssl rand -hex {least}`"
+    return None
+
+
+def _postgres_problem(url: str) -> str | None:
+    if not url.startswith(POSTGRES_SCHEMES):
+        return f"must start with {' or '.join(POSTGRES_SCHEMES)}"
+    if problem := credentials_problem(url, tolerated="%"):  # asyncpg reads a lone one as it is
+        return problem
+    try:
+        _ = urlsplit(url.replace(",", ".")).port  # several hosts are allowed, each with a port of its own
+    except ValueError:
+        return "has a port that is none, or a host that is none"
+    return None
 
 
 def load_settings(**overrides: Any) -> Settings:

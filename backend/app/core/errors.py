@@ -1,9 +1,15 @@
-"""The one error the toolbox shares with everybody: a dependency cannot do useful work right now."""
+"""The errors that the toolbox shares with its users: raised on purpose, in words of ours."""
 
 from __future__ import annotations
 
 
-class Unavailable(Exception):
+class Expected(Exception):
+    """Raised on purpose. Its text is ours: codes, ids, numbers, names of classes; never what a peer, a library or a
+    customer wrote. That is why logs, dead letters and reasons may hold it; of every other exception they hold the type
+    and the code (`core/failure_words.py`)."""
+
+
+class Unavailable(Expected):
     """`dependency` cannot serve anybody at the moment; the request itself was fine.
 
     An expected infrastructure failure: log it as a warning and count it, never as a bug.

@@ -10,7 +10,8 @@ half of its connections, so that a peer that hangs leaves the other half to the 
 for a process that makes more calls at once. The clients do
 not follow redirects (an Authorization header must never travel to another host), keep no cookies (one account's must
 never reach another's request), and ignore the environment's proxy variables and `.netrc`: where a token goes is
-decided by the base URLs in the settings alone. They retry nothing; whoever calls decides (`core/resilience.py`).
+decided by the base URLs in the settings alone. They ask for bodies that are not packed, and count what comes out of
+one that is. They retry nothing; whoever calls decides (`core/resilience.py`).
 
 `request()` is what adapters use. It bounds the whole exchange, not only each read, bounds the body, and splits
 failures by the one question that matters for a message that must not be sent twice:
@@ -33,7 +34,8 @@ import email.utils
 import http.cookiejar
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -46,6 +48,7 @@ import orjson
 from httpx import AsyncClient
 
 from app.core.egress import Egress
+from app.core.errors import Expected
 from app.core.tracing import span
 
 CONNECT_SECONDS = 3.0
@@ -62,6 +65,9 @@ KEEPALIVE_SECONDS = 4.0
 """Below the shortest idle limit in common use (5 s: uvicorn, Node), so that we are the side that closes first."""
 
 MAX_BODY_BYTES = 2_000_000
+MAX_RESPONSE_BYTES = 32_000_000
+"""Of any response that is not read through `request`: a page of the database's rows, unpacked."""
+PIECE_BYTES = 65_536
 MAX_MEDIA_BYTES = 100_000_000
 """The largest document WhatsApp takes."""
 
@@ -75,7 +81,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class HttpError(Exception):
+class HttpError(Expected):
     """No usable HTTP response. The message names the kind of failure, never the URL or a header."""
 
 
@@ -189,7 +195,8 @@ def _new_client(io_seconds: float, room: _Room) -> AsyncClient:
         follow_redirects=False,
         cookies=http.cookiejar.CookieJar(policy=http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
         timeout=_timeout(io_seconds),
-        headers={"user-agent": "chorus"},
+        # A body of a kilobyte may unpack to gigabytes, and what we read is small.
+        headers={"user-agent": "chorus", "accept-encoding": "identity"},
     )
 
 
@@ -220,7 +227,16 @@ class _PerHostTransport(httpx.AsyncHTTPTransport):
         except BaseException:
             release()
             raise
-        response.stream = _HeldStream(cast(httpx.AsyncByteStream, response.stream), release)
+        stream = cast(httpx.AsyncByteStream, response.stream)
+        try:
+            unpack = _unpacker(response.headers)
+        except httpx.DecodingError as exc:
+            exc.request = request
+            await stream.aclose()
+            release()
+            raise
+        limit = request.extensions.get("max_body_bytes", MAX_RESPONSE_BYTES)
+        response.stream = _BoundedStream(stream, release, unpack, limit)
         return response
 
     def _leave(self, origin: str) -> None:
@@ -241,16 +257,55 @@ async def _take(slots: asyncio.Semaphore, request: httpx.Request) -> None:
         raise httpx.PoolTimeout("as many requests to this host as may be", request=request) from exc
 
 
-class _HeldStream(httpx.AsyncByteStream):
-    """A response's body; its slot is free when it is closed."""
+def _unpacker(headers: httpx.Headers) -> _Unpack:
+    """How a body is unpacked, in pieces: we ask for none that is packed, yet a proxy may do it. Takes the header away:
+    httpx would unpack it once more. Raises `DecodingError` for layers upon layers, and for other formats."""
+    layers = [layer.strip().lower() for layer in headers.get_list("content-encoding", split_commas=True)]
+    layers = [layer for layer in layers if layer not in ("", "identity")]
+    if not layers:
+        return lambda chunk: (chunk,)
+    if len(layers) > 1 or layers[0] not in _WINDOWS:
+        raise httpx.DecodingError("a content encoding that was not asked for")
+    del headers["content-encoding"]
+    inflator = zlib.decompressobj(_WINDOWS[layers[0]])
+    return lambda chunk: _inflate(inflator, chunk)
 
-    def __init__(self, stream: httpx.AsyncByteStream, release: Callable[[], None]) -> None:
+
+_WINDOWS = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+_Unpack = Callable[[bytes], Iterable[bytes]]
+
+
+def _inflate(inflator: Any, packed: bytes) -> Iterator[bytes]:
+    """Never more than `PIECE_BYTES` at once, however much it is."""
+    more = True
+    while more:
+        try:
+            piece = inflator.decompress(packed, PIECE_BYTES)
+        except zlib.error as exc:
+            raise httpx.DecodingError("a body that cannot be unpacked") from exc
+        yield piece
+        packed = inflator.unconsumed_tail
+        more = bool(packed) or len(piece) == PIECE_BYTES
+
+
+class _BoundedStream(httpx.AsyncByteStream):
+    """A response's body, unpacked, at most `limit` bytes of it; its slot is free when it is closed. Not only `request`
+    is bounded this way: supabase-py reads through this client as well."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, release: Callable[[], None], unpack: _Unpack, limit: int) -> None:
         self._stream = stream
         self._release: Callable[[], None] | None = release
+        self._unpack = unpack
+        self._limit = limit
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
         async for chunk in self._stream:
-            yield chunk
+            for piece in self._unpack(chunk):
+                size += len(piece)
+                if size > self._limit:
+                    raise BodyTooLarge(f"response of more than {self._limit} bytes")
+                yield piece
 
     async def aclose(self) -> None:
         try:
@@ -328,7 +383,12 @@ async def request(
             async with (
                 asyncio.timeout(timeout_seconds),
                 client.stream(
-                    method, url, headers=sent, content=content, timeout=_timeout(timeout_seconds)
+                    method,
+                    url,
+                    headers=sent,
+                    content=content,
+                    timeout=_timeout(timeout_seconds),
+                    extensions={"max_body_bytes": max_body_bytes},
                 ) as response,
             ):
                 return Response(response.status_code, response.headers, await _read(response, max_body_bytes))

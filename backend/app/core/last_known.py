@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from app.core.errors import Unavailable
 from app.core.redis import Redis, RedisError, within
+from app.core.redis_trouble import redis_words
 
 CALL_SECONDS = 1.0
 
@@ -18,7 +19,7 @@ class LastKnown:
         try:
             found = await within(CALL_SECONDS, self._redis.get(self._key))
         except (RedisError, OSError) as exc:
-            raise Unavailable("redis", str(exc) or type(exc).__name__) from exc
+            raise Unavailable("redis", redis_words(exc)) from exc
         return found.decode() if isinstance(found, bytes) else found
 
     async def write(self, text: str) -> None:
@@ -26,4 +27,4 @@ class LastKnown:
         try:
             await within(CALL_SECONDS, self._redis.set(self._key, text))
         except (RedisError, OSError) as exc:
-            raise Unavailable("redis", str(exc) or type(exc).__name__) from exc
+            raise Unavailable("redis", redis_words(exc)) from exc

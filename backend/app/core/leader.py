@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from app.core.errors import Unavailable
 from app.core.redis import Redis, RedisError, Script, within
+from app.core.redis_trouble import redis_words
 
 CALL_SECONDS = 1.0
 
@@ -38,4 +39,4 @@ class Lease:
             held = await within(CALL_SECONDS, self._script(self._redis, [self._key], [self._holder, milliseconds]))
             return bool(held)
         except (RedisError, OSError) as exc:
-            raise Unavailable("redis", str(exc) or type(exc).__name__) from exc
+            raise Unavailable("redis", redis_words(exc)) from exc

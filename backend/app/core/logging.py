@@ -8,8 +8,11 @@
     bind_messages(["message:1:wamid.x"])                   # and which messages it is about
     log_canonical("webhook", status=200, ms=1.2)           # the one line that tells a unit of work
 
-Identifiers belong into fields, personal data nowhere. As a last line of defence every line is searched for what
-must not be there: bearer tokens, API keys, JWTs, signatures, phone numbers. It is no licence to log them.
+What may be logged is a list: fields by name and form (`core/log_fields.py`), and words that we wrote ourselves. An
+exception is told by its type and its place; its text is written only if it is ours (`core.errors.Expected`), because
+that of a library may quote what it failed on, as a database's DETAIL does. Of a library's own log line the first line
+of the template is written, without what was to be put into it. As a last line of defence every line is searched for
+what must not be there (`core/redaction.py`). It is no licence to log it.
 """
 
 from __future__ import annotations
@@ -19,9 +22,7 @@ import hashlib
 import json
 import logging
 import os
-import re
 import sys
-import traceback
 from collections.abc import Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -32,6 +33,9 @@ import orjson
 import structlog
 
 from app.core.config import LogFormat
+from app.core.failure_words import trace_back
+from app.core.log_fields import admitted
+from app.core.redaction import is_suspicious, redact, scrub
 
 _canonical = logging.getLogger("app.canonical")
 _context: ContextVar[dict[str, Any]] = ContextVar("log_context", default={})  # noqa: B039  replaced, never changed
@@ -45,15 +49,8 @@ MAX_TRACES = 10
 _QUIET = ("httpx", "httpcore", "uvicorn.access", "hpack")
 """Libraries that log every request, URL included; our canonical lines say it better."""
 
-_MARKS = ("Bearer ", "sha256=", "eyJ", "EAA", "AIza", "sb_secret_")
-_PHONE = re.compile(r"\d{11,14}")
-_SECRET = re.compile(
-    r"""(?<=Bearer\ )[\w.~+/=-]+ | (?<=sha256=)[0-9a-fA-F]+ | eyJ[\w-]{8,}(?:\.[\w-]+)+
-      | \bEAA[A-Za-z0-9]{20,} | \bAIza[\w-]{20,} | \bsb_secret_\w+
-      | (?<![\w.-])\+?\d{11,14}(?![\w.-])""",
-    re.VERBOSE,
-)
-"""Meta's ids have 15 digits or more, phone numbers with country code 11 to 14 as a rule (E.164: 15 at most)."""
+_SPEAKS_FREELY = ("app", "uvicorn")
+"""Whose lines hold no words of others. asyncio's, for one, hold the `repr` of the exception that nobody retrieved."""
 
 
 def configure_logging(level: str, log_format: LogFormat) -> None:
@@ -79,7 +76,7 @@ def configure_logging(level: str, log_format: LogFormat) -> None:
 
 def bind_request_id(value: str | None = None) -> str:
     """Give this task, and those it starts, a request id: `value`, or a new one. Returns it."""
-    request_id = _scrub(value) if value else f"{_PROCESS}{next(_requests):08x}"
+    request_id = redact(value) if value else f"{_PROCESS}{next(_requests):08x}"
     _context.set({**_context.get(), "request_id": request_id})
     return request_id
 
@@ -107,7 +104,7 @@ def request_id() -> str | None:
 
 
 def log_canonical(event: str, /, **fields: Any) -> None:
-    """One line at INFO for a finished unit of work: ids, outcome, milliseconds per stage. Any field name will do.
+    """One line at INFO for a finished unit of work: ids, outcome, milliseconds per stage.
 
     It goes past `logging` only while that can make no difference: no other handler, no filter, no level in between.
     """
@@ -116,10 +113,11 @@ def log_canonical(event: str, /, **fields: Any) -> None:
     if _lines is None or not _lines.is_alone:
         _canonical.info(event, extra={"fields": fields})
     else:
+        fields = admitted(fields)
         # Only words can hold what must not be there; most values are numbers, and what is bound is clean.
         words = [value for value in fields.values() if value and isinstance(value, str)]
-        if words and _is_suspicious(" ".join(words)):
-            fields = _scrub(fields)
+        if words and is_suspicious(" ".join(words)):
+            fields = scrub(fields)
         _lines.write(event, _context.get() | fields)
 
 
@@ -197,7 +195,7 @@ class _PrettyFormatter(logging.Formatter):
         )
 
     def format(self, record: logging.LogRecord) -> str:
-        return str(self._render(None, record.levelname, _scrub(_event(record))))
+        return str(self._render(None, record.levelname, scrub(_event(record))))
 
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {
@@ -213,19 +211,25 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {
 def _event(record: logging.LogRecord) -> dict[str, Any]:
     event = {
         "timestamp": datetime.fromtimestamp(record.created, UTC), "level": record.levelname.lower(),
-        "logger": record.name, "event": record.getMessage(), **_context.get(),
+        "logger": record.name, "event": _message(record), **_context.get(),
     }  # fmt: skip
     attributes = record.__dict__
-    event |= {name: value for name, value in attributes.items() if name not in _STANDARD}
-    event |= attributes.get("fields", {})
-    if record.exc_info:
-        event["exception"] = "".join(traceback.format_exception(record.exc_info[1])).rstrip()
+    given = {name: value for name, value in attributes.items() if name not in _STANDARD}
+    event |= admitted(given | attributes.get("fields", {}))
+    if record.exc_info and record.exc_info[1] is not None:
+        event["exception"] = trace_back(record.exc_info[1])
     return event
+
+
+def _message(record: logging.LogRecord) -> str:
+    if record.name.partition(".")[0] in _SPEAKS_FREELY:
+        return record.getMessage()
+    return str(record.msg).strip().partition("\n")[0] if isinstance(record.msg, str) else type(record.msg).__name__
 
 
 def _line(event: dict[str, Any]) -> str:
     line = _dump(event)
-    return _dump(_scrub(event)) if _is_suspicious(line) else line
+    return _dump(scrub(event)) if is_suspicious(line) else line
 
 
 _JSON = orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
@@ -237,22 +241,3 @@ def _dump(event: dict[str, Any]) -> str:
     except TypeError:
         # Lone surrogates and integers over 64 bits: a line that is odd is better than none.
         return json.dumps(event, default=str, skipkeys=True) + "\n"
-
-
-def _is_suspicious(line: str) -> bool:
-    return any(mark in line for mark in _MARKS) or _PHONE.search(line) is not None
-
-
-def redact(text: str) -> str:
-    """`text` without what must not be in a log: tokens, keys, signatures, phone numbers."""
-    return _SECRET.sub("[redacted]", text)
-
-
-def _scrub(value: Any) -> Any:
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, dict):
-        return {key: _scrub(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_scrub(item) for item in value]
-    return value

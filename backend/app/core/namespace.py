@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from app.core.errors import Unavailable
 from app.core.redis import Redis, RedisError, Script, within
+from app.core.redis_trouble import redis_words
 
 CALL_SECONDS = 1.0
 
@@ -37,5 +38,5 @@ class Binding:
         try:
             bound: bytes = await within(CALL_SECONDS, self._script(self._redis, [self._key], [verb, identity]))
         except (RedisError, OSError) as exc:
-            raise Unavailable("redis", str(exc) or type(exc).__name__) from exc
+            raise Unavailable("redis", redis_words(exc)) from exc
         return bound.decode()

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.redis import Redis, RedisError, Script, within
+from app.core.redis_trouble import redis_words
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Pacer:
             micros = await within(ASK_SECONDS, self._script(self._redis, [prefix], args))
         except (RedisError, OSError) as exc:
             if not self._is_alone:
-                logger.warning("pacing without Redis", extra={"reason": str(exc) or type(exc).__name__})
+                logger.warning("pacing without Redis", extra={"reason": redis_words(exc)})
             self._is_alone = True
             return None
         self._is_alone = False

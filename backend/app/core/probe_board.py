@@ -17,6 +17,7 @@ import orjson
 
 from app.core.errors import Unavailable
 from app.core.redis import Redis, RedisError, Script
+from app.core.redis_trouble import redis_words
 
 KEEP_SECONDS = 3600
 
@@ -53,4 +54,4 @@ class ProbeBoard:
                 self._redis, [f"{self._namespace}:{{probe}}:{name}"], [verb, self._replica_id, *args]
             )
         except (RedisError, OSError) as exc:
-            raise Unavailable("redis", str(exc)) from exc
+            raise Unavailable("redis", redis_words(exc)) from exc

@@ -28,6 +28,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from app.core.errors import Unavailable
 from app.core.redis_clients import ClusterClient, PatientPool, any_of, behind_sentinel, honest, on_cluster
 from app.core.redis_info import about_cluster, about_server
+from app.core.redis_trouble import redis_words
 from app.core.redis_url import RedisUrl, Topology
 
 T = TypeVar("T")
@@ -103,7 +104,7 @@ async def describe(client: Redis, *, needs_aof: bool = True) -> dict[str, Any]:
             return about_cluster(list(nodes.values()), needs_aof=needs_aof)
         return about_server(await client.info(), needs_aof=needs_aof)
     except (RedisError, OSError) as exc:
-        raise Unavailable("redis", str(exc)) from exc
+        raise Unavailable("redis", redis_words(exc)) from exc
 
 
 async def round_trip_seconds(client: Redis, *, tries: int = 3) -> float:
@@ -116,7 +117,7 @@ async def round_trip_seconds(client: Redis, *, tries: int = 3) -> float:
             await anywhere.ping()
             shortest = min(shortest, time.perf_counter() - started)
     except (RedisError, OSError) as exc:
-        raise Unavailable("redis", str(exc)) from exc
+        raise Unavailable("redis", redis_words(exc)) from exc
     return shortest
 
 
@@ -136,7 +137,7 @@ async def configured(client: Redis, name: str) -> str | None:
     except ResponseError:
         return None
     except (RedisError, OSError) as exc:
-        raise Unavailable("redis", str(exc)) from exc
+        raise Unavailable("redis", redis_words(exc)) from exc
     value = values.get(name)
     return None if value is None else _text(value)
 

@@ -18,6 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisClusterException, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from app.core.redis_trouble import redis_words
 from app.core.redis_url import RedisUrl
 
 ASK_SENTINEL_SECONDS = 1.0
@@ -161,7 +162,7 @@ class _Sentinel(Redis):
         try:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as exc:
-            self.trouble = str(exc) or type(exc).__name__
+            self.trouble = redis_words(exc)
             raise
 
 

@@ -1,6 +1,8 @@
-"""Why Redis did not do it, in words for the operator."""
+"""Why Redis did not do it, in words for the operator, and what of its own words may be logged."""
 
 from __future__ import annotations
+
+import re
 
 from redis.exceptions import (
     AuthenticationError,
@@ -13,9 +15,22 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from app.core.errors import Expected
+from app.core.failure_words import in_words, one_line
 from app.core.network_trouble import Cause, causes, network_cause
 
 _NO_REDIS = "what answers there is no Redis"
+
+_COMMAND = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: |, with args beginning with:.*", re.DOTALL)
+"""redis-py and the server repeat the command that failed, arguments included: names of mailboxes hold phone numbers."""
+_MAX_CHARACTERS = 200
+
+
+def redis_words(exc: BaseException) -> str:
+    """What the server or the network said, without the command it was said about."""
+    if not isinstance(exc, RedisError | Expected):
+        return in_words(exc) if not isinstance(exc, OSError) else one_line(str(exc)) or type(exc).__name__
+    return one_line(_COMMAND.sub("", str(exc)))[:_MAX_CHARACTERS] or type(exc).__name__
 
 
 def redis_cause(exc: BaseException, url: str) -> Cause | None:

@@ -13,6 +13,7 @@ import orjson
 
 from app.core.errors import Unavailable
 from app.core.redis import Redis, RedisError, Script
+from app.core.redis_trouble import redis_words
 
 HEARTBEAT_SECONDS = 2.0
 STALE_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
@@ -54,21 +55,21 @@ class Registry:
             )
         except (RedisError, OSError) as exc:
             self.count = 1
-            raise Unavailable("redis", str(exc)) from exc
+            raise Unavailable("redis", redis_words(exc)) from exc
 
     async def leave(self) -> None:
         """Take this replica off the list; one that was killed leaves by silence. Raises `Unavailable`."""
         try:
             await self._beat(self._redis, self._keys, ["leave", self.replica_id, b"", 0])
         except (RedisError, OSError) as exc:
-            raise Unavailable("redis", str(exc)) from exc
+            raise Unavailable("redis", redis_words(exc)) from exc
 
     async def replicas(self) -> list[Replica]:
         """Every living replica, by id. Raises `Unavailable`."""
         try:
             rows = await self._beat(self._redis, self._keys, ["list", "", b"", int(STALE_AFTER_SECONDS * 1000)])
         except (RedisError, OSError) as exc:
-            raise Unavailable("redis", str(exc)) from exc
+            raise Unavailable("redis", redis_words(exc)) from exc
         triples = zip(rows[::3], rows[1::3], rows[2::3], strict=True)
         return sorted(
             (Replica(name.decode(), int(age_ms) / 1000, orjson.loads(info)) for name, age_ms, info in triples),

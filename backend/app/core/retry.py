@@ -27,12 +27,13 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, cast
 
-from tenacity import AsyncRetrying, RetryCallState, before_sleep_log, retry_if_exception
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from app.core.circuit_breaker import CircuitBreakerOpenError
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
 from app.core.errors import DeadlineExceeded, Unavailable
+from app.core.failure_words import named
 from app.core.http_client import is_ambiguous, is_network_error, status_error
 
 logger = logging.getLogger(__name__)
@@ -138,9 +139,17 @@ def build_retrying(
         wait=wait,
         stop=stop,
         sleep=clock.sleep,
-        before_sleep=before_sleep_log(logger, logging.WARNING, sec_format="%.1f"),
+        before_sleep=_tell,
         reraise=True,
     )
+
+
+def _tell(state: RetryCallState) -> None:
+    """tenacity's own line, with the error in words that may be logged: `before_sleep_log` writes its whole text."""
+    exc = state.outcome.exception() if state.outcome else None
+    seconds = state.next_action.sleep if state.next_action else 0.0
+    why = "is unknown" if exc is None else f"raised {named(exc)}"
+    logger.warning("Retrying %s in %.1f seconds as it %s.", state.get_fn_name(), seconds, why)
 
 
 def _asked_delay(state: RetryCallState) -> float:

@@ -70,7 +70,8 @@ def plain(value: Any, depth: int = MAX_DEPTH) -> Any:
 
 SKETCH_DEPTH = 4
 SKETCH_KEYS = 12
-SKETCH_CHARACTERS = 500
+SKETCH_CHARACTERS = 300
+_NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9]{0,39}")
 
 
 def sketch(value: Any) -> str:
@@ -82,10 +83,15 @@ def _sketch(value: Any, depth: int) -> str:
     if isinstance(value, dict):
         names = list(value)[:SKETCH_KEYS] if depth else []
         more = ", …" if len(value) > len(names) else ""
-        return "{" + ", ".join(f"{name!s:.40}: {_sketch(value[name], depth - 1)}" for name in names) + more + "}"
+        return "{" + ", ".join(f"{_field(name)}: {_sketch(value[name], depth - 1)}" for name in names) + more + "}"
     if isinstance(value, list):
         return f"[{len(value)} x {_sketch(value[0], depth - 1)}]" if value and depth else f"[{len(value)}]"
     return "null" if value is None else type(value).__name__
+
+
+def _field(name: object) -> str:
+    """The name of a field; a key that is no name may be somebody's number or words."""
+    return name if isinstance(name, str) and _NAME.fullmatch(name) else "?"
 
 
 def _loads_tolerantly(text: str) -> Any:

@@ -43,6 +43,7 @@ async def check_database(settings: Settings, stack: AsyncExitStack) -> list[Find
     parts: dict[str, Callable[[Settings, Store], Awaitable[Finding]]] = {
         "schema": _schema,
         "row-level security": _row_security,
+        "database user": _user,
         "ENCRYPTION_KEY": _tokens,
     }
     for subject, part in parts.items():
@@ -66,8 +67,14 @@ async def _schema(settings: Settings, store: Store) -> Finding:
     known = [migration.id for migration in read_migrations()]
     applied = await store.applied_migrations()
     missing = [name for name in known if name not in applied]
-    if settings.database_url:  # which also finds a file that was changed after it was applied
-        missing = await pending_migrations(settings.database_url.get_secret_value())
+    owner = settings.migrate_database_url or settings.database_url
+    if owner:  # which also finds a file that was changed after it was applied
+        try:
+            missing = await pending_migrations(owner.get_secret_value())
+        except ConfigurationError as exc:
+            if exc.variable != "DATABASE_URL":
+                raise
+            # A replica's user may not read that; the list above is what the schema says of itself.
     if missing:
         return Finding("schema", "bad", f"not applied: {', '.join(missing)}", "chorus migrate")
     if newer := [name for name in applied if name not in known]:
@@ -83,6 +90,15 @@ async def _row_security(_settings: Settings, store: Store) -> Finding:
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     mend = "restore the schema with its policies and roles: docs/operations.md, Backup"
     return Finding("row-level security", "bad", "; ".join(found[:SHOWN]) + more, mend)
+
+
+async def _user(settings: Settings, store: Store) -> Finding:
+    """Over REST the key decides, and PostgREST's roles are Supabase's."""
+    rights = await store.caller_rights()
+    if not settings.database_url or not rights.excess:
+        return Finding("database user", "ok", f"{rights.name}, with no more rights than a replica needs")
+    mend = "name the owner in MIGRATE_DATABASE_URL, another user in DATABASE_URL, and run: chorus migrate"
+    return Finding("database user", "warn", f"{rights.name} {', '.join(rights.excess)}", mend)
 
 
 async def _tokens(settings: Settings, store: Store) -> Finding:

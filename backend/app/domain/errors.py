@@ -1,6 +1,6 @@
 """Every error Chorus raises on purpose.
 
-    Exception
+    core.errors.Expected                   its text is ours, and may be logged
     ├── core.errors.Unavailable            a dependency is down, slow, limiting or its circuit is open
     │   ├── core.errors.DeadlineExceeded
     │   ├── core.errors.Overloaded         a limit of our own; nothing was sent
@@ -29,7 +29,7 @@ What each one means for an HTTP caller is in `api/errors.py`; what it means for 
 
 from __future__ import annotations
 
-from app.core.errors import DeadlineExceeded, Unavailable
+from app.core.errors import DeadlineExceeded, Expected, Unavailable
 from app.domain.models import BlockReason
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class ChorusError(Exception):
+class ChorusError(Expected):
     """Root of the errors that carry a stable snake_case `code`."""
 
     code = "internal_error"

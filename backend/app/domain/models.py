@@ -156,6 +156,8 @@ class Account:
     """Meta's last report about the account or its number: `at`, `field`, `event`, `words`, `severity`."""
     bootstrap_digest: str | None = field(default=None, repr=False)
     """Of the WHATSAPP_TOKEN that the settings gave last: a changed setting replaces the token, an old one does not."""
+    app_id: str | None = None
+    """The Meta app that speaks for the number; `None`: the first of META_APP_SECRET."""
 
     @property
     def is_blocked(self) -> bool:
@@ -342,6 +344,8 @@ class Message:
     """When its author last changed it; `text` is what it says since."""
     edits: tuple[Mapping[str, Any], ...] = ()
     """The changes, each with the words it replaced (`text`); the first and the last ones of many."""
+    sent_by: str | None = None
+    """The user who wrote it through the API; `None`: the bot, the WhatsApp Business app, the customer, or not known."""
 
 
 class ReplyState(StrEnum):
@@ -387,8 +391,36 @@ class Reply:
     error: Mapping[str, Any] | None = None
     to: Recipient = field(default=Recipient(None, None), compare=False)
     """The customer's ids when the reply was opened or its body saved: they may change while it is made."""
+    sent_by: str | None = None
+    """The user who wrote it through the API."""
     usage_change: UsageChange | None = field(default=None, compare=False)
     """Set by the call that counted what the answer cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallerRights:
+    """What the database's user may do. A replica's is a member of service_role and nothing more."""
+
+    name: str
+    superuser: bool
+    bypasses: bool
+    """Row-level security does not hold for it."""
+    creates_roles: bool
+    creates_databases: bool
+    owns: bool
+    """Our tables."""
+    creates_in: tuple[str, ...]
+    """Schemas, and the database."""
+
+    @property
+    def excess(self) -> tuple[str, ...]:
+        """In words, what a replica does not need."""
+        found = {
+            "is a superuser": self.superuser, "bypasses row-level security": self.bypasses,
+            "may create roles": self.creates_roles, "may create databases": self.creates_databases,
+            "owns the tables": self.owns, f"may create in {', '.join(self.creates_in)}": bool(self.creates_in),
+        }  # fmt: skip
+        return tuple(words for words, is_so in found.items() if is_so)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from app.domain.models import (
     BlockedAccounts,
     BlockReason,
     BotProfile,
+    CallerRights,
     Conversation,
     DatabaseHistory,
     Fallback,
@@ -112,6 +113,7 @@ class AccountStore(Protocol):
         phone_number: str | None = None,
         bot_auto_on: bool = True,
         owner_id: str | None = None,
+        app_id: str | None = None,
     ) -> Account:
         """`access_token` is ciphertext. Raises `Conflict` (`slug_taken`, `phone_number_id_taken`)."""
         ...
@@ -300,9 +302,11 @@ class ReplyStore(Protocol):
         covers: Sequence[str],
         fence: int,
         body: str | None = None,
+        sent_by: str | None = None,
     ) -> Reply:
         """Insert-or-find: by `key`, else the conversation's reply whose `covers` contain it (a retry may see fewer
         messages than the reply answers). A found one keeps its body, covers and state, and takes the higher fence.
+        `sent_by`: the user who wrote it; the first one stays.
         For `author=human` the bot of the conversation is turned off in the same step.
         `key` is unique in the account; the returned reply's key, which every later call uses, is unique in the store.
         The id of a conversation that became part of another one leads to that one.
@@ -471,6 +475,10 @@ class Store(
 
     async def schema_version(self) -> str | None:
         """The newest migration applied, e.g. `20261123000001`; `None` if nobody recorded one."""
+        ...
+
+    async def caller_rights(self) -> CallerRights:
+        """What the user that we connect as may do."""
         ...
 
     async def row_security(self) -> Mapping[str, TableSecurity]:

@@ -34,7 +34,9 @@ class AccountNotices:
         """Take note of one report that arrived `at`. Safe to repeat; it may have been delivered before."""
         known_accounts = await self._accounts.noticed(notice, at)
         NOTICES.labels(notice.field, notice.event_label).inc()
-        known = {name: value for name, value in asdict(notice).items() if value and name != "details"}
+        known = {
+            name: value for name, value in asdict(notice).items() if value and name not in {"details", "phone_number"}
+        }
         logger.log(
             notice.severity,
             "WhatsApp reports: %s",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -51,6 +52,9 @@ GENERATION_SECONDS = 40
 """For all attempts of one generation together; one attempt has 15 s (DESIGN §2)."""
 MODEL_RETRY_SECONDS = 5.0
 """How long a conversation waits when the model is unavailable and did not say for how long."""
+
+_TYPE = re.compile(r"[a-z_]{1,40}")
+"""A type of a message in Meta's words; what looks otherwise is no type."""
 
 STAGE_SECONDS = Histogram(
     "chorus_stage_seconds",
@@ -421,7 +425,11 @@ def _is_outdated(reply: Reply, work: _Work) -> bool:
 
 def _types(messages: Sequence[InboundMessage]) -> str:
     """Meta's words for what came instead of text."""
-    return "no text: " + ", ".join(sorted({message.type[:40] for message in messages})[:5])
+    return "no text: " + ", ".join(sorted({_type(message) for message in messages})[:5])
+
+
+def _type(message: InboundMessage) -> str:
+    return message.type if _TYPE.fullmatch(message.type) else "other"
 
 
 def _covered(run: Run, reply: Reply) -> int:

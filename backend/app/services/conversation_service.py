@@ -89,7 +89,7 @@ class ConversationService:
             )
         key = f"human:{conversation_id}:{idempotency_key or uuid.uuid4()}"
         reply = await self._store.open_reply(
-            conversation_id, key=key, author=Author.HUMAN, covers=(), fence=0, body=text
+            conversation_id, key=key, author=Author.HUMAN, covers=(), fence=0, body=text, sent_by=user.id
         )
         if reply.body != text:
             raise IdempotencyKeyReused("this Idempotency-Key was used with another text", field="Idempotency-Key")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from app.core.logging import redact, trace_of
+from app.core.logging import trace_of
 from app.core.queue import DeadLetter, Event
+from app.core.redaction import redact
 from app.domain.webhook import Kind
 from app.services.ingest_service import whatsapp_id
 
@@ -16,7 +18,7 @@ _FIELDS: Mapping[str, str] = {
     Kind.MESSAGE: "messages", Kind.STATUS: "statuses", Kind.ECHO: "message_echoes", Kind.OUTBOUND: "",
 }  # fmt: skip
 """Where in a webhook an event of each kind comes from."""
-FIELD_CHARACTERS = 60
+_FIELD = re.compile(r"[A-Za-z_.]{1,60}")
 
 
 def about(event: Event) -> dict[str, str]:
@@ -35,7 +37,7 @@ def about(event: Event) -> dict[str, str]:
     return {
         "event": ":".join(part for part in (kind, number, digest) if part),
         "kind": kind,
-        "field": redact(field)[:FIELD_CHARACTERS],
+        "field": field if _FIELD.fullmatch(field) else "",
         "phone_number_id": number,
     }
 

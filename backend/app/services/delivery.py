@@ -11,7 +11,9 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from app.core.clock import SYSTEM_CLOCK, Clock
+from app.core.errors import Expected
 from app.core.failure_words import in_words
+from app.core.logging import trace_of
 from app.core.pacing import Limit, Pacer
 from app.domain.errors import (
     AccountRejected,
@@ -55,7 +57,7 @@ def per_number(messages_per_second: float) -> Limit:
     return Limit(1 / max(messages_per_second - burst, messages_per_second / 2), burst)
 
 
-class Postponed(Exception):
+class Postponed(Expected):
     """Nothing is wrong with the message; come back in `delay_seconds`. Not a failed attempt."""
 
     def __init__(self, delay_seconds: float, reason: str) -> None:
@@ -181,7 +183,7 @@ class Delivery:
         except SendRejected as exc:
             await self._record_failure(step, _error(exc), final=True)
             await self.store.set_needs_human(reply.conversation_id, HandoverReason.SEND_FAILED)
-            logger.warning("send rejected for good", extra={"reply": reply.key, "wa_code": exc.wa_code})
+            logger.warning("send rejected for good", extra={"reply": trace_of(reply.key), "wa_code": exc.wa_code})
             return Delivered(ReplyState.FAILED, f"send rejected: code {exc.wa_code}")
         except (SendThrottled, AccountRejected, Unavailable) as exc:
             await self._record_failure(step, _error(exc), final=False)

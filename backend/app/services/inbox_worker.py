@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from prometheus_client import Counter, Histogram
 
 from app.core.failure_words import in_words, one_line, place_of
-from app.core.logging import bind_messages, log_canonical, redact
+from app.core.logging import bind_messages, log_canonical
 from app.core.queue import Claim, Event, LeaseLost, Queue
+from app.core.redaction import redact
 from app.core.slots import Caller, Rank, calling_as
 from app.core.tracing import is_on, span
 from app.domain.errors import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,12 +12,14 @@ from typing import Any, Protocol
 import orjson
 from prometheus_client import Counter
 
+from app.core.app_secrets import FIRST_APP
 from app.core.bounded_names import BoundedNames
 from app.core.logging import bind_messages
 from app.core.queue import Event, PutResult
 from app.core.tolerant_json import dumps, loads_shallow
 from app.core.tracing import outgoing
 from app.domain.webhook import Json, Kind, WebhookEvent, parse_webhook
+from app.services.app_binding import AppBinding
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +29,7 @@ IGNORED = Counter(
     "Changes and statuses that Chorus has no use for, by field (unknown ones too, the first 50 names)",
     ["field"],
 )
+_FIELD = re.compile(r"[A-Za-z_.]{1,60}")
 _unknown_fields = BoundedNames(MAX_UNKNOWN_FIELDS)
 
 
@@ -36,18 +40,37 @@ class Destination(Protocol):
 
 
 class IngestService:
-    def __init__(self, destination: Destination, on_message: Callable[[str], None] = lambda _number: None) -> None:
-        """`on_message` is told the phone_number_id of every customer's message; it must be quick and not raise."""
+    def __init__(
+        self,
+        destination: Destination,
+        on_message: Callable[[str], None] = lambda _number: None,
+        *,
+        binding: AppBinding | None = None,
+    ) -> None:
+        """`on_message` is told the phone_number_id of every customer's message; it must be quick and not raise.
+        `binding`: which app speaks for which number, if apps are told apart."""
         self._destination = destination
         self._on_message = on_message
+        self._binding = binding
 
-    def accept(self, payload: Any) -> Awaitable[PutResult]:
-        """Store every update of `payload`, or raise `Unavailable` so that Meta delivers it again.
+    def accept(self, payload: Any, *, signed_by: str = FIRST_APP) -> Awaitable[PutResult]:
+        """Store every update of `payload`, or raise `Unavailable` so that Meta delivers it again. What is about a
+        number of another app than `signed_by` is dropped, told and counted.
 
         No coroutine: the payload is gone while its events wait for Redis, which is less for the garbage collector.
         """
+        updates = parse_webhook(payload)
+        if self._binding is None:
+            return self._put(updates)
+        return self._put_own(updates, self._binding, signed_by)
+
+    async def _put_own(self, updates: Sequence[WebhookEvent], binding: AppBinding, signed_by: str) -> PutResult:
+        foreign = await binding.foreign({update.phone_number_id for update in updates}, signed_by)
+        return await self._put([update for update in updates if update.phone_number_id not in foreign])
+
+    def _put(self, updates: Sequence[WebhookEvent]) -> Awaitable[PutResult]:
         events: list[Event] = []
-        for update in parse_webhook(payload):
+        for update in updates:
             if update.kind is Kind.MESSAGE:
                 self._on_message(update.phone_number_id)
             if update.kind is not Kind.IGNORED or _count(update):
@@ -65,6 +88,8 @@ async def _nothing_to_store() -> PutResult:
 def _count(ignored: WebhookEvent) -> bool:
     """Always false: there is nothing to store. Of a field that nobody knows the log gets the shape, once a process."""
     field, shape = ignored.body["field"], ignored.body.get("sketch")
+    if not _FIELD.fullmatch(field):  # it may be anything, and ends in a label
+        field = "?"
     if shape is None:
         IGNORED.labels(field).inc()
         return False

@@ -23,7 +23,7 @@ async def apply_status(store: Store, account_id: str, incoming: Incoming) -> tup
     status = incoming.body["status"]
     name = str(status.get("status"))
     if name not in REPORTED:  # queued by an earlier version
-        raise Unprocessable(f"unknown status {name:.40}")
+        raise Unprocessable("a status that is unknown")
     error = _first_error(status)
     known = await store.apply_status(
         account_id,
@@ -39,4 +39,9 @@ async def apply_status(store: Store, account_id: str, incoming: Incoming) -> tup
 
 def _first_error(status: Json) -> Mapping[str, Any] | None:
     errors = status.get("errors")
-    return errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], Mapping) else None
+    first = errors[0] if isinstance(errors, list) and errors else None
+    if not isinstance(first, Mapping):
+        return None
+    # The code says it all; what Meta writes beside it may quote the message and the number.
+    code = first.get("code")
+    return {"code": code if isinstance(code, int) else None}

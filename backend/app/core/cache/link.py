@@ -13,6 +13,7 @@ from app.core.cache.shard import NotSent, Spend
 from app.core.clock import Clock
 from app.core.errors import Unavailable
 from app.core.redis import RedisError, Script
+from app.core.redis_trouble import redis_words
 
 T = TypeVar("T")
 
@@ -69,7 +70,7 @@ class RedisLink:
             self._away_until = self._monotonic() + RETRY_SECONDS
             if isinstance(exc, TimeoutError):
                 await self._servers.distrust(silent_since=started)
-            raise Unavailable("redis", str(exc) or type(exc).__name__) from exc
+            raise Unavailable("redis", redis_words(exc)) from exc
         finally:
             seconds = self._monotonic() - started
             spend.seconds -= seconds

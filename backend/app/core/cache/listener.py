@@ -21,8 +21,9 @@ from typing import Protocol
 
 from app.core.cache.shard import Shard, Spend
 from app.core.clock import Clock
-from app.core.errors import Unavailable
+from app.core.errors import Expected, Unavailable
 from app.core.redis import RedisError
+from app.core.redis_trouble import redis_words
 
 logger = logging.getLogger("app.core.cache")
 
@@ -54,7 +55,7 @@ class Subscription(Protocol):
 Subscribe = Callable[[str], Awaitable[Subscription]]
 
 
-class Lost(Exception):
+class Lost(Expected):
     """The channel can no longer be believed."""
 
 
@@ -84,7 +85,7 @@ class Listener:
                     self._shard.channel.lose()
                     await subscription.aclose()
             except (RedisError, OSError, Unavailable, Lost) as exc:
-                reason = str(exc) or type(exc).__name__
+                reason = redis_words(exc)
                 if opened_at is not None:
                     logger.warning("cache channel lost", extra={"channel": self._shard.topic, "reason": reason})
             except Exception:

@@ -30,6 +30,7 @@ from app.core.circuit_breaker.wire import (
 from app.core.errors import Unavailable
 from app.core.failure_words import one_line
 from app.core.redis import Redis, RedisError, Script, run_together, within
+from app.core.redis_trouble import redis_words
 
 logger = logging.getLogger("app.core.circuit_breaker")
 
@@ -173,7 +174,7 @@ class BreakerFleet:
             return await within(seconds, in_turn())
         except (RedisError, OSError) as exc:  # TimeoutError is an OSError
             if self.up:
-                reason = f"{type(exc).__name__} {exc}".strip()
+                reason = redis_words(exc)
                 logger.warning("circuit breakers: Redis is away, deciding locally", extra={"reason": reason})
             self.up = False
             LINK_UP.set(0)
@@ -322,7 +323,7 @@ class BreakerFleet:
         try:
             answer = await FORCE(self._redis, self.keys.of(name), args)
         except (RedisError, OSError) as exc:
-            raise Unavailable("redis", str(exc)) from exc
+            raise Unavailable("redis", redis_words(exc)) from exc
         word = read_word(answer[1:], self.now())
         link = self._find(name, word)
         if link is not None:
@@ -341,7 +342,7 @@ class BreakerFleet:
                     name, word = read_row(row, self.now())
                     words[name] = word
         except (RedisError, OSError) as exc:
-            raise Unavailable("redis", str(exc)) from exc
+            raise Unavailable("redis", redis_words(exc)) from exc
         return words
 
 

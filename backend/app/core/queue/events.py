@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from app.core.clock import SYSTEM_CLOCK, Clock
-from app.core.errors import Unavailable
+from app.core.errors import Expected, Unavailable
 
 REASON_CHARACTERS = 500
 """Of the reason of a dead letter."""
@@ -22,7 +22,7 @@ class QueueFull(Unavailable):
     """The queue holds as much as it may. Nothing of the refused events was stored on that shard."""
 
 
-class LeaseLost(Exception):
+class LeaseLost(Expected):
     """The claim's token is no longer valid: another worker has, or had, the conversation."""
 
 

@@ -9,6 +9,7 @@ from zlib import crc32
 
 from app.core.queue.events import QueueUnavailable
 from app.core.redis import Redis, RedisError, Script, within
+from app.core.redis_trouble import redis_words
 
 T = TypeVar("T")
 
@@ -46,8 +47,8 @@ async def bounded(command: Awaitable[T], name: str, timeout_seconds: float = CAL
     try:
         return await within(timeout_seconds, command)
     except (RedisError, OSError) as exc:
-        silent = f"no answer within {timeout_seconds:.1f} s" if isinstance(exc, TimeoutError) else type(exc).__name__
-        reason = str(exc) or silent
+        silent = f"no answer within {timeout_seconds:.1f} s"
+        reason = silent if isinstance(exc, TimeoutError) and not str(exc) else redis_words(exc)
         raise QueueUnavailable("queue", f"{name}: {reason}", retry_after=RETRY_AFTER_SECONDS) from exc
 
 
