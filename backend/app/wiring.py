@@ -52,13 +52,14 @@ from app.services.bot_service import BotService
 from app.services.breaker_service import BreakerService
 from app.services.cache_relay import CacheRelay
 from app.services.conversation_service import ConversationService
+from app.services.cut_off import CutOff
 from app.services.delivery import PER_PAIR, Delivery, per_number
 from app.services.health_service import HealthService
 from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
 from app.services.journal import Journal
-from app.services.probes import Dependency
+from app.services.probes import Dependency, Proof
 from app.services.schema_gate import SchemaGate
 from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES, WINDOW_SECONDS, SignupService
 from app.services.silence_watch import SilenceWatch
@@ -141,6 +142,7 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
     async with AsyncExitStack() as stack:
         outside = await _open(settings, stack)
         await outside.breakers.sync()  # before the first call: what the others have learned the hard way
+        await _meet(outside.registry)
         supervisor = Supervisor()
         replica = _assemble(settings, outside, supervisor, build)
         await asyncio.gather(
@@ -220,6 +222,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
     conversations = ConversationService(
         accounts=accounts, store=outside.store, queue=journal or outside.queue, delivery=delivery
     )
+    cut_off = CutOff(CIRCUIT_BREAKERS, lambda: [other.info for other in outside.registry.others])
     bot, worker = None, None
     if settings.app_role is not ReplicaRole.API:
         bot = BotService(
@@ -237,6 +240,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             concurrency=settings.worker_concurrency,
             on_beat=lambda: supervisor.beat("worker"),
             may_claim=schema.is_open,
+            is_cut_off=cut_off.leaves_work_to_others,
             **_worker_hooks(inbox),
         )
     return Replica(
@@ -244,7 +248,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             accounts=accounts,
             signup=_signup(settings, outside, accounts),
             conversations=conversations,
-            health=_health(settings, outside, supervisor, schema, silence, account_watch, build),
+            health=_health(settings, outside, supervisor, schema, silence, account_watch, cut_off, build),
             queue=outside.queue,
             registry=outside.registry,
             breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers, outside.queue),
@@ -302,10 +306,11 @@ def _health(
     schema: SchemaGate,
     silence: SilenceWatch,
     account_watch: AccountWatch,
+    cut_off: CutOff,
     build: str,
 ) -> HealthService:
     async def probe_store() -> Mapping[str, Any]:
-        await outside.store.ping()
+        await outside.store.probe()
         return {}
 
     async def probe_redis() -> Mapping[str, Any]:
@@ -314,8 +319,17 @@ def _health(
         about = await describe(outside.redis, needs_aof=needs_aof)
         return about | {"durability": settings.redis_durability, "channel": channel}
 
-    def upstream(name: str, probe: Callable[[], Awaitable[Mapping[str, Any]]], timeout_seconds: float) -> Dependency:
-        return Dependency(name, probe, UPSTREAM_PROBE_SECONDS, timeout_seconds, is_shared=True)
+    def upstream(
+        name: str, probe: Callable[[], Awaitable[Mapping[str, Any]]], timeout_seconds: float, proof: Proof
+    ) -> Dependency:
+        circuit = CIRCUIT_BREAKERS[name]
+        return Dependency(
+            name, probe, UPSTREAM_PROBE_SECONDS, timeout_seconds, is_shared=True, circuit=circuit, proof=proof
+        )
+
+    store = Dependency(
+        "supabase", probe_store, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS, circuit=CIRCUIT_BREAKERS["supabase"]
+    )
 
     async def internals() -> Mapping[str, Any]:
         queue = await outside.queue.stats()
@@ -328,9 +342,10 @@ def _health(
     return HealthService(
         dependencies={
             "redis": Dependency("redis", probe_redis, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS),
-            "supabase": Dependency("supabase", probe_store, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS),
-            "whatsapp": upstream("whatsapp", outside.messenger.probe, UPSTREAM_TIMEOUT_SECONDS),
-            "gemini": upstream("gemini", outside.model.probe, MODEL_TIMEOUT_SECONDS),
+            "supabase": store,
+            # Looking WhatsApp up proves no send, and one that fails halfway may have gone out: not tried every time.
+            "whatsapp": upstream("whatsapp", outside.messenger.probe, UPSTREAM_TIMEOUT_SECONDS, Proof.AFTER_FAILURE),
+            "gemini": upstream("gemini", outside.model.probe, MODEL_TIMEOUT_SECONDS, Proof.ALWAYS),
         },
         board=outside.board,
         breakers=CIRCUIT_BREAKERS,
@@ -340,12 +355,14 @@ def _health(
         internals=internals,
         build={"version": __version__, "build": build},
         requires=frozenset(settings.readiness_requires),
+        cut_off=cut_off,
         schema=lambda: schema.reason,
     )
 
 
 def _start_loops(replica: Replica, outside: Outside) -> None:
     """Every background loop of a replica; the supervisor restarts one that dies and tells /health/live."""
+    outside.breakers.on_recovery = replica.services.breakers.recovered
     start = replica.supervisor.start
     beating = {"event_loop": LoopWatch().run, "schema": replica.schema.run, **replica.services.health.loops()}
     for name, loop in beating.items():
@@ -426,7 +443,14 @@ def open_breakers(settings: Settings, stack: AsyncExitStack, registry: Registry)
         namespace=settings.redis_namespace,
         replica_id=registry.replica_id,
         replicas=lambda: registry.count,
+        living=partial(_may_call, registry),
     )
+
+
+def _may_call(registry: Registry, circuit: str) -> int:
+    """How many living replicas, this one included: everything needs the database, only workers the rest."""
+    workers = [other for other in registry.others if other.info.get("role") != ReplicaRole.API]
+    return 1 + len(registry.others if circuit == CIRCUIT_BREAKERS["supabase"].name else workers)
 
 
 def open_queue(settings: Settings, stack: AsyncExitStack, redis: Redis) -> Queue:
@@ -482,6 +506,12 @@ def _admin_key(settings: Settings) -> str:
     key = secrets.token_urlsafe(24)
     logger.warning("ADMIN_API_KEY is not set; for this run the operator's key is %s", key)
     return key
+
+
+async def _meet(registry: Registry) -> None:
+    """Before the first call: a newcomer alone in trouble must know that it is not alone."""
+    with suppress(Unavailable):
+        await registry.replicas()
 
 
 async def _leave(registry: Registry) -> None:

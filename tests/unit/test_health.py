@@ -17,6 +17,7 @@ from app.core.lifecycle import Supervisor
 from app.core.probe_board import Turn
 from app.domain.models import Account, BlockedAccounts
 from app.services.account_watch import BLOCKED, AccountWatch
+from app.services.cut_off import CutOff
 from app.services.health_service import PAGE_SECONDS, HealthService
 from app.services.probes import AGAIN_SECONDS, Dependency, Prober
 from fakes import FakeClock
@@ -64,6 +65,8 @@ class Desk:
         }
         self.supervisor = Supervisor(clock=self.clock)
         self.breaker = CircuitBreaker("t", BreakerPolicy(5, 60.0))
+        self.database = CircuitBreaker("d", BreakerPolicy(1, 60.0))
+        self.others: list[Mapping[str, Any]] = []
         self.board = Board(turn)
         self.accounts = AccountWatch(SimpleNamespace())  # type: ignore[arg-type]
         self.health = HealthService(
@@ -76,6 +79,7 @@ class Desk:
             internals=lambda: asyncio.sleep(0, {"queue": {"pending": 7}}),
             requires=requires,
             build={"version": "1", "build": "3f2c1ab"},
+            cut_off=CutOff({"gemini": self.breaker, "supabase": self.database}, lambda: self.others),
             clock=self.clock,
         )
 

@@ -134,9 +134,10 @@ class GeminiModel:
 
     async def probe(self) -> Mapping[str, Any]:
         """Is the API reachable, the key good, the default model alive, and does it take our requests? Past the breaker.
-        Asks for a token with the real parameters, or only looks the model up while answers prove the rest.
+        Asks for a token with the real parameters, or only looks the model up while answers prove the rest and the
+        circuit is closed.
         Raises `Unavailable`."""
-        if self._clock.monotonic() < self._proven_until:
+        if self._breaker.is_closed and self._clock.monotonic() < self._proven_until:
             response = await self._exchange("GET", self._url(self._default_model), timeout_seconds=PROBE_SECONDS)
             if response.status >= 500 or (error := read_error(response.status, parse(response.body))) is not None:
                 raise self._failure(error or ApiError(response.status, "", "", ""), self._default_model)

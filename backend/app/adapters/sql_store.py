@@ -165,6 +165,9 @@ class SqlStore(SqlInvalidations, Store):
     async def ping(self) -> None:
         await self._call("ping")
 
+    async def probe(self) -> None:
+        await self._policy.look(self._execute, "chorus_ping", _encode({}))
+
     async def applied_migrations(self) -> tuple[str, ...]:
         try:
             return tuple(await self._call("applied_migrations"))

@@ -96,6 +96,17 @@ class ResiliencePolicy:
         self._budget.earn()
         return result
 
+    async def look(self, fn: Callable[..., Awaitable[T]], /, *args: Any) -> T:
+        """`await fn(*args)` once, past circuit, bulkhead and retries, within `attempt_timeout_seconds`: how one finds
+        out whether the dependency is back. Raises what `fn` raises, or `Unavailable`."""
+        try:
+            async with asyncio.timeout(self._attempt_timeout_seconds) as timeout:
+                return await fn(*args)
+        except TimeoutError as exc:
+            if not timeout.expired():
+                raise
+            raise self._no_answer(self._attempt_timeout_seconds) from exc
+
     async def _repeat(self, attempt: Callable[[], Awaitable[T]], deadline: Deadline, max_attempts: int) -> T:
         retrying = build_retrying(
             retry_if=self._may_repeat,

@@ -383,6 +383,10 @@ class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, JournalStor
         """One round trip. Raises `Unavailable`."""
         ...
 
+    async def probe(self) -> None:
+        """As `ping`, but once and past the circuit: is the database back? Raises `Unavailable`."""
+        ...
+
     async def schema_version(self) -> str | None:
         """The newest migration applied, e.g. `20261123000001`; `None` if nobody recorded one."""
         ...

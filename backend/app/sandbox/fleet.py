@@ -157,17 +157,28 @@ class LocalFleet:
             raise
 
     def add_replica(self, number: int) -> Served:
-        replica = Served(
-            f"replica-{number}",
-            ["serve"],
-            folder=self._folder,
-            env=self._env | self.settings_of_a_replica,
-            ready="/health/ready",
-            port=self._first_port + number - 1 if self._first_port else None,
-        )
+        replica = self._replica(number, {})
         self.replicas.append(replica)
         replica.start()
         return replica
+
+    def replace_replica(self, index: int, settings: Mapping[str, str]) -> Served:
+        """Stop the replica at `index` and start another in its place, with `settings` of its own."""
+        self.replicas[index].stop()
+        self.replicas[index] = replica = self._replica(index + 1, settings, port=self.replicas[index].port)
+        replica.start()
+        return replica
+
+    def _replica(self, number: int, settings: Mapping[str, str], *, port: int | None = None) -> Served:
+        first = self._first_port + number - 1 if self._first_port else None
+        return Served(
+            f"replica-{number}",
+            ["serve"],
+            folder=self._folder,
+            env=self._env | self.settings_of_a_replica | dict(settings),
+            ready="/health/ready",
+            port=port or first,
+        )
 
     @property
     def settings_of_a_replica(self) -> dict[str, str]:

@@ -16,6 +16,7 @@ from app.core.lifecycle import Supervisor
 from app.core.probe_board import ProbeBoard
 from app.domain.models import Account
 from app.services.account_watch import AccountWatch
+from app.services.cut_off import CutOff
 from app.services.probes import Dependency, Prober
 
 READY_GRACE_SECONDS = 1.0
@@ -33,7 +34,9 @@ FLEET = Gauge("chorus_fleet_replicas", "Replicas with a heartbeat, as this one s
 
 class Fleet(Protocol):
     replica_id: str
-    count: int
+
+    @property
+    def count(self) -> int: ...
 
 
 class HealthService:
@@ -49,6 +52,7 @@ class HealthService:
         internals: Callable[[], Awaitable[Mapping[str, Any]]],
         requires: frozenset[str],
         build: Mapping[str, str],
+        cut_off: CutOff,
         schema: Callable[[], str | None] = lambda: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -62,6 +66,7 @@ class HealthService:
         self._internals = internals
         self._requires = requires
         self._build = build
+        self._cut_off = cut_off
         self._schema = schema
         self._clock = clock
         self._phase = "starting"
@@ -119,6 +124,8 @@ class HealthService:
             return 503, {"status": self._phase, **body}
         if reason := self._schema():
             return 503, {"status": "not_ready", **body, "reason": reason}
+        if self._cut_off.leaves_requests_to_others("supabase"):
+            return 503, {"status": "not_ready", **body, "reason": "only this replica does not reach the database"}
         if any(stores[name].status != "ok" for name in self._requires) or all(map(self._long_gone, stores.values())):
             return 503, {"status": "not_ready", **body}
         return 200, {"status": "ready", **body}
@@ -154,6 +161,8 @@ class HealthService:
             name: snapshot if full else {key: snapshot[key] for key in ("state", "failure_count")}
             for name, snapshot in breakers.items()
         }
+        if cut_off := self._cut_off.dependencies():
+            body["cut_off"] = cut_off
         blocked = self._accounts.view
         if full:
             body["accounts"] = {"blocked": blocked.count, "named": [_blocked(account) for account in blocked.accounts]}
@@ -169,6 +178,7 @@ class HealthService:
             **self._build,
             "phase": self._phase,
             "status": self._status(),
+            "cut_off": self._cut_off.dependencies(),
             "breakers": {name: breaker.snapshot().state for name, breaker in self._breakers.items()},
         }
 

@@ -88,10 +88,12 @@ class InboxWorker:
         on_beat: Callable[[], None] = lambda: None,
         on_queue_away: Callable[[], None] = lambda: None,
         may_claim: Callable[[], bool] = lambda: True,
+        is_cut_off: Callable[[], bool] = lambda: False,
         on_handled: Callable[[Sequence[Event]], Awaitable[None]] = _nothing,
     ) -> None:
-        """`may_claim`: asked before every claim; while it says no, nothing new is taken. `on_handled`: awaited before
-        the queue is told; if it raises `Unavailable`, the events are handled again."""
+        """`may_claim`: asked before every claim; while it says no, nothing new is taken. `is_cut_off`: nothing new
+        either, and what is held goes back at once, to replicas that can do it. `on_handled`: awaited before the queue
+        is told; if it raises `Unavailable`, the events are handled again."""
         self._queue = queue
         self._bot = bot
         self._conversations = conversations
@@ -101,8 +103,12 @@ class InboxWorker:
         self._on_beat = on_beat
         self._on_queue_away = on_queue_away
         self._may_claim = may_claim
+        self._is_cut_off = is_cut_off
+        self._was_cut_off = False
         self._on_handled = on_handled
         self._held: dict[asyncio.Task[None], Claim] = {}
+        self._acted: set[int] = set()
+        """Tokens of the claims for which something irrevocable may have been done: they are brought to their end."""
         self._slot_freed = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -120,7 +126,7 @@ class InboxWorker:
         """Claim and dispatch until `stop_claiming`."""
         while not self._stopping.is_set():
             self._on_beat()
-            if not self._may_claim():
+            if self._leaves_work_to_others() or not self._may_claim():
                 await self._pause(QUEUE_RETRY_SECONDS)
                 continue
             try:
@@ -129,6 +135,18 @@ class InboxWorker:
                 self._on_queue_away()
                 logger.warning("queue unavailable", extra={"reason": str(exc)})
                 await self._pause(QUEUE_RETRY_SECONDS)
+
+    def _leaves_work_to_others(self) -> bool:
+        is_cut_off = self._is_cut_off()
+        if is_cut_off:
+            for task, claim in list(self._held.items()):
+                if claim.token not in self._acted and not task.cancelling():
+                    task.cancel("cut off")
+        if is_cut_off != self._was_cut_off:
+            self._was_cut_off = is_cut_off
+            what = "cut off: claiming nothing, giving back what is held" if is_cut_off else "claiming again"
+            logger.warning(what, extra={"held": len(self._held)})
+        return is_cut_off
 
     async def _claim_once(self) -> None:
         self._slot_freed.clear()
@@ -159,7 +177,7 @@ class InboxWorker:
                 wait.cancel()
 
     def _release(self, task: asyncio.Task[None]) -> None:
-        del self._held[task]
+        self._acted.discard(self._held.pop(task).token)
         self._slot_freed.set()
         if not task.cancelled() and (exc := task.exception()) is not None:
             logger.error("a handler failed outside its own error handling", exc_info=exc)
@@ -238,11 +256,11 @@ class InboxWorker:
 
     async def _dispatch(self, kind: str, claim: Claim) -> Handled:
         if kind == Kind.MESSAGE:
-            return await self._bot.handle(_run(claim), _Hold(self._queue, claim))
+            return await self._bot.handle(_run(claim), self._hold(claim))
         one: Mapping[str, Callable[[Incoming], Awaitable[str | tuple[str, str]]]] = {
             Kind.STATUS: self._conversations.apply_status,
             Kind.ECHO: self._conversations.record_echo,
-            Kind.OUTBOUND: lambda incoming: self._conversations.send_human(incoming, _Hold(self._queue, claim)),
+            Kind.OUTBOUND: lambda incoming: self._conversations.send_human(incoming, self._hold(claim)),
             Kind.NOTICE: self._notices.receive,
             Kind.UNKNOWN: _refuse,
         }
@@ -257,6 +275,9 @@ class InboxWorker:
                 return Handled(outcome, index, reason=reason)
             outcome, reason = said if isinstance(said, tuple) else (said, "")
         return Handled(str(outcome), len(claim.events), reason=reason)
+
+    def _hold(self, claim: Claim) -> _Hold:
+        return _Hold(self._queue, claim, self._acted)
 
     async def _verdict(self, claim: Claim, exc: Exception, reason: str) -> str:
         """Tell the queue what the error means (table above). Returns the outcome for the log."""
@@ -303,6 +324,8 @@ class InboxWorker:
         return "parked" if parked else "failed"
 
     async def _give_back(self, claim: Claim, delay_seconds: float, reason: str) -> None:
+        if self._is_cut_off():
+            delay_seconds = 0.0  # what we cannot do another replica can, now
         # Jitter: what waited for one recovery must not arrive all at once. Bounded: a deadline may end the wait.
         delay = delay_seconds + min(0.2 * delay_seconds, JITTER_CAP_SECONDS) * random.random()  # noqa: S311
         await self._tell(lambda: self._queue.retry_later(claim, delay, counted=False, reason=reason))
@@ -326,6 +349,7 @@ class _Hold:
 
     queue: Queue
     claim: Claim
+    acted: set[int]
 
     @property
     def fence(self) -> int:
@@ -334,6 +358,7 @@ class _Hold:
     def ensure_held(self) -> None:
         if not self.claim.is_held():
             raise Fenced("the lease may have ended")
+        self.acted.add(self.claim.token)
 
     async def refresh(self) -> Run:
         return _run(await self.queue.refresh(self.claim))

@@ -1,16 +1,26 @@
 """What this replica depends on, looked at in the background: the stores by every replica for itself, an upstream by
-one replica for the whole fleet."""
+one replica for the whole fleet.
+
+A probe goes past the circuit, which learns from it that the dependency is back:
+
+    circuit not closed   looked at every AGAIN_SECONDS (stores), or every URGENT_SECONDS by one replica (upstreams)
+    a good look          the circuit is half open at once, if what was seen is a proof (`Proof`)
+    cut off              this replica alone stays away: it looks for itself, shows what it saw, and reports it to nobody
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any
 
 from prometheus_client import Counter, Gauge
 
+from app.core.circuit_breaker import CircuitBreaker, State
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.probe_board import ProbeBoard
@@ -21,6 +31,8 @@ AGAIN_SECONDS = 0.5
 """A lost dependency is looked at more often, so that its return is seen at once; and so is one nobody has seen yet."""
 READ_SECONDS = 5.0
 """How often a replica reads what another one saw."""
+URGENT_SECONDS = 5.0
+"""How often an upstream is looked at while its circuit is not closed."""
 
 DEPENDENCY_UP = Gauge("chorus_dependency_up", "1 if the last probe succeeded", ["dependency"])
 DEPENDENCY_LATENCY = Gauge("chorus_dependency_latency_seconds", "Duration of the last successful probe", ["dependency"])
@@ -28,22 +40,41 @@ DEPENDENCY_LATENCY = Gauge("chorus_dependency_latency_seconds", "Duration of the
 PROBES = Counter("chorus_dependency_probes_total", "Looks at a dependency made by this replica", ["dependency"])
 
 
+class Proof(Enum):
+    """What a good look says about the calls that opened the circuit."""
+
+    ALWAYS = auto()
+    """The look does what they do: they would succeed now."""
+    AFTER_FAILURE = auto()
+    """It does something simpler. It tells something if it failed before, or when the circuit would try anyway."""
+
+
 @dataclass(slots=True)
 class Dependency:
     """Something outside. `probe` does one cheap round trip and returns details for the operator; `is_shared`: one
-    replica's look serves all."""
+    replica's look serves all; `circuit`: the one in front of its calls."""
 
     name: str
     probe: Callable[[], Awaitable[Mapping[str, Any]]]
     interval_seconds: float
     timeout_seconds: float
     is_shared: bool = False
+    circuit: CircuitBreaker | None = None
+    proof: Proof = Proof.ALWAYS
     status: str = "unknown"
     latency_ms: float | None = None
     error: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     failing_since: float | None = None
     probed_at: float | None = None
+
+    @property
+    def is_urgent(self) -> bool:
+        return self.circuit is not None and not self.circuit.is_closed and not self.circuit.is_forced
+
+    @property
+    def is_cut_off(self) -> bool:
+        return self.circuit is not None and self.circuit.is_cut_off
 
     def public(self) -> dict[str, Any]:
         return {"status": self.status} | ({} if self.latency_ms is None else {"latency_ms": self.latency_ms})
@@ -65,37 +96,63 @@ class Prober:
         """Until cancelled; the first look is a pause away, because start-up has already had one."""
         while True:
             beat()
-            await self._clock.sleep(self._pause())
+            await self._rest()
             await self.look()
+
+    async def _rest(self) -> None:
+        """Cut short when the circuit opens meanwhile."""
+        since = self._clock.monotonic()
+        step = AGAIN_SECONDS if self._dependency.circuit is not None else math.inf
+        while (left := self._pause() - (self._clock.monotonic() - since)) > 0:
+            await self._clock.sleep(min(left, step))
 
     def _pause(self) -> float:
         dependency = self._dependency
         if dependency.is_shared:
             return AGAIN_SECONDS if dependency.status == "unknown" else min(READ_SECONDS, dependency.interval_seconds)
-        return AGAIN_SECONDS if dependency.status == "error" else dependency.interval_seconds
+        is_watched = dependency.status == "error" or dependency.is_urgent
+        return AGAIN_SECONDS if is_watched else dependency.interval_seconds
+
+    def _interval_seconds(self) -> float:
+        dependency = self._dependency
+        return min(URGENT_SECONDS, dependency.interval_seconds) if dependency.is_urgent else dependency.interval_seconds
 
     async def look(self) -> None:
         """Probe, or read what another replica saw. Never raises for a dependency's sake."""
         dependency = self._dependency
-        if not dependency.is_shared:
+        if not dependency.is_shared or dependency.is_cut_off:
             await self.probe()
             return
+        interval_seconds = self._interval_seconds()
         try:
             turn = await self._board.turn(
                 dependency.name,
-                fresh_seconds=dependency.interval_seconds,
+                fresh_seconds=interval_seconds,
                 looker_seconds=dependency.timeout_seconds + 1,
             )
         except Unavailable:
             now = self._clock.monotonic()
-            if dependency.probed_at is None or now - dependency.probed_at >= dependency.interval_seconds:
+            if dependency.probed_at is None or now - dependency.probed_at >= interval_seconds:
                 await self.probe()
             return
         if turn.is_mine:
             await self.probe()
             await self._tell()
         elif turn.finding is not None:
+            if turn.finding["status"] == "error" and self._doubts():
+                # Perhaps only the other replica's way is bad. One look of our own for each of its findings.
+                if not self._has_looked_within(turn.age_seconds):
+                    await self.probe()
+                return
             self._believe(turn.finding, {"seen_by": turn.by, "seen_seconds_ago": round(turn.age_seconds, 1)})
+
+    def _doubts(self) -> bool:
+        circuit = self._dependency.circuit
+        return circuit is not None and circuit.fleet_state is State.CLOSED
+
+    def _has_looked_within(self, seconds: float) -> bool:
+        probed_at = self._dependency.probed_at
+        return probed_at is not None and self._clock.monotonic() - probed_at <= seconds
 
     async def probe(self) -> None:
         """Ask once and remember the answer."""
@@ -110,7 +167,11 @@ class Prober:
             self._settle("error", None, error, {}, since=start)
             return
         latency_ms = round((self._clock.monotonic() - start) * 1000, 1)
+        failed_before = dependency.status == "error"
         self._settle("ok", latency_ms, None, details, since=start)
+        circuit = dependency.circuit
+        if circuit is not None and (dependency.proof is Proof.ALWAYS or failed_before or not circuit.retry_after()):
+            await circuit.seen_well()
 
     async def _tell(self) -> None:
         dependency = self._dependency

@@ -1,0 +1,173 @@
+"""One replica of three loses its way to Gemini, WhatsApp or Postgres; the others are well, and so is its Redis.
+
+python -m tests.chaos.bad_way                # each dependency: refused, silent, and bad from the start
+python -m tests.chaos.bad_way gemini
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from proxy import Proxy, proxied
+
+from .outages import Stream, answered_at
+from .scenarios import Broken, Stage
+from .world import LOOK_SECONDS, World, running_world
+
+DEPENDENCIES = ("gemini", "whatsapp", "database")
+SETTINGS: Mapping[str, str] = {"LEASE_SECONDS": "2", "DEBOUNCE_SECONDS": "0.15", "SEND_RECONCILE_SECONDS": "3"}
+BAD = 2
+"""The replica whose way fails."""
+CALM_SECONDS = 8.0
+BAD_SECONDS = 20.0
+TIMES_SLOWER = 1.2
+NOISE_SECONDS = 0.15
+"""Two runs of the same on a busy machine differ by as much."""
+BACK_SECONDS = 10.0
+"""Within this a replica whose way is well again works again: two looks at an upstream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Seconds from the webhook to the answer."""
+
+    calm: float
+    bad: float
+    slowest: float
+    count: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.count} of {self.count} answered, p95 {self.bad:.2f} s, slowest {self.slowest:.2f} s; "
+            f"p95 of two healthy replicas {self.calm:.2f} s"
+        )
+
+
+def lose(proxy: Proxy) -> None:
+    proxy.refusing = True
+    proxy.cut()
+
+
+def find(proxy: Proxy) -> None:
+    proxy.refusing = False
+
+
+async def one_bad_replica(world: World, dependency: str, *, how: str = "refused") -> Waits:
+    """`how`: refused, silent (nothing passes, connections stay open), or start (refused before its first call)."""
+    stage = Stage(world)
+    await asyncio.to_thread(world.fleet.replicas[BAD].stop)
+    calm = Stream(stage, replicas=(0, 1))
+    async with calm.flowing():
+        await asyncio.sleep(CALM_SECONDS)  # time itself: a stream's length is its measure
+    calm_waits = await _waits(world, calm)
+    bad = Stream(stage)
+    async with _on_a_way_of_its_own(world, dependency, is_lost=how == "start") as way:
+        await world.sandbox.wait(1, kind="send", processed="true")
+        async with bad.flowing():
+            if how != "start":
+                await asyncio.sleep(2)  # time itself, as above
+                (way.freeze if how == "silent" else lambda: lose(way))()
+            await asyncio.sleep(BAD_SECONDS)
+            said = await _says_so(world, dependency)
+        waits = await _waits(world, bad)
+        way.thaw()
+        find(way)
+        await _works_again(world, dependency)
+    await stage.ends_well()
+    seen = Waits(_p95(calm_waits), _p95(waits), max(waits), len(waits))
+    if not said:
+        raise Broken(f"the replica says nothing of its lost way to {dependency}; {seen}")
+    return seen
+
+
+@asynccontextmanager
+async def _on_a_way_of_its_own(world: World, dependency: str, *, is_lost: bool) -> AsyncIterator[Proxy]:
+    direct = {"database": world.servers.database_url}.get(dependency, world.fleet.sandbox.url)
+    setting = {"database": "DATABASE_URL", "gemini": "GEMINI_BASE_URL", "whatsapp": "WHATSAPP_BASE_URL"}[dependency]
+    async with proxied(direct) as way:
+        if is_lost:
+            lose(way)
+        world.logs.look(world.fleet.replicas[BAD].log_file)
+        await asyncio.to_thread(world.fleet.replace_replica, BAD, {setting: way.url})
+        try:
+            yield way
+        finally:
+            find(way)
+            way.thaw()
+            world.logs.look(world.fleet.replicas[BAD].log_file)
+            await asyncio.to_thread(world.fleet.replace_replica, BAD, {})
+
+
+async def _waits(world: World, stream: Stream) -> list[float]:
+    customers = {message.person.wa_id: message for message in stream.stage.messages}
+    answers = await answered_at(world, [customers[who] for who in stream.posted_at])
+    return [answers[who] - at for who, at in stream.posted_at.items()]
+
+
+def _p95(waits: list[float]) -> float:
+    return sorted(waits)[math.ceil(0.95 * len(waits)) - 1]
+
+
+async def _says_so(world: World, dependency: str) -> bool:
+    """In its own /health; the others do not say it, and they see it in the registry."""
+    name = "supabase" if dependency == "database" else dependency
+    pictures = [(await _health(world, number)) for number in range(3)]
+    fleet = await world.api("GET", "/admin/fleet", replica=0)
+    said = [replica.get("cut_off") for replica in fleet["replicas"]]
+    return [picture.get("cut_off") for picture in pictures] == [None, None, [name]] and [name] in said
+
+
+async def _health(world: World, number: int) -> dict[str, object]:
+    headers = {"Authorization": f"Bearer {world.fleet.keys.admin}"}
+    response = await world.http.get(f"{world.fleet.replicas[number].url}/health", headers=headers)
+    picture: dict[str, object] = response.json()
+    return picture
+
+
+async def _works_again(world: World, dependency: str) -> None:
+    started = time.monotonic()
+    while "cut_off" in await _health(world, BAD):
+        if time.monotonic() - started > BACK_SECONDS:
+            raise Broken(f"the way to {dependency} is well again, and the replica does not notice")
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def within_bar(seen: Waits) -> None:
+    if seen.bad > TIMES_SLOWER * seen.calm + NOISE_SECONDS:
+        raise Broken(str(seen))
+
+
+def _scenario(dependency: str, how: str) -> Callable[[World], Awaitable[None]]:
+    async def scenario(world: World) -> None:
+        within_bar(await one_bad_replica(world, dependency, how=how))
+
+    scenario.__name__ = f"{dependency}_lost_by_one" if how == "refused" else f"{dependency}_lost_by_one_{how}"
+    return scenario
+
+
+SCENARIOS: Mapping[str, Callable[[World], Awaitable[None]]] = {
+    scenario.__name__: scenario
+    for scenario in (_scenario(name, how) for name in DEPENDENCIES for how in ("refused", "silent", "start"))
+}
+
+
+async def measure(names: list[str]) -> None:
+    for name in names or DEPENDENCIES:
+        for how in ("refused", "silent", "start"):
+            async with running_world(settings=SETTINGS) as world:
+                try:
+                    told = str(await one_bad_replica(world, name, how=how))
+                except Broken as exc:
+                    told = f"BROKEN: {exc}"
+            sys.stdout.write(f"{name}, {how}: {told}\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(measure(sys.argv[1:]))
