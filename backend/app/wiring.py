@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -320,16 +320,17 @@ def _health(
         return about | {"durability": settings.redis_durability, "channel": channel}
 
     def upstream(
-        name: str, probe: Callable[[], Awaitable[Mapping[str, Any]]], timeout_seconds: float, proof: Proof
+        name: str, adapter: GeminiModel | WhatsAppMessenger, timeout_seconds: float, proof: Proof
     ) -> Dependency:
-        circuit = CIRCUIT_BREAKERS[name]
         return Dependency(
-            name, probe, UPSTREAM_PROBE_SECONDS, timeout_seconds, is_shared=True, circuit=circuit, proof=proof
-        )
+            name, adapter.probe, UPSTREAM_PROBE_SECONDS, timeout_seconds, is_shared=True,
+            circuit=CIRCUIT_BREAKERS[name], proof=proof, silent_seconds=adapter.silent_seconds,
+        )  # fmt: skip
 
     store = Dependency(
-        "supabase", probe_store, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS, circuit=CIRCUIT_BREAKERS["supabase"]
-    )
+        "supabase", probe_store, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS, circuit=CIRCUIT_BREAKERS["supabase"],
+        silent_seconds=outside.store.silent_seconds,
+    )  # fmt: skip
 
     async def internals() -> Mapping[str, Any]:
         queue = await outside.queue.stats()
@@ -344,8 +345,8 @@ def _health(
             "redis": Dependency("redis", probe_redis, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS),
             "supabase": store,
             # Looking WhatsApp up proves no send, and one that fails halfway may have gone out: not tried every time.
-            "whatsapp": upstream("whatsapp", outside.messenger.probe, UPSTREAM_TIMEOUT_SECONDS, Proof.AFTER_FAILURE),
-            "gemini": upstream("gemini", outside.model.probe, MODEL_TIMEOUT_SECONDS, Proof.ALWAYS),
+            "whatsapp": upstream("whatsapp", outside.messenger, UPSTREAM_TIMEOUT_SECONDS, Proof.AFTER_FAILURE),
+            "gemini": upstream("gemini", outside.model, MODEL_TIMEOUT_SECONDS, Proof.ALWAYS),
         },
         board=outside.board,
         breakers=CIRCUIT_BREAKERS,

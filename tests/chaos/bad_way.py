@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from proxy import Proxy, proxied
 
@@ -49,18 +50,10 @@ class Waits:
         )
 
 
-def lose(proxy: Proxy) -> None:
-    proxy.refusing = True
-    proxy.cut()
-
-
-def find(proxy: Proxy) -> None:
-    proxy.refusing = False
-
-
 async def one_bad_replica(world: World, dependency: str, *, how: str = "refused") -> Waits:
     """`how`: refused, silent (nothing passes, connections stay open), or start (refused before its first call)."""
     stage = Stage(world)
+    await _resend_what_is_unproven(world)
     await asyncio.to_thread(world.fleet.replicas[BAD].stop)
     calm = Stream(stage, replicas=(0, 1))
     async with calm.flowing():
@@ -72,12 +65,13 @@ async def one_bad_replica(world: World, dependency: str, *, how: str = "refused"
         async with bad.flowing():
             if how != "start":
                 await asyncio.sleep(2)  # time itself, as above
-                (way.freeze if how == "silent" else lambda: lose(way))()
+                (way.freeze if how == "silent" else way.close_door)()
             await asyncio.sleep(BAD_SECONDS)
             said = await _says_so(world, dependency)
         waits = await _waits(world, bad)
         way.thaw()
-        find(way)
+        if how != "silent":
+            await way.start()
         await _works_again(world, dependency)
     await stage.ends_well()
     seen = Waits(_p95(calm_waits), _p95(waits), max(waits), len(waits))
@@ -92,16 +86,21 @@ async def _on_a_way_of_its_own(world: World, dependency: str, *, is_lost: bool) 
     setting = {"database": "DATABASE_URL", "gemini": "GEMINI_BASE_URL", "whatsapp": "WHATSAPP_BASE_URL"}[dependency]
     async with proxied(direct) as way:
         if is_lost:
-            lose(way)
+            way.close_door()
         world.logs.look(world.fleet.replicas[BAD].log_file)
-        await asyncio.to_thread(world.fleet.replace_replica, BAD, {setting: way.url})
+        await asyncio.to_thread(partial(world.fleet.replace_replica, BAD, {setting: way.url}, is_ready=not is_lost))
         try:
             yield way
         finally:
-            find(way)
-            way.thaw()
             world.logs.look(world.fleet.replicas[BAD].log_file)
             await asyncio.to_thread(world.fleet.replace_replica, BAD, {})
+
+
+async def _resend_what_is_unproven(world: World) -> None:
+    """What was on its way to WhatsApp when the way was lost may not have got there: the profile decides, and here it
+    says that it is sent again if no status proves it."""
+    for account in await world.api("GET", "/accounts"):
+        await world.api("PUT", f"/bot/profile?account_id={account['id']}", json={"resend_ambiguous": True})
 
 
 async def _waits(world: World, stream: Stream) -> list[float]:

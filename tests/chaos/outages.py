@@ -33,22 +33,22 @@ class Stream:
 
     @asynccontextmanager
     async def flowing(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._run())
+        ended = asyncio.Event()
+        task = asyncio.create_task(self._run(ended))
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            ended.set()
+            await task
 
-    async def _run(self) -> None:
+    async def _run(self, ended: asyncio.Event) -> None:
         world = self.stage.world
         urls = [world.fleet.webhook_urls[number] for number in self.replicas]
         poster = sender(urls, app_secret=world.fleet.keys.app_secret)
         poster.timeout_seconds = 5
         started, count = time.monotonic(), 0
         async with asyncio.TaskGroup() as posts:
-            while True:
+            while not ended.is_set():
                 (message,) = self.stage.conversation(1)
                 self.stage.messages.append(message)
                 self.posted_at[message.person.wa_id] = time.time()

@@ -129,8 +129,14 @@ class GeminiModel:
     def blocked_seconds(self) -> float:
         return self._breaker.blocked_seconds()
 
+    def away_seconds(self) -> float:
+        return max(self._breaker.blocked_seconds(), self._breaker.named_seconds())
+
     def blocked_reason(self) -> str:
         return self._breaker.blocked_reason()
+
+    def silent_seconds(self) -> float:
+        return self._policy.silent_seconds()
 
     async def probe(self) -> Mapping[str, Any]:
         """Is the API reachable, the key good, the default model alive, and does it take our requests? Past the breaker.
@@ -274,7 +280,9 @@ def _classify(exc: Exception) -> Verdict:
     if isinstance(exc, GeminiUnavailable):
         if not exc.counts:
             return IGNORED
-        return Verdict(failed=True, hold_seconds=exc.hold_seconds) if exc.hold_seconds else FAILED
+        if not exc.hold_seconds:
+            return FAILED
+        return Verdict(failed=True, hold_seconds=exc.hold_seconds, named_seconds=exc.retry_after or 0.0)
     return default_classify(exc)
 
 

@@ -165,6 +165,9 @@ class SqlStore(SqlInvalidations, Store):
     async def ping(self) -> None:
         await self._call("ping")
 
+    def silent_seconds(self) -> float:
+        return self._policy.silent_seconds()
+
     async def probe(self) -> None:
         await self._policy.look(self._execute, "chorus_ping", _encode({}))
 

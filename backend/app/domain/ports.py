@@ -50,6 +50,11 @@ class Model(Protocol):
         """For how long `generate` would certainly fail without asking anybody; 0 if it is worth a try. No I/O."""
         ...
 
+    def away_seconds(self) -> float:
+        """As `blocked_seconds`, or as long as the model itself said, if that is longer. It is asked again sooner, but a
+        customer who cannot wait for so long is told at once."""
+        ...
+
     def blocked_reason(self) -> str:
         """Why, in words, while `blocked_seconds` is not 0."""
         ...
@@ -381,6 +386,10 @@ class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, JournalStor
 
     async def ping(self) -> None:
         """One round trip. Raises `Unavailable`."""
+        ...
+
+    def silent_seconds(self) -> float:
+        """For how long calls have been under way without one that succeeded; 0 if none is."""
         ...
 
     async def probe(self) -> None:

@@ -62,27 +62,27 @@ class Served(ChildProcess):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
-        """Start it and wait until it is ready; if its port was taken in between, on another. Raises `ProcessError`."""
+    def start(self, *, is_ready: bool = True) -> None:
+        """Start it and wait until it is ready, or at least alive; if its port was taken in between, on another. Raises `ProcessError`."""
         for attempt in range(START_TRIES):
             # A restart keeps its port, so that who knows the URL finds it again.
             self.port = free_port(self.port or self._preferred)
             self._argv = [sys.executable, "-m", "app.cli", *self._command, "--port", str(self.port)]
             super().start()
             try:
-                self.wait_ready()
+                self.wait_ready(path=self._ready if is_ready else "/health/live")
             except ProcessError:
                 if attempt == START_TRIES - 1 or self.exit_code is None or "in use" not in self.log_tail():
                     raise
             else:
                 return
 
-    def wait_ready(self, timeout_seconds: float = START_SECONDS) -> None:
+    def wait_ready(self, timeout_seconds: float = START_SECONDS, *, path: str | None = None) -> None:
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
             if not self.running:
                 raise ProcessError(f"{self.name} ended with exit code {self.exit_code}:\n{self.log_tail()}")
-            if get_status(self.port, self._ready) == 200:
+            if get_status(self.port, path or self._ready) == 200:
                 return
             time.sleep(POLL_SECONDS)
         raise ProcessError(f"{self.name} was not ready after {timeout_seconds:g} s:\n{self.log_tail()}")
@@ -162,11 +162,12 @@ class LocalFleet:
         replica.start()
         return replica
 
-    def replace_replica(self, index: int, settings: Mapping[str, str]) -> Served:
-        """Stop the replica at `index` and start another in its place, with `settings` of its own."""
+    def replace_replica(self, index: int, settings: Mapping[str, str], *, is_ready: bool = True) -> Served:
+        """Stop the replica at `index` and start another in its place, with `settings` of its own; wait until it is ready,
+        unless it is not going to be."""
         self.replicas[index].stop()
         self.replicas[index] = replica = self._replica(index + 1, settings, port=self.replicas[index].port)
-        replica.start()
+        replica.start(is_ready=is_ready)
         return replica
 
     def _replica(self, number: int, settings: Mapping[str, str], *, port: int | None = None) -> Served:

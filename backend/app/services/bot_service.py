@@ -305,7 +305,8 @@ class BotService:
             return _Answer(profile.non_text_reply)
         if len(texts) < len(work.asked):
             texts.append("[The customer also sent something that is not text and that you cannot see.]")
-        if 0 < (blocked := self._model.blocked_seconds()) <= self._seconds_left(work):
+        blocked = self._model.blocked_seconds()
+        if blocked > 0 and self._model.away_seconds() <= self._seconds_left(work):
             raise Postponed(blocked, f"model unavailable: {self._model.blocked_reason()}")
         try:
             said = await self._generate(work, profile, history, texts)
@@ -317,7 +318,7 @@ class BotService:
             logger.warning("model refused", extra={"conversation": work.conversation.id, "reason": exc.reason})
         except Unavailable as exc:
             left = self._seconds_left(work)
-            delay = exc.retry_after or min(MODEL_RETRY_SECONDS, left)
+            delay = max(exc.retry_after or min(MODEL_RETRY_SECONDS, left), self._model.away_seconds())
             # A daily quota comes back too late for this customer: no use in making them wait for nothing.
             if 0 < delay <= left:
                 raise Postponed(delay, f"model unavailable: {in_words(exc)}") from exc

@@ -5,6 +5,7 @@ A probe goes past the circuit, which learns from it that the dependency is back:
 
     circuit not closed   looked at every AGAIN_SECONDS (stores), or every URGENT_SECONDS by one replica (upstreams)
     a good look          the circuit is half open at once, if what was seen is a proof (`Proof`)
+    calls that hang      looked at by the replica that makes them; out of reach: its circuit opens before they time out
     cut off              this replica alone stays away: it looks for itself, shows what it saw, and reports it to nobody
 """
 
@@ -31,6 +32,10 @@ AGAIN_SECONDS = 0.5
 """A lost dependency is looked at more often, so that its return is seen at once; and so is one nobody has seen yet."""
 READ_SECONDS = 5.0
 """How often a replica reads what another one saw."""
+SILENT_SECONDS = 1.5
+"""Calls under way for so long, and none that succeeded meanwhile: this replica looks for itself."""
+SILENT_LOOK_SECONDS = 2.5
+"""What that look may take. It does something simple, which takes a fraction of a second where there is a way."""
 URGENT_SECONDS = 5.0
 """How often an upstream is looked at while its circuit is not closed."""
 
@@ -52,7 +57,7 @@ class Proof(Enum):
 @dataclass(slots=True)
 class Dependency:
     """Something outside. `probe` does one cheap round trip and returns details for the operator; `is_shared`: one
-    replica's look serves all; `circuit`: the one in front of its calls."""
+    replica's look serves all; `circuit`: the one in front of its calls; `silent_seconds`: for how long those hang."""
 
     name: str
     probe: Callable[[], Awaitable[Mapping[str, Any]]]
@@ -61,6 +66,7 @@ class Dependency:
     is_shared: bool = False
     circuit: CircuitBreaker | None = None
     proof: Proof = Proof.ALWAYS
+    silent_seconds: Callable[[], float] = lambda: 0.0
     status: str = "unknown"
     latency_ms: float | None = None
     error: str | None = None
@@ -105,6 +111,15 @@ class Prober:
         step = AGAIN_SECONDS if self._dependency.circuit is not None else math.inf
         while (left := self._pause() - (self._clock.monotonic() - since)) > 0:
             await self._clock.sleep(min(left, step))
+            if self._is_silent():
+                await self.probe(min(SILENT_LOOK_SECONDS, self._dependency.timeout_seconds))
+
+    def _is_silent(self) -> bool:
+        dependency = self._dependency
+        is_open = dependency.circuit is None or not dependency.circuit.is_closed
+        if is_open or dependency.silent_seconds() < SILENT_SECONDS:
+            return False
+        return not self._has_looked_within(URGENT_SECONDS if dependency.is_shared else AGAIN_SECONDS)
 
     def _pause(self) -> float:
         dependency = self._dependency
@@ -154,17 +169,19 @@ class Prober:
         probed_at = self._dependency.probed_at
         return probed_at is not None and self._clock.monotonic() - probed_at <= seconds
 
-    async def probe(self) -> None:
+    async def probe(self, timeout_seconds: float | None = None) -> None:
         """Ask once and remember the answer."""
         dependency = self._dependency
+        limit = timeout_seconds or dependency.timeout_seconds
         start = dependency.probed_at = self._clock.monotonic()
         PROBES.labels(dependency.name).inc()
         try:
-            async with asyncio.timeout(dependency.timeout_seconds):
+            async with asyncio.timeout(limit):
                 details = await dependency.probe()
         except (Unavailable, OSError) as exc:  # TimeoutError is an OSError
-            error = str(exc) or f"no answer within {dependency.timeout_seconds:g} s"
+            error = str(exc) or f"no answer within {limit:g} s"
             self._settle("error", None, error, {}, since=start)
+            self._blame_for_hanging_calls(start)
             return
         latency_ms = round((self._clock.monotonic() - start) * 1000, 1)
         failed_before = dependency.status == "error"
@@ -172,6 +189,13 @@ class Prober:
         circuit = dependency.circuit
         if circuit is not None and (dependency.proof is Proof.ALWAYS or failed_before or not circuit.retry_after()):
             await circuit.seen_well()
+
+    def _blame_for_hanging_calls(self, looked_at: float) -> None:
+        """Only if they hang for longer than the look, without one that succeeded: else an answer came meanwhile."""
+        dependency = self._dependency
+        silent = dependency.silent_seconds()
+        if dependency.circuit is not None and silent >= max(SILENT_SECONDS, self._clock.monotonic() - looked_at):
+            dependency.circuit.seen_ill(dependency.error or "", looked_at)
 
     async def _tell(self) -> None:
         dependency = self._dependency

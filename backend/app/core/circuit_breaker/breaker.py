@@ -22,6 +22,7 @@ from app.core.circuit_breaker.rules import (
     View,
     because,
     default_classify,
+    with_return,
 )
 from app.core.failure_words import in_words
 from app.core.loop_watch import stalled_since
@@ -169,7 +170,10 @@ class CircuitBreaker(Circuit):
         if verdict.failed and not verdict.hold_seconds and started and self._stood_still(started):
             return IGNORED
         if verdict.failed:
-            verdict = verdict._replace(cause=in_words(exc))
+            cause = in_words(exc)
+            if verdict.named_seconds > verdict.hold_seconds:
+                cause = with_return(cause, verdict.named_seconds)
+            verdict = verdict._replace(cause=cause)
             self._remember(verdict.cause)
         return verdict
 
@@ -268,6 +272,17 @@ class CircuitBreaker(Circuit):
         else:
             self._enter(HALF_OPEN)
             self.log(logging.INFO, "tentative de récupération (HALF_OPEN)")
+
+    def seen_ill(self, cause: str, started: float) -> None:
+        """Calls hang, and a look past this circuit that began at `started` found the dependency out of reach: that says
+        as much as a row of failures, long before those calls run out of time."""
+        view, threshold = self._view, self.policy.failure_threshold
+        if view.state is not CLOSED or view.forced or self._stood_still(started):
+            return
+        self._remember(cause)
+        while self._failures < threshold:
+            self._count_failure(in_a_row=True)
+        self._judge(0.0)
 
     def force_open(self, *, who: str, why: str) -> None:
         """Refuse every call until `reset()`. This process only; `BreakerFleet.force` is for all."""

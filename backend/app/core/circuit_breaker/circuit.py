@@ -26,6 +26,7 @@ from app.core.circuit_breaker.rules import (
     View,
     Window,
     because,
+    named_return,
     rule_of,
 )
 from app.core.clock import SYSTEM_CLOCK, Clock
@@ -224,6 +225,11 @@ class Circuit:
     def blocked_seconds(self) -> float:
         """Seconds for which a call would certainly be refused; 0 once somebody must try."""
         return self.retry_after() if self._view.state is OPEN else 0.0
+
+    def named_seconds(self) -> float:
+        """After how many seconds the upstream said that it is back, when that opened the circuit; else 0. The circuit
+        asks again much sooner."""
+        return named_return(self._view.why) if self._view.state is OPEN else 0.0
 
     def blocked_reason(self) -> str:
         """Why `blocked_seconds` is not 0: "circuit open (failures: HTTP 503)"."""
