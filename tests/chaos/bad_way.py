@@ -30,6 +30,7 @@ BAD_SECONDS = 20.0
 TIMES_SLOWER = 1.2
 NOISE_SECONDS = 0.15
 """Two runs of the same on a busy machine differ by as much."""
+STOPPED_SECONDS = 38.0
 BACK_SECONDS = 10.0
 """Within this a replica whose way is well again works again: two looks at an upstream."""
 
@@ -50,14 +51,21 @@ class Waits:
         )
 
 
-async def one_bad_replica(world: World, dependency: str, *, how: str = "refused") -> Waits:
+async def one_bad_replica(
+    world: World,
+    dependency: str,
+    *,
+    how: str = "refused",
+    calm_seconds: float = CALM_SECONDS,
+    bad_seconds: float = BAD_SECONDS,
+) -> Waits:
     """`how`: refused, silent (nothing passes, connections stay open), or start (refused before its first call)."""
     stage = Stage(world)
     await _resend_what_is_unproven(world)
     await asyncio.to_thread(world.fleet.replicas[BAD].stop)
     calm = Stream(stage, replicas=(0, 1))
     async with calm.flowing():
-        await asyncio.sleep(CALM_SECONDS)  # time itself: a stream's length is its measure
+        await asyncio.sleep(calm_seconds)  # time itself: a stream's length is its measure
     calm_waits = await _waits(world, calm)
     bad = Stream(stage)
     async with _on_a_way_of_its_own(world, dependency, is_lost=how == "start") as way:
@@ -66,7 +74,7 @@ async def one_bad_replica(world: World, dependency: str, *, how: str = "refused"
             if how != "start":
                 await asyncio.sleep(2)  # time itself, as above
                 (way.freeze if how == "silent" else way.close_door)()
-            await asyncio.sleep(BAD_SECONDS)
+            await asyncio.sleep(bad_seconds)  # time itself, as above
             said = await _says_so(world, dependency)
         waits = await _waits(world, bad)
         way.thaw()
@@ -113,6 +121,32 @@ def _p95(waits: list[float]) -> float:
     return sorted(waits)[math.ceil(0.95 * len(waits)) - 1]
 
 
+async def woken_replica(world: World) -> None:
+    """A replica that was stopped for longer than its calls may take counts none of their time-outs when it wakes."""
+    stage = Stage(world)
+    stopped = world.fleet.replicas[0]
+    hang = await world.sandbox.add_fault("gemini", action="hang_before")
+    before = (await world.sandbox.summary())["last_seq"]
+    with stage.only(0):
+        talks = [stage.conversation(1)[0] for _ in range(10)]
+        await stage.post(*talks, replica=0)
+        await world.sandbox.wait(len(talks), kind="generate", after=before)
+        stopped.pause()
+    try:
+        await world.sandbox.remove_fault(hang)
+        await stage.sends(1, *talks)  # by the others
+        await asyncio.sleep(STOPPED_SECONDS)  # time itself: longer than any call may take
+    finally:
+        stopped.resume()
+    (late,) = stage.conversation(1)
+    await stage.post(late, replica=0)
+    await stage.ends_well()
+    picture = await _health(world, 0)
+    circuits = dict(picture["circuit_breakers"])  # type: ignore[call-overload]
+    if "cut_off" in picture or any(circuit["state"] != "closed" for circuit in circuits.values()):
+        raise Broken(f"the woken replica counts its own stall: {circuits}")
+
+
 async def _says_so(world: World, dependency: str) -> bool:
     """In its own /health; the others do not say it, and they see it in the registry."""
     name = "supabase" if dependency == "database" else dependency
@@ -150,15 +184,16 @@ def _scenario(dependency: str, how: str) -> Callable[[World], Awaitable[None]]:
     return scenario
 
 
+HOWS = ("refused", "silent", "start")
 SCENARIOS: Mapping[str, Callable[[World], Awaitable[None]]] = {
     scenario.__name__: scenario
-    for scenario in (_scenario(name, how) for name in DEPENDENCIES for how in ("refused", "silent", "start"))
+    for scenario in (woken_replica, *(_scenario(name, how) for name in DEPENDENCIES for how in HOWS))
 }
 
 
 async def measure(names: list[str]) -> None:
     for name in names or DEPENDENCIES:
-        for how in ("refused", "silent", "start"):
+        for how in HOWS:
             async with running_world(settings=SETTINGS) as world:
                 try:
                     told = str(await one_bad_replica(world, name, how=how))

@@ -18,14 +18,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .scenarios import SCENARIOS, SETTINGS, Broken
+from . import bad_way, outages, scenarios
+from .scenarios import Broken
 from .world import running_world
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("backend", "infra", "tests")
 BROKEN = 3
 """Exit code of a scenario whose promise did not hold; anything else but 0 is trouble of another kind."""
-RUN_SECONDS = 180
+RUN_SECONDS = 400
+SCENARIOS = scenarios.SCENARIOS | bad_way.SCENARIOS | outages.SCENARIOS
+SETTINGS = scenarios.SETTINGS | outages.SETTINGS
 
 LUA = "backend/app/core/lua/"
 SERVICES = "backend/app/services/"
@@ -78,6 +81,18 @@ MUTATIONS: Mapping[str, Mutation] = {
     "lease renewal": Mutation(
         "slower_than_the_lease",
         [Edit("backend/app/wiring.py", '        start("lease_renewal", replica.worker.renew)\n', "")],
+    ),
+    "leaving work to others": Mutation(
+        "gemini_lost_by_one",
+        [Edit("backend/app/wiring.py", "            is_cut_off=cut_off.leaves_work_to_others,\n", "")],
+    ),
+    "stalls": Mutation(
+        "woken_replica",
+        [Edit("backend/app/core/loop_watch.py", "return _STALLS.since(since, time.monotonic())", "return 0.0")],
+    ),
+    "probes past the circuit": Mutation(
+        "database_back_after_two_seconds",
+        [Edit(f"{SERVICES}probes.py", "            await circuit.seen_well()\n", "            pass\n")],
     ),
 }  # fmt: skip
 

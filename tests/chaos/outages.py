@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -129,6 +129,11 @@ async def _until_ready(world: World) -> float:
 async def database_back_after_two_seconds(world: World) -> None:
     """A short restart of Postgres costs its own length: API, readiness and answers are back within two seconds."""
     within_bar(await database_away(world, 2.0))
+
+
+SCENARIOS: Mapping[str, Callable[[World], Awaitable[None]]] = {
+    "database_back_after_two_seconds": database_back_after_two_seconds
+}
 
 
 def within_bar(seen: Return) -> None:

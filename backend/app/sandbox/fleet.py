@@ -63,7 +63,8 @@ class Served(ChildProcess):
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, *, is_ready: bool = True) -> None:
-        """Start it and wait until it is ready, or at least alive; if its port was taken in between, on another. Raises `ProcessError`."""
+        """Start it and wait until it is ready, or at least alive; on another port if its own was taken in between.
+        Raises `ProcessError`."""
         for attempt in range(START_TRIES):
             # A restart keeps its port, so that who knows the URL finds it again.
             self.port = free_port(self.port or self._preferred)
@@ -163,8 +164,8 @@ class LocalFleet:
         return replica
 
     def replace_replica(self, index: int, settings: Mapping[str, str], *, is_ready: bool = True) -> Served:
-        """Stop the replica at `index` and start another in its place, with `settings` of its own; wait until it is ready,
-        unless it is not going to be."""
+        """Stop the replica at `index` and start another in its place, with `settings` of its own. `is_ready`: wait
+        until it is, else only until it lives."""
         self.replicas[index].stop()
         self.replicas[index] = replica = self._replica(index + 1, settings, port=self.replicas[index].port)
         replica.start(is_ready=is_ready)
