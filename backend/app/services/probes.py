@@ -34,7 +34,7 @@ READ_SECONDS = 5.0
 """How often a replica reads what another one saw."""
 SILENT_SECONDS = 1.5
 """Calls under way for so long, and none that succeeded meanwhile: this replica looks for itself."""
-SILENT_LOOK_SECONDS = 2.5
+SILENT_LOOK_SECONDS = 2.0
 """What that look may take. It does something simple, which takes a fraction of a second where there is a way."""
 URGENT_SECONDS = 5.0
 """How often an upstream is looked at while its circuit is not closed."""
