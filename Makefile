@@ -48,14 +48,8 @@ bench: setup .venv-bench/.installed ## figures side by side with peers and floor
 	@echo '*' > .venv-bench/.gitignore
 	@touch "$@"
 
-MACHINES = tests/unit/test_circuit_breaker_properties.py tests/unit/test_fleet_breaker_properties.py \
-  tests/unit/test_queue_model.py tests/integration/test_cache_protocol.py
-
-chaos: setup     ## 10,000 messages while everything is killed, frozen and restarted; then the check that the check can fail
-	"$(BIN)/python" -m pytest -q -m timed tests
-	"$(BIN)/python" -m pytest -q --hypothesis-profile=explore $(MACHINES)
-	"$(BIN)/python" -m tests.chaos $(if $(SEED),--seed $(SEED))
-	"$(BIN)/python" -m tests.chaos.mutations
+chaos: setup     ## the failure suite, half an hour: everything killed, frozen, full and restarted; then the check that the check can fail
+	"$(BIN)/python" -m tests.chaos.whole $(if $(SEED),--seed $(SEED))
 
 alerts: setup    ## infra/k8s/alerts.yaml from infra/prometheus/alerts.yml
 	"$(BIN)/python" infra/prometheus/prometheus_rule.py > infra/k8s/alerts.yaml

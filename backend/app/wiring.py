@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -32,15 +32,18 @@ from app.core.circuit_breaker import CIRCUIT_BREAKERS, JOIN_SECONDS, BreakerFlee
 from app.core.config import Env, IngestFallback, RedisDurability, ReplicaRole, Settings, Signup
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client, leave_by
+from app.core.last_known import LastKnown
 from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
 from app.core.loop_watch import LoopWatch
 from app.core.metrics import tell_build
+from app.core.namespace import Binding
 from app.core.pacing import Pacer
 from app.core.probe_board import ProbeBoard
 from app.core.queue import Queue
 from app.core.redis import Redis, describe, is_cluster
 from app.core.redis import connect as connect_redis
+from app.core.redis_info import trouble
 from app.core.registry import HEARTBEAT_SECONDS, Registry, new_replica_id
 from app.core.resilience import ResiliencePolicy
 from app.core.secrets import TokenCipher
@@ -51,18 +54,24 @@ from app.services.account_watch import AccountWatch
 from app.services.bot_service import BotService
 from app.services.breaker_service import BreakerService
 from app.services.cache_relay import CacheRelay
+from app.services.caretaker import Caretaker
 from app.services.conversation_service import ConversationService
 from app.services.cut_off import CutOff
+from app.services.database_watch import DatabaseWatch
+from app.services.dead_letter_watch import DeadLetterWatch
 from app.services.delivery import PER_PAIR, Delivery, per_number
 from app.services.health_service import HealthService
 from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
 from app.services.journal import Journal
-from app.services.probes import Dependency, Proof
+from app.services.namespace_gate import NamespaceGate
+from app.services.overflow import Overflow, OverflowDrain
+from app.services.probes import TROUBLE, Dependency, Proof
 from app.services.schema_gate import SchemaGate
 from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES, WINDOW_SECONDS, SignupService
 from app.services.silence_watch import SilenceWatch
+from app.services.unanswered import UnansweredSearch
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +94,12 @@ STUCK_SECONDS = 15.0
 """The worker beats about once a second."""
 RELAY_LEASE_SECONDS = 6.0
 """Three rounds of the relay, which renews it in every one."""
+CARETAKER_LEASE_SECONDS = 15.0
+"""More than a page of its longest duty may take."""
+OVERFLOW_ROWS = 100_000
+"""They are recorded within seconds; more of them means that the database does not keep up."""
+OVERFLOW_SECONDS = 0.7
+"""What the queue has no room for is stored by then, or the webhook is refused."""
 CLUSTER_SHARDS = 16
 """ADR 4."""
 
@@ -97,6 +112,7 @@ class Replica:
     ingest: IngestService
     inbox: InboxFallback | Journal | None
     """What takes events in the queue's place, now and then or always."""
+    caretaker: Caretaker
     app_secrets: tuple[str, ...]
     account_watch: AccountWatch
     bot: BotService | None
@@ -104,6 +120,11 @@ class Replica:
     supervisor: Supervisor
     settings: Settings
     schema: SchemaGate
+    namespace: NamespaceGate
+
+    def when_fit(self, loop: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """`loop`, started only once this replica may work."""
+        return self.schema.guarded(self.namespace.guarded(loop))
 
     async def drain(self, grace_seconds: float) -> None:
         """Finish or give back what is held. Idempotent."""
@@ -125,6 +146,7 @@ class Outside:
     model: GeminiModel
     messenger: WhatsAppMessenger
     pacer: Pacer
+    bindings: Mapping[str, Binding]
     breakers: BreakerFleet
     board: ProbeBoard
     arrivals: Arrivals
@@ -146,7 +168,9 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
         supervisor = Supervisor()
         replica = _assemble(settings, outside, supervisor, build)
         await asyncio.gather(
-            replica.services.health.probe_all(), replica.schema.look(timeout_seconds=PROBE_TIMEOUT_SECONDS)
+            replica.services.health.probe_all(),
+            replica.schema.look(timeout_seconds=PROBE_TIMEOUT_SECONDS),
+            replica.namespace.look(timeout_seconds=PROBE_TIMEOUT_SECONDS),
         )
         stack.push_async_callback(replica.services.breakers.aclose)
         stack.push_async_callback(supervisor.stop)
@@ -198,6 +222,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
             per_number=per_number(settings.whatsapp_messages_per_second),
             per_pair=PER_PAIR,
         ),
+        bindings=open_bindings(settings, stack, redis),
         breakers=breakers,
         board=ProbeBoard(redis, namespace=settings.redis_namespace, replica_id=registry.replica_id),
         arrivals=Arrivals(redis, namespace=settings.redis_namespace),
@@ -206,6 +231,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
 
 def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build: str) -> Replica:
     accounts = AccountService(outside.store, outside.cipher)
+    namespace = NamespaceGate(outside.store, outside.bindings, namespace=settings.redis_namespace)
     schema = SchemaGate(outside.store, [migration.id for migration in read_migrations()])
     delivery = Delivery(
         outside.store,
@@ -217,12 +243,14 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
     )
     account_watch = AccountWatch(outside.store)
     silence = SilenceWatch(outside.arrivals, outside.board)
-    inbox = _inbox(settings, outside)
+    intake = Overflow(outside.queue, outside.store, max_rows=OVERFLOW_ROWS, put_timeout_seconds=OVERFLOW_SECONDS)
+    inbox = _inbox(settings, outside, intake)
     journal = inbox if isinstance(inbox, Journal) else None
     conversations = ConversationService(
-        accounts=accounts, store=outside.store, queue=journal or outside.queue, delivery=delivery
+        accounts=accounts, store=outside.store, queue=namespace.before(journal or outside.queue), delivery=delivery
     )
     cut_off = CutOff(CIRCUIT_BREAKERS, lambda: [other.info for other in outside.registry.others])
+    notices = AccountNotices(accounts)
     bot, worker = None, None
     if settings.app_role is not ReplicaRole.API:
         bot = BotService(
@@ -236,10 +264,10 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             outside.queue,
             bot,
             conversations,
-            AccountNotices(),
+            notices,
             concurrency=settings.worker_concurrency,
             on_beat=lambda: supervisor.beat("worker"),
-            may_claim=schema.is_open,
+            may_claim=lambda: schema.is_open() and namespace.is_open(),
             is_cut_off=cut_off.leaves_work_to_others,
             **_worker_hooks(inbox),
         )
@@ -248,7 +276,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             accounts=accounts,
             signup=_signup(settings, outside, accounts),
             conversations=conversations,
-            health=_health(settings, outside, supervisor, schema, silence, account_watch, cut_off, build),
+            health=_health(settings, outside, supervisor, schema, namespace, silence, account_watch, cut_off, build),
             queue=outside.queue,
             registry=outside.registry,
             breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers, outside.queue),
@@ -257,8 +285,9 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             admin_key=_admin_key(settings),
             verify_token=_value(settings.whatsapp_verify_token) or None,
         ),
-        ingest=IngestService(inbox or outside.queue, outside.arrivals.note),
+        ingest=IngestService(namespace.before(inbox or intake), outside.arrivals.note),
         inbox=inbox,
+        caretaker=_caretaker(settings, outside, conversations, notices, journal),
         app_secrets=_values(settings.meta_app_secret),
         account_watch=account_watch,
         bot=bot,
@@ -266,6 +295,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
         supervisor=supervisor,
         settings=settings,
         schema=schema,
+        namespace=namespace,
     )
 
 
@@ -280,12 +310,12 @@ def _signup(settings: Settings, outside: Outside, accounts: AccountService) -> S
     )
 
 
-def _inbox(settings: Settings, outside: Outside) -> InboxFallback | Journal | None:
+def _inbox(settings: Settings, outside: Outside, intake: Overflow) -> InboxFallback | Journal | None:
     max_rows = settings.queue_max_pending
     if settings.redis_durability is RedisDurability.NONE:
         return Journal(outside.queue, outside.store, max_rows=max_rows, put_timeout_seconds=PUT_SECONDS)
     if settings.ingest_fallback is IngestFallback.DATABASE:
-        return InboxFallback(outside.queue, outside.store, max_rows=max_rows, put_timeout_seconds=PUT_SECONDS)
+        return InboxFallback(intake, outside.store, max_rows=max_rows, put_timeout_seconds=PUT_SECONDS)
     return None
 
 
@@ -304,6 +334,7 @@ def _health(
     outside: Outside,
     supervisor: Supervisor,
     schema: SchemaGate,
+    namespace: NamespaceGate,
     silence: SilenceWatch,
     account_watch: AccountWatch,
     cut_off: CutOff,
@@ -317,7 +348,13 @@ def _health(
         channel = "trusted" if cache.stats().trusted else "lost"
         needs_aof = settings.redis_durability is RedisDurability.AOF
         about = await describe(outside.redis, needs_aof=needs_aof)
-        return about | {"durability": settings.redis_durability, "channel": channel}
+        try:
+            await outside.queue.probe()
+        except Unavailable as exc:
+            raise Unavailable("redis", f"it answers and refuses writes: {exc}") from exc
+        wrong = trouble(about, needs_aof=needs_aof)
+        told = {"durability": settings.redis_durability, "channel": channel}
+        return about | told | ({TROUBLE: wrong} if wrong else {})
 
     def upstream(
         name: str, adapter: GeminiModel | WhatsAppMessenger, timeout_seconds: float, proof: Proof
@@ -327,23 +364,29 @@ def _health(
             circuit=CIRCUIT_BREAKERS[name], proof=proof, silent_seconds=adapter.silent_seconds,
         )  # fmt: skip
 
-    store = Dependency(
-        "supabase", probe_store, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS, circuit=CIRCUIT_BREAKERS["supabase"],
-        silent_seconds=outside.store.silent_seconds,
-    )  # fmt: skip
-
     async def internals() -> Mapping[str, Any]:
         queue = await outside.queue.stats()
         return {
             "cache": asdict(cache.stats()),
             "silent_numbers": silence.silent,
-            "queue": {"pending": queue.pending, "oldest_seconds": round(queue.oldest_seconds, 3), "dead": queue.dead},
+            "queue": {
+                "pending": queue.pending,
+                "bytes": queue.bytes,
+                "oldest_seconds": round(queue.oldest_seconds, 3),
+                "dead": queue.dead,
+                "refuses": queue.is_full,
+            },
         }
 
+    redis = Dependency("redis", probe_redis, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS)
+    database = Dependency(
+        "supabase", probe_store, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS, circuit=CIRCUIT_BREAKERS["supabase"],
+        silent_seconds=outside.store.silent_seconds,
+    )  # fmt: skip
     return HealthService(
         dependencies={
-            "redis": Dependency("redis", probe_redis, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS),
-            "supabase": store,
+            "redis": redis,
+            "supabase": database,
             # Looking WhatsApp up proves no send, and one that fails halfway may have gone out: not tried every time.
             "whatsapp": upstream("whatsapp", outside.messenger, UPSTREAM_TIMEOUT_SECONDS, Proof.AFTER_FAILURE),
             "gemini": upstream("gemini", outside.model, MODEL_TIMEOUT_SECONDS, Proof.ALWAYS),
@@ -357,15 +400,35 @@ def _health(
         build={"version": __version__, "build": build},
         requires=frozenset(settings.readiness_requires),
         cut_off=cut_off,
-        schema=lambda: schema.reason,
+        unfit=lambda: schema.reason or namespace.reason,
+        refusing=lambda: _refusing(settings, redis, database),
+        strained=lambda: namespace.contradiction,
     )
+
+
+def _refusing(settings: Settings, redis: Dependency, database: Dependency) -> str | None:
+    """Why webhooks are answered with 503: what they are stored in does not take them."""
+    if settings.redis_durability is RedisDurability.NONE:
+        needed = [database]
+    elif settings.ingest_fallback is IngestFallback.DATABASE:
+        needed = [redis, database]
+    else:
+        needed = [redis]
+    if any(store.status != "error" for store in needed):
+        return None
+    return f"webhooks are refused: {needed[0].name}: {needed[0].error}"
 
 
 def _start_loops(replica: Replica, outside: Outside) -> None:
     """Every background loop of a replica; the supervisor restarts one that dies and tells /health/live."""
     outside.breakers.on_recovery = replica.services.breakers.recovered
     start = replica.supervisor.start
-    beating = {"event_loop": LoopWatch().run, "schema": replica.schema.run, **replica.services.health.loops()}
+    beating = {
+        "event_loop": LoopWatch().run,
+        "schema": replica.schema.run,
+        "namespace": replica.namespace.run,
+        **replica.services.health.loops(),
+    }
     for name, loop in beating.items():
         start(name, partial(loop, partial(replica.supervisor.beat, name)))
     started_at = time.time()
@@ -394,28 +457,49 @@ def _start_loops(replica: Replica, outside: Outside) -> None:
             replica.supervisor.beat("audit")
             await asyncio.sleep(AUDIT_SECONDS)
             try:
-                repaired = await outside.queue.audit()
+                await outside.queue.audit()
             except Unavailable as exc:
                 logger.warning("audit failed", extra={"reason": str(exc)})
-                continue
-            if repaired:
-                logger.error("mailboxes were in no set and are due again", extra={"count": repaired})
 
     start("heartbeat", heartbeat)
     start("silence_watch", replica.services.silence.run)
     if replica.inbox is not None:
-        start("inbox_mover", replica.schema.guarded(replica.inbox.run))
+        start("inbox_mover", replica.when_fit(replica.inbox.run))
     start("circuit_breakers", outside.breakers.run)
-    start("cache_relay", replica.schema.guarded(_cache_relay(replica, outside).run))
+    start("cache_relay", replica.when_fit(_cache_relay(replica, outside).run))
     watch = partial(replica.account_watch.run, partial(replica.supervisor.beat, "account_watch"))
-    start("account_watch", replica.schema.guarded(watch))
+    start("account_watch", replica.when_fit(watch))
     if replica.settings.whatsapp_phone_id:
         bootstrap = partial(_bootstrap, replica.settings, replica.services.accounts)
-        start("bootstrap_account", replica.schema.guarded(bootstrap))
+        start("bootstrap_account", replica.when_fit(bootstrap))
     if replica.worker is not None:
         start("worker", replica.worker.run, beat_within_seconds=STUCK_SECONDS)
         start("lease_renewal", replica.worker.renew)
+        start("caretaker", replica.caretaker.run)
         start("audit", audit, beat_within_seconds=3 * AUDIT_SECONDS)
+
+
+def _caretaker(
+    settings: Settings,
+    outside: Outside,
+    conversations: ConversationService,
+    notices: AccountNotices,
+    journal: Journal | None,
+) -> Caretaker:
+    """A dead letter calls a person before the search finds its message unanswered and would, for a lesser reason.
+    With a journal the search has nothing to find: what is not handled goes into a new queue by itself."""
+    namespace, queue, store = settings.redis_namespace, outside.queue, outside.store
+    known = LastKnown(outside.redis, key=f"{namespace}:{{fleet}}:database")
+    duties = {
+        "database": DatabaseWatch(store, cache.invalidate_everywhere, known).look,
+        "overflow": OverflowDrain(queue, store, conversations, notices).drain,
+        "dead_letters": DeadLetterWatch(queue, conversations).tell,
+    }
+    if journal is None:
+        duties["unanswered"] = UnansweredSearch(queue, store).look
+    holder = outside.registry.replica_id
+    lease = Lease(outside.redis, key=f"{namespace}:{{fleet}}:caretaker", holder=holder, seconds=CARETAKER_LEASE_SECONDS)
+    return Caretaker(duties, lease)
 
 
 def _cache_relay(replica: Replica, outside: Outside) -> CacheRelay:
@@ -454,6 +538,16 @@ def _may_call(registry: Registry, circuit: str) -> int:
     return 1 + len(registry.others if circuit == CIRCUIT_BREAKERS["supabase"].name else workers)
 
 
+def open_bindings(settings: Settings, stack: AsyncExitStack, redis: Redis) -> dict[str, Binding]:
+    """Whose the namespace is, on each Redis in use, by the setting that names it."""
+    bindings = {"REDIS_URL": Binding(redis, namespace=settings.redis_namespace)}
+    if settings.redis_cache_url:
+        cache_redis = connect_redis(settings.redis_cache_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
+        stack.push_async_callback(cache_redis.aclose)
+        bindings["REDIS_CACHE_URL"] = Binding(cache_redis, namespace=settings.redis_namespace)
+    return bindings
+
+
 def open_queue(settings: Settings, stack: AsyncExitStack, redis: Redis) -> Queue:
     """With a client of its own for waiting."""
     blocking = connect_redis(settings.redis_url or "", timeout_seconds=BLOCKING_TIMEOUT_SECONDS, name="chorus-wait")
@@ -466,6 +560,7 @@ def open_queue(settings: Settings, stack: AsyncExitStack, redis: Redis) -> Queue
         debounce_seconds=settings.debounce_seconds,
         lease_seconds=settings.lease_seconds,
         max_pending=settings.queue_max_pending,
+        max_bytes=settings.queue_max_bytes,
         put_timeout_seconds=DIVERT_SECONDS if _has_somewhere_else(settings) else PUT_SECONDS,
     )
     stack.push_async_callback(queue.aclose)

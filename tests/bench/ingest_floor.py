@@ -39,7 +39,8 @@ def main(keep_alive_seconds: str) -> None:
         connect(redis_url, timeout_seconds=3),
         namespace="floor",
         debounce_seconds=1.0,
-        max_pending=100_000,
+        max_pending=1_000_000,
+        max_bytes=10**10,
     )
     app = Floor(queue, os.environ["META_APP_SECRET"].encode())
     serve(app, keep_alive_seconds=int(keep_alive_seconds))

@@ -18,7 +18,7 @@ async def _queue() -> AsyncIterator[Queue]:
         connect(REDIS_URL, timeout_seconds=REDIS_TIMEOUT_SECONDS) as redis,
         connect(REDIS_URL, timeout_seconds=BLOCKING_TIMEOUT_SECONDS) as blocking,
     ):
-        queue = Queue(redis, blocking, namespace="bench", debounce_seconds=0, max_pending=100_000)
+        queue = Queue(redis, blocking, namespace="bench", debounce_seconds=0, max_pending=1_000_000, max_bytes=10**10)
         try:
             yield queue
         finally:

@@ -64,7 +64,8 @@ async def one_bad_replica(
 ) -> Waits:
     """`how`: refused, silent (nothing passes, connections stay open), or start (refused before its first call)."""
     stage = Stage(world)
-    await _resend_what_is_unproven(world)
+    # What was on its way to WhatsApp when the way was lost may not have got there: the profile decides about it.
+    await _resend_unproven(world, resend=True)
     await asyncio.to_thread(world.fleet.replicas[BAD].stop)
     calm = Stream(stage, replicas=(0, 1))
     async with calm.flowing():
@@ -86,6 +87,7 @@ async def one_bad_replica(
             await way.start()
         await _works_again(world, dependency)
     await stage.ends_well()
+    await _resend_unproven(world, resend=False)
     seen = Waits(_p95(calm_waits), _p95(waits), max(waits), len(waits))
     if not said:
         raise Broken(f"the replica says nothing of its lost way to {dependency}; {seen}")
@@ -108,11 +110,9 @@ async def _on_a_way_of_its_own(world: World, dependency: str, *, is_lost: bool) 
             await asyncio.to_thread(world.fleet.replace_replica, BAD, {})
 
 
-async def _resend_what_is_unproven(world: World) -> None:
-    """What was on its way to WhatsApp when the way was lost may not have got there: the profile decides, and here it
-    says that it is sent again if no status proves it."""
+async def _resend_unproven(world: World, *, resend: bool) -> None:
     for account in await world.api("GET", "/accounts"):
-        await world.api("PUT", f"/bot/profile?account_id={account['id']}", json={"resend_ambiguous": True})
+        await world.api("PUT", f"/bot/profile?account_id={account['id']}", json={"resend_ambiguous": resend})
 
 
 async def _waits(world: World, stream: Stream) -> list[float]:

@@ -31,6 +31,9 @@ class Fairness:
     def ratio(self) -> float:
         return p99(self.during) / p99(self.without)
 
+    def problems(self) -> list[str]:
+        return [f"a ratio of {self.ratio:.2f}"] if self.ratio > RATIO else []
+
     def table(self) -> str:
         return "\n".join(
             f"{name:<50} {value}"

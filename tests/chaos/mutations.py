@@ -14,25 +14,26 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import bad_way, outages, scenarios
-from .scenarios import Broken
+from .catalogue import EVERY_SCENARIO, server_of
+from .moved_clock import LIBRARIES
+from .scenarios import SETTINGS, Broken
 from .world import running_world
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("backend", "infra", "tests")
 BROKEN = 3
 """Exit code of a scenario whose promise did not hold; anything else but 0 is trouble of another kind."""
-RUN_SECONDS = 400
-SCENARIOS = scenarios.SCENARIOS | bad_way.SCENARIOS | outages.SCENARIOS
-SETTINGS = scenarios.SETTINGS | outages.SETTINGS
+START_SECONDS = 90
+SCENARIO_SECONDS = 90
 
 LUA = "backend/app/core/lua/"
 SERVICES = "backend/app/services/"
 REPLIES = "infra/supabase/migrations/20261123000004_chorus_replies.sql"
+IDENTITIES = "infra/supabase/migrations/20261127000020_chorus_identities.sql"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Mutation:
     edits: Sequence[Edit]
 
 
-MUTATIONS: Mapping[str, Mutation] = {
+MUTATIONS: dict[str, Mutation] = {
     "dedupe": Mutation(
         "delivered_again_beside_news",
         [Edit(f"{LUA}queue_put.lua", '"SET", mark, "", "NX", "EX", dedupe', '"SET", mark, "", "EX", dedupe')],
@@ -71,12 +72,21 @@ MUTATIONS: Mapping[str, Mutation] = {
             Edit(f"{LUA}queue_refresh.lua", 'redis.call("HGET", KEYS[1] .. "own", ARGV[1]) ~= ARGV[2]', "false"),
             Edit(f"{LUA}queue_extend.lua", "local held = owner == ARGV[2 * i + 1]", "local held = true"),
             Edit(REPLIES, "if v_reply.fence > v_fence then", "if false then", times=2),
+            Edit(IDENTITIES, "if v_reply.fence > v_fence then", "if false then", times=2),
             Edit(REPLIES, "if v_reply.fence > (p->>'fence')::bigint then", "if false then", times=2),
         ],
     ),
     "stored reply": Mutation(
         "killed_between_send_and_record",
         [Edit(f"{SERVICES}bot_service.py", "key=work.covers[0],", 'key=f"{work.covers[0]}-{work.hold.fence}",')],
+    ),
+    "search": Mutation(
+        "wiped_redis",
+        [Edit("backend/app/wiring.py", 'duties["unanswered"] = UnansweredSearch(queue, store).look', "pass")],
+    ),
+    "overflow": Mutation(
+        "full_mailbox",
+        [Edit("backend/app/wiring.py", "IngestService(inbox or intake,", "IngestService(inbox or outside.queue,")],
     ),
     "lease renewal": Mutation(
         "slower_than_the_lease",
@@ -94,7 +104,28 @@ MUTATIONS: Mapping[str, Mutation] = {
         "database_back_after_two_seconds",
         [Edit(f"{SERVICES}probes.py", "            await circuit.seen_well()\n", "            pass\n")],
     ),
+    "write probe": Mutation(
+        "full_redis", [Edit("backend/app/wiring.py", "            await outside.queue.probe()\n", "            pass\n")]
+    ),
+    "namespace check": Mutation(
+        "another_database_on_the_namespace",
+        [Edit("backend/app/cli/serve.py", "    asyncio.run(refuse_foreign_namespace(settings))\n", "")],
+    ),
 }  # fmt: skip
+if LIBRARIES:
+    MUTATIONS |= {
+        "clock rules": Mutation(
+            "clock_an_hour_ahead",
+            [
+                Edit(
+                    f"{LUA}queue_audit.lua",
+                    "elseif not wait and tonumber(due) > now + debounce then",
+                    "elseif false then",
+                ),
+                Edit(f"{LUA}pace.lua", "if paid > now + burst * interval then paid = now end", ""),
+            ],
+        ),
+    }
 
 
 def run_scenarios(root: Path, names: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -102,7 +133,7 @@ def run_scenarios(root: Path, names: Sequence[str]) -> subprocess.CompletedProce
     env = os.environ | {"PYTHONPATH": str(root / "backend")}
     return subprocess.run(
         [sys.executable, "-m", "tests.chaos.mutations", "--scenarios", *names],
-        cwd=root, env=env, capture_output=True, text=True, timeout=RUN_SECONDS,
+        cwd=root, env=env, capture_output=True, text=True, timeout=START_SECONDS + SCENARIO_SECONDS * len(names),
     )  # fmt: skip
 
 
@@ -138,13 +169,14 @@ def _report(removed: str, done: subprocess.CompletedProcess[str], *, expected: i
 
 
 async def _scenarios(names: Sequence[str]) -> int:
-    async with running_world(settings=SETTINGS) as world:
-        for name in names:
-            try:
-                await SCENARIOS[name](world)
-            except (Broken, TimeoutError) as exc:
-                sys.stdout.write(f"{name}: {exc}\n")
-                return BROKEN
+    for server in dict.fromkeys(server_of(name) for name in names):
+        async with running_world(settings=SETTINGS, valkey=server) as world:
+            for name in (name for name in names if server_of(name) is server):
+                try:
+                    await EVERY_SCENARIO[name](world)
+                except (Broken, TimeoutError) as exc:
+                    sys.stdout.write(f"{name}: {exc}\n")
+                    return BROKEN
     sys.stdout.write(f"{', '.join(names)}\n")
     return 0
 

@@ -12,13 +12,15 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from app.sandbox.webhooks import Business
+from app.sandbox.webhooks import Business, envelope, messages_change, text
 
 from .traffic import Message, conversation, payload, sender
 from .verdict import judge
 from .world import World
 
 QUIET_SECONDS = 60.0
+RECOVERY_SECONDS = 10.0
+"""Of what a wiped Redis has lost and Postgres has."""
 SETTINGS = {"LEASE_SECONDS": "2", "DEBOUNCE_SECONDS": "1", "SEND_RECONCILE_SECONDS": "3"}
 """A debounce long enough to act while a message waits for it."""
 
@@ -171,6 +173,53 @@ async def slower_than_the_lease(world: World) -> None:
         raise Broken(f"the reply was generated {times} times")
 
 
+async def wiped_redis(world: World) -> None:
+    """Redis loses everything while messages wait for the model: what Postgres has is answered within 10 s, once."""
+    stage = Stage(world)
+    hang = await world.sandbox.add_fault("gemini", action="hang_before")
+    talks = [stage.conversation(1)[0] for _ in range(20)]
+    before = (await world.sandbox.summary())["last_seq"]
+    await stage.post(*talks, replica=0)
+    await world.sandbox.wait(len(talks), kind="generate", after=before)  # stored by now
+    await world.redis.flushall()
+    wiped_at = time.time()
+    await world.sandbox.remove_fault(hang)
+    sends = await stage.sends(1, *talks)
+    slowest = max(float(str(send["at"])) for send in sends) - wiped_at
+    if slowest > RECOVERY_SECONDS:
+        raise Broken(f"the last message was answered {slowest:.2f} s after Redis was wiped")
+    await stage.ends_well()
+
+
+async def full_mailbox(world: World) -> None:
+    """A customer floods a mailbox: what came in the same POSTs is answered, the rest of the flood calls a person."""
+    stage = Stage(world)
+    flooder, *innocent = [stage.conversation(1)[0] for _ in range(25)]
+    poster = sender(world.fleet.webhook_urls, app_secret=world.fleet.keys.app_secret)
+    hang = await world.sandbox.add_fault("gemini", action="hang_before", match={"text_contains": "flood"})
+    for post, beside in enumerate(innocent):
+        flood = [text(flooder.person, "flood", id=f"wamid.flood-{stage.run}-{post}-{n}") for n in range(50)]
+        people = [flooder.person, beside.person]
+        await poster.deliver(envelope(messages_change(flooder.business, [*flood, beside.node()], people)))
+    refused = [post.status for post in poster.posts if post.status != 200]
+    if refused:
+        raise Broken(f"POSTs beside a full mailbox were answered {refused}")
+    await stage.sends(1, *innocent)
+    query = (
+        "select c.id, c.needs_human_reason from conversations c join contacts k on k.id = c.contact_id "
+        "where k.wa_id = $1 and c.needs_human_reason is not null"
+    )
+    async with asyncio.timeout(QUIET_SECONDS):
+        while not (called := await world.rows(query, flooder.person.wa_id)):
+            await asyncio.sleep(0.05)
+    await world.api("POST", f"/conversations/{called[0]['id']}/bot", json={"enabled": False})
+    await world.sandbox.remove_fault(hang)
+    await world.until_quiet(QUIET_SECONDS)
+    stored = await world.rows("select count(*) from messages where wa_message_id like $1", f"wamid.flood-{stage.run}-%")
+    if called[0]["needs_human_reason"] != "overflow" or stored[0][0] != 50 * len(innocent):
+        raise Broken(f"{stored[0][0]} messages of the flood are stored; a person was called for {called[0]}")
+
+
 async def _reply(world: World, message: Message) -> tuple[object, ...]:
     query = "select fence, state, body, covers, wamid from replies where reply_key = $1"
     (row,) = await world.rows(query, message.id)
@@ -185,5 +234,7 @@ SCENARIOS: Mapping[str, Callable[[World], Awaitable[None]]] = {
         frozen_past_its_lease,
         delivered_again_beside_news,
         slower_than_the_lease,
+        wiped_redis,
+        full_mailbox,
     )
 }

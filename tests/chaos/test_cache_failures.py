@@ -220,7 +220,7 @@ async def test_nobody_renews_or_gives_back_the_lease_of_another(replicas):
     for lease_ms in (0, 1):
         assert not await shard.renew("user:1", "fedcba9876543210", lease_ms, Spend(1))
     await asyncio.sleep(0.01)
-    assert await shard.lease("user:1", "json", "fedcba9876543210", 500, Spend(1)) == (Answer.WAIT, None)
+    assert await shard.lease("user:1", "json", "fedcba9876543210", 60_000, Spend(1)) == (Answer.WAIT, None)
 
 
 async def test_a_read_that_was_not_answered_in_time_takes_no_trust_away(replicas):

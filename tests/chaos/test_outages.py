@@ -30,10 +30,3 @@ async def test_the_return_of_the_database_is_noticed_as_soon_after_two_minutes()
         seen = await database_away(world, 115.0)
         print(f"\nPostgres away for 115 s: {seen}")  # noqa: T201
         within_bar(seen)
-
-
-@pytest.mark.timed
-@pytest.mark.parametrize("name", bad_way.SCENARIOS)
-async def test_one_bad_replica_makes_no_answer_later(name: str) -> None:
-    async with running_world(settings=bad_way.SETTINGS) as world:
-        await bad_way.SCENARIOS[name](world)

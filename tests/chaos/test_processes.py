@@ -9,9 +9,12 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from app.sandbox.servers import Valkey
 from app.sandbox.webhooks import encode_like_meta
 
-from .scenarios import SCENARIOS, SETTINGS, Stage
+from .catalogue import EVERY_SCENARIO, LONG, server_of
+from .moved_clock import LIBRARIES, MovedValkey
+from .scenarios import SETTINGS, Stage
 from .traffic import Post, payload, sender
 from .world import World, running_world
 
@@ -24,9 +27,16 @@ async def world() -> AsyncIterator[World]:
         yield world
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", [name for name in EVERY_SCENARIO if server_of(name) is Valkey and name not in LONG])
 async def test_the_promise_holds(world: World, name: str) -> None:
-    await SCENARIOS[name](world)
+    await EVERY_SCENARIO[name](world)
+
+
+@pytest.mark.skipif(not LIBRARIES, reason="no libfaketime on this machine (Debian: libfaketime)")
+@pytest.mark.parametrize("name", [name for name in EVERY_SCENARIO if server_of(name) is MovedValkey])
+async def test_the_promise_holds_when_the_clock_jumps(name: str) -> None:
+    async with running_world(settings=SETTINGS, valkey=MovedValkey) as world:
+        await EVERY_SCENARIO[name](world)
 
 
 @pytest.mark.parametrize("fault", ["frozen", "gone"])

@@ -22,7 +22,7 @@ from app.core.http_client import close_http_client
 from app.core.secrets import TokenCipher
 from app.sandbox.client import SandboxClient
 from app.sandbox.fleet import Keys, LocalFleet
-from app.sandbox.servers import EmbeddedServers, remove_data, start_servers
+from app.sandbox.servers import EmbeddedServers, Valkey, remove_data, start_servers
 from app.sandbox.webhooks import Business
 
 from .logs import SECRET_WORD, LogWatch
@@ -134,13 +134,17 @@ class World:
 
 @asynccontextmanager
 async def running_world(
-    *, replicas: int = 3, businesses: int = 1, settings: Mapping[str, str] | None = None
+    *,
+    replicas: int = 3,
+    businesses: int = 1,
+    settings: Mapping[str, str] | None = None,
+    valkey: type[Valkey] = Valkey,
 ) -> AsyncIterator[World]:
     folder = Path(tempfile.mkdtemp(prefix="chorus-chaos-"))
     folder.chmod(0o711)
     chosen = SETTINGS | dict(settings or {})
     try:
-        with start_servers(folder / "servers", durable=False) as servers:
+        with start_servers(folder / "servers", durable=False, valkey=valkey) as servers:
             fleet = LocalFleet(
                 folder,
                 redis_url=servers.redis_url,

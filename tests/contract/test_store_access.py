@@ -19,7 +19,7 @@ from contract.conftest import PUBLIC_KEY
 from contract.store_kit import Scene, quick_policy, unique
 
 READABLE = ("account_members", "bot_profiles", "contacts", "conversations", "messages", "replies")
-SERVICE_ONLY = ("inbox", "inbox_state", "orphan_statuses")
+SERVICE_ONLY = ("inbox", "inbox_state", "orphan_statuses", "overflow")
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +11,7 @@ import asyncpg
 import pytest
 
 from app.adapters.migrations import read_migrations
+from app.adapters.postgres_store import PostgresStore
 from app.adapters.row_security import expected_policies, holes
 from app.adapters.sql_store import SqlStore
 from app.domain.errors import Conflict, InvalidInput, NotFound
@@ -273,3 +275,13 @@ async def test_of_two_who_replace_a_token_side_by_side_one_succeeds(store: SqlSt
 
 async def test_every_table_of_ours_guards_its_rows(store: SqlStore) -> None:
     assert holes(expected_policies(), await store.row_security()) == []
+
+
+async def test_the_database_says_which_one_it_is_by_either_way(store: SqlStore, contract_url: str) -> None:
+    directly = PostgresStore(contract_url)
+    try:
+        identity = await directly.database_identity()
+    finally:
+        await directly.aclose()
+    assert re.fullmatch(r"[0-9a-f-]{36}@\d+/\d+", identity)
+    assert await store.database_identity() == identity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -9,13 +10,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
 from urllib.request import Request, urlopen
 
 import pytest
 
+from app.sandbox.app import running_sandbox
+from app.sandbox.config import SandboxConfig
 from app.sandbox.fleet import SOURCE_ROOT
 from app.sandbox.servers import remove_data
 
@@ -31,12 +37,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     remove_data(folder / ".data" / "demo" / "servers")
 
 
-def start_demo(folder: Path, *args: str) -> subprocess.Popen[str]:
+def start_demo(folder: Path, *args: str, **settings: str) -> subprocess.Popen[str]:
     env = {name: value for name, value in os.environ.items() if name not in {"GEMINI_API_KEY", "VIRTUAL_ENV"}}
     return subprocess.Popen(
         [sys.executable, "-m", "app.cli", "demo", *args],
         cwd=folder,
-        env=env | {"PYTHONPATH": str(SOURCE_ROOT)},
+        env=env | {"PYTHONPATH": str(SOURCE_ROOT)} | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -141,6 +147,57 @@ def seconds_until(demo: subprocess.Popen[str], text: str) -> float:
     start = time.monotonic()
     read_until(demo, text)
     return time.monotonic() - start
+
+
+@needs_proc
+def test_a_wrong_key_is_named_once_and_nothing_is_played(folder: Path) -> None:
+    """The outside Gemini is a stand-in that knows another key."""
+    with running_in_a_thread(SandboxConfig(gemini_api_keys=("the-right-one",))) as url:
+        demo = start_demo(folder, "--once", GEMINI_API_KEY="a-wrong-one", GEMINI_BASE_URL=url)
+        output, _ = demo.communicate(timeout=100)
+    assert demo.returncode == 1, output
+    assert output.count("API_KEY_INVALID") == 1, output
+    assert "GEMINI_API_KEY" in output
+    assert "Amina" not in output
+    assert processes_in(folder) == []
+
+
+@needs_proc
+def test_a_person_writes_to_the_demo_as_a_customer_and_reads_the_answer(folder: Path) -> None:
+    demo = start_demo(folder)
+    try:
+        opening = read_until(demo, "Ctrl-C ends it")
+        (url,) = re.findall(r"sandbox +(http://\S+)", opening)
+        command = [sys.executable, "-m", "app.cli", "sandbox", "say", "Do you have vegan pastries?", "--url", url]
+        said = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": str(SOURCE_ROOT)}, capture_output=True, text=True, timeout=60
+        )
+        assert (said.returncode, "apple turnover" in said.stdout) == (0, True), said.stderr
+        demo.send_signal(signal.SIGINT)
+        demo.communicate(timeout=30)
+    finally:
+        demo.kill()
+        demo.wait()
+
+
+@contextmanager
+def running_in_a_thread(config: SandboxConfig) -> Iterator[str]:
+    """The sandbox's base URL; it has an event loop of its own while the test waits for a process."""
+    urls: Queue[str] = Queue()
+    over = threading.Event()
+
+    async def serve() -> None:
+        async with running_sandbox(config) as sandbox:
+            urls.put(sandbox.url)
+            await asyncio.to_thread(over.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    try:
+        yield urls.get(timeout=30)
+    finally:
+        over.set()
+        thread.join()
 
 
 @needs_proc

@@ -4,13 +4,8 @@ is allowed, what the runbooks tell an operator to do is too, and nothing else.""
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
-import shutil
-import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -21,58 +16,18 @@ from app.core.queue import Queue
 from app.core.redis import connect
 from app.main import create_app
 from app.sandbox import webhooks as wa
-from app.sandbox.processes import ChildProcess, free_port
+from guarded_redis import Guarded, guarded_redis
 from redis_servers import HOW_TO_GET_ONE, SUPPORTED, server_of
 from serving import APP_SECRET, outside_world, served, settings_of
-
-INFRA = Path(__file__).resolve().parents[2] / "infra" / "redis"
-
-
-@dataclass
-class Guarded:
-    url: str
-    port: int
-    password: str
-    operator: str
-
-    def with_password(self, user: str, password: str) -> str:
-        return f"redis://{user}:{password}@127.0.0.1:{self.port}/0"
 
 
 @pytest.fixture(params=SUPPORTED)
 def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Guarded]:
-    """Started as in docker-compose.yml: by start.sh."""
     server = server_of(request.param)
     if server is None:
         pytest.skip(f"no {request.param} here: {HOW_TO_GET_ONE}")
-    config = tmp_path / "config"
-    shutil.copytree(INFRA, config)
-    password, operator, port = secrets.token_hex(16), secrets.token_hex(16), free_port()
-    process = ChildProcess(
-        "valkey",
-        ["/bin/sh", config / "start.sh", "--port", str(port), "--dir", str(tmp_path), "--bind", "127.0.0.1"],
-        log_file=tmp_path / "valkey.log",
-        pid_file=tmp_path / "valkey.pid",
-        env={
-            "PATH": os.environ["PATH"], "REDIS_PASSWORD": password, "REDIS_CONFIG": str(config),
-            "REDIS_USERS": str(tmp_path / "users.acl"), "REDIS_SERVER": str(server),
-            "REDIS_OPERATOR_PASSWORD": operator,
-        },
-    )  # fmt: skip
-    process.start()
-    url = f"redis://chorus:{password}@127.0.0.1:{port}/0"
-    try:
-        with redis_sync.Redis.from_url(url, socket_timeout=5) as client:
-            for _ in range(500):
-                try:
-                    client.ping()
-                    break
-                except redis_sync.ConnectionError:
-                    assert process.running, process.log_tail()
-                    time.sleep(0.02)
-        yield Guarded(url, port, password, operator)
-    finally:
-        process.kill()
+    with guarded_redis(server, tmp_path) as redis:
+        yield redis
 
 
 def test_the_user_reaches_its_own_keys_and_nothing_else(guarded: Guarded) -> None:

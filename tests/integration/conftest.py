@@ -128,7 +128,7 @@ async def make_office(valkey_url: str, store_url: str) -> AsyncIterator[MakeOffi
             bot = BotService(
                 accounts=accounts, store=store, model=model, messenger=messenger, delivery=delivery,
             )  # fmt: skip
-            worker = InboxWorker(queue, bot, conversations, AccountNotices(), concurrency=10)
+            worker = InboxWorker(queue, bot, conversations, AccountNotices(accounts), concurrency=10)
             account = await store.create_account(
                 name="Shop", slug=f"shop-{next(_numbers)}", phone_number_id=f"8000{next(_numbers):06d}",
                 access_token=cipher.encrypt("token"), verify_token="verify-me",

@@ -288,3 +288,15 @@ async def test_an_account_that_appears_during_the_rotation_is_encrypted_too(
         assert (await service(racing, NEW, OLD).rotate_keys()).rotated == ("levain", "late")
     finally:
         await racing.aclose()
+
+
+async def test_members_are_listed_set_and_removed(chorus: Chorus, bakery: Account) -> None:
+    assert "no members" in (await chorus("member", "list", "levain")).stdout
+    assert (await chorus("member", "set", "levain", "user-1", "agent")).stdout == "user-1: agent\n"
+    assert (await chorus("member", "set", "levain", "user-1", "owner")).stdout == "user-1: owner\n"
+    (row,) = json.loads((await chorus("member", "list", NUMBER, "--json")).stdout)
+    assert (row["user_id"], row["role"]) == ("user-1", "owner")
+    assert (await chorus("member", "remove", "levain", "user-1")).exit_code == 0
+    missing = await chorus("member", "remove", "levain", "user-1")
+    assert (missing.exit_code, "no such member" in missing.stderr) == (1, True)
+    assert (await chorus("member", "set", "levain", "user-1", "king")).exit_code == 2

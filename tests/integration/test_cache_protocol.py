@@ -150,7 +150,7 @@ def no_lease_kill(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_fence(monkeypatch: pytest.MonkeyPatch) -> None:
-    without(monkeypatch, shard_module.LEASE, "string.sub(lease, at + 16, at + 31) > now", "false")
+    without(monkeypatch, shard_module.LEASE, "if ends > now and", "if false and")
 
 
 def no_other_fence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,7 @@ def bad(findings: dict[str, dict[str, str]]) -> set[str]:
 
 EVERYTHING = {
     "settings", "redis", "replicas", "database", "schema", "row-level security", "ENCRYPTION_KEY", "gemini", "whatsapp",
+    "redis namespace",
 }  # fmt: skip
 
 

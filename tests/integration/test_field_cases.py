@@ -295,6 +295,24 @@ async def test_a_report_about_the_account_is_told_in_words_and_counted(
     assert await desk.dead() == 0
 
 
+async def test_a_report_that_the_account_is_disabled_blocks_it_until_the_opposite_comes(desk: Desk) -> None:
+    store, account = desk.office.store, desk.office.account
+    await store.update_account(account.id, {"phone_number": "15550001111"})
+    await desk.settle(case("account_update_disabled", desk.number))
+    found = await store.get_account(account.id)
+    assert found is not None
+    assert found.last_notice is not None
+    assert (found.blocked_reason, "disabled" in found.last_notice["words"]) == ("account_locked", True)
+    value = {
+        "phone_number": "15550001111", "event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": "REINSTATE"},
+    }  # fmt: skip
+    await desk.settle(enveloped({"field": "account_update", "value": value}, time=2))
+    found = await store.get_account(account.id)
+    assert found is not None
+    assert not found.is_blocked
+    await store.update_account(account.id, {"phone_number": None})
+
+
 async def test_a_report_that_comes_back_after_its_opposite_is_told_again(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from app.core.queue import Event, LeaseLost, PutResult, QueueFull
+from app.core.queue import Event, LeaseLost, PutResult, Queue, QueueFull
 from integration.queue_kit import Replicas, accepted_ms, claim_one, event, eventually, ids
 
 
@@ -390,19 +390,103 @@ async def test_shards_share_the_mailboxes(replicas: Replicas) -> None:
 
 
 async def test_full_queue_refuses_a_put_as_a_whole_and_forgets_it(replicas: Replicas) -> None:
-    queue = replicas.queue(max_pending=4, max_per_mailbox=2)
-    await queue.put([event("a", "kept")])
-    refused, fits = [event("a", "x"), event("b", "y"), event("c", "z"), event("c", "v")], [event("b", "w")]
-    results = await asyncio.gather(queue.put(refused), queue.put(fits), return_exceptions=True)
+    queue = replicas.queue(max_pending=4)
+    await queue.put([event("a:1", "kept")])
+    refused = [event("b:1", "x"), event("c:1", "y"), event("d:1", "z"), event("e:1", "v")]
+    results = await asyncio.gather(queue.put(refused), queue.put([event("b:1", "w")]), return_exceptions=True)
     assert isinstance(results[0], QueueFull)
     assert results[0].retry_after
     assert results[1] == PutResult(1, 0), "other puts of the same call are not affected"
-    with pytest.raises(QueueFull, match="mailbox"):
-        await queue.put([event("b"), event("b")])
-    assert (await queue.stats()).pending == 2
+    stats = await queue.stats()
+    assert (stats.pending, stats.is_full) == (2, True)
     for claim in await queue.claim(10):
         await queue.done(claim)
     assert await queue.put(refused) == PutResult(4, 0), "a refused id was not marked as seen"
+
+
+async def test_what_exceeds_a_mailbox_is_diverted_and_the_rest_of_its_delivery_is_stored(replicas: Replicas) -> None:
+    queue = replicas.queue(max_per_mailbox=2)
+    full = [event("a:1", f"f{n}") for n in range(3)]
+    beside = [event("a:2"), event("b:1")]
+    result = await queue.put([*full[:2], beside[0], full[2], beside[1]])
+    assert (result.accepted, result.duplicates, result.diverted) == (4, 0, (full[2],))
+    assert not (await queue.stats()).is_full
+    for claim in await queue.claim(10):
+        await queue.done(claim)
+    assert await queue.put(full[2:]) == PutResult(1, 0), "a diverted id was not marked as seen"
+
+
+async def test_a_mailbox_is_bounded_in_bytes_too(replicas: Replicas) -> None:
+    queue = replicas.queue(max_mailbox_bytes=1000)
+    events = [Event(f"e{n}", "a:1", bytes(size)) for n, size in enumerate((400, 400, 400, 1))]
+    assert (await queue.put(events)).diverted == tuple(events[2:]), "what follows a diverted event must not overtake it"
+    assert (await queue.put([Event("other", "a:2", bytes(400))])).accepted == 1
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+async def test_a_group_may_hold_as_much_as_is_free_so_that_there_is_room_for_the_next(
+    replicas: Replicas, shards: int
+) -> None:
+    queue = replicas.queue(max_pending=240, shards=shards)
+    for group in ("a", "b", "c"):
+        await queue.put([event(f"{group}:{n}") for n in range(500)])
+    stats = await queue.stats()
+    assert not stats.is_full
+    assert abs(stats.pending - (120 + 60 + 30)) < 8, "each took what was left to it, and left as much"
+    assert await queue.put([event("quiet:1")]) == PutResult(1, 0)
+
+
+async def test_bytes_of_a_group_are_bounded_like_its_events(replicas: Replicas) -> None:
+    queue = replicas.queue(max_bytes=100_000)
+    loud = [Event(f"l{n}", f"loud:{n}", bytes(10_000)) for n in range(20)]
+    assert (await queue.put(loud)).accepted == 5, "half of it"
+    assert await queue.put([Event("q", "quiet:1", bytes(10_000))]) == PutResult(1, 0)
+    with pytest.raises(QueueFull):
+        await queue.put([Event("huge", "other:1", bytes(60_000))])
+    assert (await queue.stats()).bytes == 6 * 10_000 + 18 * 6 + 2 * 5 + 1
+
+
+async def test_room_comes_back_however_an_event_leaves_its_mailbox(replicas: Replicas) -> None:
+    queue = replicas.queue(max_attempts=1, lease_seconds=0.2)
+    await queue.put([event("a:1"), event("a:2"), event("a:3")])
+    done, parked, crashed = await queue.claim(3)
+    await queue.done(done)
+    await queue.park(parked, 1, "why")
+    del crashed
+    await eventually(lambda: _reaped(queue))
+    assert await replicas.redis.exists("test:{q0}:held", "test:{q0}:weight") == 0
+    letters, _ = await queue.dead(limit=10)
+    await queue.replay([letter.id for letter in letters])
+    held = await replicas.redis.hgetall("test:{q0}:held")
+    assert held[b"events:a"] == b"2"
+    assert held[b"bytes:a"] == held[b"bytes"]
+
+
+async def _reaped(queue: Queue) -> bool:
+    await queue.claim(1)
+    return (await queue.stats()).dead == 2
+
+
+async def test_counts_that_an_older_version_left_wrong_are_counted_anew(replicas: Replicas) -> None:
+    queue = replicas.queue()
+    await queue.put([event("a:1"), event("a:2")])
+    right = await replicas.redis.hgetall("test:{q0}:held")
+    await replicas.redis.hset("test:{q0}:held", mapping={"events:a": 9000, "events:gone": 70, "bytes": 10**9})
+    await replicas.redis.hset("test:{q0}:weight", "gone:1", 12)
+    await replicas.redis.set("test:{q0}:depth", -5)
+    assert await queue.audit() == 0
+    assert await replicas.redis.hgetall("test:{q0}:held") == right
+    assert await replicas.redis.hlen("test:{q0}:weight") == 2
+    assert (await queue.stats()).pending == 2
+
+
+async def test_an_event_that_is_in_no_mailbox_can_be_made_a_dead_letter(replicas: Replicas) -> None:
+    queue = replicas.queue()
+    await queue.bury(event("a:1", "buried")._replace(accepted_at=1_700_000_000.5), "unreadable")
+    ((letter,), _) = await queue.dead(limit=2)
+    assert (letter.event.id, letter.event.accepted_at, letter.reason) == ("buried", 1_700_000_000.5, "unreadable")
+    assert await queue.replay([letter.id]) == 1
+    assert ids(await claim_one(queue)) == ["buried"]
 
 
 async def test_its_life_is_the_same_for_every_replica_until_its_data_is_lost(replicas: Replicas) -> None:

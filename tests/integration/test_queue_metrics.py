@@ -44,14 +44,18 @@ class Counted:
         return found
 
 
-async def test_accepted_duplicate_refused_and_unavailable_events_are_told_apart(replicas: Replicas) -> None:
+async def test_accepted_duplicate_diverted_and_refused_events_are_told_apart(replicas: Replicas) -> None:
     queue, counted = replicas.queue(max_pending=3), Counted()
-    await queue.put([event("a", "1"), event("a", "2")])
-    await queue.put([event("a", "2"), event("b", "3")])
+    await queue.put([event("a:1", "1"), event("b:1", "2")])
+    await queue.put([event("b:1", "2"), event("c:1", "3")])
     assert counted.since() == {"chorus_queue_events_total accepted": 3, "chorus_queue_events_total duplicate": 1}
     with pytest.raises(QueueFull):
-        await queue.put([event("c", "4")])
+        await queue.put([event("c:2", "4")])
     assert counted.since() == {"chorus_queue_events_total refused": 1}
+    for claim in await queue.claim(3):
+        await queue.done(claim)
+    await queue.put([event(f"c:{n}") for n in range(3)])
+    assert counted.since()["chorus_queue_events_total diverted"] == 1
 
 
 async def test_retried_parked_and_reclaimed_claims_are_told_apart(replicas: Replicas) -> None:

@@ -18,7 +18,7 @@ from app.core.probe_board import Turn
 from app.domain.models import Account, BlockedAccounts
 from app.services.account_watch import BLOCKED, AccountWatch
 from app.services.cut_off import CutOff
-from app.services.health_service import PAGE_SECONDS, HealthService
+from app.services.health_service import PAGE_SECONDS, QUEUE_FULL, HealthService
 from app.services.probes import AGAIN_SECONDS, URGENT_SECONDS, Dependency, Prober, Proof
 from fakes import FakeClock
 
@@ -68,6 +68,7 @@ class Desk:
         self.database = CircuitBreaker("d", BreakerPolicy(1, 60.0))
         self.others: list[Mapping[str, Any]] = []
         self.board = Board(turn)
+        self.queue: dict[str, Any] = {"pending": 7, "refuses": False}
         self.accounts = AccountWatch(SimpleNamespace())  # type: ignore[arg-type]
         self.health = HealthService(
             dependencies=self.dependencies,
@@ -76,7 +77,7 @@ class Desk:
             fleet=SimpleNamespace(replica_id="r1", count=3),
             supervisor=self.supervisor,
             accounts=self.accounts,
-            internals=lambda: asyncio.sleep(0, {"queue": {"pending": 7}}),
+            internals=lambda: asyncio.sleep(0, {"queue": self.queue}),
             requires=requires,
             build={"version": "1", "build": "3f2c1ab"},
             cut_off=CutOff({"gemini": self.breaker, "supabase": self.database}, lambda: self.others),
@@ -444,3 +445,25 @@ async def test_a_replica_that_alone_lacks_the_database_leaves_the_rotation_while
     desk.others = [{"role": "api", "phase": "ready", "status": "ok", "breakers": {"supabase": "closed"}}]
     status, body = desk.health.readiness()
     assert (status, body["reason"]) == (503, "only this replica does not reach the database")
+
+
+async def test_a_queue_that_refuses_webhooks_is_an_error_with_its_reason_and_readiness_stays():
+    desk = Desk()
+    await desk.look("redis", "supabase")
+    desk.health.started()
+    refresh = desk.health.loops()["health_internals"]
+    for refuses, expected in ((False, (200, None)), (True, (503, QUEUE_FULL)), (False, (200, None))):
+        desk.queue["refuses"] = refuses
+        beats = 0
+
+        def beat() -> None:
+            nonlocal beats
+            beats += 1
+            if beats == 2:  # the first round is over
+                raise asyncio.CancelledError
+
+        with pytest.raises(asyncio.CancelledError):
+            await refresh(beat)
+        status, body = desk.health.picture(full=False)
+        assert (status, body.get("reason")) == expected
+        assert desk.health.readiness()[0] == 200

@@ -70,3 +70,22 @@ def test_no_report_raises_and_all_are_small(field: str, value: dict[str, Any]) -
     assert told.event_label
     assert len(told.details) <= MAX_DETAILS
     assert all(len(item) <= 200 for pair in told.details.items() for item in pair)
+
+
+@pytest.mark.parametrize(
+    ("value", "block", "ends"),
+    [
+        ({"event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": "DISABLE"}}, "account_locked", False),
+        ({"event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": "SCHEDULE_FOR_DISABLE"}}, None, False),
+        ({"event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": "REINSTATE"}}, None, True),
+        ({"event": "PARTNER_REMOVED"}, "permission_missing", False),
+        ({"event": "ACCOUNT_RESTRICTION"}, None, False),
+        ({"event": "VERIFIED_ACCOUNT"}, None, False),
+    ],
+)
+def test_a_report_that_nothing_can_be_sent_blocks_and_its_opposite_ends_that(
+    value: dict[str, Any], block: str | None, ends: bool
+) -> None:
+    told = notice("account_update", value)
+    assert (told.block, told.ends_block) == (block, ends)
+    assert notice("account_alerts", value).block is None

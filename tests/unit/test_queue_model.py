@@ -24,7 +24,8 @@ T = TypeVar("T")
 
 # Times are multiples of 1/8 s, which floats hold exactly.
 DEBOUNCE, CAP, LEASE, DEDUPE = 1000, 2500, 4000, 60_000
-MAX_ATTEMPTS, MAX_PENDING, MAX_PER_MAILBOX, PEEK = 3, 30, 24, 20
+MAX_ATTEMPTS, MAX_PENDING, MAX_PER_MAILBOX, PEEK = 3, 60, 24, 20
+MAX_BYTES, MAX_MAILBOX_BYTES = 1500, 600
 MAILBOXES = ("a", "g:ü", "g:b")
 GROUPS = ("", "g")
 CRASHED = "no verdict: the worker died or its lease ran out"
@@ -44,6 +45,11 @@ class MovedClock:
         return self.seconds
 
     monotonic = time
+
+
+def size_of(event_id: str) -> int:
+    """Of an entry: time, frame, id and a payload of five bytes."""
+    return 13 + 5 + len(event_id) + 5
 
 
 @contextmanager
@@ -71,6 +77,10 @@ class Box:
     def failed(self) -> int:
         return len(self.failures)
 
+    @property
+    def bytes(self) -> int:
+        return sum(map(size_of, self.events))
+
 
 @dataclass
 class Model:
@@ -82,21 +92,46 @@ class Model:
     def pending(self) -> int:
         return sum(len(box.events) for box in self.boxes.values())
 
-    def put(self, events: list[Event], now: int) -> int | None:
-        """How many were stored, `None` if refused."""
-        fresh: dict[str, Event] = {}
+    def held(self, group: str | None = None) -> tuple[int, int]:
+        """Events and bytes of a group, or of all."""
+        boxes = [box for name, box in self.boxes.items() if group is None or Queue.group_of(name) == group]
+        return sum(len(box.events) for box in boxes), sum(box.bytes for box in boxes)
+
+    def put(self, events: list[Event], now: int) -> tuple[list[str], list[str]] | None:
+        """What was stored, what was diverted; `None` if refused."""
+        kept: list[str] = []
+        diverted: list[str] = []
+        over: set[str] = set()
+        room: dict[str | None, tuple[int, int]] = {name: self.held(name) for name in map(Queue.group_of, MAILBOXES)}
+        room[None] = self.held()
+        grown: dict[str, list[Event]] = {}
         for event in events:
-            if self.seen.get(event.id, -1) < now:
-                fresh.setdefault(event.id, event)
-        grown = {event.mailbox: [e for e in fresh.values() if e.mailbox == event.mailbox] for event in fresh.values()}
-        if self.pending + len(fresh) > MAX_PENDING:
-            return None
-        if any(len(self.boxes[name].events) + len(new) > MAX_PER_MAILBOX for name, new in grown.items()):
-            return None
+            if self.seen.get(event.id, -1) >= now or event.id in kept:
+                continue
+            size, (depth, total), group = size_of(event.id), room[None], Queue.group_of(event.mailbox)
+            if depth + 1 > MAX_PENDING or total + size > MAX_BYTES:
+                return None
+            box, new = self.boxes[event.mailbox], grown.setdefault(event.mailbox, [])
+            fits = (
+                event.mailbox not in over
+                and room[group][0] + 1 <= MAX_PENDING - depth
+                and room[group][1] + size <= MAX_BYTES - total
+                and len(box.events) + len(new) + 1 <= MAX_PER_MAILBOX
+                and box.bytes + sum(size_of(e.id) for e in new) + size <= MAX_MAILBOX_BYTES
+            )
+            if not fits:
+                over.add(event.mailbox)
+                diverted.append(event.id)
+                continue
+            new.append(event)
+            kept.append(event.id)
+            for key in (group, None):
+                room[key] = (room[key][0] + 1, room[key][1] + size)
         for name, new in grown.items():
-            self._append(self.boxes[name], [e.id for e in new], all(e.immediate for e in new), now)
-        self.seen.update(dict.fromkeys(fresh, now + DEDUPE))
-        return len(fresh)
+            if new:
+                self._append(self.boxes[name], [e.id for e in new], all(e.immediate for e in new), now)
+        self.seen.update(dict.fromkeys(kept, now + DEDUPE))
+        return kept, diverted
 
     def _append(self, box: Box, ids: list[str], immediate: bool, now: int) -> None:
         was_empty = not box.events
@@ -223,7 +258,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.queue = Queue(
             self.redis, self.redis, namespace="t", debounce_seconds=DEBOUNCE / 1000, debounce_cap_seconds=CAP / 1000,
             lease_seconds=LEASE / 1000, max_attempts=MAX_ATTEMPTS, max_pending=MAX_PENDING,
-            max_per_mailbox=MAX_PER_MAILBOX, dedupe_seconds=DEDUPE // 1000, clock=self.clock,
+            max_per_mailbox=MAX_PER_MAILBOX, max_bytes=MAX_BYTES, max_mailbox_bytes=MAX_MAILBOX_BYTES,
+            dedupe_seconds=DEDUPE // 1000, clock=self.clock,
         )  # fmt: skip
 
     def teardown(self) -> None:
@@ -243,7 +279,7 @@ class QueueMachine(RuleBasedStateMachine):
         if 0 < old <= self.serial:
             return Event(f"e{self.serial - old}", mailbox, b"again", immediate)
         self.serial += 1
-        return Event(f"e{self.serial}", mailbox, f"\x00{self.serial}\xff".encode("latin-1"), immediate)
+        return Event(f"e{self.serial}", mailbox, f"\x00{self.serial % 1000:03}\xff".encode("latin-1"), immediate)
 
     @rule(shapes=st.lists(
         st.tuples(st.sampled_from(MAILBOXES), st.integers(-9, 3), st.booleans()), min_size=1, max_size=10
@@ -256,8 +292,11 @@ class QueueMachine(RuleBasedStateMachine):
         except QueueFull:
             assert expected is None
             return
-        assert (result.accepted, result.duplicates) == (expected, len(events) - (expected or 0))
-        self.accepted |= {event.id for event in events}
+        assert expected is not None
+        kept, diverted = expected
+        assert (result.accepted, [event.id for event in result.diverted]) == (len(kept), diverted)
+        assert result.duplicates == len(events) - len(kept) - len(diverted)
+        self.accepted |= set(kept)
 
     @rule(mailbox=st.sampled_from(MAILBOXES), count=st.integers(8, 25))
     def put_many(self, mailbox: str, count: int) -> None:
@@ -358,7 +397,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_server_agrees_with_the_model(self) -> None:
-        groups, lease, heads, failed, letters, depth, *rest = self.run(self._server())
+        groups, lease, heads, failed, letters, depth, held, weight, *rest = self.run(self._server())
         ready = {name: due for group in rest[: len(GROUPS)] for name, due in group}
         lengths = rest[len(GROUPS) :]
         boxes = {name.encode(): box for name, box in self.model.boxes.items()}
@@ -374,12 +413,23 @@ class QueueMachine(RuleBasedStateMachine):
         ]
         assert lengths == [len(box.events) for box in boxes.values()]
         assert int(depth or 0) == sum(lengths)
+        sums = {
+            f"{what}:{group}": n
+            for group in GROUPS
+            for what, n in zip(("events", "bytes"), self.model.held(group), strict=True)
+        }
+        sums["bytes"] = self.model.held()[1]
+        assert {name.decode(): int(n) for name, n in held.items()} == {name: n for name, n in sums.items() if n}
+        assert {name: int(n) for name, n in weight.items()} == {
+            name: box.bytes for name, box in boxes.items() if box.events
+        }
 
     async def _server(self) -> list[Any]:
         pipe = self.redis.pipeline(transaction=False)
         for key in ("groups", "lease", "heads"):
             pipe.zrange(f"t:{{q0}}:{key}", 0, -1, withscores=True)
         pipe.hgetall("t:{q0}:att").xrange("t:{q0}:dlq").get("t:{q0}:depth")
+        pipe.hgetall("t:{q0}:held").hgetall("t:{q0}:weight")
         for group in GROUPS:
             pipe.zrange(f"t:{{q0}}:r:{group}", 0, -1, withscores=True)
         for name in MAILBOXES:
@@ -390,7 +440,8 @@ class QueueMachine(RuleBasedStateMachine):
     def watch(self) -> None:
         stats = self.run(self.queue.stats())
         boxes = self.model.boxes.values()
-        assert (stats.pending, stats.dead) == (self.model.pending, len(self.model.dead))
+        assert (stats.pending, stats.bytes) == self.model.held()
+        assert stats.dead == len(self.model.dead)
         assert stats.ready == sum(box.due is not None for box in boxes)
         assert stats.leased == sum(box.ends is not None for box in boxes)
         letters, _ = self.run(self.queue.dead(limit=100))

@@ -8,7 +8,7 @@ import pytest
 
 from app.core.config import Settings, SettingsError
 from app.core.redis_info import DURABLE, about_server
-from app.doctor import _unsafe
+from app.doctor.checkup import _unsafe
 from serving import settings_of
 
 DATABASE = {"ingest_fallback": "database"}

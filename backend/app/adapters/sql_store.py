@@ -35,6 +35,7 @@ from app.domain.models import (
     BlockReason,
     BotProfile,
     Conversation,
+    DatabaseHistory,
     Fallback,
     HandoverReason,
     Inbound,
@@ -49,6 +50,8 @@ from app.domain.models import (
     Status,
     TableSecurity,
     Turn,
+    Unanswered,
+    Waiting,
 )
 from app.domain.ports import SendDecision, Store
 
@@ -63,6 +66,7 @@ _ACCOUNT = TypeAdapter(Account)
 _ACCOUNTS = TypeAdapter(tuple[Account, ...])
 _BLOCKED = TypeAdapter(BlockedAccounts)
 _CONVERSATION = TypeAdapter(Conversation)
+_HISTORY = TypeAdapter(DatabaseHistory)
 _INBOUND = TypeAdapter(Inbound)
 _MEMBER = TypeAdapter(Member)
 _MEMBERS = TypeAdapter(tuple[Member, ...])
@@ -71,17 +75,20 @@ _PROFILE = TypeAdapter(BotProfile)
 _REPLY = TypeAdapter(Reply)
 _TABLES = TypeAdapter(dict[str, TableSecurity])
 _TURNS = TypeAdapter(tuple[Turn, ...])
+_UNANSWERED = TypeAdapter(tuple[Unanswered, ...])
+_WAITING = TypeAdapter(tuple[Waiting, ...])
 
 _PROFILE_CHANGES = {f.name for f in fields(BotProfile)} - {"account_id", "updated_at"}
 _ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {
     "id", "created_at", "updated_at", "refusals", "blocked_reason", "blocked_since",
 }  # fmt: skip
 
-_ABOUT_THE_SCHEMA = frozenset({"applied_migrations", "schema_version"})
+_ABOUT_THE_SCHEMA = frozenset({"applied_migrations", "database_identity", "schema_version"})
 
 CONFLICTS = {
     "last_owner": "the account would have no owner left",
     "inbox_full": "as many events wait in the inbox as may",
+    "overflow_full": "as many events wait in the overflow as may",
     "journal_full": "as many events wait in the journal as may",
     "slug_taken": "another account has this slug",
     "phone_number_id_taken": "another account has this phone_number_id",
@@ -121,7 +128,7 @@ class SqlStore(SqlInvalidations, Store):
                 raise TypeError(f"chorus_{operation} answered {type(answer).__name__} in no known form")
 
     def _policy_of(self, operation: str) -> ResiliencePolicy:
-        if operation.startswith(("inbox_", "journal_")):
+        if operation.startswith(("inbox_", "journal_", "overflow_put")):
             return self._inbox_policy
         return self._schema_policy if operation in _ABOUT_THE_SCHEMA else self._policy
 
@@ -142,6 +149,38 @@ class SqlStore(SqlInvalidations, Store):
 
     async def inbox_delete(self, rows: Sequence[int]) -> None:
         await self._call("inbox_delete", rows=rows)
+
+    # -- what found no room in the queue, and what waits for an answer ---------------------------------------------
+
+    async def overflow_put(self, events: Sequence[Event], *, max_rows: int) -> int:
+        stored: int = await self._call("overflow_put", events=_event_rows(events), max_rows=max_rows)
+        return stored
+
+    async def overflow_peek(self, *, limit: int) -> list[tuple[int, Event]]:
+        return _events(await self._call("overflow_peek", limit=limit))
+
+    async def overflow_delete(self, rows: Sequence[int]) -> None:
+        await self._call("overflow_delete", rows=rows)
+
+    async def waiting_conversations(
+        self, *, older_than_seconds: float, limit: int, after: Waiting | None
+    ) -> tuple[Waiting, ...]:
+        rows = await self._call(
+            "waiting_conversations", older_than_seconds=older_than_seconds, limit=limit,
+            after_at=after and after.awaiting_since, after_id=after and after.conversation_id,
+        )  # fmt: skip
+        return _WAITING.validate_python(rows)
+
+    async def unanswered(self, conversation_ids: Sequence[str], *, fresh_seconds: float) -> tuple[Unanswered, ...]:
+        rows = await self._call("unanswered", conversation_ids=conversation_ids, fresh_seconds=fresh_seconds)
+        return _UNANSWERED.validate_python(rows)
+
+    async def stop_waiting(self, conversations: Sequence[Waiting]) -> None:
+        seen = [{"conversation_id": c.conversation_id, "last_message_at": c.last_message_at} for c in conversations]
+        await self._call("stop_waiting", conversations=seen)
+
+    async def database_history(self) -> DatabaseHistory | None:
+        return _optional(_HISTORY, await self._call("database_history"))
 
     # -- journal -------------------------------------------------------------------------------------------------
 
@@ -178,6 +217,10 @@ class SqlStore(SqlInvalidations, Store):
             if exc.trouble is not Trouble.NOT_MIGRATED:
                 raise
             return ()
+
+    async def database_identity(self) -> str:
+        identity: str = await self._call("database_identity")
+        return identity
 
     async def schema_version(self) -> str | None:
         version: str | None = await self._call("schema_version")
@@ -228,6 +271,22 @@ class SqlStore(SqlInvalidations, Store):
     async def account_accepted(self, account_id: str, *, access_token: str) -> bool:
         was_blocked: bool = await self._call("account_accepted", account_id=account_id, access_token=access_token)
         return was_blocked
+
+    async def account_notice(
+        self,
+        *,
+        phone_number_id: str | None,
+        phone_number: str | None,
+        notice: Mapping[str, Any],
+        block: BlockReason | None,
+        ends_block: bool,
+        confirm: int,
+    ) -> tuple[str, ...]:
+        ids = await self._call(
+            "account_notice", phone_number_id=phone_number_id, phone_number=phone_number, notice=notice, block=block,
+            ends_block=ends_block, confirm=confirm,
+        )  # fmt: skip
+        return tuple(ids)
 
     async def blocked_accounts(self, *, limit: int) -> BlockedAccounts:
         return _BLOCKED.validate_python(await self._call("blocked_accounts", limit=limit))
@@ -404,10 +463,12 @@ def _event_rows(events: Sequence[Event]) -> list[dict[str, Any]]:
 
 
 def _events(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Event]]:
-    return [
-        (row["row"], Event(row["id"], row["mailbox"], base64.b64decode(row["payload"]), row["immediate"]))
-        for row in rows
-    ]
+    return [(row["row"], _event(row)) for row in rows]
+
+
+def _event(row: Mapping[str, Any]) -> Event:
+    payload = base64.b64decode(row["payload"])
+    return Event(row["id"], row["mailbox"], payload, row["immediate"], row.get("accepted_at", 0.0))
 
 
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StringConstraints
 from pydantic_core import PydanticCustomError
@@ -119,6 +119,16 @@ class AccountChanges(_In):
     bot_auto_on: StrictBool = may_be_absent()
 
 
+class NoticeOut(_Out):
+    """A report of Meta: `field` and `event` are Meta's names, `words` say what happened."""
+
+    at: datetime
+    field: str
+    event: str
+    words: str
+    severity: Literal["info", "warning", "error"]
+
+
 class AccountOut(_Out):
     """Without secrets."""
 
@@ -132,6 +142,8 @@ class AccountOut(_Out):
     blocked_reason: str | None
     """Why WhatsApp takes nothing from this account, in a stable word; null while it does."""
     blocked_since: datetime | None
+    last_notice: NoticeOut | None
+    """What Meta reported last about the account or its number."""
     created_at: datetime
     updated_at: datetime
 

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
@@ -18,7 +19,7 @@ from app.cli.settings import settings_with_database
 
 if TYPE_CHECKING:
     from app.core.config import Settings
-    from app.domain.models import Account
+    from app.domain.models import Account, Member
     from app.services.account_service import AccountService
 
 T = TypeVar("T")
@@ -194,6 +195,65 @@ def rotate_keys(*, as_json: bool) -> None:
         click.echo(f"chorus: no ENCRYPTION_KEY opens the token of {slug}; it stays as it is", err=True)
     if done.unreadable:
         raise SystemExit(FAILED)
+
+
+@account.group("member")
+def member() -> None:
+    """The people who may act for an account. USER is the user id of Supabase (a token's `sub`)."""
+
+
+@member.command("list")
+@click.argument("account")
+@json_option
+def list_members(account: str, *, as_json: bool) -> None:
+    """Owners first, then agents, then viewers."""
+    from app.api.deps import OPERATOR
+
+    async def act(accounts: AccountService, _settings: Settings) -> Sequence[Member]:
+        return await accounts.members(OPERATOR, (await _find(accounts, account)).id)
+
+    found = asyncio.run(_with_accounts(act))
+    if as_json:
+        print_json([asdict(each) for each in found])
+        return
+    for each in found:
+        click.echo(f"{each.user_id:<40} {each.role}")
+    if not found:
+        click.echo("no members: only the operator's key opens this account")
+
+
+@member.command("set")
+@click.argument("account")
+@click.argument("user")
+@click.argument("role", type=click.Choice(["owner", "agent", "viewer"]))
+@json_option
+def set_member(account: str, user: str, role: str, *, as_json: bool) -> None:
+    """Make USER a member, or change the role: viewers read, agents also write, owners also change settings."""
+    from app.api.deps import OPERATOR
+    from app.domain.models import Role
+
+    async def act(accounts: AccountService, _settings: Settings) -> Member:
+        return await accounts.set_member(OPERATOR, (await _find(accounts, account)).id, user, Role(role))
+
+    done = asyncio.run(_with_accounts(act))
+    if as_json:
+        print_json(asdict(done))
+    else:
+        click.echo(f"{done.user_id}: {done.role}")
+
+
+@member.command("remove")
+@click.argument("account")
+@click.argument("user")
+def remove_member(account: str, user: str) -> None:
+    """USER has no access any more, from this moment. Exit code 1 if there is no such member."""
+    from app.api.deps import OPERATOR
+
+    async def act(accounts: AccountService, _settings: Settings) -> None:
+        await accounts.remove_member(OPERATOR, (await _find(accounts, account)).id, user)
+
+    asyncio.run(_with_accounts(act))
+    click.echo(f"{user}: removed")
 
 
 async def _with_accounts(act: Callable[[AccountService, Settings], Awaitable[T]]) -> T:

@@ -16,6 +16,7 @@ from app.cli.output import json_option, print_json, span
 from app.cli.settings import settings_with_redis
 
 if TYPE_CHECKING:
+    from app.core.namespace import Binding
     from app.core.queue import DeadLetter, Queue
 
 T = TypeVar("T")
@@ -91,6 +92,52 @@ def drop(ids: tuple[str, ...], *, everything: bool, yes: bool) -> None:
         what = "EVERY dead letter" if chosen is None else f"{len(chosen)} dead letters"
         click.confirm(f"Forget {what} for good?", abort=True)
     _report("dropped", *asyncio.run(_on_queue(lambda q: _each(q, chosen, q.drop))))
+
+
+@queue.command("rebind")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rebind(*, yes: bool) -> None:
+    """Give the Redis namespace to this database, after a deliberate move: a backup restored into a new cluster, an
+    upgrade that made one.
+
+    Stop every replica that works on the other database first: they would go on taking messages from this queue.
+    """
+    bound, identity = asyncio.run(_on_bindings(lambda binding, _: binding.read()))
+    if not yes and set(bound.values()) - {None, identity}:
+        names = ", ".join(sorted({_short(each) for each in bound.values() if each not in (None, identity)}))
+        click.confirm(f"The namespace belongs to {names}. Give it to {_short(identity)}?", abort=True)
+    before, _ = asyncio.run(_on_bindings(lambda binding, ours: binding.rebind(ours)))
+    for setting, was in before.items():
+        state = "was this database's already" if was == identity else f"belonged to {_short(was) if was else 'none'}"
+        click.echo(f"{setting}: {state}; now it is {_short(identity)}'s")
+
+
+def _short(identity: str | None) -> str:
+    from app.services.namespace_gate import short
+
+    return short(identity or "")
+
+
+async def _on_bindings(
+    act: Callable[[Binding, str], Awaitable[str | None]],
+) -> tuple[dict[str, str | None], str]:
+    """What `act` says of each Redis in use, by its setting, and this database's identity."""
+    from app.adapters.database_trouble import operator_policy
+    from app.core.http_client import close_http_client
+    from app.core.redis import connect
+    from app.wiring import REDIS_TIMEOUT_SECONDS, open_bindings, open_store
+
+    settings = settings_with_redis()
+    settings.check_database()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(close_http_client)
+        redis = connect(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS)
+        stack.push_async_callback(redis.aclose)
+        bindings = open_bindings(settings, stack, redis)
+        store = await open_store(settings, policy=operator_policy())
+        stack.push_async_callback(store.aclose)
+        identity = await store.database_identity()
+        return {setting: await act(binding, identity) for setting, binding in bindings.items()}, identity
 
 
 def _report(what: str, done: int, missing: Sequence[str]) -> None:

@@ -143,6 +143,7 @@ class Settings(BaseSettings):
     durability: Durability = Durability.EVERYSEC
     redis_durability: RedisDurability = RedisDurability.AOF
     queue_max_pending: int = Field(100_000, ge=1)
+    queue_max_bytes: int = Field(100_000_000, ge=1_000_000)
     worker_concurrency: int = Field(50, ge=1, le=1000)
     debounce_seconds: float = Field(1.0, ge=0, le=60)
     lease_seconds: float = Field(15, ge=1, le=300)

@@ -9,10 +9,8 @@ must be harmless when done twice.
 
 from __future__ import annotations
 
-import asyncio
-
 from app.core.errors import Unavailable
-from app.core.redis import Redis, RedisError, Script
+from app.core.redis import Redis, RedisError, Script, within
 
 CALL_SECONDS = 1.0
 
@@ -37,7 +35,7 @@ class Lease:
 
     async def _call(self, milliseconds: int) -> bool:
         try:
-            async with asyncio.timeout(CALL_SECONDS):
-                return bool(await self._script(self._redis, [self._key], [self._holder, milliseconds]))
+            held = await within(CALL_SECONDS, self._script(self._redis, [self._key], [self._holder, milliseconds]))
+            return bool(held)
         except (RedisError, OSError) as exc:
             raise Unavailable("redis", str(exc) or type(exc).__name__) from exc

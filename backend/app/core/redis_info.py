@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import Gauge
@@ -13,8 +13,12 @@ MEMORY_MAX = Gauge("chorus_redis_memory_max_bytes", "Redis' maxmemory; 0: no lim
 REPLICAS = Gauge("chorus_redis_replicas", "Replicas of the primary; of a cluster the fewest of any primary")
 DURABLE = Gauge(
     "chorus_redis_durable",
-    "1: the append-only file is on and its last write went well, or durability does not rest on it (REDIS_DURABILITY)",
+    "1: nothing is evicted, and the append-only file is on and its last write went well, or durability does not rest on"
+    " it (REDIS_DURABILITY)",
 )
+
+
+NEARLY_FULL = 0.9
 
 
 def about_server(info: Mapping[str, Any], *, needs_aof: bool = True) -> dict[str, Any]:
@@ -36,6 +40,25 @@ def _about(info: Mapping[str, Any]) -> dict[str, Any]:
         "loading": bool(info.get("loading")),
         "clients": info.get("connected_clients"),
     }
+
+
+def trouble(about: Mapping[str, Any], *, needs_aof: bool = True) -> str | None:
+    """What is wrong with a server that answers, in words; of `about_server` or `about_cluster`."""
+    found = [*_losses(about, needs_aof=needs_aof)]
+    ratio = about["memory"]["used_ratio"]
+    if ratio is not None and ratio >= NEARLY_FULL:
+        found.append(f"its memory is {ratio:.0%} full; full, it refuses what is to be stored")
+    return "; ".join(found) or None
+
+
+def _losses(about: Mapping[str, Any], *, needs_aof: bool) -> Iterator[str]:
+    """Of accepted messages."""
+    if about["eviction"] not in {"noeviction", None} and (needs_aof or not about["eviction"].startswith("volatile")):
+        yield f"maxmemory-policy is {about['eviction']}: full, it drops messages; set noeviction"
+    if needs_aof and about["persistence"] != "aof":
+        yield "appendonly is off: a restart loses accepted messages"
+    elif needs_aof and about["aof_last_write"] != "ok":
+        yield "the last write of the append-only file failed: a restart loses accepted messages"
 
 
 def about_cluster(infos: Sequence[Mapping[str, Any]], *, needs_aof: bool = True) -> dict[str, Any]:
@@ -83,4 +106,4 @@ def _count(about: Mapping[str, Any], *, needs_aof: bool) -> None:
     MEMORY_USED.set(about["memory"]["used_bytes"])
     MEMORY_MAX.set(about["memory"]["max_bytes"])
     REPLICAS.set(about["replication"].get("replicas", 0))
-    DURABLE.set(not needs_aof or (about["persistence"] == "aof" and about["aof_last_write"] == "ok"))
+    DURABLE.set(not any(_losses(about, needs_aof=needs_aof)))

@@ -2,5 +2,6 @@
 
 from app.doctor.checkup import examine, refuse_unsafe_redis
 from app.doctor.findings import Finding
+from app.doctor.namespace_check import refuse_foreign_namespace
 
-__all__ = ["Finding", "examine", "refuse_unsafe_redis"]
+__all__ = ["Finding", "examine", "refuse_foreign_namespace", "refuse_unsafe_redis"]

@@ -16,6 +16,7 @@ from app.core.registry import Registry
 from app.doctor.causes import of_redis
 from app.doctor.database_checks import check_database
 from app.doctor.findings import Check, Finding, bounded
+from app.doctor.namespace_check import SUBJECT, check_namespace
 from app.doctor.upstream_checks import check_gemini, check_whatsapp
 from app.domain.errors import ConfigurationError
 
@@ -41,6 +42,8 @@ async def examine(settings: Settings, broken: Mapping[str, str]) -> list[Finding
         over_rest = settings.supabase_url and settings.supabase_key
         if over_rest or (settings.database_url and "DATABASE_URL" not in problems):
             checks["database"] = lambda: check_database(settings, stack)
+        if checks.keys() >= {"redis", "database"}:
+            checks[SUBJECT] = lambda: check_namespace(settings, stack)
         checks |= {"gemini": lambda: check_gemini(settings), "whatsapp": lambda: check_whatsapp(settings)}
         for result in await asyncio.gather(*(bounded(subject, check) for subject, check in checks.items())):
             findings += result
@@ -128,6 +131,9 @@ def _unsafe(settings: Settings, about: Mapping[str, Any], fsync: str | None) -> 
     if not about["memory"]["max_bytes"]:
         detail = "maxmemory is not set: a full server is ended by the kernel instead of refusing"
         yield Finding("redis memory", "warn", detail, "maxmemory, below what the machine has")
+    elif 2 * settings.queue_max_bytes > about["memory"]["max_bytes"]:
+        detail = "QUEUE_MAX_BYTES is more than half of maxmemory: the server is full before the queue is"
+        yield Finding("redis memory", "warn", detail, "a lower QUEUE_MAX_BYTES, or a higher maxmemory")
     if settings.durability is Durability.FSYNC and fsync != "always" and rests_on_aof:
         yield Finding("redis fsync", "bad", f"DURABILITY=fsync, but appendfsync is {fsync}", "appendfsync always")
 

@@ -66,6 +66,12 @@ class HandoverReason(StrEnum):
     """The account's token or number is refused by WhatsApp: nothing can be sent."""
     UNREADABLE = "unreadable"
     """A message that only a person can read."""
+    OVERFLOW = "overflow"
+    """So many messages waited that this one went past the queue: it is stored, and the bot has not seen it."""
+    DEAD_LETTER = "dead_letter"
+    """A message was given up on; it can be replayed."""
+    UNANSWERED = "unanswered"
+    """A message was found without an answer after an outage, and an answer now could be the second one, or too late."""
     REPLY_LOOP = "reply_loop"
     """So many automatic replies in so short a time that the other side is probably a robot."""
 
@@ -137,6 +143,8 @@ class Account:
     """Set (a `BlockReason`) with `blocked_since` once the refusal is confirmed; cleared by a good send and by a changed
     token, number or `is_active`."""
     blocked_since: datetime | None = None
+    last_notice: Mapping[str, Any] | None = None
+    """Meta's last report about the account or its number: `at`, `field`, `event`, `words`, `severity`."""
     bootstrap_digest: str | None = field(default=None, repr=False)
     """Of the WHATSAPP_TOKEN that the settings gave last: a changed setting replaces the token, an old one does not."""
 
@@ -208,6 +216,61 @@ class Invalidation:
 
     id: int
     pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A conversation in which a customer may wait: a message came, or a person wrote a reply, and the store has not
+    been told yet that nothing waits any more."""
+
+    conversation_id: str
+    account_id: str
+    phone_number_id: str
+    wa_id: str | None
+    user_id: str | None
+    name: str | None
+    is_served: bool
+    """The bot is on and the account active."""
+    awaiting_since: datetime
+    last_message_at: datetime
+    needs_human_since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class UnansweredMessage:
+    """A message of a customer that no finished reply covers. `payload`: as WhatsApp delivered it."""
+
+    wa_message_id: str
+    payload: Mapping[str, Any]
+    timestamp: datetime
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UnsentReply:
+    """A person's reply that has not ended."""
+
+    key: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """What waits in a conversation, oldest first. `has_news`: something has just happened there; look again later."""
+
+    conversation_id: str
+    has_news: bool
+    messages: tuple[UnansweredMessage, ...]
+    replies: tuple[UnsentReply, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseHistory:
+    """Which history of the data the database has: with another `identity`, or a lower `position`, what was read before
+    may never have been."""
+
+    identity: str
+    position: int
 
 
 @dataclass(frozen=True, slots=True)

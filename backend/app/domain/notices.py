@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.domain.foreign_text import one_line
+from app.domain.models import BlockReason
 from app.domain.phone import phone_digits
 
 INFO, WARNING, ERROR = logging.INFO, logging.WARNING, logging.ERROR
@@ -117,6 +118,17 @@ _ONE_EVENT: Mapping[str, tuple[int, str]] = {
     "errors": (WARNING, "WhatsApp reports a problem of the number"),
 }
 
+_BLOCKS: Mapping[str, BlockReason] = {
+    "DISABLED_UPDATE": BlockReason.ACCOUNT_LOCKED,
+    "ACCOUNT_DELETED": BlockReason.ACCOUNT_LOCKED,
+    "ACCOUNT_OFFBOARDED": BlockReason.NUMBER_NOT_REGISTERED,
+    "PARTNER_REMOVED": BlockReason.PERMISSION_MISSING,
+    "PARTNER_APP_UNINSTALLED": BlockReason.PERMISSION_MISSING,
+}
+"""Of `account_update`: after these nothing can be sent. A restriction may leave answers to customers allowed."""
+_ENDS = frozenset({"DISABLED_UPDATE:REINSTATE", "ACCOUNT_RECONNECTED", "PARTNER_APP_INSTALLED", "PARTNER_ADDED"})
+_NO_BLOCK_YET = frozenset({"DISABLED_UPDATE:SCHEDULE_FOR_DISABLE"})
+
 _FIELDS: Mapping[str, tuple[tuple[str, ...], _Words]] = {
     "account_update": (("event",), _ACCOUNT_UPDATE),
     "account_alerts": (("alert_severity", "alert_info.alert_severity"), _ACCOUNT_ALERTS),
@@ -167,10 +179,25 @@ class AccountNotice:
         return self.event.lower() if self.event in _FIELDS[self.field][1] else OTHER
 
     @property
+    def block(self) -> BlockReason | None:
+        """Why nothing can be sent any more, if that is what it says."""
+        if self.field != "account_update" or self.ends_block or self._variant in _NO_BLOCK_YET:
+            return None
+        return _BLOCKS.get(self.event)
+
+    @property
+    def ends_block(self) -> bool:
+        """It says that sending is possible again."""
+        return self.field == "account_update" and bool({self.event, self._variant} & _ENDS)
+
+    @property
+    def _variant(self) -> str:
+        return f"{self.event}:{self.details.get('ban_info.waba_ban_state', '').upper()}"
+
+    @property
     def _words(self) -> tuple[int, str]:
         words = _FIELDS[self.field][1]
-        variant = self.details.get("ban_info.waba_ban_state", "").upper()
-        return words.get(f"{self.event}:{variant}") or words.get(self.event) or words["*"]
+        return words.get(self._variant) or words.get(self.event) or words["*"]
 
 
 def read_notice(

@@ -19,6 +19,7 @@ from app.domain.models import (
     BlockReason,
     BotProfile,
     Conversation,
+    DatabaseHistory,
     Fallback,
     Generation,
     HandoverReason,
@@ -37,7 +38,9 @@ from app.domain.models import (
     Status,
     TableSecurity,
     Turn,
+    Unanswered,
     User,
+    Waiting,
 )
 
 
@@ -137,6 +140,20 @@ class AccountStore(Protocol):
 
     async def blocked_accounts(self, *, limit: int) -> BlockedAccounts:
         """All reasons are counted, at most `limit` accounts are named, the longest blocked first."""
+        ...
+
+    async def account_notice(
+        self,
+        *,
+        phone_number_id: str | None,
+        phone_number: str | None,
+        notice: Mapping[str, Any],
+        block: BlockReason | None,
+        ends_block: bool,
+        confirm: int,
+    ) -> tuple[str, ...]:
+        """Keep Meta's report with every account of that number, and block it or end its block. Returns their ids; a
+        report older than the one that is kept changes nothing."""
         ...
 
     async def get_account(self, account_id: str) -> Account | None: ...
@@ -335,6 +352,43 @@ class InboxStore(Protocol):
     async def inbox_delete(self, rows: Sequence[int]) -> None: ...
 
 
+class OverflowStore(Protocol):
+    """Where events wait for which the queue has no room, until they are recorded."""
+
+    async def overflow_put(self, events: Sequence[Event], *, max_rows: int) -> int:
+        """Append every event that is not there yet; how many were new. Raises `Conflict("overflow_full")` and stores
+        nothing if there would be more than about `max_rows`."""
+        ...
+
+    async def overflow_peek(self, *, limit: int) -> list[tuple[int, Event]]:
+        """The oldest rows with their ids."""
+        ...
+
+    async def overflow_delete(self, rows: Sequence[int]) -> None: ...
+
+
+class WaitingStore(Protocol):
+    """What waits for an answer, as the database knows it."""
+
+    async def waiting_conversations(
+        self, *, older_than_seconds: float, limit: int, after: Waiting | None
+    ) -> tuple[Waiting, ...]:
+        """The longest waiting first; `after` is the last one of the page before."""
+        ...
+
+    async def unanswered(self, conversation_ids: Sequence[str], *, fresh_seconds: float) -> tuple[Unanswered, ...]:
+        """What waits in these conversations: at most 50 messages and 50 replies of each."""
+        ...
+
+    async def stop_waiting(self, conversations: Sequence[Waiting]) -> None:
+        """Nothing waits there. Ignored for a conversation in which something has happened since it was read."""
+        ...
+
+    async def database_history(self) -> DatabaseHistory | None:
+        """`None`: the database does not say."""
+        ...
+
+
 class JournalStore(Protocol):
     """What is accepted and not handled yet, in order, where the queue may forget."""
 
@@ -381,8 +435,11 @@ class InvalidationStore(Protocol):
         ...
 
 
-class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, JournalStore, InvalidationStore, Protocol):
-    """All of it: one adapter implements the six."""
+class Store(
+    AccountStore, ConversationStore, ReplyStore, InboxStore, JournalStore, OverflowStore, WaitingStore,
+    InvalidationStore, Protocol,
+):  # fmt: skip
+    """All of it: one adapter implements the eight."""
 
     async def ping(self) -> None:
         """One round trip. Raises `Unavailable`."""
@@ -409,11 +466,15 @@ class Store(AccountStore, ConversationStore, ReplyStore, InboxStore, JournalStor
         the database has no schema, or one from before it could say."""
         ...
 
+    async def database_identity(self) -> str:
+        """Which database this is, `<id>@<cluster>/<database>`: the same for all its standbys and after a fail-over,
+        another one for a copy."""
+        ...
+
     async def aclose(self) -> None: ...
 
 
 __all__ = [
     "AccountStore", "ConversationStore", "InboxStore", "InvalidationStore", "JournalStore", "Messenger", "Model",
-    "ReplyStore",
-    "SendDecision", "Store", "TokenVerifier",
+    "OverflowStore", "ReplyStore", "SendDecision", "Store", "TokenVerifier", "WaitingStore",
 ]  # fmt: skip

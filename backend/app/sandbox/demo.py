@@ -8,11 +8,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from app.core.http_client import close_http_client, request
 from app.core.logging import trace_of
@@ -25,6 +25,8 @@ from app.sandbox.processes import ProcessError
 from app.sandbox.scenario import Scene, play
 from app.sandbox.servers import EmbeddedServerError, EmbeddedServers, start_servers
 from app.sandbox.webhooks import Business
+
+T = TypeVar("T")
 
 DATA_FOLDER = Path(".data") / "demo"
 REPLICAS = 3
@@ -75,17 +77,16 @@ def _run(*, once: bool) -> int:
         _say(f"starting the sandbox and {REPLICAS} replicas …")
         fleet.start()
         try:
-            if trouble := asyncio.run(_trouble_with_the_model(fleet)):
+            if trouble := _in_a_loop(_trouble_with_the_model(fleet)):
                 print(f"chorus demo: {trouble}", file=sys.stderr)
                 return 1
-            scenes = asyncio.run(_open_the_bakery(fleet, check_texts=not os.environ.get("GEMINI_API_KEY")))
+            scenes = _in_a_loop(_open_the_bakery(fleet, check_texts=not os.environ.get("GEMINI_API_KEY")))
             wrong = [scene for scene in scenes if not scene.is_right]
             _report(scenes, fleet)
             if once:
                 return 1 if wrong else 0
             _describe(fleet, servers)
-            asyncio.run(_stay_open(fleet, servers))
-            _say("stopped")
+            _in_a_loop(_stay_open(fleet, servers))
             return 1 if wrong else 0
         finally:
             _say("stopping …")
@@ -242,6 +243,27 @@ def _until_signal() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _in_a_loop(work: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run`, but a signal cancels `work` and then raises `Interrupted`: an exception out of a signal handler
+    could end up in any task, or be swallowed by the loop."""
+
+    async def interruptible() -> T:
+        loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            loop.add_signal_handler(number, task.cancel)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            raise Interrupted from None
+        finally:
+            for number, handler in before.items():
+                loop.remove_signal_handler(number)
+                signal.signal(number, handler)
+
+    return asyncio.run(interruptible())
 
 
 def _say(text: str) -> None:

@@ -142,6 +142,11 @@ class LocalFleet:
         )
         self.replicas: list[Served] = []
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """That of every process of the fleet, before what is a replica's own."""
+        return dict(self._env)
+
     def start(self) -> None:
         """Migrate, then sandbox, then replicas. On failure what was started is stopped."""
         try:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import cycle
 
 from app.sandbox.client import SandboxClient
@@ -40,7 +38,7 @@ Tell = Callable[[str], None]
 
 
 class OpenHours:
-    """Until SIGINT or SIGTERM. `tell` prints one line."""
+    """Until it is cancelled. `tell` prints one line."""
 
     def __init__(
         self, fleet: LocalFleet, servers: Sequence[Server], sandbox: SandboxClient, business: Business, *, tell: Tell
@@ -54,16 +52,14 @@ class OpenHours:
         self._faults: dict[int, bool] = {}
 
     async def run(self) -> None:
-        """Returns when a signal came. Raises what a loop of ours raises: a bug."""
-        with _signals() as stopped:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._customers(group)), group.create_task(self._narrate())]
-                tasks += [group.create_task(self._watch_faults())]
-                tasks += [group.create_task(self._keep_up(replica)) for replica in self._fleet.replicas]
-                tasks += [group.create_task(self._keep_up(server)) for server in self._servers]
-                await stopped.wait()
-                for task in tasks:
-                    task.cancel()
+        """Raises what a loop of ours raises: a bug."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._customers(group))
+            group.create_task(self._narrate())
+            group.create_task(self._watch_faults())
+            processes: list[Served | Server] = [*self._fleet.replicas, *self._servers]
+            for process in processes:
+                group.create_task(self._keep_up(process))
 
     # -- customers
 
@@ -77,15 +73,11 @@ class OpenHours:
         ]
         questions = cycle(QUESTIONS)
         asking: dict[str, asyncio.Task[None]] = {}
-        try:
-            for customer in cycle(cast):
-                name = str(customer.person.name)
-                if name not in asking or asking[name].done():
-                    asking[name] = group.create_task(self._ask(customer, next(questions)))
-                await asyncio.sleep(ASK_SECONDS)
-        finally:
-            for task in asking.values():
-                task.cancel()
+        for customer in cycle(cast):
+            name = str(customer.person.name)
+            if name not in asking or asking[name].done():
+                asking[name] = group.create_task(self._ask(customer, next(questions)))
+            await asyncio.sleep(ASK_SECONDS)
 
     async def _ask(self, customer: Customer, question: str) -> None:
         name = str(customer.person.name)
@@ -160,18 +152,3 @@ def _words(fault: dict[str, object]) -> str:
     limits += [f"{fault['count']} times"] if "count" in fault else []
     told = ", ".join([f"{key} {value}" for key, value in what.items()] + limits)
     return f"{fault['target']}: {told}"
-
-
-@contextmanager
-def _signals() -> Iterator[asyncio.Event]:
-    """Set by SIGINT and SIGTERM, in the loop: an exception from a signal handler could end up in any task."""
-    stopped, loop = asyncio.Event(), asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        loop.add_signal_handler(number, stopped.set)
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)

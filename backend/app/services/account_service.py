@@ -7,12 +7,14 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from typing import Any
 
 from app.core.cache import get_cached_or_fetch, write_fence
 from app.core.secrets import SecretError, TokenCipher
 from app.domain.errors import Conflict, Forbidden, NotFound, Unavailable
 from app.domain.models import Account, BlockReason, BotProfile, Member, Refusal, Role, User
+from app.domain.notices import AccountNotice
 from app.domain.phone import phone_digits
 from app.domain.ports import AccountStore
 
@@ -165,6 +167,30 @@ class AccountService:
             return
         if was_blocked:
             logger.info("account restored", extra={"account": account.id, "reason": account.blocked_reason})
+
+    async def noticed(self, notice: AccountNotice, at: datetime) -> tuple[str, ...]:
+        """Meta reported something about an account or its number: it is kept with the account, and blocks it or ends
+        its block where it says so. Returns the ids of the accounts it is about. Raises `Unavailable`."""
+        if not notice.phone_number_id and not notice.phone_number:
+            return ()  # about a whole business or its templates
+        kept = {
+            "at": at.isoformat(),
+            "field": notice.field,
+            "event": notice.event,
+            "words": notice.words,
+            "severity": logging.getLevelName(notice.severity).lower(),
+        }
+        ids = await self._store.account_notice(
+            phone_number_id=notice.phone_number_id,
+            phone_number=notice.phone_number,
+            notice=kept,
+            block=notice.block,
+            ends_block=notice.ends_block,
+            confirm=CONFIRM_REFUSALS,
+        )
+        if ids and notice.block:
+            logger.warning("account blocked", extra={"accounts": list(ids), "reason": notice.block})
+        return ids
 
     async def list_for(self, user: User) -> tuple[Account, ...]:
         return await self._store.list_accounts(user_id=None if user.is_operator else user.id)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 import orjson
 
 from app.core.clock import SYSTEM_CLOCK, Clock
-from app.core.queue import Event
-from app.domain.errors import Conflict, IdempotencyKeyReused, NotFound, UnknownAccount, Unprocessable
+from app.core.failure_words import place_of
+from app.core.queue import Event, QueueFull
+from app.domain.errors import Conflict, IdempotencyKeyReused, NotFound, Unavailable, UnknownAccount, Unprocessable
 from app.domain.models import (
     WINDOW_HOURS,
     Account,
     Author,
     Conversation,
+    HandoverReason,
     Message,
     Page,
     Reply,
@@ -93,11 +95,10 @@ class ConversationService:
         if reply.body != text:
             raise IdempotencyKeyReused("this Idempotency-Key was used with another text", field="Idempotency-Key")
         if reply.state is ReplyState.PENDING:
-            body = {"conversation_id": conversation_id, "account_id": conversation.account_id, "key": key, "text": text}
-            payload = orjson.dumps({"kind": Kind.OUTBOUND, "number": "", "body": body})
             account = await self._accounts.by_id(conversation.account_id)
-            mailbox = f"{Kind.OUTBOUND}:{account.phone_number_id}:{conversation_id}"
-            await self._queue.put([Event(key, mailbox, payload, immediate=True)])
+            event = outbound_event(account.phone_number_id, account.id, conversation_id, key, text)
+            if (await self._queue.put([event])).diverted:
+                raise QueueFull("queue", "too many replies of this account are on their way", retry_after=5.0)
         return reply
 
     async def send_human(self, incoming: Incoming, hold: Hold) -> Delivered:
@@ -154,6 +155,52 @@ class ConversationService:
         await self._store.record_echo(account.id, wa_id=body["wa_id"], user_id=body["user_id"], message=message)
         return "taken_over"
 
+    async def leave_to_a_person(self, messages: Sequence[Incoming], reason: HandoverReason) -> None:
+        """Messages of one customer that the bot does not answer: store them and call a person. Raises
+        `UnknownAccount`."""
+        conversation = await self.record(messages)
+        await self._store.set_needs_human(conversation.id, reason)
+
+    async def record(self, messages: Sequence[Incoming]) -> Conversation:
+        """Store the messages of one customer. Raises `UnknownAccount`."""
+        account = await self._account(messages[0])
+        last = messages[-1].body
+        inbound = await self._store.record_inbound(
+            account.id,
+            wa_id=last["wa_id"],
+            user_id=last["user_id"],
+            name=last["name"],
+            messages=tuple(to_inbound(incoming.body["message"], incoming.accepted_at) for incoming in messages),
+            other_wa_id=last.get("other_wa_id"),
+        )
+        return inbound.conversation
+
+    async def tell_given_up(self, incoming: Incoming) -> bool:
+        """A message, or a person's reply, was given up on: a person hears of it where the conversation is known.
+        Returns whether it is. Raises `UnknownAccount`."""
+        if incoming.kind is Kind.OUTBOUND:
+            if await self._store.get_conversation(incoming.body["conversation_id"]) is None:
+                return False
+            await self._store.set_needs_human(incoming.body["conversation_id"], HandoverReason.DEAD_LETTER)
+            return True
+        if incoming.kind is not Kind.MESSAGE:
+            return False
+        try:
+            await self.leave_to_a_person([incoming], HandoverReason.DEAD_LETTER)
+        except (Unavailable, UnknownAccount):
+            raise
+        except Exception as exc:  # noqa: BLE001  what cannot be stored may be why it was given up on
+            logger.warning("a message that was given up on cannot be stored", extra={"reason": place_of(exc)})
+            await self._flag_sender(incoming)
+        return True
+
+    async def _flag_sender(self, incoming: Incoming) -> None:
+        account, body = await self._account(incoming), incoming.body
+        inbound = await self._store.record_inbound(
+            account.id, wa_id=body["wa_id"], user_id=body["user_id"], name=None, messages=()
+        )
+        await self._store.set_needs_human(inbound.conversation.id, HandoverReason.DEAD_LETTER)
+
     async def _account(self, incoming: Incoming) -> Account:
         account = await self._accounts.by_phone_number_id(incoming.phone_number_id)
         if account is None:
@@ -170,6 +217,18 @@ class ConversationService:
         except NotFound as exc:
             raise NotFound("conversation") from exc
         return conversation
+
+
+def outbound_event(phone_number_id: str, account_id: str, conversation_id: str, key: str, text: str) -> Event:
+    """A person's reply on its way."""
+    body = {"conversation_id": conversation_id, "account_id": account_id, "key": key, "text": text}
+    payload = orjson.dumps({"kind": Kind.OUTBOUND, "number": "", "body": body})
+    return Event(key, outbound_mailbox(phone_number_id, conversation_id), payload, immediate=True)
+
+
+def outbound_mailbox(phone_number_id: str, conversation_id: str) -> str:
+    """The account is in the name: each has its turn, and its share of the queue."""
+    return f"{Kind.OUTBOUND}:{phone_number_id}:{conversation_id}"
 
 
 def _first_error(status: Json) -> Mapping[str, Any] | None:

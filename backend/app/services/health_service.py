@@ -26,6 +26,8 @@ INTERNALS_SECONDS = 2.0
 PAGE_SECONDS = 0.25
 """How old the rendered /health may be. What changes readiness or liveness is never that late."""
 
+QUEUE_FULL = "the queue is full: webhooks are refused"
+
 Page = tuple[int, bytes]
 
 READY = Gauge("chorus_ready", "1: /health/ready says 200")
@@ -53,10 +55,13 @@ class HealthService:
         requires: frozenset[str],
         build: Mapping[str, str],
         cut_off: CutOff,
-        schema: Callable[[], str | None] = lambda: None,
+        unfit: Callable[[], str | None] = lambda: None,
+        refusing: Callable[[], str | None] = lambda: None,
+        strained: Callable[[], str | None] = lambda: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """`schema`: why the database's schema is no good to this version; `None` while nothing speaks against it."""
+        """Each says why, in words, or `None`. `unfit`: this replica must not work · `refusing`: webhooks are refused ·
+        `strained`: what works, and should not be left so."""
         self._dependencies = dependencies
         self._probers = {name: Prober(dependency, board, clock) for name, dependency in dependencies.items()}
         self._breakers = breakers
@@ -67,7 +72,9 @@ class HealthService:
         self._requires = requires
         self._build = build
         self._cut_off = cut_off
-        self._schema = schema
+        self._unfit = unfit
+        self._refusing = refusing
+        self._strained = strained
         self._clock = clock
         self._phase = "starting"
         self._internal_view: Mapping[str, Any] = {}
@@ -122,11 +129,12 @@ class HealthService:
         body = {name: dependency.status for name, dependency in stores.items()}
         if self._phase != "ready":
             return 503, {"status": self._phase, **body}
-        if reason := self._schema():
+        if reason := self._unfit():
             return 503, {"status": "not_ready", **body, "reason": reason}
         if self._cut_off.leaves_requests_to_others("supabase"):
             return 503, {"status": "not_ready", **body, "reason": "only this replica does not reach the database"}
-        if any(stores[name].status != "ok" for name in self._requires) or all(map(self._long_gone, stores.values())):
+        lacking = any(stores[name].status not in {"ok", "degraded"} for name in self._requires)
+        if lacking or all(map(self._long_gone, stores.values())):
             return 503, {"status": "not_ready", **body}
         return 200, {"status": "ready", **body}
 
@@ -149,7 +157,8 @@ class HealthService:
         status = self._status()
         breakers = {name: breaker.snapshot()._asdict() for name, breaker in self._breakers.items()}
         body: dict[str, Any] = {"status": status, "timestamp": self._clock.now().isoformat()}
-        if reason := self._schema():
+        refused = QUEUE_FULL if self._queue_refuses else None
+        if reason := self._unfit() or self._refusing() or refused or self._strained():
             body["reason"] = reason
         if full:
             body |= {"replica": self._fleet.replica_id, **self._build, "phase": self._phase}
@@ -182,17 +191,24 @@ class HealthService:
             "breakers": {name: breaker.snapshot().state for name, breaker in self._breakers.items()},
         }
 
+    @property
+    def _queue_refuses(self) -> bool:
+        return bool(self._internal_view.get("queue", {}).get("refuses"))
+
     def _status(self) -> str:
-        """`error`: no useful work possible · `degraded`: something soft fails, a breaker is not closed, or WhatsApp
-        takes nothing from an account."""
+        """`error`: no useful work possible, or messages are refused · `degraded`: something soft fails, is not as it
+        must be, a breaker is not closed, or WhatsApp takes nothing from an account."""
         code, _ = self.readiness()
         live, _ = self.liveness()
-        if live != 200 or (code != 200 and self._phase == "ready"):
+        if live != 200 or (code != 200 and self._phase == "ready") or self._queue_refuses:
             return "error"
-        down = any(dependency.status == "error" for dependency in self._dependencies.values())
+        if self._phase == "ready" and self._refusing():
+            return "error"
+        down = any(dependency.status in {"error", "degraded"} for dependency in self._dependencies.values())
         tripped = any(breaker.snapshot().state != "closed" for breaker in self._breakers.values())
         blocked = self._accounts.view.count > 0
-        return "degraded" if down or tripped or blocked or self._phase != "ready" else "ok"
+        strained = bool(self._strained())
+        return "degraded" if down or tripped or blocked or strained or self._phase != "ready" else "ok"
 
 
 def _blocked(account: Account) -> dict[str, Any]:

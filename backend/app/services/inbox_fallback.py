@@ -39,6 +39,7 @@ from app.core.queue import Event, PutResult, Queue, QueueFull, QueueUnavailable
 from app.domain.errors import Conflict, Unavailable
 from app.domain.models import InboxState
 from app.domain.ports import InboxStore
+from app.services.overflow import Overflow
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class InboxFallback:
 
     def __init__(
         self,
-        queue: Queue,
+        queue: Queue | Overflow,
         store: InboxStore,
         *,
         max_rows: int,

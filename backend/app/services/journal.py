@@ -120,7 +120,8 @@ class Journal:
         UNMOVED.set(left)
 
     async def _put(self, rows: Sequence[tuple[int, Event]], life: str) -> int:
-        """Each conversation's by itself, so that one that is full stops no other. Returns how many were refused."""
+        """Each conversation's by itself, so that one that is full stops no other. Returns how many found no room: they
+        stay here until there is some."""
         parts: dict[str, list[tuple[int, Event]]] = {}
         for row, event in rows:
             parts.setdefault(event.mailbox, []).append((row, event._replace(id=f"{event.id}{_ROW}{row}")))
@@ -131,7 +132,7 @@ class Journal:
             if isinstance(result, BaseException):
                 failures.append(result)
             else:
-                moved += [row for row, _ in part]
+                moved += [row for row, event in part if event not in result.diverted]
         if moved:
             await self._store.journal_moved(moved, life=life)
         for failure in failures:

@@ -39,6 +39,8 @@ SILENT_LOOK_SECONDS = 2.0
 URGENT_SECONDS = 5.0
 """How often an upstream is looked at while its circuit is not closed."""
 
+TROUBLE = "trouble"
+
 DEPENDENCY_UP = Gauge("chorus_dependency_up", "1 if the last probe succeeded", ["dependency"])
 DEPENDENCY_LATENCY = Gauge("chorus_dependency_latency_seconds", "Duration of the last successful probe", ["dependency"])
 
@@ -56,8 +58,9 @@ class Proof(Enum):
 
 @dataclass(slots=True)
 class Dependency:
-    """Something outside. `probe` does one cheap round trip and returns details for the operator; `is_shared`: one
-    replica's look serves all; `circuit`: the one in front of its calls; `silent_seconds`: for how long those hang."""
+    """Something outside. `probe` does one cheap round trip and returns details for the operator; a text under `TROUBLE`
+    says what is not as it must be although it answers. `is_shared`: one replica's look serves all; `circuit`: the one
+    in front of its calls; `silent_seconds`: for how long those hang."""
 
     name: str
     probe: Callable[[], Awaitable[Mapping[str, Any]]]
@@ -184,8 +187,9 @@ class Prober:
             self._blame_for_hanging_calls(start)
             return
         latency_ms = round((self._clock.monotonic() - start) * 1000, 1)
+        trouble = details.get(TROUBLE)
         failed_before = dependency.status == "error"
-        self._settle("ok", latency_ms, None, details, since=start)
+        self._settle("degraded" if trouble else "ok", latency_ms, None, details, since=start)
         circuit = dependency.circuit
         if circuit is not None and (dependency.proof is Proof.ALWAYS or failed_before or not circuit.retry_after()):
             await circuit.seen_well()
@@ -216,12 +220,15 @@ class Prober:
         if status == "error" and dependency.failing_since is None:
             dependency.failing_since = since
             logger.warning("dependency lost", extra={"dependency": dependency.name, "reason": error})
-        elif status == "ok" and dependency.failing_since is not None:
+        elif status in {"ok", "degraded"} and dependency.failing_since is not None:
             lost = round(self._clock.monotonic() - dependency.failing_since, 1)
             logger.warning("dependency back", extra={"dependency": dependency.name, "lost_seconds": lost})
             dependency.failing_since = None
+        trouble = details.get(TROUBLE)
+        if trouble and trouble != dependency.details.get(TROUBLE):
+            logger.warning("dependency in trouble", extra={"dependency": dependency.name, "reason": trouble})
         dependency.status, dependency.latency_ms, dependency.error = status, latency_ms, error
         dependency.details = details
-        DEPENDENCY_UP.labels(dependency.name).set(status == "ok")
+        DEPENDENCY_UP.labels(dependency.name).set(status != "error")
         if latency_ms is not None:
             DEPENDENCY_LATENCY.labels(dependency.name).set(latency_ms / 1000)

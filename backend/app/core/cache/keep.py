@@ -46,6 +46,10 @@ class Keep(NamedTuple):
         absent = min(ttl_seconds, ABSENT_TTL_SECONDS) if negative_ttl_seconds is None else negative_ttl_seconds
         return cls(ttl_seconds, absent, stale_for_seconds, soft_timeout_seconds)
 
+    @property
+    def longest(self) -> float:
+        return max(self.ttl, self.absent)
+
     def ttl_of(self, value: Any) -> float:
         return self.absent if value is None else self.ttl
 

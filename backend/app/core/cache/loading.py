@@ -15,6 +15,7 @@ from app.core.cache.codec import Codec
 from app.core.cache.counts import Counts
 from app.core.cache.keep import REFRESH_SHARE, STALE_RETRY_SECONDS, TTL_JITTER, Flight, Keep
 from app.core.cache.memory import ENTRY_OVERHEAD_BYTES, Entry, Memory
+from app.core.cache.shard import SLACK_SECONDS
 from app.core.cache.shared import SharedTier
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
@@ -127,7 +128,9 @@ class Loading:
             return MISSING
         if stored is None:
             return MISSING
-        if stored.fresh_until_us <= self._monotonic() * 1e6 + shard.channel.ahead_us:
+        left_us = stored.fresh_until_us - self._monotonic() * 1e6 - shard.channel.ahead_us
+        # Fresh for longer than its TTL: stored while the server's clock was ahead.
+        if not 0 < left_us <= (flight.keep.longest + SLACK_SECONDS) * 1e6:
             flight.old = stored
             return MISSING
         self._counts.shared_hits += 1
@@ -225,7 +228,7 @@ class Loading:
         channel = flight.shard.channel
         if flight.dirty or not channel.trusted or channel.flushes != flight.flushes:
             return
-        expires_at = (fresh_until_us - channel.ahead_us) / 1e6
+        expires_at = min((fresh_until_us - channel.ahead_us) / 1e6, self._monotonic() + flight.keep.longest)
         early = 0.0 if value is None else flight.keep.ttl * REFRESH_SHARE * (0.5 + self._uniform() / 2)
         if expires_at > self._monotonic():
             self._put(flight, value, size, expires_at - early, expires_at)

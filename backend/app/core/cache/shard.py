@@ -21,6 +21,10 @@ GENERATION = slice(0, 16)
 FRESH_UNTIL = slice(16, 32)
 JSON = slice(32, None)
 
+FENCE_SECONDS = 15.0
+"""Longer than a commit may take. A writer that died leaves its keys uncached for this long."""
+SLACK_SECONDS = 1.0
+"""Between the server's clock and what we take it for."""
 MAX_KEPT_SECONDS = 7 * 86400
 """Below the life of a group's record (cache_lease.lua), without which a value counts for nothing."""
 
@@ -92,11 +96,29 @@ class Shard:
         return Stored.parse(raw)
 
     async def lease(
-        self, key: str, fingerprint: str, load_id: str, lease_ms: int, spend: Spend, *, seen: int | None = None
+        self,
+        key: str,
+        fingerprint: str,
+        load_id: str,
+        lease_ms: int,
+        spend: Spend,
+        *,
+        ttl_seconds: float = MAX_KEPT_SECONDS,
+        seen: int | None = None,
     ) -> tuple[Answer, Stored | None]:
-        """`seen`: a copy fresh until then is in hand, and only a fresher one will do."""
+        """`ttl_seconds`: what claims to be fresh for longer was stored while the server's clock was ahead, and is no
+        answer. `seen`: a copy fresh until then is in hand, and only a fresher one will do."""
         known = "" if seen is None else f"{seen:016d}"
-        args = (key, fingerprint, group_of(key), load_id, lease_ms, known)
+        args = (
+            key,
+            fingerprint,
+            group_of(key),
+            load_id,
+            lease_ms,
+            known,
+            _longest_ms(ttl_seconds),
+            _longest_ms(FENCE_SECONDS),
+        )
         reply = await self._link.run(LEASE, self._keys, args, spend)
         answer = Answer(reply[0])
         return answer, Stored.parse(reply[1]) if answer is Answer.VALUE else None
@@ -162,3 +184,7 @@ class Shard:
 
 def _escape(text: str) -> str:
     return "".join(f"\\{sign}" if sign in "*?[]\\" else sign for sign in text)
+
+
+def _longest_ms(seconds: float) -> int:
+    return round((seconds + SLACK_SECONDS) * 1000)

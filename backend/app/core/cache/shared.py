@@ -15,7 +15,7 @@ from zlib import crc32
 from app.core.cache.keep import TTL_JITTER, Flight
 from app.core.cache.owed import Owed
 from app.core.cache.patterns import Kind, Target
-from app.core.cache.shard import Answer, NotSent, Shard, Spend
+from app.core.cache.shard import FENCE_SECONDS, Answer, NotSent, Shard, Spend
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 
@@ -31,8 +31,6 @@ POLL_SECONDS = 0.04
 INVALIDATE_SECONDS = 0.25
 GIVE_BACK_SECONDS = 1.0
 GIVING_BACK_AT_ONCE = 2
-FENCE_SECONDS = 15.0
-"""Longer than a commit may take. A writer that died leaves its keys uncached for this long."""
 RETRY_SECONDS = 0.2
 
 Source = Callable[[Flight], Awaitable[tuple[Any, bytes]]]
@@ -77,8 +75,9 @@ class SharedTier:
         while True:
             try:
                 answer, stored = await flight.shard.lease(
-                    flight.key, flight.codec.fingerprint, load_id, _ms(LEASE_SECONDS), spend, seen=flight.seen
-                )
+                    flight.key, flight.codec.fingerprint, load_id, _ms(LEASE_SECONDS), spend,
+                    ttl_seconds=flight.keep.longest, seen=flight.seen,
+                )  # fmt: skip
             except Unavailable as exc:
                 if not isinstance(exc, NotSent):
                     self._give_back(flight.shard, flight.key, load_id)

@@ -17,7 +17,7 @@ from app.core.cache.keep import Keep
 from app.core.cache.loading import MISSING, Loading
 from app.core.cache.memory import Entry
 from app.core.cache.patterns import Kind, Target
-from app.core.cache.shard import Shard
+from app.core.cache.shard import MAX_KEPT_SECONDS, Shard
 from app.core.cache.shared import SharedTier
 from app.core.errors import Unavailable
 
@@ -82,7 +82,7 @@ class Cache(Loading):
         entry = self.hit(key, codec)
         if entry is not None:
             return entry.value
-        flight = self._flight(key, _nothing, (), codec, Keep.of(1.0))
+        flight = self._flight(key, _nothing, (), codec, Keep.of(MAX_KEPT_SECONDS))  # whatever its TTL
         flight.dirty = True  # nobody knows of it, so nobody could say that it must not be kept
         value = await self._glance(flight) if flight.shard is not None and not flight.uncached else MISSING
         return default if value is MISSING else value

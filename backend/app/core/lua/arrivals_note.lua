@@ -35,6 +35,8 @@ for i = 3, #ARGV, 2 do
   redis.call("PEXPIRE", key, keep)
   redis.call("ZADD", last, now, ARGV[i])
 end
+-- Noted while the clock was ahead: it would hide the sender's silence.
+for _, sender in ipairs(redis.call("ZRANGEBYSCORE", last, "(" .. now, "+inf")) do redis.call("ZADD", last, now, sender) end
 redis.call("ZREMRANGEBYSCORE", last, "-inf", now - keep)
 for _, sender in ipairs(redis.call("ZRANGE", last, 0, -most - 1)) do
   redis.call("ZREM", last, sender)

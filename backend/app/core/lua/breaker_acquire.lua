@@ -8,7 +8,8 @@ Returns  {granted 0|1, changed 0|1, view…}
 Invariant  leases alive ≤ ARGV[6] and issued ≤ ARGV[7], for any number of replicas; no permit before `until`.
 Steps
   1 open and due: half open. Any other state but half open: no permit is needed or possible; the view
-  2 leases that ran out give their permits back: their prober died
+  2 leases that ran out give their permits back: their prober died. So do those that end later than one granted now would:
+    the clock was ahead
   3 a permit is free: grant it
 ]]
 local s, w, p, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -23,6 +24,7 @@ end
 if b.state == "half_open" then
   -- 2
   b.issued = b.issued - redis.call("ZREMRANGEBYSCORE", p, "-inf", text(now))
+  b.issued = b.issued - redis.call("ZREMRANGEBYSCORE", p, "(" .. text(now + tonumber(ARGV[5])), "+inf")
   -- 3
   if redis.call("ZCARD", p) < tonumber(ARGV[6]) and b.issued < tonumber(ARGV[7]) then
     granted, b.issued = 1, b.issued + 1

@@ -12,6 +12,7 @@ Returns  {changed 0|1, calls, failed, slow, callers, voters, view…}; the numbe
 
 Invariant  a report of another epoch changes no verdict. Closed becomes open if and only if the rule or the upstream's delay says so;
            below the quorum no rule does. While open, `until` never decreases.
+What was written while the clock was ahead, and has been put back since, is forgotten: callers, slots, the row's beginning.
 Steps
   0 this replica calls: true in any epoch
   1 another epoch: the view. Open: a delay that reaches further than `until` extends it, nothing else counts; the view
@@ -38,6 +39,7 @@ end
 -- 0
 if calls > 0 then redis.call("ZADD", KEYS[5], text(now), replica) end
 redis.call("ZREMRANGEBYSCORE", KEYS[5], "-inf", text(now - window))
+redis.call("ZREMRANGEBYSCORE", KEYS[5], "(" .. text(now), "+inf")
 redis.call("PEXPIRE", KEYS[5], text(window / 1000))
 local seen = {calls = 0, failed = 0, slow = 0, callers = redis.call("ZCARD", KEYS[5]), voters = 0}
 
@@ -45,7 +47,7 @@ local seen = {calls = 0, failed = 0, slow = 0, callers = redis.call("ZCARD", KEY
 if b.life ~= ARGV[3] or b.epoch ~= tonumber(ARGV[4]) then return reply(0, seen) end
 if b.state == "open" and hold > 0 and now + math.min(hold, cap) > b.ends then
   b.ends = now + math.min(hold, cap)
-  redis.call("HSET", s, "until", text(b.ends))
+  redis.call("HSET", s, "until", text(b.ends), "span", text(b.ends - now))
   keep(b)
   publish(channel, name, b)
 end
@@ -58,6 +60,7 @@ local c, f, l = string.match(redis.call("HGET", w, mine) or "0 0 0", "(%d+) (%d+
 redis.call("HSET", w, mine, text(c + calls) .. " " .. text(f + failed) .. " " .. text(l + slow))
 -- 3
 local since = tonumber(redis.call("HGET", w, "since") or 0)
+if since > now then since = 0 end
 if calls > failed and now - ok_age > since then b.failures = 0 end
 if b.failures == 0 then since = now - row_age end
 b.failures = b.failures + after
@@ -72,7 +75,7 @@ local voters, gone = {}, {}
 local fields = redis.call("HGETALL", w)
 for i = 1, #fields, 2 do
   local at, who = string.match(fields[i], "^(%d+)|(.*)$")
-  if at and tonumber(at) <= slot - 10 then
+  if at and (tonumber(at) <= slot - 10 or tonumber(at) > slot) then
     gone[#gone + 1] = fields[i]
   elseif at then
     c, f, l = string.match(fields[i + 1], "(%d+) (%d+) (%d+)")

@@ -15,7 +15,10 @@ elseif op == 'leave' then
   redis.call('HDEL', KEYS[2], id)
   return redis.call('ZCARD', KEYS[1])
 end
--- 2. Forget the silent.
+-- 2. A beat from the future was made while the clock was ahead: it counts as made now. Forget the silent.
+for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')) do
+  redis.call('ZADD', KEYS[1], now, ahead)
+end
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. (now - silence))) do
   redis.call('ZREM', KEYS[1], dead)
   redis.call('HDEL', KEYS[2], dead)

@@ -5,6 +5,7 @@
 -- Returns  turn: {1 = look yourself and report, 0 = somebody did or does; age of the finding in ms, -1 = none; finding; by}
 --          report: 1 taken, 0 the turn was no longer ours
 -- Invariant: one looker at a time, and none while the finding is fresh; a looker that died costs its turn's length.
+-- A turn that lasts longer than the one asked for began while the clock was ahead: it is over.
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 if ARGV[1] == 'report' then
@@ -17,7 +18,7 @@ end
 local seen = redis.call('HMGET', KEYS[1], 'seen', 'at', 'by', 'until')
 local age = seen[2] and (now - tonumber(seen[2])) or -1
 local is_fresh = age >= 0 and age < tonumber(ARGV[3])
-local is_taken = seen[4] and tonumber(seen[4]) > now
+local is_taken = seen[4] and tonumber(seen[4]) > now and tonumber(seen[4]) <= now + tonumber(ARGV[4])
 local mine = 0
 if not is_fresh and not is_taken then
   mine = 1

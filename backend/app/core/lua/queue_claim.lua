@@ -38,6 +38,10 @@ for i = 11, #ARGV, 2 do
   if room[ARGV[i]] == 0 then at_most = at_most + 1 end
 end
 
+local function count_off(hash, field, amount)
+  if redis.call("HINCRBY", prefix .. hash, field, -amount) <= 0 then redis.call("HDEL", prefix .. hash, field) end
+end
+
 local parked = {}
 local function fail_head(box, list)
   local reason, history = "no verdict: the worker died or its lease ran out", prefix .. "h:" .. box
@@ -49,11 +53,16 @@ local function fail_head(box, list)
   for i, text in ipairs(redis.call("LRANGE", history, 0, -1)) do
     fields[2 * i - 1], fields[2 * i] = "failure" .. i, text
   end
-  parked[#parked + 1] = bury(prefix, max_dead, max_bytes, {"mailbox", box, "entry", redis.call("LPOP", list),
+  local entry, group = redis.call("LPOP", list), string.match(box, "^(.*):") or ""
+  parked[#parked + 1] = bury(prefix, max_dead, max_bytes, {"mailbox", box, "entry", entry,
     "reason", reason, "attempts", attempts, unpack(fields)})
   redis.call("HDEL", att, box)
   redis.call("DEL", history)
-  redis.call("DECR", prefix .. "depth")
+  take_depth(prefix, 1)
+  count_off("held", "events:" .. group, 1)
+  count_off("held", "bytes:" .. group, #entry)
+  count_off("held", "bytes", #entry)
+  count_off("weight", box, #entry)
   local head = redis.call("LINDEX", list, 0)
   if head then redis.call("ZADD", heads, tonumber(string.sub(head, 1, 13)), box) end
 end
@@ -126,6 +135,7 @@ if #behind > 0 then redis.call("ZADD", groups, unpack(behind)) end
 local reply = {now, -1, #expired / 2, parked}
 if #due > 0 then
   redis.call("HDEL", first, unpack(due))
+  redis.call("HDEL", prefix .. "wait", unpack(due))
   local failed = redis.call("HMGET", att, unpack(due))
   local token = math.max(tonumber(redis.call("GET", prefix .. "tok") or 0) + 1, time[1] * 1000000 + time[2])
   local leases, owners = {}, {}

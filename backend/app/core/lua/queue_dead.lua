@@ -1,13 +1,19 @@
 --[[
-queue_dead: the dead letters of a shard, kept within a number and within bytes; put in front of the scripts that bury or
-take them.
+queue_dead: the dead letters of a shard, kept within a number and within bytes, and the count of what waits; put in front
+of the scripts that bury or take them.
 
 KEYS       the shard's prefix p:
   p dlq    stream  mailbox, entry, reason, attempts, failure1 … failure5 of each letter
   p dlqn   hash    bytes: of all fields of all letters; lost: how many the limits have cost since the queue began
+  p dlqt   string  id of the last letter of which a person was told
 Invariant  bytes is the sum over the stream, unless an earlier version took letters away; it is 0 when the stream is empty,
            and counted anew when it is missing. The newest letter stays, however large it is.
 ]]
+-- `depth` after n events left. Never below 0: a server that evicts may have taken the counter (queue_audit counts anew).
+local function take_depth(prefix, n)
+  if redis.call("DECRBY", prefix .. "depth", n) < 0 then redis.call("SET", prefix .. "depth", 0) end
+end
+
 local function letter_bytes(fields)
   local bytes = 0
   for _, text in ipairs(fields) do bytes = bytes + #tostring(text) end

@@ -1,21 +1,28 @@
 --[[
-queue_put: store events once each and make their mailboxes due. Several puts share one call; each is all or nothing.
+queue_put: store events once each and make their mailboxes due. Several puts share one call.
 
 KEYS[1]  prefix of the shard's keys, carrying its hash tag
 ARGV     1 debounce ms · 2 its cap ms · 3 dedupe s · 4 most events in the shard · 5 most events in a mailbox
-         6 block ms, the longest a worker waits without looking
-         7… one put after the other: n, then n times (id, mailbox, frame); a frame's first byte is 1 for immediate
-Returns  for each put the number of events stored (the rest were duplicates), -1 shard full, -2 mailbox full
+         6 block ms, the longest a worker waits without looking · 7 most bytes in the shard · 8 most bytes in a mailbox
+         9… one put after the other: n, then n times (id, mailbox, frame); a frame's first byte is 1 for immediate
+Returns  for each put the number of events stored; or {that number, position of each event that was diverted, from 0};
+         the rest were duplicates. Or -1: the shard is full, nothing of this put was stored
 
 Schedule   mailboxes wait in `r:<group>` with the time they are due; a mailbox's group is its name up to the last ":"
            (the account, for a conversation), "" without one. `groups` holds each group that has any, with the earliest of them.
+           `wait` holds the ms that a retry was put off by, while it waits: it is due no later than that from now.
+Room       a group may hold as many events, and bytes, as are still free: n groups that want everything end with 1/(n+1) of
+           it each, and there is always room for one more (dynamic thresholds, Choudhury and Hahne 1998). What exceeds that,
+           or its mailbox, is diverted: not stored, no mark left, and so is what follows it in that mailbox.
 Invariant  a list is non-empty <=> its mailbox is in exactly one of its `r:<group>`, `lease`, and in `heads` with the age of
            its head; a group is in `groups` with score s <=> s is the lowest score in its `r:<group>`;
            `first` holds "start:due" of a burst that is still being debounced, and nothing else.
+           `depth` = sum of the lists' lengths; `held` has `events:<group>` and `bytes:<group>`, the sums of a group's lists,
+           and `bytes`, that of all; `weight` has the bytes of each list. What is 0 has no field.
 Steps, for each put
-  1 for each event: mark its id as seen, unless it is; append (server time .. frame) to the mailbox
-  2 one too many for the shard or the mailbox: take back this put's entries and marks, refuse it
-  3 for each mailbox that grew:
+  1 for each event: mark its id as seen, unless it is. No room in the shard: take back this put's entries and marks, refuse
+    it. No room in its group or mailbox: divert it. Otherwise append (server time .. frame) to the mailbox
+  2 for each mailbox that grew:
     a it was empty: due now (only immediate events), else after the debounce: the burst begins
     b a burst is running: due = min(last + debounce, first + cap); a leased mailbox gets that time from queue_settle
     c leased, no burst yet: the burst begins
@@ -25,23 +32,59 @@ then, once: correct `groups`, count what was stored, and wake a worker if someth
 local prefix = KEYS[1]
 local debounce, cap, dedupe = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local max_pending, max_mailbox, block = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local max_bytes, max_mailbox_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
 local groups, heads, first = prefix .. "groups", prefix .. "heads", prefix .. "first"
+local held, weight = prefix .. "held", prefix .. "weight"
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local stamp = string.format("%013.0f", now)
 local depth = tonumber(redis.call("GET", prefix .. "depth") or 0)
-local before, soonest, replies, changed = depth, math.huge, {}, {}
+local bytes = tonumber(redis.call("HGET", held, "bytes") or 0)
+local depth_before, bytes_before = depth, bytes
+local soonest, replies, changed, shares = math.huge, {}, {}, {}
 
-local function refuse(marks, lists, code)
-  for i = #lists, 1, -1 do
-    redis.call("RPOP", lists[i])
-    redis.call("DEL", marks[i])
+local function share_of(box)
+  local group = string.match(box, "^(.*):") or ""
+  local share = shares[group]
+  if not share then
+    local found = redis.call("HMGET", held, "events:" .. group, "bytes:" .. group)
+    share = {group = group, events = tonumber(found[1] or 0), bytes = tonumber(found[2] or 0), new_events = 0, new_bytes = 0}
+    shares[group] = share
   end
-  return code
+  return share
 end
 
-local function schedule(box, was_empty, debounced)
-  local group = string.match(box, "^(.*):") or ""
+local function count(share, events, size)
+  depth, bytes = depth + events, bytes + size
+  share.events, share.bytes = share.events + events, share.bytes + size
+  share.new_events, share.new_bytes = share.new_events + events, share.new_bytes + size
+end
+
+-- Nil if it does not fit, else the length of the mailbox with it.
+local function append(box, share, entry)
+  local size = #entry
+  if share.events + 1 > max_pending - depth or share.bytes + size > max_bytes - bytes then return end
+  local heavy, list = redis.call("HINCRBY", weight, box, size), prefix .. "m:" .. box
+  local length = heavy <= max_mailbox_bytes and redis.call("RPUSH", list, entry)
+  if length and length <= max_mailbox then
+    count(share, 1, size)
+    return length
+  end
+  if length then redis.call("RPOP", list) end
+  if redis.call("HINCRBY", weight, box, -size) <= 0 then redis.call("HDEL", weight, box) end
+end
+
+local function take_back(marks, boxes_of, sizes)
+  for i = #marks, 1, -1 do
+    local box, size = boxes_of[i], sizes[i]
+    redis.call("RPOP", prefix .. "m:" .. box)
+    redis.call("DEL", marks[i])
+    if redis.call("HINCRBY", weight, box, -size) <= 0 then redis.call("HDEL", weight, box) end
+    count(share_of(box), -1, -size)
+  end
+end
+
+local function schedule(box, group, was_empty, debounced)
   local ready, start, due = prefix .. "r:" .. group, now, now
   if debounced then
     local burst = not was_empty and redis.call("HGET", first, box)
@@ -64,29 +107,40 @@ local function schedule(box, was_empty, debounced)
 end
 
 local function put(at, n)
-  local marks, lists, boxes, size, grown, debounced = {}, {}, {}, {}, {}, {}
-  for i = at, at + 3 * n - 1, 3 do
-    local mark, box, frame = prefix .. "d:" .. ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local marks, boxes_of, sizes, boxes, diverted = {}, {}, {}, {}, {}
+  local share, length, grown, debounced, over = {}, {}, {}, {}, {}
+  for i = 0, n - 1 do
+    local mark, box, frame = prefix .. "d:" .. ARGV[at + 3 * i], ARGV[at + 3 * i + 1], ARGV[at + 3 * i + 2]
     if redis.call("SET", mark, "", "NX", "EX", dedupe) then
-      local list = prefix .. "m:" .. box
-      marks[#marks + 1], lists[#lists + 1] = mark, list
-      if not grown[box] then
-        boxes[#boxes + 1], grown[box] = box, 0
+      local entry = stamp .. frame
+      if depth + 1 > max_pending or bytes + #entry > max_bytes then
+        redis.call("DEL", mark)
+        take_back(marks, boxes_of, sizes)
+        return -1
       end
-      size[box], grown[box] = redis.call("RPUSH", list, stamp .. frame), grown[box] + 1
-      debounced[box] = debounced[box] or (debounce > 0 and string.byte(frame) == 0)
-      if depth + #marks > max_pending then return refuse(marks, lists, -1) end
-      if size[box] > max_mailbox then return refuse(marks, lists, -2) end
+      share[box] = share[box] or share_of(box)
+      local longer = not over[box] and append(box, share[box], entry)
+      if longer then
+        if not grown[box] then
+          boxes[#boxes + 1], grown[box] = box, 0
+        end
+        length[box], grown[box] = longer, grown[box] + 1
+        debounced[box] = debounced[box] or (debounce > 0 and string.byte(frame) == 0)
+        marks[#marks + 1], boxes_of[#marks + 1], sizes[#marks + 1] = mark, box, #entry
+      else
+        redis.call("DEL", mark)
+        over[box], diverted[#diverted + 1] = true, i
+      end
     end
   end
   for _, box in ipairs(boxes) do
-    schedule(box, size[box] == grown[box], debounced[box])
+    schedule(box, share[box].group, length[box] == grown[box], debounced[box])
   end
-  depth = depth + #marks
-  return #marks
+  if #diverted == 0 then return #marks end
+  return {#marks, unpack(diverted)}
 end
 
-local at = 7
+local at = 9
 while ARGV[at] do
   local n = tonumber(ARGV[at])
   replies[#replies + 1] = put(at + 1, n)
@@ -96,7 +150,16 @@ for group in pairs(changed) do
   local head = redis.call("ZRANGE", prefix .. "r:" .. group, 0, 0, "WITHSCORES")
   if head[1] then redis.call("ZADD", groups, head[2], group) end
 end
-if depth > before then redis.call("INCRBY", prefix .. "depth", depth - before) end
+if depth > depth_before then
+  redis.call("INCRBY", prefix .. "depth", depth - depth_before)
+  redis.call("HINCRBY", held, "bytes", bytes - bytes_before)
+  for group, share in pairs(shares) do
+    if share.new_events > 0 then
+      redis.call("HINCRBY", held, "events:" .. group, share.new_events)
+      redis.call("HINCRBY", held, "bytes:" .. group, share.new_bytes)
+    end
+  end
+end
 if soonest - now <= block then
   redis.call("RPUSH", prefix .. "wake", 1)
   redis.call("LTRIM", prefix .. "wake", -16, -1)

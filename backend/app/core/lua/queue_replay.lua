@@ -18,13 +18,17 @@ for _, id in ipairs(ARGV) do
   local letter = take_letter(prefix, id)
   if letter then
     local box, entry = letter.mailbox, string.format("%013.0f", now) .. string.sub(letter.entry, 14)
+    local group = string.match(box, "^(.*):") or ""
     if redis.call("RPUSH", prefix .. "m:" .. box, entry) == 1 then
-      local group = string.match(box, "^(.*):") or ""
       redis.call("ZADD", prefix .. "r:" .. group, now, box)
       redis.call("ZADD", prefix .. "groups", "LT", now, group)
       redis.call("ZADD", prefix .. "heads", now, box)
     end
     redis.call("INCR", prefix .. "depth")
+    redis.call("HINCRBY", prefix .. "weight", box, #entry)
+    redis.call("HINCRBY", prefix .. "held", "events:" .. group, 1)
+    redis.call("HINCRBY", prefix .. "held", "bytes:" .. group, #entry)
+    redis.call("HINCRBY", prefix .. "held", "bytes", #entry)
     replayed = replayed + 1
   end
 end

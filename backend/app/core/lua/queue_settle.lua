@@ -8,7 +8,7 @@ ARGV     1 most attempts · 2 block ms · 3 most dead letters · 4 most bytes of
            retry the attempt failed; again in number ms     defer  not the event's fault; again in number ms
 Returns  for each claim: 0 the token is no longer valid, nothing happened · 1 carried out · 2 retry parked the head instead
 
-Invariant  see queue_put, queue_dead; `depth` = sum of the lists' lengths. The first write frees memory (ZREM), see queue_claim.
+Invariant  see queue_put, queue_dead. The first write frees memory (ZREM), see queue_claim.
 Steps
   1 another token, none, or the same one a second time: 0
   2 the leases end, the tokens die
@@ -20,10 +20,10 @@ Steps
 ]]
 local prefix, max_attempts, block, max_dead, max_bytes = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local groups, lease, heads, first = prefix .. "groups", prefix .. "lease", prefix .. "heads", prefix .. "first"
-local own, att = prefix .. "own", prefix .. "att"
+local own, att, held, weight = prefix .. "own", prefix .. "att", prefix .. "held", prefix .. "weight"
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local soonest, trimmed, replies, changed, emptied = math.huge, 0, {}, {}, {}
+local soonest, trimmed, replies, changed, emptied, freed = math.huge, 0, {}, {}, {}, {}
 
 local function make_ready(box, due)
   local group = string.match(box, "^(.*):") or ""
@@ -48,18 +48,32 @@ local function park(box, list, n, attempts, reason)
   end
 end
 
+-- How many bytes left the mailbox; its group's part is counted off at the end, once.
+local function take_off(box, list, n)
+  local gone, bytes = redis.call("LPOP", list, n) or {}, 0
+  for _, entry in ipairs(gone) do
+    bytes = bytes + #entry
+  end
+  local group = string.match(box, "^(.*):") or ""
+  local sum = freed[group] or {0, 0}
+  freed[group], trimmed = {sum[1] + #gone, sum[2] + bytes}, trimmed + #gone
+  return bytes
+end
+
 local function trim(box, list, n, failed)
-  redis.call("LTRIM", list, n, -1)
-  trimmed = trimmed + n
+  local bytes = take_off(box, list, n)
   if failed > 0 then
     redis.call("HDEL", att, box)
     redis.call("DEL", prefix .. "h:" .. box)
   end
   local head = redis.call("LINDEX", list, 0)
   if head then
+    redis.call("HINCRBY", weight, box, -bytes)
     redis.call("ZADD", heads, tonumber(string.sub(head, 1, 13)), box)
     local burst = redis.call("HGET", first, box)
-    make_ready(box, burst and tonumber(string.match(burst, "%d+$")) or now)
+    local start, due = string.match(burst or "", "^(%d+):(%d+)$")
+    -- A burst from the future began while the clock was ahead: it is over.
+    make_ready(box, start and tonumber(start) <= now and tonumber(due) or now)
   else
     emptied[#emptied + 1] = box
   end
@@ -82,6 +96,7 @@ local function settle(box, verb, number, reason, failed)
     trim(box, list, number, failed)
   else
     redis.call("HDEL", first, box)
+    redis.call("HSET", prefix .. "wait", box, number)
     make_ready(box, now + number)
   end
   return 1
@@ -108,12 +123,22 @@ end
 if #emptied > 0 then
   redis.call("ZREM", heads, unpack(emptied))
   redis.call("HDEL", first, unpack(emptied))
+  redis.call("HDEL", weight, unpack(emptied))
 end
 for group in pairs(changed) do
   local head = redis.call("ZRANGE", prefix .. "r:" .. group, 0, 0, "WITHSCORES")
   redis.call("ZADD", groups, head[2], group)
 end
-if trimmed > 0 then redis.call("DECRBY", prefix .. "depth", trimmed) end
+local function count_off(field, amount)
+  if redis.call("HINCRBY", held, field, -amount) <= 0 then redis.call("HDEL", held, field) end
+end
+
+for group, sum in pairs(freed) do
+  count_off("events:" .. group, sum[1])
+  count_off("bytes:" .. group, sum[2])
+  count_off("bytes", sum[2])
+end
+if trimmed > 0 then take_depth(prefix, trimmed) end
 if soonest - now <= block then
   redis.call("RPUSH", prefix .. "wake", 1)
   redis.call("LTRIM", prefix .. "wake", -16, -1)

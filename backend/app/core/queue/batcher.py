@@ -20,7 +20,7 @@ class _Item:
     args: Sequence[Any]
     weight: int
     deadline: float
-    future: asyncio.Future[int]
+    future: asyncio.Future[Any]
 
 
 class Batcher:
@@ -32,10 +32,10 @@ class Batcher:
     """
 
     def __init__(
-        self, send: Callable[[list[Any], float], Awaitable[Sequence[int]]], *, max_weight: int, clock: Clock
+        self, send: Callable[[list[Any], float], Awaitable[Sequence[Any]]], *, max_weight: int, clock: Clock
     ) -> None:
         """`send(args, timeout_seconds)` makes the call with the items' args one after the other, and returns one
-        integer an item. `max_weight` bounds a call; an item heavier than that goes alone."""
+        answer an item. `max_weight` bounds a call; an item heavier than that goes alone."""
         self._send = send
         self._max_weight = max_weight
         self._clock = clock
@@ -43,9 +43,9 @@ class Batcher:
         self._weight = 0
         self._task: asyncio.Task[None] | None = None
 
-    def submit(self, args: Sequence[Any], *, weight: int, timeout_seconds: float) -> asyncio.Future[int]:
+    def submit(self, args: Sequence[Any], *, weight: int, timeout_seconds: float) -> asyncio.Future[Any]:
         """The future answer; fails with what `send` raises, `timeout_seconds` from now at the latest."""
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._weight >= BACKLOG_CALLS * self._max_weight:
             future.set_exception(QueueUnavailable("queue", "too much is waiting for Redis", retry_after=1.0))
             return future

@@ -6,11 +6,18 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from app.core.queue.events import DeadLetter, decode_entry, decode_failure
+from app.core.queue.events import (
+    REASON_CHARACTERS,
+    DeadLetter,
+    Event,
+    decode_entry,
+    decode_failure,
+    encode_entry,
+)
 from app.core.queue.shards import Shards, all_of, bounded
 from app.core.redis import Script
 
-REPLAY, DROP = (Script(f"queue_{name}", prelude="queue_dead") for name in ("replay", "drop"))
+REPLAY, DROP, BURY = (Script(f"queue_{name}", prelude="queue_dead") for name in ("replay", "drop", "bury"))
 
 # Stream ids are two 64-bit numbers; 19 digits never exceed that.
 _ID = re.compile(r"(\d{1,4})-(\d{1,19}-\d{1,19})", re.ASCII)
@@ -20,8 +27,31 @@ class DeadLetters:
     """One stream a shard, written by the scripts that park, the oldest dropped beyond a number and a size
     (`queue_dead.lua`). A letter's id is `<shard>-<stream id>`."""
 
-    def __init__(self, shards: Shards) -> None:
+    def __init__(self, shards: Shards, *, limits: tuple[int, int]) -> None:
+        """`limits`: most letters of a shard, and most bytes of them."""
         self._shards = shards
+        self._limits = limits
+
+    async def add(self, event: Event, reason: str) -> None:
+        mailbox, entry = event.mailbox.encode(), encode_entry(event, round(event.accepted_at * 1000))
+        args = (*self._limits, mailbox, entry, reason[:REASON_CHARACTERS])
+        await self._shards.call(BURY, self._shards.of(mailbox), args)
+
+    async def untold(self, *, limit: int, since: float) -> list[DeadLetter]:
+        """Letters that `told` has not passed yet, at most `limit` of each shard; before the first `told` those parked
+        since then (Unix seconds)."""
+        letters: list[DeadLetter] = []
+        for shard in range(len(self._shards)):
+            place: Any = await bounded(self._shards.redis.get(self._told(shard)), "dead")
+            start = f"({place.decode()}" if place else f"{round(since * 1000)}-0"
+            letters += await self._read(shard, start, limit)
+        return letters
+
+    async def told(self, letter_id: str) -> None:
+        """This letter, and every older one of its shard, has been dealt with."""
+        place = self._place(letter_id)
+        if place is not None:
+            await bounded(self._shards.redis.set(self._told(place[0]), place[1]), "dead")
 
     async def page(self, *, limit: int, cursor: str | None) -> tuple[list[DeadLetter], str | None]:
         """`limit` letters after `cursor`, and the next cursor. Raises `ValueError` for a cursor that is none; one of a
@@ -61,6 +91,9 @@ class DeadLetters:
             )
             for stream_id, row in rows
         ]
+
+    def _told(self, shard: int) -> str:
+        return f"{self._shards.prefixes[shard]}dlqt"
 
     def _key(self, shard: int) -> str:
         return f"{self._shards.prefixes[shard]}dlq"

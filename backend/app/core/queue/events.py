@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -9,13 +10,16 @@ from typing import NamedTuple
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 
+REASON_CHARACTERS = 500
+"""Of the reason of a dead letter."""
+
 
 class QueueUnavailable(Unavailable):
     """Redis could not be asked, or its answer was lost. A `put` may have been stored, and is safe to repeat."""
 
 
 class QueueFull(Unavailable):
-    """The queue, or one mailbox, holds as much as it may. Nothing of the refused events was stored on that shard."""
+    """The queue holds as much as it may. Nothing of the refused events was stored on that shard."""
 
 
 class LeaseLost(Exception):
@@ -62,6 +66,8 @@ class Claim:
 class PutResult:
     accepted: int
     duplicates: int
+    diverted: tuple[Event, ...] = ()
+    """Not stored, and not remembered: their mailbox, or its group, has as much as it may. The caller must keep them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,8 @@ class DeadLetter:
 class QueueStats:
     pending: int
     """Events waiting or in flight."""
+    bytes: int
+    """What they take, without the server's overhead."""
     ready: int
     """Conversations waiting: due, debounced or in back-off."""
     leased: int
@@ -105,6 +113,8 @@ class QueueStats:
     """Of all dead letters."""
     dead_lost: int
     """Dead letters that had to go, the oldest first, because of the limits; since the queue began."""
+    is_full: bool
+    """A shard has no room for one more event: `put` refuses."""
 
 
 # An entry in Redis: 13 digits of milliseconds, written by the script, then the frame: flag, length of id, id, payload.
@@ -118,13 +128,20 @@ def encode_frame(event: Event) -> bytes:
     return _FRAME.pack(event.immediate, len(event_id)) + event_id + event.payload
 
 
+def encode_entry(event: Event, at_ms: int) -> bytes:
+    """As the scripts write it."""
+    return b"%013d" % at_ms + encode_frame(event)
+
+
 def decode_failure(text: bytes) -> Failure:
     """Milliseconds as in an entry, then the reason; the server may have cut it within a character."""
     return Failure(int(text[:_STAMP_BYTES]) / 1000, text[_STAMP_BYTES:].decode(errors="ignore"))
 
 
-def decode_entry(mailbox: str, entry: bytes) -> Event:
+def decode_entry(mailbox: str, entry: bytes, *, latest: float = math.inf) -> Event:
+    """`latest`: the server's time in seconds. A later event was accepted by a clock that was ahead."""
     immediate, id_bytes = _FRAME.unpack_from(entry, _STAMP_BYTES)
     start = _STAMP_BYTES + _FRAME.size
     end = start + id_bytes
-    return Event(entry[start:end].decode(), mailbox, entry[end:], bool(immediate), int(entry[:_STAMP_BYTES]) / 1000)
+    accepted_at = min(latest, int(entry[:_STAMP_BYTES]) / 1000)
+    return Event(entry[start:end].decode(), mailbox, entry[end:], bool(immediate), accepted_at)

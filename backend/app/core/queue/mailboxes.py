@@ -16,6 +16,7 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.queue.batcher import Batcher
 from app.core.queue.dead_letters import DeadLetters
 from app.core.queue.events import (
+    REASON_CHARACTERS,
     Claim,
     DeadLetter,
     Event,
@@ -28,7 +29,7 @@ from app.core.queue.events import (
     encode_frame,
 )
 from app.core.queue.put_off import PutOff
-from app.core.queue.shards import CALL_SECONDS, Shards, all_of
+from app.core.queue.shards import CALL_SECONDS, Shards, all_of, bounded
 from app.core.queue.waker import BLOCK_SECONDS, Waker
 from app.core.redis import Redis, Script
 
@@ -42,7 +43,13 @@ BATCH_WEIGHT = 1000
 """A call carries at most this many events or 2 MiB, whichever is less."""
 WEIGHT_BYTES = 2048
 AUDIT_MAILBOXES = 1000
-REASON_CHARACTERS = 500
+"""In one call of the audit: about 3 ms of the server's time."""
+AUDIT_PAGES = 200
+MAX_LEASE_SECONDS = 300.0
+"""The longest that LEASE_SECONDS may be: no replica's lease ends later than this from now."""
+CLOCK_STEP_SECONDS = 1.0
+"""The server's clock went back by more than this: more than a time server corrects in small steps."""
+PROBE_KEPT_MS = 60_000
 FULL_RETRY_SECONDS = 5.0
 _NOTHING_HELD: Mapping[str, int] = MappingProxyType({})
 
@@ -52,14 +59,21 @@ PUT, EXTEND, REFRESH, STATS, AUDIT, LIFE = (
 CLAIM, SETTLE = (Script(f"queue_{name}", prelude="queue_dead") for name in ("claim", "settle"))
 
 EVENTS = Counter("chorus_queue_events_total", "Events offered to the queue, by what became of them", ["outcome"])
-_ACCEPTED, _DUPLICATE = EVENTS.labels("accepted"), EVENTS.labels("duplicate")
+_ACCEPTED, _DUPLICATE, _DIVERTED = (EVENTS.labels(outcome) for outcome in ("accepted", "duplicate", "diverted"))
 CLAIMS = Counter("chorus_queue_claims_total", "Conversations claimed")
 SETTLED = Counter("chorus_queue_settled_total", "Claims ended, by verdict", ["verdict"])
 RECLAIMED = Counter("chorus_queue_reclaimed_total", "Leases that ran out: their worker died or stalled")
 PENDING = Gauge("chorus_queue_pending", "Events waiting or in flight, when the queue was last asked")
+BYTES = Gauge("chorus_queue_bytes", "Bytes of the events waiting or in flight, when the queue was last asked")
 OLDEST_SECONDS = Gauge("chorus_queue_oldest_seconds", "Age of the oldest event, when the queue was last asked")
 DEAD = Gauge("chorus_queue_dead", "Dead letters, when the queue was last asked")
 DEAD_BYTES = Gauge("chorus_queue_dead_bytes", "Size of the dead letters, when the queue was last asked")
+REPAIRS = Counter(
+    "chorus_queue_repairs_total",
+    "Mended by the audit: place (a mailbox in no set), time (only a clock ahead wrote it), depth (events miscounted)",
+    ["kind"],
+)
+CLOCK_STEPS = Counter("chorus_redis_clock_steps_total", "Times that the Redis server's clock was seen to go back")
 DEAD_LOST = Gauge("chorus_queue_dead_lost", "Dead letters that went to make room, since the queue began")
 
 
@@ -83,7 +97,9 @@ class Queue:
         lease_seconds: float = 15.0,
         max_attempts: int = 5,
         max_pending: int,
+        max_bytes: int = 100_000_000,
         max_per_mailbox: int = 1000,
+        max_mailbox_bytes: int = 2 * 2**20,
         max_dead: int = 100_000,
         max_dead_bytes: int = 64 * 1024 * 1024,
         dedupe_seconds: int = 8 * 86400,
@@ -91,22 +107,27 @@ class Queue:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`debounce_seconds` after the last event of a burst, at most `debounce_cap_seconds` after its first.
-        `max_pending` bounds the whole queue (each shard has an equal part), `max_dead` the dead letters of each shard
-        and `max_dead_bytes` those of all shards; beyond them the oldest are dropped. `dedupe_seconds` exceeds the 7
-        days in which Meta redelivers."""
+        `max_pending` events and `max_bytes` bound the whole queue (each shard has an equal part), `max_per_mailbox` and
+        `max_mailbox_bytes` one mailbox; a group may hold as much as is still free (core/lua/queue_put.lua). `max_dead`
+        bounds the dead letters of each shard and `max_dead_bytes` those of all shards; beyond them the oldest are
+        dropped. `dedupe_seconds` exceeds the 7 days in which Meta redelivers."""
         self.lease_seconds = lease_seconds
+        self._audit_rules = _ms(lease_seconds), _ms(MAX_LEASE_SECONDS), _ms(debounce_cap_seconds)
         # Our clock may run a little slower than the server's, and a side effect takes time after its check.
         self._held_seconds = lease_seconds - min(1.0, lease_seconds / 4)
         self._shards = Shards(redis, namespace=namespace, count=shards)
-        self._dead_letters = DeadLetters(self._shards)
         self._put_off = PutOff(self._shards)
         self._put_timeout_seconds = put_timeout_seconds
         self._clock = clock
         self._put_header = (
             _ms(debounce_seconds), _ms(debounce_cap_seconds), dedupe_seconds,
             math.ceil(max_pending / shards), max_per_mailbox, _ms(BLOCK_SECONDS),
+            math.ceil(max_bytes / shards), max_mailbox_bytes,
         )  # fmt: skip
+        self._most = (math.ceil(max_pending / shards), math.ceil(max_bytes / shards))
+        self._refused_at = -math.inf
         dead_limits = max_dead, math.ceil(max_dead_bytes / shards)
+        self._dead_letters = DeadLetters(self._shards, limits=dead_limits)
         self._claim_header = (_ms(lease_seconds), PEEK_EVENTS, max_attempts, _ms(BLOCK_SECONDS), *dead_limits)
         self._settle_header = (max_attempts, _ms(BLOCK_SECONDS), *dead_limits)
         self._puts = [self._batcher(shard, PUT, self._put_header) for shard in range(shards)]
@@ -126,7 +147,8 @@ class Queue:
     # --- putting ---
 
     async def put(self, events: Sequence[Event]) -> PutResult:
-        """Store every event, or raise `QueueFull` or `QueueUnavailable` within `put_timeout_seconds`.
+        """Store every event but the `diverted` ones, or raise `QueueFull` or `QueueUnavailable` within
+        `put_timeout_seconds`.
 
         After an error some shards may hold their part: put the same events again, the ids make it safe. Cancelled, it
         may or may not have stored them.
@@ -147,21 +169,30 @@ class Queue:
             for shard, part in parts.items()
         ]
         try:
-            return self._put_result(len(events), await all_of(futures))
+            return self._put_result(events, dict(zip(parts, await all_of(futures), strict=True)))
         except (QueueFull, QueueUnavailable) as exc:
             EVENTS.labels("refused" if isinstance(exc, QueueFull) else "unavailable").inc(len(events))
             raise
 
-    def _put_result(self, offered: int, stored: Sequence[int]) -> PutResult:
-        if -1 in stored:
+    def _put_result(self, events: Sequence[Event], answers: Mapping[int, int | list[int]]) -> PutResult:
+        if -1 in answers.values():
+            self._refused_at = self._clock.monotonic()
             raise QueueFull("queue", "the queue is full", retry_after=FULL_RETRY_SECONDS)
-        if -2 in stored:
-            raise QueueFull("queue", "a conversation's mailbox is full", retry_after=FULL_RETRY_SECONDS)
-        accepted = sum(stored)
+        accepted, diverted = 0, list[Event]()
+        for shard, answer in answers.items():
+            if isinstance(answer, int):
+                accepted += answer
+            else:
+                accepted += answer[0]
+                part = [event for event in events if self._shards.of(event.mailbox.encode()) == shard]
+                diverted += [part[at] for at in answer[1:]]
+        duplicates = len(events) - accepted - len(diverted)
         _ACCEPTED.inc(accepted)
-        if accepted < offered:
-            _DUPLICATE.inc(offered - accepted)
-        return PutResult(accepted, offered - accepted)
+        if duplicates:
+            _DUPLICATE.inc(duplicates)
+        if diverted:
+            _DIVERTED.inc(len(diverted))
+        return PutResult(accepted, duplicates, tuple(diverted))
 
     async def life(self) -> str:
         """A text that is another one after any shard lost its data, or another server took a shard over, which may lack
@@ -236,6 +267,8 @@ class Queue:
         answered = self._clock.monotonic()
         self._server_ahead_ms[shard] = now_ms - answered * 1000
         self._look_at[shard] = answered + wait_ms / 1000 if wait_ms >= 0 else math.inf
+        if ahead_ms is not None and (stepped_ms := ahead_ms - (now_ms - asked * 1000)) > _ms(CLOCK_STEP_SECONDS):
+            await self._clock_went_back(shard, stepped_ms / 1000)
         if reaped:
             RECLAIMED.inc(reaped)
             SETTLED.labels("park").inc(len(parked))
@@ -243,12 +276,24 @@ class Queue:
             logger.warning("leases ran out", extra={"reclaimed": reaped, "dead_letters": letters, "shard": shard})
         CLAIMS.inc(len(rows))
         held_until = asked + self._held_seconds
-        return [self._to_claim(held_until, *row) for row in rows]
+        return [self._to_claim(held_until, now_ms / 1000, *row) for row in rows]
 
-    def _to_claim(self, held_until: float, name: bytes, token: int, attempts: int, entries: list[bytes]) -> Claim:
+    def _to_claim(
+        self, held_until: float, now: float, name: bytes, token: int, attempts: int, entries: list[bytes]
+    ) -> Claim:
         mailbox = name.decode()
-        events = tuple(decode_entry(mailbox, entry) for entry in entries)
+        events = tuple(decode_entry(mailbox, entry, latest=now) for entry in entries)
         return Claim(mailbox, token, events, attempts, held_until, self._clock)
+
+    async def _clock_went_back(self, shard: int, seconds: float) -> None:
+        """What was put off by the clock's time before would wait for it to come again."""
+        CLOCK_STEPS.inc()
+        logger.warning("the Redis server's clock went back", extra={"seconds": round(seconds, 1), "shard": shard})
+        try:
+            await self._audit(shard)
+        except QueueUnavailable as exc:
+            logger.warning("audit failed", extra={"reason": str(exc)})
+        self._look_at[shard] = self._clock.monotonic()
 
     async def _return(self, claiming: asyncio.Task[list[Claim]]) -> None:
         try:
@@ -333,7 +378,9 @@ class Queue:
         claim.held_until = -math.inf
         mailbox = claim.mailbox.encode()
         args = (mailbox, claim.token, verb, number, reason[:REASON_CHARACTERS])
-        outcome = await self._verdicts[self._shards.of(mailbox)].submit(args, weight=1, timeout_seconds=CALL_SECONDS)
+        outcome: int = await self._verdicts[self._shards.of(mailbox)].submit(
+            args, weight=1, timeout_seconds=CALL_SECONDS
+        )
         SETTLED.labels(("lost", verb, "park")[outcome]).inc()
         return outcome
 
@@ -343,6 +390,19 @@ class Queue:
         """A page of dead letters, shard by shard, oldest first, and the cursor of the next page, `None` at the end.
         Raises `ValueError` for a cursor that is none."""
         return await self._dead_letters.page(limit=limit, cursor=cursor)
+
+    async def bury(self, event: Event, reason: str) -> None:
+        """Make a dead letter of an event that is in no mailbox."""
+        await self._dead_letters.add(event, reason)
+
+    async def untold(self, *, limit: int, since: float) -> list[DeadLetter]:
+        """Dead letters that `told` has not passed yet, at most `limit` of each shard, oldest first; before the first
+        `told` those parked since then (Unix seconds)."""
+        return await self._dead_letters.untold(limit=limit, since=since)
+
+    async def told(self, letter_id: str) -> None:
+        """This letter, and every older one of its shard, has been dealt with."""
+        await self._dead_letters.told(letter_id)
 
     async def replay(self, ids: Sequence[str]) -> int:
         """Put dead letters back at the tail of their mailboxes, in this order, as if accepted now: no dedupe check, no
@@ -355,26 +415,72 @@ class Queue:
 
     # --- watching ---
 
+    async def probe(self) -> None:
+        """Would it take events? Raises `QueueUnavailable` where a put would be refused: a full server (OOM), one that
+        cannot write its file (MISCONF), a replica (READONLY)."""
+        writes = (self._shards.redis.set(f"{prefix}probe", b"", px=PROBE_KEPT_MS) for prefix in self._shards.prefixes)
+        await all_of(bounded(write, "probe") for write in writes)
+
     async def stats(self) -> QueueStats:
         """Figures of the whole queue; also sets the gauges."""
         rows = await all_of(self._shards.call(STATS, shard, ()) for shard in range(len(self._shards)))
-        pending, ready, leased, oldest_ms, dead, dead_bytes, lost = zip(*rows, strict=True)
+        pending, ready, leased, oldest_ms, dead, dead_bytes, lost, size = zip(*rows, strict=True)
         stats = QueueStats(
-            sum(pending), sum(ready), sum(leased), max(oldest_ms) / 1000, sum(dead), sum(dead_bytes), sum(lost)
-        )
+            pending=sum(pending), bytes=sum(size), ready=sum(ready), leased=sum(leased),
+            oldest_seconds=max(oldest_ms) / 1000, dead=sum(dead), dead_bytes=sum(dead_bytes), dead_lost=sum(lost),
+            is_full=self._is_full(pending, size),
+        )  # fmt: skip
         PENDING.set(stats.pending)
+        BYTES.set(stats.bytes)
         OLDEST_SECONDS.set(stats.oldest_seconds)
         DEAD.set(stats.dead)
         DEAD_BYTES.set(stats.dead_bytes)
         DEAD_LOST.set(stats.dead_lost)
         return stats
 
-    async def audit(self) -> int:
-        """Make mailboxes due that have events but no place in the schedule; looks at the 1,000 oldest of each shard.
-        Returns how many it repaired: anything but 0 is a bug, or a damaged data set."""
-        return sum(
-            await all_of(self._shards.call(AUDIT, shard, (AUDIT_MAILBOXES,)) for shard in range(len(self._shards)))
+    def _is_full(self, pending: Sequence[int], size: Sequence[int]) -> bool:
+        """Also just below the limits: a put that would exceed them was refused a moment ago."""
+        most_events, most_bytes = self._most
+        recently = self._clock.monotonic() - self._refused_at < 2 * FULL_RETRY_SECONDS
+        return recently or max(pending) >= most_events or max(size) >= most_bytes
+
+    async def waiting(self, mailboxes: Sequence[str]) -> list[bool]:
+        """Which of these mailboxes have events, waiting or in flight. Writes nothing."""
+        names = [mailbox.encode() for mailbox in mailboxes]
+        shards = [self._shards.of(name) for name in names]
+        parts = {shard: [n for n, s in zip(names, shards, strict=True) if s == shard] for shard in set(shards)}
+        answers = await all_of(self._waiting(shard, part) for shard, part in parts.items())
+        found = {name: there for answer in answers for name, there in answer.items()}
+        return [found[name] for name in names]
+
+    async def _waiting(self, shard: int, names: Sequence[bytes]) -> dict[bytes, bool]:
+        members: list[Any] = list(names)
+        ages: Any = await bounded(
+            self._shards.redis.zmscore(f"{self._shards.prefixes[shard]}heads", members), "waiting"
         )
+        return {name: age is not None for name, age in zip(names, ages, strict=True)}
+
+    async def audit(self) -> int:
+        """Make mailboxes due that have events but no place in the schedule, pull back times that only a clock ahead can
+        have written, count anew. Looks at the 200,000 oldest of each shard. Returns how many it moved: anything but 0
+        is a bug, a damaged data set, or a server's clock that went back."""
+        return sum(await all_of(self._audit(shard) for shard in range(len(self._shards))))
+
+    async def _audit(self, shard: int) -> int:
+        found = Counts[str]()
+        for page in range(AUDIT_PAGES):
+            args = (page * AUDIT_MAILBOXES, AUDIT_MAILBOXES, *self._audit_rules)
+            looked_at, placed, pulled, miscounted = await self._shards.call(AUDIT, shard, args)
+            found.update(place=placed, time=pulled, depth=miscounted)
+            if looked_at < AUDIT_MAILBOXES:
+                break
+        for kind, count in found.items():
+            REPAIRS.labels(kind).inc(count)
+        if found["place"] or found["depth"]:
+            logger.error("the queue was damaged and is mended", extra={**found, "shard": shard})
+        elif found["time"]:
+            logger.warning("times ahead of every rule are pulled back", extra={"count": found["time"], "shard": shard})
+        return found["place"] + found["time"]
 
     def _batcher(self, shard: int, script: Script, header: tuple[Any, ...]) -> Batcher:
         async def send(args: list[Any], timeout_seconds: float) -> Sequence[int]:

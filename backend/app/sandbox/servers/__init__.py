@@ -40,7 +40,7 @@ class EmbeddedServers:
 
 
 @contextmanager
-def start_servers(data_dir: Path, *, durable: bool) -> Iterator[EmbeddedServers]:
+def start_servers(data_dir: Path, *, durable: bool, valkey: type[Valkey] = Valkey) -> Iterator[EmbeddedServers]:
     """Run both servers on the data in `data_dir`, which is made if need be; both are stopped on leaving.
 
     What an earlier run left running or broken is stopped and repaired. Two runs at a time on one `data_dir` are
@@ -50,7 +50,7 @@ def start_servers(data_dir: Path, *, durable: bool) -> Iterator[EmbeddedServers]
         try:
             location = locate(data_dir)
             stack.enter_context(_sole_owner(location.folder))
-            servers = EmbeddedServers(Valkey(location), Postgres(location, durable=durable))
+            servers = EmbeddedServers(valkey(location), Postgres(location, durable=durable))
             for server in (servers.valkey, servers.postgres):
                 stack.callback(server.stop)
                 server.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 
 from app.sandbox.processes import ChildProcess
@@ -26,6 +27,7 @@ class Valkey(Server):
     """Valkey with an append-only file, which the next start loads again, without a tail that a crash cut off."""
 
     name = "Valkey"
+    environment: Mapping[str, str] = {"LC_ALL": "C"}
 
     def __init__(self, location: Location) -> None:
         super().__init__(location)
@@ -41,7 +43,7 @@ class Valkey(Server):
             [self._location.valkey_server, "-"],
             stdin=CONFIG.format(port=port, password=self._password).encode(),
             cwd=self._location.server_folder("valkey"),  # Valkey writes to its working directory
-            env={"LC_ALL": "C"},
+            env=dict(self.environment),
             log_file=self._location.folder / "valkey.log",
             pid_file=self._location.folder / "valkey.pid",
             account=self._location.account,

@@ -1,0 +1,72 @@
+"""What one replica does for the fleet every two seconds, on a lease: its duties in order, each a page at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+
+from app.core.clock import SYSTEM_CLOCK, Clock
+from app.core.errors import Unavailable
+from app.core.failure_words import in_words
+from app.core.leader import Lease
+
+logger = logging.getLogger(__name__)
+
+ROUND_SECONDS = 2.0
+DUTY_SECONDS = 10.0
+"""For one page of one duty: less than the lease."""
+PAGES = 20
+"""Of one duty in a round, so that the others have their turn."""
+
+Duty = Callable[[], Awaitable[bool]]
+"""Does one page; returns whether there is more at once. Must be harmless when two replicas do it. May raise
+`Unavailable`."""
+
+
+class Caretaker:
+    def __init__(
+        self,
+        duties: Mapping[str, Duty],
+        lease: Lease,
+        *,
+        round_seconds: float = ROUND_SECONDS,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._duties = duties
+        self._round_seconds = round_seconds
+        self._lease = lease
+        self._clock = clock
+
+    async def run(self) -> None:
+        """For ever. A replica that cannot do a duty gives up the lease: perhaps another one can."""
+        try:
+            while True:
+                with suppress(Unavailable):  # the lease: asked for again in the next round
+                    if await self._lease.hold() and not await self.round():
+                        await self._lease.release()
+                        await self._clock.sleep(self._round_seconds)
+                await self._clock.sleep(self._round_seconds)
+        finally:
+            with suppress(Unavailable):  # it ends by itself
+                await self._lease.release()
+
+    async def round(self) -> bool:
+        """Every duty. Returns whether all went well. Raises `Unavailable` if the lease could not be renewed."""
+        went_well = True
+        for name, duty in self._duties.items():
+            try:
+                for _ in range(PAGES):
+                    async with asyncio.timeout(DUTY_SECONDS):
+                        more = await duty()
+                    if not more:
+                        break
+                    await self._lease.hold()
+            except (Unavailable, TimeoutError) as exc:
+                went_well = False
+                logger.warning("a duty has to wait", extra={"duty": name, "reason": in_words(exc)})
+            except Exception as exc:  # a bug in one duty must not stop the others
+                logger.error("a duty failed", exc_info=exc, extra={"duty": name})
+            await self._lease.hold()
+        return went_well

@@ -1,0 +1,43 @@
+"""Forgets the cache when the database's history is another one: a fail-over that lost the last seconds, a backup put in
+place. What was cached may then never have been, and no invalidation tells of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from app.core.last_known import LastKnown
+from app.domain.models import DatabaseHistory
+from app.domain.ports import WaitingStore
+
+logger = logging.getLogger(__name__)
+
+
+class DatabaseWatch:
+    """`invalidate(*patterns)` raises `Unavailable` unless the whole fleet will have forgotten. `known` is shared by the
+    fleet, so that it does not matter which replica looked before."""
+
+    def __init__(self, store: WaitingStore, invalidate: Callable[..., Awaitable[None]], known: LastKnown) -> None:
+        self._store = store
+        self._invalidate = invalidate
+        self._known = known
+
+    async def look(self) -> bool:
+        """Always `False`: once in a round is enough. Raises `Unavailable`, and looks again then."""
+        now = await self._store.database_history()
+        if now is None:
+            return False
+        text = await self._known.read()
+        before = _read(text)
+        if before is not None and (now.identity != before.identity or now.position < before.position):
+            logger.warning("the database has another history: the cache is forgotten", extra={
+                "before": before.identity, "now": now.identity, "lost": max(0, before.position - now.position),
+            })  # fmt: skip
+            await self._invalidate("*")
+        await self._known.write(f"{now.position} {now.identity}")
+        return False
+
+
+def _read(text: str | None) -> DatabaseHistory | None:
+    position, _, identity = (text or "").partition(" ")
+    return DatabaseHistory(identity, int(position)) if position.isdigit() else None

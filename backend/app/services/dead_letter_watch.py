@@ -1,0 +1,50 @@
+"""A message that was given up on calls a person. Every dead letter passes here, whatever made it one: a verdict of a
+worker, a worker that died again and again, or no room in the queue."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from prometheus_client import Counter
+
+from app.core.queue import DeadLetter, Queue
+from app.domain.errors import Unavailable, UnknownAccount
+from app.services.conversation_service import ConversationService
+from app.services.ingest_service import decode
+
+logger = logging.getLogger(__name__)
+
+PAGE = 100
+FIRST_LOOK_SECONDS = 86400.0
+"""How old a dead letter may be that was there before the first look."""
+
+TOLD = Counter("chorus_dead_letters_told_total", "Dead letters seen, by whether a person was called", ["outcome"])
+
+
+class DeadLetterWatch:
+    """On one replica at a time, though two do no harm: to call a person twice changes nothing."""
+
+    def __init__(self, queue: Queue, conversations: ConversationService) -> None:
+        self._queue = queue
+        self._conversations = conversations
+
+    async def tell(self) -> bool:
+        """One page. Returns whether there may be more. Raises `Unavailable`: the rest is told later."""
+        letters = await self._queue.untold(limit=PAGE, since=time.time() - FIRST_LOOK_SECONDS)
+        for letter in letters:
+            called = await self._call_a_person(letter)
+            TOLD.labels("called" if called else "not_called").inc()
+            await self._queue.told(letter.id)
+        return len(letters) >= PAGE
+
+    async def _call_a_person(self, letter: DeadLetter) -> bool:
+        try:
+            return await self._conversations.tell_given_up(decode(letter.event))
+        except Unavailable:
+            raise
+        except UnknownAccount:
+            return False
+        except Exception as exc:
+            logger.error("nobody could be told of a dead letter", exc_info=exc, extra={"letter": letter.id})
+            return False

@@ -1,0 +1,67 @@
+"""Everything that `make chaos` plays besides the long schedule, by name.
+
+A *scenario* has every step in its hand, holds or raises `Broken`, and has a mutation that must break it (mutations.py).
+A *measurement* is a comparison with figures of its own and bars for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+from app.sandbox.servers import Valkey
+
+from . import bad_way, fairness, outages, shares
+from .moved_clock import LIBRARIES, MovedValkey
+from .redis_faults import another_database_on_the_namespace, clock_an_hour_ahead, full_redis
+from .scenarios import SCENARIOS
+from .world import World
+
+Scenario = Callable[[World], Awaitable[None]]
+
+
+SHARES_SECONDS = 10.0
+
+
+class Measured(Protocol):
+    def problems(self) -> Sequence[str]: ...
+
+    def table(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """`run` in a world with these settings; how many businesses it needs."""
+
+    run: Callable[[World], Awaitable[Measured]]
+    settings: Mapping[str, str] = field(default_factory=dict)
+    businesses: int = 2
+
+
+MEASUREMENTS: Mapping[str, Measurement] = {
+    "fairness": Measurement(fairness.hanging_gemini, fairness.SETTINGS),
+    "shares": Measurement(partial(shares.measure, seconds=SHARES_SECONDS), shares.SETTINGS),
+}
+
+_IN_A_WORLD_OF_ITS_OWN = {clock_an_hour_ahead} if LIBRARIES else set()
+"""Without libfaketime no clock can be moved."""
+
+LONG: Mapping[str, Scenario] = bad_way.SCENARIOS
+"""About a minute each: played by `make chaos` only."""
+
+EVERY_SCENARIO: Mapping[str, Scenario] = {
+    **SCENARIOS,
+    **LONG,
+    **outages.SCENARIOS,
+    **{
+        scenario.__name__: scenario
+        for scenario in (full_redis, another_database_on_the_namespace, *_IN_A_WORLD_OF_ITS_OWN)
+    },
+}
+
+
+def server_of(name: str) -> type[Valkey]:
+    """Scenarios of one server share a world."""
+    return MovedValkey if EVERY_SCENARIO[name] in _IN_A_WORLD_OF_ITS_OWN else Valkey

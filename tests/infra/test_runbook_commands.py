@@ -1,0 +1,155 @@
+"""Every command that a runbook names is run: by the user it names, on the Redis that ships and beside a replica."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import redis as redis_sync
+from click.testing import CliRunner
+
+from app.cli import main
+from app.core.config import Settings
+from app.main import create_app
+from app.sandbox import webhooks as wa
+from app.sandbox.app import running_sandbox
+from app.sandbox.servers.location import Location
+from guarded_redis import Guarded, guarded_redis
+from serving import APP_SECRET, OPERATOR_KEY, served, settings_of
+
+RUNBOOKS = Path(__file__).resolve().parents[2] / "docs" / "runbooks"
+NUMBER = "106540352242922"
+COMMAND = re.compile(
+    r"`((?:chorus|curl|redis-cli|docker|kubectl) [^`]+|(?:CONFIG|SLOWLOG|INFO|MEMORY|CLIENT|LATENCY|ACL) [A-Z][^`]*)`"
+)
+COMMANDS = sorted(
+    {found for page in RUNBOOKS.glob("*.md") for found in COMMAND.findall(page.read_text(encoding="utf-8"))}
+)
+ELSEWHERE = {"docker compose ps", "kubectl describe pod", "kubectl rollout status"}
+"""Of the orchestrator: there is none here."""
+
+
+@dataclass
+class Stack:
+    redis: Guarded
+    settings: Settings
+    replica: str
+
+    def environment(self) -> dict[str, str]:
+        wanted = ("redis_url", "gemini_base_url", "whatsapp_base_url")
+        secrets = ("database_url", "gemini_api_key", "admin_api_key")
+        return {
+            **{name.upper(): str(getattr(self.settings, name)) for name in wanted},
+            **{name.upper(): getattr(self.settings, name).get_secret_value() for name in secrets},
+            "META_APP_SECRET": APP_SECRET,
+            "ENCRYPTION_KEY": ",".join(key.get_secret_value() for key in self.settings.encryption_key),
+        }
+
+
+@pytest.fixture
+def guarded(server_location: Location, tmp_path: Path) -> Iterator[Guarded]:
+    with guarded_redis(server_location.valkey_server, tmp_path) as redis:
+        yield redis
+
+
+@pytest.fixture
+async def stack(
+    guarded: Guarded, store_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> AsyncIterator[Stack]:
+    """A replica with an account, and a dead letter: a message to a number that no account has."""
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    async with running_sandbox() as sandbox:
+        settings = settings_of(sandbox.url, guarded.url, store_url, debounce_seconds=0)
+        async with served(create_app(settings)) as base, httpx.AsyncClient(base_url=base, timeout=10) as http:
+            operator = {"Authorization": f"Bearer {OPERATOR_KEY}"}
+            account = {
+                "name": "Levain", "slug": "levain", "phone_number_id": NUMBER, "access_token": "t" * 20,
+                "verify_token": "v" * 20,
+            }  # fmt: skip
+            assert (await http.post("/accounts", json=account, headers=operator)).status_code == 201
+            person, stranger = wa.Person("33612345678", "Ada"), wa.Business("999")
+            payload = wa.envelope(wa.messages_change(stranger, [wa.text(person, "Hello?")], [person]))
+            raw = wa.encode_like_meta(payload)
+            sent = await http.post("/webhook/whatsapp", content=raw, headers=wa.signed_headers(APP_SECRET, raw))
+            assert sent.status_code == 200
+            async with asyncio.timeout(20):
+                while not (await http.get("/admin/dead-letters", headers=operator)).json()["items"]:
+                    await asyncio.sleep(0.02)
+            yield Stack(guarded, settings, base)
+
+
+async def run(stack: Stack, arguments: list[str]) -> tuple[int, str]:
+    """In a thread: a command runs an event loop of its own."""
+    result = await asyncio.to_thread(CliRunner().invoke, main, arguments, env=stack.environment(), input="y\n")
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+async def chorus(stack: Stack, command: str) -> None:
+    if "<id>" in command:
+        listed = (await run(stack, ["queue", "dead"]))[1]
+        (letter,) = re.findall(r"^(\d+-\d+-\d+)", listed, flags=re.MULTILINE)
+        command = command.replace("<id>…", letter)
+    if "<phone_number_id>" in command:
+        opened = await run(stack, ["breakers", "open", f"whatsapp_api:{NUMBER}"])
+        assert opened[0] == 0, opened
+    command = command.replace("<name>", "gemini").replace("<phone_number_id>", NUMBER)
+    code, output = await run(stack, shlex.split(command)[1:])
+    assert code == 0, output
+
+
+async def curl(stack: Stack, command: str) -> None:
+    (path,) = re.findall(r"(?:>|CHORUS)(/[a-z/-]+)$", command)
+    headers = {"Authorization": f"Bearer {OPERATOR_KEY}"} if "$ADMIN_API_KEY" in command else {}
+    async with httpx.AsyncClient(base_url=stack.replica) as http:
+        assert (await http.get(path, headers=headers)).status_code == 200, path
+
+
+def redis_cli(stack: Stack, command: str) -> None:
+    program = shutil.which("redis-cli") or shutil.which("valkey-cli")
+    if program is None:
+        pytest.skip("no redis-cli on this machine (Debian: redis-tools)")
+    _, _, user, _, *what = shlex.split(command)
+    argv = [program, "-p", str(stack.redis.port), "--user", user, "--pass", stack.redis.operator, *what]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=3, check=False)
+        said, code = done.stdout + done.stderr, done.returncode
+    except subprocess.TimeoutExpired as exc:  # --latency goes on until it is ended
+        said, code = (exc.stdout or b"").decode(), 0
+    assert code == 0, said
+    assert not re.search(r"NOPERM|WRONGPASS|NOAUTH|ERR", said), said
+
+
+def on_the_server(stack: Stack, command: str) -> None:
+    words = command.split()
+    if words[-1] == "maxmemory":
+        words.append("500mb")
+    with redis_sync.Redis.from_url(stack.redis.with_password("operator", stack.redis.operator)) as client:
+        client.execute_command(*words)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in ELSEWHERE])
+async def test_a_command_of_a_runbook_does_what_it_says(stack: Stack, command: str) -> None:
+    match command.split(maxsplit=1)[0]:
+        case "chorus":
+            await chorus(stack, command)
+        case "curl":
+            await curl(stack, command)
+        case "redis-cli":
+            await asyncio.to_thread(redis_cli, stack, command)
+        case _:
+            await asyncio.to_thread(on_the_server, stack, command)
+
+
+def test_what_is_not_run_is_the_orchestrators() -> None:
+    assert {command for command in COMMANDS if command.startswith(("docker", "kubectl"))} == ELSEWHERE

@@ -1,0 +1,124 @@
+"""One replica does the fleet's duties; one that cannot lets another try."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+
+from app.adapters.postgres_store import PostgresStore
+from app.core.errors import Unavailable
+from app.core.last_known import LastKnown
+from app.core.leader import Lease
+from app.core.lifecycle import Supervisor
+from app.core.redis import Redis, connect
+from app.services.caretaker import Caretaker, Duty
+from app.services.database_watch import DatabaseWatch
+
+Start = Callable[..., Caretaker]
+
+
+@pytest.fixture
+async def redis(valkey_url: str) -> AsyncIterator[Redis]:
+    client = connect(valkey_url, timeout_seconds=1)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def start(redis: Redis) -> AsyncIterator[Start]:
+    async with AsyncExitStack() as stack:
+
+        def start(holder: str, **duties: Duty) -> Caretaker:
+            lease = Lease(redis, key="test:{fleet}:caretaker", holder=holder, seconds=5)
+            made = Caretaker(duties, lease, round_seconds=0.02)
+            supervisor = Supervisor()
+            supervisor.start("caretaker", made.run)
+            stack.push_async_callback(supervisor.stop)
+            return made
+
+        yield start
+
+
+class Counted:
+    """A duty that has `pages` to do and says how often it was asked."""
+
+    def __init__(self, *, pages: int = 1, error: Exception | None = None) -> None:
+        self.pages = pages
+        self.error = error
+        self.calls = 0
+        self.done = asyncio.Event()
+
+    async def __call__(self) -> bool:
+        self.calls += 1
+        if self.error is not None:
+            raise self.error
+        if self.calls >= self.pages:
+            self.done.set()
+        return self.calls < self.pages
+
+
+async def within(seconds: float, awaitable: Awaitable[object]) -> None:
+    async with asyncio.timeout(seconds):
+        await awaitable
+
+
+async def test_one_replica_does_every_page_of_every_duty_while_the_other_waits(start: Start) -> None:
+    many, next_one, idle = Counted(pages=5), Counted(), Counted()
+    start("a", many=many, next_one=next_one)
+    await within(5, next_one.done.wait())
+    assert many.calls >= 5
+    start("b", idle=idle)
+    rounds = many.calls + 3
+    async with asyncio.timeout(5):
+        while many.calls < rounds:
+            await asyncio.sleep(0.01)
+    assert idle.calls == 0
+
+
+@pytest.mark.parametrize("error", [Unavailable("database"), RuntimeError("a bug")])
+async def test_a_duty_that_fails_stops_no_other(start: Start, error: Exception) -> None:
+    good = Counted()
+    start("a", bad=Counted(error=error), good=good)
+    await within(5, good.done.wait())
+
+
+async def test_a_replica_that_cannot_lets_another_do_it(start: Start) -> None:
+    able = Counted()
+    start("a", work=Counted(error=Unavailable("database")))
+    start("b", work=able)
+    await within(5, able.done.wait())
+
+
+@pytest.mark.parametrize(
+    ("before", "forgets"),
+    [
+        (None, False),
+        ("{position} {identity}", False),
+        ("0 {identity}", False),
+        ("99{position} {identity}", True),
+        ("0 another-server:00000001", True),
+    ],
+)
+async def test_the_cache_is_forgotten_when_the_databases_history_is_another_one(
+    redis: Redis, store_url: str, before: str | None, forgets: bool
+) -> None:
+    store = PostgresStore(store_url)
+    known = LastKnown(redis, key="test:{fleet}:database")
+    history = await store.database_history()
+    assert history is not None
+    if before is not None:
+        await known.write(before.format(position=history.position, identity=history.identity))
+    forgotten: list[str] = []
+
+    async def invalidate(*patterns: str) -> None:
+        forgotten.extend(patterns)
+
+    watch = DatabaseWatch(store, invalidate, known)
+    assert not await watch.look()
+    assert forgotten == (["*"] if forgets else [])
+    await watch.look()
+    assert len(forgotten) == int(forgets), "once"
+    await store.aclose()

@@ -1,0 +1,85 @@
+"""What finds no room in the queue is kept for a person, and what came with it is not its hostage."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from app.core.queue import QueueFull
+from app.domain.errors import Unavailable
+from app.domain.models import HandoverReason
+from app.sandbox import webhooks as wa
+from app.sandbox.servers import Postgres
+from integration.desk import Desk, desk
+
+
+@pytest.fixture
+async def small(valkey_url: str, store_url: str) -> AsyncIterator[Desk]:
+    async with desk(valkey_url, store_url, max_per_mailbox=3) as made:
+        yield made
+
+
+async def test_a_full_mailbox_keeps_its_overflow_apart_and_the_rest_of_the_delivery_is_stored(small: Desk) -> None:
+    flood, others = small.person(), [small.person() for _ in range(20)]
+    await small.overflow.put(small.events(flood, *(wa.text(flood, f"in {n}") for n in range(3))))
+    delivery = small.events(flood, wa.text(flood, "out 1"), wa.text(flood, "out 2"))
+    for person in others:
+        delivery += small.events(person, wa.text(person, "hello"))
+    result = await small.overflow.put(delivery)
+    assert (result.accepted, len(result.diverted)) == (20, 2)
+    assert not await small.drain.drain()
+    assert await small.store.overflow_peek(limit=1) == []
+    conversation = await small.conversation_with(flood.wa_id)
+    assert await small.texts(conversation) == ["out 1", "out 2"]
+    assert conversation.needs_human_reason == HandoverReason.OVERFLOW
+    assert (await small.queue.stats()).pending == 23
+
+
+async def test_a_repeated_delivery_of_the_overflow_adds_nothing(small: Desk) -> None:
+    person = small.person()
+    events = small.events(person, *(wa.text(person, f"{n}") for n in range(5)))
+    await small.overflow.put(events)
+    await small.overflow.put(events)
+    await small.drain.drain()
+    await small.overflow.put(events)
+    await small.drain.drain()
+    assert await small.texts(await small.conversation_with(person.wa_id)) == ["3", "4"]
+
+
+async def test_what_cannot_be_recorded_becomes_a_dead_letter_and_stops_nothing(small: Desk) -> None:
+    stranger, person = small.person(), small.person()
+    nowhere = small.events(stranger, *(wa.text(stranger, f"{n}") for n in range(4)), business=wa.Business("999"))
+    good = small.events(person, *(wa.text(person, f"{n}") for n in range(4)))
+    bad = good[3]._replace(payload=b"{}")
+    await small.overflow.put(nowhere)
+    await small.overflow.put([*good[:3], bad])
+    await small.drain.drain()
+    assert await small.store.overflow_peek(limit=1) == []
+    letters, _ = await small.queue.dead(limit=10)
+    assert sorted(letter.reason for letter in letters)[1] == "unknown phone_number_id 999"
+    assert [letter.event.id for letter in letters] == [nowhere[3].id, bad.id]
+
+
+async def test_a_full_overflow_refuses_and_the_database_being_away_too(small: Desk, postgres: Postgres) -> None:
+    person = small.person()
+    await small.overflow.put(small.events(person, *(wa.text(person, f"{n}") for n in range(3))))
+    with pytest.raises(QueueFull):
+        await small.overflow.put(small.events(person, *(wa.text(person, "x") for _ in range(101))))
+    postgres.kill()
+    with pytest.raises(Unavailable):
+        await small.overflow.put(small.events(person, wa.text(person, "y")))
+
+
+async def test_two_customers_with_the_longest_messages_leave_room_for_the_others(
+    valkey_url: str, store_url: str
+) -> None:
+    async with desk(valkey_url, store_url, max_pending=100_000, max_bytes=20_000_000) as made:
+        loud = [made.person(), made.person()]
+        for n in range(60):
+            for person in loud:
+                await made.overflow.put(made.events(person, wa.text(person, "é" * 65_536, id=f"{person.wa_id}{n}")))
+        assert (await made.queue.stats()).bytes < 2 * 2 * 2**20 + 100_000
+        for _ in range(40):
+            person = made.person()
+            assert (await made.overflow.put(made.events(person, wa.text(person, "hello")))).accepted == 1
