@@ -178,7 +178,8 @@ class CircuitBreaker(Circuit):
         return verdict
 
     def _stood_still(self, started: float) -> bool:
-        return stalled_since(started) >= STALL_SHARE * (self._monotonic() - started)
+        stalled = stalled_since(started)
+        return stalled > 0 and stalled >= STALL_SHARE * (self._monotonic() - started)
 
     def _record_error(self, view: View, verdict: Verdict, started: float) -> None:
         if view is not self._view:
