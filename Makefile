@@ -33,7 +33,7 @@ check: setup     ## ruff, types, import contracts
 	"$(BIN)/mypy"
 	"$(BIN)/lint-imports"
 
-fuzz: setup      ## schemathesis against every route, as operator and as member: FUZZ_SECONDS in all (default 600)
+fuzz: setup      ## schemathesis against every route (FUZZ_SECONDS, default 600), hypothesis' webhooks (FUZZ_PAYLOADS, 30000)
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) "$(BIN)/python" -m pytest -q -s --timeout=0 tests/fuzz
 
 openapi: setup   ## write docs/openapi.json anew

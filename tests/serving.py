@@ -11,25 +11,30 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from app.api.http_protocol import BoundedServer, ConnectionLimits, bounded
 from app.core.config import Settings
 from app.core.secrets import TokenCipher
 from fakes import peer, read_request, response
 
 OPERATOR_KEY = "operator-of-the-test-suite"
 APP_SECRET = "s" * 16
+LIMITS = ConnectionLimits()
 
 
-class _Server(uvicorn.Server):
+class _Server(BoundedServer):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
 
 
 @contextlib.asynccontextmanager
-async def served(app: ASGIApp) -> AsyncIterator[str]:
+async def served(
+    app: ASGIApp, limits: ConnectionLimits = LIMITS, *, look_seconds: float = 1.0, **config: Any
+) -> AsyncIterator[str]:
     """Its base URL. The app's lifespan is over when this returns."""
-    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, lifespan="on")
-    server = _Server(config)
+    usual = {"port": 0, "log_config": None, "access_log": False, "lifespan": "on", "timeout_keep_alive": 75}
+    server = _Server(uvicorn.Config(app, **usual | bounded(limits) | config))
+    server.look_seconds = look_seconds
     serving = asyncio.create_task(server.serve())
     try:
         async with asyncio.timeout(30):

@@ -72,7 +72,7 @@ def test_every_module_says_what_it_is_for() -> None:
         ("supabase", {"adapters/supabase_store.py"}),
         ("jwt", {"adapters/supabase_auth.py"}),
         ("cryptography", {"core/secrets.py"}),
-        ("uvicorn", {"server.py", "sandbox/serving.py"}),
+        ("uvicorn", {"server.py", "api/http_protocol.py", "sandbox/serving.py"}),
         ("tenacity", {"core/retry.py"}),
     ],
 )

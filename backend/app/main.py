@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypedDict
 
 from fastapi import FastAPI
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
 from app.api import (
@@ -38,6 +38,10 @@ class Chorus(FastAPI):
 
     webhook: routes_webhook.WebhookReceiver | None = None
 
+    def build_middleware_stack(self) -> ASGIApp:
+        # Outside of Starlette's own handler of unexpected errors, whose answers are answers too.
+        return Observed(super().build_middleware_stack())
+
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             self.openapi_schema = document(self, routes_health.OPERATIONS | routes_webhook.OPERATIONS)
@@ -67,7 +71,6 @@ def create_app(settings: Settings) -> Chorus:
 
     # Without redirects to a path with or without a slash: they lose the body of half of the clients.
     app = Chorus(title="Chorus", version=__version__, lifespan=lifespan, redirect_slashes=False, **_no_docs(settings))
-    app.add_middleware(Observed)
     install_error_handlers(app)
     app.router.routes += [
         *routes_health.ROUTES,

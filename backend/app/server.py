@@ -6,12 +6,14 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import socket
 from types import FrameType
 
 import uvicorn
 
 from app import __version__
+from app.api.http_protocol import BoundedServer, ConnectionLimits, bounded
 from app.core.config import Settings
 from app.core.tracing import configure_tracing
 from app.main import Chorus, create_app
@@ -21,10 +23,12 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE_SECONDS = 75
 """Longer than the usual load balancer's 60 s, so that it is never we who close a connection it is about to use."""
 GC_ALLOCATIONS = 20_000
+OTHER_FILES = 400
+"""Descriptors beside those of clients: Redis, Postgres, upstreams, logs."""
 CLOSE = (b"connection", b"close")
 
 
-class DrainingServer(uvicorn.Server):
+class DrainingServer(BoundedServer):
     """uvicorn closes its sockets at once on SIGTERM, so a load balancer never sees the 503 on the readiness route.
     Here the first signal only turns readiness off; the sockets stay open for `drain_seconds`, and every answer asks
     its client to come back on another connection. A second signal ends the process at once: what it held is taken over
@@ -70,10 +74,27 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
+def _connections(wanted: int) -> int:
+    """At most `wanted`: as many as the limit on descriptors leaves, which is raised as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + OTHER_FILES
+    if resource.RLIM_INFINITY not in {soft, hard} and soft < needed:
+        soft = min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    logger.warning("few file descriptors: fewer connections", extra={"descriptors": soft, "wanted": needed})
+    return max(soft - OTHER_FILES, soft // 2)
+
+
 def serve(settings: Settings) -> None:
     """Run one replica until a signal ends it."""
     configure_tracing(version=__version__, instance=f"{socket.gethostname()}-{os.getpid()}")
     app = create_app(settings)
+    limits = ConnectionLimits(
+        connections=_connections(settings.max_connections),
+        idle_seconds=KEEP_ALIVE_SECONDS,
+    )
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -83,5 +104,6 @@ def serve(settings: Settings) -> None:
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=30,
+        **bounded(limits),
     )
     DrainingServer(config, app, drain_seconds=settings.drain_seconds).run()

@@ -283,6 +283,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             silence=silence,
             verifier=_verifier(settings),
             admin_key=_admin_key(settings),
+            metrics_key=_value(settings.metrics_api_key) or None,
             verify_token=_value(settings.whatsapp_verify_token) or None,
         ),
         ingest=IngestService(namespace.before(inbox or intake), outside.arrivals.note),

@@ -76,9 +76,13 @@ class World:
     def business(self) -> Business:
         return Business(self.account["phone_number_id"])
 
+    @property
+    def operator(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.fleet.keys.admin}"}
+
     async def api(self, method: str, path: str, *, replica: int = 0, status: int = 200, **more: Any) -> Any:
         """As the operator, on one replica; the status is asserted."""
-        headers = {"Authorization": f"Bearer {self.fleet.keys.admin}"} | more.pop("headers", {})
+        headers = self.operator | more.pop("headers", {})
         response = await self.http.request(method, self.fleet.replicas[replica].url + path, headers=headers, **more)
         assert response.status_code == status, response.text
         return response.json()

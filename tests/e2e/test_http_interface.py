@@ -57,7 +57,7 @@ async def test_three_replicas_look_at_an_upstream_as_often_as_one(world: World) 
     age = time.time() - min(replica["started_at"] for replica in fleet["replicas"])
     looks: Counter[str] = Counter()
     for replica in world.fleet.replicas:
-        text = (await world.http.get(f"{replica.url}/metrics")).text
+        text = (await world.http.get(f"{replica.url}/metrics", headers=world.operator)).text
         for name, count in re.findall(r'chorus_dependency_probes_total{dependency="(\w+)"} ([\d.]+)', text):
             looks[name] += float(count)
     for upstream in ("gemini", "whatsapp"):
@@ -90,7 +90,7 @@ async def test_the_fleet_lists_every_replica(world: World) -> None:
 
 
 async def test_metrics_are_rendered(world: World) -> None:
-    text = (await world.http.get(world.fleet.replicas[0].url + "/metrics")).text
+    text = (await world.http.get(world.fleet.replicas[0].url + "/metrics", headers=world.operator)).text
     for name in ("chorus_webhook_seconds_count", "chorus_http_request_seconds", "chorus_circuit_breaker_state"):
         assert name in text
 

@@ -65,7 +65,7 @@ async def schemathesis(
 
 async def failures_of_the_server(api: Api) -> float:
     """Answers of 5xx so far, by the replica's own count."""
-    text = (await api.http.get(f"{api.url}/metrics")).text
+    text = (await api.raw("GET", "/metrics")).text
     counts = re.findall(r'^chorus_http_request_seconds_count\{.*status="5\d\d"\} ([\d.]+)$', text, re.MULTILINE)
     return sum(map(float, counts))
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +17,8 @@ from fastapi.routing import APIRoute
 
 from app.api import routes_accounts, routes_bot, routes_conversations
 from balancer import balancer, needs_haproxy
+
+from .test_tls_front import CADDY, caddy
 
 PUBLIC = [
     "/webhook/whatsapp?hub.mode=subscribe", "/health", "/health/live", "/health/ready", "/accounts", "/accounts/",
@@ -69,6 +74,86 @@ def test_a_public_path_reaches_a_replica(front: int, path: str) -> None:
 @pytest.mark.parametrize("path", HIDDEN)
 def test_no_other_path_does_in_any_spelling(front: int, path: str) -> None:
     assert status_of(front, path) in {400, 404}
+
+
+def answer_to(port: int, head: str) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(f"{head}\r\nConnection: close\r\n\r\n".encode())
+        return connection.makefile("rb").readline()
+
+
+@needs_haproxy
+@pytest.mark.parametrize(
+    "head",
+    [
+        "GET http://chorus/metrics HTTP/1.1", "GET http://chorus/%6Detrics HTTP/1.1", "GET http://chorus HTTP/1.1",
+        "GET HTTP://chorus//metrics HTTP/1.1", "GET http://health/metrics HTTP/1.1", "GET /metrics HTTP/1.0",
+        "OPTIONS * HTTP/1.1",
+        "CONNECT chorus:80 HTTP/1.1", "GET metrics HTTP/1.1", "GET /metrics?/health HTTP/1.1",
+        "GET /metrics#/health HTTP/1.1", "GET /%2Fmetrics HTTP/1.1", "GET /health%2F..%2Fmetrics HTTP/1.1",
+        "GET /accounts/%C0%AE%C0%AE/metrics HTTP/1.1", "GET /accounts/%2E%2E/%4D%45TRICS HTTP/1.1",
+        "GET /metrics HTTP/1.1\r\nX-Original-URL: /health\r\nX-Rewrite-URL: /health",
+        "POST /metrics HTTP/1.1\r\nX-HTTP-Method-Override: GET\r\nContent-Length: 0",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("host", ["chorus", "x/health"])
+def test_no_other_form_of_a_request_reaches_what_is_hidden(front: int, head: str, host: str) -> None:
+    assert int(answer_to(front, f"{head}\r\nHost: {host}").split()[1]) in {400, 403, 404, 405, 501}
+
+
+@needs_haproxy
+def test_the_absolute_form_of_a_public_path_is_public(front: int) -> None:
+    assert answer_to(front, "GET http://chorus/health HTTP/1.1\r\nHost: chorus").split()[1] == b"200"
+
+
+def over_http2(url: str, *more: str) -> int:
+    """A path is sent as it is, percent signs and dots included."""
+    command = [
+        "curl",
+        "-s",
+        "-k",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_version} %{http_code}",
+        "--path-as-is",
+        "-m",
+        "5",
+        *more,
+        url,
+    ]
+    version, status = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.split()
+    assert version == "2" or status == "000", url
+    return int(status)
+
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
+ODD = {"/\u212aadmin", "/accounts/..\\metrics"}
+"""curl does not send them."""
+
+
+@needs_haproxy
+@needs_curl
+def test_http_2_is_held_against_the_same_list(front: int) -> None:
+    base = f"http://127.0.0.1:{front}"
+    assert over_http2(f"{base}/health", "--http2-prior-knowledge") == 200
+    for path in set(HIDDEN) - ODD:
+        assert over_http2(base + path, "--http2-prior-knowledge") in {400, 404}, path
+
+
+@needs_haproxy
+@needs_curl
+@pytest.mark.skipif(CADDY is None, reason="no caddy on this machine (Debian: apt install caddy)")
+def test_http_2_to_caddy_is_held_against_the_same_list(front: int, tmp_path: Path) -> None:
+    with caddy(tmp_path, front) as (port, process):
+        base = f"https://localhost:{port}"
+        deadline = time.monotonic() + 30
+        while over_http2(f"{base}/health", "--http2") != 200:
+            assert process.running, process.log_tail()
+            assert time.monotonic() < deadline, process.log_tail()
+            time.sleep(0.05)
+        for path in set(HIDDEN) - ODD:
+            assert over_http2(base + path, "--http2") in {308, 400, 404}, path
 
 
 @needs_haproxy

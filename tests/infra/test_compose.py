@@ -85,6 +85,15 @@ def test_monitoring_and_tls_are_profiles() -> None:
     assert profiles == monitoring | {"caddy": ["tls"]}
 
 
+def test_prometheus_has_the_key_of_the_metrics() -> None:
+    config = yaml.safe_load((ROOT / "infra" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    (job,) = [job for job in config["scrape_configs"] if job["job_name"] == "chorus"]
+    assert job["authorization"] == {"credentials_file": "/run/secrets/metrics_key"}
+    assert SERVICES["prometheus"]["secrets"] == ["metrics_key"]
+    assert COMPOSE["secrets"]["metrics_key"] == {"environment": "METRICS_API_KEY"}
+    assert ".env" in SERVICES["backend"]["env_file"]
+
+
 def test_prometheus_tells_the_alertmanager() -> None:
     config = yaml.safe_load((ROOT / "infra" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
     (manager,) = config["alerting"]["alertmanagers"]

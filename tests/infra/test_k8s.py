@@ -176,6 +176,10 @@ def test_prometheus_finds_every_pod() -> None:
     assert monitor["spec"]["selector"]["matchLabels"].items() <= metrics["metadata"]["labels"].items()
     assert monitor["spec"]["endpoints"][0]["port"] == metrics["spec"]["ports"][0]["name"]
     assert re.fullmatch(r"\d+s", monitor["spec"]["endpoints"][0]["interval"])
+    assert monitor["spec"]["endpoints"][0]["authorization"]["credentials"] == {
+        "name": "chorus",
+        "key": "METRICS_API_KEY",
+    }
     for deployment in of_kind("Deployment"):
         labels = deployment["spec"]["template"]["metadata"]["labels"]
         assert metrics["spec"]["selector"].items() <= labels.items()

@@ -193,6 +193,7 @@ def test_no_payload_whatsoever_raises(payload: Any) -> None:
 def test_no_update_of_a_known_number_raises(key: str, updates: list[Any], contacts: Any) -> None:
     value = {"metadata": {"phone_number_id": "1"}, key: updates, "contacts": contacts}
     events = list(parse_webhook({"entry": [{"changes": [{"field": "messages", "value": value}]}]}))
+    assert {event.is_immediate for event in events} <= {True, False}
     assert len(events) == max(len(updates), 1)
     for event in events:
         if event.kind in (Kind.MESSAGE, Kind.ECHO):

@@ -42,8 +42,9 @@ async def post(receiver: WebhookReceiver, content: bytes, headers: dict[str, str
 CASES: Sequence[tuple[str, int, bytes, dict[str, str]]] = (
     ("signature_wrong", 401, b"{}", signed_headers("another secret", b"{}")),
     ("signature_missing", 401, b"{}", {}),
+    ("signature_malformed", 401, b"{}", {"X-Hub-Signature-256": "sha256=00"}),
     ("invalid_json", 400, b"{", signed_headers("s", b"{")),
-    ("body_too_large", 413, b"x" * (routes_webhook.MAX_BODY_BYTES + 1), {}),
+    ("body_too_large", 413, b"x" * (routes_webhook.MAX_BODY_BYTES + 1), signed_headers("s", b"")),
     ("unavailable", 503, b"{}", signed_headers("s", b"{}")),
 )
 

@@ -41,6 +41,7 @@ class Services:
     silence: SilenceWatch
     verifier: TokenVerifier | None
     admin_key: str
+    metrics_key: str | None
     verify_token: str | None
 
 
@@ -63,8 +64,17 @@ async def current_user(request: Request) -> User:
 
 def is_operator(request: Request) -> bool:
     """Without complaint: /health shows more to the operator and something to everybody."""
+    return _has_key(request, services(request).admin_key)
+
+
+def may_read_metrics(request: Request) -> bool:
+    """The operator, and Prometheus with a key that opens nothing else."""
+    key = services(request).metrics_key
+    return is_operator(request) or (key is not None and _has_key(request, key))
+
+
+def _has_key(request: Request, key: str) -> bool:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    key = services(request).admin_key
     return scheme.lower() == "bearer" and secrets.compare_digest(token.encode(), key.encode())
 
 

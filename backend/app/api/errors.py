@@ -47,13 +47,12 @@ STATUS_OF: tuple[tuple[type[Exception], int], ...] = (
 
 DEFAULT_RETRY_AFTER_SECONDS = 5
 MAX_MESSAGE_CHARS = 500
-BODY_TOO_LARGE = "chorus.body_too_large"
-"""In a request's scope: its body was cut off, whatever the framework makes of the rest."""
 HTTP_ERRORS: Mapping[int, tuple[str, str]] = {
     400: ("bad_request", "the request cannot be read"),
     404: ("not_found", "there is no such route"),
     405: ("method_not_allowed", "this route does not take this method"),
     413: ("body_too_large", "the body is too large"),
+    503: ("overloaded", "too many large bodies are on their way"),
 }
 """The framework's own errors: code, and what happened."""
 
@@ -122,7 +121,7 @@ async def _invalid(request: Request, exc: Exception) -> Response:
 
 async def _http(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)  # noqa: S101  registered for it only
-    status = 413 if request.scope.get(BODY_TOO_LARGE) else exc.status_code
+    status = exc.status_code
     code, what = HTTP_ERRORS.get(status, (f"http_{status}", str(exc.detail)))
     headers = {"Allow": _allowed_methods(request)} if status == 405 else exc.headers
     return error_response(status, code, what, headers=headers)

@@ -1,4 +1,5 @@
-"""Around every route but the webhook, which does its own: a request id, one log line, RED metrics, a body limit."""
+"""Around every route but the webhook, which does its own: a request id, one log line, RED metrics, bounds on the body,
+headers of every answer."""
 
 from __future__ import annotations
 
@@ -7,25 +8,36 @@ import time
 from typing import Any
 
 from prometheus_client import Histogram
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.body_limit import announced_bytes
-from app.api.errors import BODY_TOO_LARGE, error_response
+from app.api.body_limit import BodiesTooLarge, Body, BodyBudget, BodyTooLarge, announced_bytes
+from app.api.errors import error_response
 from app.core.logging import bind_request_id, log_canonical
 
 MAX_BODY_BYTES = 1024 * 1024
+MAX_BODIES_BYTES = 8 * 1024 * 1024
+"""Of all requests that are under way at the same time."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 REQUEST_SECONDS = Histogram(
     "chorus_http_request_seconds", "Requests by route and status", ["method", "route", "status"]
 )
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
+_NO_STORE = (b"cache-control", b"no-store")
+_CLOSE = (b"connection", b"close")
 
 
 class Observed:
-    """Outermost middleware. The request id is the caller's `X-Request-ID` if `REQUEST_ID` allows it, else a new one."""
+    """Outside of everything. The request id is the caller's `X-Request-ID` if `REQUEST_ID` allows it, else a new one.
+
+    An answer that comes before the whole body is here announces that the connection will be closed. An error that was
+    answered with a 500 ends here: the application's handler has logged it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._budget = BodyBudget(MAX_BODIES_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -35,46 +47,74 @@ class Observed:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = bind_request_id(given if REQUEST_ID.fullmatch(given) else None)
-        status = 500
+        body = _ApiBody(receive, headers, self._budget)
+        status, is_answered = 500, False
 
         async def observed_send(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_answered
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = _headers(message["headers"], request_id, closes=not body.is_complete)
             await send(message)
+            is_answered = message["type"] == "http.response.body" and not message.get("more_body")
 
         try:
             if announced_bytes(headers.get(b"content-length", b"0"), limit=MAX_BODY_BYTES) > MAX_BODY_BYTES:
                 response = error_response(413, "body_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
                 await response(scope, receive, observed_send)
             else:
-                await self._app(scope, _bounded(receive, scope), observed_send)
+                await self._app(scope, body.receive, observed_send)
+        except Exception:
+            if not is_answered:
+                raise
         finally:
-            seconds = time.perf_counter() - started
-            route = _route(scope)
-            method = scope["method"] if scope["method"] in METHODS else "other"
-            REQUEST_SECONDS.labels(method, route, status).observe(seconds)
-            if not route.startswith(("/health", "/metrics")) or status >= 500:
-                log_canonical(
-                    "request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 2)
-                )
+            body.close()
+            _record(scope, status, time.perf_counter() - started)
 
 
-def _bounded(receive: Receive, scope: Scope) -> Receive:
-    """A chunked body has no length to check beforehand."""
-    size = 0
+def _headers(own: list[tuple[bytes, bytes]], request_id: str, *, closes: bool) -> list[tuple[bytes, bytes]]:
+    """Answers are about people: no cache keeps them, unless the route says how long."""
+    added = [(b"x-request-id", request_id.encode()), _NOSNIFF]
+    if not any(name == b"cache-control" for name, _ in own):
+        added.append(_NO_STORE)
+    if closes:
+        added.append(_CLOSE)
+    return [*own, *added]
 
-    async def bounded() -> Message:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size > MAX_BODY_BYTES:
-            scope[BODY_TOO_LARGE] = True
+
+def _record(scope: Scope, status: int, seconds: float) -> None:
+    route = _route(scope)
+    method = scope["method"] if scope["method"] in METHODS else "other"
+    REQUEST_SECONDS.labels(method, route, status).observe(seconds)
+    if not route.startswith(("/health", "/metrics")) or status >= 500:
+        log_canonical("request", method=method, route=route, status=status, ms=round(seconds * 1000, 2))
+
+
+class _ApiBody(Body):
+    """Read when the application asks for it, and handed over in one piece."""
+
+    def __init__(self, receive: Receive, headers: dict[bytes, bytes], budget: BodyBudget) -> None:
+        super().__init__(receive, max_bytes=MAX_BODY_BYTES, budget=budget)
+        self._receive_next = receive
+        self.is_complete = headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers
+        self._is_handed_over = False
+
+    async def receive(self) -> Message:
+        """ASGI's. Raises `HTTPException`, which FastAPI lets through where it reads bodies."""
+        if self._is_handed_over:
+            return await self._receive_next()
+        self._is_handed_over = True
+        if self.is_complete:
+            return await self._receive_next()
+        try:
+            body = await self.read()
+        except BodyTooLarge:
+            raise HTTPException(413) from None
+        except BodiesTooLarge:
+            raise HTTPException(503, headers={"Retry-After": "5"}) from None
+        if body is None:
             return {"type": "http.disconnect"}
-        return message
-
-    return bounded
+        return {"type": "http.request", "body": body, "more_body": False}
 
 
 def _route(scope: dict[str, Any] | Scope) -> str:

@@ -18,6 +18,7 @@ Security = dict[str, list[str]]
 
 OPERATOR: Security = {"operatorKey": []}
 USER: Security = {"supabaseToken": []}
+METRICS: Security = {"metricsKey": []}
 
 _RETRY_AFTER = {
     "Retry-After": {
@@ -55,6 +56,7 @@ _TAGS = [
 
 _SECURITY_SCHEMES = {
     "operatorKey": {"type": "http", "scheme": "bearer", "description": "ADMIN_API_KEY: may do everything."},
+    "metricsKey": {"type": "http", "scheme": "bearer", "description": "METRICS_API_KEY: opens `/metrics` only."},
     "supabaseToken": {
         "type": "http",
         "scheme": "bearer",

@@ -12,10 +12,11 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.deps import is_operator, services
-from app.api.openapi import OPERATOR
+from app.api.deps import is_operator, may_read_metrics, services
+from app.api.openapi import METRICS, OPERATOR, plain_problem
 from app.api.plain_route import PlainRoute
 from app.core.metrics import render
+from app.domain.errors import Unauthenticated
 
 NOT_KEPT = {"Cache-Control": "no-store"}
 
@@ -33,7 +34,9 @@ async def health(request: Request) -> Response:
     return Response(body, status, NOT_KEPT, media_type="application/json")
 
 
-async def metrics(_request: Request) -> Response:
+async def metrics(request: Request) -> Response:
+    if not may_read_metrics(request):
+        raise Unauthenticated("this needs METRICS_API_KEY or the operator's key")
     body, content_type = render()
     return Response(body, media_type=content_type)
 
@@ -109,12 +112,13 @@ OPERATIONS: dict[str, Any] = {
             "tags": ["health"],
             "operationId": "get_metrics",
             "summary": "For Prometheus",
-            "security": [],
+            "security": [METRICS, OPERATOR],
             "responses": {
                 "200": {
                     "description": "The text format of Prometheus.",
                     "content": {"text/plain": {"schema": {"type": "string"}}},
-                }
+                },
+                "401": plain_problem(401),
             },
         }
     },

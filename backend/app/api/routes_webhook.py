@@ -7,6 +7,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from app.api.advice import sentence
-from app.api.body_limit import announced_bytes
+from app.api.body_limit import BodiesTooLarge, Body, BodyBudget, BodyTooLarge, announced_bytes
 from app.api.deps import services
 from app.api.errors import error_response
 from app.api.openapi import plain_problem
@@ -35,6 +36,9 @@ logger = logging.getLogger(__name__)
 PATH = "/webhook/whatsapp"
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """Meta sends up to 3 MB (Cloud API webhooks, payload size)."""
+MAX_BODIES_BYTES = 24 * 1024 * 1024
+"""Of all deliveries that are not complete yet. One that comes in one piece, as ordinary ones do, is not counted."""
+SIGNATURE = re.compile(rb"sha256=[0-9a-f]{64}")
 RETRY_AFTER = b"5"
 
 WEBHOOK_SECONDS = Histogram(
@@ -46,70 +50,88 @@ WEBHOOK_SECONDS = Histogram(
 _OK_SECONDS = WEBHOOK_SECONDS.labels(200)
 REFUSED = Counter("chorus_webhook_refused_total", "Requests of Meta, or of strangers, that were refused", ["reason"])
 for _reason in (
-    "signature_missing", "signature_wrong", "invalid_json", "body_too_large", "unavailable", "verification_failed",
+    "signature_missing", "signature_malformed", "signature_wrong", "invalid_json", "body_too_large", "overloaded",
+    "unavailable", "verification_failed",
 ):  # fmt: skip
     REFUSED.labels(_reason)  # from the start: an increase from nothing is none to Prometheus
 TELL_SECONDS = 60.0
 """Refused signatures are told once a minute: a warning for each would be a way to fill the disk."""
 
 
-class BodyTooLarge(Exception):
-    pass
+class Unsigned(Exception):
+    """The request cannot be Meta's; the text is the reason to count."""
 
 
 class WebhookReceiver:
     """`POST /webhook/whatsapp` as an ASGI callable.
 
     200: durably stored · 400: not JSON · 401: no or wrong signature, nothing stored · 413 · 503: nothing durable could
-    take it, Meta delivers again.
+    take it, or too many large deliveries at once; Meta delivers again.
+
+    Without a well-formed signature the body is not read. An answer that comes before the whole body announces that the
+    connection will be closed.
     """
 
     def __init__(self, ingest: IngestService, app_secrets: Sequence[str]) -> None:
         self._ingest = ingest
         self._keys = [secret.encode() for secret in app_secrets]
+        self._budget = BodyBudget(MAX_BODIES_BYTES)
         self._told_at = -TELL_SECONDS
         self._untold = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         request_id = bind_request_id()
+        body = Body(receive, max_bytes=MAX_BODY_BYTES, budget=self._budget)
         accepted = duplicates = 0
         error = refused = reason = ""
         try:
-            signature, length = _headers(scope)
-            if length > MAX_BODY_BYTES:
-                raise BodyTooLarge
-            body = await _read(receive)
-            if body is None:
+            content = await self._signed_content(scope, body)
+            if content is None:
                 return
-            if not self._is_signed(body, signature):
-                status, error = 401, "invalid_signature"
-                refused = "signature_wrong" if signature else "signature_missing"
-                self._tell_unsigned(refused, started)
-            else:
-                with span("webhook"):
-                    result = await self._ingest.accept(loads(body))
-                accepted, duplicates = result.accepted, result.duplicates
-                status = 200
+            with span("webhook"):
+                result = await self._ingest.accept(loads(content))
+            accepted, duplicates = result.accepted, result.duplicates
+            status = 200
+        except Unsigned as exc:
+            status, error, refused = 401, "invalid_signature", str(exc)
+            self._tell_unsigned(refused, started)
         except BodyTooLarge:
             status, error, refused = 413, "body_too_large", "body_too_large"
+        except BodiesTooLarge:
+            status, error, refused = 503, "overloaded", "overloaded"
         except json.JSONDecodeError:
             status, error, refused = 400, "invalid_json", "invalid_json"
         except Unavailable as exc:
             status, error, refused = 503, f"{exc.dependency}_unavailable", "unavailable"
             reason = in_words(exc)
+        finally:
+            body.close()
         if status == 200:
             await send(_OK_START)
             await send(_OK_BODY)
         else:
             REFUSED.labels(refused).inc()
-            await _refuse(send, status, error, request_id)
+            await _refuse(send, status, error, request_id, closes=not body.is_complete)
         seconds = time.perf_counter() - started
         (_OK_SECONDS if status == 200 else WEBHOOK_SECONDS.labels(status)).observe(seconds)
         log_canonical(
             "webhook", status=status, accepted=accepted, duplicates=duplicates, error=error, reason=reason or refused,
             ms=round(seconds * 1000, 2),
         )  # fmt: skip
+
+    async def _signed_content(self, scope: Scope, body: Body) -> bytes | bytearray | None:
+        """`None` if the client went away. Raises `Unsigned`, `BodyTooLarge` or `BodiesTooLarge`."""
+        signature, length = _headers(scope)
+        if SIGNATURE.fullmatch(signature) is None:
+            body.is_complete = length == 0
+            raise Unsigned("signature_malformed" if signature else "signature_missing")
+        if length > MAX_BODY_BYTES:
+            raise BodyTooLarge
+        content = await body.read()
+        if content is not None and not self._is_signed(content, signature):
+            raise Unsigned("signature_wrong")
+        return content
 
     def _tell_unsigned(self, refused: str, now: float) -> None:
         """With a wrong app secret every delivery ends here, and nothing else in the system goes wrong."""
@@ -121,7 +143,7 @@ class WebhookReceiver:
             )
             self._told_at, self._untold = now, 0
 
-    def _is_signed(self, body: bytes, signature: bytes) -> bool:
+    def _is_signed(self, body: bytes | bytearray, signature: bytes) -> bool:
         """HMAC-SHA256 over the raw bytes with any of the app secrets (several Meta apps may post here)."""
         for key in self._keys:
             if hmac.compare_digest(b"sha256=" + hmac.digest(key, body, "sha256").hex().encode(), signature):
@@ -130,45 +152,26 @@ class WebhookReceiver:
 
 
 def _headers(scope: Scope) -> tuple[bytes, int]:
-    """(signature, body length as announced); an announcement that is no number is more than any body."""
+    """(signature, body length as announced). An announcement that is no number is more than any body; chunks, which
+    announce nothing, are at least one byte."""
     signature, length = b"", 0
     for name, value in scope["headers"]:
         if name == b"x-hub-signature-256":
             signature = value
         elif name == b"content-length":
             length = announced_bytes(value, limit=MAX_BODY_BYTES)
+        elif name == b"transfer-encoding":
+            length = max(length, 1)
     return signature, length
 
 
-async def _read(receive: Receive) -> bytes | None:
-    """The whole body; `None` if the client went away. Raises `BodyTooLarge` as soon as that is known."""
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
-            raise BodyTooLarge
-        return body
-    chunks, size = [], 0
-    while True:
-        if message["type"] == "http.disconnect":
-            return None
-        chunk: bytes = message.get("body", b"")
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise BodyTooLarge
-        if not message.get("more_body"):
-            return b"".join(chunks)
-        message = await receive()
-
-
-async def _refuse(send: Send, status: int, error: str, request_id: str) -> None:
+async def _refuse(send: Send, status: int, error: str, request_id: str, *, closes: bool) -> None:
     message = sentence(error, status, MESSAGES.get(error, NOT_STORED))
     body = orjson.dumps({"error": {"code": error, "message": message, "request_id": request_id}})
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 503:
         headers.append((b"retry-after", RETRY_AFTER))
-    if status == 413:
+    if closes:
         # The rest of the body is on the wire; reading it is what we refuse.
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -181,6 +184,7 @@ MESSAGES = {
     "invalid_signature": "X-Hub-Signature-256 is missing or does not match the body",
     "invalid_json": "the body is not valid JSON",
     "body_too_large": f"the body is larger than {MAX_BODY_BYTES} bytes",
+    "overloaded": "too many large deliveries are on their way",
 }
 NOT_STORED = "nothing durable could store this"
 """Whatever is away."""

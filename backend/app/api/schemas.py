@@ -50,7 +50,7 @@ Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 PhoneNumberId = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,32}$")]
 PhoneNumber = Annotated[str, StringConstraints(pattern=r"^\+?[0-9]{6,20}$")]
 Token = Annotated[
-    str, BeforeValidator(_clean), StringConstraints(pattern=r"^[\x21\x24-\x26\x28-\x7e][\x21-\x7e]{7,999}$")
+    str, StringConstraints(pattern=r"^[\x21\x24-\x26\x28-\x7e][\x21-\x7e]{7,999}$"), BeforeValidator(_clean)
 ]
 """Visible ASCII: it travels in a header or a URL. White space outside is cut off; a comment or quotes are refused."""
 AccessToken = Token

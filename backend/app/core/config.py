@@ -89,7 +89,7 @@ POSTGRES_SCHEMES = ("postgresql://", "postgres://")
 _LISTS = frozenset({"meta_app_secret", "encryption_key", "readiness_requires"})
 _PROGRAMS_OF_THE_MACHINE = frozenset({"https_proxy", "http_proxy", "no_proxy", "ssl_cert_file"})
 """Other programs read these too, and may want a form of their own: judged only when HTTP_TRUST_ENV asks for them."""
-_IN_HEADERS = frozenset({"gemini_api_key", "supabase_key", "whatsapp_token", "admin_api_key"})
+_IN_HEADERS = frozenset({"gemini_api_key", "supabase_key", "whatsapp_token", "admin_api_key", "metrics_api_key"})
 
 
 def _redis_problems(**urls: str | None) -> dict[str, str]:
@@ -116,6 +116,7 @@ class Settings(BaseSettings):
     app_role: ReplicaRole = ReplicaRole.ALL
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    max_connections: int = Field(2000, ge=10, le=100_000)
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     log_format: LogFormat = LogFormat.JSON
     chorus_build: str | None = None
@@ -154,6 +155,7 @@ class Settings(BaseSettings):
 
     signup: Signup = Signup.OPERATOR
     admin_api_key: SecretStr | None = None
+    metrics_api_key: SecretStr | None = None
     encryption_key: Annotated[tuple[SecretStr, ...], NoDecode] = ()
 
     http_trust_env: bool = False
@@ -278,6 +280,8 @@ class Settings(BaseSettings):
         problems: dict[str, str] = {}
         if not self.admin_api_key or len(self.admin_api_key.get_secret_value()) < 24:
             problems["ADMIN_API_KEY"] = "must be set, 24 characters or more, when APP_ENV=production"
+        if self.metrics_api_key and len(self.metrics_api_key.get_secret_value()) < 24:
+            problems["METRICS_API_KEY"] = "must have 24 characters or more when APP_ENV=production"
         if any(len(s.get_secret_value()) < 16 for s in self.meta_app_secret):
             problems["META_APP_SECRET"] = "is too short to be a real app secret"
         for name, url in (("WHATSAPP_BASE_URL", self.whatsapp_base_url), ("GEMINI_BASE_URL", self.gemini_base_url)):

@@ -78,7 +78,10 @@ class WebhookEvent(NamedTuple):
     @property
     def is_immediate(self) -> bool:
         """Only what the bot answers waits for the customer to finish typing."""
-        return self.kind is not Kind.MESSAGE or self.body["message"].get("type") in _IMMEDIATE_TYPES
+        if self.kind is not Kind.MESSAGE:
+            return True
+        kind = self.body["message"].get("type")
+        return isinstance(kind, str) and kind in _IMMEDIATE_TYPES
 
 
 def parse_webhook(payload: Any) -> list[WebhookEvent]:

@@ -1,0 +1,202 @@
+"""Requests that are refused before their bodies are read: the answer, and what becomes of the connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import pytest
+import pytest_asyncio
+
+from app.api import middleware, routes_webhook
+from app.api.http_protocol import BoundedHttpProtocol
+from app.sandbox.servers import Postgres, Valkey
+from app.sandbox.webhooks import dashboard_test, encode_like_meta, sign
+from one_replica import Api, one_replica, token_of
+from serving import APP_SECRET, OPERATOR_KEY
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+WEBHOOK = "POST /webhook/whatsapp HTTP/1.1\r\nHost: x\r\n"
+WELL_FORMED = f"X-Hub-Signature-256: sha256={'0' * 64}\r\n"
+MEGABYTE = b"x" * 1_000_000
+METRICS_KEY = "metrics-of-the-test-suite"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def api(valkey: Valkey, postgres: Postgres, migrated_template: str) -> AsyncIterator[Api]:
+    valkey.start()
+    postgres.start()
+    postgres.execute(f"CREATE DATABASE unread_bodies TEMPLATE {migrated_template}")
+    url = postgres.url_of("unread_bodies")
+    async with one_replica(valkey.url, url, metrics_api_key=METRICS_KEY) as api:
+        yield api
+    postgres.execute("DROP DATABASE unread_bodies WITH (FORCE)")
+
+
+class Connection:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def ask(self, head: str, body: bytes = b"") -> tuple[int, dict[str, str], bytes]:
+        self.writer.write(head.encode("latin-1") + b"\r\n" + body)
+        async with asyncio.timeout(10):
+            answer = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+            status, _, rest = answer.partition("\r\n")
+            headers = dict(line.lower().split(": ", 1) for line in rest.strip().split("\r\n"))
+            return int(status.split()[1]), headers, await self.reader.readexactly(int(headers["content-length"]))
+
+    async def is_closed(self) -> bool:
+        async with asyncio.timeout(10):
+            return await self.reader.read() == b""
+
+
+async def connect(api: Api) -> Connection:
+    where = urlsplit(api.url)
+    return Connection(*await asyncio.open_connection(where.hostname, where.port))
+
+
+@pytest.mark.parametrize(
+    "signature",
+    ["", "X-Hub-Signature-256: \r\n", "X-Hub-Signature-256: sha256=00\r\n", "X-Hub-Signature-256: sha1=aa\r\n",
+     f"X-Hub-Signature-256: sha256={'Z' * 64}\r\n", f"X-Hub-Signature-256: sha256={'0' * 65}\r\n"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "length", ["Content-Length: 4000000\r\n", "Content-Length: 10\r\n", "Transfer-Encoding: chunked\r\n"]
+)
+async def test_without_a_well_formed_signature_no_byte_of_the_body_is_waited_for(
+    api: Api, signature: str, length: str
+) -> None:
+    connection = await connect(api)
+    status, headers, body = await connection.ask(WEBHOOK + signature + length)
+    assert (status, headers["connection"]) == (401, "close")
+    assert b"invalid_signature" in body
+    assert await connection.is_closed()
+    connection.writer.close()
+
+
+async def test_the_refusal_arrives_although_the_client_sends_its_body_first(api: Api) -> None:
+    for head in (
+        f"{WEBHOOK}Content-Length: 1000000\r\n", "POST /none HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n",
+        "POST /accounts HTTP/1.1\r\nHost: x\r\nContent-Length: 1999999\r\n",
+    ):  # fmt: skip
+        connection = await connect(api)
+        status, headers, _ = await connection.ask(head, MEGABYTE)
+        assert (status, headers["connection"]) in {(401, "close"), (404, "close"), (413, "close")}
+        connection.writer.close()
+
+
+async def test_a_client_that_asks_before_it_sends_is_refused_without_being_told_to_go_on(api: Api) -> None:
+    connection = await connect(api)
+    status, _, _ = await connection.ask(f"{WEBHOOK}Expect: 100-continue\r\nContent-Length: 1000\r\n")
+    assert status == 401
+    connection.writer.close()
+
+
+async def test_after_an_error_whose_body_was_read_the_connection_is_kept(api: Api) -> None:
+    connection = await connect(api)
+    operator = f"Host: x\r\nAuthorization: Bearer {OPERATOR_KEY}\r\nContent-Type: application/json\r\n"
+    raw = encode_like_meta(dashboard_test())
+    for head, body, expected in (
+        (f"{WEBHOOK}{WELL_FORMED}Content-Length: 2\r\n", b"{}", 401),
+        (f"{WEBHOOK}Content-Length: 0\r\n", b"", 401),
+        (f"{WEBHOOK}X-Hub-Signature-256: {sign(APP_SECRET, b'{')}\r\nContent-Length: 1\r\n", b"{", 400),
+        (f"POST /accounts HTTP/1.1\r\n{operator}Content-Length: 1\r\n", b"{", 400),
+        (f"POST /accounts HTTP/1.1\r\n{operator}Content-Length: 2\r\n", b"{}", 422),
+        ("GET /accounts HTTP/1.1\r\nHost: x\r\n", b"", 401),
+        ("GET /none HTTP/1.1\r\nHost: x\r\n", b"", 404),
+        (f"DELETE /accounts HTTP/1.1\r\n{operator}Content-Length: 0\r\n", b"", 405),
+        (f"{WEBHOOK}X-Hub-Signature-256: {sign(APP_SECRET, raw)}\r\nContent-Length: {len(raw)}\r\n", raw, 200),
+    ):
+        status, headers, _ = await connection.ask(head, body)
+        assert (status, headers.get("connection")) == (expected, None), head
+    connection.writer.close()
+
+
+async def test_answers_with_personal_data_are_kept_by_no_cache_and_guessed_by_no_browser(api: Api) -> None:
+    account = await api.new_account()
+    for path in (
+        "/accounts", f"/bot/profile?account_id={account['id']}", f"/conversations?account_id={account['id']}",
+        "/admin/queue", "/health", "/none", "/metrics",
+    ):  # fmt: skip
+        headers = (await api.raw("GET", path)).headers
+        assert headers.get_list("cache-control") == ["no-store"], path
+        assert headers.get_list("x-content-type-options") == ["nosniff"], path
+
+
+@pytest.mark.parametrize(
+    "path", ["/accounts/", "/conversations/?account_id=x", "/health/", "/webhook/whatsapp/", "//accounts"]
+)
+async def test_no_redirect_is_made_of_what_the_client_calls_the_host(api: Api, path: str) -> None:
+    response = await api.raw("GET", path, headers={"Host": "evil.test"}, follow_redirects=False)
+    assert response.status_code in (400, 401, 404, 405)
+    assert "location" not in response.headers
+    assert "evil.test" not in response.text
+
+
+async def test_metrics_need_a_key_of_their_own_or_the_operators(api: Api) -> None:
+    async def status(bearer: str | None, path: str = "/metrics") -> int:
+        headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
+        return (await api.http.get(api.url + path, headers=headers)).status_code
+
+    assert [await status(key) for key in (None, "wrong", token_of("ada"))] == [401] * 3
+    assert [await status(key) for key in (METRICS_KEY, OPERATOR_KEY)] == [200] * 2
+    for path in ("/admin/queue", "/accounts", "/admin/fleet"):
+        assert await status(METRICS_KEY, path) == 401
+    assert (await api.raw("GET", "/health", headers={"Authorization": f"Bearer {METRICS_KEY}"})).json().get(
+        "fleet"
+    ) is None
+
+
+async def test_ordinary_deliveries_are_taken_while_others_fill_what_bodies_may_take(api: Api) -> None:
+    raw = encode_like_meta(dashboard_test())
+    good = f"{WEBHOOK}X-Hub-Signature-256: {sign(APP_SECRET, raw)}\r\nContent-Length: {len(raw)}\r\n"
+    holders = [await connect(api) for _ in range(9)]
+    try:
+        for holder in holders:
+            holder.writer.write((f"{WEBHOOK}{WELL_FORMED}Content-Length: 4000000\r\n\r\n").encode() + MEGABYTE * 3)
+            await holder.writer.drain()
+        full: list[asyncio.Task[bytes]] = [asyncio.create_task(holder.reader.readline()) for holder in holders]
+        done, waiting = await asyncio.wait(full, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        assert [line.result().split()[1] for line in done] == [b"503"] * len(done)
+        assert len(done) >= 1
+        connection = await connect(api)
+        assert (await connection.ask(good, raw))[0] == 200
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        connection.writer.close()
+    finally:
+        for holder in holders:
+            holder.writer.transport.abort()
+    assert routes_webhook.MAX_BODIES_BYTES + middleware.MAX_BODIES_BYTES == 32 * 1024 * 1024
+    assert issubclass(BoundedHttpProtocol, asyncio.Protocol)
+
+
+async def test_what_bodies_took_is_given_back_however_they_end(api: Api) -> None:
+    for path, signature in (("/webhook/whatsapp", WELL_FORMED), ("/accounts", "")):
+        for _ in range(12):
+            connection = await connect(api)
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\n{signature}Content-Length: 1040000\r\n\r\n"
+            connection.writer.write(head.encode() + MEGABYTE)
+            await connection.writer.drain()
+            connection.writer.transport.abort()
+        for _ in range(30):
+            connection = await connect(api)
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\n{signature}Content-Length: 1000000\r\n"
+            assert (await connection.ask(head, MEGABYTE))[0] in (401, 422)
+            connection.writer.close()
+
+
+@pytest.mark.parametrize("depth", [63, 64, 65, 253, 254, 255, 1000, 100_000])
+@pytest.mark.parametrize("where", ["all", "message", "status", "contact"])
+async def test_a_signed_webhook_of_any_depth_is_taken(api: Api, depth: int, where: str) -> None:
+    for start, end in (("[", "]"), ('{"a":', "}")):
+        deep = start * depth + "1" + end * depth
+        value = {"message": '{"messages":[%s]}', "status": '{"statuses":[%s]}', "contact": '{"contacts":%s}'}
+        change = '{"entry":[{"changes":[{"field":"messages","value":%s}]}]}'
+        raw = (deep if where == "all" else change % (value[where] % deep)).encode()
+        headers = {"X-Hub-Signature-256": sign(APP_SECRET, raw)}
+        response = await api.http.post(f"{api.url}/webhook/whatsapp", content=raw, headers=headers)
+        assert response.status_code == 200, response.text
