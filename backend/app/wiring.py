@@ -490,7 +490,7 @@ def _caretaker(
     """A dead letter calls a person before the search finds its message unanswered and would, for a lesser reason.
     With a journal the search has nothing to find: what is not handled goes into a new queue by itself."""
     namespace, queue, store = settings.redis_namespace, outside.queue, outside.store
-    known = LastKnown(outside.redis, key=f"{namespace}:{{fleet}}:database")
+    known = LastKnown(outside.redis, key=f"{namespace}:{{fleet}}:database_history")
     duties = {
         "database": DatabaseWatch(store, cache.invalidate_everywhere, known).look,
         "overflow": OverflowDrain(queue, store, conversations, notices).drain,
