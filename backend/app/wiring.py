@@ -357,14 +357,6 @@ def _health(
         told = {"durability": settings.redis_durability, "channel": channel}
         return about | told | ({TROUBLE: wrong} if wrong else {})
 
-    def upstream(
-        name: str, adapter: GeminiModel | WhatsAppMessenger, timeout_seconds: float, proof: Proof
-    ) -> Dependency:
-        return Dependency(
-            name, adapter.probe, UPSTREAM_PROBE_SECONDS, timeout_seconds, is_shared=True,
-            circuit=CIRCUIT_BREAKERS[name], proof=proof, silent_seconds=adapter.silent_seconds,
-        )  # fmt: skip
-
     async def internals() -> Mapping[str, Any]:
         queue = await outside.queue.stats()
         return {
@@ -388,9 +380,7 @@ def _health(
         dependencies={
             "redis": redis,
             "supabase": database,
-            # Looking WhatsApp up proves no send, and one that fails halfway may have gone out: not tried every time.
-            "whatsapp": upstream("whatsapp", outside.messenger, UPSTREAM_TIMEOUT_SECONDS, Proof.AFTER_FAILURE),
-            "gemini": upstream("gemini", outside.model, MODEL_TIMEOUT_SECONDS, Proof.ALWAYS),
+            **_upstreams(outside),
         },
         board=outside.board,
         breakers=CIRCUIT_BREAKERS,
@@ -405,6 +395,22 @@ def _health(
         refusing=lambda: _refusing(settings, redis, database),
         strained=lambda: namespace.contradiction,
     )
+
+
+def _upstreams(outside: Outside) -> dict[str, Dependency]:
+    def upstream(
+        name: str, adapter: GeminiModel | WhatsAppMessenger, timeout_seconds: float, proof: Proof
+    ) -> Dependency:
+        return Dependency(
+            name, adapter.probe, UPSTREAM_PROBE_SECONDS, timeout_seconds, is_shared=True,
+            circuit=CIRCUIT_BREAKERS[name], proof=proof, silent_seconds=adapter.silent_seconds,
+        )  # fmt: skip
+
+    return {
+        # Looking WhatsApp up proves no send, and one that fails halfway may have gone out: not tried every time.
+        "whatsapp": upstream("whatsapp", outside.messenger, UPSTREAM_TIMEOUT_SECONDS, Proof.AFTER_FAILURE),
+        "gemini": upstream("gemini", outside.model, MODEL_TIMEOUT_SECONDS, Proof.ALWAYS),
+    }
 
 
 def _refusing(settings: Settings, redis: Dependency, database: Dependency) -> str | None:
