@@ -18,7 +18,7 @@ from hypothesis import settings
 
 from app.adapters.migrations import apply_migrations
 from app.core.cache import link
-from app.core.circuit_breaker import CIRCUIT_BREAKERS, fleet, whatsapp_account_breakers
+from app.core.circuit_breaker import CIRCUIT_BREAKERS, KEYED_CIRCUIT_BREAKERS, fleet
 from app.sandbox.servers import Postgres, Valkey, remove_data
 from app.sandbox.servers.location import Location, locate
 
@@ -35,8 +35,11 @@ settings.load_profile("repeatable")  # a change is judged by what it does, not b
 def _circuits_as_new() -> Iterator[None]:
     """They belong to the process: an outage that one test was about is none of the next one's business."""
     yield
-    for breaker in (*CIRCUIT_BREAKERS.values(), *whatsapp_account_breakers.breakers()):
+    for breaker in CIRCUIT_BREAKERS.values():
         breaker.reset()
+    for family in KEYED_CIRCUIT_BREAKERS:
+        for breaker in family.breakers():
+            breaker.reset()
 
 
 @pytest.fixture

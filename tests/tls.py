@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+NAME = "by-name.test"
 HANDSHAKE = b"\x16"
 """The first byte of a client that speaks TLS; no Redis command begins with it."""
 
@@ -129,11 +130,11 @@ def running_fronts(folder: Path) -> Iterator[TlsFronts]:
 
 
 def _certificate(folder: Path) -> tuple[Path, Path]:
-    """Of 127.0.0.1, signed by itself: certificate and key."""
+    """Of 127.0.0.1 and `NAME`, signed by itself: certificate and key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "of the test suite")])
     now = datetime.datetime.now(datetime.UTC)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName(NAME)])
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
     builder = builder.not_valid_before(now - datetime.timedelta(hours=1))
     builder = builder.not_valid_after(now + datetime.timedelta(hours=1))

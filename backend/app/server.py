@@ -8,6 +8,7 @@ import logging
 import os
 import resource
 import socket
+from importlib.util import find_spec
 from types import FrameType
 
 import uvicorn
@@ -99,6 +100,7 @@ def serve(settings: Settings) -> None:
         app,
         host=settings.host,
         port=settings.port,
+        loop="app.core.event_loop:ResolvingLoop" if find_spec("uvloop") else "auto",
         log_config=None,
         access_log=False,
         server_header=False,

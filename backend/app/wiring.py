@@ -28,10 +28,17 @@ from app.core import cache
 from app.core.allowance import Allowance
 from app.core.arrivals import Arrivals
 from app.core.build import build_id
-from app.core.circuit_breaker import CIRCUIT_BREAKERS, JOIN_SECONDS, BreakerFleet, whatsapp_account_breakers
+from app.core.circuit_breaker import (
+    CIRCUIT_BREAKERS,
+    JOIN_SECONDS,
+    KEYED_CIRCUIT_BREAKERS,
+    BreakerFleet,
+    gemini_model_breakers,
+    whatsapp_account_breakers,
+)
 from app.core.config import Env, IngestFallback, RedisDurability, ReplicaRole, Settings, Signup
 from app.core.errors import Unavailable
-from app.core.http_client import close_http_client, get_http_client, leave_by
+from app.core.http_client import close_http_client, get_http_client, leave_by, make_room_for
 from app.core.last_known import LastKnown
 from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
@@ -48,6 +55,7 @@ from app.core.registry import HEARTBEAT_SECONDS, Registry, new_replica_id
 from app.core.resilience import ResiliencePolicy
 from app.core.secrets import TokenCipher
 from app.domain.ports import Store
+from app.domain.usage import DailyLimits
 from app.services.account_notices import AccountNotices
 from app.services.account_service import AccountService
 from app.services.account_watch import AccountWatch
@@ -77,6 +85,8 @@ logger = logging.getLogger(__name__)
 
 REDIS_TIMEOUT_SECONDS = 1.0
 """The webhook promises 503 within a second (DESIGN §3)."""
+SPARE_CONNECTIONS = 20
+"""To Redis, besides one for each conversation that is handled: the API's, and the worker's own calls."""
 PUT_SECONDS = 0.9
 DIVERT_SECONDS = 0.2
 """With somewhere else to go there is no point in waiting for a Redis that does not answer."""
@@ -94,6 +104,8 @@ STUCK_SECONDS = 15.0
 """The worker beats about once a second."""
 RELAY_LEASE_SECONDS = 6.0
 """Three rounds of the relay, which renews it in every one."""
+MAX_SHOWN = 20
+"""Circuits of single models that /health lists; `chorus breakers list` has all."""
 CARETAKER_LEASE_SECONDS = 15.0
 """More than a page of its longest duty may take."""
 OVERFLOW_ROWS = 100_000
@@ -139,6 +151,8 @@ class Outside:
     """Everything this replica talks to. Nothing is connected before its first use."""
 
     redis: Redis
+    control: Redis
+    """For what tells whether Redis, and this replica, are well: it must not wait behind what they do."""
     queue: Queue
     registry: Registry
     store: Store
@@ -185,14 +199,21 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
 
 async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
     leave_by(settings.egress)
+    make_room_for(settings.worker_concurrency)
     stack.push_async_callback(close_http_client)
-    redis = connect_redis(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS)
+    redis = connect_redis(
+        settings.redis_url or "",
+        timeout_seconds=REDIS_TIMEOUT_SECONDS,
+        max_connections=settings.worker_concurrency + SPARE_CONNECTIONS,
+    )
     stack.push_async_callback(redis.aclose)
+    control = connect_redis(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS, name="chorus-control")
+    stack.push_async_callback(control.aclose)
     queue = open_queue(settings, stack, redis)
-    registry = Registry(redis, namespace=settings.redis_namespace, replica_id=new_replica_id())
+    registry = Registry(control, namespace=settings.redis_namespace, replica_id=new_replica_id())
     stack.push_async_callback(_leave, registry)
     breakers = open_breakers(settings, stack, registry)
-    breakers.join(*CIRCUIT_BREAKERS.values(), whatsapp_account_breakers)
+    breakers.join(*CIRCUIT_BREAKERS.values(), *KEYED_CIRCUIT_BREAKERS)
     stack.push_async_callback(breakers.leave)
     store = await open_store(settings)
     stack.push_async_callback(store.aclose)
@@ -203,6 +224,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
     cipher = TokenCipher(_values(settings.encryption_key))
     return Outside(
         redis=redis,
+        control=control,
         queue=queue,
         registry=registry,
         store=store,
@@ -211,26 +233,32 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
             base_url=settings.gemini_base_url,
             api_key=_value(settings.gemini_api_key),
             default_model=settings.gemini_model,
+            max_concurrent=settings.worker_concurrency,
             look_again_seconds=UPSTREAM_PROBE_SECONDS,
         ),
         messenger=WhatsAppMessenger(
-            base_url=settings.whatsapp_base_url, api_version=settings.whatsapp_api_version, cipher=cipher
+            base_url=settings.whatsapp_base_url,
+            api_version=settings.whatsapp_api_version,
+            cipher=cipher,
+            max_concurrent=settings.worker_concurrency,
         ),
         pacer=Pacer(
             redis,
             namespace=settings.redis_namespace,
             per_number=per_number(settings.whatsapp_messages_per_second),
             per_pair=PER_PAIR,
+            replicas=lambda: registry.last_count,
         ),
         bindings=open_bindings(settings, stack, redis),
         breakers=breakers,
-        board=ProbeBoard(redis, namespace=settings.redis_namespace, replica_id=registry.replica_id),
-        arrivals=Arrivals(redis, namespace=settings.redis_namespace),
+        board=ProbeBoard(control, namespace=settings.redis_namespace, replica_id=registry.replica_id),
+        arrivals=Arrivals(control, namespace=settings.redis_namespace),
     )
 
 
 def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build: str) -> Replica:
-    accounts = AccountService(outside.store, outside.cipher)
+    limits = _daily_limits(settings)
+    accounts = AccountService(outside.store, outside.cipher, limits=limits)
     namespace = NamespaceGate(outside.store, outside.bindings, namespace=settings.redis_namespace)
     schema = SchemaGate(outside.store, [migration.id for migration in read_migrations()])
     delivery = Delivery(
@@ -259,6 +287,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             model=outside.model,
             messenger=outside.messenger,
             delivery=delivery,
+            limits=limits,
         )
         worker = InboxWorker(
             outside.queue,
@@ -279,7 +308,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             health=_health(settings, outside, supervisor, schema, namespace, silence, account_watch, cut_off, build),
             queue=outside.queue,
             registry=outside.registry,
-            breakers=BreakerService(outside.breakers, CIRCUIT_BREAKERS, whatsapp_account_breakers, outside.queue),
+            breakers=_breakers(outside),
             silence=silence,
             verifier=_verifier(settings),
             admin_key=_admin_key(settings),
@@ -308,6 +337,25 @@ def _signup(settings: Settings, outside: Outside, accounts: AccountService) -> S
         tries=allowance(name="signup_tries", limit=MAX_TRIES),
         created=allowance(name="signup_created", limit=MAX_ACCOUNTS),
         is_open=settings.signup is Signup.OPEN,
+    )
+
+
+def _breakers(outside: Outside) -> BreakerService:
+    return BreakerService(
+        outside.breakers,
+        CIRCUIT_BREAKERS,
+        whatsapp_account_breakers,
+        outside.queue,
+        others=[gemini_model_breakers],
+    )
+
+
+def _daily_limits(settings: Settings) -> DailyLimits:
+    return DailyLimits(
+        messages_per_conversation=settings.daily_messages_per_conversation,
+        tokens_per_conversation=settings.daily_tokens_per_conversation,
+        messages_per_account=settings.daily_messages_per_account,
+        tokens_per_account=settings.daily_tokens_per_account,
     )
 
 
@@ -348,7 +396,7 @@ def _health(
     async def probe_redis() -> Mapping[str, Any]:
         channel = "trusted" if cache.stats().trusted else "lost"
         needs_aof = settings.redis_durability is RedisDurability.AOF
-        about = await describe(outside.redis, needs_aof=needs_aof)
+        about = await describe(outside.control, needs_aof=needs_aof)
         try:
             await outside.queue.probe()
         except Unavailable as exc:
@@ -362,6 +410,7 @@ def _health(
         return {
             "cache": asdict(cache.stats()),
             "silent_numbers": silence.silent,
+            "model_circuits": [snapshot._asdict() for snapshot in gemini_model_breakers.snapshots()[:MAX_SHOWN]],
             "queue": {
                 "pending": queue.pending,
                 "bytes": queue.bytes,
@@ -496,7 +545,7 @@ def _caretaker(
     """A dead letter calls a person before the search finds its message unanswered and would, for a lesser reason.
     With a journal the search has nothing to find: what is not handled goes into a new queue by itself."""
     namespace, queue, store = settings.redis_namespace, outside.queue, outside.store
-    known = LastKnown(outside.redis, key=f"{namespace}:{{fleet}}:database_history")
+    known = LastKnown(outside.redis, key=f"{namespace}:{{fleet}}:database_position")
     duties = {
         "database": DatabaseWatch(store, cache.invalidate_everywhere, known).look,
         "overflow": OverflowDrain(queue, store, conversations, notices).drain,
@@ -512,7 +561,7 @@ def _caretaker(
 def _cache_relay(replica: Replica, outside: Outside) -> CacheRelay:
     """Carries out what committed changes have made old, whoever made them; one replica at a time."""
     lease = Lease(
-        outside.redis,
+        outside.control,
         key=f"{replica.settings.redis_namespace}:{{fleet}}:cache_relay",
         holder=outside.registry.replica_id,
         seconds=RELAY_LEASE_SECONDS,
@@ -556,12 +605,15 @@ def open_bindings(settings: Settings, stack: AsyncExitStack, redis: Redis) -> di
 
 
 def open_queue(settings: Settings, stack: AsyncExitStack, redis: Redis) -> Queue:
-    """With a client of its own for waiting."""
+    """With clients of its own for waiting, and for what comes in."""
     blocking = connect_redis(settings.redis_url or "", timeout_seconds=BLOCKING_TIMEOUT_SECONDS, name="chorus-wait")
     stack.push_async_callback(blocking.aclose)
+    ingest = connect_redis(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS, name="chorus-ingest")
+    stack.push_async_callback(ingest.aclose)
     queue = Queue(
         redis,
         blocking,
+        ingest=ingest,
         namespace=settings.redis_namespace,
         shards=CLUSTER_SHARDS if is_cluster(settings.redis_url or "") else 1,
         debounce_seconds=settings.debounce_seconds,

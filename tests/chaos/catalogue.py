@@ -13,8 +13,10 @@ from typing import Protocol
 
 from app.sandbox.servers import Valkey
 
-from . import bad_way, fairness, outages, shares
+from . import bad_way, fairness, outages, own_limits, shares
 from .moved_clock import LIBRARIES, MovedValkey
+from .name_server import why_not
+from .names import names_that_hang
 from .redis_faults import another_database_on_the_namespace, clock_an_hour_ahead, full_redis
 from .scenarios import SCENARIOS
 from .world import World
@@ -42,11 +44,16 @@ class Measurement:
 
 MEASUREMENTS: Mapping[str, Measurement] = {
     "fairness": Measurement(fairness.hanging_gemini, fairness.SETTINGS),
+    "own-limits": Measurement(own_limits.limits_as_load),
+    "a model that is down": Measurement(fairness.broken_model, fairness.IMPATIENT_SETTINGS),
+    "long messages": Measurement(fairness.long_messages, fairness.SETTINGS),
     "shares": Measurement(partial(shares.measure, seconds=SHARES_SECONDS), shares.SETTINGS),
 }
 
 _IN_A_WORLD_OF_ITS_OWN = {clock_an_hour_ahead} if LIBRARIES else set()
 """Without libfaketime no clock can be moved."""
+_WITH_A_NAME_SERVER = () if why_not() else (names_that_hang,)
+"""Only root can give a process a name server of its own."""
 
 LONG: Mapping[str, Scenario] = bad_way.SCENARIOS
 """About a minute each: played by `make chaos` only."""
@@ -57,7 +64,13 @@ EVERY_SCENARIO: Mapping[str, Scenario] = {
     **outages.SCENARIOS,
     **{
         scenario.__name__: scenario
-        for scenario in (full_redis, another_database_on_the_namespace, *_IN_A_WORLD_OF_ITS_OWN)
+        for scenario in (
+            full_redis,
+            another_database_on_the_namespace,
+            own_limits.answers_of_one_moment,
+            *_WITH_A_NAME_SERVER,
+            *_IN_A_WORLD_OF_ITS_OWN,
+        )
     },
 }
 

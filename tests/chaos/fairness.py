@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import orjson
 
 from app.sandbox.webhooks import Business
 
-from .scenarios import Stage
+from .scenarios import Broken, Stage, model_is_down
 from .traffic import Message, Traffic, sender
-from .world import World
+from .world import FALLBACK_TEXT, World
 
 SETTINGS = {"LEASE_SECONDS": "15", "DEBOUNCE_SECONDS": "0.2"}
 """The default lease: nothing dies here. And a debounce short enough not to hide a delay behind it."""
+IMPATIENT_SETTINGS = SETTINGS | {"REPLY_DEADLINE_SECONDS": "10"}
+"""Who waits for a model that is down gets the fallback text before the run ends."""
 RATIO = 1.5
+MOST_BYTES = 150_000
+"""Of one request to the model: profile, rules and 48 KB of turns, as JSON."""
 CUSTOMERS_PER_SECOND = 30
 SECONDS = 20.0
 """Longer than a call to Gemini may take: the first of the hung ones time out, all at once, while it is measured."""
@@ -24,25 +31,31 @@ SECONDS = 20.0
 class Fairness:
     """Seconds from the 200 to the arrival of the reply, of each customer of the healthy account."""
 
+    trouble: str
     without: Sequence[float]
     during: Sequence[float]
+    share: float = 0.99
+    others: Sequence[str] = ()
+    """What else did not hold."""
 
     @property
     def ratio(self) -> float:
-        return p99(self.during) / p99(self.without)
+        return quantile(self.during, self.share) / quantile(self.without, self.share)
 
     def problems(self) -> list[str]:
-        return [f"a ratio of {self.ratio:.2f}"] if self.ratio > RATIO else []
+        return [*([f"a ratio of {self.ratio:.2f}"] if self.ratio > RATIO else []), *self.others]
 
     def table(self) -> str:
-        return "\n".join(
-            f"{name:<50} {value}"
-            for name, value in (
-                ("healthy account, webhook -> send p99", f"{p99(self.without) * 1000:.0f} ms ({len(self.without)})"),
-                ("  while another's Gemini calls hang", f"{p99(self.during) * 1000:.0f} ms ({len(self.during)})"),
-                ("  ratio", f"{self.ratio:.2f}"),
-            )
+        p, without, during = f"p{self.share * 100:.0f}", self.without, self.during
+        rows = (
+            (
+                f"healthy account, webhook -> send {p}",
+                f"{quantile(without, self.share) * 1000:.0f} ms ({len(without)})",
+            ),
+            (f"  while {self.trouble}", f"{quantile(during, self.share) * 1000:.0f} ms ({len(during)})"),
+            ("  ratio", f"{self.ratio:.2f}"),
         )
+        return "\n".join(f"{name:<66} {value}" for name, value in rows)
 
 
 async def hanging_gemini(world: World, *, seconds: float = SECONDS) -> Fairness:
@@ -62,7 +75,47 @@ async def hanging_gemini(world: World, *, seconds: float = SECONDS) -> Fairness:
     during = await _replies(world, stage, healthy, count, seconds)
     await world.sandbox.remove_fault(hang)
     await stage.ends_well()
-    return Fairness(without, during)
+    return Fairness("another's Gemini calls hang", without, during)
+
+
+async def broken_model(world: World, *, seconds: float = 6.0) -> Fairness:
+    """Another account has chosen a model that answers 503, and five of its customers write."""
+    stage, (broken, healthy) = Stage(world), world.businesses[:2]
+    count = round(CUSTOMERS_PER_SECOND * seconds)
+    await _replies(world, stage, healthy, CUSTOMERS_PER_SECOND, 1.0)
+    without = await _replies(world, stage, healthy, count, seconds)
+    async with model_is_down(world, broken):
+        talks = [stage.conversation(1, broken)[0] for _ in range(5)]
+        await stage.post(*talks, replica=0)
+        during = await _replies(world, stage, healthy, count, seconds)
+    await stage.ends_well()
+    return Fairness("another's own model is down", without, during, 0.95)
+
+
+async def long_messages(world: World, *, seconds: float = 6.0) -> Fairness:
+    """Two customers of another account send 30 messages of 65,000 characters each, then "hi"."""
+    # The stand-in's replies do not repeat what is cut from the prompt: those conversations are not judged.
+    stage, unjudged, (long, healthy) = Stage(world), Stage(world), world.businesses[:2]
+    count = round(CUSTOMERS_PER_SECOND * seconds)
+    await _replies(world, stage, healthy, CUSTOMERS_PER_SECOND, 1.0)
+    without = await _replies(world, stage, healthy, count, seconds)
+    before = (await world.sandbox.summary())["last_seq"]
+    during, _ = await asyncio.gather(
+        _replies(world, stage, healthy, count, seconds), _write_at_length(unjudged, long, seconds / 31)
+    )
+    await stage.ends_well()
+    asked = await world.sandbox.record(kind="generate", after=before)
+    largest = max(len(orjson.dumps(entry["body"])) for entry in asked)
+    problems = [f"{largest} bytes went to the model"] if largest > MOST_BYTES else []
+    return Fairness(f"another's prompts have up to {largest} bytes", without, during, 0.95, problems)
+
+
+async def _write_at_length(stage: Stage, business: Business, pause_seconds: float) -> None:
+    talks = [stage.conversation(31, business) for _ in range(2)]
+    for number, messages in enumerate(zip(*talks, strict=True)):
+        more = "x" * 65_000 if number < 30 else " hi"
+        await stage.post(*(replace(message, text=message.text + more) for message in messages), replica=number % 3)
+        await asyncio.sleep(pause_seconds)
 
 
 async def _replies(world: World, stage: Stage, business: Business, count: int, seconds: float) -> list[float]:
@@ -73,9 +126,11 @@ async def _replies(world: World, stage: Stage, business: Business, count: int, s
     await traffic.run()
     stage.messages += asked
     sends = await stage.sends(1, *asked, timeout_seconds=90)
+    if any(send["text"] == FALLBACK_TEXT for send in sends):
+        raise Broken("a customer of the healthy account got the fallback text")
     at = {str(send["to"]): float(str(send["at"])) for send in sends}
     return [at[str(message.person.wa_id)] - traffic.accepted[message.id] for message in asked]
 
 
-def p99(seconds: Sequence[float]) -> float:
-    return sorted(seconds)[math.ceil(len(seconds) * 0.99) - 1]
+def quantile(seconds: Sequence[float], share: float) -> float:
+    return sorted(seconds)[math.ceil(len(seconds) * share) - 1]

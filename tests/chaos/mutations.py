@@ -69,7 +69,7 @@ MUTATIONS: dict[str, Mutation] = {
         [
             Edit(f"{SERVICES}inbox_worker.py", "if not self.claim.is_held():", "if False:"),
             Edit(f"{LUA}queue_settle.lua", "if owner == ARGV[5 * i + 1] and not ends", "if not ends"),
-            Edit(f"{LUA}queue_refresh.lua", 'redis.call("HGET", KEYS[1] .. "own", ARGV[1]) ~= ARGV[2]', "false"),
+            Edit(f"{LUA}queue_refresh.lua", 'redis.call("HGET", KEYS[1] .. "own", ARGV[i]) == ARGV[i + 1]', "true"),
             Edit(f"{LUA}queue_extend.lua", "local held = owner == ARGV[2 * i + 1]", "local held = true"),
             Edit(REPLIES, "if v_reply.fence > v_fence then", "if false then", times=2),
             Edit(IDENTITIES, "if v_reply.fence > v_fence then", "if false then", times=2),
@@ -80,13 +80,32 @@ MUTATIONS: dict[str, Mutation] = {
         "killed_between_send_and_record",
         [Edit(f"{SERVICES}bot_service.py", "key=work.covers[0],", 'key=f"{work.covers[0]}-{work.hold.fence}",')],
     ),
+    "turns": Mutation(
+        "answers_of_one_moment",
+        [
+            Edit(
+                "backend/app/core/redis_clients.py",
+                "await self._turns.take()\n        try:\n            connection =",
+                "try:\n            connection =",
+            ),
+            Edit("backend/app/wiring.py", "settings.worker_concurrency + SPARE_CONNECTIONS", "20"),
+        ],
+    ),
+    "own look-ups": Mutation(
+        "names_that_hang",
+        [Edit("backend/app/server.py", "app.core.event_loop:ResolvingLoop", "uvloop")],
+    ),
+    "a circuit per model": Mutation(
+        "anothers_model_is_down",
+        [Edit("backend/app/adapters/gemini.py", "if self._is_chosen(prompt):", "if False:")],
+    ),
     "search": Mutation(
         "wiped_redis",
         [Edit("backend/app/wiring.py", 'duties["unanswered"] = UnansweredSearch(queue, store).look', "pass")],
     ),
     "overflow": Mutation(
         "full_mailbox",
-        [Edit("backend/app/wiring.py", "IngestService(inbox or intake,", "IngestService(inbox or outside.queue,")],
+        [Edit("backend/app/wiring.py", "before(inbox or intake)", "before(inbox or outside.queue)")],
     ),
     "lease renewal": Mutation(
         "slower_than_the_lease",

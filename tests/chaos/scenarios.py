@@ -9,20 +9,26 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 
 from app.sandbox.webhooks import Business, envelope, messages_change, text
 
 from .traffic import Message, conversation, payload, sender
 from .verdict import judge
-from .world import World
+from .world import FALLBACK_TEXT, World
 
 QUIET_SECONDS = 60.0
 RECOVERY_SECONDS = 10.0
 """Of what a wiped Redis has lost and Postgres has."""
-SETTINGS = {"LEASE_SECONDS": "2", "DEBOUNCE_SECONDS": "1", "SEND_RECONCILE_SECONDS": "3"}
+SETTINGS = {
+    "LEASE_SECONDS": "2", "DEBOUNCE_SECONDS": "1", "SEND_RECONCILE_SECONDS": "3", "REPLY_DEADLINE_SECONDS": "15",
+}  # fmt: skip
 """A debounce long enough to act while a message waits for it."""
+
+
+OWN_MODEL = "gemini-2.5-flash"
+"""One that the sandbox has beside the default."""
 
 
 class Broken(AssertionError):
@@ -173,6 +179,50 @@ async def slower_than_the_lease(world: World) -> None:
         raise Broken(f"the reply was generated {times} times")
 
 
+async def anothers_model_is_down(world: World) -> None:
+    """What one account has chosen for itself opens no circuit of the others: they are answered as ever."""
+    stage = Stage(world)
+    broken, healthy = await world.add_business(), world.businesses[0]
+    async with model_is_down(world, broken):
+        talks = [stage.conversation(1, broken)[0] for _ in range(5)]
+        await stage.post(*talks, replica=0)
+        await _until_a_circuit_opens(world)
+        innocent = [stage.conversation(1, healthy)[0] for _ in range(5)]
+        await stage.post(*innocent, replica=1)
+        try:
+            sends = await stage.sends(1, *innocent, timeout_seconds=8)
+        except TimeoutError:
+            raise Broken("another account's model keeps innocent customers waiting") from None
+        if any(send["text"] == FALLBACK_TEXT for send in sends):
+            raise Broken("an innocent customer got the fallback text")
+        await stage.sends(1, *talks)
+    await stage.ends_well()
+
+
+@asynccontextmanager
+async def model_is_down(world: World, business: Business) -> AsyncIterator[None]:
+    """The account has chosen a model of its own, and that answers 503."""
+    await world.change_profile(business, model=OWN_MODEL)
+    fault = await world.sandbox.add_fault("gemini", gemini="unavailable", match={"model": OWN_MODEL})
+    try:
+        yield
+    finally:
+        await world.sandbox.remove_fault(fault)
+        await world.change_profile(business, model=None)
+
+
+async def _until_a_circuit_opens(world: World) -> None:
+    """As any replica sees it: one that is alone in trouble, or has no Redis for a moment, opens its own."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for number in range(len(world.fleet.replicas)):
+            health = await world.api("GET", "/health", replica=number)
+            if health["model_circuits"] or health["circuit_breakers"]["gemini"]["state"] != "closed":
+                return
+        await asyncio.sleep(0.05)
+    raise Broken("no circuit opens")
+
+
 async def wiped_redis(world: World) -> None:
     """Redis loses everything while messages wait for the model: what Postgres has is answered within 10 s, once."""
     stage = Stage(world)
@@ -234,6 +284,7 @@ SCENARIOS: Mapping[str, Callable[[World], Awaitable[None]]] = {
         frozen_past_its_lease,
         delivered_again_beside_news,
         slower_than_the_lease,
+        anothers_model_is_down,
         wiped_redis,
         full_mailbox,
     )

@@ -9,7 +9,8 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from .fairness import RATIO, SETTINGS, hanging_gemini
+from .catalogue import MEASUREMENTS
+from .fairness import SETTINGS
 from .scenarios import Stage
 from .traffic import Traffic, sender
 from .world import World, running_world
@@ -53,9 +54,12 @@ async def test_counters_equal_the_record(world: World) -> None:
 
 @pytest.mark.timed
 @pytest.mark.timeout(180)
-async def test_an_account_whose_gemini_calls_hang_does_not_delay_another(world: World) -> None:
-    fairness = await hanging_gemini(world)
-    assert fairness.ratio <= RATIO, fairness.table()
+@pytest.mark.parametrize("name", ["fairness", "a model that is down", "long messages"])
+async def test_an_account_in_trouble_does_not_delay_another(name: str) -> None:
+    measurement = MEASUREMENTS[name]
+    async with running_world(businesses=measurement.businesses, settings=measurement.settings) as world:
+        found = await measurement.run(world)
+    assert not found.problems(), found.table()
 
 
 async def counters(world: World) -> Counter[str]:

@@ -58,6 +58,7 @@ class World:
     settings: Mapping[str, str]
     logs: LogWatch
     businesses: list[Business] = field(default_factory=list)
+    account_ids: dict[str, str] = field(default_factory=dict)
 
     @property
     def lease_seconds(self) -> float:
@@ -93,7 +94,12 @@ class World:
         await self.api("PUT", f"/bot/profile?account_id={account['id']}", json=profile)
         business = Business(body["phone_number_id"])
         self.businesses.append(business)
+        self.account_ids[business.phone_number_id] = account["id"]
         return business
+
+    async def change_profile(self, business: Business, **changes: Any) -> None:
+        account_id = self.account_ids[business.phone_number_id]
+        await self.api("PUT", f"/bot/profile?account_id={account_id}", json=changes)
 
     async def rows(self, query: str, *args: Any) -> list[asyncpg.Record]:
         connection = await asyncpg.connect(self.servers.database_url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,10 +16,12 @@ from app.adapters.supabase_store import SupabaseStore
 from app.core.http_client import close_http_client, get_http_client
 from app.domain.errors import Unavailable
 from app.domain.models import Role
+from app.domain.usage import Spent
 from contract.conftest import PUBLIC_KEY
 from contract.store_kit import Scene, quick_policy, unique
 
-READABLE = ("account_members", "bot_profiles", "contacts", "conversations", "messages", "replies")
+READABLE = ("account_members", "account_usage", "bot_profiles", "contacts", "conversations", "messages", "replies")
+NOBODY = str(uuid.uuid4())
 SERVICE_ONLY = ("inbox", "inbox_state", "orphan_statuses", "overflow")
 
 
@@ -56,6 +59,7 @@ async def member_of_one(store_url: str) -> AsyncIterator[tuple[str, str]]:
         )
         await store.add_member(account.id, owner, Role.VIEWER)
         reply = await Scene(store, account).reply()
+        await store.save_body(reply.key, fence=1, covers=reply.covers, body="hi", spent=Spent(NOBODY, 1, 1))
         await store.begin_part(reply.key, fence=1, part=0, parts=1, text="hi")
         ids.append(account.id)
     yield user, ids[0]

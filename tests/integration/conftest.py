@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+import asyncpg
 import pytest
 
 from app.adapters.gemini import GeminiModel
@@ -22,13 +23,14 @@ from app.core.queue import Queue
 from app.core.redis import connect
 from app.core.secrets import TokenCipher
 from app.domain.models import Account
+from app.domain.usage import DailyLimits
 from app.sandbox import webhooks as wa
 from app.sandbox.app import RunningSandbox, running_sandbox
 from app.sandbox.bakery import BAKERY
 from app.sandbox.client import SandboxClient
 from app.sandbox.config import Behaviour, SandboxConfig
 from app.services.account_notices import AccountNotices
-from app.services.account_service import AccountService
+from app.services.account_service import NO_LIMITS, AccountService
 from app.services.bot_service import BotService
 from app.services.conversation_service import ConversationService
 from app.services.delivery import PER_PAIR, Delivery, per_number
@@ -44,6 +46,7 @@ class Office:
     """Everything between the webhook and WhatsApp."""
 
     store: PostgresStore
+    store_url: str
     accounts: AccountService
     queue: Queue
     sandbox: RunningSandbox
@@ -72,6 +75,14 @@ class Office:
             while not await happened():
                 await asyncio.sleep(0.01)
 
+    async def move_usage_to_yesterday(self) -> None:
+        connection = await asyncpg.connect(self.store_url)
+        try:
+            await connection.execute("update account_usage set day = day - 1")
+            await connection.execute("update replies set spent_at = spent_at - interval '1 day'")
+        finally:
+            await connection.close()
+
     async def until_idle(self, *, timeout_seconds: float = 10) -> None:
         async def idle() -> bool:
             return (await self.queue.stats()).pending == 0
@@ -98,6 +109,7 @@ async def make_office(valkey_url: str, store_url: str) -> AsyncIterator[MakeOffi
             max_attempts: int = 3,
             statuses: bool = False,
             profile: dict[str, Any] | None = None,
+            limits: DailyLimits = NO_LIMITS,
         ) -> Office:
             config = SandboxConfig(behaviour=Behaviour(statuses=statuses, messages_per_second=0))
             sandbox = await stack.enter_async_context(running_sandbox(config))
@@ -118,7 +130,7 @@ async def make_office(valkey_url: str, store_url: str) -> AsyncIterator[MakeOffi
                 base_url=sandbox.url, api_key="k", default_model="gemini-3.5-flash-lite", breaker=breaker
             )
             messenger = WhatsAppMessenger(base_url=sandbox.url, api_version="v26.0", cipher=cipher)
-            accounts = AccountService(store, cipher)
+            accounts = AccountService(store, cipher, limits=limits)
             pacer = Pacer(redis, namespace="test", per_number=per_number(1000), per_pair=PER_PAIR)
             delivery = Delivery(
                 store, accounts, messenger, pacer,
@@ -126,7 +138,7 @@ async def make_office(valkey_url: str, store_url: str) -> AsyncIterator[MakeOffi
             )  # fmt: skip
             conversations = ConversationService(accounts=accounts, store=store, queue=queue, delivery=delivery)
             bot = BotService(
-                accounts=accounts, store=store, model=model, messenger=messenger, delivery=delivery,
+                accounts=accounts, store=store, model=model, messenger=messenger, delivery=delivery, limits=limits,
             )  # fmt: skip
             worker = InboxWorker(queue, bot, conversations, AccountNotices(accounts), concurrency=10)
             account = await store.create_account(
@@ -147,7 +159,9 @@ async def make_office(valkey_url: str, store_url: str) -> AsyncIterator[MakeOffi
             stack.push_async_callback(stop)
             control = SandboxClient(sandbox.url)
             ingest = IngestService(queue)
-            return Office(store, accounts, queue, sandbox, control, ingest, conversations, worker, account, breaker)
+            return Office(
+                store, store_url, accounts, queue, sandbox, control, ingest, conversations, worker, account, breaker
+            )
 
         yield make
 

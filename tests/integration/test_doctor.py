@@ -278,3 +278,20 @@ def test_the_expected_policies_are_those_of_the_migrations() -> None:
     drop policy if exists p on public.a; drop table public.gone;
     """
     assert policies_of([sql]) == {"a": {"service"}, "b": frozenset()}
+
+
+async def test_limits_that_contradict_each_other_are_warned_of(doctor: Doctor, valkey_url: str) -> None:
+    everything = await doctor()
+    assert not {"WORKER_CONCURRENCY", "QUEUE_MAX_PENDING", "redis connections"} & set(everything)
+    with redis.Redis.from_url(valkey_url) as server:
+        before = server.config_get("maxclients")["maxclients"]
+        server.config_set("maxclients", 500)
+        try:
+            found = await doctor(WORKER_CONCURRENCY="401", QUEUE_MAX_PENDING="400")
+        finally:
+            server.config_set("maxclients", before)
+    told = {name: finding for name, finding in found.items() if name not in everything}
+    assert set(told) == {"WORKER_CONCURRENCY", "QUEUE_MAX_PENDING", "redis connections"}
+    assert {finding["state"] for finding in told.values()} == {"warn"}
+    assert "maxclients is 500" in told["redis connections"]["detail"]
+    assert not set(await doctor(WORKER_CONCURRENCY="401", APP_ROLE="api")) - set(everything)

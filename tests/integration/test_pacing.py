@@ -10,6 +10,7 @@ import pytest
 from app.core.pacing import Limit, Pacer
 from app.core.redis import Redis, connect
 from app.sandbox.processes import free_port
+from app.sandbox.servers import Valkey
 
 FREE = Limit(0.000001, 1_000_000)
 
@@ -61,9 +62,26 @@ async def test_each_hold_is_four_times_as_long_and_concerns_one_peer(redis: Redi
     assert await paced.ask("n", "another") == 0.0
 
 
-async def test_without_redis_everything_passes() -> None:
+async def test_without_redis_each_replica_keeps_its_share_of_the_limits() -> None:
     client = connect(f"redis://127.0.0.1:{free_port()}/0", timeout_seconds=0.2)
-    paced = pacer(client, pair=Limit(60, 1))
+    limits = {"per_number": FREE, "per_pair": Limit(60, 30)}
+    paced = Pacer(client, namespace="test", **limits, replicas=lambda: 3)
+    answers = [await paced.ask("n", "p") for _ in range(11)]
+    assert answers[:10] == [0.0] * 10
+    assert 170 < answers[10] <= 180
+    assert await paced.hold("n", "other") == 4.0
+    assert await paced.ask("n", "other") > 3
+    await client.aclose()
+
+
+async def test_a_redis_that_goes_away_leaves_what_it_has_counted_here(valkey: Valkey, valkey_url: str) -> None:
+    client = connect(valkey_url, timeout_seconds=0.2)
+    paced = Pacer(client, namespace="test", per_number=FREE, per_pair=Limit(60, 3))
     assert [await paced.ask("n", "p") for _ in range(3)] == [0.0] * 3
-    assert await paced.hold("n", "p") == 4.0
+    valkey.pause()
+    try:
+        assert await paced.ask("n", "p") > 50
+        assert await paced.ask("n", "another") == 0.0
+    finally:
+        valkey.resume()
     await client.aclose()

@@ -21,6 +21,7 @@ from app.api.routes_webhook import MESSAGES, WebhookReceiver
 from app.core.circuit_breaker import CircuitBreakerOpenError
 from app.core.errors import DeadlineExceeded, Overloaded, Unavailable
 from app.core.queue import Event, PutResult, QueueFull, QueueUnavailable
+from app.domain.models import BlockReason
 from app.sandbox.webhooks import signed_headers
 from app.services.ingest_service import IngestService
 
@@ -41,6 +42,8 @@ def _raised() -> Iterator[Exception]:
     for name, kind in inspect.getmembers(errors, inspect.isclass):
         if kind is errors.RateLimited:
             yield errors.RateLimited("too many tries within an hour", retry_after=60)
+        elif kind is errors.AccountRejected:
+            yield errors.AccountRejected("HTTP 401, code 190", reason=BlockReason.TOKEN_INVALID)
         elif issubclass(kind, errors.ChorusError):
             yield kind(*arguments.get(name, ("it went wrong",)))
     for what in ("account", "conversation", "breaker", "member", "template"):

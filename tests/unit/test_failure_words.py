@@ -8,6 +8,7 @@ from app.core.errors import DeadlineExceeded, Unavailable
 from app.core.failure_words import in_words, one_line, place_of
 from app.core.http_client import ConnectFailed
 from app.domain.errors import AccountRejected
+from app.domain.models import BlockReason
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,10 @@ from app.domain.errors import AccountRejected
         (DeadlineExceeded("gemini", "gemini: only 0.1 s were left"), "only 0.1 s were left"),
         (ConnectFailed("ConnectError"), "ConnectFailed: ConnectError"),
         (TimeoutError(), "TimeoutError"),
-        (AccountRejected("HTTP 401, code 190: expired", wa_code=190), "AccountRejected: HTTP 401, code 190: expired"),
+        (
+            AccountRejected("HTTP 401, code 190: expired", reason=BlockReason.TOKEN_INVALID, wa_code=190),
+            "AccountRejected: HTTP 401, code 190: expired",
+        ),
         (ValueError("a\r\n  b\tc"), "ValueError: a b c"),
         (ValueError("half \ud83d"), "ValueError: half ?"),
         (ValueError("to 33612345678 with Bearer abc.def"), "ValueError: to [redacted] with Bearer [redacted]"),

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from app.adapters.gemini import GeminiModel
-from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker, CircuitBreakerOpenError, State
+from app.core.circuit_breaker import (
+    BreakerPolicy,
+    CircuitBreaker,
+    CircuitBreakerOpenError,
+    KeyedCircuitBreakers,
+    State,
+)
 from app.core.deadline import Deadline
 from app.core.errors import DeadlineExceeded, Unavailable
 from app.domain.errors import ModelRefused
-from app.domain.models import Prompt, Turn
+from app.domain.models import BotProfile, Prompt, Turn
 from fakes import FakeClock
 
 PROMPT = Prompt("Be kind.", (Turn("user", "Hi"), Turn("model", "Hello!"), Turn("user", "Open today?")))
@@ -49,10 +56,14 @@ class World:
         self.breaker = CircuitBreaker("gemini_api", BreakerPolicy(5, 60.0), clock=self.clock)
         self.requests: list[httpx.Request] = []
         self.answers: list[object] = []
+        self.seconds = 0.0
+        """How long the upstream takes."""
         self.client = httpx.AsyncClient(transport=httpx.MockTransport(self.handle))
+        policy = BreakerPolicy(5, 60.0, slow_call_seconds=12.0, minimum_calls=4)
+        self.own = KeyedCircuitBreakers("gemini_api", policy, dependency="gemini", max_keys=3, clock=self.clock)
         self.model = GeminiModel(
             base_url="https://gemini.test", api_key="k3y", default_model="gemini-x", breaker=self.breaker,
-            get_client=self.get_client, clock=self.clock,
+            model_breakers=self.own, get_client=self.get_client, get_probe_client=self.get_client, clock=self.clock,
         )  # fmt: skip
 
     async def get_client(self):
@@ -60,6 +71,7 @@ class World:
 
     def handle(self, request):
         self.requests.append(request)
+        self.clock.advance(self.seconds)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
@@ -102,7 +114,7 @@ async def test_an_accounts_own_model_and_limits_are_used_and_cannot_leave_their_
     assert world.requests[0].url.raw_path == b"/v1beta/models/..%2Fevil%3Fx%3D:generateContent"
     assert world.sent()["generationConfig"]["temperature"] == 0.2
     assert world.sent()["generationConfig"]["maxOutputTokens"] == 99
-    assert generation.model == "models/../evil?x="
+    assert generation.model == "../evil?x="
 
 
 async def test_an_answer_is_its_spoken_parts_with_what_it_cost(world):
@@ -251,6 +263,61 @@ class TestAnAccountsOwnModel:
             await world.ask(error(429, "RESOURCE_EXHAUSTED", [retry_info("42s")]), prompt=self.PROMPT)
         assert caught.value.retry_after == 42
         assert world.breaker.snapshot().state is State.CLOSED
+
+    OTHER = BotProfile("a", model="gemini-own")
+    LONG = BotProfile("a", max_output_tokens=2048)
+
+    async def fails(self, world, prompt, times=2):
+        for _ in range(times):  # three attempts each
+            with pytest.raises(Unavailable):
+                await world.ask(error(503, "UNAVAILABLE"), prompt=prompt)
+
+    @pytest.mark.parametrize("profile", [OTHER, LONG], ids=["another model", "longer answers"])
+    async def test_that_fails_opens_a_circuit_of_its_own_and_nobody_elses(self, world, profile):
+        prompt = replace(PROMPT, model=profile.model, max_output_tokens=profile.max_output_tokens)
+        await self.fails(world, prompt)
+        assert world.model.blocked_seconds(profile) > 0
+        assert world.model.blocked_reason(profile).startswith("the model's own circuit open (failures: HTTP 503")
+        with pytest.raises(CircuitBreakerOpenError):
+            await world.ask(TEXT, prompt=prompt)
+        assert world.model.blocked_seconds(BotProfile("b")) == 0
+        assert world.model.blocked_seconds(BotProfile("b", model="gemini-third")) == 0
+        assert world.breaker.snapshot().failure_count == 0
+        assert (await world.ask(TEXT)).text == "Yes."
+
+    async def test_of_which_the_default_is_one_by_any_of_its_names(self, world):
+        for name in ("gemini-x", "models/gemini-x"):
+            await self.fails(world, replace(PROMPT, model=name, max_output_tokens=1024), times=1)
+        assert world.breaker.snapshot().state is State.OPEN
+        assert world.model.blocked_seconds(BotProfile("b", model="models/gemini-x")) > 0
+        assert len(world.own) == 0
+
+    async def test_that_fails_leaves_the_others_their_retries(self, world):
+        for number in range(30):
+            with pytest.raises(Unavailable):
+                await world.ask(error(503, "UNAVAILABLE"), prompt=replace(PROMPT, model=f"gemini-{number}"))
+        assert (await world.ask(error(503, "UNAVAILABLE"), TEXT)).text == "Yes."
+        assert len(world.own) == 3, "the least recently used ones are forgotten"
+
+    async def test_that_is_slow_opens_a_circuit_of_its_own(self, world):
+        prompt = replace(PROMPT, max_output_tokens=2048)
+        world.seconds = 13.0
+        for _ in range(4):
+            await world.ask(TEXT, prompt=prompt)
+        assert world.model.blocked_reason(self.LONG) == "the model's own circuit open (slow calls)"
+        assert world.model.blocked_seconds(BotProfile("b")) == 0
+
+    async def test_whose_quota_names_a_delay_waits_alone(self, world):
+        with pytest.raises(Unavailable):
+            await world.ask(error(429, "RESOURCE_EXHAUSTED", [retry_info("42s")]), prompt=self.PROMPT)
+        assert 41 < world.model.blocked_seconds(BotProfile("a", model=self.PROMPT.model)) <= 42
+        assert world.model.blocked_seconds(BotProfile("b")) == 0
+
+    async def test_gets_room_to_think_beside_the_length_of_its_answer(self, world):
+        complaint = error(400, "INVALID_ARGUMENT", message="thinking level MINIMAL is not supported. Use LOW.")
+        await world.ask(complaint, TEXT, prompt=replace(PROMPT, model="gemini-own", max_output_tokens=500))
+        assert world.sent(0)["generationConfig"]["maxOutputTokens"] == 500
+        assert world.sent(1)["generationConfig"]["maxOutputTokens"] == 500 + 4096
 
 
 async def test_a_quota_with_a_delay_opens_the_circuit_for_that_long(world):
@@ -460,7 +527,8 @@ async def test_before_an_empty_answer_is_asked_for_again_there_is_a_pause(world)
 async def test_the_pause_fits_the_deadline_or_there_is_no_second_try(world):
     model = GeminiModel(
         base_url="https://gemini.test", api_key="k3y", default_model="gemini-x", breaker=world.breaker,
-        get_client=world.get_client, clock=world.clock, uniform=lambda: 1.0,
+        get_client=world.get_client, get_probe_client=world.get_client,
+        clock=world.clock, uniform=lambda: 1.0,
     )  # fmt: skip
     world.answers = [{"candidates": [{"finishReason": "STOP"}]}]
     with pytest.raises(ModelRefused):
@@ -544,3 +612,9 @@ async def test_the_probe_names_what_is_wrong_for_the_check_up(world):
     ]
     with pytest.raises(Unavailable, match="HTTP 400 API_KEY_INVALID"):
         await world.model.probe()
+
+
+async def test_an_answer_that_was_empty_at_first_costs_both(world):
+    usage = {"usageMetadata": {"promptTokenCount": 100, "candidatesTokenCount": 5, "thoughtsTokenCount": 20}}
+    generation = await world.ask(spoken("") | usage, TEXT | usage)
+    assert (generation.input_tokens, generation.output_tokens) == (200, 50)

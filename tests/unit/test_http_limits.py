@@ -17,6 +17,7 @@ from app.core.http_client import (
     download,
     get_http_client,
     get_http_client_for_media,
+    get_http_client_for_probes,
     request,
 )
 from fakes import peer, read_request, response
@@ -153,3 +154,32 @@ async def test_a_redirect_is_not_followed_and_a_body_not_read_beyond_its_bound()
         with pytest.raises(BodyTooLarge):
             await download(f"{url}/large", allowed_hosts=(url,), headers=token, max_body_bytes=1000)
     assert seen == [("/moved", "Bearer t"), ("/large", "Bearer t")]
+
+
+async def test_a_process_that_makes_more_calls_at_once_gets_room_for_them(monkeypatch):
+    monkeypatch.setattr(http_client, "_room", http_client._room)
+    http_client.make_room_for(10)
+    assert (await get_http_client())._transport._pool._max_connections == http_client.MAX_CONNECTIONS
+    await close_http_client()
+    http_client.make_room_for(120)
+    host = Host()
+    async with peer(host) as url:
+        asking = [asyncio.create_task(request("GET", url, timeout_seconds=30)) for _ in range(120)]
+        async with asyncio.timeout(10):
+            while host.open < 120:
+                await asyncio.sleep(0.005)
+        host.gate.set()
+        assert {answer.status for answer in await asyncio.gather(*asking)} == {200}
+
+
+async def test_a_probe_waits_behind_no_call():
+    async with peer(hang) as url, peer(answer) as well:
+        stuck = [asyncio.create_task(request("GET", url, timeout_seconds=30)) for _ in range(http_client.MAX_PER_HOST)]
+        stuck += [asyncio.create_task(request("GET", well, timeout_seconds=30)) for _ in range(10)]
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(2):
+            probe = await request("GET", well, timeout_seconds=5, get_client=get_http_client_for_probes)
+        assert probe.status == 200
+        for task in stuck:
+            task.cancel()
+        await asyncio.wait(stuck)

@@ -8,8 +8,18 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.models import BotProfile, Turn
-from app.domain.prompt import BASE_RULES, build_prompt, merge_turns, system_instruction
+from app.domain.fitting import CUT, MISSING, estimated_tokens, size
+from app.domain.models import BotProfile, Prompt, Turn
+from app.domain.prompt import (
+    ASKED_BYTES,
+    BASE_RULES,
+    MAX_ASKED,
+    NAME_LABEL,
+    TURNS_BYTES,
+    build_prompt,
+    merge_turns,
+    system_instruction,
+)
 from app.sandbox.bakery import BAKERY
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -58,3 +68,63 @@ def test_turns_start_and_end_with_the_user_and_alternate(history: list[Turn], as
     kept = "\n".join(turn.text for turn in turns)
     first_user = next((i for i, turn in enumerate(history) if turn.role == "user"), len(history))
     assert all(turn.text in kept for turn in history[first_user:])
+
+
+def turn_bytes(prompt: Prompt) -> int:
+    return sum(size(turn.text) for turn in prompt.turns)
+
+
+def test_thirty_long_messages_cost_no_more_than_a_prompt_may() -> None:
+    history = [Turn("user", f"{number} " + "x" * 65_000) for number in range(30)]
+    prompt = build_prompt(BAKERY_PROFILE, None, history, ["hi"])
+    assert turn_bytes(prompt) <= TURNS_BYTES + 100
+    assert sum(estimated_tokens(turn.text) for turn in prompt.turns) <= 12_100
+    (turn,) = prompt.turns
+    assert turn.text.endswith("\nhi")
+    assert turn.text.startswith("27 "), "the oldest go first"
+    assert turn.text.count(CUT) == 3
+
+
+def test_of_what_is_asked_something_always_stays() -> None:
+    prompt = build_prompt(BAKERY_PROFILE, None, [Turn("user", "before")], ["Are you open?", "y" * 65_536, "z" * 65_536])
+    (turn,) = prompt.turns
+    assert size(turn.text) <= ASKED_BYTES + 100
+    assert turn.text.startswith("before\nAre you open?\nyyy")
+    assert "zzz" in turn.text
+    assert turn.text.count(CUT) == 2
+
+
+def test_of_very_many_messages_the_latest_are_asked() -> None:
+    (turn,) = build_prompt(BAKERY_PROFILE, None, (), [f"message {n}" for n in range(1000)]).turns
+    lines = turn.text.splitlines()
+    assert lines[0] == MISSING
+    assert lines[1:] == [f"message {n}" for n in range(1000 - MAX_ASKED, 1000)]
+
+
+def test_a_stored_profile_that_is_too_large_is_cut_and_its_rules_and_the_customer_stay() -> None:
+    profile = BotProfile(
+        "a1", business_name="B" * 100_000, description="d" * 500_000, hours="Mon-Fri", knowledge_base="k" * 500_000,
+        custom_fields={"a": "c" * 500_000}, template_config={"system_rules": ["r" * 500_000], "faq": ["Parking: yes"]},
+    )  # fmt: skip
+    text = system_instruction(profile, "Amina")
+    assert size(text) <= 74 * 1024
+    assert all(rule in text for rule in BASE_RULES)
+    assert "Parking: yes" in text
+    assert NAME_LABEL in text.splitlines()[-1]
+    assert CUT in text
+
+
+def test_a_profile_nested_without_end_is_read_as_far_as_may_be_stored() -> None:
+    value: object = "the bottom"
+    for level in range(3000):
+        value = {"a": value, "seen": f"level {3000 - level}"}
+    text = system_instruction(BotProfile("a1", custom_fields={"top": value}), None)
+    assert "level 60" in text
+    assert "level 70" not in text
+    assert "the bottom" not in text
+
+
+def test_no_profile_asks_for_more_than_fits_an_attempt() -> None:
+    assert build_prompt(BotProfile("a", max_output_tokens=65_536), None, (), ["hi"]).max_output_tokens == 2048
+    assert build_prompt(BotProfile("a", max_output_tokens=99), None, (), ["hi"]).max_output_tokens == 99
+    assert build_prompt(BotProfile("a"), None, (), ["hi"]).max_output_tokens is None

@@ -19,7 +19,7 @@ def settings(**more: Any) -> Settings:
 
 
 def findings(rests_on: str, info: dict[str, Any], *, fsync: str | None = None, **more: Any) -> dict[str, str]:
-    about = about_server({"maxmemory_policy": "noeviction", "maxmemory": 1, "used_memory": 0} | info)
+    about = about_server({"maxmemory_policy": "noeviction", "maxmemory": 2**30, "used_memory": 0} | info)
     wanted = settings(redis_durability=rests_on, **DATABASE, **more)
     return {finding.subject: finding.state for finding in _unsafe(wanted, about, fsync)}
 

@@ -57,7 +57,8 @@ class World:
         self.client = httpx.AsyncClient(transport=httpx.MockTransport(self.handle))
         self.messenger = WhatsAppMessenger(
             base_url="https://graph.test", api_version="v26.0", cipher=CIPHER, breaker=self.breaker,
-            account_breakers=self.account_breakers, get_client=self.get_client, clock=self.clock,
+            account_breakers=self.account_breakers, get_client=self.get_client, get_probe_client=self.get_client,
+            clock=self.clock,
         )  # fmt: skip
 
     async def get_client(self):

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 from app.adapters.gemini_answers import ApiError, Spoken, as_object, parse, read_error, read_text
-from app.adapters.gemini_parameters import ModelParameters
+from app.adapters.gemini_parameters import MAX_OUTPUT_TOKENS, ModelParameters
 from app.core.circuit_breaker import (
     FAILED,
     IGNORED,
     CircuitBreaker,
+    KeyedCircuitBreakers,
     Verdict,
     default_classify,
     gemini_circuit_breaker,
+    gemini_model_breakers,
 )
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
 from app.core.errors import Overloaded
-from app.core.http_client import GetClient, HttpError, PoolFull, Response, get_http_client, request
+from app.core.http_client import (
+    GetClient,
+    HttpError,
+    PoolFull,
+    Response,
+    get_http_client,
+    get_http_client_for_probes,
+    request,
+)
 from app.core.resilience import ResiliencePolicy
 from app.core.retry import is_unavailable
 from app.domain.errors import ModelRefused, Unavailable
-from app.domain.models import Generation, Prompt, Turn
+from app.domain.models import BotProfile, Generation, Prompt, Turn
 from app.domain.text import whole_sentences
 
 logger = logging.getLogger(__name__)
@@ -51,21 +61,19 @@ PROBE_PROMPT = Prompt("Answer with one word.", (Turn("user", "ping"),))
 
 
 class GeminiUnavailable(Unavailable):
-    """`passing`: worth another attempt · `counts`: it would hit every other request as well · `hold_seconds`: how long
-    the circuit stays open for it, if the upstream named a delay."""
+    """`passing`: worth another attempt · `hold_seconds`: how long the circuit stays open for it, if the upstream named
+    a delay."""
 
     def __init__(
         self,
         message: str,
         *,
         passing: bool,
-        counts: bool = True,
         retry_after: float | None = None,
         hold_seconds: float | None = None,
     ) -> None:
         super().__init__(DEPENDENCY, message, retry_after=retry_after)
         self.passing = passing
-        self.counts = counts
         self.hold_seconds = hold_seconds
 
 
@@ -79,7 +87,11 @@ class InvalidRequest(ModelRefused):
 
 class GeminiModel:
     """Implements `domain.ports.Model`. `look_again_seconds`: how often an upstream is probed in the background, which
-    is the longest that a used-up daily quota keeps the circuit open."""
+    is the longest that a used-up daily quota keeps the circuit open.
+
+    One account's choice is not the others' outage: a model other than the default one, and answers longer than the
+    default, have a circuit for that model (`model_breakers`), with retries of their own.
+    """
 
     def __init__(
         self,
@@ -90,50 +102,77 @@ class GeminiModel:
         max_concurrent: int = 50,
         look_again_seconds: float = LOOK_AGAIN_SECONDS,
         breaker: CircuitBreaker = gemini_circuit_breaker,
+        model_breakers: KeyedCircuitBreakers = gemini_model_breakers,
         get_client: GetClient = get_http_client,
+        get_probe_client: GetClient = get_http_client_for_probes,
         clock: Clock = SYSTEM_CLOCK,
         uniform: Callable[[], float] = random.random,
     ) -> None:
         self._base_url = base_url
         self._headers = {"x-goog-api-key": api_key}
-        self._default_model = default_model
+        self._default_model = _plain_name(default_model)
         self._look_again_seconds = look_again_seconds
         self._get_client = get_client
+        self._get_probe_client = get_probe_client
         self._breaker = breaker
+        self._model_breakers = model_breakers
         self._clock = clock
         self._uniform = uniform
         self._parameters = ModelParameters(clock)
         self._proven_until = 0.0
-        self._policy = ResiliencePolicy(
-            DEPENDENCY,
-            breaker=breaker,
-            attempt_timeout_seconds=ATTEMPT_SECONDS,
-            max_attempts=3,
-            max_concurrent=max_concurrent,
-            classify=_classify,
-            retry_if=_may_repeat,
-            clock=clock,
+        self._policy, self._chosen_policy = (
+            ResiliencePolicy(
+                DEPENDENCY,
+                breaker=breaker,
+                attempt_timeout_seconds=ATTEMPT_SECONDS,
+                max_attempts=3,
+                max_concurrent=max_concurrent,
+                classify=_classify,
+                retry_if=_may_repeat,
+                clock=clock,
+            )
+            for _ in range(2)
         )
 
     async def generate(self, prompt: Prompt, *, deadline: Deadline) -> Generation:
-        model = prompt.model or self._default_model
-        post = partial(self._policy.call, self._post, deadline=deadline)
+        model = self._model(prompt)
+        policy = self._policy
+        if self._is_chosen(prompt):
+            policy = self._chosen_policy.behind(self._model_breakers.get(_key(model)))
+        post = partial(policy.call, self._post, deadline=deadline)
         answer = await self._ask(model, prompt, post)
+        answers = [answer]
         spoken = read_text(answer)
         if _is_empty(spoken) and await self._pause(deadline):
             logger.warning("empty answer, asking once more", extra={"finish_reason": spoken.reason})
             answer = await self._ask(model, prompt, post)
+            answers.append(answer)
             spoken = read_text(answer)
-        return _generation(answer, spoken, model)
+        return _generation(answers, spoken, model)
 
-    def blocked_seconds(self) -> float:
-        return self._breaker.blocked_seconds()
+    def blocked_seconds(self, profile: BotProfile) -> float:
+        breaker = self._circuit(profile)
+        return breaker.blocked_seconds() if breaker else 0.0
 
-    def away_seconds(self) -> float:
-        return max(self._breaker.blocked_seconds(), self._breaker.named_seconds())
+    def away_seconds(self, profile: BotProfile) -> float:
+        breaker = self._circuit(profile)
+        return max(breaker.blocked_seconds(), breaker.named_seconds()) if breaker else 0.0
 
-    def blocked_reason(self) -> str:
-        return self._breaker.blocked_reason()
+    def blocked_reason(self, profile: BotProfile) -> str:
+        breaker = self._circuit(profile)
+        words = breaker.blocked_reason() if breaker else ""
+        return f"the model's own {words}" if breaker is not self._breaker else words
+
+    def _circuit(self, profile: BotProfile) -> CircuitBreaker | None:
+        """`None`: one of a model that has not been asked of late."""
+        return self._model_breakers.find(_key(self._model(profile))) if self._is_chosen(profile) else self._breaker
+
+    def _model(self, asked: Prompt | BotProfile) -> str:
+        return _plain_name(asked.model or self._default_model)
+
+    def _is_chosen(self, asked: Prompt | BotProfile) -> bool:
+        """Another model, or longer answers, than an account has that chooses nothing."""
+        return self._model(asked) != self._default_model or (asked.max_output_tokens or 0) > MAX_OUTPUT_TOKENS
 
     def silent_seconds(self) -> float:
         return self._policy.silent_seconds()
@@ -144,12 +183,15 @@ class GeminiModel:
         circuit is closed.
         Raises `Unavailable`."""
         if self._breaker.is_closed and self._clock.monotonic() < self._proven_until:
-            response = await self._exchange("GET", self._url(self._default_model), timeout_seconds=PROBE_SECONDS)
+            response = await self._exchange(
+                "GET", self._url(self._default_model), self._get_probe_client, timeout_seconds=PROBE_SECONDS
+            )
             if response.status >= 500 or (error := read_error(response.status, parse(response.body))) is not None:
-                raise self._failure(error or ApiError(response.status, "", "", ""), self._default_model)
+                raise self._failure(error or ApiError(response.status, "", "", ""))
             return {}
         try:
-            await self._ask(self._default_model, PROBE_PROMPT, self._post, max_output_tokens=1)
+            post = partial(self._post, get_client=self._get_probe_client)
+            await self._ask(self._default_model, PROBE_PROMPT, post, max_output_tokens=1)
         except ModelRefused as exc:
             raise GeminiUnavailable(f"gemini: {exc.reason}", passing=False) from exc
         return {}
@@ -187,10 +229,12 @@ class GeminiModel:
             body["generationConfig"]["maxOutputTokens"] = max_output_tokens
         return body
 
-    async def _post(self, model: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _post(
+        self, model: str, body: Mapping[str, Any], *, get_client: GetClient | None = None
+    ) -> Mapping[str, Any]:
         is_default = model == self._default_model
         try:
-            answer = await self._answer(model, body)
+            answer = await self._answer(model, body, get_client or self._get_client)
         except Exception:
             if is_default:
                 self._proven_until = 0.0
@@ -199,9 +243,9 @@ class GeminiModel:
             self._proven_until = self._clock.monotonic() + PROOF_SECONDS
         return answer
 
-    async def _answer(self, model: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _answer(self, model: str, body: Mapping[str, Any], get_client: GetClient) -> Mapping[str, Any]:
         url = f"{self._url(model)}:generateContent"
-        response = await self._exchange("POST", url, timeout_seconds=ATTEMPT_SECONDS, payload=body)
+        response = await self._exchange("POST", url, get_client, timeout_seconds=ATTEMPT_SECONDS, payload=body)
         answer = parse(response.body)
         error = read_error(response.status, answer)
         if error is None:
@@ -212,9 +256,11 @@ class GeminiModel:
             raise InvalidRequest(error)
         if error.status == 404 and model != self._default_model:
             raise ModelRefused(f"{error.words}: {model}", about_the_text=False)
-        raise self._failure(error, model)
+        raise self._failure(error)
 
-    async def _exchange(self, method: str, url: str, *, timeout_seconds: float, payload: Any = None) -> Response:
+    async def _exchange(
+        self, method: str, url: str, get_client: GetClient, *, timeout_seconds: float, payload: Any = None
+    ) -> Response:
         try:
             return await request(
                 method,
@@ -222,7 +268,7 @@ class GeminiModel:
                 timeout_seconds=timeout_seconds,
                 headers=self._headers,
                 payload=payload,
-                get_client=self._get_client,
+                get_client=get_client,
             )
         except PoolFull as exc:
             raise Overloaded(DEPENDENCY, f"gemini: {exc}") from exc
@@ -231,13 +277,10 @@ class GeminiModel:
             raise GeminiUnavailable(f"gemini: {exc}", passing=True) from exc
 
     def _url(self, model: str) -> str:
-        return f"{self._base_url}/v1beta/models/{quote(model.removeprefix('models/'), safe='')}"
+        return f"{self._base_url}/v1beta/models/{quote(_plain_name(model), safe='')}"
 
-    def _failure(self, error: ApiError, model: str) -> GeminiUnavailable:
-        """What makes Gemini unusable; the table is in the API's page on errors.
-
-        429 counts only for the default model: quotas are per model, an account's own must not stop the others.
-        """
+    def _failure(self, error: ApiError) -> GeminiUnavailable:
+        """What makes a model unusable; the table is in the API's page on errors. Quotas, too, are per model."""
         message = f"gemini: {error.words}"
         if error.status == 429:
             delay, per_day = error.quota()
@@ -245,9 +288,17 @@ class GeminiModel:
             if per_day:
                 delay = max(delay or 0.0, PER_DAY_RETRY_SECONDS)
                 message += " (daily quota)"
-            counts = model == self._default_model
-            return GeminiUnavailable(message, passing=not per_day, counts=counts, retry_after=delay, hold_seconds=hold)
+            return GeminiUnavailable(message, passing=not per_day, retry_after=delay, hold_seconds=hold)
         return GeminiUnavailable(message, passing=error.status >= 500)
+
+
+def _plain_name(model: str) -> str:
+    return model.removeprefix("models/")
+
+
+def _key(model: str) -> str:
+    """Of its circuit. Names come from profiles: theirs is at most this long over the API."""
+    return model[:100]
 
 
 def _is_empty(spoken: Spoken) -> bool:
@@ -255,31 +306,32 @@ def _is_empty(spoken: Spoken) -> bool:
     return not spoken.text and not spoken.refused and spoken.reason != "MAX_TOKENS"
 
 
-def _generation(answer: Mapping[str, Any], spoken: Spoken, model: str) -> Generation:
-    """Raises `ModelRefused`. An answer cut by the token limit ends with its last whole sentence."""
+def _generation(answers: Sequence[Mapping[str, Any]], spoken: Spoken, model: str) -> Generation:
+    """Of the last answer; each cost tokens. Raises `ModelRefused`. An answer cut by the token limit ends with its last
+    whole sentence."""
     truncated = spoken.reason == "MAX_TOKENS"
     text = whole_sentences(spoken.text) if truncated else spoken.text
     if not text:
         raise ModelRefused(spoken.reason or "EMPTY", about_the_text=not truncated)
-    usage = as_object(answer.get("usageMetadata"))
-    spent = [usage.get(name) for name in ("candidatesTokenCount", "thoughtsTokenCount")]
-    known = [count for count in spent if isinstance(count, int)]
-    asked = usage.get("promptTokenCount")
     return Generation(
         text=text,
-        model=str(answer.get("modelVersion") or model),
+        model=str(answers[-1].get("modelVersion") or model),
         truncated=truncated,
-        input_tokens=asked if isinstance(asked, int) else None,
-        output_tokens=sum(known) if known else None,
+        input_tokens=_tokens(answers, "promptTokenCount"),
+        output_tokens=_tokens(answers, "candidatesTokenCount", "thoughtsTokenCount"),
     )
+
+
+def _tokens(answers: Sequence[Mapping[str, Any]], *names: str) -> int | None:
+    usages = [as_object(answer.get("usageMetadata")) for answer in answers]
+    known = [count for usage in usages for name in names if isinstance(count := usage.get(name), int)]
+    return sum(known) if known else None
 
 
 def _classify(exc: Exception) -> Verdict:
     if isinstance(exc, ModelRefused):
         return IGNORED
     if isinstance(exc, GeminiUnavailable):
-        if not exc.counts:
-            return IGNORED
         if not exc.hold_seconds:
             return FAILED
         return Verdict(failed=True, hold_seconds=exc.hold_seconds, named_seconds=exc.retry_after or 0.0)

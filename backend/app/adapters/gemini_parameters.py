@@ -18,8 +18,10 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.domain.models import Prompt
 
 MAX_OUTPUT_TOKENS = 1024
+"""Of an answer, where the profile says nothing."""
 THINKING_ROOM_TOKENS = 4096
-"""Thinking counts against the limit: a model that cannot be told to think little would have none left for the text."""
+"""Thinking counts against the limit: a model that cannot be told to think little would have none left for the text.
+Added to what the profile allows for the answer."""
 LEVELS = ("MINIMAL", "LOW", "MEDIUM", "HIGH")
 REMEMBER_SECONDS = 86_400.0
 MAX_MODELS = 1000
@@ -84,9 +86,8 @@ class ModelParameters:
 def _config(refused: Refused, prompt: Prompt) -> dict[str, Any]:
     thinks_little = "thinkingConfig" not in refused.names and refused.level == LEVELS[0]
     limit = None if "maxOutputTokens" in refused.names else prompt.max_output_tokens
-    config: dict[str, Any] = {
-        "maxOutputTokens": limit or MAX_OUTPUT_TOKENS + (0 if thinks_little else THINKING_ROOM_TOKENS)
-    }
+    room = 0 if thinks_little else THINKING_ROOM_TOKENS
+    config: dict[str, Any] = {"maxOutputTokens": (limit or MAX_OUTPUT_TOKENS) + room}
     if "thinkingConfig" not in refused.names:
         config["thinkingConfig"] = {"thinkingLevel": refused.level}
     if prompt.temperature is not None and "temperature" not in refused.names:

@@ -15,7 +15,7 @@ import uuid
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeVar
 
 import orjson
@@ -31,6 +31,7 @@ from app.domain.errors import Conflict, Fenced, InvalidInput, NotFound
 from app.domain.models import (
     Account,
     Author,
+    Background,
     BlockedAccounts,
     BlockReason,
     BotProfile,
@@ -54,6 +55,7 @@ from app.domain.models import (
     Waiting,
 )
 from app.domain.ports import SendDecision, Store
+from app.domain.usage import AccountDay, Spent, Usage
 
 T = TypeVar("T")
 
@@ -63,6 +65,7 @@ MAX_PAGE = 200
 INBOX_BREAKER = BreakerPolicy(5, 1.0, max_open_seconds=1.0, success_threshold=1)
 
 _ACCOUNT = TypeAdapter(Account)
+_ACCOUNT_DAYS = TypeAdapter(tuple[AccountDay, ...])
 _ACCOUNTS = TypeAdapter(tuple[Account, ...])
 _BLOCKED = TypeAdapter(BlockedAccounts)
 _CONVERSATION = TypeAdapter(Conversation)
@@ -76,6 +79,7 @@ _REPLY = TypeAdapter(Reply)
 _TABLES = TypeAdapter(dict[str, TableSecurity])
 _TURNS = TypeAdapter(tuple[Turn, ...])
 _UNANSWERED = TypeAdapter(tuple[Unanswered, ...])
+_USAGE = TypeAdapter(Usage)
 _WAITING = TypeAdapter(tuple[Waiting, ...])
 
 _PROFILE_CHANGES = {f.name for f in fields(BotProfile)} - {"account_id", "updated_at"}
@@ -332,6 +336,9 @@ class SqlStore(SqlInvalidations, Store):
         _check_known(changes, _PROFILE_CHANGES)
         return _profile(await self._call("update_profile", account_id=account_id, changes=changes))
 
+    async def account_usage(self, account_ids: Sequence[str], *, since: date | None = None) -> tuple[AccountDay, ...]:
+        return _ACCOUNT_DAYS.validate_python(await self._call("account_usage", account_ids=account_ids, since=since))
+
     # -- conversations -------------------------------------------------------------------------------------------
 
     async def record_inbound(
@@ -399,6 +406,14 @@ class SqlStore(SqlInvalidations, Store):
         turns = await self._call("history", conversation_id=conversation_id, limit=limit, exclude=exclude)
         return _TURNS.validate_python(turns)
 
+    async def background(
+        self, conversation_id: str, *, limit: int, exclude: Sequence[str], characters: int
+    ) -> Background:
+        found = await self._call(
+            "background", conversation_id=conversation_id, limit=limit, exclude=exclude, characters=characters
+        )
+        return Background(_TURNS.validate_python(found["turns"]), _USAGE.validate_python(found["usage"] or {}))
+
     async def set_bot(self, conversation_id: str, *, enabled: bool) -> Conversation:
         conversation = await self._call("set_bot", conversation_id=conversation_id, enabled=enabled)
         return _CONVERSATION.validate_python(conversation)
@@ -430,14 +445,23 @@ class SqlStore(SqlInvalidations, Store):
         )
         return _REPLY.validate_python(reply)
 
-    async def save_body(self, key: str, *, fence: int, covers: Sequence[str], body: str) -> Reply:
-        return _REPLY.validate_python(await self._call("save_body", key=key, fence=fence, covers=covers, body=body))
+    async def save_body(
+        self, key: str, *, fence: int, covers: Sequence[str], body: str, spent: Spent | None = None
+    ) -> Reply:
+        return await self._save_answer(spent, key=key, fence=fence, covers=covers, body=body, fallback=None)
 
     async def save_fallback(
-        self, key: str, *, fence: int, covers: Sequence[str], body: str, fallback: Fallback
+        self, key: str, *, fence: int, covers: Sequence[str], body: str, fallback: Fallback, spent: Spent | None = None
     ) -> Reply:
-        reply = await self._call("save_fallback", key=key, fence=fence, covers=covers, body=body, fallback=fallback)
-        return _REPLY.validate_python(reply)
+        return await self._save_answer(spent, key=key, fence=fence, covers=covers, body=body, fallback=fallback)
+
+    async def _save_answer(self, spent: Spent | None, **p: Any) -> Reply:
+        cost = {
+            "spent_id": spent and spent.id,
+            "input_tokens": spent and spent.input_tokens,
+            "output_tokens": spent and spent.output_tokens,
+        }
+        return _REPLY.validate_python(await self._call("save_answer", **p, **cost))
 
     async def begin_part(
         self, key: str, *, fence: int, part: int, parts: int, text: str, resend: bool = False

@@ -36,6 +36,7 @@ from app.core.http_client import (
     Response,
     download,
     get_http_client,
+    get_http_client_for_probes,
     parse_retry_after,
     request,
 )
@@ -118,6 +119,7 @@ class WhatsAppMessenger:
         breaker: CircuitBreaker = whatsapp_circuit_breaker,
         account_breakers: KeyedCircuitBreakers = whatsapp_account_breakers,
         get_client: GetClient = get_http_client,
+        get_probe_client: GetClient = get_http_client_for_probes,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._base_url = base_url
@@ -126,6 +128,7 @@ class WhatsAppMessenger:
         self._breaker = breaker
         self._account_breakers = account_breakers
         self._get_client = get_client
+        self._get_probe_client = get_probe_client
         self._clock = clock
         self._confirming = asyncio.Semaphore(MAX_CONFIRMS)
         self._policy = ResiliencePolicy(
@@ -242,7 +245,7 @@ class WhatsAppMessenger:
         """Does the API answer at all? Past the breakers and without a token. Raises `Unavailable`."""
         try:
             response = await request(
-                "GET", f"{self._base_url}/", timeout_seconds=PROBE_SECONDS, get_client=self._get_client
+                "GET", f"{self._base_url}/", timeout_seconds=PROBE_SECONDS, get_client=self._get_probe_client
             )
         except HttpError as exc:
             raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc

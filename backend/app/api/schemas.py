@@ -9,10 +9,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from app.core.secrets import clean_secret
-from app.domain.models import Author, Direction, HandoverReason, ReplyState, Role, Status
-
-MAX_DEPTH = 64
-"""Of free-form JSON. What we store, cache and send back with it around it stays below orjson's 254."""
+from app.domain.models import MAX_OUTPUT_TOKENS, Author, Direction, HandoverReason, ReplyState, Role, Status
+from app.domain.profile_limits import MAX_DEPTH, PROFILE_BYTES
 
 # Patterns say what PostgreSQL's text cannot hold (NUL) and, where white space is cut off, that something must be left.
 NO_NUL = r"^[^\x00]*$"
@@ -55,7 +53,7 @@ Token = Annotated[
 """Visible ASCII: it travels in a header or a URL. White space outside is cut off; a comment or quotes are refused."""
 AccessToken = Token
 VerifyToken = Token
-LongText = Annotated[str, StringConstraints(max_length=100_000, pattern=NO_NUL)]
+LongText = Annotated[str, StringConstraints(max_length=PROFILE_BYTES, pattern=NO_NUL)]
 ReplyText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=SOME_TEXT)]
 """Sent to customers as it is; WhatsApp refuses a text without any."""
 FreeForm = Annotated[
@@ -119,6 +117,15 @@ class AccountChanges(_In):
     bot_auto_on: StrictBool = may_be_absent()
 
 
+class SpentTodayOut(_Out):
+    """Since midnight UTC. `limits_reached`: while there are any the bot sends the fallback text and calls a person."""
+
+    answers: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    limits_reached: tuple[str, ...] = ()
+
+
 class NoticeOut(_Out):
     """A report of Meta: `field` and `event` are Meta's names, `words` say what happened."""
 
@@ -146,6 +153,7 @@ class AccountOut(_Out):
     """What Meta reported last about the account or its number."""
     created_at: datetime
     updated_at: datetime
+    spent_today: SpentTodayOut = Field(default_factory=SpentTodayOut)
 
 
 class MemberIn(_In):
@@ -179,7 +187,7 @@ class ProfileChanges(_In):
     non_text_reply: ReplyText | None = None
     model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")] | None = None
     temperature: Annotated[float, Field(strict=True, ge=0, le=2)] | None = None
-    max_output_tokens: Annotated[int, Field(ge=1, le=65_536), NOT_TEXT] | None = None
+    max_output_tokens: Annotated[int, Field(ge=1, le=MAX_OUTPUT_TOKENS), NOT_TEXT] | None = None
     resend_ambiguous: StrictBool | None = None
     greeting_text: ReplyText | None = None
     auto_reply_limit: Annotated[int, Field(ge=1, le=1000), NOT_TEXT] | None = None

@@ -417,7 +417,7 @@ def _validated(schema: Any, fields: Mapping[str, Any], *, as_options: bool = Fal
 def _shown(account: Account) -> dict[str, Any]:
     from app.api.schemas import AccountOut
 
-    return AccountOut.model_validate(account).model_dump(mode="json")
+    return AccountOut.model_validate(account).model_dump(mode="json", exclude={"spent_today"})
 
 
 def _profile_shown(found: Any) -> dict[str, Any]:

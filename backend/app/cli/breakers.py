@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @click.group()
 def breakers() -> None:
-    """The fleet's circuit breakers: gemini, whatsapp, supabase, and one for each account in trouble."""
+    """The fleet's circuit breakers: gemini, whatsapp, supabase, and one for each account or model in trouble."""
 
 
 @breakers.command("list")
@@ -72,7 +72,7 @@ def _operator() -> str:
 
 async def _on_breakers(action: Callable[[BreakerService], Awaitable[T]]) -> T:
     """Raises `Unavailable` with Redis' own words: the service would answer for this process, which has no calls."""
-    from app.core.circuit_breaker import CIRCUIT_BREAKERS, whatsapp_account_breakers
+    from app.core.circuit_breaker import CIRCUIT_BREAKERS, gemini_model_breakers, whatsapp_account_breakers
     from app.core.redis import connect
     from app.core.registry import Registry
     from app.services.breaker_service import BreakerService
@@ -86,6 +86,8 @@ async def _on_breakers(action: Callable[[BreakerService], Awaitable[T]]) -> T:
         fleet = open_breakers(settings, stack, registry)
         await fleet.list(breaker.name for breaker in CIRCUIT_BREAKERS.values())
         queue = open_queue(settings, stack, redis)
-        service = BreakerService(fleet, CIRCUIT_BREAKERS, whatsapp_account_breakers, queue)
+        service = BreakerService(
+            fleet, CIRCUIT_BREAKERS, whatsapp_account_breakers, queue, others=[gemini_model_breakers]
+        )
         stack.push_async_callback(service.aclose)
         return await action(service)

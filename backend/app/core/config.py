@@ -150,6 +150,10 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(15, ge=1, le=300)
     reply_deadline_seconds: float = Field(600, gt=0)
     send_reconcile_seconds: float = Field(20, ge=0)
+    daily_messages_per_conversation: int = Field(300, ge=0)
+    daily_tokens_per_conversation: int = Field(2_000_000, ge=0)
+    daily_messages_per_account: int = Field(0, ge=0)
+    daily_tokens_per_account: int = Field(0, ge=0)
     drain_seconds: float = Field(5, ge=0, le=300)
     readiness_requires: Annotated[tuple[str, ...], NoDecode] = ()
 

@@ -2,10 +2,12 @@
 
     client = await get_http_client()      # connect 3 s, read 10 s; at most 100 connections, 20 kept alive
     media = await get_http_client_for_media()                                   # the same with read and write 30 s
-    await close_http_client()             # closes both, may be called twice, and the next `get` opens anew
+    probe = await get_http_client_for_probes()                                  # a few connections of its own
+    await close_http_client()             # closes them all, may be called twice, and the next `get` opens anew
 
 One pool per process and event loop: a connection belongs to the loop that opened it. One host gets at most
-`MAX_PER_HOST` of its connections, so that a peer that hangs leaves half of the pool to the others. The clients do
+half of its connections, so that a peer that hangs leaves the other half to the others; `make_room_for` raises both
+for a process that makes more calls at once. The clients do
 not follow redirects (an Authorization header must never travel to another host), keep no cookies (one account's must
 never reach another's request), and ignore the environment's proxy variables and `.netrc`: where a token goes is
 decided by the base URLs in the settings alone. They retry nothing; whoever calls decides (`core/resilience.py`).
@@ -35,7 +37,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
@@ -54,7 +56,8 @@ MEDIA_SECONDS = 30.0
 MAX_CONNECTIONS = 100
 MAX_KEEPALIVE = 20
 MAX_PER_HOST = 50
-"""As many as an adapter's bulkhead lets through, and half of the pool."""
+"""Half of the pool."""
+MAX_PROBES = 10
 KEEPALIVE_SECONDS = 4.0
 """Below the shortest idle limit in common use (5 s: uvicorn, Node), so that we are the side that closes first."""
 
@@ -67,8 +70,8 @@ GetClient = Callable[[], Awaitable[AsyncClient]]
 __all__ = [
     "MEDIA_SECONDS", "AmbiguousFailure", "AsyncClient", "BodyTooLarge", "ConnectFailed", "ForbiddenHost", "GetClient",
     "HttpError", "PoolFull", "Response", "close_http_client", "download", "get_http_client",
-    "get_http_client_for_media", "is_ambiguous", "is_network_error", "is_pool_full", "leave_by", "parse_retry_after",
-    "request", "status_error",
+    "get_http_client_for_media", "get_http_client_for_probes", "is_ambiguous", "is_network_error", "is_pool_full",
+    "leave_by", "make_room_for", "parse_retry_after", "request", "status_error",
 ]  # fmt: skip
 
 
@@ -109,8 +112,28 @@ class Response:
         return orjson.loads(self.body)
 
 
-_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, AsyncClient]] = WeakKeyDictionary()
+class _Room(NamedTuple):
+    """How many connections a client may have: in all, kept alive, and to one host."""
+
+    connections: int
+    keepalive: int
+    per_host: int
+
+
+_DEFAULT_ROOM = _Room(MAX_CONNECTIONS, MAX_KEEPALIVE, MAX_PER_HOST)
+_PROBES_ROOM = _Room(2 * MAX_PROBES, MAX_PROBES, MAX_PROBES)
+
+_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AsyncClient]] = WeakKeyDictionary()
 _egress = Egress()
+_room = _DEFAULT_ROOM
+
+
+def make_room_for(calls: int) -> None:
+    """Clients opened from now on let `calls` to one host through at once, if that is more than `MAX_PER_HOST`; as many
+    connections are left for all other hosts together."""
+    global _room  # noqa: PLW0603  of the process, as the clients are
+    per_host = max(MAX_PER_HOST, calls)
+    _room = _Room(2 * per_host, 2 * per_host * MAX_KEEPALIVE // MAX_CONNECTIONS, per_host)
 
 
 def leave_by(egress: Egress) -> None:
@@ -122,33 +145,43 @@ def leave_by(egress: Egress) -> None:
 
 async def get_http_client() -> AsyncClient:
     """The shared client. Do not close it and do not use it as a context manager: others hold it too."""
-    return _shared_client(READ_SECONDS)
+    return _shared_client("calls", READ_SECONDS, _room)
 
 
 async def get_http_client_for_media() -> AsyncClient:
     """As `get_http_client`, with 30 s to read or write: uploads and downloads of media."""
-    return _shared_client(MEDIA_SECONDS)
+    return _shared_client("media", MEDIA_SECONDS, _DEFAULT_ROOM)
+
+
+async def get_http_client_for_probes() -> AsyncClient:
+    """As `get_http_client`, with connections of its own: that ours are all in use says nothing about the peer."""
+    return _shared_client("probes", READ_SECONDS, _PROBES_ROOM)
 
 
 async def close_http_client() -> None:
-    """Close both clients of this event loop. Idempotent; a later `get_http_client` opens a new one."""
+    """Close all clients of this event loop. Idempotent; a later `get_http_client` opens a new one."""
     for client in _clients.pop(asyncio.get_running_loop(), {}).values():
         await client.aclose()
 
 
-def _shared_client(io_seconds: float) -> AsyncClient:
+def _shared_client(name: str, io_seconds: float, room: _Room) -> AsyncClient:
     clients = _clients.setdefault(asyncio.get_running_loop(), {})
-    client = clients.get(io_seconds)
+    client = clients.get(name)
     if client is None or client.is_closed:
-        client = clients[io_seconds] = _new_client(io_seconds)
+        client = clients[name] = _new_client(io_seconds, room)
     return client
 
 
-def _new_client(io_seconds: float) -> AsyncClient:
+def _new_client(io_seconds: float, room: _Room) -> AsyncClient:
     limits = httpx.Limits(
-        max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_KEEPALIVE, keepalive_expiry=KEEPALIVE_SECONDS
+        max_connections=room.connections,
+        max_keepalive_connections=room.keepalive,
+        keepalive_expiry=KEEPALIVE_SECONDS,
     )
-    options = {"verify": _tls_context(_egress.ca_file), "http2": False, "trust_env": False, "limits": limits}
+    options: dict[str, Any] = {
+        "per_host": room.per_host, "verify": _tls_context(_egress.ca_file), "http2": False, "trust_env": False,
+        "limits": limits,
+    }  # fmt: skip
     return AsyncClient(
         transport=_PerHostTransport(**options),
         mounts=_proxies(_egress, options),
@@ -161,15 +194,16 @@ def _new_client(io_seconds: float) -> AsyncClient:
 
 
 class _PerHostTransport(httpx.AsyncHTTPTransport):
-    """httpx's own, with at most `MAX_PER_HOST` exchanges per origin; one more waits as for a connection of the pool."""
+    """httpx's own, with at most `per_host` exchanges per origin; one more waits as for a connection of the pool."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, per_host: int, **options: Any) -> None:
         super().__init__(**options)
+        self._per_host = per_host
         self._origins: dict[str, tuple[asyncio.Semaphore, list[int]]] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         origin = f"{request.url.scheme}://{request.url.netloc.decode()}"
-        slots, users = self._origins.setdefault(origin, (asyncio.Semaphore(MAX_PER_HOST), [0]))
+        slots, users = self._origins.setdefault(origin, (asyncio.Semaphore(self._per_host), [0]))
         users[0] += 1
         try:
             await _take(slots, request)

@@ -26,7 +26,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from app.core.errors import Unavailable
-from app.core.redis_clients import ClusterClient, any_of, behind_sentinel, honest, on_cluster
+from app.core.redis_clients import ClusterClient, PatientPool, any_of, behind_sentinel, honest, on_cluster
 from app.core.redis_info import about_cluster, about_server
 from app.core.redis_url import RedisUrl, Topology
 
@@ -56,7 +56,8 @@ def connect(
     protocol: int = 3,
     any_node: bool = False,
 ) -> Redis:
-    """A client that fails within `timeout_seconds` and never retries. It connects on first use. `url`: see
+    """A client that never retries and connects on first use. Each step of a command fails within `timeout_seconds`: to
+    wait for one of the `max_connections` (first come, first served), to connect, to get the answer. `url`: see
     core/redis_url.py; on a Cluster it routes by key and follows redirections, behind Sentinel it finds the primary.
 
     A blocking command needs a client of its own whose timeout exceeds the block time: redis-py applies the
@@ -70,6 +71,7 @@ def connect(
         "socket_connect_timeout": timeout_seconds,
         "retry": Retry(NoBackoff(), 0),
         "max_connections": max_connections,
+        "wait_seconds": timeout_seconds,
         "client_name": name,
         "protocol": protocol,
         "decode_responses": False,
@@ -83,8 +85,8 @@ def connect(
         return behind_sentinel(where, options)
     if where.topology is Topology.CLUSTER and not any_node:
         return on_cluster(where, options)
-    client = Redis.from_url(where.plain, **options)
-    pool = client.connection_pool
+    pool: Any = PatientPool.from_url(where.plain, **options)
+    client = Redis.from_pool(pool)
     pool.connection_class = honest(pool.connection_class)
     if where.topology is Topology.CLUSTER:
         pool.connection_class = any_of(where.hosts, pool.connection_class)
@@ -216,12 +218,18 @@ class Express:
 
     def __init__(self, client: Redis) -> None:
         self._pool: Any = client.connection_pool
+        # What is idle here is not free in the pool: who must wait for one waits for one of these.
+        self._turns = asyncio.Semaphore(self._pool.max_connections)
         self._idle: list[tuple[Any, float]] = []
         """Each with the time of its last answer (monotonic)."""
         self._opening: set[asyncio.Task[Any]] = set()
 
     async def execute_command(self, *command: Any) -> Any:
         """The answer. No time limit but the caller's own: cancelled, the connection is given up."""
+        async with self._turns:
+            return await self._execute(command)
+
+    async def _execute(self, command: tuple[Any, ...]) -> Any:
         connection = await self._take()
         try:
             await connection.send_packed_command(hiredis.pack_command(command), check_health=False)

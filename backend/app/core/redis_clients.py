@@ -12,14 +12,69 @@ from typing import Any, cast
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.connection import ConnectionPool, SSLConnection, parse_url
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisClusterException, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.core.redis_url import RedisUrl
 
 ASK_SENTINEL_SECONDS = 1.0
+
+
+class Turns:
+    """Of the commands of one client: `most` at a time, the others wait in the order in which they came,
+    `wait_seconds` at most (`None`: their callers bound them)."""
+
+    def __init__(self, most: int, wait_seconds: float | None) -> None:
+        self._free = asyncio.Semaphore(most)
+        self._wait_seconds = wait_seconds
+
+    async def take(self) -> None:
+        """Raises `RedisTimeoutError`."""
+        if not self._free.locked():
+            await self._free.acquire()  # returns at once
+            return
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await self._free.acquire()
+        except TimeoutError:
+            raise RedisTimeoutError(f"no connection was free within {self._wait_seconds} s") from None
+
+    def give_back(self) -> None:
+        self._free.release()
+
+
+class PatientPool(ConnectionPool):
+    """redis-py's pool, whose callers wait for a connection. Its own raises "Too many connections" at once, and its
+    `BlockingConnectionPool` serves out of order, and there is none behind Sentinel (redis-py 8.1)."""
+
+    def __init__(self, *args: Any, wait_seconds: float | None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._turns = Turns(self.max_connections, wait_seconds)
+
+    async def get_connection(self, *_args: Any, **_options: Any) -> Any:
+        await self._turns.take()
+        try:
+            connection = self.get_available_connection()  # type: ignore[no-untyped-call]
+        except BaseException:
+            self._turns.give_back()
+            raise
+        try:
+            await self.ensure_connection(connection)
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
+
+    async def release(self, connection: Any) -> None:
+        was_out = connection in self._in_use_connections
+        try:
+            await super().release(connection)
+        finally:
+            if was_out and connection not in self._in_use_connections:
+                self._turns.give_back()
 
 
 def on_cluster(where: RedisUrl, options: dict[str, Any]) -> Redis:
@@ -41,14 +96,20 @@ class ClusterClient(RedisCluster):
     is a `RedisClusterException`, which is no `RedisError`.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, wait_seconds: float | None, **options: Any) -> None:
         super().__init__(**options)
         self._mapping = asyncio.Lock()
+        # As many over all nodes as one of them may get: then none refuses for want of a connection.
+        self._turns = Turns(options["max_connections"], wait_seconds)
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        with _translated():
-            await self.know_the_slots()
-            return await super().execute_command(*args, **kwargs)
+        await self._turns.take()
+        try:
+            with _translated():
+                await self.know_the_slots()
+                return await super().execute_command(*args, **kwargs)
+        finally:
+            self._turns.give_back()
 
     async def aclose(self) -> None:
         """Also when the map of slots has just become invalid, where redis-py believes that nothing is open."""
@@ -127,7 +188,7 @@ class _Sentinels(Sentinel):
         return address
 
 
-class _PrimaryPool(SentinelConnectionPool):
+class _PrimaryPool(PatientPool, SentinelConnectionPool):
     """While it is used it asks every second who the primary is; redis-py asks when it connects. One that was replaced
     in good order, or was frozen meanwhile, keeps its connections and takes writes for another ten seconds, until a
     sentinel corrects it; those writes are lost."""
@@ -140,7 +201,7 @@ class _PrimaryPool(SentinelConnectionPool):
         if now - self._asked_at > ASK_SENTINEL_SECONDS and (self._asking is None or self._asking.done()):
             self._asked_at = now
             self._asking = asyncio.create_task(self._ask(), name="who is the primary")
-        return await super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
+        return await super().get_connection(*args, **options)
 
     async def _ask(self) -> None:
         with suppress(RedisError, OSError):  # what works goes on without the sentinels

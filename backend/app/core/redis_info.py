@@ -39,6 +39,7 @@ def _about(info: Mapping[str, Any]) -> dict[str, Any]:
         "replication": _replication(info),
         "loading": bool(info.get("loading")),
         "clients": info.get("connected_clients"),
+        "max_clients": info.get("maxclients"),
     }
 
 
@@ -81,6 +82,7 @@ def about_cluster(infos: Sequence[Mapping[str, Any]], *, needs_aof: bool = True)
             "behind_bytes": max((value for value in behind if value is not None), default=None),
         },
         "loading": any(node["loading"] for node in nodes),
+        "max_clients": min((node["max_clients"] for node in nodes if node["max_clients"] is not None), default=None),
     }
     _count(about, needs_aof=needs_aof)
     return about

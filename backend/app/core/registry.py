@@ -43,6 +43,8 @@ class Registry:
         self.replica_id = replica_id
         self.living: tuple[Replica, ...] = ()
         """Replicas alive at the last heartbeat, by id; none while Redis is away."""
+        self.last_count = 1
+        """How many they were, this one included; while Redis is away what it was before."""
 
     @property
     def count(self) -> int:
@@ -57,6 +59,7 @@ class Registry:
     async def beat(self, info: Mapping[str, Any]) -> None:
         """Say that this replica lives, and learn who else does. Raises `Unavailable`."""
         await self._ask("beat", self.replica_id, orjson.dumps(info))
+        self.last_count = self.count
 
     async def leave(self) -> None:
         """Take this replica off the list; one that was killed leaves by silence. Raises `Unavailable`."""

@@ -16,6 +16,7 @@ from app.core.registry import Registry
 from app.doctor.causes import of_redis
 from app.doctor.database_checks import check_database
 from app.doctor.findings import Check, Finding, bounded
+from app.doctor.limits import check_connections, check_limits
 from app.doctor.namespace_check import SUBJECT, check_namespace
 from app.doctor.upstream_checks import check_gemini, check_whatsapp
 from app.domain.errors import ConfigurationError
@@ -60,7 +61,7 @@ def _settings(settings: Settings, problems: Mapping[str, str]) -> list[Finding]:
         Finding(name, "warn", "is no setting, so it changes nothing", f"did you mean {meant}?")
         for name, meant in misspelt_settings().items()
     ]
-    return findings
+    return [*findings, *check_limits(settings)]
 
 
 async def refuse_unsafe_redis(settings: Settings) -> None:
@@ -93,6 +94,7 @@ async def _redis(settings: Settings, stack: AsyncExitStack) -> list[Finding]:
         findings.append(Finding("redis rights", "bad", cause.said, cause.mend))
     else:
         findings.append(Finding("replicas", "ok", f"{len(alive)} alive (chorus fleet)"))
+        findings += check_connections(settings, about, alive=len(alive))
     return [*findings, *_unsafe(settings, about, fsync)]
 
 

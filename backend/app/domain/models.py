@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
+from app.domain.usage import Usage, UsageChange
+
 T = TypeVar("T")
 
 TEXT_LIMIT = 4096
@@ -15,6 +17,11 @@ TEXT_LIMIT = 4096
 
 WINDOW_HOURS = 24
 """Free-form replies are allowed this long after the customer's last message (Cloud API, customer service window)."""
+
+
+MAX_OUTPUT_TOKENS = 2048
+"""The longest answer a profile may ask for. An attempt has 15 s and counts as slow after 12: at 150 tokens a second, a
+speed that small models exceed, it takes 13.7 s. And two messages of WhatsApp hold no more: 8,192 characters."""
 
 
 class Direction(StrEnum):
@@ -66,6 +73,8 @@ class HandoverReason(StrEnum):
     """The account's token or number is refused by WhatsApp: nothing can be sent."""
     UNREADABLE = "unreadable"
     """A message that only a person can read."""
+    DAILY_LIMIT = "daily_limit"
+    """The conversation, or its account, has had as many answers or tokens of the model as it may in a day."""
     OVERFLOW = "overflow"
     """So many messages waited that this one went past the queue: it is stored, and the bot has not seen it."""
     DEAD_LETTER = "dead_letter"
@@ -376,6 +385,8 @@ class Reply:
     error: Mapping[str, Any] | None = None
     to: Recipient = field(default=Recipient(None, None), compare=False)
     """The customer's ids when the reply was opened or its body saved: they may change while it is made."""
+    usage_change: UsageChange | None = field(default=None, compare=False)
+    """Set by the call that counted what the answer cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,6 +419,14 @@ class Turn:
 
     role: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What is known before an answer is made: the history, and what was spent today."""
+
+    turns: tuple[Turn, ...]
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)

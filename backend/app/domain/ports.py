@@ -6,7 +6,7 @@ Every method may raise `Unavailable`; what else it raises is said where it is de
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from app.core.queue import Event
 from app.domain.models import (
     Account,
     Author,
+    Background,
     BlockedAccounts,
     BlockReason,
     BotProfile,
@@ -42,6 +43,7 @@ from app.domain.models import (
     User,
     Waiting,
 )
+from app.domain.usage import AccountDay, Spent
 
 
 class Model(Protocol):
@@ -49,16 +51,17 @@ class Model(Protocol):
         """One answer within `deadline`. Raises `ModelRefused` when asking again is useless."""
         ...
 
-    def blocked_seconds(self) -> float:
-        """For how long `generate` would certainly fail without asking anybody; 0 if it is worth a try. No I/O."""
+    def blocked_seconds(self, profile: BotProfile) -> float:
+        """For how long `generate` with this profile's model would certainly fail without asking it; 0 if it is worth a
+        try. No I/O."""
         ...
 
-    def away_seconds(self) -> float:
+    def away_seconds(self, profile: BotProfile) -> float:
         """As `blocked_seconds`, or as long as the model itself said, if that is longer. It is asked again sooner, but a
         customer who cannot wait for so long is told at once."""
         ...
 
-    def blocked_reason(self) -> str:
+    def blocked_reason(self, profile: BotProfile) -> str:
         """Why, in words, while `blocked_seconds` is not 0."""
         ...
 
@@ -191,6 +194,10 @@ class AccountStore(Protocol):
         """Raises `NotFound("account")`."""
         ...
 
+    async def account_usage(self, account_ids: Sequence[str], *, since: date | None = None) -> tuple[AccountDay, ...]:
+        """The newest day first, from `since` (UTC) or today on; a day without an answer is left out."""
+        ...
+
 
 class SendDecision(StrEnum):
     """What `begin_part` decided, atomically with what it wrote."""
@@ -263,6 +270,13 @@ class ConversationStore(Protocol):
         left out, and so are the fallback texts and the messages whose answer was refused; roles not merged."""
         ...
 
+    async def background(
+        self, conversation_id: str, *, limit: int, exclude: Sequence[str], characters: int
+    ) -> Background:
+        """`history` with at most the first `characters` of each message, and what conversation and account have spent
+        today: one call."""
+        ...
+
     async def set_bot(self, conversation_id: str, *, enabled: bool) -> Conversation:
         """Enabling also clears `needs_human`. Raises `NotFound("conversation")`."""
         ...
@@ -301,15 +315,18 @@ class ReplyStore(Protocol):
         Raises `NotFound("conversation")`, `Conflict` (`reply_key_taken`: by another conversation)."""
         ...
 
-    async def save_body(self, key: str, *, fence: int, covers: Sequence[str], body: str) -> Reply:
-        """Raises `Fenced`. Only a `pending` reply of which no part was sent changes; returns it as it is now."""
+    async def save_body(
+        self, key: str, *, fence: int, covers: Sequence[str], body: str, spent: Spent | None = None
+    ) -> Reply:
+        """Raises `Fenced`. Only a `pending` reply of which no part was sent changes; returns it as it is now. What was
+        `spent` is counted in the same step, once for its id, whether or not the body is taken."""
         ...
 
     async def save_fallback(
-        self, key: str, *, fence: int, covers: Sequence[str], body: str, fallback: Fallback
+        self, key: str, *, fence: int, covers: Sequence[str], body: str, fallback: Fallback, spent: Spent | None = None
     ) -> Reply:
         """`save_body` for the fallback text, once per silence: if the last that went out in the conversation, at most
-        24 h ago, was a fallback text too, the reply is `silenced`. Raises `Fenced`."""
+        24 h ago, was a fallback text too, the reply is `silenced`. Raises `Fenced`. `spent`: what was asked in vain."""
         ...
 
     async def begin_part(

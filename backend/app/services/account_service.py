@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,8 @@ from app.domain.models import Account, BlockReason, BotProfile, Member, Refusal,
 from app.domain.notices import AccountNotice
 from app.domain.phone import phone_digits
 from app.domain.ports import AccountStore
+from app.domain.profile_limits import check_profile
+from app.domain.usage import AccountDay, DailyLimit, DailyLimits, Spending, Usage
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ BOOTSTRAPPER = User(id="bootstrap", is_operator=True)
 
 ROTATE_TRIES = 5
 """Against an account whose token somebody else changes at the same moment."""
+NO_LIMITS = DailyLimits()
 
 _RANK = {Role.VIEWER: 1, Role.AGENT: 2, Role.OWNER: 3}
 
@@ -49,9 +52,10 @@ _ROTATIONS = tuple(field.name for field in fields(KeyRotation))
 
 
 class AccountService:
-    def __init__(self, store: AccountStore, cipher: TokenCipher) -> None:
+    def __init__(self, store: AccountStore, cipher: TokenCipher, *, limits: DailyLimits = NO_LIMITS) -> None:
         self._store = store
         self._cipher = cipher
+        self._limits = limits
 
     async def create(self, user: User, *, access_token: str, **fields: Any) -> Account:
         """The creator becomes the owner; the token is encrypted before it leaves this process."""
@@ -195,6 +199,15 @@ class AccountService:
     async def list_for(self, user: User) -> tuple[Account, ...]:
         return await self._store.list_accounts(user_id=None if user.is_operator else user.id)
 
+    async def spent_today(self, accounts: Sequence[Account]) -> dict[str, AccountDay]:
+        """Today (UTC) of those accounts that had an answer of the model, by id."""
+        days = await self._store.account_usage([account.id for account in accounts])
+        return {day.account_id: day for day in days}
+
+    def limits_reached(self, day: AccountDay) -> tuple[DailyLimit, ...]:
+        """Of the account as a whole: its conversations may have reached theirs."""
+        return self._limits.reached(Usage(account=Spending(day.answers, day.input_tokens, day.output_tokens)))
+
     async def authorize(self, user: User, account_id: str, needed: Role) -> Account:
         """The account, if `user` may act on it as `needed`. To a stranger it does not exist."""
         account = await self.by_id(account_id)
@@ -275,6 +288,11 @@ class AccountService:
         return profile
 
     async def update_profile(self, account_id: str, changes: Mapping[str, Any]) -> BotProfile:
+        """Raises `InvalidInput` if it would be too large."""
+        before = await self._store.get_profile(account_id)
+        if before is None:
+            raise NotFound("account")
+        check_profile(before, changes)
         async with write_fence(_profile_key(account_id)):
             return await self._store.update_profile(account_id, changes)
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -23,22 +23,26 @@ from app.domain.models import (
     WINDOW_HOURS,
     Account,
     Author,
+    Background,
     BotProfile,
     Conversation,
     Fallback,
     HandoverReason,
     Inbound,
     InboundMessage,
+    Prompt,
     Reply,
     ReplyState,
     Turn,
 )
 from app.domain.ports import Messenger, Model, Store
-from app.domain.prompt import build_prompt
+from app.domain.prompt import MESSAGE_BYTES, build_prompt
+from app.domain.usage import DailyLimits
 from app.domain.webhook import needs_a_person, opens_chat
-from app.services.account_service import AccountService
+from app.services.account_service import NO_LIMITS, AccountService
 from app.services.courtesy import Courtesy
 from app.services.delivery import Delivered, Delivery, Postponed
+from app.services.spending import Bill, DailyGuard
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +123,7 @@ class _Work:
     stages: dict[str, float]
     reason: str = ""
     """As in `Handled`."""
+    bill: Bill = field(default_factory=Bill)
 
 
 class BotService:
@@ -130,6 +135,7 @@ class BotService:
         model: Model,
         messenger: Messenger,
         delivery: Delivery,
+        limits: DailyLimits = NO_LIMITS,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._accounts = accounts
@@ -138,6 +144,7 @@ class BotService:
         self._messenger = messenger
         self._courtesy = Courtesy(messenger, clock=clock)
         self._delivery = delivery
+        self._daily = DailyGuard(limits)
         self._clock = clock
 
     async def handle(self, run: Run, hold: Hold) -> Handled:
@@ -254,32 +261,46 @@ class BotService:
         """The reply with its text, stored before anything is sent: found as an earlier attempt left it, or made now.
         `None`: there were too many of late."""
         with _stage(work.stages, "load", self._clock):
-            reply, profile, history, recent = await asyncio.gather(
+            reply, profile, background, recent = await asyncio.gather(
                 self._open_reply(work),
                 self._accounts.profile(work.account.id),
-                self._history(work),
+                self._background(work),
                 self._recent_replies(work),
             )
         if reply.state is not ReplyState.PENDING or not (reply.body is None or _is_outdated(reply, work)):
             return reply, profile
         if recent >= profile.auto_reply_limit:
             return None, profile
-        if not self._model.blocked_seconds():  # else no answer comes soon
+        if not self._model.blocked_seconds(profile):  # else no answer comes soon
             self._courtesy.show_typing(work.account, work.asked[-1].wa_message_id)
         with _stage(work.stages, "generate", self._clock):
-            answer = await self._compose(work, profile, history)
-            if await self._grew(work):
-                # Once: a customer who keeps typing must not postpone the answer for ever.
-                answer = await self._compose(work, profile, await self._history(work))
+            answer = await self._compose(work, profile, background)
+            answer = await self._once_more(work, profile, answer)
         work.hold.ensure_held()
-        return await self._save(work, reply, answer), profile
+        saved = await self._save(work, reply, answer)
+        self._daily.tell(saved.usage_change, work.conversation)
+        return saved, profile
+
+    async def _once_more(self, work: _Work, profile: BotProfile, answer: _Answer) -> _Answer:
+        """An answer to all that is asked by now, which may be `answer` itself. Once: a customer who keeps typing must
+        not postpone the answer for ever. When this fails, `answer` is sent as it is; the rest stays in the mailbox."""
+        before = replace(work)
+        try:
+            if not await self._grew(work):
+                return answer
+            return await self._compose(work, profile, await self._background(work))
+        except (Unavailable, Postponed) as exc:
+            logger.warning("what came meanwhile is answered later", extra={"reason": in_words(exc)})
+        work.run, work.conversation, work.reason = before.run, before.conversation, before.reason
+        work.asked, work.covers = before.asked, before.covers
+        return answer
 
     async def _save(self, work: _Work, reply: Reply, answer: _Answer) -> Reply:
-        fence, covers = work.hold.fence, work.covers
+        fence, covers, spent = work.hold.fence, work.covers, work.bill.total()
         if answer.fallback is None:
-            return await self._store.save_body(reply.key, fence=fence, covers=covers, body=answer.text)
+            return await self._store.save_body(reply.key, fence=fence, covers=covers, body=answer.text, spent=spent)
         return await self._store.save_fallback(
-            reply.key, fence=fence, covers=covers, body=answer.text, fallback=answer.fallback
+            reply.key, fence=fence, covers=covers, body=answer.text, fallback=answer.fallback, spent=spent
         )
 
     async def _grew(self, work: _Work) -> bool:
@@ -293,10 +314,13 @@ class BotService:
         work.run, work.conversation, work.asked, work.covers = run, inbound.conversation, asked, covers
         return grew
 
-    async def _history(self, work: _Work) -> Sequence[Turn]:
-        return await self._store.history(work.conversation.id, limit=HISTORY_MESSAGES, exclude=work.covers)
+    async def _background(self, work: _Work) -> Background:
+        # One character more than the prompt takes of a message: then it is cut there, with a note.
+        return await self._store.background(
+            work.conversation.id, limit=HISTORY_MESSAGES, exclude=work.covers, characters=MESSAGE_BYTES + 1
+        )
 
-    async def _compose(self, work: _Work, profile: BotProfile, history: Sequence[Turn]) -> _Answer:
+    async def _compose(self, work: _Work, profile: BotProfile, background: Background) -> _Answer:
         """The answer: the model's, or what the profile says when the model cannot or need not be asked."""
         work.reason = ""
         texts = [message.text for message in work.asked if message.text]
@@ -305,11 +329,15 @@ class BotService:
             return _Answer(profile.non_text_reply)
         if len(texts) < len(work.asked):
             texts.append("[The customer also sent something that is not text and that you cannot see.]")
-        blocked = self._model.blocked_seconds()
-        if blocked > 0 and self._model.away_seconds() <= self._seconds_left(work):
-            raise Postponed(blocked, f"model unavailable: {self._model.blocked_reason()}")
+        if limit := self._daily.used_up(background.usage):
+            work.reason = f"daily limit: {limit}"
+            await self._store.set_needs_human(work.conversation.id, HandoverReason.DAILY_LIMIT)
+            return _Answer(profile.fallback_text, Fallback.UNAVAILABLE)
+        blocked = self._model.blocked_seconds(profile)
+        if blocked > 0 and self._model.away_seconds(profile) <= self._seconds_left(work):
+            raise Postponed(blocked, f"model unavailable: {self._model.blocked_reason(profile)}")
         try:
-            said = await self._generate(work, profile, history, texts)
+            said = await self._generate(work, profile, background.turns, texts)
             return _Answer(to_whatsapp(said).strip() or said)
         except ModelRefused as exc:
             why = HandoverReason.MODEL_REFUSED
@@ -318,7 +346,7 @@ class BotService:
             logger.warning("model refused", extra={"conversation": work.conversation.id, "reason": exc.reason})
         except Unavailable as exc:
             left = self._seconds_left(work)
-            delay = max(exc.retry_after or min(MODEL_RETRY_SECONDS, left), self._model.away_seconds())
+            delay = max(exc.retry_after or min(MODEL_RETRY_SECONDS, left), self._model.away_seconds(profile))
             # A daily quota comes back too late for this customer: no use in making them wait for nothing.
             if 0 < delay <= left:
                 raise Postponed(delay, f"model unavailable: {in_words(exc)}") from exc
@@ -333,13 +361,23 @@ class BotService:
         name = work.conversation.contact.name or work.run.name
         deadline = Deadline.after(GENERATION_SECONDS)
         try:
-            return (await self._model.generate(build_prompt(profile, name, history, texts), deadline=deadline)).text
+            return await self._ask(work, build_prompt(profile, name, history, texts), deadline)
         except ModelRefused as exc:
             if not history or not exc.about_the_text:
                 raise
             # Perhaps it refuses what was said before, also while the bot was off: no question may suffer from that.
             logger.info("refused, asking without the history", extra={"reason": exc.reason})
-        return (await self._model.generate(build_prompt(profile, name, (), texts), deadline=deadline)).text
+        return await self._ask(work, build_prompt(profile, name, (), texts), deadline)
+
+    async def _ask(self, work: _Work, prompt: Prompt, deadline: Deadline) -> str:
+        try:
+            generation = await self._model.generate(prompt, deadline=deadline)
+        except ModelRefused as exc:
+            if exc.about_the_text:
+                work.bill.add_refused(prompt)
+            raise
+        work.bill.add(prompt, generation)
+        return generation.text
 
     def _seconds_left(self, work: _Work) -> float:
         """Until the customer gets the fallback text instead of an answer."""

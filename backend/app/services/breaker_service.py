@@ -63,7 +63,8 @@ def in_trouble(overview: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 class BreakerService:
-    """`breakers` by the short names that /health uses; `accounts` are the keyed ones, by `<family>:<key>`.
+    """`breakers` by the short names that /health uses; `accounts` and `others` are families of keyed ones,
+    by `<family>:<key>`.
 
     What waits in `queue` for a circuit is due at once when it closes: after good probes, by a person, or because the
     account has changed.
@@ -76,11 +77,13 @@ class BreakerService:
         accounts: KeyedCircuitBreakers,
         queue: Queue,
         *,
+        others: Sequence[KeyedCircuitBreakers] = (),
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._fleet = fleet
         self._breakers = breakers
         self._accounts = accounts
+        self._keyed = (accounts, *others)
         self._queue = queue
         self._clock = clock
         self._wakers: set[asyncio.Task[None]] = set()
@@ -91,13 +94,14 @@ class BreakerService:
             await asyncio.wait(self._wakers)
 
     async def overview(self) -> dict[str, dict[str, Any]]:
-        """The service-wide circuits by short name, then the accounts' in trouble by full name. While Redis is away, as
+        """The service-wide circuits by short name, then the keyed ones in trouble by full name. While Redis is away, as
         this replica sees them (`scope`)."""
         full_names = {breaker.name: short for short, breaker in self._breakers.items()}
         try:
             words = await self._fleet.list(full_names)
         except Unavailable:
-            snapshots = [breaker.snapshot() for breaker in self._breakers.values()] + self._accounts.snapshots()
+            snapshots = [breaker.snapshot() for breaker in self._breakers.values()]
+            snapshots += [snapshot for family in self._keyed for snapshot in family.snapshots()]
             return {
                 full_names.get(snapshot.name, snapshot.name): snapshot._asdict() | {"scope": "replica"}
                 for snapshot in snapshots
@@ -159,7 +163,9 @@ class BreakerService:
         if name in self._breakers:
             return self._breakers[name].name
         family, _, key = name.partition(":")
-        if name in {breaker.name for breaker in self._breakers.values()} or (family == self._accounts.name and key):
+        if name in {breaker.name for breaker in self._breakers.values()} or (
+            key and family in {keyed.name for keyed in self._keyed}
+        ):
             return name
         raise NotFound("breaker")
 

@@ -60,19 +60,37 @@ from app.core.circuit_breaker.rules import (
 from app.core.circuit_breaker.wire import FleetWord
 
 __all__ = [
-    "CIRCUIT_BREAKERS", "FAILED", "IGNORED", "JOIN_SECONDS", "BreakerCollector", "BreakerFleet", "BreakerPolicy",
-    "CircuitBreaker", "CircuitBreakerOpenError", "Classify", "FleetWord", "KeyedCircuitBreakers", "Snapshot", "State",
-    "Verdict", "default_classify", "gemini_circuit_breaker", "supabase_circuit_breaker", "whatsapp_account_breakers",
+    "CIRCUIT_BREAKERS",
+    "FAILED",
+    "IGNORED",
+    "JOIN_SECONDS",
+    "KEYED_CIRCUIT_BREAKERS",
+    "BreakerCollector",
+    "BreakerFleet",
+    "BreakerPolicy",
+    "CircuitBreaker",
+    "CircuitBreakerOpenError",
+    "Classify",
+    "FleetWord",
+    "KeyedCircuitBreakers",
+    "Snapshot",
+    "State",
+    "Verdict",
+    "default_classify",
+    "gemini_circuit_breaker",
+    "gemini_model_breakers",
+    "supabase_circuit_breaker",
+    "whatsapp_account_breakers",
     "whatsapp_circuit_breaker",
 ]  # fmt: skip
 
 # A lease outlives the adapter's attempt timeout by a third: a probe that only hangs is settled, not forgotten.
 # Half of the calls failing, or four fifths taking most of the attempt timeout, is an outage without a row of failures.
-gemini_circuit_breaker = CircuitBreaker(
-    "gemini_api",
-    BreakerPolicy(5, 60.0, probe_lease_seconds=20.0, failure_rate=0.5, slow_call_seconds=12.0),
-    dependency="gemini",
-)
+_GEMINI_POLICY = BreakerPolicy(5, 60.0, probe_lease_seconds=20.0, failure_rate=0.5, slow_call_seconds=12.0)
+gemini_circuit_breaker = CircuitBreaker("gemini_api", _GEMINI_POLICY, dependency="gemini")
+"""The default model with the default limits: what every account uses that has chosen nothing else."""
+gemini_model_breakers = KeyedCircuitBreakers("gemini_api", _GEMINI_POLICY, dependency="gemini", max_keys=200)
+"""What accounts have chosen themselves: another model, or longer answers. By the model's name."""
 whatsapp_circuit_breaker = CircuitBreaker(
     "whatsapp_api",
     BreakerPolicy(3, 30.0, probe_lease_seconds=15.0, failure_rate=0.5, slow_call_seconds=8.0),
@@ -96,4 +114,6 @@ CIRCUIT_BREAKERS: Mapping[str, CircuitBreaker] = {
 }  # fmt: skip
 """The service-wide ones by dependency, as `/health` names them."""
 
-REGISTRY.register(BreakerCollector((*CIRCUIT_BREAKERS.values(), whatsapp_account_breakers)))
+KEYED_CIRCUIT_BREAKERS = (whatsapp_account_breakers, gemini_model_breakers)
+
+REGISTRY.register(BreakerCollector((*CIRCUIT_BREAKERS.values(), *KEYED_CIRCUIT_BREAKERS)))

@@ -81,8 +81,9 @@ class Queue:
     """See the package. One instance a process; every method may raise `QueueUnavailable` unless it says otherwise.
 
     `redis` runs the scripts; `blocking` waits for wake tokens, one connection a shard, and needs a socket timeout well
-    above 1 s. `shards`: 1 on a single server, more on a cluster; every replica must use the same number, and changing
-    it needs an empty queue. Times are the server's; `clock` is only asked for this process' monotonic time.
+    above 1 s; `ingest` (default: `redis`) is for `put` alone, which then waits behind nothing else. `shards`: 1 on a
+    single server, more on a cluster; every replica must use the same number, and changing it needs an empty queue.
+    Times are the server's; `clock` is only asked for this process' monotonic time.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Queue:
         redis: Redis,
         blocking: Redis,
         *,
+        ingest: Redis | None = None,
         namespace: str,
         shards: int = 1,
         debounce_seconds: float,
@@ -130,8 +132,10 @@ class Queue:
         self._dead_letters = DeadLetters(self._shards, limits=dead_limits)
         self._claim_header = (_ms(lease_seconds), PEEK_EVENTS, max_attempts, _ms(BLOCK_SECONDS), *dead_limits)
         self._settle_header = (max_attempts, _ms(BLOCK_SECONDS), *dead_limits)
-        self._puts = [self._batcher(shard, PUT, self._put_header) for shard in range(shards)]
-        self._verdicts = [self._batcher(shard, SETTLE, self._settle_header) for shard in range(shards)]
+        puts = Shards(ingest or redis, namespace=namespace, count=shards)
+        self._puts = [self._batcher(puts, shard, PUT, self._put_header) for shard in range(shards)]
+        self._verdicts = [self._batcher(self._shards, shard, SETTLE, self._settle_header) for shard in range(shards)]
+        self._looks = [self._batcher(self._shards, shard, REFRESH, ()) for shard in range(shards)]
         self._waker = Waker(redis, blocking, [f"{prefix}wake" for prefix in self._shards.prefixes])
         self._look_at = [math.inf] * shards
         self._server_ahead_ms: list[float | None] = [None] * shards
@@ -311,11 +315,12 @@ class Queue:
 
     async def refresh(self, claim: Claim) -> Claim:
         """`claim` itself, with the events that arrived since; a mailbox whose head has failed before shows only that
-        head. Raises `LeaseLost`."""
+        head. Callers of one turn of the loop share a call. Raises `LeaseLost`."""
         limit = 1 if claim.attempts else PEEK_EVENTS
         mailbox = claim.mailbox.encode()
         args = (mailbox, claim.token, len(claim.events), limit)
-        entries = await self._shards.call(REFRESH, self._shards.of(mailbox), args)
+        looks = self._looks[self._shards.of(mailbox)]
+        entries = await looks.submit(args, weight=PEEK_EVENTS, timeout_seconds=CALL_SECONDS)
         if entries is None:
             raise LeaseLost("the conversation has another holder")
         claim.events += tuple(decode_entry(claim.mailbox, entry) for entry in entries)
@@ -482,11 +487,9 @@ class Queue:
             logger.warning("times ahead of every rule are pulled back", extra={"count": found["time"], "shard": shard})
         return found["place"] + found["time"]
 
-    def _batcher(self, shard: int, script: Script, header: tuple[Any, ...]) -> Batcher:
-        async def send(args: list[Any], timeout_seconds: float) -> Sequence[int]:
-            answers: Sequence[int] = await self._shards.call(
-                script, shard, (*header, *args), timeout_seconds=timeout_seconds
-            )
+    def _batcher(self, shards: Shards, shard: int, script: Script, header: tuple[Any, ...]) -> Batcher:
+        async def send(args: list[Any], timeout_seconds: float) -> Sequence[Any]:
+            answers: Sequence[Any] = await shards.call(script, shard, (*header, *args), timeout_seconds=timeout_seconds)
             return answers
 
         return Batcher(send, max_weight=BATCH_WEIGHT, clock=self._clock)

@@ -46,7 +46,8 @@ async def bounded(command: Awaitable[T], name: str, timeout_seconds: float = CAL
     try:
         return await within(timeout_seconds, command)
     except (RedisError, OSError) as exc:
-        reason = str(exc) or type(exc).__name__
+        silent = f"no answer within {timeout_seconds:.1f} s" if isinstance(exc, TimeoutError) else type(exc).__name__
+        reason = str(exc) or silent
         raise QueueUnavailable("queue", f"{name}: {reason}", retry_after=RETRY_AFTER_SECONDS) from exc
 
 

@@ -1,0 +1,37 @@
+"""Limits of ours that contradict each other, or what they are limits of. Warnings: a replica works with all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from app.core.config import ReplicaRole, Settings
+from app.doctor.findings import Finding
+
+MOST_AT_ONCE = 200
+"""Answers in the making. One process makes 35 to 45 a second on a core whatever their number (docs/operations.md): more
+at once are of use only while the model takes longer than about 5 s for each."""
+OTHER_CONNECTIONS = 100
+"""Of a replica to Redis, at most, besides one for each conversation that is handled (wiring.py, cache/servers.py)."""
+
+
+def check_limits(settings: Settings) -> Iterator[Finding]:
+    """The settings by themselves."""
+    most = settings.worker_concurrency
+    if settings.app_role is ReplicaRole.API:
+        return
+    if most > MOST_AT_ONCE:
+        detail = f"{most}: a process has one core, which is used up long before"
+        yield Finding("WORKER_CONCURRENCY", "warn", detail, f"{MOST_AT_ONCE} or less, and more replicas")
+    if settings.queue_max_pending < most:
+        detail = f"{settings.queue_max_pending}: the queue is full before WORKER_CONCURRENCY={most} has work"
+        yield Finding("QUEUE_MAX_PENDING", "warn", detail, "100000, unless Redis has no memory for that")
+
+
+def check_connections(settings: Settings, about: Mapping[str, Any], *, alive: int) -> Iterator[Finding]:
+    """`about`: what Redis tells of itself (core/redis_info.py); `alive`: replicas that use it."""
+    most = about.get("max_clients")
+    wanted = max(1, alive) * (settings.worker_concurrency + OTHER_CONNECTIONS)
+    if most is not None and most < wanted:
+        detail = f"maxclients is {most}, and {max(1, alive)} replica(s) may open {wanted} connections"
+        yield Finding("redis connections", "warn", detail, "raise maxclients, or lower WORKER_CONCURRENCY")

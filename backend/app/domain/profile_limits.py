@@ -1,0 +1,40 @@
+"""How large a bot profile may be: every answer pays for all of it. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from app.domain.errors import InvalidInput
+from app.domain.models import BotProfile
+
+PROFILE_BYTES = 64 * 1024
+"""Of all its texts and free-form fields together: about 16,000 tokens with every answer."""
+MAX_DEPTH = 64
+"""Objects and lists inside each other in a free-form field. What we store, cache and send back with it around it stays
+below orjson's 254."""
+
+
+def check_profile(before: BotProfile, changes: Mapping[str, Any]) -> None:
+    """Raises `InvalidInput` naming the largest changed field if the profile would be too large and no smaller than it
+    is."""
+    known = {one.name: _size(getattr(before, one.name)) for one in fields(before) if one.name != "account_id"}
+    changed = {name: _size(value) for name, value in changes.items()}
+    total = sum((known | changed).values())
+    if total > PROFILE_BYTES and total > sum(known.values()):
+        raise InvalidInput(
+            f"the profile would have {total} bytes of text and free-form fields; at most {PROFILE_BYTES} are allowed",
+            field=max(changed, key=lambda name: changed[name]),
+        )
+
+
+def _size(value: Any) -> int:
+    """Bytes of UTF-8; a free-form field as JSON. Numbers, switches and times cost nothing worth counting."""
+    if isinstance(value, Mapping):
+        try:
+            value = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str) if value else ""
+        except RecursionError:  # written by SQL
+            return PROFILE_BYTES
+    return len(value.encode("utf-8", "surrogatepass")) if isinstance(value, str) else 0
