@@ -261,14 +261,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
     accounts = AccountService(outside.store, outside.cipher, limits=limits)
     namespace = NamespaceGate(outside.store, outside.bindings, namespace=settings.redis_namespace)
     schema = SchemaGate(outside.store, [migration.id for migration in read_migrations()])
-    delivery = Delivery(
-        outside.store,
-        accounts,
-        outside.messenger,
-        outside.pacer,
-        reconcile_seconds=settings.send_reconcile_seconds,
-        reply_deadline_seconds=settings.reply_deadline_seconds,
-    )
+    delivery = _delivery(settings, outside, accounts)
     account_watch = AccountWatch(outside.store)
     silence = SilenceWatch(outside.arrivals, outside.board)
     intake = Overflow(outside.queue, outside.store, max_rows=OVERFLOW_ROWS, put_timeout_seconds=OVERFLOW_SECONDS)
@@ -326,6 +319,17 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
         settings=settings,
         schema=schema,
         namespace=namespace,
+    )
+
+
+def _delivery(settings: Settings, outside: Outside, accounts: AccountService) -> Delivery:
+    return Delivery(
+        outside.store,
+        accounts,
+        outside.messenger,
+        outside.pacer,
+        reconcile_seconds=settings.send_reconcile_seconds,
+        reply_deadline_seconds=settings.reply_deadline_seconds,
     )
 
 
