@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from app.core.circuit_breaker import JOIN_SECONDS, BreakerFleet, BreakerPolicy, CircuitBreaker, KeyedCircuitBreakers
 from app.core.http_client import ConnectFailed
@@ -21,8 +22,12 @@ class Replica:
         self.redis = connect(url, timeout_seconds=JOIN_SECONDS)
         self.push = connect(url, timeout_seconds=1.0, any_node=True)
         self.breaker = CircuitBreaker("some_api", policy, dependency="some")
-        self.keyed = KeyedCircuitBreakers("keyed_api", policy, dependency="keyed")
-        self.fleet = BreakerFleet(self.redis, self.push, namespace="test", replica_id=name, replicas=lambda: replicas)
+        self.keyed = KeyedCircuitBreakers("keyed_api", replace(policy, quorum=1), dependency="keyed")
+        self.replicas = replicas
+        """That live, as far as this one knows."""
+        self.fleet = BreakerFleet(
+            self.redis, self.push, namespace="test", replica_id=name, replicas=lambda: self.replicas
+        )
         self.fleet.join(self.breaker, self.keyed)
         self.outcome: Exception | None = None
         self.called = 0

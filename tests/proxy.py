@@ -24,11 +24,14 @@ class Proxy:
         self.delay_seconds = 0.0
         """Of everything the server says."""
         self.refusing = False
+        """Accepts and closes; `close_door` refuses before that."""
+        self._port = 0
 
     @property
     def url(self) -> str:
-        port = self._server.sockets[0].getsockname()[1]
-        return urlunsplit(self._parts._replace(netloc=f"{self._parts.netloc.rpartition('@')[0]}@127.0.0.1:{port}"))
+        port = self._port
+        user, at, _ = self._parts.netloc.rpartition("@")
+        return urlunsplit(self._parts._replace(netloc=f"{user}{at}127.0.0.1:{port}"))
 
     def lead_to(self, port: int) -> None:
         """From now on. Connections that are open stay where they are, as behind a name that now resolves otherwise."""
@@ -55,8 +58,14 @@ class Proxy:
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
             writer.transport.abort()
 
+    def close_door(self) -> None:
+        """Refuse new connections until `start`, and close what is open."""
+        self._server.close()
+        self.cut()
+
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
 
     async def aclose(self) -> None:
         self._server.close()

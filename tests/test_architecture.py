@@ -78,7 +78,7 @@ def test_every_module_says_what_it_is_for() -> None:
                     "postgres_pooling",
                     "migrations",
                     "replica_role",
-                )  # fmt: skip
+                )
             },
         ),
         ("supabase", {"adapters/supabase_store.py"}),

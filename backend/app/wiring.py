@@ -68,6 +68,7 @@ from app.services.breaker_service import BreakerService
 from app.services.cache_relay import CacheRelay
 from app.services.caretaker import Caretaker
 from app.services.conversation_service import ConversationService
+from app.services.cut_off import CutOff
 from app.services.database_watch import DatabaseWatch
 from app.services.dead_letter_watch import DeadLetterWatch
 from app.services.delivery import PER_PAIR, Delivery, per_number
@@ -78,7 +79,7 @@ from app.services.ingest_service import Destination, IngestService
 from app.services.journal import Journal
 from app.services.namespace_gate import NamespaceGate
 from app.services.overflow import Overflow, OverflowDrain
-from app.services.probes import TROUBLE, Dependency
+from app.services.probes import TROUBLE, Dependency, Proof
 from app.services.proofs import Proofs
 from app.services.schema_gate import SchemaGate
 from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES, WINDOW_SECONDS, SignupService
@@ -184,6 +185,7 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
     async with AsyncExitStack() as stack:
         outside = await _open(settings, stack)
         await outside.breakers.sync()  # before the first call: what the others have learned the hard way
+        await _meet(outside.registry)
         supervisor = Supervisor()
         replica = _assemble(settings, outside, supervisor, build)
         await asyncio.gather(
@@ -268,15 +270,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
     accounts = AccountService(outside.store, outside.cipher, limits=limits)
     namespace = NamespaceGate(outside.store, outside.bindings, namespace=settings.redis_namespace)
     schema = SchemaGate(outside.store, [migration.id for migration in read_migrations()])
-    delivery = Delivery(
-        outside.store,
-        accounts,
-        outside.messenger,
-        outside.pacer,
-        Proofs(outside.store, outside.queue, outside.receipts, outside.uptime),
-        reconcile_seconds=settings.send_reconcile_seconds,
-        reply_deadline_seconds=settings.reply_deadline_seconds,
-    )
+    delivery = _delivery(settings, outside, accounts)
     account_watch = AccountWatch(outside.store)
     silence = SilenceWatch(outside.arrivals, outside.board)
     intake = Overflow(outside.queue, outside.store, max_rows=OVERFLOW_ROWS, put_timeout_seconds=OVERFLOW_SECONDS)
@@ -285,6 +279,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
     conversations = ConversationService(
         accounts=accounts, store=outside.store, queue=namespace.before(journal or outside.queue), delivery=delivery
     )
+    cut_off = CutOff(CIRCUIT_BREAKERS, lambda: [other.info for other in outside.registry.others])
     notices = AccountNotices(accounts)
     bot, worker = None, None
     if settings.app_role is not ReplicaRole.API:
@@ -304,6 +299,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             concurrency=settings.worker_concurrency,
             on_beat=lambda: supervisor.beat("worker"),
             may_claim=lambda: schema.is_open() and namespace.is_open(),
+            is_cut_off=cut_off.leaves_work_to_others,
             **_worker_hooks(inbox),
         )
     return Replica(
@@ -311,7 +307,7 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             accounts=accounts,
             signup=_signup(settings, outside, accounts),
             conversations=conversations,
-            health=_health(settings, outside, supervisor, schema, namespace, silence, account_watch, build),
+            health=_health(settings, outside, supervisor, schema, namespace, silence, account_watch, cut_off, build),
             queue=outside.queue,
             registry=outside.registry,
             breakers=_breakers(outside),
@@ -342,6 +338,18 @@ def _ingest(settings: Settings, outside: Outside, accounts: AccountService, dest
 def _app_binding(settings: Settings, accounts: AccountService) -> AppBinding | None:
     secrets = read_app_secrets(_values(settings.meta_app_secret))
     return AppBinding(accounts, first_app(secrets)) if binds(secrets) else None
+
+
+def _delivery(settings: Settings, outside: Outside, accounts: AccountService) -> Delivery:
+    return Delivery(
+        outside.store,
+        accounts,
+        outside.messenger,
+        outside.pacer,
+        Proofs(outside.store, outside.queue, outside.receipts, outside.uptime),
+        reconcile_seconds=settings.send_reconcile_seconds,
+        reply_deadline_seconds=settings.reply_deadline_seconds,
+    )
 
 
 def _signup(settings: Settings, outside: Outside, accounts: AccountService) -> SignupService:
@@ -401,10 +409,11 @@ def _health(
     namespace: NamespaceGate,
     silence: SilenceWatch,
     account_watch: AccountWatch,
+    cut_off: CutOff,
     build: str,
 ) -> HealthService:
     async def probe_store() -> Mapping[str, Any]:
-        await outside.store.ping()
+        await outside.store.probe()
         outside.uptime.answered("database")
         wrong = outside.store.trouble()
         return {TROUBLE: wrong} if wrong else {}
@@ -422,9 +431,6 @@ def _health(
         told = {"durability": settings.redis_durability, "channel": channel}
         return about | told | ({TROUBLE: wrong} if wrong else {})
 
-    def upstream(name: str, probe: Callable[[], Awaitable[Mapping[str, Any]]], timeout_seconds: float) -> Dependency:
-        return Dependency(name, probe, UPSTREAM_PROBE_SECONDS, timeout_seconds, is_shared=True)
-
     async def internals() -> Mapping[str, Any]:
         queue = await outside.queue.stats()
         return {
@@ -441,13 +447,15 @@ def _health(
         }
 
     redis = Dependency("redis", probe_redis, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS)
-    database = Dependency("supabase", probe_store, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS)
+    database = Dependency(
+        "supabase", probe_store, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS, circuit=CIRCUIT_BREAKERS["supabase"],
+        silent_seconds=outside.store.silent_seconds,
+    )  # fmt: skip
     return HealthService(
         dependencies={
             "redis": redis,
             "supabase": database,
-            "whatsapp": upstream("whatsapp", outside.messenger.probe, UPSTREAM_TIMEOUT_SECONDS),
-            "gemini": upstream("gemini", outside.model.probe, MODEL_TIMEOUT_SECONDS),
+            **_upstreams(outside),
         },
         board=outside.board,
         breakers=CIRCUIT_BREAKERS,
@@ -457,10 +465,27 @@ def _health(
         internals=internals,
         build={"version": __version__, "build": build},
         requires=frozenset(settings.readiness_requires),
+        cut_off=cut_off,
         unfit=lambda: schema.reason or namespace.reason,
         refusing=lambda: _refusing(settings, redis, database),
         strained=lambda: namespace.contradiction,
     )
+
+
+def _upstreams(outside: Outside) -> dict[str, Dependency]:
+    def upstream(
+        name: str, adapter: GeminiModel | WhatsAppMessenger, timeout_seconds: float, proof: Proof
+    ) -> Dependency:
+        return Dependency(
+            name, adapter.probe, UPSTREAM_PROBE_SECONDS, timeout_seconds, is_shared=True,
+            circuit=CIRCUIT_BREAKERS[name], proof=proof, silent_seconds=adapter.silent_seconds,
+        )  # fmt: skip
+
+    return {
+        # Looking WhatsApp up proves no send, and one that fails halfway may have gone out: not tried every time.
+        "whatsapp": upstream("whatsapp", outside.messenger, UPSTREAM_TIMEOUT_SECONDS, Proof.AFTER_FAILURE),
+        "gemini": upstream("gemini", outside.model, MODEL_TIMEOUT_SECONDS, Proof.ALWAYS),
+    }
 
 
 def _refusing(settings: Settings, redis: Dependency, database: Dependency) -> str | None:
@@ -478,6 +503,7 @@ def _refusing(settings: Settings, redis: Dependency, database: Dependency) -> st
 
 def _start_loops(replica: Replica, outside: Outside) -> None:
     """Every background loop of a replica; the supervisor restarts one that dies and tells /health/live."""
+    outside.breakers.on_recovery = replica.services.breakers.recovered
     start = replica.supervisor.start
     beating = {
         "event_loop": LoopWatch().run,
@@ -584,7 +610,14 @@ def open_breakers(settings: Settings, stack: AsyncExitStack, registry: Registry)
         namespace=settings.redis_namespace,
         replica_id=registry.replica_id,
         replicas=lambda: registry.count,
+        living=partial(_may_call, registry),
     )
+
+
+def _may_call(registry: Registry, circuit: str) -> int:
+    """How many living replicas, this one included: everything needs the database, only workers the rest."""
+    workers = [other for other in registry.others if other.info.get("role") != ReplicaRole.API]
+    return 1 + len(registry.others if circuit == CIRCUIT_BREAKERS["supabase"].name else workers)
 
 
 def open_bindings(settings: Settings, stack: AsyncExitStack, redis: Redis) -> dict[str, Binding]:
@@ -655,6 +688,12 @@ def _admin_key(settings: Settings) -> str:
     key = secrets.token_urlsafe(24)
     logger.warning("ADMIN_API_KEY is not set; for this run the operator's key is %s", key)
     return key
+
+
+async def _meet(registry: Registry) -> None:
+    """Before the first call: a newcomer alone in trouble must know that it is not alone."""
+    with suppress(Unavailable):
+        await registry.replicas()
 
 
 async def _leave(registry: Registry) -> None:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from app.sandbox.servers import Valkey
 
-from . import fairness, own_limits, shares
+from . import bad_way, fairness, outages, own_limits, shares
 from .database import DATABASE_SCENARIOS
 from .moved_clock import LIBRARIES, MovedValkey
 from .name_server import why_not
@@ -56,9 +56,14 @@ _IN_A_WORLD_OF_ITS_OWN = {clock_an_hour_ahead} if LIBRARIES else set()
 _WITH_A_NAME_SERVER = () if why_not() else (names_that_hang,)
 """Only root can give a process a name server of its own."""
 
+LONG: Mapping[str, Scenario] = bad_way.SCENARIOS
+"""About a minute each: played by `make chaos` only."""
+
 EVERY_SCENARIO: Mapping[str, Scenario] = {
     **SCENARIOS,
     **DATABASE_SCENARIOS,
+    **LONG,
+    **outages.SCENARIOS,
     **{
         scenario.__name__: scenario
         for scenario in (

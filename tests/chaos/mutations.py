@@ -130,6 +130,18 @@ MUTATIONS: dict[str, Mutation] = {
         "slower_than_the_lease",
         [Edit("backend/app/wiring.py", '        start("lease_renewal", replica.worker.renew)\n', "")],
     ),
+    "leaving work to others": Mutation(
+        "gemini_lost_by_one",
+        [Edit("backend/app/wiring.py", "            is_cut_off=cut_off.leaves_work_to_others,\n", "")],
+    ),
+    "stalls": Mutation(
+        "woken_replica",
+        [Edit("backend/app/core/loop_watch.py", "return _STALLS.since(since, time.monotonic())", "return 0.0")],
+    ),
+    "probes past the circuit": Mutation(
+        "database_back_after_two_seconds",
+        [Edit(f"{SERVICES}probes.py", "            await circuit.seen_well()\n", "            pass\n")],
+    ),
     "write probe": Mutation(
         "full_redis", [Edit("backend/app/wiring.py", "            await outside.queue.probe()\n", "            pass\n")]
     ),

@@ -12,7 +12,7 @@ import pytest_asyncio
 from app.sandbox.servers import Valkey
 from app.sandbox.webhooks import encode_like_meta
 
-from .catalogue import EVERY_SCENARIO, server_of
+from .catalogue import EVERY_SCENARIO, LONG, server_of
 from .moved_clock import LIBRARIES, MovedValkey
 from .scenarios import SETTINGS, Stage
 from .traffic import Post, payload, sender
@@ -27,8 +27,8 @@ async def world() -> AsyncIterator[World]:
         yield world
 
 
-MEASURED = {"locked_account"}
-"""A ratio of medians: for `make chaos`, on a machine that does nothing else."""
+MEASURED = {"locked_account", *LONG}
+"""Ratios of medians, and what lasts a minute: for `make chaos`, on a machine that does nothing else."""
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,26 @@ async def test_a_used_up_daily_quota_hands_over_at_once(make_office: MakeOffice)
     assert send["text"] == BAKERY["fallback_text"]
 
 
+async def test_while_the_circuit_is_open_for_a_day_every_customer_is_told_at_once_and_its_return_is_noticed(
+    make_office: MakeOffice,
+) -> None:
+    office = await make_office()
+    fault = await office.control.add_fault("gemini", gemini="quota_per_day")
+    first, second, third = (office.person() for _ in range(3))
+    for person in (first, second):
+        await office.receive(person, wa.text(person, "Hello?"))
+        (send,) = await office.control.wait(1, kind="send", to=person.wa_id)
+        assert send["text"] == BAKERY["fallback_text"]
+    page = await office.store.list_conversations(office.account.id, limit=10, cursor=None)
+    assert [found.needs_human for found in page.items] == [True, True]
+    assert len(await office.control.record(kind="generate")) == 1, "the circuit was open for the second"
+    await office.control.remove_fault(fault)
+    await office.breaker.seen_well()  # as the background's probe tells it
+    await office.receive(third, wa.text(third, "Do you have vegan pastries?"))
+    (send,) = await office.control.wait(1, kind="send", to=third.wa_id)
+    assert "apple turnover" in send["text"]
+
+
 async def test_five_messages_over_an_outage_get_one_fallback_and_the_next_is_answered(make_office: MakeOffice) -> None:
     office = await make_office(reply_deadline_seconds=0.2)
     person = office.person()

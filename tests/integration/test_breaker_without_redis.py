@@ -68,6 +68,7 @@ async def test_calls_wait_for_no_redis_that_hangs(pair: Pair):
 
 async def test_on_its_return_the_fleets_open_circuit_is_adopted(pair: Pair):
     await pair.lose_redis()
+    pair.well.replicas = 1  # it misses the heartbeats of the other
     await fail(pair.well)
     await until(lambda: pair.well.breaker.fleet_state == "open")
     assert await pair.cut.call() == "ok", "nobody can have told it"
@@ -89,6 +90,7 @@ async def test_on_its_return_its_own_open_circuit_stands_against_the_fleets_clos
 
 
 async def test_on_its_return_the_fleets_recovery_ends_what_it_remembers_as_the_fleets(pair: Pair):
+    await fail(pair.cut, 1)
     await fail(pair.well)
     await until(lambda: pair.cut.state == "open")
     await pair.lose_redis()

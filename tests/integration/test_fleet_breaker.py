@@ -101,12 +101,6 @@ async def test_two_replicas_in_trouble_open_it_for_the_third(make: Make):
     await until(lambda: well.state == "open")
 
 
-async def test_the_only_replica_that_calls_needs_nobody_else(make: Make):
-    busy, idle = await make(2)
-    await five_failures(busy)
-    await until(lambda: idle.state == "open")
-
-
 async def test_successes_of_others_break_the_row(make: Make):
     one, other = await make(2)
     one.fails()
@@ -342,3 +336,79 @@ async def test_an_operators_words_with_line_breaks_reach_every_replica(make: Mak
     await one.fleet.force("some_api", "open", who="anna", why="first\nsecond\r\nthird")
     await until(lambda: other.breaker.is_forced)
     assert other.breaker.snapshot().why == "first second third"
+
+
+async def test_a_dependency_that_is_seen_well_is_probed_at_once_by_the_fleet_and_its_closing_is_told_once(make: Make):
+    slow = BreakerPolicy(failure_threshold=5, open_seconds=60.0, probe_lease_seconds=1.0)
+    replicas = await make(3, slow)
+    told: list[tuple[str, str, str]] = []
+    for replica in replicas:
+        replica.fleet.on_recovery = lambda name, state, who=replica.name: told.append((who, name, state.value))
+    await trip(replicas)
+    for replica in replicas:
+        replica.recovers()
+    await asyncio.gather(*(replica.breaker.seen_well() for replica in replicas))
+    await until(lambda: all(replica.state == "half_open" for replica in replicas))
+    assert [(name, state) for _, name, state in told] == [("some_api", "half_open")]
+    assert [await replicas[1].call() for _ in range(2)] == ["ok", "ok"]
+    await until(lambda: all(replica.state == "closed" for replica in replicas))
+    assert told[1:] == [("replica-1", "some_api", "closed")]
+
+
+async def test_what_was_forced_open_stays_open_however_well_it_looks(make: Make):
+    (replica,) = await make(1)
+    await replica.fleet.force("some_api", "open", who="me", why="test")
+    await replica.breaker.seen_well()
+    assert await replica.call() == "CircuitBreakerOpenError"
+
+
+async def test_a_newcomer_that_fails_from_its_start_does_not_open_it_for_others_that_are_idle(make: Make):
+    newcomer, idle, _ = await make(3)
+    newcomer.fails()
+    for _ in range(7):
+        await newcomer.call()
+    await newcomer.fleet.sync()
+    await idle.fleet.sync()
+    assert (newcomer.called, newcomer.state, idle.state) == (5, "open", "closed")
+    assert newcomer.breaker.is_cut_off
+    assert not idle.breaker.is_cut_off
+    assert await idle.call() == "ok"
+
+
+async def test_the_only_living_replica_decides_alone(make: Make):
+    (alone,) = await make(1)
+    await five_failures(alone)
+    await until(lambda: alone.breaker.fleet_state is State.OPEN)
+    assert not alone.breaker.is_cut_off
+
+
+async def test_a_real_outage_is_known_as_one_with_the_first_failure_of_a_second_replica(make: Make):
+    first, second, third = await make(3)
+    await five_failures(first)
+    second.fails()
+    await second.call()
+    await until(lambda: third.state == "open")
+    assert second.called == 1
+    await until(lambda: not first.breaker.is_cut_off)
+
+
+async def test_a_cut_off_replica_that_sees_the_dependency_well_is_closed_like_the_fleet(make: Make):
+    ill, well = await make(2)
+    await five_failures(ill)
+    assert ill.breaker.is_cut_off
+    ill.recovers()
+    await ill.breaker.seen_well()
+    assert (ill.state, well.state) == ("closed", "closed")
+    assert await ill.call() == "ok"
+
+
+async def test_a_way_that_only_looks_well_is_believed_less_and_less_often(make: Make):
+    ill, _ = await make(2, BreakerPolicy(failure_threshold=1, open_seconds=60.0))
+    ill.fails()
+    await ill.call()
+    await ill.breaker.seen_well()
+    assert ill.state == "closed"
+    await ill.call()
+    await ill.breaker.seen_well()
+    assert ill.state == "open", "it failed again at once"
+    assert ill.breaker.is_cut_off

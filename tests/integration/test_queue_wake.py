@@ -135,3 +135,12 @@ async def test_a_group_is_woken_on_every_shard(replicas: Replicas) -> None:
     for number in range(20):
         await put_one_off(queue, f"n{number}:a")
     assert await queue.wake() == 20
+
+
+async def test_a_few_scouts_are_woken_and_no_more(replicas: Replicas) -> None:
+    queue = replicas.queue()
+    for number in range(30):
+        await put_one_off(queue, f"message:{number % 3}:{number}")
+    assert await queue.wake(most=10) == 10
+    assert len(await mailboxes(queue)) == 10
+    assert await queue.wake(["message:1"], most=2) == 2

@@ -360,7 +360,7 @@ def test_the_services_own_circuits_have_the_documented_policies():
         breaker.name: (breaker.policy.failure_threshold, breaker.policy.open_seconds, breaker.policy.success_threshold)
         for breaker in CIRCUIT_BREAKERS.values()
     }
-    assert found == {"gemini_api": (5, 60, 2), "whatsapp_api": (3, 30, 2), "supabase": (5, 30, 2)}
+    assert found == {"gemini_api": (5, 60, 2), "whatsapp_api": (3, 30, 2), "supabase": (5, 5, 1)}
     assert whatsapp_account_breakers.name == "whatsapp_api"
 
 

@@ -11,14 +11,15 @@ from typing import Any
 import orjson
 import pytest
 
-from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
+from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker, State
 from app.core.errors import Unavailable
 from app.core.lifecycle import Supervisor
 from app.core.probe_board import Turn
 from app.domain.models import Account, BlockedAccounts
 from app.services.account_watch import BLOCKED, AccountWatch
+from app.services.cut_off import CutOff
 from app.services.health_service import PAGE_SECONDS, QUEUE_FULL, HealthService
-from app.services.probes import AGAIN_SECONDS, Dependency, Prober
+from app.services.probes import AGAIN_SECONDS, URGENT_SECONDS, Dependency, Prober, Proof
 from fakes import FakeClock
 
 
@@ -64,6 +65,8 @@ class Desk:
         }
         self.supervisor = Supervisor(clock=self.clock)
         self.breaker = CircuitBreaker("t", BreakerPolicy(5, 60.0))
+        self.database = CircuitBreaker("d", BreakerPolicy(1, 60.0))
+        self.others: list[Mapping[str, Any]] = []
         self.board = Board(turn)
         self.queue: dict[str, Any] = {"pending": 7, "refuses": False}
         self.accounts = AccountWatch(SimpleNamespace())  # type: ignore[arg-type]
@@ -77,6 +80,7 @@ class Desk:
             internals=lambda: asyncio.sleep(0, {"queue": self.queue}),
             requires=requires,
             build={"version": "1", "build": "3f2c1ab"},
+            cut_off=CutOff({"gemini": self.breaker, "supabase": self.database}, lambda: self.others),
             clock=self.clock,
         )
 
@@ -296,6 +300,151 @@ async def test_while_the_database_is_away_the_blocked_accounts_stay_as_they_were
     assert watch.view.count == 1
     looked.cancel()
     BLOCKED.labels("payment_problem").set(0)
+
+
+async def _opened(policy: BreakerPolicy) -> CircuitBreaker:
+    breaker = CircuitBreaker("some", policy)
+
+    async def fails() -> None:
+        raise Unavailable("some", "away")
+
+    with pytest.raises(Unavailable):
+        await breaker.call_async(fails)
+    assert not breaker.is_closed
+    return breaker
+
+
+@pytest.mark.parametrize(
+    ("proof", "failed_before", "state"),
+    [
+        (Proof.ALWAYS, False, "half_open"),
+        (Proof.AFTER_FAILURE, False, "open"),
+        (Proof.AFTER_FAILURE, True, "half_open"),
+    ],
+)
+async def test_a_good_look_makes_the_circuit_half_open_if_it_proves_something(
+    proof: Proof, failed_before: bool, state: str
+) -> None:
+    breaker, probe = await _opened(BreakerPolicy(1, 60.0)), Probe()
+    dependency = Dependency("some", probe, 3.0, 1.0, circuit=breaker, proof=proof)
+    prober = Prober(dependency, Board(), FakeClock())  # type: ignore[arg-type]
+    if failed_before:
+        probe.answer = OSError("away")
+        await prober.look()
+    probe.answer = {}
+    await prober.look()
+    assert breaker.snapshot().state == state
+
+
+async def test_a_store_whose_circuit_opens_during_a_pause_is_looked_at_without_waiting_for_its_end() -> None:
+    clock, probe = FakeClock(), Probe()
+    breaker = CircuitBreaker("some", BreakerPolicy(1, 60.0))
+    dependency = Dependency("supabase", probe, 600.0, 1.0, circuit=breaker)
+    running = asyncio.create_task(Prober(dependency, Board(), clock).run())  # type: ignore[arg-type]
+    while len(clock.slept) < 3:
+        await asyncio.sleep(0)
+    assert probe.calls == 0
+    breaker._enter(State.OPEN, until=float("inf"))
+    async with asyncio.timeout(5):
+        while probe.calls == 0:
+            await asyncio.sleep(0)
+    assert sum(clock.slept) < 600
+    running.cancel()
+    await asyncio.wait([running])
+    assert breaker.snapshot().state == "half_open"
+
+
+@pytest.mark.parametrize(("silent_seconds", "state"), [(10.0, "open"), (0.2, "closed")])
+async def test_calls_that_hang_for_longer_than_a_look_that_finds_nothing_open_the_circuit(
+    silent_seconds: float, state: str
+) -> None:
+    probe = Probe()
+    probe.answer = OSError("no way")
+    breaker = CircuitBreaker("some", BreakerPolicy(5, 60.0))
+    dependency = Dependency("some", probe, 30.0, 1.0, circuit=breaker, silent_seconds=lambda: silent_seconds)
+    await Prober(dependency, Board(), FakeClock()).look()  # type: ignore[arg-type]
+    assert breaker.snapshot().state == state
+
+
+async def test_an_upstream_whose_calls_hang_is_looked_at_by_the_replica_that_makes_them() -> None:
+    clock, probe = FakeClock(), Probe()
+    breaker = CircuitBreaker("some", BreakerPolicy(5, 60.0))
+    board = Board(
+        Turn(
+            is_mine=False,
+            age_seconds=1,
+            finding={"status": "ok", "latency_ms": 1, "error": None, "details": {}},
+            by="r2",
+        )
+    )
+    dependency = Dependency(
+        "gemini", probe, 30.0, 5.0, is_shared=True, status="ok", circuit=breaker, silent_seconds=lambda: 2.0
+    )
+    running = asyncio.create_task(Prober(dependency, board, clock).run())  # type: ignore[arg-type]
+    async with asyncio.timeout(5):
+        while probe.calls < 2:
+            await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait([running])
+    assert sum(clock.slept) >= URGENT_SECONDS, "not at every step"
+
+
+async def test_another_replicas_bad_news_is_checked_once_and_not_believed_if_it_does_not_hold() -> None:
+    finding = {"status": "error", "latency_ms": None, "error": "no way", "details": {}}
+    board, clock, probe = Board(Turn(is_mine=False, age_seconds=2, finding=finding, by="r2")), FakeClock(), Probe()
+    dependency = Dependency(
+        "gemini", probe, 30.0, 5.0, is_shared=True, circuit=CircuitBreaker("some", BreakerPolicy(5, 60.0))
+    )
+    prober = Prober(dependency, board, clock)  # type: ignore[arg-type]
+    for _ in range(3):
+        await prober.look()
+    assert (probe.calls, dependency.status) == (1, "ok")
+
+
+class _Link:
+    up = True
+    share = 1.0
+
+    def report(self) -> None:
+        """Nobody listens."""
+
+
+async def _cut_off(desk: Desk, breaker: CircuitBreaker) -> None:
+    breaker.attach(_Link())  # type: ignore[arg-type]
+    for _ in range(5):
+        breaker.seen_ill("no way", 0.0)
+    assert breaker.is_cut_off
+
+
+async def test_what_only_this_replica_lacks_is_told_and_work_is_left_to_one_that_has_it() -> None:
+    desk = Desk()
+    desk.health.started()
+    await _cut_off(desk, desk.breaker)
+    cut_off = desk.health._cut_off
+    assert desk.health.picture(full=False)[1]["cut_off"] == ["gemini"]
+    assert desk.health.load()["cut_off"] == ["gemini"]
+    assert not cut_off.leaves_work_to_others(), "there is no other"
+    well = {"role": "all", "phase": "ready", "status": "ok", "breakers": {"gemini": "closed", "supabase": "closed"}}
+    for other, can_do_it in [
+        (well, True),
+        (well | {"role": "api"}, False),
+        (well | {"phase": "draining"}, False),
+        (well | {"status": "error"}, False),
+        (well | {"breakers": {"gemini": "open", "supabase": "closed"}}, False),
+    ]:
+        desk.others = [other]
+        assert cut_off.leaves_work_to_others() is can_do_it, other
+    assert desk.health.readiness()[0] == 200, "it serves the API, and takes webhooks"
+
+
+async def test_a_replica_that_alone_lacks_the_database_leaves_the_rotation_while_another_has_it() -> None:
+    desk = Desk()
+    desk.health.started()
+    await _cut_off(desk, desk.database)
+    assert desk.health.readiness()[0] == 200, "nobody would be left"
+    desk.others = [{"role": "api", "phase": "ready", "status": "ok", "breakers": {"supabase": "closed"}}]
+    status, body = desk.health.readiness()
+    assert (status, body["reason"]) == (503, "only this replica does not reach the database")
 
 
 async def test_a_queue_that_refuses_webhooks_is_an_error_with_its_reason_and_readiness_stays():

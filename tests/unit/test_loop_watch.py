@@ -6,8 +6,10 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
-from app.core.loop_watch import LoopWatch
+from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
+from app.core.loop_watch import LoopWatch, stalled_since
 
 
 async def _watched(during: Callable[[], None], **settings: float) -> tuple[LoopWatch, threading.Event]:
@@ -50,3 +52,48 @@ async def test_the_thread_ends_with_the_loop():
     while any(thread.name == "loop-watch" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
+
+
+async def test_a_stall_is_told_to_what_ran_out_of_time_in_it_and_only_to_that():
+    seen: dict[str, float] = {}
+
+    def block_the_loop() -> None:
+        seen["before"] = time.monotonic()
+        threading.Event().wait(0.9)
+        seen["during"] = stalled_since(seen["before"])
+
+    watching = asyncio.create_task(LoopWatch().run())
+    await asyncio.sleep(0)
+    block_the_loop()
+    assert 0.5 <= seen["during"] <= 1.0, "before the watch itself had its turn"
+    while stalled_since(seen["before"]) < 0.5:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.3)  # time itself: the watch has seen the end of it
+    assert 0.5 <= stalled_since(seen["before"]) <= 1.0
+    assert stalled_since(time.monotonic()) == 0
+    watching.cancel()
+    await asyncio.wait([watching])
+    assert stalled_since(seen["before"]) == 0, "nothing is known without a watch"
+
+
+async def test_a_failure_across_a_stall_of_the_own_loop_is_not_counted():
+    breaker = CircuitBreaker("t", BreakerPolicy(1, 60.0, slow_call_seconds=0.5))
+
+    async def times_out() -> None:
+        threading.Event().wait(0.9)
+        raise TimeoutError
+
+    async def fails() -> None:
+        raise TimeoutError
+
+    watching = asyncio.create_task(LoopWatch().run())
+    await asyncio.sleep(0)
+    with suppress(TimeoutError):
+        await breaker.call_async(times_out)
+    assert (breaker.snapshot().state, breaker.tally.ignored, breaker.tally.failed) == ("closed", 1, 0)
+    await asyncio.sleep(0.3)  # time itself, as above
+    with suppress(TimeoutError):
+        await breaker.call_async(fails)
+    assert breaker.snapshot().state == "open"
+    watching.cancel()
+    await asyncio.wait([watching])

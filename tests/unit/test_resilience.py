@@ -209,3 +209,46 @@ async def test_a_long_wait_belongs_to_the_queue(make, clock):
         await make().call(call, deadline=Deadline.after(600))
     assert caught.value.retry_after == 6
     assert clock.slept == []
+
+
+async def test_calls_under_way_are_silent_since_the_oldest_began_or_the_last_one_succeeded(make, clock):
+    policy = make()
+    assert policy.silent_seconds() == 0
+    answer = asyncio.get_running_loop().create_future()
+
+    async def waits():
+        return await answer
+
+    async def at_once():
+        return "ok"
+
+    waiting = asyncio.create_task(policy.call(waits, deadline=Deadline.after(60)))
+    await asyncio.sleep(0)
+    clock.advance(2)
+    assert policy.silent_seconds() == 2
+    await policy.call(at_once, deadline=Deadline.after(60))
+    assert policy.silent_seconds() == 0
+    clock.advance(1)
+    assert policy.silent_seconds() == 1
+    answer.set_result("ok")
+    await waiting
+    clock.advance(1)
+    assert policy.silent_seconds() == 0, "no call is waited for"
+
+
+async def test_a_look_goes_past_the_circuit_and_the_bulkhead_once(make, breaker):
+    breaker.force_open(who="test", why="test")
+    policy = make(max_concurrent=1, attempt_timeout_seconds=0.01)
+    looks = 0
+
+    async def fails():
+        nonlocal looks
+        looks += 1
+        raise Unavailable("x")
+
+    with pytest.raises(Unavailable):
+        await policy.look(fails)
+    assert looks == 1
+    with pytest.raises(Unavailable, match="no answer within"):
+        await policy.look(forever)
+    assert breaker.tally.failed == 0

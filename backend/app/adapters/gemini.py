@@ -154,6 +154,10 @@ class GeminiModel:
         breaker = self._circuit(profile)
         return breaker.blocked_seconds() if breaker else 0.0
 
+    def away_seconds(self, profile: BotProfile) -> float:
+        breaker = self._circuit(profile)
+        return max(breaker.blocked_seconds(), breaker.named_seconds()) if breaker else 0.0
+
     def blocked_reason(self, profile: BotProfile) -> str:
         breaker = self._circuit(profile)
         words = breaker.blocked_reason() if breaker else ""
@@ -170,11 +174,15 @@ class GeminiModel:
         """Another model, or longer answers, than an account has that chooses nothing."""
         return self._model(asked) != self._default_model or (asked.max_output_tokens or 0) > MAX_OUTPUT_TOKENS
 
+    def silent_seconds(self) -> float:
+        return self._policy.silent_seconds()
+
     async def probe(self) -> Mapping[str, Any]:
         """Is the API reachable, the key good, the default model alive, and does it take our requests? Past the breaker.
-        Asks for a token with the real parameters, or only looks the model up while answers prove the rest.
+        Asks for a token with the real parameters, or only looks the model up while answers prove the rest and the
+        circuit is closed.
         Raises `Unavailable`."""
-        if self._clock.monotonic() < self._proven_until:
+        if self._breaker.is_closed and self._clock.monotonic() < self._proven_until:
             response = await self._exchange(
                 "GET", self._url(self._default_model), self._get_probe_client, timeout_seconds=PROBE_SECONDS
             )
@@ -324,7 +332,9 @@ def _classify(exc: Exception) -> Verdict:
     if isinstance(exc, ModelRefused):
         return IGNORED
     if isinstance(exc, GeminiUnavailable):
-        return Verdict(failed=True, hold_seconds=exc.hold_seconds) if exc.hold_seconds else FAILED
+        if not exc.hold_seconds:
+            return FAILED
+        return Verdict(failed=True, hold_seconds=exc.hold_seconds, named_seconds=exc.retry_after or 0.0)
     return default_classify(exc)
 
 

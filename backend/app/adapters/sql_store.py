@@ -239,6 +239,12 @@ class SqlStore(SqlInvalidations, Store):
     async def ping(self) -> None:
         await self._call("ping")
 
+    def silent_seconds(self) -> float:
+        return self._policy.silent_seconds()
+
+    async def probe(self) -> None:
+        await self._policy.look(self._execute, "chorus_ping", _encode({}))
+
     async def applied_migrations(self) -> tuple[str, ...]:
         try:
             return tuple(await self._call("applied_migrations"))

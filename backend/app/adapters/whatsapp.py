@@ -238,6 +238,9 @@ class WhatsAppMessenger:
             return f"the account's {own.blocked_reason()}"
         return self._breaker.blocked_reason()
 
+    def silent_seconds(self) -> float:
+        return self._policy.silent_seconds()
+
     async def probe(self) -> Mapping[str, Any]:
         """Does the API answer at all? Past the breakers and without a token. Raises `Unavailable`."""
         try:

@@ -32,7 +32,10 @@ def fleet(*, as_json: bool) -> None:
     for replica in replicas:
         info = replica.info
         busy = f"{info.get('active', 0)}/{info.get('concurrency', '?')}" if info.get("role") != "api" else "-"
-        circuits = ", ".join(f"{name} {state}" for name, state in info.get("breakers", {}).items() if state != "closed")
+        cut_off = [f"cut off from {name}" for name in info.get("cut_off", ())]
+        circuits = ", ".join(
+            [f"{name} {state}" for name, state in info.get("breakers", {}).items() if state != "closed"] + cut_off
+        )
         click.echo(
             f"{replica.id:<40} {_version(info):<24} {info.get('role', '?'):<7} {info.get('phase', '?'):<9} "
             f"{info.get('status', '?'):<9} {busy:>9} {span(time.time() - info.get('started_at', time.time())):>8} "

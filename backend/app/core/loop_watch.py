@@ -9,6 +9,9 @@ a thread looks at the loop's beat:
                             (their leases end after 15 s), and whoever started it starts it again
 
 The thread counts its own ticks instead of comparing clocks: a process that was suspended is not a stuck one.
+
+What runs out of time while the loop stands still, because the process was stopped or something blocked it, is nobody
+else's fault: `stalled_since` tells circuits how much of a call that was.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 
 from prometheus_client import Histogram
@@ -31,12 +35,48 @@ TICK_SECONDS = 1.0
 STUCK_SECONDS = 5.0
 HOPELESS_SECONDS = 60.0
 EXIT_CODE = 70
+STALL_SECONDS = 0.5
+"""A busy loop is late by less than this; a longer delay is a stall."""
+MAX_STALLS = 64
 
 LAG = Histogram(
     "chorus_event_loop_lag_seconds",
     "How late the event loop wakes a sleeper, looked at four times a second",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+
+
+class Stalls:
+    """The latest times for which the loop stood still. Empty while no `LoopWatch` runs."""
+
+    def __init__(self) -> None:
+        self._ended: deque[tuple[float, float]] = deque(maxlen=MAX_STALLS)
+        self._beat_due: float | None = None
+
+    def beat_due(self, at: float | None) -> None:
+        """The next beat is due at `at` (monotonic); `None`: the watch has ended, forget everything."""
+        self._beat_due = at
+        if at is None:
+            self._ended.clear()
+
+    def beat(self, now: float, late_seconds: float) -> None:
+        if late_seconds >= STALL_SECONDS:
+            self._ended.append((now, late_seconds))
+            self._beat_due = None  # told; not again as one under way
+
+    def since(self, since: float, now: float) -> float:
+        seconds = sum(min(stall, ended - since) for ended, stall in self._ended if ended > since)
+        late = now - self._beat_due if self._beat_due is not None else 0.0
+        return seconds + (min(late, now - since) if late >= STALL_SECONDS else 0.0)
+
+
+_STALLS = Stalls()
+
+
+def stalled_since(since: float) -> float:
+    """Seconds for which this process' event loop has stood still since `since` (monotonic), the present stall included:
+    what wakes up after it asks before the watch itself has had its turn."""
+    return _STALLS.since(since, time.monotonic())
 
 
 class LoopWatch:
@@ -68,12 +108,16 @@ class LoopWatch:
         try:
             while True:
                 asleep = time.monotonic()
+                _STALLS.beat_due(asleep + BEAT_SECONDS)
                 await asyncio.sleep(BEAT_SECONDS)
-                self.lag_seconds = max(0.0, time.monotonic() - asleep - BEAT_SECONDS)
+                now = time.monotonic()
+                self.lag_seconds = max(0.0, now - asleep - BEAT_SECONDS)
+                _STALLS.beat(now, self.lag_seconds)
                 LAG.observe(self.lag_seconds)
                 self._beats += 1
                 beat()
         finally:
+            _STALLS.beat_due(None)
             done.set()
 
     def _watch(self, done: threading.Event, watched: int) -> None:

@@ -42,20 +42,25 @@ class Registry:
         self._keys = [f"{namespace}:{{fleet}}:beats", f"{namespace}:{{fleet}}:info"]
         self._beat = Script("fleet_beat")
         self.replica_id = replica_id
-        self.count = 1
-        """Replicas alive at the last heartbeat, this one included; 1 while Redis is away."""
+        self.living: tuple[Replica, ...] = ()
+        """Replicas alive at the last heartbeat, by id; none while Redis is away."""
         self.last_count = 1
-        """The same, and while Redis is away what it was before."""
+        """How many they were, this one included; while Redis is away what it was before."""
+
+    @property
+    def count(self) -> int:
+        """Of the living, this one included."""
+        return max(1, len(self.living))
+
+    @property
+    def others(self) -> tuple[Replica, ...]:
+        """The living without this one."""
+        return tuple(replica for replica in self.living if replica.id != self.replica_id)
 
     async def beat(self, info: Mapping[str, Any]) -> None:
-        """Say that this replica lives. Raises `Unavailable`."""
-        try:
-            self.count = self.last_count = await self._beat(
-                self._redis, self._keys, ["beat", self.replica_id, orjson.dumps(info), int(STALE_AFTER_SECONDS * 1000)]
-            )
-        except (RedisError, OSError) as exc:
-            self.count = 1
-            raise Unavailable("redis", redis_words(exc)) from exc
+        """Say that this replica lives, and learn who else does. Raises `Unavailable`."""
+        await self._ask("beat", self.replica_id, orjson.dumps(info))
+        self.last_count = self.count
 
     async def leave(self) -> None:
         """Take this replica off the list; one that was killed leaves by silence. Raises `Unavailable`."""
@@ -66,12 +71,16 @@ class Registry:
 
     async def replicas(self) -> list[Replica]:
         """Every living replica, by id. Raises `Unavailable`."""
+        await self._ask("list", "", b"")
+        return list(self.living)
+
+    async def _ask(self, op: str, replica_id: str, info: bytes) -> None:
+        silence_ms = int(STALE_AFTER_SECONDS * 1000)
         try:
-            rows = await self._beat(self._redis, self._keys, ["list", "", b"", int(STALE_AFTER_SECONDS * 1000)])
+            rows = await self._beat(self._redis, self._keys, [op, replica_id, info, silence_ms])
         except (RedisError, OSError) as exc:
+            self.living = ()
             raise Unavailable("redis", redis_words(exc)) from exc
         triples = zip(rows[::3], rows[1::3], rows[2::3], strict=True)
-        return sorted(
-            (Replica(name.decode(), int(age_ms) / 1000, orjson.loads(info)) for name, age_ms, info in triples),
-            key=lambda replica: replica.id,
-        )
+        found = (Replica(name.decode(), int(age_ms) / 1000, orjson.loads(info)) for name, age_ms, info in triples)
+        self.living = tuple(sorted(found, key=lambda replica: replica.id))

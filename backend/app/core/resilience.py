@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
+import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
@@ -37,6 +38,20 @@ MAX_DELAY_SECONDS = 5.0
 
 class BulkheadFull(Overloaded):
     """This process already makes as many calls to `dependency` as it may; nothing was sent."""
+
+
+class Pulse:
+    """The attempts under way, by when they began, and when the last one succeeded."""
+
+    __slots__ = ("ok_at", "under_way")
+
+    def __init__(self) -> None:
+        self.under_way: dict[object, float] = {}
+        self.ok_at = -math.inf
+
+    def silent_seconds(self, now: float) -> float:
+        oldest = next(iter(self.under_way.values()), now)
+        return max(0.0, now - max(oldest, self.ok_at))
 
 
 class ResiliencePolicy:
@@ -70,6 +85,7 @@ class ResiliencePolicy:
         self._slots = slots or Slots(max_concurrent)
         self._patience_seconds = patience_seconds
         self._rank: Rank | None = None
+        self._pulse = Pulse()
         self._user_classify = classify
         self._retry_if = retry_if
         self._timed_out = timed_out or self._no_answer
@@ -115,6 +131,22 @@ class ResiliencePolicy:
         self._budget.earn()
         return result
 
+    def silent_seconds(self) -> float:
+        """For how long attempts have been under way without one that succeeded; 0 if none is waited for. Long before
+        they run out of time this is a reason to look whether the dependency can be reached."""
+        return self._pulse.silent_seconds(self._clock.monotonic())
+
+    async def look(self, fn: Callable[..., Awaitable[T]], /, *args: Any) -> T:
+        """`await fn(*args)` once, past circuit, bulkhead and retries, within `attempt_timeout_seconds`: how one finds
+        out whether the dependency is back. Raises what `fn` raises, or `Unavailable`."""
+        try:
+            async with asyncio.timeout(self._attempt_timeout_seconds) as timeout:
+                return await fn(*args)
+        except TimeoutError as exc:
+            if not timeout.expired():
+                raise
+            raise self._no_answer(self._attempt_timeout_seconds) from exc
+
     async def _repeat(self, attempt: Callable[[], Awaitable[T]], deadline: Deadline, max_attempts: int) -> T:
         retrying = build_retrying(
             retry_if=self._may_repeat,
@@ -151,13 +183,19 @@ class ResiliencePolicy:
 
     async def _attempt(self, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...], deadline: Deadline) -> T:
         limit = deadline.cap(self._attempt_timeout_seconds)
+        pulse, attempt = self._pulse, object()
+        pulse.under_way[attempt] = self._clock.monotonic()
         try:
             async with asyncio.timeout(limit) as timeout:
-                return await fn(*args)
+                result = await fn(*args)
         except TimeoutError as exc:
             if not timeout.expired():
                 raise
             raise self._timed_out(limit) from exc
+        finally:
+            del pulse.under_way[attempt]
+        pulse.ok_at = self._clock.monotonic()
+        return result
 
     def _no_answer(self, seconds: float) -> Exception:
         if seconds < self._attempt_timeout_seconds / 2:

@@ -57,6 +57,11 @@ class Model(Protocol):
         try. No I/O."""
         ...
 
+    def away_seconds(self, profile: BotProfile) -> float:
+        """As `blocked_seconds`, or as long as the model itself said, if that is longer. It is asked again sooner, but a
+        customer who cannot wait for so long is told at once."""
+        ...
+
     def blocked_reason(self, profile: BotProfile) -> str:
         """Why, in words, while `blocked_seconds` is not 0."""
         ...
@@ -471,6 +476,14 @@ class Store(
 
     def trouble(self) -> str | None:
         """In words: what calls failed on a moment ago although the database answers (locks, connections, disk)."""
+        ...
+
+    def silent_seconds(self) -> float:
+        """For how long calls have been under way without one that succeeded; 0 if none is."""
+        ...
+
+    async def probe(self) -> None:
+        """As `ping`, but once and past the circuit: is the database back? Raises `Unavailable`."""
         ...
 
     async def schema_version(self) -> str | None:

@@ -62,27 +62,28 @@ class Served(ChildProcess):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
-        """Start it and wait until it is ready; if its port was taken in between, on another. Raises `ProcessError`."""
+    def start(self, *, is_ready: bool = True) -> None:
+        """Start it and wait until it is ready, or at least alive; on another port if its own was taken in between.
+        Raises `ProcessError`."""
         for attempt in range(START_TRIES):
             # A restart keeps its port, so that who knows the URL finds it again.
             self.port = free_port(self.port or self._preferred)
             self._argv = [sys.executable, "-m", "app.cli", *self._command, "--port", str(self.port)]
             super().start()
             try:
-                self.wait_ready()
+                self.wait_ready(path=self._ready if is_ready else "/health/live")
             except ProcessError:
                 if attempt == START_TRIES - 1 or self.exit_code is None or "in use" not in self.log_tail():
                     raise
             else:
                 return
 
-    def wait_ready(self, timeout_seconds: float = START_SECONDS) -> None:
+    def wait_ready(self, timeout_seconds: float = START_SECONDS, *, path: str | None = None) -> None:
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
             if not self.running:
                 raise ProcessError(f"{self.name} ended with exit code {self.exit_code}:\n{self.log_tail()}")
-            if get_status(self.port, self._ready) == 200:
+            if get_status(self.port, path or self._ready) == 200:
                 return
             time.sleep(POLL_SECONDS)
         raise ProcessError(f"{self.name} was not ready after {timeout_seconds:g} s:\n{self.log_tail()}")
@@ -162,17 +163,29 @@ class LocalFleet:
             raise
 
     def add_replica(self, number: int) -> Served:
-        replica = Served(
-            f"replica-{number}",
-            ["serve"],
-            folder=self._folder,
-            env=self._env | self.settings_of_a_replica,
-            ready="/health/ready",
-            port=self._first_port + number - 1 if self._first_port else None,
-        )
+        replica = self._replica(number, {})
         self.replicas.append(replica)
         replica.start()
         return replica
+
+    def replace_replica(self, index: int, settings: Mapping[str, str], *, is_ready: bool = True) -> Served:
+        """Stop the replica at `index` and start another in its place, with `settings` of its own. `is_ready`: wait
+        until it is, else only until it lives."""
+        self.replicas[index].stop()
+        self.replicas[index] = replica = self._replica(index + 1, settings, port=self.replicas[index].port)
+        replica.start(is_ready=is_ready)
+        return replica
+
+    def _replica(self, number: int, settings: Mapping[str, str], *, port: int | None = None) -> Served:
+        first = self._first_port + number - 1 if self._first_port else None
+        return Served(
+            f"replica-{number}",
+            ["serve"],
+            folder=self._folder,
+            env=self._env | self.settings_of_a_replica | dict(settings),
+            ready="/health/ready",
+            port=port or first,
+        )
 
     @property
     def settings_of_a_replica(self) -> dict[str, str]:

@@ -337,7 +337,8 @@ class BotService:
             work.reason = f"daily limit: {limit}"
             await self._store.set_needs_human(work.conversation.id, HandoverReason.DAILY_LIMIT)
             return _Answer(profile.fallback_text, Fallback.UNAVAILABLE)
-        if 0 < (blocked := self._model.blocked_seconds(profile)) <= self._seconds_left(work):
+        blocked = self._model.blocked_seconds(profile)
+        if blocked > 0 and self._model.away_seconds(profile) <= self._seconds_left(work):
             raise Postponed(blocked, f"model unavailable: {self._model.blocked_reason(profile)}")
         try:
             said = await self._generate(work, profile, background.turns, texts)
@@ -349,7 +350,7 @@ class BotService:
             logger.warning("model refused", extra={"conversation": work.conversation.id, "reason": exc.reason})
         except Unavailable as exc:
             left = self._seconds_left(work)
-            delay = exc.retry_after or min(MODEL_RETRY_SECONDS, left)
+            delay = max(exc.retry_after or min(MODEL_RETRY_SECONDS, left), self._model.away_seconds(profile))
             # A daily quota comes back too late for this customer: no use in making them wait for nothing.
             if 0 < delay <= left:
                 raise Postponed(delay, f"model unavailable: {in_words(exc)}") from exc

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from app.core.circuit_breaker import BreakerFleet, CircuitBreaker, FleetWord, KeyedCircuitBreakers
+from app.core.circuit_breaker import BreakerFleet, CircuitBreaker, FleetWord, KeyedCircuitBreakers, State
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.queue import Queue
@@ -19,6 +20,12 @@ logger = logging.getLogger(__name__)
 
 WAKE_AGAIN_SECONDS = 2.0
 """Longer than a replica takes to resync its circuits when a push was lost."""
+
+SCOUTS = 10
+"""Waiting conversations that are due when a circuit becomes half open: their calls decide whether it closes. More than
+it needs, because some of them may wait for something else."""
+WAKE_SPREAD_SECONDS = 0.2
+"""Circuits of several dependencies that close together do not all go through the queue at the same moment."""
 
 
 class BreakerAction(StrEnum):
@@ -59,7 +66,8 @@ class BreakerService:
     """`breakers` by the short names that /health uses; `accounts` and `others` are families of keyed ones,
     by `<family>:<key>`.
 
-    What waits in `queue` for a circuit is due at once when a person, or a change of the account, closes it.
+    What waits in `queue` for a circuit is due at once when it closes: after good probes, by a person, or because the
+    account has changed.
     """
 
     def __init__(
@@ -117,20 +125,37 @@ class BreakerService:
             await self._fleet.force(name, _STATES[BreakerAction.AUTO], who="chorus", why="the account has changed")
         await self._wake(name)
 
+    def recovered(self, name: str, state: State) -> None:
+        """This replica found the dependency of circuit `name` well: it is half open, or closed, for the fleet."""
+        groups = self._waiting_for(name)
+        if state is State.HALF_OPEN:
+            self._soon(lambda: self._queue.wake(groups, most=SCOUTS), 0.0)
+        else:
+            self._soon(lambda: self._queue.wake(groups), WAKE_SPREAD_SECONDS * random.random())  # noqa: S311
+            self._soon(lambda: self._queue.wake(groups), WAKE_AGAIN_SECONDS)
+
     async def _wake(self, full_name: str) -> None:
         """Twice: a replica that had not heard of the circuit's state may have put its conversations off again."""
-        family, _, number = full_name.partition(":")
-        of_account = number and family == self._accounts.name
-        groups = [f"{kind}:{number}" for kind in (Kind.MESSAGE, Kind.OUTBOUND)] if of_account else None
+        groups = self._waiting_for(full_name)
         await self._queue.wake(groups)
-        again = asyncio.create_task(self._wake_again(groups), name="wake again")
-        self._wakers.add(again)
-        again.add_done_callback(self._wakers.discard)
+        self._soon(lambda: self._queue.wake(groups), WAKE_AGAIN_SECONDS)
 
-    async def _wake_again(self, groups: Sequence[str] | None) -> None:
-        await self._clock.sleep(WAKE_AGAIN_SECONDS)
+    def _waiting_for(self, full_name: str) -> Sequence[str] | None:
+        """Groups of the queue; `None`: all of them may."""
+        family, _, number = full_name.partition(":")
+        if family != self._accounts.name or not number:
+            return None
+        return [f"{kind}:{number}" for kind in (Kind.MESSAGE, Kind.OUTBOUND)]
+
+    def _soon(self, wake: Callable[[], Awaitable[int]], seconds: float) -> None:
+        task = asyncio.create_task(self._wake_after(wake, seconds), name="wake what waits")
+        self._wakers.add(task)
+        task.add_done_callback(self._wakers.discard)
+
+    async def _wake_after(self, wake: Callable[[], Awaitable[int]], seconds: float) -> None:
+        await self._clock.sleep(seconds)
         try:
-            await self._queue.wake(groups)
+            await wake()
         except Unavailable as exc:
             logger.warning("conversations wait for their own time", extra={"reason": str(exc)})
 

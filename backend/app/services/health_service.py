@@ -16,6 +16,7 @@ from app.core.lifecycle import Supervisor
 from app.core.probe_board import ProbeBoard
 from app.domain.models import Account
 from app.services.account_watch import AccountWatch
+from app.services.cut_off import CutOff
 from app.services.probes import Dependency, Prober
 
 READY_GRACE_SECONDS = 1.0
@@ -35,7 +36,9 @@ FLEET = Gauge("chorus_fleet_replicas", "Replicas with a heartbeat, as this one s
 
 class Fleet(Protocol):
     replica_id: str
-    count: int
+
+    @property
+    def count(self) -> int: ...
 
 
 class HealthService:
@@ -51,6 +54,7 @@ class HealthService:
         internals: Callable[[], Awaitable[Mapping[str, Any]]],
         requires: frozenset[str],
         build: Mapping[str, str],
+        cut_off: CutOff,
         unfit: Callable[[], str | None] = lambda: None,
         refusing: Callable[[], str | None] = lambda: None,
         strained: Callable[[], str | None] = lambda: None,
@@ -67,6 +71,7 @@ class HealthService:
         self._internals = internals
         self._requires = requires
         self._build = build
+        self._cut_off = cut_off
         self._unfit = unfit
         self._refusing = refusing
         self._strained = strained
@@ -126,6 +131,8 @@ class HealthService:
             return 503, {"status": self._phase, **body}
         if reason := self._unfit():
             return 503, {"status": "not_ready", **body, "reason": reason}
+        if self._cut_off.leaves_requests_to_others("supabase"):
+            return 503, {"status": "not_ready", **body, "reason": "only this replica does not reach the database"}
         lacking = any(stores[name].status not in {"ok", "degraded"} for name in self._requires)
         if lacking or all(map(self._long_gone, stores.values())):
             return 503, {"status": "not_ready", **body}
@@ -163,6 +170,8 @@ class HealthService:
             name: snapshot if full else {key: snapshot[key] for key in ("state", "failure_count")}
             for name, snapshot in breakers.items()
         }
+        if cut_off := self._cut_off.dependencies():
+            body["cut_off"] = cut_off
         blocked = self._accounts.view
         if full:
             body["accounts"] = {"blocked": blocked.count, "named": [_blocked(account) for account in blocked.accounts]}
@@ -178,6 +187,7 @@ class HealthService:
             **self._build,
             "phase": self._phase,
             "status": self._status(),
+            "cut_off": self._cut_off.dependencies(),
             "breakers": {name: breaker.snapshot().state for name, breaker in self._breakers.items()},
         }
 

@@ -90,10 +90,12 @@ class InboxWorker:
         on_beat: Callable[[], None] = lambda: None,
         on_queue_away: Callable[[], None] = lambda: None,
         may_claim: Callable[[], bool] = lambda: True,
+        is_cut_off: Callable[[], bool] = lambda: False,
         on_handled: Callable[[Sequence[Event]], Awaitable[None]] = _nothing,
     ) -> None:
-        """`may_claim`: asked before every claim; while it says no, nothing new is taken. `on_handled`: awaited before
-        the queue is told; if it raises `Unavailable`, the events are handled again."""
+        """`may_claim`: asked before every claim; while it says no, nothing new is taken. `is_cut_off`: nothing new
+        either, and what is held goes back at once, to replicas that can do it. `on_handled`: awaited before the queue
+        is told; if it raises `Unavailable`, the events are handled again."""
         self._queue = queue
         self._bot = bot
         self._conversations = conversations
@@ -103,8 +105,12 @@ class InboxWorker:
         self._on_beat = on_beat
         self._on_queue_away = on_queue_away
         self._may_claim = may_claim
+        self._is_cut_off = is_cut_off
+        self._was_cut_off = False
         self._on_handled = on_handled
         self._held: dict[asyncio.Task[None], Claim] = {}
+        self._acted: set[int] = set()
+        """Tokens of the claims for which something irrevocable may have been done: they are brought to their end."""
         self._slot_freed = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -122,7 +128,7 @@ class InboxWorker:
         """Claim and dispatch until `stop_claiming`."""
         while not self._stopping.is_set():
             self._on_beat()
-            if not self._may_claim():
+            if self._leaves_work_to_others() or not self._may_claim():
                 await self._pause(QUEUE_RETRY_SECONDS)
                 continue
             try:
@@ -131,6 +137,20 @@ class InboxWorker:
                 self._on_queue_away()
                 logger.warning("queue unavailable", extra={"reason": str(exc)})
                 await self._pause(QUEUE_RETRY_SECONDS)
+
+    def _leaves_work_to_others(self) -> bool:
+        is_cut_off = self._is_cut_off()
+        if is_cut_off:
+            for task, claim in list(self._held.items()):
+                if claim.token not in self._acted and not task.cancelling():
+                    task.cancel("cut off")
+        if is_cut_off != self._was_cut_off:
+            self._was_cut_off = is_cut_off
+            if is_cut_off:
+                logger.warning("cut off: claiming nothing, giving back what is held", extra={"held": len(self._held)})
+            else:
+                logger.warning("claiming again", extra={"held": len(self._held)})
+        return is_cut_off
 
     async def _claim_once(self) -> None:
         self._slot_freed.clear()
@@ -161,7 +181,7 @@ class InboxWorker:
                 wait.cancel()
 
     def _release(self, task: asyncio.Task[None]) -> None:
-        del self._held[task]
+        self._acted.discard(self._held.pop(task).token)
         self._slot_freed.set()
         if not task.cancelled() and (exc := task.exception()) is not None:
             logger.error("a handler failed outside its own error handling", exc_info=exc)
@@ -243,11 +263,11 @@ class InboxWorker:
 
     async def _dispatch(self, kind: str, claim: Claim) -> Handled:
         if kind == Kind.MESSAGE:
-            return await self._bot.handle(_run(claim), _Hold(self._queue, claim))
+            return await self._bot.handle(_run(claim), self._hold(claim))
         one: Mapping[str, Callable[[Incoming], Awaitable[str | tuple[str, str]]]] = {
             Kind.STATUS: self._conversations.apply_status,
             Kind.ECHO: self._conversations.record_echo,
-            Kind.OUTBOUND: lambda incoming: self._conversations.send_human(incoming, _Hold(self._queue, claim)),
+            Kind.OUTBOUND: lambda incoming: self._conversations.send_human(incoming, self._hold(claim)),
             Kind.NOTICE: self._notices.receive,
             Kind.UNKNOWN: _refuse,
         }
@@ -262,6 +282,9 @@ class InboxWorker:
                 return Handled(outcome, index, reason=reason)
             outcome, reason = said if isinstance(said, tuple) else (said, "")
         return Handled(str(outcome), len(claim.events), reason=reason)
+
+    def _hold(self, claim: Claim) -> _Hold:
+        return _Hold(self._queue, claim, self._acted)
 
     async def _verdict(self, claim: Claim, exc: Exception, reason: str) -> str:
         """Tell the queue what the error means (table above). Returns the outcome for the log."""
@@ -308,6 +331,8 @@ class InboxWorker:
         return "parked" if parked else "failed"
 
     async def _give_back(self, claim: Claim, delay_seconds: float, reason: str) -> None:
+        if self._is_cut_off():
+            delay_seconds = 0.0  # what we cannot do another replica can, now
         # Jitter: what waited for one recovery must not arrive all at once. Bounded: a deadline may end the wait.
         delay = delay_seconds + min(0.2 * delay_seconds, JITTER_CAP_SECONDS) * random.random()  # noqa: S311
         await self._tell(lambda: self._queue.retry_later(claim, delay, counted=False, reason=reason))
@@ -331,6 +356,7 @@ class _Hold:
 
     queue: Queue
     claim: Claim
+    acted: set[int]
 
     @property
     def fence(self) -> int:
@@ -339,6 +365,7 @@ class _Hold:
     def ensure_held(self) -> None:
         if not self.claim.is_held():
             raise Fenced("the lease may have ended")
+        self.acted.add(self.claim.token)
 
     async def refresh(self) -> Run:
         return _run(await self.queue.refresh(self.claim))

@@ -1,16 +1,27 @@
 """What this replica depends on, looked at in the background: the stores by every replica for itself, an upstream by
-one replica for the whole fleet."""
+one replica for the whole fleet.
+
+A probe goes past the circuit, which learns from it that the dependency is back:
+
+    circuit not closed   looked at every AGAIN_SECONDS (stores), or every URGENT_SECONDS by one replica (upstreams)
+    a good look          the circuit is half open at once, if what was seen is a proof (`Proof`)
+    calls that hang      looked at by the replica that makes them; out of reach: its circuit opens before they time out
+    cut off              this replica alone stays away: it looks for itself, shows what it saw, and reports it to nobody
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any
 
 from prometheus_client import Counter, Gauge
 
+from app.core.circuit_breaker import CircuitBreaker, State
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.probe_board import ProbeBoard
@@ -21,6 +32,12 @@ AGAIN_SECONDS = 0.5
 """A lost dependency is looked at more often, so that its return is seen at once; and so is one nobody has seen yet."""
 READ_SECONDS = 5.0
 """How often a replica reads what another one saw."""
+SILENT_SECONDS = 1.5
+"""Calls under way for so long, and none that succeeded meanwhile: this replica looks for itself."""
+SILENT_LOOK_SECONDS = 2.0
+"""What that look may take. It does something simple, which takes a fraction of a second where there is a way."""
+URGENT_SECONDS = 5.0
+"""How often an upstream is looked at while its circuit is not closed."""
 
 TROUBLE = "trouble"
 
@@ -30,22 +47,43 @@ DEPENDENCY_LATENCY = Gauge("chorus_dependency_latency_seconds", "Duration of the
 PROBES = Counter("chorus_dependency_probes_total", "Looks at a dependency made by this replica", ["dependency"])
 
 
+class Proof(Enum):
+    """What a good look says about the calls that opened the circuit."""
+
+    ALWAYS = auto()
+    """The look does what they do: they would succeed now."""
+    AFTER_FAILURE = auto()
+    """It does something simpler. It tells something if it failed before, or when the circuit would try anyway."""
+
+
 @dataclass(slots=True)
 class Dependency:
     """Something outside. `probe` does one cheap round trip and returns details for the operator; a text under `TROUBLE`
-    says what is not as it must be although it answers. `is_shared`: one replica's look serves all."""
+    says what is not as it must be although it answers. `is_shared`: one replica's look serves all; `circuit`: the one
+    in front of its calls; `silent_seconds`: for how long those hang."""
 
     name: str
     probe: Callable[[], Awaitable[Mapping[str, Any]]]
     interval_seconds: float
     timeout_seconds: float
     is_shared: bool = False
+    circuit: CircuitBreaker | None = None
+    proof: Proof = Proof.ALWAYS
+    silent_seconds: Callable[[], float] = lambda: 0.0
     status: str = "unknown"
     latency_ms: float | None = None
     error: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     failing_since: float | None = None
     probed_at: float | None = None
+
+    @property
+    def is_urgent(self) -> bool:
+        return self.circuit is not None and not self.circuit.is_closed and not self.circuit.is_forced
+
+    @property
+    def is_cut_off(self) -> bool:
+        return self.circuit is not None and self.circuit.is_cut_off
 
     def public(self) -> dict[str, Any]:
         return {"status": self.status} | ({} if self.latency_ms is None else {"latency_ms": self.latency_ms})
@@ -67,53 +105,101 @@ class Prober:
         """Until cancelled; the first look is a pause away, because start-up has already had one."""
         while True:
             beat()
-            await self._clock.sleep(self._pause())
+            await self._rest()
             await self.look()
+
+    async def _rest(self) -> None:
+        """Cut short when the circuit opens meanwhile."""
+        since = self._clock.monotonic()
+        step = AGAIN_SECONDS if self._dependency.circuit is not None else math.inf
+        while (left := self._pause() - (self._clock.monotonic() - since)) > 0:
+            await self._clock.sleep(min(left, step))
+            if self._is_silent():
+                await self.probe(min(SILENT_LOOK_SECONDS, self._dependency.timeout_seconds))
+
+    def _is_silent(self) -> bool:
+        dependency = self._dependency
+        is_open = dependency.circuit is None or not dependency.circuit.is_closed
+        if is_open or dependency.silent_seconds() < SILENT_SECONDS:
+            return False
+        return not self._has_looked_within(URGENT_SECONDS if dependency.is_shared else AGAIN_SECONDS)
 
     def _pause(self) -> float:
         dependency = self._dependency
         if dependency.is_shared:
             return AGAIN_SECONDS if dependency.status == "unknown" else min(READ_SECONDS, dependency.interval_seconds)
-        return AGAIN_SECONDS if dependency.status == "error" else dependency.interval_seconds
+        is_watched = dependency.status == "error" or dependency.is_urgent
+        return AGAIN_SECONDS if is_watched else dependency.interval_seconds
+
+    def _interval_seconds(self) -> float:
+        dependency = self._dependency
+        return min(URGENT_SECONDS, dependency.interval_seconds) if dependency.is_urgent else dependency.interval_seconds
 
     async def look(self) -> None:
         """Probe, or read what another replica saw. Never raises for a dependency's sake."""
         dependency = self._dependency
-        if not dependency.is_shared:
+        if not dependency.is_shared or dependency.is_cut_off:
             await self.probe()
             return
+        interval_seconds = self._interval_seconds()
         try:
             turn = await self._board.turn(
                 dependency.name,
-                fresh_seconds=dependency.interval_seconds,
+                fresh_seconds=interval_seconds,
                 looker_seconds=dependency.timeout_seconds + 1,
             )
         except Unavailable:
             now = self._clock.monotonic()
-            if dependency.probed_at is None or now - dependency.probed_at >= dependency.interval_seconds:
+            if dependency.probed_at is None or now - dependency.probed_at >= interval_seconds:
                 await self.probe()
             return
         if turn.is_mine:
             await self.probe()
             await self._tell()
         elif turn.finding is not None:
+            if turn.finding["status"] == "error" and self._doubts():
+                # Perhaps only the other replica's way is bad. One look of our own for each of its findings.
+                if not self._has_looked_within(turn.age_seconds):
+                    await self.probe()
+                return
             self._believe(turn.finding, {"seen_by": turn.by, "seen_seconds_ago": round(turn.age_seconds, 1)})
 
-    async def probe(self) -> None:
+    def _doubts(self) -> bool:
+        circuit = self._dependency.circuit
+        return circuit is not None and circuit.fleet_state is State.CLOSED
+
+    def _has_looked_within(self, seconds: float) -> bool:
+        probed_at = self._dependency.probed_at
+        return probed_at is not None and self._clock.monotonic() - probed_at <= seconds
+
+    async def probe(self, timeout_seconds: float | None = None) -> None:
         """Ask once and remember the answer."""
         dependency = self._dependency
+        limit = timeout_seconds or dependency.timeout_seconds
         start = dependency.probed_at = self._clock.monotonic()
         PROBES.labels(dependency.name).inc()
         try:
-            async with asyncio.timeout(dependency.timeout_seconds):
+            async with asyncio.timeout(limit):
                 details = await dependency.probe()
         except (Unavailable, OSError) as exc:  # TimeoutError is an OSError
-            error = str(exc) or f"no answer within {dependency.timeout_seconds:g} s"
+            error = str(exc) or f"no answer within {limit:g} s"
             self._settle("error", None, error, {}, since=start)
+            self._blame_for_hanging_calls(start)
             return
         latency_ms = round((self._clock.monotonic() - start) * 1000, 1)
         trouble = details.get(TROUBLE)
+        failed_before = dependency.status == "error"
         self._settle("degraded" if trouble else "ok", latency_ms, None, details, since=start)
+        circuit = dependency.circuit
+        if circuit is not None and (dependency.proof is Proof.ALWAYS or failed_before or not circuit.retry_after()):
+            await circuit.seen_well()
+
+    def _blame_for_hanging_calls(self, looked_at: float) -> None:
+        """Only if they hang for longer than the look, without one that succeeded: else an answer came meanwhile."""
+        dependency = self._dependency
+        silent = dependency.silent_seconds()
+        if dependency.circuit is not None and silent >= max(SILENT_SECONDS, self._clock.monotonic() - looked_at):
+            dependency.circuit.seen_ill(dependency.error or "", looked_at)
 
     async def _tell(self) -> None:
         dependency = self._dependency

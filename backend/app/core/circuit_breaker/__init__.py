@@ -96,9 +96,14 @@ whatsapp_circuit_breaker = CircuitBreaker(
     BreakerPolicy(3, 30.0, probe_lease_seconds=15.0, failure_rate=0.5, slow_call_seconds=8.0),
     dependency="whatsapp",
 )
+# The own database is looked at every half second while it is away, and one statement that it carries out proves it.
 supabase_circuit_breaker = CircuitBreaker(
-    "supabase", BreakerPolicy(5, 30.0, probe_lease_seconds=15.0, failure_rate=0.5, slow_call_seconds=5.0)
-)
+    "supabase",
+    BreakerPolicy(
+        5, 5.0, max_open_seconds=5.0, success_threshold=1, probe_lease_seconds=15.0, failure_rate=0.5,
+        slow_call_seconds=5.0,
+    ),
+)  # fmt: skip
 whatsapp_account_breakers = KeyedCircuitBreakers(
     "whatsapp_api", BreakerPolicy(3, 30.0, probe_lease_seconds=15.0, quorum=1), dependency="whatsapp"
 )

@@ -22,14 +22,18 @@ from app.core.circuit_breaker.rules import (
     View,
     because,
     default_classify,
+    with_return,
 )
 from app.core.failure_words import in_words
+from app.core.loop_watch import stalled_since
 from app.core.metrics import SLOW_SECONDS
 
 T = TypeVar("T")
 
 PROBE_SHARE = 0.9
 """Of the lease, which a probe may use: its result must arrive before the lease runs out."""
+STALL_SHARE = 0.25
+"""Of the time of a call: if the own event loop stood still for so much of it, its failure tells nothing."""
 PROBE_SECONDS = Histogram("chorus_circuit_breaker_probe_seconds", "Duration of probes", ["name"], buckets=SLOW_SECONDS)
 
 
@@ -59,7 +63,7 @@ class CircuitBreaker(Circuit):
             verdict = IGNORED
             try:
                 if isinstance(exc, Exception):
-                    verdict = self._read(classify, exc)
+                    verdict = self._read(classify, exc, started)
             finally:
                 self._record_error(view, verdict, started)
             raise
@@ -72,7 +76,7 @@ class CircuitBreaker(Circuit):
         self._ok_at = ended = self._monotonic()
         if started > self._served:
             self._served = started
-        if started and ended - started > self._slow_after:
+        if started and ended - started > self._slow_after and not self._stood_still(started):
             self._slow += 1
             self.tally.slow += 1
             if not view.forced:
@@ -100,7 +104,7 @@ class CircuitBreaker(Circuit):
         except Exception as exc:
             verdict = IGNORED
             try:
-                verdict = self._read(classify, exc)
+                verdict = self._read(classify, exc, started)
             finally:
                 await self._settle(view, lease, "fail" if verdict.failed else "release", verdict)
             raise
@@ -164,13 +168,23 @@ class CircuitBreaker(Circuit):
 
     # -- outcomes
 
-    def _read(self, classify: Classify, exc: Exception) -> Verdict:
-        """The classifier's verdict; a failure is remembered in words, because people will ask what it was."""
+    def _read(self, classify: Classify, exc: Exception, started: float) -> Verdict:
+        """The classifier's verdict; a failure is remembered in words, because people will ask what it was. One that our
+        own stall may have caused is ignored, unless the upstream named a delay: that is its own word."""
         verdict = classify(exc)
+        if verdict.failed and not verdict.hold_seconds and started and self._stood_still(started):
+            return IGNORED
         if verdict.failed:
-            verdict = verdict._replace(cause=in_words(exc))
+            cause = in_words(exc)
+            if verdict.named_seconds > verdict.hold_seconds:
+                cause = with_return(cause, verdict.named_seconds)
+            verdict = verdict._replace(cause=cause)
             self._remember(verdict.cause)
         return verdict
+
+    def _stood_still(self, started: float) -> bool:
+        stalled = stalled_since(started)
+        return stalled > 0 and stalled >= STALL_SHARE * (self._monotonic() - started)
 
     def _record_error(self, view: View, verdict: Verdict, started: float) -> None:
         if view is not self._view:
@@ -241,6 +255,40 @@ class CircuitBreaker(Circuit):
         self.log(logging.WARNING, f"probe failed (round {self._failed_rounds}), open for {seconds:.1f} s")
 
     # -- states
+
+    async def seen_well(self) -> None:
+        """A look past this circuit found the dependency well. An open circuit waits no longer: it is half open, for the
+        whole fleet. Where this replica alone stayed away it is closed, as it is for the others."""
+        if self._view.state is CLOSED or self._view.forced:
+            return
+        if self.is_cut_off:
+            now = self._monotonic()
+            if now < self._alone_until:
+                return
+            self._rejoined_at = now
+            self._set(self._fleet_view)
+            self.forget_delta()
+            self.log(logging.INFO, "récupération réussie (CLOSED)", scope="replica")
+        elif self._view.state is HALF_OPEN:
+            return
+        elif self.link is not None and self.link.up:
+            if self._view.local:
+                self._set(self._fleet_view)  # both are open: from here on the fleet's word counts
+            await self.link.prove()
+        else:
+            self._enter(HALF_OPEN)
+            self.log(logging.INFO, "tentative de récupération (HALF_OPEN)")
+
+    def seen_ill(self, cause: str, started: float) -> None:
+        """Calls hang, and a look past this circuit that began at `started` found the dependency out of reach: that says
+        as much as a row of failures, long before those calls run out of time."""
+        view, threshold = self._view, self.policy.failure_threshold
+        if view.state is not CLOSED or view.forced or self._stood_still(started):
+            return
+        self._remember(cause)
+        while self._failures < threshold:
+            self._count_failure(in_a_row=True)
+        self._judge(0.0)
 
     def force_open(self, *, who: str, why: str) -> None:
         """Refuse every call until `reset()`. This process only; `BreakerFleet.force` is for all."""

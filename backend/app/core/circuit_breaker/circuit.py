@@ -26,6 +26,7 @@ from app.core.circuit_breaker.rules import (
     View,
     Window,
     because,
+    named_return,
     rule_of,
 )
 from app.core.clock import SYSTEM_CLOCK, Clock
@@ -34,6 +35,8 @@ logger = logging.getLogger("app.core.circuit_breaker")
 
 UNTIL_TOLERANCE_SECONDS = 0.05
 """The fleet's remaining time is read a little differently each time, by the time the answer travelled."""
+REJOIN_SECONDS = 1.0
+"""Cut off again soon after it was seen well: the next look is believed after this, doubled each time."""
 UNKNOWN = (-1, 0)
 """Version of a verdict that nobody has read yet."""
 _SEVERITY = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
@@ -88,6 +91,10 @@ class Link(Protocol):
         """Give the permit back without waiting for it."""
         ...
 
+    async def prove(self) -> bool:
+        """The dependency was seen well: did that make the fleet's circuit half open?"""
+        ...
+
 
 class Circuit:
     """State and rules, without the calls. `uniform` returns the jitter, in [0, 1]."""
@@ -125,6 +132,9 @@ class Circuit:
         self._folded_at = self._ok_at = self._row_at = self._monotonic()
         self._hold = 0.0
         self._unannounced: tuple[View, Seen] | None = None
+        self._rejoins = 0
+        self._alone_until, self._rejoined_at = 0.0, -math.inf
+        """Cut off: what is seen well before is not believed yet; and when it was believed last."""
         self._cause, self._cause_at = "", 0.0
         """The last failure in words, and when it was."""
 
@@ -173,7 +183,11 @@ class Circuit:
 
     def _trip(self, seconds: float, rule: str, seen: Seen) -> None:
         why = because(rule, "" if rule == "slow calls" else self._cause)
-        self._enter(OPEN, until=self._monotonic() + seconds, why=why)
+        now = self._monotonic()
+        self._rejoins = self._rejoins + 1 if now - self._rejoined_at < self.policy.open_seconds else 0
+        wait = REJOIN_SECONDS * 2.0 ** min(self._rejoins - 1, 40) if self._rejoins else 0.0
+        self._alone_until = now + min(self.policy.open_seconds, wait)
+        self._enter(OPEN, until=now + seconds, why=why)
         self._unannounced = self._view, seen
         if self.link is None or not self.link.up:
             self.announce()
@@ -212,6 +226,11 @@ class Circuit:
         """Seconds for which a call would certainly be refused; 0 once somebody must try."""
         return self.retry_after() if self._view.state is OPEN else 0.0
 
+    def named_seconds(self) -> float:
+        """After how many seconds the upstream said that it is back, when that opened the circuit; else 0. The circuit
+        asks again much sooner."""
+        return named_return(self._view.why) if self._view.state is OPEN else 0.0
+
     def blocked_reason(self) -> str:
         """Why `blocked_seconds` is not 0: "circuit open (failures: HTTP 503)"."""
         why = self._view.why
@@ -237,6 +256,23 @@ class Circuit:
     @property
     def fleet_state(self) -> State:
         return self._fleet_view.state
+
+    @property
+    def is_closed(self) -> bool:
+        return self._view.state is CLOSED
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Does this replica alone stay away, from something that is well for the fleet?"""
+        view = self._view
+        return (
+            view.local
+            and view.state is not CLOSED
+            and not view.forced
+            and self.link is not None
+            and self.link.up
+            and self._fleet_view.state is CLOSED
+        )
 
     @property
     def is_fleet_failing(self) -> bool:

@@ -14,7 +14,7 @@ from prometheus_client import Counter, Gauge
 from app.core.circuit_breaker.breaker import CircuitBreaker
 from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
 from app.core.circuit_breaker.link import FleetLink
-from app.core.circuit_breaker.rules import CLOSED
+from app.core.circuit_breaker.rules import CLOSED, State
 from app.core.circuit_breaker.wire import (
     FORCE,
     FORCED,
@@ -75,12 +75,19 @@ class BreakerFleet:
         namespace: str,
         replica_id: str,
         replicas: Callable[[], int] = lambda: 1,
+        living: Callable[[str], int] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`living`: how many living replicas may call what is behind the circuit of this name (default: all); with more
+        than one, one alone in trouble does not open it for all."""
         self.keys = Keys(namespace)
+        self.living = living or (lambda _name: replicas())
         self.replica_id = replica_id
         self.now = now
         self.up = False
+        self.on_recovery: Callable[[str, State], None] = lambda _name, _state: None
+        """Told of what this replica did for the fleet: a circuit is half open because the dependency was seen well, or
+        closed after good probes."""
         self.replicas = 1
         """How many share the probes while Redis is away: the last count made while it was there."""
         self._redis = redis

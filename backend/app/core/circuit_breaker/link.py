@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 from app.core.circuit_breaker.breaker import CircuitBreaker
 from app.core.circuit_breaker.circuit import UNKNOWN, Delta, FleetLease
 from app.core.circuit_breaker.rules import CLOSED, HALF_OPEN, OPEN, View
-from app.core.circuit_breaker.wire import ACQUIRE, REPORT, SETTLE, FleetWord, micros, read_seen, read_word, report_rules
+from app.core.circuit_breaker.wire import (
+    ACQUIRE,
+    PROVE,
+    REPORT,
+    SETTLE,
+    FleetWord,
+    micros,
+    read_seen,
+    read_word,
+    report_rules,
+)
 
 if TYPE_CHECKING:
     from app.core.circuit_breaker.fleet import BreakerFleet
@@ -70,6 +80,7 @@ class FleetLink:
             *self._names, *self.breaker.version, self._fleet.replica_id,
             delta.calls, delta.failed, delta.slow, delta.after, micros(delta.hold_seconds), *self._rules,
             micros(delta.ok_age_seconds), micros(delta.row_age_seconds), delta.cause,
+            self._fleet.living(self.breaker.name),
         ]  # fmt: skip
 
     def reported(self, answer: list[Any], asked: tuple[int, int]) -> None:
@@ -114,6 +125,20 @@ class FleetLink:
         finally:
             self._asking = False
 
+    async def prove(self) -> bool:
+        breaker = self.breaker
+        asked = breaker.version
+        answer = await self._fleet.run_script(PROVE, self._keys, [*self._names, self._fleet.replica_id])
+        if answer is None:
+            return False
+        word = read_word(answer[1:], self._fleet.now())
+        breaker.learn(word.view, word.failures, asked=asked)
+        self._denied_until = 0.0
+        if answer[0] == 1:
+            breaker.log(logging.INFO, "tentative de récupération (HALF_OPEN)", **self._numbers(word))
+            self._fleet.on_recovery(breaker.name, HALF_OPEN)
+        return bool(answer[0] == 1)
+
     def _give_back(self, asking: asyncio.Task[FleetLease | None]) -> None:
         if not asking.cancelled() and not asking.exception() and (lease := asking.result()) is not None:
             self.release_soon(lease)
@@ -147,6 +172,7 @@ class FleetLink:
         if word.view.state is CLOSED:
             self._fleet.hurry()
             self.breaker.log(logging.INFO, "récupération réussie (CLOSED)", **numbers)
+            self._fleet.on_recovery(self.breaker.name, CLOSED)
         else:
             seconds = word.view.until - self._fleet.now()
             what = f"probe failed (round {word.rounds}, {word.view.why}), open for {seconds:.1f} s"

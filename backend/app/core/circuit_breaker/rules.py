@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,11 +56,13 @@ class CircuitBreakerOpenError(Unavailable):
 
 class Verdict(NamedTuple):
     """What an exception says about the dependency. `hold_seconds`: the delay the upstream itself asked for. `cause`: a
-    failure in words for people, filled in by the breaker."""
+    failure in words for people, filled in by the breaker. `named_seconds`: when it says that it is
+    back, which may be later than it makes sense to ask again."""
 
     failed: bool
     hold_seconds: float = 0.0
     cause: str = ""
+    named_seconds: float = 0.0
 
 
 FAILED = Verdict(failed=True)
@@ -81,11 +84,23 @@ def default_classify(exc: Exception) -> Verdict:
 
 
 _RULE_END = ": "
+_BACK_IN = re.compile(r", back in (\d{1,9}) s$")
 
 
 def because(rule: str, cause: str) -> str:
     """A `why`: the rule that opened the circuit and the failure behind it, "failures: HTTP 400 API_KEY_INVALID"."""
     return f"{rule}{_RULE_END}{cause}" if cause else rule
+
+
+def with_return(cause: str, named_seconds: float) -> str:
+    """A cause that tells when the upstream says it is back. In words, because the words reach every replica."""
+    return f"{cause}, back in {named_seconds:.0f} s"
+
+
+def named_return(why: str) -> float:
+    """The seconds in what `with_return` made, 0 if there are none."""
+    match = _BACK_IN.search(why)
+    return float(match[1]) if match else 0.0
 
 
 def rule_of(why: str) -> str:

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 from app.core.circuit_breaker.rules import CLOSED, BreakerPolicy, Seen, State, View
 from app.core.redis import Script
 
-REPORT, ACQUIRE, SETTLE, FORCE, READ = (
-    Script(f"breaker_{name}", prelude="breaker_state") for name in ("report", "acquire", "settle", "force", "read")
+REPORT, ACQUIRE, SETTLE, FORCE, READ, PROVE = (
+    Script(f"breaker_{name}", prelude="breaker_state")
+    for name in ("report", "acquire", "settle", "force", "read", "prove")
 )
-SCRIPTS = (REPORT, ACQUIRE, SETTLE, FORCE, READ)
+SCRIPTS = (REPORT, ACQUIRE, SETTLE, FORCE, READ, PROVE)
 
 FORCED = {"open": "forced_open", "closed": "forced_closed", "auto": "closed"}
 """What an operator may say, and the state it makes."""

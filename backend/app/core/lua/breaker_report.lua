@@ -7,7 +7,7 @@ ARGV     1 name · 2 channel · 3 life · 4 epoch the calls were made in · 5 re
          11 failures in a row that trip · 12 failure rate, 0 = no such rule · 13 slow rate, 0 = no such rule · 14 fewest calls for a rate
          15 window µs · 16 µs open · 17 longest µs open · 18 quorum
          19 µs since the last success among the calls · 20 µs since the replica's present row of failures began
-         21 the last failure in words (earlier versions: none)
+         21 the last failure in words (earlier versions: none) · 22 living replicas that may call (earlier versions: none)
 Returns  {changed 0|1, calls, failed, slow, callers, voters, view…}; the numbers are the fleet's, in the window
 
 Invariant  a report of another epoch changes no verdict. Closed becomes open if and only if the rule or the upstream's delay says so;
@@ -20,7 +20,7 @@ Steps
   3 failures in a row: a success since the row began ends it, one from before does not, however late it is told; then
     the report's own are added
   4 callers = replicas that called within the window's time, voters = those with failures or slow calls in this epoch;
-    needed = min(quorum, callers)
+    needed = min(quorum, callers or living replicas, whichever is more): one that is idle has not seen that it is bad
   5 trip: an upstream's delay at once; with enough voters failures in a row, or a rate once there are enough calls
 ]]
 local s, w, p, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -28,7 +28,7 @@ local name, channel, replica = ARGV[1], ARGV[2], ARGV[5]
 local calls, failed, slow, after, hold = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 local threshold, failure_rate, slow_rate, fewest = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
 local window, base, cap, quorum = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17]), tonumber(ARGV[18])
-local ok_age, row_age, cause = tonumber(ARGV[19]), tonumber(ARGV[20]), ARGV[21] or ""
+local ok_age, row_age, cause, living = tonumber(ARGV[19]), tonumber(ARGV[20]), ARGV[21] or "", tonumber(ARGV[22] or 0)
 local b = load_state(s, w)
 
 local function reply(changed, seen)
@@ -88,7 +88,7 @@ for i = 1, #gone, 1000 do redis.call("HDEL", w, unpack(gone, i, math.min(i + 999
 local why
 if hold > 0 then
   why = "delay"
-elseif seen.voters > 0 and seen.voters >= math.min(quorum, seen.callers) then
+elseif seen.voters > 0 and seen.voters >= math.min(quorum, math.max(seen.callers, living)) then
   if b.failures >= threshold then
     why = "failures"
   elseif failure_rate > 0 and seen.calls >= fewest and seen.failed >= failure_rate * seen.calls then

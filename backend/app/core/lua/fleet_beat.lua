@@ -1,7 +1,7 @@
 -- The fleet registry: who lives, on the server's clock.
 -- KEYS  1 zset  replica id -> last beat (ms)      2 hash  replica id -> description (JSON)
 -- ARGV  1 'beat' | 'leave' | 'list'   2 replica id   3 description   4 silence (ms) after which a replica is dead
--- Returns  beat, leave: number of living replicas · list: flat {id, ms since its beat, description, ...}
+-- Returns  leave: number of living replicas · beat, list: flat {id, ms since its beat, description, ...}
 -- Invariant: the hash has exactly the members of the sorted set.
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -23,7 +23,6 @@ for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. (now -
   redis.call('ZREM', KEYS[1], dead)
   redis.call('HDEL', KEYS[2], dead)
 end
-if op == 'beat' then return redis.call('ZCARD', KEYS[1]) end
 -- 3. List the living.
 local out = {}
 local alive = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')

@@ -380,11 +380,11 @@ class Queue:
         """
         return await self._settle(claim, "retry" if counted else "defer", _ms(delay_seconds), reason) == 2
 
-    async def wake(self, groups: Sequence[str] | None = None) -> int:
+    async def wake(self, groups: Sequence[str] | None = None, *, most: int | None = None) -> int:
         """Make due now what these groups put off until later (`None`: what every group did), because what it waited for
-        is back. Returns how many mailboxes. Left alone are those whose head has failed for reasons of its own, and
-        bursts that are being debounced; what is held by a worker may be put off after this call."""
-        return await self._put_off.wake(groups)
+        is back; at most `most` mailboxes. Returns how many. Left alone are those whose head has failed for reasons of
+        its own, and bursts that are being debounced; what is held by a worker may be put off after this call."""
+        return await self._put_off.wake(groups, math.inf if most is None else most)
 
     async def _settle(self, claim: Claim, verb: str, number: int, reason: str = "") -> int:
         claim.held_until = -math.inf

@@ -20,24 +20,28 @@ class PutOff:
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
 
-    async def wake(self, groups: Sequence[str] | None) -> int:
+    async def wake(self, groups: Sequence[str] | None, most: float) -> int:
         woken = 0
         for shard in range(len(self._shards)):
             if groups is not None:
                 for group in groups:
-                    woken += await self._wake(shard, group)
+                    woken += await self._wake(shard, group, most - woken)
             else:
                 async for waiting in self._waiting(shard):
-                    woken += await self._wake(shard, waiting)
+                    woken += await self._wake(shard, waiting, most - woken)
+                    if woken >= most:
+                        return woken
         return woken
 
-    async def _wake(self, shard: int, group: str | bytes) -> int:
+    async def _wake(self, shard: int, group: str | bytes, most: float) -> int:
         woken = passed_over = 0
-        while True:
-            due, left_alone = await self._shards.call(WAKE, shard, (group, passed_over, MAILBOXES))
+        while woken < most:
+            limit = int(min(MAILBOXES, most - woken))
+            due, left_alone = await self._shards.call(WAKE, shard, (group, passed_over, limit))
             woken, passed_over = woken + int(due), passed_over + int(left_alone)
-            if due + left_alone < MAILBOXES:
-                return woken
+            if due + left_alone < limit:
+                break
+        return woken
 
     async def _waiting(self, shard: int) -> AsyncIterator[bytes]:
         """Every group that has something waiting from beginning to end; some may come twice."""

@@ -1,0 +1,141 @@
+"""The database is away for everybody, and comes back: when does each part of the service notice?"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import httpx
+
+from .scenarios import QUIET_SECONDS, Broken, Stage
+from .traffic import Message, payload, sender
+from .world import LOOK_SECONDS, World
+
+BACK_SECONDS = 2.0
+"""From the moment the database takes connections again."""
+POLL_SECONDS = 0.02
+PER_SECOND = 12
+SETTINGS: Mapping[str, str] = {"READINESS_REQUIRES": "redis,database"}
+
+
+@dataclass(slots=True)
+class Stream:
+    """One message of a new customer after the other, to these replicas in turn, while it runs."""
+
+    stage: Stage
+    replicas: tuple[int, ...] = (0, 1, 2)
+    per_second: float = PER_SECOND
+    posted_at: dict[str | None, float] = field(default_factory=dict)
+    """By the customer."""
+
+    @asynccontextmanager
+    async def flowing(self) -> AsyncIterator[None]:
+        ended = asyncio.Event()
+        task = asyncio.create_task(self._run(ended))
+        try:
+            yield
+        finally:
+            ended.set()
+            await task
+
+    async def _run(self, ended: asyncio.Event) -> None:
+        world = self.stage.world
+        urls = [world.fleet.webhook_urls[number] for number in self.replicas]
+        poster = sender(urls, app_secret=world.fleet.keys.app_secret)
+        poster.timeout_seconds = 5
+        started, count = time.monotonic(), 0
+        async with asyncio.TaskGroup() as posts:
+            while not ended.is_set():
+                (message,) = self.stage.conversation(1)
+                self.stage.messages.append(message)
+                self.posted_at[message.person.wa_id] = time.time()
+                posts.create_task(poster.deliver(payload([message])))
+                count += 1
+                await asyncio.sleep(max(0.0, started + count / self.per_second - time.monotonic()))
+
+
+async def answered_at(
+    world: World, messages: list[Message], *, timeout_seconds: float = QUIET_SECONDS
+) -> dict[str | None, float]:
+    """When each of these customers, who wrote once, got the answer. Raises `Broken`."""
+    wanted = {message.person.wa_id for message in messages}
+    deadline = time.monotonic() + timeout_seconds
+    found: dict[str | None, float] = {}
+    while wanted - found.keys():
+        if time.monotonic() > deadline:
+            raise Broken(f"{len(wanted - found.keys())} of {len(wanted)} got no answer within {timeout_seconds:g} s")
+        sends = await world.sandbox.record(kind="send", processed="true")
+        found = {str(send["to"]): float(str(send["at"])) for send in reversed(sends) if send["to"] in wanted}
+        await asyncio.sleep(LOOK_SECONDS)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Seconds from the database's return until each part was back."""
+
+    api: float
+    ready: float
+    first_answer: float
+    last_answer: float
+    """Of the messages that came while it was away."""
+
+    def __str__(self) -> str:
+        return (
+            f"API {self.api:.2f} s, readiness {self.ready:.2f} s, first answer {self.first_answer:.2f} s, "
+            f"last of what had waited {self.last_answer:.2f} s after its return"
+        )
+
+
+async def database_away(world: World, seconds: float) -> Return:
+    """Kill Postgres for `seconds` under traffic and measure its return."""
+    stage = Stage(world)
+    postgres = world.servers.postgres
+    async with Stream(stage).flowing():
+        await world.sandbox.wait(5, kind="send", processed="true", after=(await world.sandbox.summary())["last_seq"])
+        before = len(stage.messages)
+        await asyncio.to_thread(postgres.kill)
+        await asyncio.sleep(seconds)  # time itself: the length of the outage is the fault
+        await asyncio.to_thread(postgres.start)
+        back = time.time()
+        waited = stage.messages[before:]
+        api, ready = await asyncio.gather(_until_api(world), _until_ready(world))
+        answers = [at for at in (await answered_at(world, waited)).values() if at > back]
+    await stage.ends_well()
+    return Return(api - back, ready - back, min(answers) - back, max(answers) - back)
+
+
+async def _until_api(world: World) -> float:
+    """When every replica served a read of the database."""
+    for replica in range(len(world.fleet.replicas)):
+        while True:
+            with suppress(httpx.HTTPError):
+                await world.api("GET", "/accounts", replica=replica)
+                break
+            await asyncio.sleep(POLL_SECONDS)
+    return time.time()
+
+
+async def _until_ready(world: World) -> float:
+    for replica in world.fleet.replicas:
+        while (await world.http.get(f"{replica.url}/health/ready")).status_code != 200:
+            await asyncio.sleep(POLL_SECONDS)
+    return time.time()
+
+
+async def database_back_after_two_seconds(world: World) -> None:
+    """A short restart of Postgres costs its own length: API, readiness and answers are back within two seconds."""
+    within_bar(await database_away(world, 2.0))
+
+
+SCENARIOS: Mapping[str, Callable[[World], Awaitable[None]]] = {
+    "database_back_after_two_seconds": database_back_after_two_seconds
+}
+
+
+def within_bar(seen: Return) -> None:
+    if max(seen.api, seen.ready, seen.first_answer) > BACK_SECONDS:
+        raise Broken(str(seen))
