@@ -64,7 +64,7 @@ class OpenHours:
     # -- customers
 
     async def _customers(self, group: asyncio.TaskGroup) -> None:
-        """One question a second, in turn, from whoever has none open."""
+        """One question a second, in turn, from the customers who wait for no answer."""
         sender = WebhookSender(self._fleet.webhook_urls, app_secret=self._fleet.keys.app_secret, timeout_seconds=3)
         run = int(time.time()) % 1_000_000
         cast = [
