@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+import redis
 
 from app.core.http_client import close_http_client
 from app.core.secrets import TokenCipher
@@ -22,7 +23,7 @@ from app.sandbox.client import SandboxClient
 from app.sandbox.customers import Customer
 from app.sandbox.delivery import WebhookSender
 from app.sandbox.fleet import Keys, LocalFleet
-from app.sandbox.servers import remove_data, start_servers
+from app.sandbox.servers import Postgres, Valkey, remove_data, start_servers
 from app.sandbox.webhooks import Business, encode_like_meta, signed_headers
 
 _numbers = count(1)
@@ -54,6 +55,21 @@ def fleet_and_database() -> Iterator[tuple[LocalFleet, str]]:
     finally:
         remove_data(folder / "servers")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def module_stores(
+    valkey: Valkey, postgres: Postgres, migrated_template: str, request: pytest.FixtureRequest
+) -> Iterator[tuple[str, str]]:
+    """(REDIS_URL, DATABASE_URL), both empty, for a replica that serves every test of a module and that none breaks."""
+    name = request.module.__name__.rpartition(".")[2]
+    valkey.start()
+    postgres.start()
+    with redis.Redis.from_url(valkey.url) as client:
+        client.flushall()
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
+    yield valkey.url, postgres.url_of(name)
+    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,15 @@ async def live(port: int) -> float:
 
 
 @pytest.fixture(scope="module")
-def victim(fleet_and_database: tuple[LocalFleet, str]) -> Served:
-    return fleet_and_database[0].add_replica(len(fleet_and_database[0].replicas) + 1)
+def victim(fleet_and_database: tuple[LocalFleet, str]) -> Iterator[Served]:
+    """A replica of its own, which leaves with these tests."""
+    fleet, _ = fleet_and_database
+    replica = fleet.add_replica(len(fleet.replicas) + 1)
+    try:
+        yield replica
+    finally:
+        fleet.replicas.remove(replica)
+        replica.stop()
 
 
 async def attacked(victim: Served, name: str) -> tuple[float, float]:

@@ -29,7 +29,7 @@ async def test_a_revoked_token_is_told_and_its_replacement_answers_who_waits(wor
     assert [named["id"] for named in health["accounts"]["named"]] == [account["id"]]
     public = (await world.http.get(world.fleet.replicas[2].url + "/health")).json()
     assert (public["status"], public["accounts"]) == ("degraded", {"blocked": 1})
-    metrics = (await world.http.get(world.fleet.replicas[2].url + "/metrics")).text
+    metrics = (await world.http.get(world.fleet.replicas[2].url + "/metrics", headers=world.operator)).text
     assert 'chorus_account_blocked{reason="token_invalid"} 1.0' in metrics
     customers.append(world.customer())
     await customers[-1].say("Where are you?")

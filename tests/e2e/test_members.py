@@ -7,21 +7,16 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from app.sandbox.servers import Postgres, Valkey
 from one_replica import Api, one_replica
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api(valkey: Valkey, postgres: Postgres, migrated_template: str) -> AsyncIterator[Api]:
+async def api(module_stores: tuple[str, str]) -> AsyncIterator[Api]:
     """One for all tests of the module: each has an account of its own."""
-    valkey.start()
-    postgres.start()
-    postgres.execute(f"CREATE DATABASE members TEMPLATE {migrated_template}")
-    async with one_replica(valkey.url, postgres.url_of("members")) as api:
+    async with one_replica(*module_stores) as api:
         yield api
-    postgres.execute("DROP DATABASE members WITH (FORCE)")
 
 
 async def test_an_owner_manages_members_and_every_member_reads_the_list(api: Api) -> None:

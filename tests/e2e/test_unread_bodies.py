@@ -11,7 +11,6 @@ import pytest_asyncio
 
 from app.api import middleware, routes_webhook
 from app.api.http_protocol import BoundedHttpProtocol
-from app.sandbox.servers import Postgres, Valkey
 from app.sandbox.webhooks import dashboard_test, encode_like_meta, sign
 from one_replica import Api, one_replica, token_of
 from serving import APP_SECRET, OPERATOR_KEY
@@ -25,14 +24,9 @@ METRICS_KEY = "metrics-of-the-test-suite"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api(valkey: Valkey, postgres: Postgres, migrated_template: str) -> AsyncIterator[Api]:
-    valkey.start()
-    postgres.start()
-    postgres.execute(f"CREATE DATABASE unread_bodies TEMPLATE {migrated_template}")
-    url = postgres.url_of("unread_bodies")
-    async with one_replica(valkey.url, url, metrics_api_key=METRICS_KEY) as api:
+async def api(module_stores: tuple[str, str]) -> AsyncIterator[Api]:
+    async with one_replica(*module_stores, metrics_api_key=METRICS_KEY) as api:
         yield api
-    postgres.execute("DROP DATABASE unread_bodies WITH (FORCE)")
 
 
 class Connection:

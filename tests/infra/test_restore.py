@@ -25,7 +25,8 @@ INFRA = Path(__file__).resolve().parents[2] / "infra" / "postgres"
 
 CATALOG = {
     "policies": "select tablename, policyname, permissive, roles::text, cmd, qual, with_check from pg_policies",
-    "tables": "select oid::regclass::text, relkind::text, relrowsecurity, relforcerowsecurity, relacl::text"
+    "tables": "select oid::regclass::text, relkind::text, relrowsecurity, relforcerowsecurity,"
+    " coalesce(relacl, acldefault(case relkind when 'S' then 's' else 'r' end::\"char\", relowner))::text"
     " from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'S', 'v')",
     "columns": "select attrelid::regclass::text, attname, attacl::text, attnotnull from pg_attribute"
     " where attrelid in (select oid from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r')"

@@ -34,7 +34,8 @@ ON_REDIS = [
 ON_DATABASE = [
     "migrate", "account list", "account list --json", "account show x", "account profile x",
     "account profile x description=y", "account check", "account check x --json", "account rotate-keys",
-    "account rotate-token x", "account member list x", "account member set x u viewer", "account member remove x u",
+    "account rotate-token x", "account app x 12345",
+    "account member list x", "account member set x u viewer", "account member remove x u",
     "account add --name n --slug s --phone-number-id 1 --access-token 12345678 --verify-token 12345678",
 ]  # fmt: skip
 ON_BOTH = ["queue rebind --yes"]

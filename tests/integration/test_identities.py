@@ -157,7 +157,7 @@ async def test_a_persons_answer_accepted_before_a_merge_is_sent_after_it(make_of
     await office.store.record_inbound(
         office.account.id, wa_id=old.wa_id, user_id=None, name=None, messages=[to_inbound(note, datetime.now(UTC))]
     )
-    outcome = await office.conversations.send_human(decode(claim.events[0]), _Hold(office.queue, claim))
+    outcome = await office.conversations.send_human(decode(claim.events[0]), _Hold(office.queue, claim, set()))
     assert outcome.state is ReplyState.SENT
     assert (await office.sends(new))[-1]["text"] == "Claire here"
 

@@ -19,7 +19,7 @@ begin
   return chorus.ok(null);
 end $$;
 
--- The reason and the time go with the flag: a trigger, because several operations clear it.
+-- Whoever clears the flag clears what belongs to it: a trigger, because several operations do.
 create function chorus.clear_handover() returns trigger
 language plpgsql set search_path = '' as $$
 begin
