@@ -23,6 +23,11 @@ SECONDS = int(os.environ.get("FUZZ_SECONDS", "60"))
 IS_LONG = "FUZZ_SECONDS" in os.environ
 SPARE_SECONDS = 120
 EXCEPTIONS = """
+# A path taken from an earlier answer is judged in its percent-encoded form: a ":" in it is taken for a wrong "%3A"
+# (https://github.com/schemathesis/schemathesis/issues/2983).
+[phases.stateful]
+checks.negative_data_rejection.enabled = false
+
 # A schema cannot say that a key which was used with one text is refused with another.
 [[operations]]
 include-name = "POST /conversations/{conversation_id}/messages"
