@@ -12,8 +12,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from app.api.http_protocol import BoundedServer, ConnectionLimits, bounded
-from app.core.config import Settings
 from app.core.secrets import TokenCipher
+from app.settings import Settings
 from fakes import peer, read_request, response
 
 OPERATOR_KEY = "operator-of-the-test-suite"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from app.api.errors import STATUS_OF
-from app.core.config import Settings
 from app.core.errors import Unavailable
 from app.domain import errors as domain_errors
+from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 APP = ROOT / "backend" / "app"

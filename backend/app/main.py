@@ -24,7 +24,7 @@ from app.api.errors import install_error_handlers
 from app.api.middleware import Observed
 from app.api.openapi import document
 from app.api.plain_route import PlainRoute
-from app.core.config import Settings
+from app.settings import Settings
 from app.wiring import connect
 
 

@@ -26,7 +26,6 @@ from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.core import cache
 from app.core.allowance import Allowance
-from app.core.app_secrets import binds, first_app, read_app_secrets
 from app.core.arrivals import Arrivals
 from app.core.build import build_id
 from app.core.circuit_breaker import (
@@ -37,7 +36,6 @@ from app.core.circuit_breaker import (
     gemini_model_breakers,
     whatsapp_account_breakers,
 )
-from app.core.config import Env, IngestFallback, RedisDurability, ReplicaRole, Settings, Signup
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client, leave_by, make_room_for
 from app.core.last_known import LastKnown
@@ -57,6 +55,7 @@ from app.core.registry import HEARTBEAT_SECONDS, Registry, new_replica_id
 from app.core.resilience import ResiliencePolicy
 from app.core.secrets import TokenCipher
 from app.core.uptime import Uptime
+from app.domain.app_secrets import binds, first_app, read_app_secrets
 from app.domain.ports import Store
 from app.domain.usage import DailyLimits
 from app.services.account_notices import AccountNotices
@@ -85,6 +84,7 @@ from app.services.schema_gate import SchemaGate
 from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES, WINDOW_SECONDS, SignupService
 from app.services.silence_watch import SilenceWatch
 from app.services.unanswered import UnansweredSearch
+from app.settings import Env, IngestFallback, RedisDurability, ReplicaRole, Settings, Signup
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ import redis
 from click import Group
 
 from app.cli import main
-from app.core.config import Settings
 from app.core.secrets import TokenCipher
 from app.sandbox import webhooks as wa
 from app.sandbox.fleet import SOURCE_ROOT
+from app.settings import Settings
 
 from .conftest import World
 

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.core.config import Signup
 from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES
+from app.settings import Signup
 from one_replica import NUMBER, NUMBERS_TOKEN, Api, one_replica, token_of
 
 

@@ -20,12 +20,12 @@ from app.adapters.postgres_store import PostgresStore
 from app.adapters.row_security import expected_policies, policies_of
 from app.api.deps import OPERATOR
 from app.cli import main
-from app.core.config import Settings
 from app.core.secrets import TokenCipher
 from app.doctor.findings import Finding, bounded
 from app.sandbox.app import running_sandbox
 from app.sandbox.config import SandboxConfig
 from app.services.account_service import AccountService
+from app.settings import Settings
 from fakes import peer
 from tls import running_fronts
 

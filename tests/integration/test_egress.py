@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.core.config import Settings
 from app.core.egress import Egress
 from app.core.http_client import (
     ConnectFailed,
@@ -22,6 +21,7 @@ from app.core.http_client import (
     leave_by,
     request,
 )
+from app.settings import Settings
 from fakes import peer, read_request, response
 from tls import TlsFronts, running_fronts
 

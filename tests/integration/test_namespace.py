@@ -19,7 +19,6 @@ from click.testing import CliRunner, Result
 from app.adapters.migrations import apply_migrations
 from app.adapters.postgres_store import PostgresStore
 from app.cli import main
-from app.core.config import Settings
 from app.core.namespace import Binding
 from app.core.queue import Event, PutResult
 from app.core.redis import connect
@@ -30,6 +29,7 @@ from app.sandbox import webhooks as wa
 from app.sandbox.servers import Postgres, Valkey, remove_data
 from app.sandbox.servers.location import locate
 from app.services.namespace_gate import NamespaceGate, short
+from app.settings import Settings
 from conftest import _database
 from serving import APP_SECRET, outside_world, served, settings_of
 

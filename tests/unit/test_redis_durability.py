@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from app.core.config import Settings, SettingsError
+from app.core.errors import SettingsError
 from app.core.redis_info import DURABLE, about_server
 from app.doctor.checkup import _unsafe
+from app.settings import Settings
 from serving import settings_of
 
 DATABASE = {"ingest_fallback": "database"}

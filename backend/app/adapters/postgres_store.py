@@ -14,9 +14,9 @@ from app.adapters.database_trouble import LOCK_SECONDS, DatabaseUnavailable, Tro
 from app.adapters.postgres_notifications import Notifications
 from app.adapters.postgres_pooling import SIGNS, is_known_pooler, is_transaction_pooler
 from app.adapters.sql_store import SqlStore
-from app.core.config import Pooling
 from app.core.resilience import ResiliencePolicy
 from app.domain.errors import ConfigurationError
+from app.settings import Pooling
 
 logger = logging.getLogger(__name__)
 

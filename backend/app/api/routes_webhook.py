@@ -23,12 +23,12 @@ from app.api.body_limit import BodiesTooLarge, Body, BodyBudget, BodyTooLarge, a
 from app.api.deps import services
 from app.api.errors import error_response
 from app.api.openapi import plain_problem
-from app.core.app_secrets import read_app_secrets, signer_of
 from app.core.errors import Unavailable
 from app.core.failure_words import in_words
 from app.core.logging import bind_request_id, log_canonical
 from app.core.tolerant_json import loads
 from app.core.tracing import span
+from app.domain.app_secrets import read_app_secrets, signer_of
 from app.services.ingest_service import IngestService
 
 logger = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from app.cli.output import json_option, print_json
 from app.cli.settings import settings_with_database
 
 if TYPE_CHECKING:
-    from app.core.config import Settings
     from app.domain.models import Account, Member
     from app.services.account_service import AccountService
+    from app.settings import Settings
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.core.config import Settings, load_settings
+from app.settings import Settings, load_settings
 
 REDIS_IN_USE = "chorus.redis"
 """In click's context: name and value of the setting that a command's Redis comes from, if it is not REDIS_URL."""

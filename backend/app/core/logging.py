@@ -1,6 +1,6 @@
 """Logs: stdlib `logging` everywhere, rendered by structlog as one JSON object a line (or in colours for people).
 
-    configure_logging("INFO", LogFormat.JSON)              # once, at start-up; again changes level and format
+    configure_logging("INFO", pretty=False)                # once, at start-up; again changes level and format
     logger = logging.getLogger(__name__)
     logger.info("settled", extra={"conversation": id})     # extra fields become keys
 
@@ -32,7 +32,6 @@ from typing import Any
 import orjson
 import structlog
 
-from app.core.config import LogFormat
 from app.core.failure_words import trace_back
 from app.core.log_fields import admitted
 from app.core.redaction import is_suspicious, redact, scrub
@@ -53,15 +52,15 @@ _SPEAKS_FREELY = ("app", "uvicorn")
 """Whose lines hold no words of others. asyncio's, for one, hold the `repr` of the exception that nobody retrieved."""
 
 
-def configure_logging(level: str, log_format: LogFormat) -> None:
+def configure_logging(level: str, *, pretty: bool = False) -> None:
     """Send everything from `level` up to stderr. Replaces what an earlier call set up, and uvicorn's own handlers."""
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if isinstance(handler, _Handler)]:
         root.removeHandler(old)
     global _lines  # noqa: PLW0603
     handler = _Handler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if log_format is LogFormat.JSON else _PrettyFormatter())
-    _lines = _Lines(handler) if log_format is LogFormat.JSON else None
+    handler.setFormatter(_PrettyFormatter() if pretty else _JsonFormatter())
+    _lines = None if pretty else _Lines(handler)
     root.addHandler(handler)
     root.setLevel(level)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):

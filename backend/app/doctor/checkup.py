@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
-from app.core.config import Durability, Env, RedisDurability, Settings, misspelt_settings
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, leave_by
 from app.core.redis import Redis, connect, describe, round_trip_seconds
@@ -20,6 +19,7 @@ from app.doctor.limits import check_connections, check_limits
 from app.doctor.namespace_check import SUBJECT, check_namespace
 from app.doctor.upstream_checks import check_gemini, check_whatsapp
 from app.domain.errors import ConfigurationError
+from app.settings import Durability, Env, RedisDurability, Settings, misspelt_settings
 
 REDIS_TIMEOUT_SECONDS = 2.0
 SLOW_REDIS_SECONDS = 0.05

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from app.core.config import ReplicaRole, Settings
 from app.doctor.findings import Finding
+from app.settings import ReplicaRole, Settings
 
 MOST_AT_ONCE = 200
 """Answers in the making. One process makes 35 to 45 a second on a core whatever their number (docs/operations.md): more

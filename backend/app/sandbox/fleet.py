@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.core.config import Settings
 from app.sandbox.processes import ChildProcess, ProcessError, free_port, run
+from app.settings import Settings
 
 START_SECONDS = 30.0
 START_TRIES = 3

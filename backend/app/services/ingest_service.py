@@ -12,12 +12,12 @@ from typing import Any, Protocol
 import orjson
 from prometheus_client import Counter
 
-from app.core.app_secrets import FIRST_APP
 from app.core.bounded_names import BoundedNames
 from app.core.logging import bind_messages
 from app.core.queue import Event, PutResult
 from app.core.tolerant_json import dumps, loads_shallow
 from app.core.tracing import outgoing
+from app.domain.app_secrets import FIRST_APP
 from app.domain.webhook import Json, Kind, WebhookEvent, parse_webhook
 from app.services.app_binding import AppBinding
 

@@ -12,21 +12,13 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_va
 from pydantic_core.core_schema import ValidationInfo
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
 
-from app.core.app_secrets import read_app_secrets
 from app.core.credentials import credentials_problem
 from app.core.egress import Egress
-from app.core.errors import Expected
+from app.core.errors import SettingsError
 from app.core.redis_url import RedisUrl, option_problem
 from app.core.secrets import SecretError, TokenCipher, clean_secret, strip_secret
-from app.core.setting_names import misspelt
-
-
-class SettingsError(Expected):
-    """A setting is missing, contradictory or unsafe. `problems` maps the environment name to what to do."""
-
-    def __init__(self, problems: dict[str, str]) -> None:
-        super().__init__("; ".join(f"{name}: {problem}" for name, problem in problems.items()))
-        self.problems = problems
+from app.domain.app_secrets import read_app_secrets
+from app.setting_names import misspelt
 
 
 class Env(StrEnum):
