@@ -320,8 +320,13 @@ MIN_SECRET_BYTES = 32
 MIN_VERIFY_BYTES = 16
 
 
+def revealed(secret: SecretStr | None) -> str:
+    """The secret itself; "" if it is not set."""
+    return secret.get_secret_value() if secret else ""
+
+
 def _bytes(secret: SecretStr | None) -> bytes:
-    return secret.get_secret_value().encode() if secret else b""
+    return revealed(secret).encode()
 
 
 def _guessable(secrets: Iterable[bytes], least: int) -> str | None:

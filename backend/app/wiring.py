@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
-import socket
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -38,10 +35,7 @@ from app.core.circuit_breaker import (
 )
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client, leave_by, make_room_for
-from app.core.last_known import LastKnown
-from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
-from app.core.loop_watch import LoopWatch
 from app.core.metrics import tell_build
 from app.core.namespace import Binding
 from app.core.pacing import Pacer
@@ -51,25 +45,23 @@ from app.core.receipts import Receipts
 from app.core.redis import Redis, describe, is_cluster
 from app.core.redis import connect as connect_redis
 from app.core.redis_info import trouble
-from app.core.registry import HEARTBEAT_SECONDS, Registry, new_replica_id
+from app.core.registry import Registry, new_replica_id
 from app.core.resilience import ResiliencePolicy
 from app.core.secrets import TokenCipher
 from app.core.uptime import Uptime
 from app.domain.app_secrets import binds, first_app, read_app_secrets
 from app.domain.ports import Store
 from app.domain.usage import DailyLimits
+from app.loops import start_loops
+from app.replica import Outside, Replica
 from app.services.account_notices import AccountNotices
 from app.services.account_service import AccountService
 from app.services.account_watch import AccountWatch
 from app.services.app_binding import AppBinding
 from app.services.bot_service import BotService
 from app.services.breaker_service import BreakerService
-from app.services.cache_relay import CacheRelay
-from app.services.caretaker import Caretaker
 from app.services.conversation_service import ConversationService
 from app.services.cut_off import CutOff
-from app.services.database_watch import DatabaseWatch
-from app.services.dead_letter_watch import DeadLetterWatch
 from app.services.delivery import PER_PAIR, Delivery, per_number
 from app.services.health_service import HealthService
 from app.services.inbox_fallback import InboxFallback
@@ -77,14 +69,13 @@ from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import Destination, IngestService
 from app.services.journal import Journal
 from app.services.namespace_gate import NamespaceGate
-from app.services.overflow import Overflow, OverflowDrain
+from app.services.overflow import Overflow
 from app.services.probes import TROUBLE, Dependency, Proof
 from app.services.proofs import Proofs
 from app.services.schema_gate import SchemaGate
 from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES, WINDOW_SECONDS, SignupService
 from app.services.silence_watch import SilenceWatch
-from app.services.unanswered import UnansweredSearch
-from app.settings import Env, IngestFallback, RedisDurability, ReplicaRole, Settings, Signup
+from app.settings import Env, IngestFallback, RedisDurability, ReplicaRole, Settings, Signup, revealed
 
 logger = logging.getLogger(__name__)
 
@@ -104,73 +95,14 @@ UPSTREAM_PROBE_SECONDS = 30.0
 UPSTREAM_TIMEOUT_SECONDS = 3.0
 MODEL_TIMEOUT_SECONDS = 5.0
 """Now and then the model is asked for a word, which takes longer than to look something up."""
-AUDIT_SECONDS = 60.0
-STUCK_SECONDS = 15.0
-"""The worker beats about once a second."""
-RELAY_LEASE_SECONDS = 6.0
-"""Three rounds of the relay, which renews it in every one."""
 MAX_SHOWN = 20
 """Circuits of single models that /health lists; `chorus breakers list` has all."""
-CARETAKER_LEASE_SECONDS = 15.0
-"""More than a page of its longest duty may take."""
 OVERFLOW_ROWS = 100_000
 """They are recorded within seconds; more of them means that the database does not keep up."""
 OVERFLOW_SECONDS = 0.7
 """What the queue has no room for is stored by then, or the webhook is refused."""
 CLUSTER_SHARDS = 16
 """ADR 4."""
-
-
-@dataclass(frozen=True, slots=True)
-class Replica:
-    """One running replica: what the routes call, what the server drains."""
-
-    services: Services
-    ingest: IngestService
-    inbox: InboxFallback | Journal | None
-    """What takes events in the queue's place, now and then or always."""
-    caretaker: Caretaker
-    app_secrets: tuple[str, ...]
-    account_watch: AccountWatch
-    bot: BotService | None
-    worker: InboxWorker | None
-    supervisor: Supervisor
-    settings: Settings
-    schema: SchemaGate
-    namespace: NamespaceGate
-
-    def when_fit(self, loop: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """`loop`, started only once this replica may work."""
-        return self.schema.guarded(self.namespace.guarded(loop))
-
-    async def drain(self, grace_seconds: float) -> None:
-        """Finish or give back what is held. Idempotent."""
-        if self.worker is not None:
-            await self.worker.drain(grace_seconds)
-        if self.bot is not None:
-            await self.bot.aclose()
-
-
-@dataclass(frozen=True, slots=True)
-class Outside:
-    """Everything this replica talks to. Nothing is connected before its first use."""
-
-    redis: Redis
-    control: Redis
-    """For what tells whether Redis, and this replica, are well: it must not wait behind what they do."""
-    queue: Queue
-    registry: Registry
-    store: Store
-    cipher: TokenCipher
-    model: GeminiModel
-    messenger: WhatsAppMessenger
-    pacer: Pacer
-    bindings: Mapping[str, Binding]
-    breakers: BreakerFleet
-    board: ProbeBoard
-    arrivals: Arrivals
-    receipts: Receipts
-    uptime: Uptime
 
 
 @asynccontextmanager
@@ -195,7 +127,7 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
         )
         stack.push_async_callback(replica.services.breakers.aclose)
         stack.push_async_callback(supervisor.stop)
-        _start_loops(replica, outside)
+        start_loops(replica, outside)
         replica.services.health.started()
         try:
             yield replica
@@ -238,7 +170,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
         cipher=cipher,
         model=GeminiModel(
             base_url=settings.gemini_base_url,
-            api_key=_value(settings.gemini_api_key),
+            api_key=revealed(settings.gemini_api_key),
             default_model=settings.gemini_model,
             max_concurrent=settings.worker_concurrency,
             look_again_seconds=UPSTREAM_PROBE_SECONDS,
@@ -314,12 +246,11 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             silence=silence,
             verifier=_verifier(settings),
             admin_key=_admin_key(settings),
-            metrics_key=_value(settings.metrics_api_key) or None,
-            verify_token=_value(settings.whatsapp_verify_token) or None,
+            metrics_key=revealed(settings.metrics_api_key) or None,
+            verify_token=revealed(settings.whatsapp_verify_token) or None,
         ),
         ingest=_ingest(settings, outside, accounts, namespace.before(inbox or intake)),
         inbox=inbox,
-        caretaker=_caretaker(settings, outside, conversations, notices, journal),
         app_secrets=_values(settings.meta_app_secret),
         account_watch=account_watch,
         bot=bot,
@@ -501,101 +432,6 @@ def _refusing(settings: Settings, redis: Dependency, database: Dependency) -> st
     return f"webhooks are refused: {needed[0].name}: {needed[0].error}"
 
 
-def _start_loops(replica: Replica, outside: Outside) -> None:
-    """Every background loop of a replica; the supervisor restarts one that dies and tells /health/live."""
-    outside.breakers.on_recovery = replica.services.breakers.recovered
-    start = replica.supervisor.start
-    beating = {
-        "event_loop": LoopWatch().run,
-        "schema": replica.schema.run,
-        "namespace": replica.namespace.run,
-        **replica.services.health.loops(),
-    }
-    for name, loop in beating.items():
-        start(name, partial(loop, partial(replica.supervisor.beat, name)))
-    started_at = time.time()
-
-    async def heartbeat() -> None:
-        while True:
-            replica.supervisor.beat("heartbeat")
-            info = {
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "started_at": started_at,
-                "role": replica.settings.app_role,
-                "active": replica.worker.active if replica.worker else 0,
-                "concurrency": replica.settings.worker_concurrency,
-                **replica.services.health.load(),
-            }
-            try:
-                await outside.registry.beat(info)
-            except Unavailable as exc:
-                logger.warning("heartbeat failed", extra={"reason": str(exc)})
-            cache.cleanup()  # what has expired need not wait until its room is wanted
-            await asyncio.sleep(HEARTBEAT_SECONDS)
-
-    async def audit() -> None:
-        while True:
-            replica.supervisor.beat("audit")
-            await asyncio.sleep(AUDIT_SECONDS)
-            try:
-                await outside.queue.audit()
-            except Unavailable as exc:
-                logger.warning("audit failed", extra={"reason": str(exc)})
-
-    start("heartbeat", heartbeat)
-    start("silence_watch", replica.services.silence.run)
-    if replica.inbox is not None:
-        start("inbox_mover", replica.when_fit(replica.inbox.run))
-    start("circuit_breakers", outside.breakers.run)
-    start("cache_relay", replica.when_fit(_cache_relay(replica, outside).run))
-    watch = partial(replica.account_watch.run, partial(replica.supervisor.beat, "account_watch"))
-    start("account_watch", replica.when_fit(watch))
-    if replica.settings.whatsapp_phone_id:
-        bootstrap = partial(_bootstrap, replica.settings, replica.services.accounts)
-        start("bootstrap_account", replica.when_fit(bootstrap))
-    if replica.worker is not None:
-        start("worker", replica.worker.run, beat_within_seconds=STUCK_SECONDS)
-        start("lease_renewal", replica.worker.renew)
-        start("caretaker", replica.caretaker.run)
-        start("audit", audit, beat_within_seconds=3 * AUDIT_SECONDS)
-
-
-def _caretaker(
-    settings: Settings,
-    outside: Outside,
-    conversations: ConversationService,
-    notices: AccountNotices,
-    journal: Journal | None,
-) -> Caretaker:
-    """A dead letter calls a person before the search finds its message unanswered and would, for a lesser reason.
-    With a journal the search has nothing to find: what is not handled goes into a new queue by itself."""
-    namespace, queue, store = settings.redis_namespace, outside.queue, outside.store
-    known = LastKnown(outside.redis, key=f"{namespace}:{{fleet}}:database_position")
-    duties = {
-        "database": DatabaseWatch(store, cache.invalidate_everywhere, known).look,
-        "overflow": OverflowDrain(queue, store, conversations, notices).drain,
-        "dead_letters": DeadLetterWatch(queue, conversations).tell,
-    }
-    if journal is None:
-        duties["unanswered"] = UnansweredSearch(queue, store).look
-    holder = outside.registry.replica_id
-    lease = Lease(outside.redis, key=f"{namespace}:{{fleet}}:caretaker", holder=holder, seconds=CARETAKER_LEASE_SECONDS)
-    return Caretaker(duties, lease)
-
-
-def _cache_relay(replica: Replica, outside: Outside) -> CacheRelay:
-    """Carries out what committed changes have made old, whoever made them; one replica at a time."""
-    lease = Lease(
-        outside.control,
-        key=f"{replica.settings.redis_namespace}:{{fleet}}:cache_relay",
-        holder=outside.registry.replica_id,
-        seconds=RELAY_LEASE_SECONDS,
-    )
-    account_changed = replica.services.breakers.account_changed
-    return CacheRelay(outside.store, cache.invalidate_everywhere, lease, account_changed=account_changed)
-
-
 def open_breakers(settings: Settings, stack: AsyncExitStack, registry: Registry) -> BreakerFleet:
     """Clients of its own: a probe must not wait behind the queue, and push needs a connection to itself."""
     redis = connect_redis(settings.redis_url or "", timeout_seconds=JOIN_SECONDS, name="chorus-breakers")
@@ -661,23 +497,14 @@ async def open_store(settings: Settings, *, policy: ResiliencePolicy | None = No
     if settings.database_url:
         url = settings.database_url.get_secret_value()
         return PostgresStore(url, pooling=settings.database_pooling, policy=policy)
-    url, key = settings.supabase_url or "", _value(settings.supabase_key)
+    url, key = settings.supabase_url or "", revealed(settings.supabase_key)
     return SupabaseStore(url, key, await get_http_client(), policy=policy)
-
-
-async def _bootstrap(settings: Settings, accounts: AccountService) -> None:
-    """WHATSAPP_TOKEN and WHATSAPP_PHONE_ID give a first account without any API call."""
-    await accounts.bootstrap(
-        phone_number_id=settings.whatsapp_phone_id or "",
-        access_token=_value(settings.whatsapp_token),
-        verify_token=_value(settings.whatsapp_verify_token) or secrets.token_urlsafe(24),
-    )
 
 
 def _verifier(settings: Settings) -> SupabaseTokenVerifier | None:
     if not settings.supabase_url:
         return None
-    return SupabaseTokenVerifier(settings.supabase_url, jwt_secret=_value(settings.supabase_jwt_secret) or None)
+    return SupabaseTokenVerifier(settings.supabase_url, jwt_secret=revealed(settings.supabase_jwt_secret) or None)
 
 
 def _admin_key(settings: Settings) -> str:
@@ -699,10 +526,6 @@ async def _meet(registry: Registry) -> None:
 async def _leave(registry: Registry) -> None:
     with suppress(Unavailable):  # the others notice the silence
         await registry.leave()
-
-
-def _value(secret: SecretStr | None) -> str:
-    return secret.get_secret_value() if secret else ""
 
 
 def _values(items: tuple[SecretStr, ...]) -> tuple[str, ...]:

@@ -120,7 +120,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "search": Mutation(
         "wiped_redis",
-        [Edit("backend/app/wiring.py", 'duties["unanswered"] = UnansweredSearch(queue, store).look', "pass")],
+        [Edit("backend/app/loops.py", 'duties["unanswered"] = UnansweredSearch(queue, store).look', "pass")],
     ),
     "overflow": Mutation(
         "full_mailbox",
@@ -128,7 +128,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "lease renewal": Mutation(
         "slower_than_the_lease",
-        [Edit("backend/app/wiring.py", '        start("lease_renewal", replica.worker.renew)\n', "")],
+        [Edit("backend/app/loops.py", '        start("lease_renewal", replica.worker.renew)\n', "")],
     ),
     "leaving work to others": Mutation(
         "gemini_lost_by_one",
