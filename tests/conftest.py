@@ -19,8 +19,8 @@ from hypothesis import settings
 from app.adapters.migrations import apply_migrations
 from app.core.cache import link
 from app.core.circuit_breaker import CIRCUIT_BREAKERS, KEYED_CIRCUIT_BREAKERS, fleet
-from app.sandbox.servers import Postgres, Valkey, remove_data
-from app.sandbox.servers.location import Location, locate
+from app.localhost.location import Location, locate
+from app.localhost.servers import Postgres, Valkey, remove_data
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so; the programs that tests start, and interrupt, would inherit it.

@@ -22,8 +22,8 @@ for part in ("backend", "tests"):
 
 import uvloop  # noqa: E402
 
-from app.sandbox.servers import Valkey, remove_data  # noqa: E402
-from app.sandbox.servers.location import locate  # noqa: E402
+from app.localhost.location import locate  # noqa: E402
+from app.localhost.servers import Valkey, remove_data  # noqa: E402
 from tests.bench import breaker_cost, breaker_outage  # noqa: E402
 from tests.bench.breaker_outage import CHORUS, LEASE_SECONDS, Incident, incident  # noqa: E402
 from tests.bench.breaker_peers import PEERS  # noqa: E402

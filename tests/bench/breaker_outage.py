@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from app.core.redis import connect
-from app.sandbox.servers import Valkey
+from app.localhost.servers import Valkey
 from breaker_upstream import Child, Upstream, running_upstream
 
 THRESHOLD = 5

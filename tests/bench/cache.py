@@ -22,8 +22,8 @@ import orjson
 import redis.asyncio
 
 from app.core.cache import Cache, cached, default_cache, join_fleet
-from app.sandbox.servers import Valkey, remove_data
-from app.sandbox.servers.location import locate
+from app.localhost.location import locate
+from app.localhost.servers import Valkey, remove_data
 from tests.bench import cache_races
 from tests.bench.cache_stampede import (
     CALLERS,

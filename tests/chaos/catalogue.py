@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from app.sandbox.servers import Valkey
+from app.localhost.servers import Valkey
 
 from . import bad_way, fairness, outages, own_limits, shares
 from .database import DATABASE_SCENARIOS

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from app.sandbox.fleet import Served
-from app.sandbox.processes import ChildProcess, free_port
+from app.localhost.fleet import Served
+from app.localhost.processes import ChildProcess, free_port
 from app.sandbox.webhooks import encode_like_meta
 
 from .name_server import IN_OWN_NAMESPACE, NameServer, running_name_server

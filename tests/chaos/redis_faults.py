@@ -7,7 +7,7 @@ import sys
 import time
 
 from app.adapters.migrations import apply_migrations
-from app.sandbox.processes import ProcessError, run
+from app.localhost.processes import ProcessError, run
 
 from .moved_clock import MovedValkey
 from .scenarios import Broken, Stage

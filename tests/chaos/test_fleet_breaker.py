@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.sandbox.servers import Valkey
+from app.localhost.servers import Valkey
 from breaker_upstream import Child, Upstream, running_upstream
 
 pytestmark = pytest.mark.timed

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from app.sandbox.servers import Valkey
+from app.localhost.servers import Valkey
 from app.sandbox.webhooks import encode_like_meta
 
 from .catalogue import EVERY_SCENARIO, LONG, server_of

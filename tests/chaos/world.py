@@ -20,9 +20,9 @@ from redis.backoff import ConstantBackoff
 
 from app.core.http_client import close_http_client
 from app.core.secrets import TokenCipher
+from app.localhost.fleet import Keys, LocalFleet
+from app.localhost.servers import EmbeddedServers, Valkey, remove_data, start_servers
 from app.sandbox.client import SandboxClient
-from app.sandbox.fleet import Keys, LocalFleet
-from app.sandbox.servers import EmbeddedServers, Valkey, remove_data, start_servers
 from app.sandbox.webhooks import Business
 
 from .logs import SECRET_WORD, LogWatch

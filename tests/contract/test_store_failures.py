@@ -26,7 +26,7 @@ from app.core.resilience import ResiliencePolicy
 from app.core.slots import Caller, Rank, calling_as
 from app.domain.errors import ConfigurationError, Conflict
 from app.domain.models import Account
-from app.sandbox.servers import Postgres
+from app.localhost.servers import Postgres
 from app.settings import Pooling
 from contract.store_kit import quick_policy, unique, until_all_wait
 

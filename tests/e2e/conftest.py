@@ -18,12 +18,12 @@ import redis
 
 from app.core.http_client import close_http_client
 from app.core.secrets import TokenCipher
-from app.sandbox.bakery import BAKERY
+from app.demo.bakery import BAKERY
+from app.localhost.fleet import Keys, LocalFleet
+from app.localhost.servers import Postgres, Valkey, remove_data, start_servers
 from app.sandbox.client import SandboxClient
 from app.sandbox.customers import Customer
 from app.sandbox.delivery import WebhookSender
-from app.sandbox.fleet import Keys, LocalFleet
-from app.sandbox.servers import Postgres, Valkey, remove_data, start_servers
 from app.sandbox.webhooks import Business, encode_like_meta, signed_headers
 
 _numbers = count(1)

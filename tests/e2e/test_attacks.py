@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from app.localhost.fleet import LocalFleet, Served
+from app.localhost.processes import HAS_PROC
 from app.sandbox import webhooks as wa
-from app.sandbox.fleet import LocalFleet, Served
-from app.sandbox.processes import HAS_PROC
 from attackers import ATTACKS
 
 from .conftest import World

@@ -15,8 +15,8 @@ from click import Group
 
 from app.cli import main
 from app.core.secrets import TokenCipher
+from app.localhost.fleet import SOURCE_ROOT
 from app.sandbox import webhooks as wa
-from app.sandbox.fleet import SOURCE_ROOT
 from app.settings import Settings
 
 from .conftest import World

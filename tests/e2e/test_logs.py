@@ -9,9 +9,9 @@ import re
 from typing import Any
 
 from app.core.logging import trace_of
+from app.localhost.fleet import Served
 from app.sandbox import webhooks as wa
 from app.sandbox.customers import Customer
-from app.sandbox.fleet import Served
 
 from .conftest import World
 

@@ -6,8 +6,8 @@ import asyncio
 import random
 from collections import defaultdict
 
+from app.demo.bakery import BAKERY
 from app.sandbox import webhooks as wa
-from app.sandbox.bakery import BAKERY
 
 from .conftest import World
 

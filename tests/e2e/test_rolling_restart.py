@@ -14,8 +14,8 @@ from typing import Any
 
 import httpx
 
+from app.localhost.fleet import Served, get_status
 from app.sandbox import webhooks as wa
-from app.sandbox.fleet import Served, get_status
 from balancer import balancer, needs_haproxy
 
 from .conftest import World

@@ -17,10 +17,10 @@ import redis as redis_sync
 from click.testing import CliRunner
 
 from app.cli import main
+from app.localhost.location import Location
 from app.main import create_app
 from app.sandbox import webhooks as wa
 from app.sandbox.app import running_sandbox
-from app.sandbox.servers.location import Location
 from app.settings import Settings
 from guarded_redis import Guarded, guarded_redis
 from serving import APP_SECRET, OPERATOR_KEY, served, settings_of

@@ -24,11 +24,11 @@ from app.core.receipts import Receipts
 from app.core.redis import connect
 from app.core.secrets import TokenCipher
 from app.core.uptime import Uptime
+from app.demo.bakery import BAKERY
 from app.domain.models import Account
 from app.domain.usage import DailyLimits
 from app.sandbox import webhooks as wa
 from app.sandbox.app import RunningSandbox, running_sandbox
-from app.sandbox.bakery import BAKERY
 from app.sandbox.client import SandboxClient
 from app.sandbox.config import Behaviour, SandboxConfig
 from app.services.account_notices import AccountNotices

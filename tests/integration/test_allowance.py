@@ -10,7 +10,7 @@ import pytest
 from app.core.allowance import Allowance
 from app.core.errors import Unavailable
 from app.core.redis import Redis, connect
-from app.sandbox.servers import Valkey
+from app.localhost.servers import Valkey
 
 
 @pytest.fixture

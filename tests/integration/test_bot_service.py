@@ -9,11 +9,11 @@ import pytest
 
 from app.core.errors import Unavailable
 from app.core.secrets import TokenCipher
+from app.demo.bakery import BAKERY
 from app.domain.models import Author, Conversation, HandoverReason, ReplyState
 from app.domain.webhook import parse_webhook
+from app.localhost.servers import Valkey
 from app.sandbox import webhooks as wa
-from app.sandbox.bakery import BAKERY
-from app.sandbox.servers import Valkey
 from app.services.ingest_service import encode
 
 from .conftest import MakeOffice, Office

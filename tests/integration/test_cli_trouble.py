@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from app.cli import main
 from app.core.secrets import TokenCipher
-from app.sandbox.servers import Postgres, Valkey
+from app.localhost.servers import Postgres, Valkey
 from app.settings import Settings
 from fakes import peer
 from tls import running_fronts

@@ -7,10 +7,10 @@ import logging
 import pytest
 from prometheus_client import REGISTRY
 
+from app.demo.bakery import BAKERY
 from app.domain.models import Conversation, HandoverReason
 from app.domain.usage import DailyLimits
 from app.sandbox import webhooks as wa
-from app.sandbox.bakery import BAKERY
 
 from .conftest import MakeOffice, Office
 

@@ -12,7 +12,7 @@ from app.adapters.postgres_store import PostgresStore
 from app.core.queue import Claim, Event, Queue, QueueFull
 from app.core.redis import connect
 from app.domain.errors import Unavailable
-from app.sandbox.servers import Postgres
+from app.localhost.servers import Postgres
 from app.services.ingest_service import whatsapp_id
 from app.services.journal import Journal
 from forgetful_redis import ForgetfulValkey, forgetful_valkey

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from app.localhost.servers import Valkey
 from app.sandbox import webhooks as wa
-from app.sandbox.servers import Valkey
 
 from .conftest import MakeOffice, Office
 

@@ -19,8 +19,8 @@ from app.core.probe_board import ProbeBoard
 from app.core.queue import Queue
 from app.core.redis import Script
 from app.core.registry import Registry
-from app.sandbox.servers import remove_data
-from app.sandbox.servers.location import locate
+from app.localhost.location import locate
+from app.localhost.servers import remove_data
 from breaker_kit import Replica, until
 from chaos.moved_clock import MovedValkey, needs_faketime
 from integration.queue_kit import Replicas, claim_one, event, eventually, ids

@@ -24,10 +24,10 @@ from app.core.queue import Event, PutResult
 from app.core.redis import connect
 from app.core.secrets import TokenCipher
 from app.domain.errors import Unavailable
+from app.localhost.location import locate
+from app.localhost.servers import Postgres, Valkey, remove_data
 from app.main import create_app
 from app.sandbox import webhooks as wa
-from app.sandbox.servers import Postgres, Valkey, remove_data
-from app.sandbox.servers.location import locate
 from app.services.namespace_gate import NamespaceGate, short
 from app.settings import Settings
 from conftest import _database

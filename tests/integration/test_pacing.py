@@ -9,8 +9,8 @@ import pytest
 
 from app.core.pacing import Limit, Pacer
 from app.core.redis import Redis, connect
-from app.sandbox.processes import free_port
-from app.sandbox.servers import Valkey
+from app.localhost.processes import free_port
+from app.localhost.servers import Valkey
 
 FREE = Limit(0.000001, 1_000_000)
 

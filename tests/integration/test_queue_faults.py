@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from app.core.queue import PutResult, QueueUnavailable
-from app.sandbox.servers import Valkey
+from app.localhost.servers import Valkey
 from integration.queue_kit import Replicas, claim_one, event, eventually, ids, waiting
 
 

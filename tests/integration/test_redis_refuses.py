@@ -17,12 +17,12 @@ import pytest
 from prometheus_client import REGISTRY
 
 from app.core.redis import Redis, ResponseError, connect
+from app.localhost.location import locate
+from app.localhost.processes import ChildProcess
+from app.localhost.servers import Valkey, remove_data
+from app.localhost.valkey import CONFIG
 from app.main import create_app
 from app.sandbox import webhooks as wa
-from app.sandbox.processes import ChildProcess
-from app.sandbox.servers import Valkey, remove_data
-from app.sandbox.servers.location import locate
-from app.sandbox.servers.valkey import CONFIG
 from integration.queue_kit import Replicas, claim_one, event
 from serving import APP_SECRET, OPERATOR_KEY, outside_world, served, settings_of
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.core.queue import Claim, LeaseLost
 from app.core.redis import Redis, RedisTimeoutError, connect
-from app.sandbox.servers import Valkey
+from app.localhost.servers import Valkey
 from proxy import proxied
 
 from .queue_kit import Replicas, claim_one, event, ids

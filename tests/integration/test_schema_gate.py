@@ -15,10 +15,10 @@ import httpx
 import pytest
 
 from app.adapters.migrations import MIGRATIONS, apply_migrations, read_migrations
+from app.localhost.location import locate
+from app.localhost.servers import Postgres, remove_data
 from app.main import create_app
 from app.sandbox import webhooks as wa
-from app.sandbox.servers import Postgres, remove_data
-from app.sandbox.servers.location import locate
 from serving import APP_SECRET, OPERATOR_KEY, outside_world, served, settings_of
 
 OPERATOR = {"Authorization": f"Bearer {OPERATOR_KEY}"}

@@ -17,8 +17,8 @@ from app.core.errors import Unavailable
 from app.core.probe_board import ProbeBoard
 from app.core.queue import Queue
 from app.core.redis import Redis, connect
+from app.localhost.servers import Valkey
 from app.sandbox import webhooks as wa
-from app.sandbox.servers import Valkey
 from app.services.breaker_service import BreakerService
 from app.services.ingest_service import IngestService
 from app.services.silence_watch import SilenceWatch

@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from app.demo.bakery import BAKERY
 from app.sandbox import webhooks as wa
-from app.sandbox.bakery import BAKERY
 from app.services.account_notices import AccountNotices
 from app.services.bot_service import Handled, Run
 from app.services.inbox_worker import InboxWorker

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from app.sandbox.processes import ChildProcess, free_port
+from app.localhost.processes import ChildProcess, free_port
 
 CONFIG = Path(__file__).resolve().parents[1] / "infra" / "haproxy" / "haproxy.cfg"
 HAPROXY = shutil.which("haproxy")

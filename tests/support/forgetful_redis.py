@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.sandbox.processes import ChildProcess
-from app.sandbox.servers import Valkey, remove_data
-from app.sandbox.servers.location import locate
-from app.sandbox.servers.valkey import CONFIG
+from app.localhost.location import locate
+from app.localhost.processes import ChildProcess
+from app.localhost.servers import Valkey, remove_data
+from app.localhost.valkey import CONFIG
 
 
 class ForgetfulValkey(Valkey):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import redis as redis_sync
 
-from app.sandbox.processes import ChildProcess, free_port
+from app.localhost.processes import ChildProcess, free_port
 
 INFRA = Path(__file__).resolve().parents[1] / "infra" / "redis"
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 
-from app.sandbox.processes import ChildProcess, free_port
+from app.localhost.processes import ChildProcess, free_port
 
 START_SECONDS = 10.0
 NEEDED = "needs pgbouncer (Debian package pgbouncer)"

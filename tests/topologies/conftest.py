@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.sandbox.servers.location import Location
+from app.localhost.location import Location
 from redis_topologies import Cluster, Guarded, running_cluster, running_sentinels
 from serving import Outside, outside_world
 

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import cycle
 
+from app.demo.narrator import LogTail, Narrator
+from app.localhost.fleet import LocalFleet, Served
+from app.localhost.processes import ProcessError
+from app.localhost.server import Server
+from app.localhost.servers import EmbeddedServerError
 from app.sandbox.client import SandboxClient
 from app.sandbox.customers import Customer
 from app.sandbox.delivery import Undelivered, WebhookSender
-from app.sandbox.fleet import LocalFleet, Served
-from app.sandbox.narrator import LogTail, Narrator
-from app.sandbox.processes import ProcessError
-from app.sandbox.servers import EmbeddedServerError
-from app.sandbox.servers.server import Server
 from app.sandbox.webhooks import Business
 
 ASK_SECONDS = 1.0

@@ -51,6 +51,10 @@ class ProcessError(Exception):
     """A process did not start, ended too early or could not be stopped. The message says how to mend it."""
 
 
+class EmbeddedServerError(ProcessError):
+    """An embedded server cannot be had here. The message says why and how to mend it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """The user and group a child runs as, when not our own. Supplementary groups are dropped."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 
-from app.sandbox.processes import ChildProcess, free_port
-from app.sandbox.servers.errors import EmbeddedServerError
-from app.sandbox.servers.location import OWN_SERVERS_HINT, Location
+from app.localhost.location import OWN_SERVERS_HINT, Location
+from app.localhost.processes import ChildProcess, EmbeddedServerError, free_port
 
 START_SECONDS = 60.0
 """Recovery after a crash reads the whole log again; a healthy start takes about a second."""

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from app.sandbox.processes import ChildProcess, FileLock, run, stop_leftover
-from app.sandbox.servers.errors import EmbeddedServerError
-from app.sandbox.servers.location import OWN_SERVERS_HINT, Location, write_private
-from app.sandbox.servers.server import Server
+from app.localhost.location import OWN_SERVERS_HINT, Location, write_private
+from app.localhost.processes import ChildProcess, EmbeddedServerError, FileLock, run, stop_leftover
+from app.localhost.server import Server
 
 ENV = {"LC_ALL": "C", "TZ": "UTC", "PATH": "/usr/bin:/bin"}  # no PG* variable of the user's gets in
 SETTINGS = {

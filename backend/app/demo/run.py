@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 from app.core.http_client import close_http_client, request
 from app.core.logging import trace_of
 from app.core.secrets import TokenCipher
-from app.sandbox.bakery import BAKERY
+from app.demo.bakery import BAKERY
+from app.demo.open_hours import OpenHours
+from app.demo.scenario import Scene, play
+from app.localhost.fleet import Keys, LocalFleet
+from app.localhost.processes import ProcessError
+from app.localhost.servers import EmbeddedServerError, EmbeddedServers, start_servers
 from app.sandbox.client import SandboxClient
-from app.sandbox.fleet import Keys, LocalFleet
-from app.sandbox.open_hours import OpenHours
-from app.sandbox.processes import ProcessError
-from app.sandbox.scenario import Scene, play
-from app.sandbox.servers import EmbeddedServerError, EmbeddedServers, start_servers
 from app.sandbox.webhooks import Business
 
 T = TypeVar("T")

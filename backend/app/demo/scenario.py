@@ -7,12 +7,12 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from app.demo.bakery import BAKERY
+from app.localhost.fleet import LocalFleet
 from app.sandbox import webhooks
-from app.sandbox.bakery import BAKERY
 from app.sandbox.client import SandboxClient
 from app.sandbox.customers import Customer, Reply
 from app.sandbox.delivery import WebhookSender
-from app.sandbox.fleet import LocalFleet
 from app.sandbox.webhooks import Business, JsonObject, Person
 
 REPLY_SECONDS = 30.0

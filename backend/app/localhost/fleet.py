@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.sandbox.processes import ChildProcess, ProcessError, free_port, run
+from app.localhost.processes import ChildProcess, ProcessError, free_port, run
 from app.settings import Settings
 
 START_SECONDS = 30.0

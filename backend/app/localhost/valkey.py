@@ -6,9 +6,9 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 
-from app.sandbox.processes import ChildProcess
-from app.sandbox.servers.location import Location
-from app.sandbox.servers.server import Server
+from app.localhost.location import Location
+from app.localhost.processes import ChildProcess
+from app.localhost.server import Server
 
 # On standard input: neither the password nor a path with spaces has to survive a command line.
 CONFIG = """
