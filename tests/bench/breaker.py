@@ -17,8 +17,7 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parents[2]
-for part in ("backend", "tests"):
-    sys.path.insert(0, str(ROOT / part))
+sys.path.insert(0, str(ROOT / "backend"))
 
 import uvloop  # noqa: E402
 

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from tests.proxy import Proxy, proxied
+from tests.support.proxy import Proxy, proxied
 
 from .outages import Stream, answered_at
 from .scenarios import Broken, Stage

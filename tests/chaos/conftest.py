@@ -8,9 +8,8 @@ from contextlib import AsyncExitStack
 import pytest
 
 from app.core.cache import Cache, join_fleet
-from proxy import proxied
-
-from .cache_kit import Replica, World
+from tests.support.cache_kit import Replica, World
+from tests.support.proxy import proxied
 
 
 @pytest.fixture

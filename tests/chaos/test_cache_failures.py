@@ -12,11 +12,10 @@ from app.core.cache import shared as shared_module
 from app.core.cache.shard import Answer, NotSent, Shard, Spend
 from app.core.cache.shared import SharedTier
 from app.core.errors import Unavailable
-from cold_reads import worst_cold_read
-from fakes import Source
-from redis_topologies import servers_of
-
-from .cache_kit import BACK_SECONDS, EXTRA_SECONDS, SOURCE_SECONDS, Replica, until
+from tests.support.cache_kit import BACK_SECONDS, EXTRA_SECONDS, SOURCE_SECONDS, Replica, until
+from tests.support.cold_reads import worst_cold_read
+from tests.support.fakes import Source
+from tests.support.redis_topologies import servers_of
 
 
 @pytest.mark.usefixtures("patient")

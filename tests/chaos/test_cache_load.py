@@ -11,9 +11,8 @@ import redis
 from app.core.cache import Cache, join_fleet
 from app.core.redis import connect
 from app.domain.models import BotProfile
-from fakes import Source
-
-from .cache_kit import Replica, until
+from tests.support.cache_kit import Replica, until
+from tests.support.fakes import Source
 
 
 async def test_a_hot_key_invalidated_all_the_time_makes_nobody_spin(replicas, valkey_url):

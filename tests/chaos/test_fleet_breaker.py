@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.localhost.servers import Valkey
-from breaker_upstream import Child, Upstream, running_upstream
+from tests.support.breaker_upstream import Child, Upstream, running_upstream
 
 pytestmark = pytest.mark.timed
 

@@ -23,7 +23,7 @@ from app.core.http_client import close_http_client, get_http_client
 from app.domain.models import Account
 from app.localhost.processes import ChildProcess, free_port
 from app.localhost.servers import Postgres
-from contract.store_kit import NewAccount, Scene, quick_policy, unique
+from tests.support.store_kit import NewAccount, Scene, quick_policy, unique
 
 LITE = Path(__file__).parent / "supabase-lite"
 LITE_COMMAND = LITE / "node_modules" / "@supabase" / "lite" / "dist" / "cli" / "index.js"

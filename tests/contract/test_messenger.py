@@ -31,7 +31,7 @@ from app.sandbox.app import running_sandbox
 from app.sandbox.client import SandboxClient
 from app.sandbox.config import SandboxAccount, SandboxConfig
 from app.sandbox.whatsapp_errors import known_codes
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -21,7 +21,7 @@ from app.domain.ports import Model
 from app.sandbox.app import running_sandbox
 from app.sandbox.client import SandboxClient
 from app.sandbox.config import SandboxConfig
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -28,7 +28,7 @@ from app.domain.errors import ConfigurationError, Conflict
 from app.domain.models import Account
 from app.localhost.servers import Postgres
 from app.settings import Pooling
-from contract.store_kit import quick_policy, unique, until_all_wait
+from tests.support.store_kit import quick_policy, unique, until_all_wait
 
 # -- PostgreSQL --------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import pytest
 from app.adapters.sql_store import SqlStore
 from app.domain.models import Author, Conversation, HandoverReason, InboundMessage, ReplyState
 from app.domain.ports import SendDecision
-from contract.store_kit import NewAccount, Scene, begin, message, unique, until_all_wait
+from tests.support.store_kit import NewAccount, Scene, begin, message, unique, until_all_wait
 
 OLD, NEW = "34610000014", "34610000015"
 NOW = datetime.now(UTC).replace(microsecond=0)

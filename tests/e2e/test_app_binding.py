@@ -11,7 +11,7 @@ import pytest
 
 from app.sandbox import webhooks as wa
 from app.sandbox.webhooks import Business, Person, encode_like_meta, signed_headers
-from one_replica import NUMBER, NUMBERS_TOKEN, Api, one_replica
+from tests.support.one_replica import NUMBER, NUMBERS_TOKEN, Api, one_replica
 
 SECRETS = {"11111": "one" * 11, "22222": "two" * 11, "": "one" * 11}
 FOREIGN = "chorus_webhook_foreign_numbers_total"

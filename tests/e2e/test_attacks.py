@@ -16,7 +16,7 @@ import pytest
 from app.localhost.fleet import LocalFleet, Served
 from app.localhost.processes import HAS_PROC
 from app.sandbox import webhooks as wa
-from attackers import ATTACKS
+from tests.support.attackers import ATTACKS
 
 from .conftest import World
 
@@ -63,7 +63,7 @@ async def attacked(victim: Served, name: str) -> tuple[float, float]:
     assert victim.pid is not None
     before = most = rss_mb(victim.pid)
     times: list[float] = []
-    script = Path(__file__).parents[1] / "attackers.py"
+    script = Path(__file__).parents[1] / "support" / "attackers.py"
     attackers = await asyncio.create_subprocess_exec(
         sys.executable, script, str(victim.port), str(ATTACK_SECONDS), name
     )

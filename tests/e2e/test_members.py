@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from one_replica import Api, one_replica
+from tests.support.one_replica import Api, one_replica
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

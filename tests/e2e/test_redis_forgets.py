@@ -20,7 +20,7 @@ from app.localhost.fleet import Keys, LocalFleet
 from app.localhost.servers import Postgres
 from app.sandbox import webhooks as wa
 from app.sandbox.client import SandboxClient
-from forgetful_redis import ForgetfulValkey, forgetful_valkey
+from tests.support.forgetful_redis import ForgetfulValkey, forgetful_valkey
 
 CUSTOMERS = 12
 MESSAGES = 6

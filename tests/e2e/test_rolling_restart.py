@@ -16,7 +16,7 @@ import httpx
 
 from app.localhost.fleet import Served, get_status
 from app.sandbox import webhooks as wa
-from balancer import balancer, needs_haproxy
+from tests.support.balancer import balancer, needs_haproxy
 
 from .conftest import World
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES
 from app.settings import Signup
-from one_replica import NUMBER, NUMBERS_TOKEN, Api, one_replica, token_of
+from tests.support.one_replica import NUMBER, NUMBERS_TOKEN, Api, one_replica, token_of
 
 
 def account_of(number: str = NUMBER, token: str = NUMBERS_TOKEN, slug: str = "mine") -> dict[str, Any]:

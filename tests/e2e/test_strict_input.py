@@ -13,8 +13,8 @@ import pytest_asyncio
 
 from app.api.middleware import MAX_BODY_BYTES
 from app.main import openapi_document
-from one_replica import Api, one_replica, token_of
-from serving import OPERATOR_KEY
+from tests.support.one_replica import Api, one_replica, token_of
+from tests.support.serving import OPERATOR_KEY
 
 MISSING = "00000000-0000-4000-8000-000000000000"
 

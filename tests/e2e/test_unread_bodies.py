@@ -12,8 +12,8 @@ import pytest_asyncio
 from app.api import middleware, routes_webhook
 from app.api.http_protocol import BoundedHttpProtocol
 from app.sandbox.webhooks import dashboard_test, encode_like_meta, sign
-from one_replica import Api, one_replica, token_of
-from serving import APP_SECRET, OPERATOR_KEY
+from tests.support.one_replica import Api, one_replica, token_of
+from tests.support.serving import APP_SECRET, OPERATOR_KEY
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -16,8 +16,8 @@ from fastapi import FastAPI
 
 from app.sandbox import webhooks as wa
 from app.sandbox.webhooks import encode_like_meta, signed_headers
-from one_replica import NUMBER, NUMBERS_TOKEN, Api, one_replica, token_of
-from serving import APP_SECRET, OPERATOR_KEY, served
+from tests.support.one_replica import NUMBER, NUMBERS_TOKEN, Api, one_replica, token_of
+from tests.support.serving import APP_SECRET, OPERATOR_KEY, served
 
 SECONDS = int(os.environ.get("FUZZ_SECONDS", "60"))
 IS_LONG = "FUZZ_SECONDS" in os.environ

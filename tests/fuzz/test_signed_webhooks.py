@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from app.sandbox import webhooks as wa
 from app.sandbox.webhooks import signed_headers
-from field_cases import FOLDER, case
-from one_replica import NUMBER, NUMBERS_TOKEN, Api, one_replica
-from serving import APP_SECRET
+from tests.support.field_cases import FOLDER, case
+from tests.support.one_replica import NUMBER, NUMBERS_TOKEN, Api, one_replica
+from tests.support.serving import APP_SECRET
 
 IS_LONG = "FUZZ_SECONDS" in os.environ
 PAYLOADS = int(os.environ.get("FUZZ_PAYLOADS", "30000" if IS_LONG else "300"))

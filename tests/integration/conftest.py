@@ -39,7 +39,7 @@ from app.services.delivery import PER_PAIR, Delivery, per_number
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
 from app.services.proofs import Proofs
-from serving import Outside, outside_world
+from tests.support.serving import Outside, outside_world
 
 _numbers = count(1)
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from breaker_kit import POLICY, Replica, until
-from proxy import Proxy, proxied
+from tests.support.breaker_kit import POLICY, Replica, until
+from tests.support.proxy import Proxy, proxied
 
 LONG = replace(POLICY, open_seconds=30.0, max_open_seconds=60.0)
 """Whatever closes such a circuit within a test was the fleet's word, not time."""

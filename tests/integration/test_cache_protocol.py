@@ -13,9 +13,7 @@ from app.core.cache import shard as shard_module
 from app.core.cache.channel import Channel
 from app.core.cache.keep import Flight
 from app.core.redis import Script
-from cache_sim import World
-
-from .cache_races import (
+from tests.support.cache_races import (
     SCENARIOS,
     a_clock_of_the_server_that_steps_back,
     a_cut_channel,
@@ -31,6 +29,7 @@ from .cache_races import (
     machine,
     settled_read,
 )
+from tests.support.cache_sim import World
 
 SETTINGS = settings(max_examples=50, stateful_step_count=60, suppress_health_check=list(HealthCheck))
 

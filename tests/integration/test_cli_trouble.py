@@ -20,8 +20,8 @@ from app.cli import main
 from app.core.secrets import TokenCipher
 from app.localhost.servers import Postgres, Valkey
 from app.settings import Settings
-from fakes import peer
-from tls import running_fronts
+from tests.support.fakes import peer
+from tests.support.tls import running_fronts
 
 Chorus = Callable[..., Result]
 

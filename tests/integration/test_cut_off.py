@@ -12,9 +12,9 @@ import httpx
 
 from app.main import create_app
 from app.wiring import PROBE_SECONDS
-from balancer import balancer, needs_haproxy
-from proxy import proxied
-from serving import Outside, served, settings_of
+from tests.support.balancer import balancer, needs_haproxy
+from tests.support.proxy import proxied
+from tests.support.serving import Outside, served, settings_of
 
 CHECKS = 2
 

@@ -14,7 +14,7 @@ from app.core.circuit_breaker import State, supabase_circuit_breaker
 from app.core.http_client import close_http_client
 from app.main import create_app
 from app.sandbox import webhooks as wa
-from serving import OPERATOR_KEY, outside_world, served, settings_of
+from tests.support.serving import OPERATOR_KEY, outside_world, served, settings_of
 
 from .conftest import MakeOffice
 

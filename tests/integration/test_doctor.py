@@ -26,8 +26,8 @@ from app.sandbox.app import running_sandbox
 from app.sandbox.config import SandboxConfig
 from app.services.account_service import AccountService
 from app.settings import Settings
-from fakes import peer
-from tls import running_fronts
+from tests.support.fakes import peer
+from tests.support.tls import running_fronts
 
 FIRST, SECOND, LOST = (TokenCipher.generate_key() for _ in range(3))
 NEWEST = read_migrations()[-1].version

@@ -22,8 +22,8 @@ from app.core.http_client import (
     request,
 )
 from app.settings import Settings
-from fakes import peer, read_request, response
-from tls import TlsFronts, running_fronts
+from tests.support.fakes import peer, read_request, response
+from tests.support.tls import TlsFronts, running_fronts
 
 
 @pytest.fixture(autouse=True)

@@ -16,10 +16,10 @@ import asyncpg
 import pytest
 import redis
 
+from app.localhost import server as server_module
 from app.localhost.location import Location, _package_folder, folders_used
 from app.localhost.processes import FileLock, ProcessError, children_of, free_port
 from app.localhost.servers import EmbeddedServerError, EmbeddedServers, Postgres, Valkey, remove_data, start_servers
-from app.localhost.servers import server as server_module
 
 BACKEND = Path(__file__).parents[2] / "backend"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

@@ -12,7 +12,7 @@ import redis
 from redis.asyncio import Redis
 
 from app.core.redis import Express, NoScriptError, RedisConnectionError, ResponseError, Script, connect
-from proxy import proxied
+from tests.support.proxy import proxied
 
 MANY = 8
 

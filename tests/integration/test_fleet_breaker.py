@@ -10,7 +10,7 @@ import pytest
 
 from app.core.circuit_breaker import BreakerPolicy, State
 from app.core.errors import Unavailable
-from breaker_kit import POLICY, Replica, until
+from tests.support.breaker_kit import POLICY, Replica, until
 
 Make = Callable[..., Awaitable[list[Replica]]]
 

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from app.core.redis import Redis, connect
 from app.main import create_app
-from serving import Outside, served, settings_of
+from tests.support.serving import Outside, served, settings_of
 
 REQUESTS = 1000
 ROUTES = ("/health", "/health/ready", "/health/live")

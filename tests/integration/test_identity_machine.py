@@ -7,7 +7,7 @@ import asyncio
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from .identity_machine import Identities, World
+from tests.support.identity_machine import Identities, World
 
 SETTINGS = settings(
     max_examples=150,

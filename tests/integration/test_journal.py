@@ -15,7 +15,7 @@ from app.domain.errors import Unavailable
 from app.localhost.servers import Postgres
 from app.services.ingest_service import whatsapp_id
 from app.services.journal import Journal
-from forgetful_redis import ForgetfulValkey, forgetful_valkey
+from tests.support.forgetful_redis import ForgetfulValkey, forgetful_valkey
 
 Make = Callable[..., Awaitable[tuple[Journal, Queue]]]
 

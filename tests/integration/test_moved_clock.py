@@ -21,9 +21,9 @@ from app.core.redis import Script
 from app.core.registry import Registry
 from app.localhost.location import locate
 from app.localhost.servers import remove_data
-from breaker_kit import Replica, until
-from chaos.moved_clock import MovedValkey, needs_faketime
-from integration.queue_kit import Replicas, claim_one, event, eventually, ids
+from tests.chaos.moved_clock import MovedValkey, needs_faketime
+from tests.support.breaker_kit import Replica, until
+from tests.support.queue_kit import Replicas, claim_one, event, eventually, ids
 
 pytestmark = [needs_faketime, pytest.mark.usefixtures("patient")]
 

@@ -30,8 +30,8 @@ from app.main import create_app
 from app.sandbox import webhooks as wa
 from app.services.namespace_gate import NamespaceGate, short
 from app.settings import Settings
-from conftest import _database
-from serving import APP_SECRET, outside_world, served, settings_of
+from tests.conftest import _database
+from tests.support.serving import APP_SECRET, outside_world, served, settings_of
 
 EVENT = Event("1", "m", b"{}")
 

@@ -22,7 +22,7 @@ from app.sandbox import webhooks as wa
 from app.sandbox.app import running_sandbox
 from app.sandbox.client import SandboxClient
 from app.sandbox.config import Behaviour, SandboxConfig
-from serving import APP_SECRET, OPERATOR_KEY, served, settings_of
+from tests.support.serving import APP_SECRET, OPERATOR_KEY, served, settings_of
 
 WAITING = 100
 OPEN_SECONDS = 2.0

@@ -11,7 +11,7 @@ from app.domain.errors import Unavailable
 from app.domain.models import HandoverReason
 from app.localhost.servers import Postgres
 from app.sandbox import webhooks as wa
-from integration.desk import Desk, desk
+from tests.support.desk import Desk, desk
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from app.core.queue import PutResult, QueueUnavailable
 from app.localhost.servers import Valkey
-from integration.queue_kit import Replicas, claim_one, event, eventually, ids, waiting
+from tests.support.queue_kit import Replicas, claim_one, event, eventually, ids, waiting
 
 
 @pytest.fixture

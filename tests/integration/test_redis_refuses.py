@@ -23,8 +23,8 @@ from app.localhost.servers import Valkey, remove_data
 from app.localhost.valkey import CONFIG
 from app.main import create_app
 from app.sandbox import webhooks as wa
-from integration.queue_kit import Replicas, claim_one, event
-from serving import APP_SECRET, OPERATOR_KEY, outside_world, served, settings_of
+from tests.support.queue_kit import Replicas, claim_one, event
+from tests.support.serving import APP_SECRET, OPERATOR_KEY, outside_world, served, settings_of
 
 OPERATOR = {"Authorization": f"Bearer {OPERATOR_KEY}"}
 SEEN_SECONDS = 5.0

@@ -11,7 +11,7 @@ import pytest
 
 from app.core.queue import Event, Queue, QueueUnavailable
 from app.core.redis import connect
-from tls import running_fronts
+from tests.support.tls import running_fronts
 
 
 @dataclass

@@ -11,9 +11,8 @@ import pytest
 from app.core.queue import Claim, LeaseLost
 from app.core.redis import Redis, RedisTimeoutError, connect
 from app.localhost.servers import Valkey
-from proxy import proxied
-
-from .queue_kit import Replicas, claim_one, event, ids
+from tests.support.proxy import proxied
+from tests.support.queue_kit import Replicas, claim_one, event, ids
 
 FEW, MANY = 4, 50
 

@@ -17,7 +17,7 @@ from app.core.queue import Event
 from app.domain.errors import ConfigurationError
 from app.domain.models import Author, InboxState
 from app.localhost.servers import Postgres
-from contract.store_kit import Scene, message, quick_policy, unique
+from tests.support.store_kit import Scene, message, quick_policy, unique
 
 PASSWORD = "p%C3%A9-of-the-replicas"
 

@@ -19,7 +19,7 @@ from app.localhost.location import locate
 from app.localhost.servers import Postgres, remove_data
 from app.main import create_app
 from app.sandbox import webhooks as wa
-from serving import APP_SECRET, OPERATOR_KEY, outside_world, served, settings_of
+from tests.support.serving import APP_SECRET, OPERATOR_KEY, outside_world, served, settings_of
 
 OPERATOR = {"Authorization": f"Bearer {OPERATOR_KEY}"}
 NEWEST = read_migrations()[-1].id

@@ -20,7 +20,7 @@ from app.domain.webhook import parse_webhook
 from app.sandbox import webhooks as wa
 from app.services.delivery import Delivered, Postponed
 from app.services.ingest_service import encode
-from proxy import Proxy, proxied
+from tests.support.proxy import Proxy, proxied
 
 from .conftest import MakeOffice, Office
 

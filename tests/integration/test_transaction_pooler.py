@@ -17,8 +17,8 @@ from app.core.http_client import close_http_client
 from app.doctor.database_checks import check_database
 from app.main import create_app
 from app.settings import Pooling
-from pgbouncer import PgBouncer, pgbouncer
-from serving import OPERATOR_KEY, outside_world, served, settings_of
+from tests.support.pgbouncer import PgBouncer, pgbouncer
+from tests.support.serving import OPERATOR_KEY, outside_world, served, settings_of
 
 MakeBouncer = Callable[..., PgBouncer]
 

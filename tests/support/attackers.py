@@ -1,6 +1,6 @@
 """200 connections of a stranger, for `test_attacks.py`: a process of its own, so that what is measured is the replica.
 
-python tests/attackers.py <port> <seconds> <name>
+python tests/support/attackers.py <port> <seconds> <name>
 """
 
 from __future__ import annotations

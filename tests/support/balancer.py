@@ -15,7 +15,7 @@ import pytest
 
 from app.localhost.processes import ChildProcess, free_port
 
-CONFIG = Path(__file__).resolve().parents[1] / "infra" / "haproxy" / "haproxy.cfg"
+CONFIG = Path(__file__).resolve().parents[2] / "infra" / "haproxy" / "haproxy.cfg"
 HAPROXY = shutil.which("haproxy")
 needs_haproxy = pytest.mark.skipif(HAPROXY is None, reason="no haproxy on this machine (Debian: apt install haproxy)")
 
@@ -55,7 +55,7 @@ def balancer(ports: Sequence[int], folder: Path) -> Iterator[Balancer]:
     port, statistics_port = free_port(), free_port()
     config = folder / "haproxy.cfg"
     config.write_text(rendered(ports, port, statistics_port), encoding="utf-8")
-    argv = [HAPROXY or "", "-db", "-f", config]
+    argv: list[str | Path] = [HAPROXY or "", "-db", "-f", config]
     process = ChildProcess("haproxy", argv, log_file=folder / "haproxy.log", pid_file=folder / "haproxy.pid")
     process.start()
     front = Balancer(port, statistics_port)

@@ -1,6 +1,6 @@
 """One replica of an experiment, a process of its own: tasks that call an upstream through a circuit until told to stop.
 
-    python -m breaker_child <driver> <name> <tasks> <redis url> <upstream port> <policy as JSON>
+    python -m tests.support.breaker_child <driver> <name> <tasks> <redis url> <upstream port> <policy as JSON>
 
 Talks to `breaker_upstream.Upstream`; times are CLOCK_MONOTONIC, which all processes of a machine share.
 """

@@ -39,7 +39,7 @@ class Chorus:
         return self.breaker.snapshot().state.value
 
     def round_trips(self) -> float:
-        return ROUND_TRIPS._value.get()
+        return float(ROUND_TRIPS._value.get())
 
     async def stop(self) -> None:
         self.loop.cancel()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LATENCY_SECONDS = 0.01
 
 
@@ -114,13 +114,13 @@ class Upstream:
 
     async def start_child(
         self, name: str, *, tasks: int, redis_url: str, policy: Mapping[str, Any],
-        driver: str = "breaker_drivers:Chorus", python: str = sys.executable,
+        driver: str = "tests.support.breaker_drivers:Chorus", python: str = sys.executable,
     ) -> Child:  # fmt: skip
-        paths = [*(str(ROOT / part) for part in ("backend", "tests", ".")), os.environ.get("PYTHONPATH", "")]
+        paths = [*(str(ROOT / part) for part in ("backend", ".")), os.environ.get("PYTHONPATH", "")]
         env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         process = await asyncio.create_subprocess_exec(
-            python, "-m", "breaker_child", driver, name, str(tasks), redis_url, str(self.port), json.dumps(policy),
-            env=env, cwd=ROOT,
+            python, "-m", "tests.support.breaker_child", driver, name, str(tasks), redis_url, str(self.port),
+            json.dumps(policy), env=env, cwd=ROOT,
         )  # fmt: skip
         child = self.children[name] = Child(name, process)
         return child

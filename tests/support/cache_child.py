@@ -1,6 +1,6 @@
 """One replica's shared cache, a process of its own: reads, edits and relays as a replica does, and stops where told.
 
-    python -m cache_child <redis url> <database url>
+    python -m tests.support.cache_child <redis url> <database url>
 
 One JSON object a line: `{"id", "do", …}` in, `{"id", "answer"}` or `{"event"}` out.
 """
@@ -26,7 +26,7 @@ from app.core.secrets import TokenCipher
 from app.domain.models import BotProfile
 from app.services.account_service import AccountService
 from app.services.cache_relay import CacheRelay
-from cold_reads import worst_cold_read
+from tests.support.cold_reads import worst_cold_read
 
 NAMESPACE = "test"
 RELAY_LEASE_SECONDS = 6

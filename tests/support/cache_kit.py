@@ -10,7 +10,7 @@ from typing import Any
 
 from app.core.cache import Cache
 from app.core.cache.shared import SharedTier
-from proxy import Proxy
+from tests.support.proxy import Proxy
 
 SOURCE_SECONDS = 0.02
 EXTRA_SECONDS = 0.05

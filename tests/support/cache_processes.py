@@ -1,4 +1,4 @@
-"""Replicas of the cache as real processes (`cache_child`), each behind a proxy that can be made to fail."""
+"""Replicas of the cache as real processes (`cache_child.py`), each behind a proxy that can be made to fail."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from proxy import Proxy, proxied
+from tests.support.proxy import Proxy, proxied
 
-TESTS = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
 ANSWER_SECONDS = 20.0
 STOP_SECONDS = 10.0
 
@@ -32,7 +32,7 @@ class CacheProcess:
     async def start(cls, stack: AsyncExitStack, redis_url: str, database_url: str) -> CacheProcess:
         proxy = await stack.enter_async_context(proxied(redis_url))
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "cache_child", proxy.url, database_url, cwd=TESTS,
+            sys.executable, "-m", "tests.support.cache_child", proxy.url, database_url, cwd=ROOT,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         replica = cls(process, proxy)

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cache_sim import World
+from tests.support.cache_sim import World
 
 
 def machine(url: str, *, replicas: int, keys_count: int) -> type[RuleBasedStateMachine]:  # noqa: C901  one rule each

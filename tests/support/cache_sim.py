@@ -10,6 +10,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from app.core.cache import Cache
@@ -18,8 +19,8 @@ from app.core.cache.shard import BUMP, INVALIDATE, Shard, Spend
 from app.core.cache.shared import SharedTier
 from app.core.errors import Unavailable
 from app.core.redis import Script
-from fakes import FakeClock
-from redis_topologies import server_of
+from tests.support.fakes import FakeClock
+from tests.support.redis_topologies import server_of
 
 TTL_SECONDS = 300.0
 
@@ -61,7 +62,10 @@ class SimLink:
         self._replica = replica
 
     async def mget(self, keys: Sequence[str], spend: Spend) -> list[bytes | None]:
-        return await self._world.wait_for(self._replica, "read", lambda: self._world.server.mget(keys))
+        found: list[bytes | None] = await self._world.wait_for(
+            self._replica, "read", lambda: self._world.server.mget(keys)
+        )
+        return found
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any], spend: Spend) -> Any:
         return await self._world.wait_for(self._replica, script.name, lambda: self._world.run(script, keys, args))
@@ -159,12 +163,12 @@ class World:
         self._births = itertools.count()
         self.steps: list[Step] = []
         self.failures: list[str] = []
-        self._feed: Any = self.server.pubsub()
+        self._feed: Any = self.server.pubsub()  # type: ignore[no-untyped-call]  # redis-py declares no type
         self._feed.subscribe("sim:{c0}:inv")
         self._feed.get_message(timeout=1)
         self.replicas: list[Replica] = []
         for number in range(replicas):
-            self.replicas.append(self.within(lambda n=number: Replica(self, f"replica{n:09d}")))
+            self.replicas.append(self.within(partial(Replica, self, f"replica{number:09d}")))
 
     def close(self) -> None:
         while tasks := asyncio.all_tasks(self.loop):

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parent / "cases" / "webhooks"
+FOLDER = Path(__file__).parents[1] / "cases" / "webhooks"
 WABA_ID = "102290129340398"
 RECENT = 86400 * 30
 """Times this near to when the cases were written become now: a message older than a day is another case."""

@@ -15,7 +15,7 @@ import redis as redis_sync
 
 from app.localhost.processes import ChildProcess, free_port
 
-INFRA = Path(__file__).resolve().parents[1] / "infra" / "redis"
+INFRA = Path(__file__).resolve().parents[2] / "infra" / "redis"
 
 
 @dataclass

@@ -16,7 +16,7 @@ from app.main import create_app
 from app.sandbox.app import running_sandbox
 from app.sandbox.client import SandboxClient
 from app.sandbox.config import SandboxAccount, SandboxConfig
-from serving import APP_SECRET, OPERATOR_KEY, served, settings_of
+from tests.support.serving import APP_SECRET, OPERATOR_KEY, served, settings_of
 
 SUPABASE_URL = "http://127.0.0.1:9"
 """Nobody listens there: tokens signed with the project's secret are verified without asking."""

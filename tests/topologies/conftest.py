@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from app.localhost.location import Location
-from redis_topologies import Cluster, Guarded, running_cluster, running_sentinels
-from serving import Outside, outside_world
+from tests.support.redis_topologies import Cluster, Guarded, running_cluster, running_sentinels
+from tests.support.serving import Outside, outside_world
 
 
 @pytest.fixture(scope="package")

@@ -10,10 +10,10 @@ import pytest
 
 from app.core import redis_clients
 from app.core.cache import Cache, join_fleet
-from chaos.cache_kit import Replica, World
-from chaos.test_cache_failures import *  # noqa: F403
-from proxy import Proxy, proxied
-from redis_topologies import PASSWORD, Cluster
+from tests.chaos.test_cache_failures import *  # noqa: F403
+from tests.support.cache_kit import Replica, World
+from tests.support.proxy import Proxy, proxied
+from tests.support.redis_topologies import PASSWORD, Cluster
 
 Direct = redis_clients.ClusterClient
 

@@ -11,7 +11,7 @@ import pytest
 
 from app.core.cache import Cache, inspect_key, join_fleet, keep, survey
 from app.core.cache.shared import SharedTier
-from redis_topologies import Cluster
+from tests.support.redis_topologies import Cluster
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ import pytest
 from app.core.cache import Cache, join_fleet
 from app.core.circuit_breaker import BreakerPolicy
 from app.core.redis import connect
-from breaker_kit import Replica
-from redis_topologies import Guarded
+from tests.support.breaker_kit import Replica
+from tests.support.redis_topologies import Guarded
 
 BACK_SECONDS = 5.0
 """From the moment that the sentinels name the new primary."""

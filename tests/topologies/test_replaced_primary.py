@@ -14,8 +14,8 @@ import pytest
 from app.core.cache import Cache, join_fleet
 from app.core.queue import Event, Queue, QueueUnavailable
 from app.core.redis import connect
-from proxy import Proxy, proxied
-from redis_topologies import DATA, PASSWORD, Node, client, replicated, wait_until
+from tests.support.proxy import Proxy, proxied
+from tests.support.redis_topologies import DATA, PASSWORD, Node, client, replicated, wait_until
 
 BACK_SECONDS = 3.0
 

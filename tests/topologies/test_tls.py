@@ -13,9 +13,9 @@ import pytest
 from app.core.cache import Cache, join_fleet
 from app.core.queue import Event, Queue, QueueUnavailable
 from app.core.redis import connect
-from breaker_kit import Replica, until
-from redis_topologies import Cluster, Guarded, running_cluster, running_sentinels
-from tls import TlsFronts, running_fronts
+from tests.support.breaker_kit import Replica, until
+from tests.support.redis_topologies import Cluster, Guarded, running_cluster, running_sentinels
+from tests.support.tls import TlsFronts, running_fronts
 
 BACK_SECONDS = 15
 

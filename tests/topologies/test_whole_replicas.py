@@ -18,8 +18,8 @@ from app.core.redis import connect, describe
 from app.doctor import examine
 from app.main import create_app
 from app.sandbox import webhooks as wa
-from redis_topologies import Cluster, Guarded, client
-from serving import APP_SECRET, OPERATOR_KEY, Outside, served, settings_of
+from tests.support.redis_topologies import Cluster, Guarded, client
+from tests.support.serving import APP_SECRET, OPERATOR_KEY, Outside, served, settings_of
 
 SHARDS = 16
 BACK_WITHIN_SECONDS = 15

@@ -16,7 +16,7 @@ from app.core.cache.shared import GIVING_BACK_AT_ONCE, SharedTier
 from app.core.clock import SYSTEM_CLOCK
 from app.core.errors import Unavailable
 from app.core.redis import Script
-from fakes import Source
+from tests.support.fakes import Source
 
 
 class Server:

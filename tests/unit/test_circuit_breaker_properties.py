@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker, CircuitBreakerOpenError, State
 from app.core.errors import Unavailable
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 BASE, CAP, LEASE = 30.0, 100.0, 150.0
 

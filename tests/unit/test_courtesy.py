@@ -10,7 +10,7 @@ from app.domain.errors import Unavailable
 from app.domain.models import Account
 from app.services import courtesy
 from app.services.courtesy import FIRST_PAUSE_SECONDS, MAX_AT_ONCE, MAX_PAUSE_SECONDS, Courtesy
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from app.core.circuit_breaker import BreakerFleet, BreakerPolicy, CircuitBreaker, CircuitBreakerOpenError, State
 from app.core.errors import Unavailable
-from faulty_redis import Line, OwnClock
+from tests.support.faulty_redis import Line, OwnClock
 
 from .test_queue_model import MovedClock, server_time
 

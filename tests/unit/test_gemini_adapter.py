@@ -21,7 +21,7 @@ from app.core.deadline import Deadline
 from app.core.errors import DeadlineExceeded, Unavailable
 from app.domain.errors import ModelRefused
 from app.domain.models import BotProfile, Prompt, Turn
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 PROMPT = Prompt("Be kind.", (Turn("user", "Hi"), Turn("model", "Hello!"), Turn("user", "Open today?")))
 TEXT = {"candidates": [{"content": {"parts": [{"text": "Yes."}]}, "finishReason": "STOP"}]}

@@ -20,7 +20,7 @@ from app.services.account_watch import BLOCKED, AccountWatch
 from app.services.cut_off import CutOff
 from app.services.health_service import PAGE_SECONDS, QUEUE_FULL, HealthService
 from app.services.probes import AGAIN_SECONDS, URGENT_SECONDS, Dependency, Prober, Proof
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 
 class Board:

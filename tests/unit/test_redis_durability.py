@@ -10,7 +10,7 @@ from app.core.errors import SettingsError
 from app.core.redis_info import DURABLE, about_server
 from app.doctor.checkup import _unsafe
 from app.settings import Settings
-from serving import settings_of
+from tests.support.serving import settings_of
 
 DATABASE = {"ingest_fallback": "database"}
 

@@ -20,7 +20,7 @@ from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.errors import Unavailable
 from app.domain.errors import Unauthenticated
 from app.domain.models import User
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 URL = "https://project.supabase.test"
 SECRET = "a-legacy-secret-of-more-than-32-characters"

@@ -21,7 +21,7 @@ from app.core.errors import Unavailable
 from app.core.secrets import TokenCipher
 from app.domain.errors import AccountRejected, Fenced, SendAmbiguous, SendError, SendRejected, SendThrottled
 from app.domain.models import Account, BlockReason, Recipient
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 CIPHER = TokenCipher([TokenCipher.generate_key()])
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
