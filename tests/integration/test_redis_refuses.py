@@ -37,13 +37,13 @@ class SmallDisk(Valkey):
     def _launch(self, port: int) -> ChildProcess:
         process = ChildProcess(
             self.name,
-            ["/bin/sh", "-c", 'trap "" XFSZ; ulimit -f 2048; exec "$0" -', self._location.valkey_server],
+            ["/bin/sh", "-c", 'trap "" XFSZ; ulimit -f 2048; exec "$0" -', self.location.valkey_server],
             stdin=CONFIG.format(port=port, password=self._password).encode(),
-            cwd=self._location.server_folder("valkey"),
+            cwd=self.location.server_folder("valkey"),
             env=dict(self.environment),
-            log_file=self._location.folder / "valkey.log",
-            pid_file=self._location.folder / "valkey.pid",
-            account=self._location.account,
+            log_file=self.location.folder / "valkey.log",
+            pid_file=self.location.folder / "valkey.pid",
+            account=self.location.account,
         )
         process.start()
         return process

@@ -20,13 +20,13 @@ class ForgetfulValkey(Valkey):
         config = CONFIG.format(port=port, password=self._password).replace("appendonly yes", "appendonly no")
         process = ChildProcess(
             self.name,
-            [self._location.valkey_server, "-"],
+            [self.location.valkey_server, "-"],
             stdin=config.encode(),
-            cwd=self._location.server_folder("valkey"),
+            cwd=self.location.server_folder("valkey"),
             env={"LC_ALL": "C"},
-            log_file=self._location.folder / "valkey.log",
-            pid_file=self._location.folder / "valkey.pid",
-            account=self._location.account,
+            log_file=self.location.folder / "valkey.log",
+            pid_file=self.location.folder / "valkey.pid",
+            account=self.location.account,
         )
         process.start()
         return process

@@ -9,6 +9,7 @@ Every operation may be repeated. Those that would not be by nature carry an id o
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 import time
@@ -23,7 +24,6 @@ import orjson
 from pydantic import TypeAdapter
 
 from app.adapters.database_trouble import DatabaseUnavailable, LockedTurns, Trouble
-from app.adapters.sql_invalidations import SqlInvalidations
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.deadline import Deadline
 from app.core.queue import Event
@@ -45,6 +45,7 @@ from app.domain.models import (
     Inbound,
     InboundMessage,
     InboxState,
+    Invalidation,
     Member,
     Message,
     Page,
@@ -76,6 +77,7 @@ _BLOCKED = TypeAdapter(BlockedAccounts)
 _CONVERSATION = TypeAdapter(Conversation)
 _HISTORY = TypeAdapter(DatabaseHistory)
 _INBOUND = TypeAdapter(Inbound)
+_INVALIDATIONS = TypeAdapter(tuple[Invalidation, ...])
 _MEMBER = TypeAdapter(Member)
 _MEMBERS = TypeAdapter(tuple[Member, ...])
 _MESSAGE = TypeAdapter(Message)
@@ -109,7 +111,7 @@ CONFLICTS = {
 }
 
 
-class SqlStore(SqlInvalidations, Store):
+class SqlStore(Store):
     """The whole port, less the way to the database."""
 
     def __init__(self, policy: ResiliencePolicy) -> None:
@@ -159,6 +161,21 @@ class SqlStore(SqlInvalidations, Store):
         if operation == "ping":
             return self._ping_policy
         return self._schema_policy if operation in _ABOUT_THE_SCHEMA else self._policy
+
+    # -- what the database remembers for the caches ----------------------------------------------------------------
+
+    async def pending_invalidations(self, *, limit: int) -> tuple[Invalidation, ...]:
+        return _INVALIDATIONS.validate_python(await self._call("pending_invalidations", limit=limit))
+
+    async def settle_invalidations(self, ids: Sequence[int]) -> None:
+        await self._call("settle_invalidations", ids=ids)
+
+    async def wait_for_invalidations(self, timeout_seconds: float) -> None:
+        """The database notifies only where a session can listen."""
+        await asyncio.sleep(timeout_seconds)
+
+    async def ignore_invalidations(self) -> None:
+        """There is no session that listens."""
 
     # -- inbox ---------------------------------------------------------------------------------------------------
 

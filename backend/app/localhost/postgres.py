@@ -58,24 +58,24 @@ class Postgres(Server):
         data = self._initialised_data()
         process = ChildProcess(
             self.name,
-            [self._location.postgres_bin / "postgres", "-D", data, *(f"--{k}={v}" for k, v in settings.items())],
+            [self.location.postgres_bin / "postgres", "-D", data, *(f"--{k}={v}" for k, v in settings.items())],
             env=ENV,
             cwd=data,
-            log_file=self._location.folder / "postgres.log",
+            log_file=self.location.folder / "postgres.log",
             pid_file=self._pid_file,
             stop_signal=signal.SIGINT,  # "fast": open connections are closed, transactions rolled back
-            account=self._location.account,
+            account=self.location.account,
         )
         process.start()
         return process
 
     @property
     def _pid_file(self) -> Path:
-        return self._location.folder / "postgres.pid"
+        return self.location.folder / "postgres.pid"
 
     def _initialised_data(self) -> Path:
         """The data folder, ready for a server to start on it."""
-        folder = self._location.server_folder("postgres")
+        folder = self.location.server_folder("postgres")
         data, fresh = folder / "data", folder / "fresh"
         lock = stop_leftover(self._pid_file, self.name, signal.SIGINT)
         try:
@@ -91,12 +91,12 @@ class Postgres(Server):
         return data
 
     def _initdb(self, data: Path, lock: FileLock) -> None:
-        account = self._location.account
+        account = self.location.account
         password_file = data.with_name("initial-password")
         password_file.unlink(missing_ok=True)
         write_private(password_file, self._password, account)
         argv: list[str | Path] = [
-            self._location.postgres_bin / "initdb", "-D", data, "--username=postgres", f"--pwfile={password_file}",
+            self.location.postgres_bin / "initdb", "-D", data, "--username=postgres", f"--pwfile={password_file}",
             "--auth=scram-sha-256", "--encoding=UTF8", "--no-instructions",
             "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8",  # the same on every system
         ]  # fmt: skip
@@ -119,7 +119,7 @@ class Postgres(Server):
     def _answers(self, port: int) -> bool:
         status: list[str] = []
         with suppress(OSError):
-            status = (self._location.folder / "postgres/data/postmaster.pid").read_text(errors="replace").splitlines()
+            status = (self.location.folder / "postgres/data/postmaster.pid").read_text(errors="replace").splitlines()
         # Line 8, as pg_ctl reads it. The query shows that the password is the right one as well.
         if len(status) < 8 or status[7].strip() != "ready":
             return False
@@ -134,7 +134,7 @@ class Postgres(Server):
         self, port: int, statements: Sequence[str], *, timeout_seconds: float
     ) -> subprocess.CompletedProcess[str]:
         argv: list[str | Path] = [
-            self._location.postgres_bin / "psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align",
+            self.location.postgres_bin / "psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align",
             "--set=ON_ERROR_STOP=1", "--host=127.0.0.1", f"--port={port}", "--username=postgres", "--dbname=postgres",
         ]  # fmt: skip
         for statement in statements:

@@ -20,7 +20,7 @@ class Server(ABC):
     name: str
 
     def __init__(self, location: Location) -> None:
-        self._location = location
+        self.location = location
         self._port: int | None = None
         self._process: ChildProcess | None = None
 

@@ -40,13 +40,13 @@ class Valkey(Server):
     def _launch(self, port: int) -> ChildProcess:
         process = ChildProcess(
             self.name,
-            [self._location.valkey_server, "-"],
+            [self.location.valkey_server, "-"],
             stdin=CONFIG.format(port=port, password=self._password).encode(),
-            cwd=self._location.server_folder("valkey"),  # Valkey writes to its working directory
+            cwd=self.location.server_folder("valkey"),  # Valkey writes to its working directory
             env=dict(self.environment),
-            log_file=self._location.folder / "valkey.log",
-            pid_file=self._location.folder / "valkey.pid",
-            account=self._location.account,
+            log_file=self.location.folder / "valkey.log",
+            pid_file=self.location.folder / "valkey.pid",
+            account=self.location.account,
         )
         process.start()
         return process
