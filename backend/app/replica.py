@@ -16,7 +16,7 @@ from app.core.pacing import Pacer
 from app.core.probe_board import ProbeBoard
 from app.core.queue import Queue
 from app.core.receipts import Receipts
-from app.core.redis import Redis
+from app.core.redis.door import Door
 from app.core.registry import Registry
 from app.core.secrets import TokenCipher
 from app.core.uptime import Uptime
@@ -65,8 +65,8 @@ class Replica:
 class Outside:
     """Everything this replica talks to. Nothing is connected before its first use."""
 
-    redis: Redis
-    control: Redis
+    redis: Door
+    control: Door
     """For what tells whether Redis, and this replica, are well: it must not wait behind what they do."""
     queue: Queue
     registry: Registry

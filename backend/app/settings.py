@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, Sett
 from app.core.credentials import credentials_problem
 from app.core.egress import Egress
 from app.core.errors import SettingsError
-from app.core.redis_url import RedisUrl, option_problem
+from app.core.redis.url import RedisUrl, option_problem
 from app.core.secrets import SecretError, TokenCipher, clean_secret, strip_secret
 from app.domain.app_secrets import read_app_secrets
 from app.setting_names import misspelt

@@ -12,7 +12,8 @@ from typing import Any
 
 from app.core.circuit_breaker import JOIN_SECONDS, BreakerFleet, BreakerPolicy, CircuitBreaker
 from app.core.errors import Unavailable
-from app.core.redis import connect
+from app.core.redis.client import connect
+from app.core.redis.door import Door
 from tests.bench import breaker_peers
 from tests.bench.breaker_peers import Call
 from tests.bench.report import Bar, table
@@ -44,7 +45,7 @@ async def measure(redis_url: str) -> tuple[list[str], list[Bar]]:
     redis, push = connect(redis_url, timeout_seconds=JOIN_SECONDS), connect(redis_url, timeout_seconds=1)
     policy = BreakerPolicy(THRESHOLD, 600.0, failure_rate=0.5, slow_call_seconds=10.0)
     breaker = CircuitBreaker("bench", policy)
-    fleet = BreakerFleet(redis, push, namespace="bench", replica_id="bench")
+    fleet = BreakerFleet(Door(redis, channels=push), namespace="bench", replica_id="bench")
     fleet.join(breaker)
     await fleet.sync()
     absent, contenders = [], {CHORUS: Contender(breaker.call_async)}

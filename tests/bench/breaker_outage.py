@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from app.core.redis import connect
+from app.core.redis.client import connect
 from app.localhost.servers import Valkey
 from tests.support.breaker_upstream import Child, Upstream, running_upstream
 

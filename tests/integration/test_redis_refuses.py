@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client import REGISTRY
+from redis.exceptions import ResponseError
 
-from app.core.redis import Redis, ResponseError, connect
+from app.core.redis.client import Redis, connect
 from app.localhost.location import locate
 from app.localhost.processes import ChildProcess
 from app.localhost.servers import Valkey, remove_data

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from app.core.circuit_breaker import JOIN_SECONDS, BreakerFleet, BreakerPolicy, CircuitBreaker, KeyedCircuitBreakers
+from app.core.circuit_breaker import BreakerFleet, BreakerPolicy, CircuitBreaker, KeyedCircuitBreakers
 from app.core.http_client import ConnectFailed
-from app.core.redis import connect
+from app.core.redis.door import Door
 
 POLICY = BreakerPolicy(failure_threshold=5, open_seconds=0.4, max_open_seconds=4.0, probe_lease_seconds=1.0)
 
@@ -19,15 +19,12 @@ class Replica:
 
     def __init__(self, url: str, name: str, policy: BreakerPolicy = POLICY, *, replicas: int = 1) -> None:
         self.name = name
-        self.redis = connect(url, timeout_seconds=JOIN_SECONDS)
-        self.push = connect(url, timeout_seconds=1.0, any_node=True)
+        self.door = Door.to(url)
         self.breaker = CircuitBreaker("some_api", policy, dependency="some")
         self.keyed = KeyedCircuitBreakers("keyed_api", replace(policy, quorum=1), dependency="keyed")
         self.replicas = replicas
         """That live, as far as this one knows."""
-        self.fleet = BreakerFleet(
-            self.redis, self.push, namespace="test", replica_id=name, replicas=lambda: self.replicas
-        )
+        self.fleet = BreakerFleet(self.door, namespace="test", replica_id=name, replicas=lambda: self.replicas)
         self.fleet.join(self.breaker, self.keyed)
         self.outcome: Exception | None = None
         self.called = 0
@@ -44,8 +41,7 @@ class Replica:
                 await self._loop
             self._loop = None
         await self.fleet.leave()
-        await self.redis.aclose()
-        await self.push.aclose()
+        await self.door.aclose()
 
     async def upstream(self) -> str:
         self.called += 1

@@ -15,7 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app.core.redis_url import RedisUrl, Topology
+from app.core.redis.url import RedisUrl, Topology
 from app.localhost.processes import ChildProcess, free_port
 from tests.support.tls import TlsFronts
 

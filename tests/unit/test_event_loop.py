@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from app.core.event_loop import ResolvingLoop
-from app.core.redis import connect
+from app.core.redis.client import connect
 from app.core.resolver import Resolver
 from tests.support.fakes import peer, read_request, response
 from tests.support.tls import NAME, TlsFronts, running_fronts

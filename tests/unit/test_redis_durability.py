@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.core.errors import SettingsError
-from app.core.redis_info import DURABLE, about_server
+from app.core.redis.info import DURABLE, about_server
 from app.doctor.checkup import _unsafe
 from app.settings import Settings
 from tests.support.serving import settings_of

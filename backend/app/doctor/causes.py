@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.adapters.database_trouble import database_cause
 from app.core.credentials import place_of
 from app.core.network_trouble import Cause, network_cause
-from app.core.redis_trouble import redis_cause
+from app.core.redis.trouble import redis_cause
 from app.settings import Settings
 
 

@@ -29,8 +29,9 @@ from app.core.circuit_breaker.wire import (
 )
 from app.core.errors import Unavailable
 from app.core.failure_words import one_line
-from app.core.redis import Redis, RedisError, Script, run_together, within
-from app.core.redis_trouble import redis_words
+from app.core.redis.door import Door
+from app.core.redis.script import Script
+from app.core.redis.subscription import Subscription
 
 logger = logging.getLogger("app.core.circuit_breaker")
 
@@ -43,7 +44,6 @@ JOIN_SECONDS = 1.0
 RESYNC_SECONDS = 1.0
 FIRST_RESYNC_SECONDS = 0.1
 RESYNC_SPREAD = 0.2
-MAX_OPERATIONS = 32
 MAX_LISTED = 1000
 """Keyed circuits in trouble that a replica follows, and asks for by name, in one round."""
 QUIET_SECONDS = 5.0
@@ -57,20 +57,18 @@ LINK_UP = Gauge("chorus_circuit_breaker_fleet_up", "1 if this replica follows th
 class BreakerFleet:
     """Lets circuits join the fleet.
 
-    fleet = BreakerFleet(redis, push, namespace="chorus", replica_id="a", replicas=lambda: registry.count)
+    fleet = BreakerFleet(door, namespace="chorus", replica_id="a", replicas=lambda: registry.count)
     fleet.join(gemini_circuit_breaker, whatsapp_account_breakers)
     await fleet.sync()          # before the first call: a new replica knows what the others know
     ... fleet.run()             # in the background: listens and resyncs until cancelled
     await fleet.leave()
 
-    `redis` must not retry, and give up after `JOIN_SECONDS`; `push` is for the subscription alone. While Redis is away
-    each circuit decides by itself; its return is noticed within a resync.
+    While Redis is away each circuit decides by itself; its return is noticed within a resync.
     """
 
     def __init__(
         self,
-        redis: Redis,
-        push: Redis,
+        door: Door,
         *,
         namespace: str,
         replica_id: str,
@@ -90,13 +88,11 @@ class BreakerFleet:
         closed after good probes."""
         self.replicas = 1
         """How many share the probes while Redis is away: the last count made while it was there."""
-        self._redis = redis
-        self._push = push
+        self._door = door
         self._count_replicas = replicas
         self._links: dict[str, FleetLink] = {}
         self._families: dict[str, KeyedCircuitBreakers] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._operations = asyncio.Semaphore(MAX_OPERATIONS)
         self._sync_now = asyncio.Event()
         self._syncing = asyncio.Lock()
         self._pause = FIRST_RESYNC_SECONDS
@@ -169,20 +165,15 @@ class BreakerFleet:
 
     async def run_script(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """The script's answer within `OP_SECONDS`, or `None`: this replica is on its own until the next resync."""
-        return await self._bounded(OP_SECONDS, lambda: script(self._redis, keys, args))
+        return await self._answer(self._door.run(script, keys, args, within_seconds=OP_SECONDS))
 
-    async def _bounded(self, seconds: float, operation: Callable[[], Awaitable[T]]) -> T | None:
-        async def in_turn() -> T:
-            async with self._operations:
-                return await operation()
-
+    async def _answer(self, asked: Awaitable[T]) -> T | None:
         ROUND_TRIPS.inc()
         try:
-            return await within(seconds, in_turn())
-        except (RedisError, OSError) as exc:  # TimeoutError is an OSError
+            return await asked
+        except Unavailable as exc:
             if self.up:
-                reason = redis_words(exc)
-                logger.warning("circuit breakers: Redis is away, deciding locally", extra={"reason": reason})
+                logger.warning("circuit breakers: Redis is away, deciding locally", extra={"reason": str(exc)})
             self.up = False
             LINK_UP.set(0)
             return None
@@ -216,7 +207,7 @@ class BreakerFleet:
             groups = self._groups()
             asked = {link.breaker.name: link.breaker.version for link in self._all_links()}
             seconds = JOIN_SECONDS if returning else OP_SECONDS
-            answers = await self._bounded(seconds, lambda: self._exchange(told, groups, load=returning))
+            answers = await self._exchange(told, groups, load=returning, within_seconds=seconds)
             if answers is None:
                 return False
             for (link, _), answer in zip(told, answers, strict=False):
@@ -256,11 +247,13 @@ class BreakerFleet:
         return groups
 
     async def _exchange(
-        self, told: Sequence[tuple[FleetLink, list[Any]]], groups: dict[str, list[str]], *, load: bool
-    ) -> list[Any]:
+        self, told: Sequence[tuple[FleetLink, list[Any]]], groups: dict[str, list[str]], *, load: bool,
+        within_seconds: float,
+    ) -> list[Any] | None:  # fmt: skip
         calls = [(REPORT, link.report_keys, args) for link, args in told]
         calls += [(READ, *self._read_call(group, names)) for group, names in groups.items()]
-        return await run_together(self._redis, calls, load=SCRIPTS if load else ())
+        scripts = SCRIPTS if load else ()
+        return await self._answer(self._door.run_together(calls, load=scripts, within_seconds=within_seconds))
 
     async def run(self) -> None:
         """Listen and resync until cancelled."""
@@ -271,7 +264,6 @@ class BreakerFleet:
     async def _resync(self) -> None:
         while True:
             await self.sync()
-            _raise_if_cancelled()
             self._sync_now.clear()
             self._pause = min(2 * self._pause, RESYNC_SECONDS)
             pause = self._pause * (1 + RESYNC_SPREAD * random.uniform(-1, 1))  # noqa: S311
@@ -289,31 +281,24 @@ class BreakerFleet:
     async def _listen(self) -> None:
         while True:
             try:
-                async with self._push.pubsub() as subscription:
-                    await subscription.subscribe(self.keys.channel)
-                    await self._follow(subscription)
-            except (RedisError, OSError) as exc:
+                subscription = await self._door.subscribe(self.keys.channel)
+                try:
+                    self._sync_now.set()  # what was published before is not repeated
+                    await subscription.follow(self.hear, self._check(subscription))
+                finally:
+                    await subscription.aclose()
+            except Unavailable as exc:
                 logger.info("circuit breakers: no push, the resync goes on", extra={"reason": str(exc)})
-            _raise_if_cancelled()
             await asyncio.sleep(RECONNECT_SECONDS * (0.5 + random.random()))  # noqa: S311
 
-    async def _follow(self, subscription: Any) -> None:
-        """Until the connection is lost, or says nothing when asked."""
-        pinged = False
+    async def _check(self, subscription: Subscription) -> None:
+        """A subscription that says nothing may be lost: ask. Raises `Unavailable`."""
+        heard = -1
         while True:
-            _raise_if_cancelled()
-            message = await subscription.get_message(timeout=QUIET_SECONDS)
-            if message is None:
-                if pinged:
-                    return
-                await subscription.ping()
-                pinged = True
-                continue
-            pinged = False
-            if message["type"] == "subscribe":
-                self._sync_now.set()  # what was published before is not repeated
-            elif message["type"] == "message":
-                self.hear(message["data"])
+            if heard == subscription.heard:
+                await subscription.check(within_seconds=QUIET_SECONDS)
+            heard = subscription.heard
+            await asyncio.sleep(QUIET_SECONDS)
 
     def hear(self, message: bytes) -> None:
         """Learn from a published message. In any order, any number of times: only news counts."""
@@ -327,10 +312,7 @@ class BreakerFleet:
     async def force(self, name: str, state: str, *, who: str, why: str) -> FleetWord:
         """`open`, `closed` or `auto`, for every replica and until told otherwise. Raises `Unavailable`."""
         args = [name, self.keys.channel, FORCED[state], one_line(who), one_line(why)]
-        try:
-            answer = await FORCE(self._redis, self.keys.of(name), args)
-        except (RedisError, OSError) as exc:
-            raise Unavailable("redis", redis_words(exc)) from exc
+        answer = await self._door.run(FORCE, self.keys.of(name), args, urgent=True)
         word = read_word(answer[1:], self.now())
         link = self._find(name, word)
         if link is not None:
@@ -343,18 +325,8 @@ class BreakerFleet:
         for name in names:
             groups.setdefault(name.partition(":")[0], []).append(name)
         words: dict[str, FleetWord] = {}
-        try:
-            for group, members in groups.items():
-                for row in await READ(self._redis, *self._read_call(group, members)):
-                    name, word = read_row(row, self.now())
-                    words[name] = word
-        except (RedisError, OSError) as exc:
-            raise Unavailable("redis", redis_words(exc)) from exc
+        for group, members in groups.items():
+            for row in await self._door.run(READ, *self._read_call(group, members), urgent=True):
+                name, word = read_row(row, self.now())
+                words[name] = word
         return words
-
-
-def _raise_if_cancelled() -> None:
-    """redis-py sends under `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes as it ends."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from app.core.circuit_breaker.rules import CLOSED, BreakerPolicy, Seen, State, View
-from app.core.redis import Script
+from app.core.redis.script import Script
 
 REPORT, ACQUIRE, SETTLE, FORCE, READ, PROVE = (
     Script(f"breaker_{name}", prelude="breaker_state")
