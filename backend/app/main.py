@@ -81,7 +81,7 @@ def create_app(settings: Settings) -> Chorus:
     return app
 
 
-def openapi_document() -> dict[str, Any]:
+def openapi_document() -> dict[str, object]:
     """What `docs/openapi.json` holds; the same for every setting."""
     return create_app(Settings.model_construct()).openapi()
 

@@ -176,13 +176,13 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_blanks(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _drop_blanks(cls, values: dict[str, object]) -> dict[str, object]:
         """A setting of white space alone is one that is not set."""
         return {name: v for name, v in values.items() if not (isinstance(v, str) and not strip_secret(v))}
 
     @field_validator("*", mode="before")
     @classmethod
-    def _clean(cls, value: Any, info: ValidationInfo) -> Any:
+    def _clean(cls, value: object, info: ValidationInfo) -> object:
         """Every value, secret or not: none of ours contains white space, and a comment behind `=` is part of the value
         for docker."""
         name = info.field_name or ""
@@ -371,7 +371,7 @@ def load_settings_leniently() -> tuple[Settings, dict[str, str]]:
         return load_settings(), {}
     except SettingsError as exc:
         problems = exc.problems
-    given: dict[str, Any] = {"_env_file": None} if ".env" in problems else {}
+    given: dict[str, object] = {"_env_file": None} if ".env" in problems else {}
     defaults = {name: field.default for name, field in Settings.model_fields.items() if name.upper() in problems}
     try:
         return load_settings(**given, **defaults), problems

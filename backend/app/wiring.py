@@ -336,13 +336,13 @@ def _health(
     cut_off: CutOff,
     build: str,
 ) -> HealthService:
-    async def probe_store() -> Mapping[str, Any]:
+    async def probe_store() -> Mapping[str, object]:
         await outside.store.probe()
         outside.uptime.answered("database")
         wrong = outside.store.trouble()
         return {TROUBLE: wrong} if wrong else {}
 
-    async def probe_redis() -> Mapping[str, Any]:
+    async def probe_redis() -> Mapping[str, object]:
         channel = "trusted" if cache.stats().trusted else "lost"
         needs_aof = settings.redis_durability is RedisDurability.AOF
         about = await outside.control.describe(needs_aof=needs_aof)
@@ -355,7 +355,7 @@ def _health(
         told = {"durability": settings.redis_durability, "channel": channel}
         return about | told | ({TROUBLE: wrong} if wrong else {})
 
-    async def internals() -> Mapping[str, Any]:
+    async def internals() -> Mapping[str, object]:
         queue = await outside.queue.stats()
         return {
             "cache": asdict(cache.stats()),

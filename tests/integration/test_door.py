@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import redis
-from app.localhost.servers import Valkey
 
 from app.core.errors import Unavailable
 from app.core.redis.door import Door, DoorTimings, NotAsked
 from app.core.redis.script import Script
+from app.localhost.servers import Valkey
 from tests.support.proxy import proxied
 
 MANY = 8

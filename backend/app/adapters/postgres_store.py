@@ -87,7 +87,7 @@ class PostgresStore(SqlStore):
             raise DatabaseUnavailable(Trouble.AWAY, type(exc).__name__) from exc
         return orjson.loads(answer)
 
-    async def _once(self, function: str, body: bytes) -> Any:
+    async def _once(self, function: str, body: bytes) -> str:
         pool = self._pool or await self._open()
         connection = await _acquire(pool)
         try:
@@ -113,12 +113,12 @@ class PostgresStore(SqlStore):
                 closing.add_done_callback(self._closing.discard)
         return True
 
-    async def _fetch(self, connection: Any, function: str, body: str) -> Any:
+    async def _fetch(self, connection: Any, function: str, body: str) -> str:
         query = f"select public.{function}($1::jsonb)"  # the names are literals of SqlStore
         if not self._pooled:
-            return await connection.fetchval(query, body)
+            return str(await connection.fetchval(query, body))
         await connection.execute(f"begin; {self._limits('set local')}")
-        answer = await connection.fetchval(query, body)
+        answer = str(await connection.fetchval(query, body))
         await connection.execute("commit")
         return answer
 
@@ -186,7 +186,7 @@ async def _look(database_url: str) -> bool:
         raise _not_a_url() from None
 
 
-async def _acquire(pool: asyncpg.Pool) -> Any:
+async def _acquire(pool: asyncpg.Pool) -> object:
     try:
         return await pool.acquire(timeout=CONNECT_SECONDS)
     except ValueError:
@@ -202,5 +202,5 @@ def _discard(connection: Any) -> None:
         connection.terminate()
 
 
-async def _keep(_connection: Any) -> None:
+async def _keep(_connection: object) -> None:
     """Nothing to reset."""

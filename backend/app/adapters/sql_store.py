@@ -127,7 +127,7 @@ class SqlStore(Store):
         self._schema_policy = policy.behind(CircuitBreaker("supabase_schema", INBOX_BREAKER, dependency="database"))
 
     @abstractmethod
-    async def _execute(self, function: str, body: bytes) -> Any:
+    async def _execute(self, function: str, body: bytes) -> object:
         """Call `public.<function>` with the JSON `body`, once; its parsed answer. Raises `DatabaseUnavailable`."""
 
     async def _call(self, operation: str, /, **p: Any) -> Any:
@@ -306,7 +306,7 @@ class SqlStore(Store):
         )  # fmt: skip
         return _ACCOUNT.validate_python(account)
 
-    async def update_account(self, account_id: str, changes: Mapping[str, Any]) -> Account:
+    async def update_account(self, account_id: str, changes: Mapping[str, object]) -> Account:
         _check_known(changes, _ACCOUNT_CHANGES)
         return _ACCOUNT.validate_python(await self._call("update_account", account_id=account_id, changes=changes))
 
@@ -510,7 +510,7 @@ class SqlStore(Store):
     ) -> Reply:
         return await self._save_answer(spent, key=key, fence=fence, covers=covers, body=body, fallback=fallback)
 
-    async def _save_answer(self, spent: Spent | None, **p: Any) -> Reply:
+    async def _save_answer(self, spent: Spent | None, **p: object) -> Reply:
         cost = {
             "spent_id": spent and spent.id,
             "input_tokens": spent and spent.input_tokens,
@@ -538,7 +538,7 @@ class SqlStore(Store):
     async def complete_part(self, key: str, *, part: int, wamid: str, last: bool) -> None:
         await self._call("complete_part", key=key, part=part, wamid=wamid, last=last)
 
-    async def fail_part(self, key: str, *, fence: int, part: int, error: Mapping[str, Any], final: bool) -> None:
+    async def fail_part(self, key: str, *, fence: int, part: int, error: Mapping[str, object], final: bool) -> None:
         await self._call("fail_part", key=key, fence=fence, part=part, error=error, final=final)
 
 
@@ -561,7 +561,7 @@ def _event(row: Mapping[str, Any]) -> Event:
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
-def _encode(p: Mapping[str, Any]) -> bytes:
+def _encode(p: Mapping[str, object]) -> bytes:
     """JSON that PostgreSQL takes: its text cannot hold a NUL."""
     body = orjson.dumps(p)
     return _NUL.sub(rb"\1\\ufffd", body) if b"\\u0000" in body else body
@@ -576,7 +576,7 @@ def _profile(row: Mapping[str, Any]) -> BotProfile:
     return _PROFILE.validate_python({name: value for name, value in row.items() if value is not None})
 
 
-def _check_known(changes: Mapping[str, Any], allowed: set[str]) -> None:
+def _check_known(changes: Mapping[str, object], allowed: set[str]) -> None:
     for name in changes:
         if name not in allowed:
             raise InvalidInput(f"{name} cannot be changed", field=name)

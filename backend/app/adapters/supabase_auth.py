@@ -151,7 +151,7 @@ class SupabaseTokenVerifier:
         return float("inf") if at is None else self._clock.monotonic() - at
 
 
-def _usable(key: Any) -> tuple[str, PyJWK] | None:
+def _usable(key: object) -> tuple[str, PyJWK] | None:
     """A key we can verify with, by its id. Other kinds are skipped: a set may hold keys for newer clients."""
     if not isinstance(key, dict) or not isinstance(key.get("kid"), str):
         return None

@@ -80,7 +80,7 @@ class ErrorOut(BaseModel):
     error: ProblemOut
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problems(*statuses: int) -> dict[int | str, dict[str, object]]:
     """The errors of a route, for FastAPI's `responses=`."""
     return {
         status: {
@@ -103,7 +103,7 @@ def plain_problem(status: int, description: str = "") -> dict[str, Any]:
     return {"description": text, "headers": headers, "content": content}
 
 
-def document(app: FastAPI, plain: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def document(app: FastAPI, plain: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
     """The whole document, OpenAPI 3.1. `plain`: path -> path item of the routes described by hand."""
     found = get_openapi(
         title="Chorus",

@@ -208,12 +208,12 @@ def _not_verified(what: str) -> Response:
     return error_response(403, "verification_failed", what)
 
 
-def _query(name: str, description: str, **schema: Any) -> dict[str, Any]:
+def _query(name: str, description: str, **schema: object) -> dict[str, object]:
     """Not required: what is missing is a refused handshake (403), as it is for Meta."""
     return {"name": name, "in": "query", "description": description, "schema": {"type": "string"} | schema}
 
 
-def _unsigned() -> dict[str, Any]:
+def _unsigned() -> dict[str, object]:
     """Without the challenge that a 401 of the other routes carries."""
     return plain_problem(401, "The signature is missing or does not match; nothing was stored.") | {"headers": {}}
 

@@ -390,13 +390,13 @@ def _changes(assignments: Sequence[str], path: str | None, unset: Sequence[str])
     return changes
 
 
-def _takes_text(annotation: Any) -> bool:
+def _takes_text(annotation: object) -> bool:
     if get_origin(annotation) is dict:
         return False
     return annotation is str or any(_takes_text(part) for part in get_args(annotation))
 
 
-def _from_file(path: str) -> dict[str, Any]:
+def _from_file(path: str) -> dict[str, object]:
     value = _as_json(_read(path))
     if isinstance(value, dict):
         return value
@@ -415,7 +415,7 @@ def _read(path: str) -> str:
         raise click.UsageError(f"{path}: {exc.strerror}") from None
 
 
-def _as_json(value: str) -> Any:
+def _as_json(value: str) -> object:
     try:
         return orjson.loads(value)
     except ValueError:
@@ -437,13 +437,13 @@ def _validated(schema: Any, fields: Mapping[str, Any], *, as_options: bool = Fal
         raise InvalidInput(f"{shown}: {first['msg'].removeprefix('Value error, ')}", field=name) from None
 
 
-def _shown(account: Account) -> dict[str, Any]:
+def _shown(account: Account) -> dict[str, object]:
     from app.api.schemas import AccountOut
 
     return AccountOut.model_validate(account).model_dump(mode="json", exclude={"spent_today"})
 
 
-def _profile_shown(found: Any) -> dict[str, Any]:
+def _profile_shown(found: object) -> dict[str, object]:
     from app.api.schemas import ProfileOut
 
     return ProfileOut.model_validate(found).model_dump(mode="json")

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from itertools import count
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
 import structlog
@@ -127,7 +127,7 @@ class _Lines:
     def __init__(self, handler: _Handler) -> None:
         self._handler = handler
         self._formatter = handler.formatter
-        self._pending: list[tuple[str, dict[str, Any]]] = []
+        self._pending: list[tuple[str, dict[str, object]]] = []
 
     @property
     def is_alone(self) -> bool:
@@ -172,7 +172,7 @@ def _is_plain(logger: logging.Logger | None) -> bool:
     return logger is not None
 
 
-class _Handler(logging.StreamHandler[Any]):
+class _Handler(logging.StreamHandler[TextIO]):
     """Ours, so that `configure_logging` replaces nobody else's."""
 
 

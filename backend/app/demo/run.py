@@ -245,7 +245,7 @@ def _until_signal() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _in_a_loop(work: Coroutine[Any, Any, T]) -> T:
+def _in_a_loop(work: Coroutine[object, object, T]) -> T:
     """`asyncio.run`, but a signal cancels `work` and then raises `Interrupted`: an exception out of a signal handler
     could end up in any task, or be swallowed by the loop."""
 

@@ -107,7 +107,7 @@ async def _redis_cache(url: str, stack: AsyncExitStack) -> list[Finding]:
         return [Finding("redis cache", "bad", cause.said, cause.mend)]
 
 
-async def _round_trip(subject: str, door: Door, about: Mapping[str, Any]) -> Finding:
+async def _round_trip(subject: str, door: Door, about: Mapping[str, object]) -> Finding:
     seconds = await door.measure()
     detail = f"{about['version']}, {about['role']}, round trip {seconds * 1000:.1f} ms"
     if seconds > SLOW_REDIS_SECONDS:

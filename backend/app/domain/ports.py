@@ -123,7 +123,7 @@ class AccountStore(Protocol):
         """`access_token` is ciphertext. Raises `Conflict` (`slug_taken`, `phone_number_id_taken`)."""
         ...
 
-    async def update_account(self, account_id: str, changes: Mapping[str, Any]) -> Account:
+    async def update_account(self, account_id: str, changes: Mapping[str, object]) -> Account:
         """Raises `NotFound("account")`, `Conflict`."""
         ...
 
@@ -152,7 +152,7 @@ class AccountStore(Protocol):
         *,
         phone_number_id: str | None,
         phone_number: str | None,
-        notice: Mapping[str, Any],
+        notice: Mapping[str, object],
         block: BlockReason | None,
         ends_block: bool,
         confirm: int,
@@ -192,7 +192,7 @@ class AccountStore(Protocol):
         """`None` only if the account does not exist; a fresh account has an empty profile."""
         ...
 
-    async def update_profile(self, account_id: str, changes: Mapping[str, Any]) -> BotProfile:
+    async def update_profile(self, account_id: str, changes: Mapping[str, object]) -> BotProfile:
         """Raises `NotFound("account")`."""
         ...
 
@@ -353,7 +353,7 @@ class ReplyStore(Protocol):
         """Record what WhatsApp accepted. Not fenced: it is a fact whoever reports it. Idempotent."""
         ...
 
-    async def fail_part(self, key: str, *, fence: int, part: int, error: Mapping[str, Any], final: bool) -> None:
+    async def fail_part(self, key: str, *, fence: int, part: int, error: Mapping[str, object], final: bool) -> None:
         """The send certainly did not go out. `final`: the reply and its message are `failed`; otherwise back to
         `pending`. Raises `Fenced`."""
         ...

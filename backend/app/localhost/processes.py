@@ -24,7 +24,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 HAS_PROC = Path("/proc/self/stat").exists()
 POLL_SECONDS = 0.01
@@ -275,7 +274,9 @@ class ChildProcess:
                 stderr=log,
                 pass_fds=(lock_descriptor,),
                 start_new_session=True,  # Ctrl-C in the terminal reaches the owner only, which stops things in order
-                **_as_account(self._account),
+                user=self._account.uid if self._account else None,
+                group=self._account.gid if self._account else None,
+                extra_groups=[] if self._account else None,
             )
         except OSError as exc:
             raise ProcessError(f"{self.name} could not be started: {exc}") from exc
@@ -330,7 +331,9 @@ def run(
                 umask=0o077,
                 pass_fds=pass_fds,
                 start_new_session=True,
-                **_as_account(account),
+                user=account.uid if account else None,
+                group=account.gid if account else None,
+                extra_groups=[] if account else None,
             )
         output, errors = process.communicate(timeout=timeout_seconds)
     except BaseException as exc:
@@ -372,10 +375,6 @@ def children_of(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         return []
-
-
-def _as_account(account: Account | None) -> dict[str, Any]:
-    return {} if account is None else {"user": account.uid, "group": account.gid, "extra_groups": []}
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -269,7 +269,7 @@ async def _read(request: Request, model: type[M]) -> M:
     return _validated(model, await _read_json(request))
 
 
-async def _read_json(request: Request) -> Any:
+async def _read_json(request: Request) -> object:
     try:
         return orjson.loads(await read_body(request, MAX_BODY_BYTES))
     except orjson.JSONDecodeError:
@@ -287,5 +287,5 @@ def _validated(model: type[M], values: Any) -> M:
         raise ControlError("; ".join(problems)) from None
 
 
-def _json(payload: Any, status: int = 200) -> Response:
+def _json(payload: object, status: int = 200) -> Response:
     return Response(orjson.dumps(payload), status, media_type="application/json")

@@ -7,7 +7,6 @@ import hashlib
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import orjson
 from starlette.requests import Request
@@ -109,7 +108,7 @@ class Gemini:
         return None
 
 
-def read_question(payload: Any) -> Question:
+def read_question(payload: object) -> Question:
     """Raises `Invalid`."""
     if not isinstance(payload, Mapping):
         raise Invalid("Invalid JSON payload received.")
@@ -133,7 +132,7 @@ def read_question(payload: Any) -> Question:
     return Question(system, turns, limit, thoughts, parameters)
 
 
-def _turns(contents: Any) -> tuple[tuple[str, str], ...]:
+def _turns(contents: object) -> tuple[tuple[str, str], ...]:
     if not isinstance(contents, list) or not contents:
         raise Invalid("contents is not specified")
     turns = tuple((_role(content), _text(content, "contents")) for content in contents)
@@ -144,14 +143,14 @@ def _turns(contents: Any) -> tuple[tuple[str, str], ...]:
     return turns
 
 
-def _role(content: Any) -> str:
+def _role(content: object) -> str:
     role = content.get("role", "user") if isinstance(content, Mapping) else None
     if role not in ("user", "model"):
         raise Invalid("Please use a valid role: user, model.")
     return str(role)
 
 
-def _text(content: Any, where: str) -> str:
+def _text(content: object, where: str) -> str:
     parts = content.get("parts") if isinstance(content, Mapping) else None
     if not isinstance(parts, list) or not parts:
         raise Invalid(f"{where}.parts must not be empty.")
@@ -161,7 +160,7 @@ def _text(content: Any, where: str) -> str:
     return "\n".join(str(text) for text in texts)
 
 
-def _thought_tokens(thinking: Any) -> int:
+def _thought_tokens(thinking: object) -> int:
     """What thinking costs before the first word; it counts against `maxOutputTokens`."""
     if not isinstance(thinking, Mapping):
         raise Invalid("thinkingConfig must be an object.")
@@ -232,6 +231,6 @@ def _told(fault: Fault | None, model: str, question: Question | None) -> Answer 
         return false_answer(spec, None, name)
     if error.parameter and (question is None or error.parameter not in question.parameters):
         return None
-    told: Any = error.body(model=model, retry_delay=spec.retry_delay)
+    told: object = error.body(model=model, retry_delay=spec.retry_delay)
     status = 200 if spec.with_status_200 else error.http_status
     return false_answer(spec, (status, [told] if spec.in_array else told), name)

@@ -287,7 +287,7 @@ class AccountService:
             raise NotFound("account")
         return profile
 
-    async def update_profile(self, account_id: str, changes: Mapping[str, Any]) -> BotProfile:
+    async def update_profile(self, account_id: str, changes: Mapping[str, object]) -> BotProfile:
         """Raises `InvalidInput` if it would be too large."""
         before = await self._store.get_profile(account_id)
         if before is None:

@@ -53,7 +53,7 @@ def words_of(row: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def in_trouble(overview: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def in_trouble(overview: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
     """The circuits of an `overview` that are not closed, or count failures, with the reason in words."""
     return {
         name: f"{row['state']}{', forced' if row['forced'] else ''}: {words_of(row) or 'no reason known'}"
@@ -93,7 +93,7 @@ class BreakerService:
         if self._wakers:
             await asyncio.wait(self._wakers)
 
-    async def overview(self) -> dict[str, dict[str, Any]]:
+    async def overview(self) -> dict[str, dict[str, object]]:
         """The service-wide circuits by short name, then the keyed ones in trouble by full name. While Redis is away, as
         this replica sees them (`scope`)."""
         full_names = {breaker.name: short for short, breaker in self._breakers.items()}
@@ -108,7 +108,7 @@ class BreakerService:
             }
         return {full_names.get(name, name): self._row(name, word) for name, word in words.items()}
 
-    async def force(self, name: str, action: BreakerAction, *, who: str, why: str) -> dict[str, Any]:
+    async def force(self, name: str, action: BreakerAction, *, who: str, why: str) -> dict[str, object]:
         """For every replica, over restarts. Raises `NotFound`, and `Unavailable` while Redis is away."""
         full_name = self._full_name(name)
         word = await self._fleet.force(full_name, _STATES[action], who=who, why=why)
@@ -169,7 +169,7 @@ class BreakerService:
             return name
         raise NotFound("breaker")
 
-    def _row(self, name: str, word: FleetWord) -> dict[str, Any]:
+    def _row(self, name: str, word: FleetWord) -> dict[str, object]:
         view = word.view
         return {
             "name": name,

@@ -17,7 +17,7 @@ class CutOff:
     """`breakers` by dependency; `others`: what the other living replicas say of themselves (`HealthService.load`)."""
 
     def __init__(
-        self, breakers: Mapping[str, CircuitBreaker], others: Callable[[], Iterable[Mapping[str, Any]]]
+        self, breakers: Mapping[str, CircuitBreaker], others: Callable[[], Iterable[Mapping[str, object]]]
     ) -> None:
         self._breakers = breakers
         self._others = others
@@ -37,7 +37,7 @@ class CutOff:
         return breaker.is_cut_off and any(_reaches(other, [dependency]) for other in self._others())
 
 
-def _works(other: Mapping[str, Any]) -> bool:
+def _works(other: Mapping[str, object]) -> bool:
     return other.get("role") != "api"
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 import orjson
 from prometheus_client import Counter
@@ -53,7 +53,7 @@ class IngestService:
         self._on_message = on_message
         self._binding = binding
 
-    def accept(self, payload: Any, *, signed_by: str = FIRST_APP) -> Awaitable[PutResult]:
+    def accept(self, payload: object, *, signed_by: str = FIRST_APP) -> Awaitable[PutResult]:
         """Store every update of `payload`, or raise `Unavailable` so that Meta delivers it again. What is about a
         number of another app than `signed_by` is dropped, told and counted.
 

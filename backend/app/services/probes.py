@@ -85,10 +85,10 @@ class Dependency:
     def is_cut_off(self) -> bool:
         return self.circuit is not None and self.circuit.is_cut_off
 
-    def public(self) -> dict[str, Any]:
+    def public(self) -> dict[str, object]:
         return {"status": self.status} | ({} if self.latency_ms is None else {"latency_ms": self.latency_ms})
 
-    def full(self) -> dict[str, Any]:
+    def full(self) -> dict[str, object]:
         return self.public() | dict(self.details) | ({"error": self.error} if self.error else {})
 
 
@@ -214,7 +214,7 @@ class Prober:
         self._settle(finding["status"], finding["latency_ms"], finding["error"], details, since=self._clock.monotonic())
 
     def _settle(
-        self, status: str, latency_ms: float | None, error: str | None, details: Mapping[str, Any], *, since: float
+        self, status: str, latency_ms: float | None, error: str | None, details: Mapping[str, object], *, since: float
     ) -> None:
         dependency = self._dependency
         if status == "error" and dependency.failing_since is None:
