@@ -6,7 +6,6 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 from urllib.parse import quote
 
 from app.adapters.gemini_answers import ApiError, Spoken, as_object, parse, read_error, read_text
@@ -35,6 +34,7 @@ from app.core.http_client import (
 )
 from app.core.resilience import ResiliencePolicy
 from app.core.retry import is_unavailable
+from app.core.tolerant_json import Json
 from app.domain.errors import ModelRefused, Unavailable
 from app.domain.models import BotProfile, Generation, Prompt, Turn
 from app.domain.text import whole_sentences
@@ -223,7 +223,7 @@ class GeminiModel:
                 logger.warning("model refuses a parameter, asking without it", extra={"model": model})
         return await post(model, self._body(model, prompt, max_output_tokens))
 
-    def _body(self, model: str, prompt: Prompt, max_output_tokens: int | None) -> Mapping[str, Any]:
+    def _body(self, model: str, prompt: Prompt, max_output_tokens: int | None) -> Json:
         body = self._parameters.body(model, prompt)
         if max_output_tokens is not None:
             body["generationConfig"]["maxOutputTokens"] = max_output_tokens

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.core import tolerant_json
+from app.core.tolerant_json import Json
 
 REFUSALS = frozenset({
     "SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "RECITATION",
@@ -47,7 +48,7 @@ class ApiError:
     name: str
     reason: str
     complaint: str
-    details: tuple[Mapping[str, Any], ...] = ()
+    details: tuple[Json, ...] = ()
 
     @property
     def words(self) -> str:
@@ -116,11 +117,11 @@ def read_text(answer: Mapping[str, object]) -> Spoken:
     return next((one for one in spoken if one.refused), spoken[0] if spoken else Spoken("", ""))
 
 
-def as_object(value: Any) -> Mapping[str, Any]:
+def as_object(value: Any) -> Json:
     return value if isinstance(value, dict) else {}
 
 
-def _candidate(candidate: Mapping[str, Any]) -> Spoken:
+def _candidate(candidate: Json) -> Spoken:
     reason = _code_word(candidate.get("finishReason"))
     if reason in REFUSALS:
         return Spoken("", reason, refused=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from app.core.clock import SYSTEM_CLOCK, Clock
+from app.core.tolerant_json import Json
 from app.domain.models import Prompt
 
 MAX_OUTPUT_TOKENS = 1024
@@ -95,7 +96,7 @@ def _config(refused: Refused, prompt: Prompt) -> dict[str, object]:
     return config
 
 
-def _told(known: Refused, body: Mapping[str, Any], complaint: str) -> Refused:
+def _told(known: Refused, body: Json, complaint: str) -> Refused:
     squeezed = re.sub(r"[^a-z]", "", complaint.lower())
     levels = {level for level in LEVELS if re.search(rf"(?<![a-z]){level}(?![a-z])", complaint, re.IGNORECASE)}
     sent = {*body["generationConfig"], *body}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from typing import Any
 
 import asyncpg
 import orjson
@@ -69,7 +68,7 @@ class PostgresStore(SqlStore):
     async def ignore_invalidations(self) -> None:
         await self._notifications.aclose()
 
-    async def _execute(self, function: str, body: bytes) -> Any:
+    async def _execute(self, function: str, body: bytes) -> object:
         try:
             try:
                 answer = await self._once(function, body)
@@ -113,7 +112,7 @@ class PostgresStore(SqlStore):
                 closing.add_done_callback(self._closing.discard)
         return True
 
-    async def _fetch(self, connection: Any, function: str, body: str) -> str:
+    async def _fetch(self, connection: asyncpg.Connection, function: str, body: str) -> str:
         query = f"select public.{function}($1::jsonb)"  # the names are literals of SqlStore
         if not self._pooled:
             return str(await connection.fetchval(query, body))
@@ -163,7 +162,7 @@ class PostgresStore(SqlStore):
         if self._closing:
             await asyncio.wait(self._closing)
 
-    async def _limit(self, connection: Any) -> None:
+    async def _limit(self, connection: asyncpg.Connection) -> None:
         """The server stops by itself what we have given up. Not at connect: poolers refuse what they do not know."""
         await connection.execute(self._limits("set"))
 
@@ -197,7 +196,7 @@ def _not_a_url() -> ConfigurationError:
     return ConfigurationError("DATABASE_URL", "is not a valid postgresql:// URL")
 
 
-def _discard(connection: Any) -> None:
+def _discard(connection: asyncpg.Connection) -> None:
     with suppress(asyncpg.InterfaceError):  # it may be lost already
         connection.terminate()
 

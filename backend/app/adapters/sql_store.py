@@ -29,6 +29,7 @@ from app.core.deadline import Deadline
 from app.core.queue import Event
 from app.core.resilience import ResiliencePolicy
 from app.core.slots import CALLER
+from app.core.tolerant_json import Json
 from app.domain.errors import Conflict, Fenced, InvalidInput, NotFound
 from app.domain.models import (
     Account,
@@ -333,7 +334,7 @@ class SqlStore(Store):
         *,
         phone_number_id: str | None,
         phone_number: str | None,
-        notice: Mapping[str, Any],
+        notice: Json,
         block: BlockReason | None,
         ends_block: bool,
         confirm: int,
@@ -384,7 +385,7 @@ class SqlStore(Store):
         profile = await self._call("get_profile", account_id=account_id)
         return None if profile is None else _profile(profile)
 
-    async def update_profile(self, account_id: str, changes: Mapping[str, Any]) -> BotProfile:
+    async def update_profile(self, account_id: str, changes: Json) -> BotProfile:
         _check_known(changes, _PROFILE_CHANGES)
         return _profile(await self._call("update_profile", account_id=account_id, changes=changes))
 
@@ -427,7 +428,7 @@ class SqlStore(Store):
         outbound_key: str | None,
         status: Status,
         timestamp: datetime,
-        error: Mapping[str, Any] | None,
+        error: Json | None,
     ) -> bool:
         known: bool = await self._call(
             "apply_status", account_id=account_id, wa_message_id=wa_message_id, outbound_key=outbound_key,
@@ -549,11 +550,11 @@ def _event_rows(events: Sequence[Event]) -> list[dict[str, Any]]:
     ]
 
 
-def _events(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Event]]:
+def _events(rows: Sequence[Json]) -> list[tuple[int, Event]]:
     return [(row["row"], _event(row)) for row in rows]
 
 
-def _event(row: Mapping[str, Any]) -> Event:
+def _event(row: Json) -> Event:
     payload = base64.b64decode(row["payload"])
     return Event(row["id"], row["mailbox"], payload, row["immediate"], row.get("accepted_at", 0.0))
 
@@ -571,7 +572,7 @@ def _optional(adapter: TypeAdapter[T], value: Any) -> T | None:
     return None if value is None else adapter.validate_python(value)
 
 
-def _profile(row: Mapping[str, Any]) -> BotProfile:
+def _profile(row: Json) -> BotProfile:
     """What is null in the row is as the application says."""
     return _PROFILE.validate_python({name: value for name, value in row.items() if value is not None})
 
@@ -593,9 +594,9 @@ def _page_size(limit: int) -> int:
 
 def _page(
     adapter: TypeAdapter[T],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Json],
     size: int,
-    cursor_of: Callable[[T, Mapping[str, Any]], str],
+    cursor_of: Callable[[T, Json], str],
 ) -> Page[T]:
     """`rows` are one more than `size` if there is another page; `cursor_of` names the place after an item's row."""
     items = tuple(adapter.validate_python(row) for row in rows[:size])

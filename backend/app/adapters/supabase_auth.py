@@ -15,6 +15,7 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
 from app.core.http_client import GetClient, HttpError, get_http_client, request
 from app.core.resilience import ResiliencePolicy
+from app.core.tolerant_json import Json
 from app.domain.errors import Unauthenticated, Unavailable
 from app.domain.models import User
 
@@ -89,7 +90,7 @@ class SupabaseTokenVerifier:
             raise Unauthenticated("the access token is not a signed-in user's")
         return User(id=claims["sub"], is_anonymous=claims.get("is_anonymous") is True)
 
-    async def _key_for(self, header: Mapping[str, Any]) -> tuple[Any, str]:
+    async def _key_for(self, header: Json) -> tuple[Any, str]:
         """The key and the one algorithm it may be used with."""
         if header.get("alg") == "HS256":
             if self._secret is None:

@@ -14,6 +14,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
+from app.core.tolerant_json import Json
+
 Security = dict[str, list[str]]
 
 OPERATOR: Security = {"operatorKey": []}
@@ -31,7 +33,7 @@ _RETRY_AFTER = {
 _CHALLENGE = {
     "WWW-Authenticate": {"required": True, "schema": {"type": "string", "const": "Bearer"}},
 }
-_STATUSES: Mapping[int, tuple[str, str, Mapping[str, Any]]] = {
+_STATUSES: Mapping[int, tuple[str, str, Json]] = {
     400: ("invalid_json", "The body is not JSON.", {}),
     401: ("unauthenticated", "No credentials, or wrong ones.", _CHALLENGE),
     403: ("forbidden", "The credentials are right, but this needs more: another role, or the operator.", {}),

@@ -16,13 +16,15 @@ import orjson
 from app.cli.exit_codes import FAILED
 from app.cli.output import json_option, print_json
 from app.cli.settings import settings_with_database
+from app.core.tolerant_json import Json
 
 if TYPE_CHECKING:
-    from app.domain.models import Account, Member
+    from app.domain.models import Account, BotProfile, Member
     from app.services.account_service import AccountService
     from app.settings import Settings
 
 T = TypeVar("T")
+M = TypeVar("M")
 
 MAX_FILE_BYTES = 1_000_000
 
@@ -102,7 +104,7 @@ def profile(account: str, changes: tuple[str, ...], path: str | None, unset: tup
     """
     wanted = _changes(changes, path, unset)
 
-    async def act(accounts: AccountService, _settings: Settings) -> Any:
+    async def act(accounts: AccountService, _settings: Settings) -> BotProfile:
         found = await _find(accounts, account)
         return await (accounts.update_profile(found.id, wanted) if wanted else accounts.profile(found.id))
 
@@ -330,7 +332,7 @@ async def _find(accounts: AccountService, name: str) -> Account:
     raise NotFound("account")
 
 
-async def _ask_meta(settings: Settings, account: Account, token: str | None = None) -> Mapping[str, Any]:
+async def _ask_meta(settings: Settings, account: Account, token: str | None = None) -> Json:
     """With the stored token, or with `token` in its place."""
     from dataclasses import replace
 
@@ -346,7 +348,7 @@ async def _ask_meta(settings: Settings, account: Account, token: str | None = No
     return await messenger.describe_number(account)
 
 
-def _number_in_words(number: Mapping[str, Any]) -> str:
+def _number_in_words(number: Json) -> str:
     quality = number.get("quality_rating")
     return (
         f"the token works for {number.get('display_phone_number', 'the number')}"
@@ -372,7 +374,7 @@ def _refusal_in_words(exc: Exception) -> str:
     return f"{what} [{exc}]"
 
 
-def _changes(assignments: Sequence[str], path: str | None, unset: Sequence[str]) -> dict[str, Any]:
+def _changes(assignments: Sequence[str], path: str | None, unset: Sequence[str]) -> dict[str, object]:
     from app.api.schemas import ProfileChanges
 
     given: dict[str, Any] = _from_file(path) if path else {}
@@ -386,8 +388,7 @@ def _changes(assignments: Sequence[str], path: str | None, unset: Sequence[str])
     for name, value in given.items():
         if isinstance(value, str) and name not in text_fields:
             given[name] = _as_json(value)
-    changes: dict[str, Any] = _validated(ProfileChanges, given).model_dump(exclude_unset=True)
-    return changes
+    return _validated(ProfileChanges, given).model_dump(exclude_unset=True)
 
 
 def _takes_text(annotation: object) -> bool:
@@ -422,7 +423,7 @@ def _as_json(value: str) -> object:
         return value  # the schema says what it should have been
 
 
-def _validated(schema: Any, fields: Mapping[str, Any], *, as_options: bool = False) -> Any:
+def _validated(schema: type[M], fields: Mapping[str, object], *, as_options: bool = False) -> M:
     """By the schema of the HTTP interface. Raises `InvalidInput` naming the field, never the value."""
     from pydantic import ValidationError
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from app.cli.output import json_option, print_json, span
 from app.cli.settings import settings_with_redis
+from app.core.tolerant_json import Json
 
 if TYPE_CHECKING:
     from app.core.registry import Replica
@@ -44,7 +44,7 @@ def fleet(*, as_json: bool) -> None:
     click.echo(f"{len(replicas)} alive" if replicas else "no replica is alive")
 
 
-def _version(info: Mapping[str, Any]) -> str:
+def _version(info: Json) -> str:
     """Two builds of one version differ in what stands in brackets."""
     version = str(info.get("version", "?"))
     return f"{version} ({info['build'][:16]})" if info.get("build") else version

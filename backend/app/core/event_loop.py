@@ -24,7 +24,7 @@ class ResolvingLoop(uvloop.Loop):
         return await self.resolver.addresses(host, port, **hints)
 
     async def create_connection(
-        self, protocol_factory: Callable[[], Any], host: Any = None, port: Any = None, **options: Any
+        self, protocol_factory: Callable[[], object], host: Any = None, port: Any = None, **options: Any
     ) -> Any:
         """The addresses of `host` one after the other, as uvloop does; TLS still expects the name."""
         if _is_address(host):

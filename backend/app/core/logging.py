@@ -144,7 +144,7 @@ class _Lines:
             and (parent is root or _is_plain(parent))
         )
 
-    def write(self, event: str, fields: dict[str, Any]) -> None:
+    def write(self, event: str, fields: dict[str, object]) -> None:
         self._pending.append((event, fields))
         if len(self._pending) > 1:
             return
@@ -234,7 +234,7 @@ def _line(event: dict[str, Any]) -> str:
 _JSON = orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
 
 
-def _dump(event: dict[str, Any]) -> str:
+def _dump(event: dict[str, object]) -> str:
     try:
         return orjson.dumps(event, default=repr, option=_JSON).decode()
     except TypeError:

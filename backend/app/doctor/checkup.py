@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
-from typing import Any
 
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, leave_by
 from app.core.redis.door import Door
 from app.core.registry import Registry
+from app.core.tolerant_json import Json
 from app.doctor.causes import of_redis
 from app.doctor.database_checks import check_database
 from app.doctor.findings import Check, Finding, bounded
@@ -115,7 +115,7 @@ async def _round_trip(subject: str, door: Door, about: Mapping[str, object]) -> 
     return Finding(subject, "ok", detail)
 
 
-def _unsafe(settings: Settings, about: Mapping[str, Any], fsync: str | None) -> Iterator[Finding]:
+def _unsafe(settings: Settings, about: Json, fsync: str | None) -> Iterator[Finding]:
     severity = "bad" if settings.app_env is Env.PRODUCTION else "warn"
     rests_on_aof = settings.redis_durability is RedisDurability.AOF
     if not rests_on_aof:

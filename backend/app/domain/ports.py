@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 from app.core.deadline import Deadline
 from app.core.queue import Event
+from app.core.tolerant_json import Json
 from app.domain.models import (
     Account,
     Author,
@@ -251,7 +252,7 @@ class ConversationStore(Protocol):
         outbound_key: str | None,
         status: Status,
         timestamp: datetime,
-        error: Mapping[str, Any] | None,
+        error: Json | None,
     ) -> bool:
         """Move the message up in rank (never down); finish a reply found `sending`. `False`: no such message yet;
         the status is kept and applied when the message is stored."""

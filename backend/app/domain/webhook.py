@@ -15,20 +15,18 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from app.core.tolerant_json import dumps, sketch
+from app.core.tolerant_json import Json, dumps, sketch
 from app.domain.foreign_text import NAME_CHARACTERS, one_line, quoted
 from app.domain.models import STATUS_RANK, InboundMessage, Status
 from app.domain.notices import NOTICE_FIELDS, read_notice
 from app.domain.phone import phone_digits, shortest_number
-
-Json = Mapping[str, Any]
 
 FUTURE_SECONDS = 60
 """A timestamp may be this much later than now: clocks differ."""

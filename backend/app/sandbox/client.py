@@ -9,10 +9,10 @@ from urllib.parse import urlencode
 import orjson
 
 from app.core.http_client import GetClient, Response, get_http_client, get_http_client_for_media, request
+from app.sandbox.webhooks import JsonObject
 
 TIMEOUT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 512 * 1024 * 1024
-JsonObject = dict[str, Any]
 
 
 class SandboxRefused(Exception):

@@ -15,9 +15,10 @@ from starlette.routing import BaseRoute, Route
 
 from app.sandbox.exchange import Answer, BodyTooLarge, answer, false_answer, read_body
 from app.sandbox.faults import Call, Fault
-from app.sandbox.gemini_errors import ANSWERS, BROKEN, ERRORS, JsonObject
+from app.sandbox.gemini_errors import ANSWERS, BROKEN, ERRORS
 from app.sandbox.gemini_reply import compose
 from app.sandbox.state import SandboxState
+from app.sandbox.webhooks import JsonObject
 
 MAX_BODY_BYTES = 20 * 1024 * 1024
 CHARACTERS_PER_TOKEN = 4

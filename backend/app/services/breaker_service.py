@@ -7,12 +7,12 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any
 
 from app.core.circuit_breaker import BreakerFleet, CircuitBreaker, FleetWord, KeyedCircuitBreakers, State
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.queue import Queue
+from app.core.tolerant_json import Json
 from app.domain.errors import NotFound
 from app.domain.webhook import Kind
 
@@ -40,7 +40,7 @@ class BreakerAction(StrEnum):
 _STATES = {BreakerAction.OPEN: "open", BreakerAction.CLOSE: "closed", BreakerAction.AUTO: "auto"}
 
 
-def words_of(row: Mapping[str, Any]) -> str:
+def words_of(row: Json) -> str:
     """Why a circuit is as it is, for people, by a row of `overview`. `""` if there is nothing to say."""
     parts = []
     if row.get("why"):

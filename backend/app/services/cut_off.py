@@ -8,9 +8,9 @@ it goes on as in any outage. It finds its way again by its own probes (services/
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from app.core.circuit_breaker import CircuitBreaker
+from app.core.tolerant_json import Json
 
 
 class CutOff:
@@ -41,7 +41,7 @@ def _works(other: Mapping[str, object]) -> bool:
     return other.get("role") != "api"
 
 
-def _reaches(other: Mapping[str, Any], lost: Iterable[str]) -> bool:
+def _reaches(other: Json, lost: Iterable[str]) -> bool:
     circuits = other.get("breakers", {})
     is_serving = other.get("phase") == "ready" and other.get("status") != "error"
     return is_serving and all(circuits.get(name) == "closed" for name in lost)
