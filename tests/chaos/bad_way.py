@@ -146,7 +146,7 @@ async def woken_replica(world: World) -> None:
     await stage.post(late, replica=0)
     await stage.ends_well()
     picture = await _health(world, 0)
-    circuits = dict(picture["circuit_breakers"])  # type: ignore[call-overload]
+    circuits = dict(picture["circuit_breakers"])
     if "cut_off" in picture or any(circuit["state"] != "closed" for circuit in circuits.values()):
         raise Broken(f"the woken replica counts its own stall: {circuits}")
 

@@ -108,7 +108,7 @@ async def test_a_rolling_restart_under_load_fails_and_loses_nothing(world: World
                     await asyncio.sleep(0.02)
         load.stopping.set()
         await running
-    print(f"\nrolling restart: {dict(load.answers)}, latest send {load.late_seconds:.2f} s, {farewells}")  # noqa: T201
+    print(f"\nrolling restart: {dict(load.answers)}, latest send {load.late_seconds:.2f} s, {farewells}")
     assert set(load.answers) == {200}, load.answers
     for farewell in farewells:
         assert 0 <= farewell.not_ready_seconds < READY_WITHIN_SECONDS

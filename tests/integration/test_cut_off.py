@@ -49,6 +49,6 @@ async def test_a_cut_off_replica_is_out_within_two_check_intervals_and_back_with
                 back = await _seconds_until(lambda: front.states() == {"backend1": "UP"})
             finally:
                 await asyncio.to_thread(starting.__exit__, None, None, None)
-    print(f"\ncut off: out of rotation after {out:.2f} s, back after {back:.2f} s")  # noqa: T201
+    print(f"\ncut off: out of rotation after {out:.2f} s, back after {back:.2f} s")
     assert out <= CHECKS * PROBE_SECONDS
     assert back <= CHECKS * PROBE_SECONDS

@@ -62,8 +62,8 @@ async def test_the_conversation_that_has_had_its_answers_gets_the_fallback_once_
     assert not (await conversation_with(office, bruno)).needs_human
     assert counted("daily_messages_per_conversation") == before + 3
     (line,) = told(caplog)
-    assert line.limit == "daily_messages_per_conversation"  # type: ignore[attr-defined]
-    assert line.conversation == found.id  # type: ignore[attr-defined]
+    assert line.limit == "daily_messages_per_conversation"
+    assert line.conversation == found.id
 
 
 @pytest.mark.parametrize("limits", [DailyLimits(messages_per_account=3), DailyLimits(tokens_per_account=1000)])

@@ -92,7 +92,7 @@ async def _answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 
 
 def settings(**given: object) -> Settings:
-    return Settings(_env_file=None, **given)  # type: ignore[arg-type, call-arg]
+    return Settings(_env_file=None, **given)
 
 
 async def test_requests_go_through_the_proxy_and_believe_the_private_ca(fronts: TlsFronts) -> None:

@@ -64,7 +64,7 @@ async def bot() -> HangingBot:
 @pytest.fixture
 async def worker(replicas: Replicas, bot: HangingBot) -> AsyncIterator[InboxWorker]:
     """Five slots, of which four are for any one account."""
-    worker = InboxWorker(replicas.queue(), bot, None, AccountNotices(None), concurrency=5)  # type: ignore[arg-type]
+    worker = InboxWorker(replicas.queue(), bot, None, AccountNotices(None), concurrency=5)
     running = asyncio.create_task(worker.run())
     yield worker
     await worker.drain(0)

@@ -154,7 +154,7 @@ class Cluster:
             with client(node.port) as connection:
 
                 def knows_all(connection: redis.Redis = connection) -> bool:
-                    info: dict[str, str] = connection.execute_command("CLUSTER INFO")  # type: ignore[no-untyped-call]  # redis-py's
+                    info: dict[str, str] = connection.execute_command("CLUSTER INFO")  # type: ignore[no-untyped-call]  # redis-py declares no type
                     return info["cluster_state"] == "ok" and int(info["cluster_size"]) == len(self.nodes)
 
                 wait_until(knows_all, "the cluster did not form")

@@ -10,7 +10,7 @@ import pytest
 
 from app.core.cache import Cache, join_fleet
 from app.core.redis import corrections
-from tests.chaos.test_cache_failures import *  # noqa: F403
+from tests.chaos.test_cache_failures import *  # noqa: F403  the same tests again
 from tests.support.cache_kit import Replica, World
 from tests.support.proxy import Proxy, proxied
 from tests.support.redis_topologies import PASSWORD, Cluster

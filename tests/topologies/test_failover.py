@@ -107,7 +107,7 @@ async def test_no_edit_made_during_a_failover_is_hidden_by_a_cache(guarded: Guar
     back = await until(office.is_in_step)
     assert await office.read() == {office.value}
     await office.goes_on()
-    print(f"\ntrusted {back:.2f} s after the sentinels named the new primary")  # noqa: T201
+    print(f"\ntrusted {back:.2f} s after the sentinels named the new primary")
 
 
 @pytest.mark.parametrize("others_edit", [False, True])
@@ -144,7 +144,7 @@ async def test_a_primary_that_was_frozen_and_comes_back_is_not_believed(guarded:
     while await asyncio.to_thread(guarded.primary_is_deluded):
         await office.goes_on()
     await office.goes_on()
-    print(f"\ntrusted {back:.2f} s after the sentinels named the new primary")  # noqa: T201
+    print(f"\ntrusted {back:.2f} s after the sentinels named the new primary")
 
 
 async def test_a_primary_that_was_replaced_in_good_order_is_left_before_it_is_corrected(
@@ -232,7 +232,7 @@ async def test_replicas_agree_on_a_circuit_after_a_failover(
     await until(lambda: not any(replica.breaker.is_forced for replica in replicas), seconds=2 * HEARD_SECONDS)
     await trip(replicas)
     assert replicas[0].breaker.version == replicas[1].breaker.version > version
-    print(f"\nfollowing {back:.2f} s after the sentinels named the new primary")  # noqa: T201
+    print(f"\nfollowing {back:.2f} s after the sentinels named the new primary")
 
 
 async def test_a_trip_that_the_new_primary_never_heard_of_is_forgotten_by_all_alike(

@@ -149,7 +149,7 @@ async def test_nothing_is_lost_and_everything_resumes_through_a_failover(
                 await asyncio.sleep(0.05)
         assert full["dependencies"]["redis"]["role"] == "master"
         assert len((await http.get("/admin/fleet")).json()["replicas"]) == 1
-    print(f"\nfailover {failed_over:.1f} s, first put {resumed:.2f} s later")  # noqa: T201
+    print(f"\nfailover {failed_over:.1f} s, first put {resumed:.2f} s later")
 
 
 async def _until_taken(queue: Queue, event: Event) -> None:

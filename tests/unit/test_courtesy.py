@@ -42,7 +42,7 @@ class Desk:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.phone = Phone()
-        self.courtesy = Courtesy(self.phone, clock=self.clock)  # type: ignore[arg-type]
+        self.courtesy = Courtesy(self.phone, clock=self.clock)
 
     async def write(self, times: int = 1, number: str = "1") -> int:
         """So many customers write; how many receipts were asked for."""

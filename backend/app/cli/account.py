@@ -48,7 +48,7 @@ def account() -> None:
 )
 @click.option("--app-id", help="The Meta app that sends its webhooks, if META_APP_SECRET names several apps.")
 @json_option
-def add(*, as_json: bool, **fields: Any) -> None:
+def add(*, as_json: bool, **fields: object) -> None:
     """Create an account."""
     from app.api.deps import OPERATOR
     from app.api.schemas import AccountIn

@@ -57,7 +57,7 @@ def configure_logging(level: str, *, pretty: bool = False) -> None:
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if isinstance(handler, _Handler)]:
         root.removeHandler(old)
-    global _lines  # noqa: PLW0603
+    global _lines  # noqa: PLW0603  one for the process
     handler = _Handler(sys.stderr)
     handler.setFormatter(_PrettyFormatter() if pretty else _JsonFormatter())
     _lines = None if pretty else _Lines(handler)

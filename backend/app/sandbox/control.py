@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -276,7 +276,7 @@ async def _read_json(request: Request) -> object:
         raise ControlError("the body is not JSON", status=400, code="invalid_json") from None
 
 
-def _validated(model: type[M], values: Any) -> M:
+def _validated(model: type[M], values: object) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as exc:

@@ -153,7 +153,7 @@ class Fault:
         self.matched = 0
         self.fired = 0
         self.released = asyncio.Event()
-        self._random = random.Random(spec.seed)  # noqa: S311 -- repeatable on purpose
+        self._random = random.Random(spec.seed)
 
     def fires_on(self, call: Call, *, counted: bool) -> bool:
         spec = self.spec

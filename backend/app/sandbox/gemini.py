@@ -92,7 +92,7 @@ class Gemini:
 
         fault = self._state.faults.pick("gemini", call, counted=kind != "probe")
         if fault is None and kind != "probe":
-            await asyncio.sleep(self._state.behaviour.model_seconds * random.uniform(0.5, 1))  # noqa: S311
+            await asyncio.sleep(self._state.behaviour.model_seconds * random.uniform(0.5, 1))
         return await answer(request, self._state.record, entry, fault, process)
 
     def _refused(self, key: str, model: str) -> Answer | None:

@@ -57,7 +57,7 @@ class StatusFeed:
     def __init__(self, state: SandboxState, get_client: GetClient = get_http_client) -> None:
         config = state.config
         self._state = state
-        self._random = random.Random(config.seed)  # noqa: S311 -- repeatable on purpose
+        self._random = random.Random(config.seed)
         self.sender = WebhookSender(config.callback_urls, app_secret=config.app_secret, get_client=get_client)
         self._ready: asyncio.Queue[_Item] = asyncio.Queue()
         self._timers: set[asyncio.TimerHandle] = set()

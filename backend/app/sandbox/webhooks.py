@@ -254,6 +254,6 @@ def _error(code: int, title: str) -> JsonObject:
     return {"code": code, "title": title, "message": title, "error_data": {"details": f"{title}."}}
 
 
-def _given(**values: Any) -> JsonObject:
+def _given(**values: object) -> JsonObject:
     """Meta leaves absent what is not there; it never sends null."""
     return {name: value for name, value in values.items() if value is not None}

@@ -131,7 +131,7 @@ class BreakerService:
         if state is State.HALF_OPEN:
             self._soon(lambda: self._queue.wake(groups, most=SCOUTS), 0.0)
         else:
-            self._soon(lambda: self._queue.wake(groups), WAKE_SPREAD_SECONDS * random.random())  # noqa: S311
+            self._soon(lambda: self._queue.wake(groups), WAKE_SPREAD_SECONDS * random.random())
             self._soon(lambda: self._queue.wake(groups), WAKE_AGAIN_SECONDS)
 
     async def _wake(self, full_name: str) -> None:

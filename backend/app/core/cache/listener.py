@@ -72,7 +72,7 @@ class Listener:
                 logger.exception("cache channel failed", extra={"channel": self._shard.topic})
             if opened_at is not None and self._clock.monotonic() - opened_at > MAX_PAUSE_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
-            await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311
+            await asyncio.sleep(pause * (0.5 + random.random() / 2))
             pause = min(2 * pause, MAX_PAUSE_SECONDS)
 
     async def _open(self) -> None:

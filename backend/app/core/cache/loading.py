@@ -114,7 +114,7 @@ class Loading:
     async def _glance(self, flight: Flight) -> Any:
         """The fresh value that the shared tier has, given to everybody who waits; or `MISSING`."""
         shard = flight.shard
-        assert shard is not None  # noqa: S101
+        assert shard is not None  # noqa: S101  it narrows the type
         try:
             stored = await shard.read(flight.key, flight.codec.fingerprint, flight.spend)
             value = flight.codec.load(stored.json) if stored else None
@@ -224,7 +224,7 @@ class Loading:
     def _admit(self, flight: Flight, value: Any, size: int, fresh_until_us: int) -> None:
         """Into memory, unless it may be older than an invalidation: the key's while it was read (dirty), or one that
         was missed (not trusted, flushed)."""
-        assert flight.shard is not None  # noqa: S101
+        assert flight.shard is not None  # noqa: S101  it narrows the type
         channel = flight.shard.channel
         if flight.dirty or not channel.trusted or channel.flushes != flight.flushes:
             return

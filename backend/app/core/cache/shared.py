@@ -67,7 +67,7 @@ class SharedTier:
 
         Step 4 of a read (package docstring). `None`, for a refresh only: somebody else sees to it.
         """
-        assert flight.shard is not None  # noqa: S101
+        assert flight.shard is not None  # noqa: S101  it narrows the type
         if flight.uncached:
             value, json = await source(flight)
             return value, len(json), None
@@ -93,12 +93,12 @@ class SharedTier:
                 flight.uncached = True
                 value, json = await source(flight)
                 return value, len(json), None
-            await self._sleep(wait * (0.5 + random.random() / 2))  # noqa: S311
+            await self._sleep(wait * (0.5 + random.random() / 2))
             wait, spend = min(1.5 * wait, MAX_WAIT_SECONDS), Spend(POLL_SECONDS)
 
     async def _load(self, flight: Flight, load_id: str, source: Source) -> tuple[Any, int, int | None]:
         shard = flight.shard
-        assert shard is not None  # noqa: S101
+        assert shard is not None  # noqa: S101  it narrows the type
         renewing = asyncio.create_task(self._keep_lease(shard, flight.key, load_id))
         try:
             value, json = await source(flight)
@@ -107,7 +107,7 @@ class SharedTier:
             raise
         finally:
             renewing.cancel()
-        ttl = flight.keep.ttl_of(value) * (1 - TTL_JITTER * random.random())  # noqa: S311
+        ttl = flight.keep.ttl_of(value) * (1 - TTL_JITTER * random.random())
         try:
             fresh_until = await shard.fill(
                 flight.key, flight.codec.fingerprint, load_id, json, ttl, flight.keep.stale, flight.spend
@@ -159,7 +159,7 @@ class SharedTier:
         """Carry out what is owed, for ever."""
         while True:
             await self._failed.wait()
-            await self._sleep(RETRY_SECONDS * (0.5 + random.random() / 2))  # noqa: S311
+            await self._sleep(RETRY_SECONDS * (0.5 + random.random() / 2))
             try:
                 await self.settle_owed()
             except Exception:

@@ -266,7 +266,7 @@ class BreakerFleet:
             await self.sync()
             self._sync_now.clear()
             self._pause = min(2 * self._pause, RESYNC_SECONDS)
-            pause = self._pause * (1 + RESYNC_SPREAD * random.uniform(-1, 1))  # noqa: S311
+            pause = self._pause * (1 + RESYNC_SPREAD * random.uniform(-1, 1))
             try:
                 async with asyncio.timeout(pause):
                     await self._sync_now.wait()
@@ -289,7 +289,7 @@ class BreakerFleet:
                     await subscription.aclose()
             except Unavailable as exc:
                 logger.info("circuit breakers: no push, the resync goes on", extra={"reason": str(exc)})
-            await asyncio.sleep(RECONNECT_SECONDS * (0.5 + random.random()))  # noqa: S311
+            await asyncio.sleep(RECONNECT_SECONDS * (0.5 + random.random()))
 
     async def _check(self, subscription: Subscription) -> None:
         """A subscription that says nothing may be lost: ask. Raises `Unavailable`."""

@@ -120,7 +120,7 @@ class FleetLink:
                 breaker.log(logging.INFO, "tentative de récupération (HALF_OPEN)", **self._numbers(word))
             if answer[0] == 1:
                 return FleetLease(lease, word.view.life, word.view.epoch)
-            self._denied_until = self._fleet.now() + random.uniform(*DENIED_SECONDS)  # noqa: S311
+            self._denied_until = self._fleet.now() + random.uniform(*DENIED_SECONDS)
             return None
         finally:
             self._asking = False
@@ -154,7 +154,7 @@ class FleetLink:
         asked = breaker.version
         args = [
             *self._names, self._fleet.replica_id, *lease, outcome, micros(hold_seconds), micros(policy.open_seconds),
-            micros(policy.max_open_seconds), policy.jitter * random.random(), policy.success_threshold,  # noqa: S311
+            micros(policy.max_open_seconds), policy.jitter * random.random(), policy.success_threshold,
             cause,
         ]  # fmt: skip
         answer = await self._fleet.run_script(SETTLE, self._keys, args)

@@ -39,11 +39,11 @@ class CircuitBreakerOpenError(Unavailable):
         def __init__(self, dependency: str, retry_after: float, why: str = "") -> None: ...
 
     @property
-    def dependency(self) -> str:  # type: ignore[override]
+    def dependency(self) -> str:  # type: ignore[override]  # a property: made from `args`, so that the error is cheap
         return self.args[0]
 
     @property
-    def retry_after(self) -> float:  # type: ignore[override]
+    def retry_after(self) -> float:  # type: ignore[override]  # a property: made from `args`, so that the error is cheap
         return self.args[1]
 
     @property

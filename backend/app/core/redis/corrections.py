@@ -97,7 +97,7 @@ class PatientPool(ConnectionPool):
         else:
             await self._turns.acquire()  # returns at once
         try:
-            connection = self.get_available_connection()  # type: ignore[no-untyped-call]
+            connection = self.get_available_connection()  # type: ignore[no-untyped-call]  # redis-py declares no type
         except BaseException:
             self._turns.release()
             raise
@@ -253,7 +253,7 @@ class _Sentinel(Redis):
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         self.trouble = ""
         try:
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py declares no type
         except (RedisError, OSError) as exc:
             self.trouble = redis_words(exc)
             raise
@@ -266,7 +266,7 @@ class _Sentinels(Sentinel):
     all their options, a kilobyte each, and of their errors the class."""
 
     def __init__(self, hosts: Sequence[tuple[str, int]], options: dict[str, Any]) -> None:
-        super().__init__([], sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+        super().__init__([], sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # redis-py declares no type
         self.places = {_Sentinel(host=host, port=port, **options): f"{host}:{port}" for host, port in hosts}
         self.sentinels = list(self.places)
 
@@ -300,7 +300,7 @@ class _PrimaryPool(PatientPool, SentinelConnectionPool):
     async def _ask(self) -> None:
         with suppress(RedisError, OSError):  # what works goes on without the sentinels
             async with asyncio.timeout(ASK_SENTINEL_SECONDS):
-                await self.get_master_address()  # type: ignore[no-untyped-call]
+                await self.get_master_address()  # type: ignore[no-untyped-call]  # redis-py declares no type
 
     async def release(self, connection: Any) -> None:
         if self.master_address not in (None, (connection.host, connection.port)):
@@ -335,7 +335,7 @@ def honest(base: Any) -> Any:
     3. A connection that was reset while it was idle looks usable to redis-py (seen with 8.1).
     """
 
-    class Honest(base):  # type: ignore[misc]
+    class Honest(base):  # type: ignore[misc]  # the base is chosen at run time
         primary = 0
         """Counts the servers that were found to be one no longer."""
         _opened_to = 0
@@ -374,9 +374,9 @@ def honest(base: Any) -> Any:
 
 
 def any_of(hosts: Sequence[tuple[str, int]], base: Any) -> Any:
-    class AnyNode(base):  # type: ignore[misc]
+    class AnyNode(base):  # type: ignore[misc]  # the base is chosen at run time
         async def _connect(self) -> None:
-            self.host, self.port = random.choice(hosts)  # noqa: S311
+            self.host, self.port = random.choice(hosts)
             await super()._connect()
 
     return AnyNode
