@@ -85,7 +85,6 @@ SPARE_CONNECTIONS = 20
 PUT_SECONDS = 0.9
 DIVERT_SECONDS = 0.2
 """With somewhere else to go there is no point in waiting for a Redis that does not answer."""
-"""Above the longest block, which is one second."""
 PROBE_SECONDS = 3.0
 PROBE_TIMEOUT_SECONDS = 1.5
 """A replica that cannot reach its stores is out of rotation within two of these intervals, the balancer's included."""
@@ -113,11 +112,12 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
     build = build_id(settings.chorus_build)
     tell_build(build)
     async with AsyncExitStack() as stack:
-        outside = await _open(settings, stack)
+        outside = await open_outside(settings, stack)
+        await _join_fleet(settings, outside, stack)
         await outside.breakers.sync()  # before the first call: what the others have learned the hard way
         await _meet(outside.registry)
         supervisor = Supervisor()
-        replica = _assemble(settings, outside, supervisor, build)
+        replica = assemble(settings, outside, supervisor, build)
         await asyncio.gather(
             replica.services.health.probe_all(),
             replica.schema.look(timeout_seconds=PROBE_TIMEOUT_SECONDS),
@@ -134,7 +134,8 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
             await replica.drain(settings.drain_seconds)
 
 
-async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
+async def open_outside(settings: Settings, stack: AsyncExitStack) -> Outside:
+    """Closed with `stack`. The toolbox's own objects stay out of the fleet."""
     leave_by(settings.egress)
     make_room_for(settings.worker_concurrency)
     stack.push_async_callback(close_http_client)
@@ -145,14 +146,8 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
     registry = Registry(control, namespace=settings.redis_namespace, replica_id=new_replica_id())
     stack.push_async_callback(_leave, registry)
     breakers = open_breakers(settings, stack, registry)
-    breakers.join(*CIRCUIT_BREAKERS.values(), *KEYED_CIRCUIT_BREAKERS)
-    stack.push_async_callback(breakers.leave)
     store = await open_store(settings)
     stack.push_async_callback(store.aclose)
-    cache_url = settings.redis_cache_url or settings.redis_url or ""
-    await stack.enter_async_context(
-        cache.join_fleet(cache.default_cache, cache_url, namespace=settings.redis_namespace)
-    )
     cipher = TokenCipher(_values(settings.encryption_key))
     return Outside(
         redis=redis,
@@ -190,12 +185,23 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
     )
 
 
-def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build: str) -> Replica:
+async def _join_fleet(settings: Settings, outside: Outside, stack: AsyncExitStack) -> None:
+    """The toolbox's own circuits and cache, until `stack` is closed."""
+    outside.breakers.join(*CIRCUIT_BREAKERS.values(), *KEYED_CIRCUIT_BREAKERS)
+    stack.push_async_callback(outside.breakers.leave)
+    cache_url = settings.redis_cache_url or settings.redis_url or ""
+    await stack.enter_async_context(
+        cache.join_fleet(cache.default_cache, cache_url, namespace=settings.redis_namespace)
+    )
+
+
+def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build: str) -> Replica:
+    """The services around `outside`. Nothing runs yet."""
     limits = _daily_limits(settings)
     accounts = AccountService(outside.store, outside.cipher, limits=limits)
     namespace = NamespaceGate(outside.store, outside.bindings, namespace=settings.redis_namespace)
     schema = SchemaGate(outside.store, [migration.id for migration in read_migrations()])
-    delivery = _delivery(settings, outside, accounts)
+    delivery = delivery_of(settings, outside, accounts)
     account_watch = AccountWatch(outside.store)
     silence = SilenceWatch(outside.arrivals, outside.board)
     intake = Overflow(outside.queue, outside.store, max_rows=OVERFLOW_ROWS, put_timeout_seconds=OVERFLOW_SECONDS)
@@ -264,7 +270,7 @@ def _app_binding(settings: Settings, accounts: AccountService) -> AppBinding | N
     return AppBinding(accounts, first_app(secrets)) if binds(secrets) else None
 
 
-def _delivery(settings: Settings, outside: Outside, accounts: AccountService) -> Delivery:
+def delivery_of(settings: Settings, outside: Outside, accounts: AccountService) -> Delivery:
     return Delivery(
         outside.store,
         accounts,

@@ -18,8 +18,7 @@ from app.core.secrets import TokenCipher
 from app.localhost.fleet import SOURCE_ROOT
 from app.sandbox import webhooks as wa
 from app.settings import Settings
-
-from .conftest import World
+from tests.support.world import World
 
 COMPLETE = {
     "REDIS_URL": "redis://127.0.0.1:1/0",

@@ -28,9 +28,8 @@ from app.services import breaker_service, delivery
 from app.services.account_watch import AccountWatch
 from app.services.breaker_service import BreakerAction, BreakerService
 from app.services.cache_relay import CacheRelay
+from tests.support.office import MakeOffice, Office
 from tests.support.queue_kit import claim_one
-
-from .conftest import MakeOffice, Office
 
 BAR_SECONDS = 5.0
 """From the change of the account to the last answer (the issue's bar)."""

@@ -11,8 +11,7 @@ from app.demo.bakery import BAKERY
 from app.domain.models import Conversation, HandoverReason
 from app.domain.usage import DailyLimits
 from app.sandbox import webhooks as wa
-
-from .conftest import MakeOffice, Office
+from tests.support.office import MakeOffice, Office
 
 QUESTION = "Do you have vegan pastries?"
 

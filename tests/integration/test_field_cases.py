@@ -23,8 +23,7 @@ from app.sandbox import webhooks as wa
 from app.sandbox.webhooks import encode_like_meta, signed_headers
 from app.services.account_service import AccountService
 from tests.support.field_cases import case, enveloped
-
-from .conftest import MakeOffice, Office
+from tests.support.office import MakeOffice, Office
 
 SECRET = "s" * 16
 

@@ -17,8 +17,7 @@ from app.domain.webhook import to_inbound
 from app.sandbox import webhooks as wa
 from app.services.inbox_worker import _Hold
 from app.services.ingest_service import decode
-
-from .conftest import MakeOffice, Office
+from tests.support.office import MakeOffice, Office
 
 OPERATOR = User("operator", is_operator=True)
 VEGAN, WHERE = "Do you have vegan pastries?", "Where are you?"

@@ -14,8 +14,7 @@ from app.core.secrets import TokenCipher
 from app.domain.webhook import Kind
 from app.sandbox import webhooks as wa
 from app.services.account_service import AccountService
-
-from .conftest import MakeOffice, Office
+from tests.support.office import MakeOffice, Office
 
 
 class Lines:

@@ -15,9 +15,8 @@ from app.services.account_notices import AccountNotices
 from app.services.bot_service import Handled, Run
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
+from tests.support.office import MakeOffice
 from tests.support.queue_kit import Replicas, eventually
-
-from .conftest import MakeOffice
 
 
 class HangingBot:
