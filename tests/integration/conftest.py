@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.office import MakeOffice, Office, open_office
-from tests.support.serving import Outside, outside_world
+from tests.support.serving import OutsideWorld, outside_world
 
 
 @pytest.fixture
@@ -24,6 +24,6 @@ async def make_office(valkey_url: str, store_url: str) -> AsyncIterator[MakeOffi
 
 
 @pytest.fixture
-async def outside() -> AsyncIterator[Outside]:
+async def outside() -> AsyncIterator[OutsideWorld]:
     async with outside_world() as world:
         yield world

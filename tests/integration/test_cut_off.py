@@ -14,7 +14,7 @@ from app.main import create_app
 from app.wiring import PROBE_SECONDS
 from tests.support.balancer import balancer, needs_haproxy
 from tests.support.proxy import proxied
-from tests.support.serving import Outside, served, settings_of
+from tests.support.serving import OutsideWorld, served, settings_of
 
 CHECKS = 2
 
@@ -29,7 +29,7 @@ async def _seconds_until(is_so: Callable[[], bool]) -> float:
 
 @needs_haproxy
 async def test_a_cut_off_replica_is_out_within_two_check_intervals_and_back_within_two(
-    valkey_url: str, store_url: str, outside: Outside, tmp_path: Path
+    valkey_url: str, store_url: str, outside: OutsideWorld, tmp_path: Path
 ) -> None:
     async with proxied(valkey_url) as redis, proxied(store_url) as postgres:
         settings = settings_of(outside.url, redis.url, postgres.url)

@@ -36,7 +36,7 @@ class Human:
         return wa.Person(None if by_user and ids == "user" else self.number, None, self.user_id if by_user else None)
 
 
-class World:
+class IdentityTables:
     """The store and a look into its tables, for steps that are not coroutines."""
 
     def __init__(self, url: str, runner: asyncio.Runner) -> None:
@@ -79,7 +79,7 @@ class World:
 class Identities(RuleBasedStateMachine):
     """Subclass with a `world`."""
 
-    world: World
+    world: IdentityTables
 
     @initialize(with_user_ids=st.lists(st.booleans(), min_size=PEOPLE, max_size=PEOPLE))
     def begin(self, with_user_ids: list[bool]) -> None:

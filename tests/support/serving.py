@@ -48,7 +48,7 @@ async def served(
         await serving
 
 
-class Outside:
+class OutsideWorld:
     """WhatsApp and Gemini: they answer everything, and count."""
 
     def __init__(self) -> None:
@@ -64,8 +64,8 @@ class Outside:
 
 
 @contextlib.asynccontextmanager
-async def outside_world() -> AsyncIterator[Outside]:
-    world = Outside()
+async def outside_world() -> AsyncIterator[OutsideWorld]:
+    world = OutsideWorld()
     async with peer(world.handle) as world.url:
         yield world
 

@@ -48,7 +48,7 @@ def quota(quota_id):
     return {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"quotaId": quota_id}]}
 
 
-class World:
+class GeminiCase:
     """A model whose upstream gives `answers` in turn, the last one for ever."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class World:
 
 @pytest.fixture
 async def world():
-    world = World()
+    world = GeminiCase()
     yield world
     await world.client.aclose()
 

@@ -47,7 +47,7 @@ def error(code, status=400, headers=None, **more):
     return httpx.Response(status, json={"error": {"message": "no", "code": code, **more}}, headers=headers)
 
 
-class World:
+class WhatsAppCase:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.breaker = CircuitBreaker("whatsapp_api", BreakerPolicy(3, 30.0), clock=self.clock)
@@ -86,7 +86,7 @@ class World:
 
 @pytest.fixture
 async def world():
-    world = World()
+    world = WhatsAppCase()
     yield world
     await world.client.aclose()
 

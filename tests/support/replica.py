@@ -35,7 +35,7 @@ def token_of(user: str, **claims: Any) -> str:
 
 
 @dataclass
-class Api:
+class Replica:
     """A replica's HTTP interface, as the operator unless `user` says otherwise."""
 
     url: str
@@ -74,7 +74,7 @@ class Api:
 
 
 @asynccontextmanager
-async def one_replica(redis_url: str, database_url: str, **settings: Any) -> AsyncIterator[Api]:
+async def one_replica(redis_url: str, database_url: str, **settings: Any) -> AsyncIterator[Replica]:
     """NUMBER is registered with the sandbox, which lets only NUMBERS_TOKEN in."""
     config = SandboxConfig(
         app_secret=APP_SECRET, accounts=(SandboxAccount(NUMBER, NUMBERS_TOKEN),), accept_unknown_accounts=False
@@ -85,5 +85,5 @@ async def one_replica(redis_url: str, database_url: str, **settings: Any) -> Asy
             **{"supabase_url": SUPABASE_URL, "supabase_jwt_secret": JWT_SECRET} | settings,
         )  # fmt: skip
         async with served(create_app(given)) as url, httpx.AsyncClient(timeout=10) as http:
-            yield Api(url, http, SandboxClient(sandbox.url))
+            yield Replica(url, http, SandboxClient(sandbox.url))
         await close_http_client()
