@@ -4,39 +4,36 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
-from app.adapters.postgres_store import PostgresStore
+from app import wiring
 from app.core.cache import invalidate_cache_pattern
+from app.core.lifecycle import Supervisor
 from app.core.queue import Event, Queue
-from app.core.redis.client import Redis, connect
-from app.core.redis.door import Door
-from app.core.secrets import TokenCipher
 from app.domain.models import Account, Conversation
+from app.domain.ports import Store
 from app.domain.webhook import parse_webhook
 from app.sandbox import webhooks as wa
 from app.services.account_notices import AccountNotices
-from app.services.account_service import AccountService
 from app.services.conversation_service import ConversationService
 from app.services.dead_letter_watch import DeadLetterWatch
 from app.services.ingest_service import decode, encode
 from app.services.overflow import Overflow, OverflowDrain
 from app.services.unanswered import UnansweredSearch
+from tests.support.office import fit_replica
+from tests.support.serving import settings_of
 
+NOWHERE = "http://127.0.0.1:9"
+"""Nothing is sent from a desk."""
 _numbers = count(1)
-
-
-class NoDelivery:
-    """Nothing is sent from a desk."""
 
 
 @dataclass
 class Desk:
-    redis: Redis
     queue: Queue
-    store: PostgresStore
+    store: Store
     account: Account
     conversations: ConversationService
     overflow: Overflow
@@ -72,29 +69,25 @@ class Desk:
 
 @asynccontextmanager
 async def desk(valkey_url: str, store_url: str, **limits: Any) -> AsyncIterator[Desk]:
+    """`limits` of the queue."""
     async with AsyncExitStack() as stack:
         stack.push_async_callback(invalidate_cache_pattern, "*")
-        redis, blocking = connect(valkey_url, timeout_seconds=1), connect(valkey_url, timeout_seconds=3)
-        stack.push_async_callback(redis.aclose)
-        stack.push_async_callback(blocking.aclose)
-        store = PostgresStore(store_url)
-        stack.push_async_callback(store.aclose)
-        queue = Queue(
-            Door(redis), Door(blocking), namespace="test", debounce_seconds=0, **({"max_pending": 1000} | limits)
-        )
+        settings = settings_of(NOWHERE, valkey_url, store_url, redis_namespace="test")
+        outside = await wiring.open_outside(settings, stack)
+        waiting = wiring.open_door(valkey_url, stack, name="chorus-wait")
+        queue = Queue(outside.redis, waiting, namespace="test", debounce_seconds=0, **({"max_pending": 1000} | limits))
         stack.push_async_callback(queue.aclose)
-        cipher = TokenCipher([TokenCipher.generate_key()])
-        accounts = AccountService(store, cipher)
+        outside = replace(outside, queue=queue)
+        replica = await fit_replica(settings, outside, Supervisor())
+        store, conversations = outside.store, replica.services.conversations
         account = await store.create_account(
             name="Shop", slug=f"desk-{next(_numbers)}", phone_number_id=f"8100{next(_numbers):06d}",
-            access_token=cipher.encrypt("token"), verify_token="verify-me",
+            access_token=outside.cipher.encrypt("token"), verify_token="verify-me",
         )  # fmt: skip
-        no_delivery: Any = NoDelivery()
-        conversations = ConversationService(accounts=accounts, store=store, queue=queue, delivery=no_delivery)
         yield Desk(
-            redis, queue, store, account, conversations,
+            queue, store, account, conversations,
             overflow=Overflow(queue, store, max_rows=100, put_timeout_seconds=5),
-            drain=OverflowDrain(queue, store, conversations, AccountNotices(accounts)),
+            drain=OverflowDrain(queue, store, conversations, AccountNotices(replica.services.accounts)),
             watch=DeadLetterWatch(queue, conversations),
             search=UnansweredSearch(queue, store, grace_seconds=0),
         )  # fmt: skip

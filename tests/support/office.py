@@ -174,14 +174,20 @@ async def open_office(
 
 
 async def _start_worker(settings: Settings, outside: Outside, stack: AsyncExitStack) -> Replica:
-    """A replica that has looked at the schema and at the namespace, of which only the worker runs."""
+    """A replica of which only the worker runs."""
     supervisor = Supervisor()
-    replica = wiring.assemble(settings, outside, supervisor, "test")
-    await replica.schema.look()
-    await replica.namespace.look()
+    replica = await fit_replica(settings, outside, supervisor)
     assert replica.worker is not None
     stack.push_async_callback(supervisor.stop)
     stack.push_async_callback(replica.drain, 1)
     supervisor.start("worker", replica.worker.run)
     supervisor.start("lease_renewal", replica.worker.renew)
+    return replica
+
+
+async def fit_replica(settings: Settings, outside: Outside, supervisor: Supervisor) -> Replica:
+    """One that has looked at the schema and at the namespace, and may work. Nothing of it runs."""
+    replica = wiring.assemble(settings, outside, supervisor, "test")
+    await replica.schema.look()
+    await replica.namespace.look()
     return replica
