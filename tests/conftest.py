@@ -17,7 +17,7 @@ import redis
 from hypothesis import settings
 
 from app.adapters.migrations import apply_migrations
-from app.core.cache import link
+from app.core.cache import CacheTimings
 from app.core.circuit_breaker import CIRCUIT_BREAKERS, KEYED_CIRCUIT_BREAKERS, fleet
 from app.localhost.location import Location, locate
 from app.localhost.servers import Postgres, Valkey, remove_data
@@ -44,10 +44,18 @@ def _circuits_as_new() -> Iterator[None]:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of what caches and circuits do with Redis' answers, not of how long they wait for one: on a busy
-    machine some are late, and then a read rightly goes to the source, and a replica rightly decides alone."""
-    monkeypatch.setattr(link, "MIN_CALL_SECONDS", 5.0)
+    """For tests of what circuits do with Redis' answers, not of how long they wait for one: on a busy machine some are
+    late, and then a replica rightly decides alone."""
     monkeypatch.setattr(fleet, "OP_SECONDS", 5.0)
+
+
+@pytest.fixture
+def cache_timings(request: pytest.FixtureRequest) -> CacheTimings:
+    """Of the test's caches: the product's, but for what `@pytest.mark.cache_timings(lease=0.15)` says. With `call=5` a
+    test is about what caches do with Redis' answers, not about how long they wait for one, which on a busy machine is
+    sometimes too long: then a read rightly goes to the source."""
+    marker = request.node.get_closest_marker("cache_timings")
+    return CacheTimings(**(marker.kwargs if marker else {}))
 
 
 @pytest.fixture(scope="session")

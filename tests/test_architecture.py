@@ -99,7 +99,6 @@ def test_an_ignored_rule_has_its_reason_on_the_line() -> None:
 
 
 HALVES = {
-    "Cache": "`Loading` in a file of its own, until the cache is one class",
     "CircuitBreaker": "`Circuit` in a file of its own, until the breaker is one class",
 }
 """Classes that still use the private state of a base class in another file, each with the reason."""

@@ -85,9 +85,12 @@ MUTATIONS: dict[str, Mutation] = {
         "answers_of_one_moment",
         [
             Edit(
-                "backend/app/core/corrections.py",
-                "await self._turns.take()\n        try:\n            connection =",
-                "try:\n            connection =",
+                "backend/app/core/redis/corrections.py",
+                "        if self._turns.locked():\n"
+                "            await wait_for_turn(self._turns, self._wait_seconds)\n"
+                "        else:\n"
+                "            await self._turns.acquire()  # returns at once\n",
+                "",
             ),
             Edit("backend/app/wiring.py", "settings.worker_concurrency + SPARE_CONNECTIONS", "20"),
         ],

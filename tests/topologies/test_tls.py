@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.cache import Cache, join_fleet
+from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.queue import Event, Queue, QueueUnavailable
 from app.core.redis.client import connect
 from app.core.redis.door import Door
@@ -62,7 +62,7 @@ async def everything_works(url: str) -> None:
     async def load() -> int:
         return next(values)
 
-    a, b = Cache(), Cache()
+    a, b = (Cache(timings=CacheTimings(call=5)) for _ in range(2))
     async with join_fleet(a, url, namespace="test"), join_fleet(b, url, namespace="test"):
         assert a.stats().trusted
         assert b.stats().trusted
