@@ -26,7 +26,7 @@ from app.adapters.database_trouble import DatabaseUnavailable, LockedTurns, Trou
 from app.adapters.sql_invalidations import SqlInvalidations
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.deadline import Deadline
-from app.core.queue import Event
+from app.core.event import Event
 from app.core.resilience import ResiliencePolicy
 from app.core.slots import CALLER
 from app.domain.errors import Conflict, Fenced, InvalidInput, NotFound

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from app.core.deadline import Deadline
-from app.core.queue import Event
+from app.core.event import Event
 from app.domain.models import (
     Account,
     Author,
