@@ -7,13 +7,13 @@ from contextlib import suppress
 from typing import Any
 
 from app.core.circuit_breaker import (
-    JOIN_SECONDS,
     BreakerFleet,
     BreakerPolicy,
     CircuitBreaker,
     CircuitBreakerOpenError,
+    FleetTimings,
 )
-from app.core.circuit_breaker.fleet import ROUND_TRIPS
+from app.core.circuit_breaker.connection import ROUND_TRIPS
 from app.core.redis import connect
 
 
@@ -21,7 +21,7 @@ class Chorus:
     push = True
 
     async def start(self, name: str, redis_url: str, policy: dict[str, Any]) -> None:
-        self.redis = connect(redis_url, timeout_seconds=JOIN_SECONDS)
+        self.redis = connect(redis_url, timeout_seconds=FleetTimings().join_seconds)
         self.subscriber = connect(redis_url, timeout_seconds=1.0)
         self.breaker = CircuitBreaker("upstream", BreakerPolicy(**policy))
         self.fleet = BreakerFleet(self.redis, self.subscriber, namespace="x", replica_id=name, replicas=lambda: 4)

@@ -18,7 +18,7 @@ from hypothesis import settings
 
 from app.adapters.migrations import apply_migrations
 from app.core.cache import link
-from app.core.circuit_breaker import CIRCUIT_BREAKERS, KEYED_CIRCUIT_BREAKERS, fleet
+from app.core.circuit_breaker import CIRCUIT_BREAKERS, KEYED_CIRCUIT_BREAKERS
 from app.sandbox.servers import Postgres, Valkey, remove_data
 from app.sandbox.servers.location import Location, locate
 
@@ -44,10 +44,9 @@ def _circuits_as_new() -> Iterator[None]:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of what caches and circuits do with Redis' answers, not of how long they wait for one: on a busy
-    machine some are late, and then a read rightly goes to the source, and a replica rightly decides alone."""
+    """For tests of what caches do with Redis' answers, not of how long they wait for one: on a busy machine some are
+    late, and then a read rightly goes to the source."""
     monkeypatch.setattr(link, "MIN_CALL_SECONDS", 5.0)
-    monkeypatch.setattr(fleet, "OP_SECONDS", 5.0)
 
 
 @pytest.fixture(scope="session")

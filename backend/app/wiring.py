@@ -31,9 +31,9 @@ from app.core.arrivals import Arrivals
 from app.core.build import build_id
 from app.core.circuit_breaker import (
     CIRCUIT_BREAKERS,
-    JOIN_SECONDS,
     KEYED_CIRCUIT_BREAKERS,
     BreakerFleet,
+    FleetTimings,
     gemini_model_breakers,
     whatsapp_account_breakers,
 )
@@ -598,7 +598,7 @@ def _cache_relay(replica: Replica, outside: Outside) -> CacheRelay:
 
 def open_breakers(settings: Settings, stack: AsyncExitStack, registry: Registry) -> BreakerFleet:
     """Clients of its own: a probe must not wait behind the queue, and push needs a connection to itself."""
-    redis = connect_redis(settings.redis_url or "", timeout_seconds=JOIN_SECONDS, name="chorus-breakers")
+    redis = connect_redis(settings.redis_url or "", timeout_seconds=FleetTimings().join_seconds, name="chorus-breakers")
     stack.push_async_callback(redis.aclose)
     push = connect_redis(
         settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS, name="chorus-breakers-push", any_node=True

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from app.core.circuit_breaker import JOIN_SECONDS, BreakerFleet, BreakerPolicy, CircuitBreaker
+from app.core.circuit_breaker import BreakerFleet, BreakerPolicy, CircuitBreaker, FleetTimings
 from app.core.errors import Unavailable
 from app.core.redis import connect
 from tests.bench import breaker_peers
@@ -41,7 +41,7 @@ async def fail() -> int:
 
 
 async def measure(redis_url: str) -> tuple[list[str], list[Bar]]:
-    redis, push = connect(redis_url, timeout_seconds=JOIN_SECONDS), connect(redis_url, timeout_seconds=1)
+    redis, push = connect(redis_url, timeout_seconds=FleetTimings().join_seconds), connect(redis_url, timeout_seconds=1)
     policy = BreakerPolicy(THRESHOLD, 600.0, failure_rate=0.5, slow_call_seconds=10.0)
     breaker = CircuitBreaker("bench", policy)
     fleet = BreakerFleet(redis, push, namespace="bench", replica_id="bench")

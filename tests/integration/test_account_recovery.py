@@ -28,6 +28,7 @@ from app.services import breaker_service, delivery
 from app.services.account_watch import AccountWatch
 from app.services.breaker_service import BreakerAction, BreakerService
 from app.services.cache_relay import CacheRelay
+from breaker_kit import PATIENT
 
 from .conftest import MakeOffice, Office
 from .queue_kit import claim_one
@@ -43,7 +44,7 @@ async def part_of_a_fleet(office: Office, valkey_url: str) -> AsyncIterator[Brea
         redis, push = connect(valkey_url, timeout_seconds=1), connect(valkey_url, timeout_seconds=1)
         stack.push_async_callback(redis.aclose)
         stack.push_async_callback(push.aclose)
-        fleet = BreakerFleet(redis, push, namespace="test", replica_id="a")
+        fleet = BreakerFleet(redis, push, namespace="test", replica_id="a", timings=PATIENT)
         fleet.join(*CIRCUIT_BREAKERS.values(), whatsapp_account_breakers)
         stack.push_async_callback(fleet.leave)
         await fleet.sync()

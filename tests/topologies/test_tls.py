@@ -13,7 +13,7 @@ import pytest
 from app.core.cache import Cache, join_fleet
 from app.core.queue import Event, Queue, QueueUnavailable
 from app.core.redis import connect
-from breaker_kit import Replica, until
+from breaker_kit import PATIENT, Replica, until
 from redis_topologies import Cluster, Guarded, running_cluster, running_sentinels
 from tls import TlsFronts, running_fronts
 
@@ -72,7 +72,7 @@ async def everything_works(url: str) -> None:
             async with asyncio.timeout(2):
                 while await b.get_or_fetch("user:1", load, ttl_seconds=60) == seen:
                     await asyncio.sleep(0.005)
-    replicas = [Replica(url, f"replica-{n}", replicas=2) for n in range(2)]
+    replicas = [Replica(url, f"replica-{n}", replicas=2, timings=PATIENT) for n in range(2)]
     for replica in replicas:
         await replica.start()
     await replicas[0].fleet.force("some_api", "open", who="operator", why="test")

@@ -35,7 +35,7 @@ async def main():
     {during}
     running.cancel()
     await asyncio.wait([running])
-    time.sleep(2.5)  # nothing watches any more
+    time.sleep(2.5)  # time itself: nothing watches any more
 
 asyncio.run(main())
 """
@@ -133,7 +133,7 @@ async def test_a_failure_across_a_stall_of_the_own_loop_is_not_counted():
     [
         ("expression()", 1, ["Timeout (0:00:02)!", "in expression"]),
         ("sleep()", 70, ["event loop is stuck", "event loop is stuck for good, ending the process"]),
-        ("await asyncio.sleep(2.5)", 0, []),
+        ("await asyncio.sleep(2.5)", 0, []),  # time itself
     ],
     ids=["stuck in C code", "blocked", "turning"],
 )

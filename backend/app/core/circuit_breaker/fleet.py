@@ -1,4 +1,4 @@
-"""The process's side of the fleet: one Redis client for all circuits, push, resync, and the operator's word."""
+"""A replica's side of the fleet: its circuits join, listen and resync; and what an operator decides for all."""
 
 from __future__ import annotations
 
@@ -6,52 +6,30 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, TypeVar
-
-from prometheus_client import Counter, Gauge
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from app.core.circuit_breaker.breaker import CircuitBreaker
+from app.core.circuit_breaker.connection import DEFAULT_TIMINGS, FleetConnection, FleetTimings
 from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
 from app.core.circuit_breaker.link import FleetLink
-from app.core.circuit_breaker.rules import CLOSED, State
+from app.core.circuit_breaker.states import CLOSED, State
 from app.core.circuit_breaker.wire import (
     FORCE,
     FORCED,
-    READ,
-    REPORT,
-    SCRIPTS,
-    FleetWord,
-    Keys,
+    MAX_LISTED,
+    FleetState,
+    ScriptCall,
     read_message,
     read_row,
-    read_word,
+    read_state,
 )
 from app.core.errors import Unavailable
 from app.core.failure_words import one_line
-from app.core.redis import Redis, RedisError, Script, run_together, within
+from app.core.redis import Redis, RedisError
 from app.core.redis_trouble import redis_words
 
 logger = logging.getLogger("app.core.circuit_breaker")
-
-T = TypeVar("T")
-
-OP_SECONDS = 0.1
-"""Most that a probe may wait for Redis. Closed and open circuits never wait for it."""
-JOIN_SECONDS = 1.0
-"""For the first exchange, which connects and sends the scripts; on a Cluster, to every primary. Only a start waits."""
-RESYNC_SECONDS = 1.0
-FIRST_RESYNC_SECONDS = 0.1
-RESYNC_SPREAD = 0.2
-MAX_OPERATIONS = 32
-MAX_LISTED = 1000
-"""Keyed circuits in trouble that a replica follows, and asks for by name, in one round."""
-QUIET_SECONDS = 5.0
-"""A subscription that says nothing for this long is asked whether it still lives."""
-RECONNECT_SECONDS = 0.2
-
-ROUND_TRIPS = Counter("chorus_circuit_breaker_round_trips", "Redis round trips for the fleet's circuits")
-LINK_UP = Gauge("chorus_circuit_breaker_fleet_up", "1 if this replica follows the fleet, 0 if it is on its own")
 
 
 class BreakerFleet:
@@ -63,8 +41,8 @@ class BreakerFleet:
     ... fleet.run()             # in the background: listens and resyncs until cancelled
     await fleet.leave()
 
-    `redis` must not retry, and give up after `JOIN_SECONDS`; `push` is for the subscription alone. While Redis is away
-    each circuit decides by itself; its return is noticed within a resync.
+    `redis` must not retry, and give up after `timings.join_seconds`; `push` is for the subscription alone. While Redis
+    is away each circuit decides by itself; its return is noticed within a resync.
     """
 
     def __init__(
@@ -76,30 +54,37 @@ class BreakerFleet:
         replica_id: str,
         replicas: Callable[[], int] = lambda: 1,
         living: Callable[[str], int] | None = None,
+        timings: FleetTimings = DEFAULT_TIMINGS,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """`living`: how many living replicas may call what is behind the circuit of this name (default: all); with more
         than one, one alone in trouble does not open it for all."""
-        self.keys = Keys(namespace)
-        self.living = living or (lambda _name: replicas())
-        self.replica_id = replica_id
-        self.now = now
-        self.up = False
         self.on_recovery: Callable[[str, State], None] = lambda _name, _state: None
         """Told of what this replica did for the fleet: a circuit is half open because the dependency was seen well, or
         closed after good probes."""
-        self.replicas = 1
-        """How many share the probes while Redis is away: the last count made while it was there."""
         self._redis = redis
         self._push = push
         self._count_replicas = replicas
+        self._timings = timings
+        self._connection = FleetConnection(
+            redis, namespace=namespace, replica_id=replica_id, timings=timings, now=now, hurry=self._hurry,
+            living=living or (lambda _name: replicas()),
+            recovered=self._recovered,
+        )  # fmt: skip
+        self._keys = self._connection.keys
         self._links: dict[str, FleetLink] = {}
         self._families: dict[str, KeyedCircuitBreakers] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._operations = asyncio.Semaphore(MAX_OPERATIONS)
         self._sync_now = asyncio.Event()
         self._syncing = asyncio.Lock()
-        self._pause = FIRST_RESYNC_SECONDS
+        self._pause = timings.first_resync_seconds
+
+    @property
+    def up(self) -> bool:
+        """Does this replica follow the fleet? Else it is on its own."""
+        return self._connection.is_up
+
+    def _recovered(self, name: str, state: State) -> None:
+        self.on_recovery(name, state)
 
     # -- members
 
@@ -113,14 +98,13 @@ class BreakerFleet:
                 self._links[member.name] = self._attach(member)
 
     def _attach(self, breaker: CircuitBreaker) -> FleetLink:
-        link = FleetLink(self, breaker)
+        link = FleetLink(self._connection, breaker)
         breaker.attach(link)
         return link
 
     async def leave(self) -> None:
         """The circuits are this process's own again; what was still under way is waited for. Idempotent."""
-        self.up = False
-        LINK_UP.set(0)
+        self._connection.lost()
         for link in self._all_links():
             if link.breaker.link is link:
                 link.breaker.attach(None)
@@ -128,8 +112,7 @@ class BreakerFleet:
             family.join(None)
         self._links.clear()
         self._families.clear()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._connection.finish()
 
     def _all_links(self) -> Iterable[FleetLink]:
         yield from self._links.values()
@@ -138,7 +121,7 @@ class BreakerFleet:
                 if isinstance(breaker.link, FleetLink):
                     yield breaker.link
 
-    def _find(self, name: str, word: FleetWord) -> FleetLink | None:
+    def _find(self, name: str, told: FleetState) -> FleetLink | None:
         """The link of a breaker; a keyed one that is in trouble elsewhere is made before its first call here."""
         if name in self._links:
             return self._links[name]
@@ -146,99 +129,51 @@ class BreakerFleet:
         family = self._families.get(family_name)
         if family is None or not key:
             return None
-        troubled = word.view.state is not CLOSED or word.view.forced or word.failures > 0
+        troubled = told.view.state is not CLOSED or told.view.forced or told.failures > 0
         breaker = family.get(key) if troubled else family.find(key)
         return breaker.link if breaker is not None and isinstance(breaker.link, FleetLink) else None
-
-    # -- talking to Redis
-
-    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run it whoever goes away; `leave` waits for it."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    def spawn_if_running(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        """As `spawn`, from where there may be no event loop any more: a coroutine that is being destroyed."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return
-        self.spawn(work())
-
-    async def run_script(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """The script's answer within `OP_SECONDS`, or `None`: this replica is on its own until the next resync."""
-        return await self._bounded(OP_SECONDS, lambda: script(self._redis, keys, args))
-
-    async def _bounded(self, seconds: float, operation: Callable[[], Awaitable[T]]) -> T | None:
-        async def in_turn() -> T:
-            async with self._operations:
-                return await operation()
-
-        ROUND_TRIPS.inc()
-        try:
-            return await within(seconds, in_turn())
-        except (RedisError, OSError) as exc:  # TimeoutError is an OSError
-            if self.up:
-                reason = redis_words(exc)
-                logger.warning("circuit breakers: Redis is away, deciding locally", extra={"reason": reason})
-            self.up = False
-            LINK_UP.set(0)
-            return None
-
-    async def read(self, breaker: CircuitBreaker) -> None:
-        """Learn what the fleet thinks of a circuit that has not heard of it yet."""
-        asked = {breaker.name: breaker.version}
-        rows = await self.run_script(READ, *self._read_call(breaker.name.partition(":")[0], [breaker.name]))
-        self._learn_rows(rows or (), asked)
-
-    def _read_call(self, group: str, names: Iterable[str]) -> tuple[list[str], list[Any]]:
-        return [self.keys.index(group)], [self.keys.prefix(group), MAX_LISTED, *names]
-
-    def _learn_rows(self, rows: Iterable[Sequence[bytes]], asked: dict[str, tuple[int, int]]) -> None:
-        for row in rows:
-            name, word = read_row(row, self.now())
-            link = self._find(name, word)
-            if link is not None:
-                link.heard(word, asked=asked.get(name))
 
     # -- staying in step
 
     async def sync(self) -> bool:
-        """Tell what nobody knows yet and read every verdict, in one round trip. False: Redis is away."""
+        """Tell what the fleet does not know yet and read every state, in one round trip. False: Redis is away."""
         async with self._syncing:
-            returning = not self.up
+            connection, returning = self._connection, not self.up
             if returning:
                 for link in self._all_links():
                     link.breaker.forget_delta()  # what was seen alone is never replayed
             told = [] if returning else self._successes()
-            groups = self._groups()
             asked = {link.breaker.name: link.breaker.version for link in self._all_links()}
-            seconds = JOIN_SECONDS if returning else OP_SECONDS
-            answers = await self._bounded(seconds, lambda: self._exchange(told, groups, load=returning))
+            calls = [call for _, call in told]
+            calls += [self._keys.read_call(group, names) for group, names in self._groups().items()]
+            answers = await connection.run_together(calls, is_first=returning)
             if answers is None:
                 return False
             for (link, _), answer in zip(told, answers, strict=False):
                 link.reported(answer, asked[link.breaker.name])
             if returning:
-                self.up = True
-                LINK_UP.set(1)
-                logger.info("circuit breakers: following the fleet", extra={"replica": self.replica_id})
+                connection.found()
             for rows in answers[len(told) :]:
                 self._learn_rows(rows, asked)
-            self.replicas = max(1, self._count_replicas())
+            connection.replicas = max(1, self._count_replicas())
             return True
 
-    def _successes(self) -> list[tuple[FleetLink, list[Any]]]:
-        """Reports of circuits without trouble of late. A keyed circuit's are worth a word only while failures count."""
+    def _learn_rows(self, rows: Iterable[Sequence[bytes]], asked: dict[str, tuple[int, int]]) -> None:
+        for row in rows:
+            name, told = read_row(row, self._connection.now())
+            link = self._find(name, told)
+            if link is not None:
+                link.heard(told, asked=asked.get(name))
+
+    def _successes(self) -> list[tuple[FleetLink, ScriptCall]]:
+        """Reports of circuits without trouble of late. A keyed circuit's are worth a told only while failures count."""
         told = []
         for link in self._all_links():
             single = link.breaker.name in self._links
             if single or link.breaker.is_fleet_failing:
                 delta = link.breaker.delta(successes=True)
                 if delta is not None:
-                    told.append((link, link.report_args(delta)))
+                    told.append((link, link.report_call(delta)))
             else:
                 link.breaker.forget_successes()
             if len(told) >= MAX_LISTED:
@@ -255,13 +190,6 @@ class BreakerFleet:
                     names.append(name)
         return groups
 
-    async def _exchange(
-        self, told: Sequence[tuple[FleetLink, list[Any]]], groups: dict[str, list[str]], *, load: bool
-    ) -> list[Any]:
-        calls = [(REPORT, link.report_keys, args) for link, args in told]
-        calls += [(READ, *self._read_call(group, names)) for group, names in groups.items()]
-        return await run_together(self._redis, calls, load=SCRIPTS if load else ())
-
     async def run(self) -> None:
         """Listen and resync until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -273,36 +201,36 @@ class BreakerFleet:
             await self.sync()
             _raise_if_cancelled()
             self._sync_now.clear()
-            self._pause = min(2 * self._pause, RESYNC_SECONDS)
-            pause = self._pause * (1 + RESYNC_SPREAD * random.uniform(-1, 1))  # noqa: S311
+            self._pause = min(2 * self._pause, self._timings.resync_seconds)
+            pause = self._pause * (1 + self._timings.resync_spread * random.uniform(-1, 1))  # noqa: S311  spreads load
             try:
                 async with asyncio.timeout(pause):
                     await self._sync_now.wait()
             except TimeoutError:
                 continue
 
-    def hurry(self) -> None:
+    def _hurry(self) -> None:
         """A circuit has closed. The others should know soon that this replica calls, or one in trouble seems alone."""
-        self._pause = FIRST_RESYNC_SECONDS
+        self._pause = self._timings.first_resync_seconds
         self._sync_now.set()
 
     async def _listen(self) -> None:
         while True:
             try:
                 async with self._push.pubsub() as subscription:
-                    await subscription.subscribe(self.keys.channel)
+                    await subscription.subscribe(self._keys.channel)
                     await self._follow(subscription)
             except (RedisError, OSError) as exc:
                 logger.info("circuit breakers: no push, the resync goes on", extra={"reason": str(exc)})
             _raise_if_cancelled()
-            await asyncio.sleep(RECONNECT_SECONDS * (0.5 + random.random()))  # noqa: S311
+            await asyncio.sleep(self._timings.reconnect_seconds * (0.5 + random.random()))  # noqa: S311  spreads load
 
     async def _follow(self, subscription: Any) -> None:
         """Until the connection is lost, or says nothing when asked."""
         pinged = False
         while True:
             _raise_if_cancelled()
-            message = await subscription.get_message(timeout=QUIET_SECONDS)
+            message = await subscription.get_message(timeout=self._timings.quiet_seconds)
             if message is None:
                 if pinged:
                     return
@@ -317,40 +245,41 @@ class BreakerFleet:
 
     def hear(self, message: bytes) -> None:
         """Learn from a published message. In any order, any number of times: only news counts."""
-        name, word = read_message(message, self.now())
-        link = self._find(name, word)
+        name, told = read_message(message, self._connection.now())
+        link = self._find(name, told)
         if link is not None:
-            link.heard(word, asked=None)
+            link.heard(told, asked=None)
 
     # -- for people
 
-    async def force(self, name: str, state: str, *, who: str, why: str) -> FleetWord:
+    async def force(self, name: str, state: str, *, who: str, why: str) -> FleetState:
         """`open`, `closed` or `auto`, for every replica and until told otherwise. Raises `Unavailable`."""
-        args = [name, self.keys.channel, FORCED[state], one_line(who), one_line(why)]
+        args = [name, self._keys.channel, FORCED[state], one_line(who), one_line(why)]
         try:
-            answer = await FORCE(self._redis, self.keys.of(name), args)
+            answer = await FORCE(self._redis, self._keys.of(name), args)
         except (RedisError, OSError) as exc:
             raise Unavailable("redis", redis_words(exc)) from exc
-        word = read_word(answer[1:], self.now())
-        link = self._find(name, word)
+        told = read_state(answer[1:], self._connection.now())
+        link = self._find(name, told)
         if link is not None:
-            link.heard(word, asked=None)
-        return word
+            link.heard(told, asked=None)
+        return told
 
-    async def list(self, names: Iterable[str]) -> dict[str, FleetWord]:
-        """The fleet's verdict on these, and on every keyed circuit of their groups in trouble. Raises `Unavailable`."""
+    async def list(self, names: Iterable[str]) -> dict[str, FleetState]:
+        """The fleet's states of these, and on every keyed circuit of their groups in trouble. Raises `Unavailable`."""
         groups: dict[str, list[str]] = {}
         for name in names:
             groups.setdefault(name.partition(":")[0], []).append(name)
-        words: dict[str, FleetWord] = {}
+        states: dict[str, FleetState] = {}
         try:
             for group, members in groups.items():
-                for row in await READ(self._redis, *self._read_call(group, members)):
-                    name, word = read_row(row, self.now())
-                    words[name] = word
+                script, keys, args = self._keys.read_call(group, members)
+                for row in await script(self._redis, keys, args):
+                    name, told = read_row(row, self._connection.now())
+                    states[name] = told
         except (RedisError, OSError) as exc:
             raise Unavailable("redis", redis_words(exc)) from exc
-        return words
+        return states
 
 
 def _raise_if_cancelled() -> None:

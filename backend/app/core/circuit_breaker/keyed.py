@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from app.core.circuit_breaker.breaker import CircuitBreaker
-from app.core.circuit_breaker.rules import CLOSED, BreakerPolicy, Snapshot, Tally
+from app.core.circuit_breaker.observations import Tally
+from app.core.circuit_breaker.rules import BreakerPolicy
+from app.core.circuit_breaker.states import CLOSED, Snapshot
 from app.core.clock import SYSTEM_CLOCK, Clock
 
 MAX_KEYS = 10_000

@@ -1,0 +1,144 @@
+"""What the circuits of a replica share of their way to the fleet: Redis, time limits, and the tasks under way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from prometheus_client import Counter, Gauge
+
+from app.core.circuit_breaker.states import State
+from app.core.circuit_breaker.wire import SCRIPTS, Keys, ScriptCall
+from app.core.redis import Redis, RedisError, Script, run_together, within
+from app.core.redis_trouble import redis_words
+
+logger = logging.getLogger("app.core.circuit_breaker")
+
+T = TypeVar("T")
+
+MAX_OPERATIONS = 32
+
+ROUND_TRIPS = Counter("chorus_circuit_breaker_round_trips", "Redis round trips for the fleet's circuits")
+LINK_UP = Gauge("chorus_circuit_breaker_fleet_up", "1 if this replica follows the fleet, 0 if it is on its own")
+
+
+@dataclass(frozen=True, slots=True)
+class FleetTimings:
+    """Seconds."""
+
+    answer_seconds: float = 0.1
+    """Most that a probe may wait for Redis. Closed and open circuits never wait for it."""
+    join_seconds: float = 1.0
+    """For the first exchange, which connects and sends the scripts; on a Cluster, to every primary."""
+    resync_seconds: float = 1.0
+    first_resync_seconds: float = 0.1
+    """After a start, and after a circuit has closed; doubled each time up to `resync_seconds`."""
+    resync_spread: float = 0.2
+    """Share by which a pause is longer or shorter, at random."""
+    denied_seconds: tuple[float, float] = (0.025, 0.075)
+    """A replica that was refused a permit does not ask again for this long, at random in between."""
+    quiet_seconds: float = 5.0
+    """A subscription that says nothing for this long is asked whether it still lives."""
+    reconnect_seconds: float = 0.2
+
+
+DEFAULT_TIMINGS = FleetTimings()
+
+
+class FleetConnection:
+    """Used by every `FleetLink` of one `BreakerFleet`, which says what the arguments mean."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        namespace: str,
+        replica_id: str,
+        timings: FleetTimings,
+        living: Callable[[str], int],
+        recovered: Callable[[str, State], None],
+        hurry: Callable[[], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.keys = Keys(namespace)
+        self.replica_id = replica_id
+        self.timings = timings
+        self.living = living
+        self.recovered = recovered
+        self.hurry = hurry
+        """Resync soon: a circuit has closed."""
+        self.now = now
+        self.is_up = False
+        self.replicas = 1
+        """How many share the probes while Redis is away: the last count made while it was there."""
+        self._redis = redis
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._operations = asyncio.Semaphore(MAX_OPERATIONS)
+
+    # -- asking
+
+    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """The script's answer in time, or `None`: this replica is on its own until the next resync."""
+        return await self._bounded(self.timings.answer_seconds, lambda: script(self._redis, keys, args))
+
+    async def run_together(self, calls: Sequence[ScriptCall], *, is_first: bool) -> list[Any] | None:
+        """The answers in order, in time, or `None` as above. `is_first`: Redis may not know the scripts."""
+        seconds = self.timings.join_seconds if is_first else self.timings.answer_seconds
+        load = SCRIPTS if is_first else ()
+        return await self._bounded(seconds, lambda: run_together(self._redis, calls, load=load))
+
+    async def _bounded(self, seconds: float, operation: Callable[[], Awaitable[T]]) -> T | None:
+        async def in_turn() -> T:
+            async with self._operations:
+                return await operation()
+
+        ROUND_TRIPS.inc()
+        try:
+            return await within(seconds, in_turn())
+        except (RedisError, OSError) as exc:  # TimeoutError is an OSError
+            if self.is_up:
+                reason = redis_words(exc)
+                logger.warning("circuit breakers: Redis is away, deciding locally", extra={"reason": reason})
+            self.lost()
+            return None
+
+    def found(self) -> None:
+        """Redis has answered with everything that a replica must know to follow the fleet."""
+        self.is_up = True
+        LINK_UP.set(1)
+        logger.info("circuit breakers: following the fleet", extra={"replica": self.replica_id})
+
+    def lost(self) -> None:
+        """Redis is away, or this replica leaves: it decides by itself."""
+        self.is_up = False
+        LINK_UP.set(0)
+
+    # -- tasks
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """It goes on when its caller is cancelled; `finish` waits for it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def spawn_if_running(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """As `spawn`, from where there may be no event loop any more: a coroutine that is being destroyed."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        self.spawn(work())
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._tasks)
+
+    async def finish(self) -> None:
+        """Wait for what is under way."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
