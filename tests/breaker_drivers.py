@@ -11,20 +11,18 @@ from app.core.circuit_breaker import (
     BreakerPolicy,
     CircuitBreaker,
     CircuitBreakerOpenError,
-    FleetTimings,
 )
 from app.core.circuit_breaker.connection import ROUND_TRIPS
-from app.core.redis import connect
+from app.core.redis.door import Door
 
 
 class Chorus:
     push = True
 
     async def start(self, name: str, redis_url: str, policy: dict[str, Any]) -> None:
-        self.redis = connect(redis_url, timeout_seconds=FleetTimings().join_seconds)
-        self.subscriber = connect(redis_url, timeout_seconds=1.0)
+        self.door = Door.to(redis_url)
         self.breaker = CircuitBreaker("upstream", BreakerPolicy(**policy))
-        self.fleet = BreakerFleet(self.redis, self.subscriber, namespace="x", replica_id=name, replicas=lambda: 4)
+        self.fleet = BreakerFleet(self.door, namespace="x", replica_id=name, replicas=lambda: 4)
         self.fleet.join(self.breaker)
         await self.fleet.sync()
         self.loop = asyncio.create_task(self.fleet.run() if self.push else self.fleet._resync())
@@ -46,8 +44,7 @@ class Chorus:
         with suppress(asyncio.CancelledError):
             await self.loop
         await self.fleet.leave()
-        await self.redis.aclose()
-        await self.subscriber.aclose()
+        await self.door.aclose()
 
 
 class ChorusWithoutPush(Chorus):

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from app.core.circuit_breaker import BreakerFleet, BreakerPolicy, CircuitBreaker, FleetTimings, KeyedCircuitBreakers
 from app.core.http_client import ConnectFailed
-from app.core.redis import connect
+from app.core.redis.door import Door
 
 POLICY = BreakerPolicy(failure_threshold=5, open_seconds=0.4, max_open_seconds=4.0, probe_lease_seconds=1.0)
 TIMINGS = FleetTimings()
@@ -22,17 +22,22 @@ class Replica:
     """One replica: a circuit `api`, a family `keyed`, a fleet; and an upstream that answers as told."""
 
     def __init__(
-        self, url: str, name: str, policy: BreakerPolicy = POLICY, *, replicas: int = 1, timings: FleetTimings = TIMINGS
+        self,
+        url: str,
+        name: str,
+        policy: BreakerPolicy = POLICY,
+        *,
+        replicas: int = 1,
+        timings: FleetTimings = TIMINGS,
     ) -> None:
         self.name = name
-        self.redis = connect(url, timeout_seconds=timings.join_seconds)
-        self.push = connect(url, timeout_seconds=1.0, any_node=True)
+        self.door = Door.to(url)
         self.breaker = CircuitBreaker("some_api", policy, dependency="some")
         self.keyed = KeyedCircuitBreakers("keyed_api", replace(policy, quorum=1), dependency="keyed")
         self.replicas = replicas
         """That live, as far as this one knows."""
         self.fleet = BreakerFleet(
-            self.redis, self.push, namespace="test", replica_id=name, replicas=lambda: self.replicas, timings=timings
+            self.door, namespace="test", replica_id=name, replicas=lambda: self.replicas, timings=timings
         )
         self.fleet.join(self.breaker, self.keyed)
         self.outcome: Exception | None = None
@@ -50,8 +55,7 @@ class Replica:
                 await self._loop
             self._loop = None
         await self.fleet.leave()
-        await self.redis.aclose()
-        await self.push.aclose()
+        await self.door.aclose()
 
     async def upstream(self) -> str:
         self.called += 1

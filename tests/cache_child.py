@@ -21,7 +21,8 @@ import uvloop
 from app.adapters.postgres_store import PostgresStore
 from app.core.cache import default_cache, join_fleet, write_fence
 from app.core.leader import Lease
-from app.core.redis import connect
+from app.core.redis.client import connect
+from app.core.redis.door import Door
 from app.core.secrets import TokenCipher
 from app.domain.models import BotProfile
 from app.services.account_service import AccountService
@@ -117,7 +118,7 @@ async def serve(redis_url: str, database_url: str) -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     holder = f"{time.monotonic_ns()}"
     async with join_fleet(default_cache, redis_url, namespace=NAMESPACE):
-        lease = Lease(redis, key=f"{NAMESPACE}:relay", holder=holder, seconds=RELAY_LEASE_SECONDS)
+        lease = Lease(Door(redis), key=f"{NAMESPACE}:relay", holder=holder, seconds=RELAY_LEASE_SECONDS)
         tasks = {asyncio.create_task(CacheRelay(store, default_cache.invalidate_everywhere, lease).run())}
 
         async def answer(order: dict[str, Any]) -> None:

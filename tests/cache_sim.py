@@ -17,7 +17,7 @@ from app.core.cache.codec import PLAIN
 from app.core.cache.shard import BUMP, INVALIDATE, Shard, Spend
 from app.core.cache.shared import SharedTier
 from app.core.errors import Unavailable
-from app.core.redis import Script
+from app.core.redis.script import Script
 from fakes import FakeClock
 from redis_topologies import server_of
 

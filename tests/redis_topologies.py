@@ -13,7 +13,7 @@ from typing import Any
 
 import redis
 
-from app.core.redis_url import RedisUrl, Topology
+from app.core.redis.url import RedisUrl, Topology
 from app.sandbox.processes import ChildProcess, free_port
 from tls import TlsFronts
 

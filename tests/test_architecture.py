@@ -66,8 +66,13 @@ def test_every_module_says_what_it_is_for() -> None:
     ("library", "allowed"),
     [
         ("httpx", {"core/http_client.py"}),
-        ("redis", {"core/redis.py", "core/redis_clients.py", "core/redis_trouble.py"}),
-        ("hiredis", {"core/redis.py"}),
+        (
+            "redis",
+            {
+                f"core/redis/{name}.py"
+                for name in ("client", "corrections", "door", "script", "subscription", "trouble")
+            },
+        ),
         (
             "asyncpg",
             {

@@ -33,7 +33,6 @@ from app.core.circuit_breaker import (
     CIRCUIT_BREAKERS,
     KEYED_CIRCUIT_BREAKERS,
     BreakerFleet,
-    FleetTimings,
     gemini_model_breakers,
     whatsapp_account_breakers,
 )
@@ -50,9 +49,9 @@ from app.core.pacing import Pacer
 from app.core.probe_board import ProbeBoard
 from app.core.queue import Queue
 from app.core.receipts import Receipts
-from app.core.redis import Redis, describe, is_cluster
-from app.core.redis import connect as connect_redis
-from app.core.redis_info import trouble
+from app.core.redis.client import is_cluster
+from app.core.redis.door import Door, DoorTimings
+from app.core.redis.info import trouble
 from app.core.registry import HEARTBEAT_SECONDS, Registry, new_replica_id
 from app.core.resilience import ResiliencePolicy
 from app.core.secrets import TokenCipher
@@ -95,7 +94,6 @@ SPARE_CONNECTIONS = 20
 PUT_SECONDS = 0.9
 DIVERT_SECONDS = 0.2
 """With somewhere else to go there is no point in waiting for a Redis that does not answer."""
-BLOCKING_TIMEOUT_SECONDS = 3.0
 """Above the longest block, which is one second."""
 PROBE_SECONDS = 3.0
 PROBE_TIMEOUT_SECONDS = 1.5
@@ -155,8 +153,8 @@ class Replica:
 class Outside:
     """Everything this replica talks to. Nothing is connected before its first use."""
 
-    redis: Redis
-    control: Redis
+    redis: Door
+    control: Door
     """For what tells whether Redis, and this replica, are well: it must not wait behind what they do."""
     queue: Queue
     registry: Registry
@@ -208,14 +206,9 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
     leave_by(settings.egress)
     make_room_for(settings.worker_concurrency)
     stack.push_async_callback(close_http_client)
-    redis = connect_redis(
-        settings.redis_url or "",
-        timeout_seconds=REDIS_TIMEOUT_SECONDS,
-        max_connections=settings.worker_concurrency + SPARE_CONNECTIONS,
-    )
-    stack.push_async_callback(redis.aclose)
-    control = connect_redis(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS, name="chorus-control")
-    stack.push_async_callback(control.aclose)
+    url = settings.redis_url or ""
+    redis = open_door(url, stack, max_connections=settings.worker_concurrency + SPARE_CONNECTIONS)
+    control = open_door(url, stack, name="chorus-control")
     queue = open_queue(settings, stack, redis)
     registry = Registry(control, namespace=settings.redis_namespace, replica_id=new_replica_id())
     stack.push_async_callback(_leave, registry)
@@ -421,7 +414,7 @@ def _health(
     async def probe_redis() -> Mapping[str, Any]:
         channel = "trusted" if cache.stats().trusted else "lost"
         needs_aof = settings.redis_durability is RedisDurability.AOF
-        about = await describe(outside.control, needs_aof=needs_aof)
+        about = await outside.control.describe(needs_aof=needs_aof)
         outside.uptime.answered("redis")
         try:
             await outside.queue.probe()
@@ -596,17 +589,21 @@ def _cache_relay(replica: Replica, outside: Outside) -> CacheRelay:
     return CacheRelay(outside.store, cache.invalidate_everywhere, lease, account_changed=account_changed)
 
 
+def open_door(
+    url: str, stack: AsyncExitStack, *, name: str = "chorus", max_connections: int = 20,
+    answer_seconds: float = REDIS_TIMEOUT_SECONDS,
+) -> Door:  # fmt: skip
+    """Closed with `stack`."""
+    timings = DoorTimings(answer_seconds=answer_seconds)
+    door = Door.to(url, timings=timings, name=name, max_connections=max_connections)
+    stack.push_async_callback(door.aclose)
+    return door
+
+
 def open_breakers(settings: Settings, stack: AsyncExitStack, registry: Registry) -> BreakerFleet:
-    """Clients of its own: a probe must not wait behind the queue, and push needs a connection to itself."""
-    redis = connect_redis(settings.redis_url or "", timeout_seconds=FleetTimings().join_seconds, name="chorus-breakers")
-    stack.push_async_callback(redis.aclose)
-    push = connect_redis(
-        settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS, name="chorus-breakers-push", any_node=True
-    )
-    stack.push_async_callback(push.aclose)
+    """With a door of its own: a probe must not wait behind the queue."""
     return BreakerFleet(
-        redis,
-        push,
+        open_door(settings.redis_url or "", stack, name="chorus-breakers"),
         namespace=settings.redis_namespace,
         replica_id=registry.replica_id,
         replicas=lambda: registry.count,
@@ -620,28 +617,24 @@ def _may_call(registry: Registry, circuit: str) -> int:
     return 1 + len(registry.others if circuit == CIRCUIT_BREAKERS["supabase"].name else workers)
 
 
-def open_bindings(settings: Settings, stack: AsyncExitStack, redis: Redis) -> dict[str, Binding]:
+def open_bindings(settings: Settings, stack: AsyncExitStack, redis: Door) -> dict[str, Binding]:
     """Whose the namespace is, on each Redis in use, by the setting that names it."""
     bindings = {"REDIS_URL": Binding(redis, namespace=settings.redis_namespace)}
     if settings.redis_cache_url:
-        cache_redis = connect_redis(settings.redis_cache_url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
-        stack.push_async_callback(cache_redis.aclose)
+        cache_redis = open_door(settings.redis_cache_url, stack)
         bindings["REDIS_CACHE_URL"] = Binding(cache_redis, namespace=settings.redis_namespace)
     return bindings
 
 
-def open_queue(settings: Settings, stack: AsyncExitStack, redis: Redis) -> Queue:
-    """With clients of its own for waiting, and for what comes in."""
-    blocking = connect_redis(settings.redis_url or "", timeout_seconds=BLOCKING_TIMEOUT_SECONDS, name="chorus-wait")
-    stack.push_async_callback(blocking.aclose)
-    ingest = connect_redis(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS, name="chorus-ingest")
-    stack.push_async_callback(ingest.aclose)
+def open_queue(settings: Settings, stack: AsyncExitStack, redis: Door) -> Queue:
+    """With doors of its own for waiting, and for what comes in."""
+    url = settings.redis_url or ""
     queue = Queue(
         redis,
-        blocking,
-        ingest=ingest,
+        open_door(url, stack, name="chorus-wait"),
+        ingest=open_door(url, stack, name="chorus-ingest"),
         namespace=settings.redis_namespace,
-        shards=CLUSTER_SHARDS if is_cluster(settings.redis_url or "") else 1,
+        shards=CLUSTER_SHARDS if is_cluster(url) else 1,
         debounce_seconds=settings.debounce_seconds,
         lease_seconds=settings.lease_seconds,
         max_pending=settings.queue_max_pending,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from app.core.redis import connect
+from app.core.redis.client import connect
 from app.sandbox.servers import Valkey
 from breaker_upstream import Child, Upstream, running_upstream
 

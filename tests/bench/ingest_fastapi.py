@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Header, HTTPException, Request
 from pydantic import BaseModel, Field
 
-from app.core.redis import connect
+from app.core.redis.client import connect
 from tests.bench.ingest_server import is_signed, serve
 from tests.bench.traffic import PATH
 

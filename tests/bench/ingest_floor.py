@@ -12,7 +12,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from app.core.queue import Event, Queue
-from app.core.redis import connect
+from app.core.redis.door import Door
 from tests.bench.ingest_server import is_signed, serve
 
 
@@ -35,8 +35,8 @@ class Floor:
 def main(keep_alive_seconds: str) -> None:
     redis_url = os.environ["REDIS_URL"]
     queue = Queue(
-        connect(redis_url, timeout_seconds=1),
-        connect(redis_url, timeout_seconds=3),
+        Door.to(redis_url),
+        Door.to(redis_url),
         namespace="floor",
         debounce_seconds=1.0,
         max_pending=1_000_000,

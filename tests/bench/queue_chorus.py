@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from app.core.queue import Claim, Event, Queue
-from app.core.redis import connect
+from app.core.redis.client import connect
+from app.core.redis.door import Door
 from app.wiring import BLOCKING_TIMEOUT_SECONDS, REDIS_TIMEOUT_SECONDS
 from tests.bench.queue_child import PAYLOAD, REDIS_URL, SLOTS, Contender, Put, main
 
@@ -18,7 +19,9 @@ async def _queue() -> AsyncIterator[Queue]:
         connect(REDIS_URL, timeout_seconds=REDIS_TIMEOUT_SECONDS) as redis,
         connect(REDIS_URL, timeout_seconds=BLOCKING_TIMEOUT_SECONDS) as blocking,
     ):
-        queue = Queue(redis, blocking, namespace="bench", debounce_seconds=0, max_pending=1_000_000, max_bytes=10**10)
+        queue = Queue(
+            Door(redis), Door(blocking), namespace="bench", debounce_seconds=0, max_pending=1_000_000, max_bytes=10**10
+        )
         try:
             yield queue
         finally:

@@ -85,7 +85,7 @@ MUTATIONS: dict[str, Mutation] = {
         "answers_of_one_moment",
         [
             Edit(
-                "backend/app/core/redis_clients.py",
+                "backend/app/core/corrections.py",
                 "await self._turns.take()\n        try:\n            connection =",
                 "try:\n            connection =",
             ),

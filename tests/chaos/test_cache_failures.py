@@ -9,9 +9,10 @@ import time
 import pytest
 
 from app.core.cache import shared as shared_module
-from app.core.cache.shard import Answer, NotSent, Shard, Spend
+from app.core.cache.shard import Answer, Shard, Spend
 from app.core.cache.shared import SharedTier
 from app.core.errors import Unavailable
+from app.core.redis.door import NotAsked
 from cold_reads import worst_cold_read
 from fakes import Source
 from redis_topologies import servers_of
@@ -151,7 +152,7 @@ async def test_a_renewal_that_was_refused_is_not_the_last(replicas, monkeypatch)
         nonlocal loads
         loads += 1
         shard = a.shared.of("k")
-        shard._link._away_until = time.monotonic() + 0.3
+        shard._link._door._away_until = time.monotonic() + 0.3
         await asyncio.sleep(0.9)  # time itself: longer than the lease
         return "slow"
 
@@ -227,7 +228,7 @@ async def test_a_read_that_was_not_answered_in_time_takes_no_trust_away(replicas
     a, _ = replicas
     shard = a.shared.of("user:1")
     was_not_answered(shard)
-    with pytest.raises(NotSent):
+    with pytest.raises(NotAsked):
         await shard.beat(Spend(1))
     await shard.beat(Spend(1, urgent=True))
 
@@ -238,12 +239,12 @@ async def test_an_urgent_call_that_waited_for_long_lets_no_read_wait(replicas):
     a.proxy.delay_seconds = 0.02
     was_not_answered(shard)
     await shard.beat(Spend(1, urgent=True))
-    with pytest.raises(NotSent):
+    with pytest.raises(NotAsked):
         await shard.beat(Spend(1))
 
 
 def was_not_answered(shard: Shard) -> None:
-    shard._link._away_until = time.monotonic() + 60
+    shard._link._door._away_until = time.monotonic() + 60
 
 
 @pytest.mark.usefixtures("patient")

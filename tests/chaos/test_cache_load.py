@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from app.core.cache import Cache, join_fleet
-from app.core.redis import connect
+from app.core.redis.client import connect
 from app.domain.models import BotProfile
 from fakes import Source
 

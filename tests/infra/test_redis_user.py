@@ -13,7 +13,8 @@ import pytest
 import redis as redis_sync
 
 from app.core.queue import Queue
-from app.core.redis import connect
+from app.core.redis.client import connect
+from app.core.redis.door import Door
 from app.main import create_app
 from app.sandbox import webhooks as wa
 from guarded_redis import Guarded, guarded_redis
@@ -67,7 +68,7 @@ async def test_the_life_of_the_queue_knows_which_server_it_is(guarded: Guarded) 
         clients = [connect(guarded.url, timeout_seconds=2), connect(guarded.url, timeout_seconds=3)]
         for client in clients:
             stack.push_async_callback(client.aclose)
-        queue = Queue(*clients, namespace="chorus", debounce_seconds=0, max_pending=10)
+        queue = Queue(*map(Door, clients), namespace="chorus", debounce_seconds=0, max_pending=10)
         stack.push_async_callback(queue.aclose)
         replid = (await clients[0].info("replication"))["master_replid"]
         assert (await queue.life()).endswith(f"-{replid}")

@@ -21,7 +21,8 @@ from app.core.http_client import close_http_client
 from app.core.pacing import Pacer
 from app.core.queue import Queue
 from app.core.receipts import Receipts
-from app.core.redis import connect
+from app.core.redis.client import connect
+from app.core.redis.door import Door
 from app.core.secrets import TokenCipher
 from app.core.uptime import Uptime
 from app.domain.models import Account
@@ -131,7 +132,7 @@ async def make_office(valkey_url: str, store_url: str) -> AsyncIterator[MakeOffi
             store = PostgresStore(database_url or store_url)
             stack.push_async_callback(store.aclose)
             queue = Queue(
-                redis, blocking, namespace="test", debounce_seconds=debounce_seconds, max_pending=1000,
+                Door(redis), Door(blocking), namespace="test", debounce_seconds=debounce_seconds, max_pending=1000,
                 lease_seconds=lease_seconds, max_attempts=max_attempts,
             )  # fmt: skip
             stack.push_async_callback(queue.aclose)
@@ -142,9 +143,9 @@ async def make_office(valkey_url: str, store_url: str) -> AsyncIterator[MakeOffi
             )
             messenger = WhatsAppMessenger(base_url=sandbox.url, api_version="v26.0", cipher=cipher)
             accounts = AccountService(store, cipher, limits=limits)
-            pacer = Pacer(redis, namespace="test", per_number=per_number(1000), per_pair=PER_PAIR)
+            pacer = Pacer(Door(redis), namespace="test", per_number=per_number(1000), per_pair=PER_PAIR)
             uptime = Uptime([] if uptime_gap_seconds is None else ["database"], gap_seconds=uptime_gap_seconds or 0)
-            proofs = Proofs(store, queue, Receipts(redis, namespace="test"), uptime)
+            proofs = Proofs(store, queue, Receipts(Door(redis), namespace="test"), uptime)
             delivery = Delivery(
                 store, accounts, messenger, pacer, proofs,
                 reconcile_seconds=reconcile_seconds, reply_deadline_seconds=reply_deadline_seconds,

@@ -11,7 +11,8 @@ from typing import Any
 from app.adapters.postgres_store import PostgresStore
 from app.core.cache import invalidate_cache_pattern
 from app.core.queue import Event, Queue
-from app.core.redis import Redis, connect
+from app.core.redis.client import Redis, connect
+from app.core.redis.door import Door
 from app.core.secrets import TokenCipher
 from app.domain.models import Account, Conversation
 from app.domain.webhook import parse_webhook
@@ -78,7 +79,9 @@ async def desk(valkey_url: str, store_url: str, **limits: Any) -> AsyncIterator[
         stack.push_async_callback(blocking.aclose)
         store = PostgresStore(store_url)
         stack.push_async_callback(store.aclose)
-        queue = Queue(redis, blocking, namespace="test", debounce_seconds=0, **({"max_pending": 1000} | limits))
+        queue = Queue(
+            Door(redis), Door(blocking), namespace="test", debounce_seconds=0, **({"max_pending": 1000} | limits)
+        )
         stack.push_async_callback(queue.aclose)
         cipher = TokenCipher([TokenCipher.generate_key()])
         accounts = AccountService(store, cipher)

@@ -9,7 +9,8 @@ from itertools import count
 from typing import Any
 
 from app.core.queue import Claim, Event, Queue
-from app.core.redis import Redis, connect
+from app.core.redis.client import Redis, connect
+from app.core.redis.door import Door
 
 _serial = count(1)
 
@@ -27,9 +28,14 @@ class Replicas:
         self._stack.push_async_callback(client.aclose)
         return client
 
-    def queue(self, *, redis: Redis | None = None, **settings: Any) -> Queue:
+    def door(self) -> Door:
+        door = Door.to(self._url)
+        self._stack.push_async_callback(door.aclose)
+        return door
+
+    def queue(self, *, door: Door | None = None, **settings: Any) -> Queue:
         chosen = {"namespace": "test", "debounce_seconds": 0.0, "max_pending": 10_000, **settings}
-        queue = Queue(redis or self.client(), self.client(timeout_seconds=3), **chosen)
+        queue = Queue(door or self.door(), self.door(), **chosen)
         self._stack.push_async_callback(queue.aclose)
         return queue
 

@@ -20,7 +20,7 @@ from app.core.circuit_breaker import (
 from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
 from app.core.queue import Event
-from app.core.redis import connect
+from app.core.redis.door import Door
 from app.core.secrets import TokenCipher
 from app.domain.models import Account, HandoverReason, Status, User
 from app.sandbox import webhooks as wa
@@ -41,17 +41,16 @@ BAR_SECONDS = 5.0
 async def part_of_a_fleet(office: Office, valkey_url: str) -> AsyncIterator[BreakerService]:
     """The office's circuits follow the fleet, and its relay carries out what the database remembers."""
     async with AsyncExitStack() as stack:
-        redis, push = connect(valkey_url, timeout_seconds=1), connect(valkey_url, timeout_seconds=1)
-        stack.push_async_callback(redis.aclose)
-        stack.push_async_callback(push.aclose)
-        fleet = BreakerFleet(redis, push, namespace="test", replica_id="a", timings=PATIENT)
+        door = Door.to(valkey_url)
+        stack.push_async_callback(door.aclose)
+        fleet = BreakerFleet(door, namespace="test", replica_id="a", timings=PATIENT)
         fleet.join(*CIRCUIT_BREAKERS.values(), whatsapp_account_breakers)
         stack.push_async_callback(fleet.leave)
         await fleet.sync()
         service = BreakerService(fleet, CIRCUIT_BREAKERS, whatsapp_account_breakers, office.queue)
         stack.push_async_callback(service.aclose)
         relay = CacheRelay(
-            office.store, invalidate_everywhere, Lease(redis, key="test:relay", holder="a", seconds=6),
+            office.store, invalidate_everywhere, Lease(door, key="test:relay", holder="a", seconds=6),
             account_changed=service.account_changed,
         )  # fmt: skip
         supervisor = Supervisor()

@@ -9,7 +9,8 @@ import pytest
 
 from app.core.allowance import Allowance
 from app.core.errors import Unavailable
-from app.core.redis import Redis, connect
+from app.core.redis.client import Redis, connect
+from app.core.redis.door import Door
 from app.sandbox.servers import Valkey
 
 
@@ -21,7 +22,7 @@ async def redis(valkey_url: str) -> AsyncIterator[Redis]:
 
 
 def hourly(redis: Redis, limit: int = 3) -> Allowance:
-    return Allowance(redis, namespace="test", name="tries", limit=limit, window_seconds=3600)
+    return Allowance(Door(redis), namespace="test", name="tries", limit=limit, window_seconds=3600)
 
 
 async def test_no_more_than_the_limit_pass_however_many_replicas_ask_at_once(redis: Redis) -> None:

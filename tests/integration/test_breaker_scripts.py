@@ -10,7 +10,7 @@ import pytest
 
 from app.core.circuit_breaker.rules import BreakerPolicy
 from app.core.circuit_breaker.wire import ACQUIRE, FORCE, READ, REPORT, SETTLE, Keys, micros, report_rules
-from app.core.redis import Redis, connect
+from app.core.redis.client import Redis, connect
 
 POLICY = BreakerPolicy(3, 10.0, max_open_seconds=30.0, success_threshold=2, jitter=0.2)
 KEYS = Keys("t")

@@ -12,7 +12,7 @@ from app.core.cache import loading, tiers
 from app.core.cache import shard as shard_module
 from app.core.cache.channel import Channel
 from app.core.cache.keep import Flight
-from app.core.redis import Script
+from app.core.redis.script import Script
 from cache_sim import World
 
 from .cache_races import (

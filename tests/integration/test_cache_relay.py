@@ -14,7 +14,8 @@ from app.adapters.postgres_store import PostgresStore
 from app.core.cache import Cache, join_fleet
 from app.core.errors import Unavailable
 from app.core.leader import Lease
-from app.core.redis import Redis, connect
+from app.core.redis.client import Redis, connect
+from app.core.redis.door import Door
 from app.domain.models import Account, BotProfile
 from app.services import cache_relay
 from app.services.account_service import _profile_key
@@ -64,7 +65,7 @@ async def fleet(valkey_url: str, store_url: str) -> AsyncIterator[Fleet]:
             await stack.enter_async_context(join_fleet(cache, valkey_url, namespace="test"))
             own_store = PostgresStore(store_url)
             stack.push_async_callback(own_store.aclose)
-            lease = Lease(redis, key="test:relay", holder=f"replica-{number}", seconds=6)
+            lease = Lease(Door(redis), key="test:relay", holder=f"replica-{number}", seconds=6)
             caches.append(cache)
             relays.append(CacheRelay(own_store, cache.invalidate_everywhere, lease))
         account = await store.create_account(

@@ -13,7 +13,8 @@ from app.core.errors import Unavailable
 from app.core.last_known import LastKnown
 from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
-from app.core.redis import Redis, connect
+from app.core.redis.client import Redis, connect
+from app.core.redis.door import Door
 from app.services.caretaker import Caretaker, Duty
 from app.services.database_watch import DatabaseWatch
 
@@ -32,7 +33,7 @@ async def start(redis: Redis) -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
         def start(holder: str, **duties: Duty) -> Caretaker:
-            lease = Lease(redis, key="test:{fleet}:caretaker", holder=holder, seconds=5)
+            lease = Lease(Door(redis), key="test:{fleet}:caretaker", holder=holder, seconds=5)
             made = Caretaker(duties, lease, round_seconds=0.02)
             supervisor = Supervisor()
             supervisor.start("caretaker", made.run)
@@ -106,7 +107,7 @@ async def test_the_cache_is_forgotten_when_the_databases_history_is_another_one(
     redis: Redis, store_url: str, before: str | None, forgets: bool
 ) -> None:
     store = PostgresStore(store_url)
-    known = LastKnown(redis, key="test:{fleet}:database")
+    known = LastKnown(Door(redis), key="test:{fleet}:database")
     history = await store.database_history()
     assert history is not None
     if before is not None:

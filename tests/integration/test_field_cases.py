@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from app.api.routes_webhook import WebhookReceiver
-from app.core.redis import Redis, connect, scan
+from app.core.redis.client import Redis, connect
 from app.core.secrets import TokenCipher
 from app.domain.models import Conversation, HandoverReason, Message, User
 from app.sandbox import webhooks as wa
@@ -68,13 +68,7 @@ class Desk:
         return [call["body"] for call in await self.office.control.record(kind="generate")]
 
     async def keys(self) -> set[bytes]:
-        found: set[bytes] = set()
-        cursor = 0
-        while True:
-            cursor, batch = await scan(self.redis, cursor, match="*", count=1000)
-            found |= set(batch)
-            if cursor == 0:
-                return found
+        return {key async for key in self.redis.scan_iter(count=1000)}
 
     async def dead(self) -> int:
         return (await self.office.queue.stats()).dead

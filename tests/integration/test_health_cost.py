@@ -9,7 +9,7 @@ from collections import Counter
 import httpx
 from fastapi import FastAPI
 
-from app.core.redis import Redis, connect
+from app.core.redis.client import Redis, connect
 from app.main import create_app
 from serving import Outside, served, settings_of
 

@@ -13,7 +13,7 @@ from app.adapters.postgres_store import PostgresStore
 from app.core.circuit_breaker import CircuitBreakerOpenError
 from app.core.errors import Unavailable
 from app.core.queue import Event, Queue, QueueFull
-from app.core.redis import connect
+from app.core.redis.door import Door, DoorTimings
 from app.domain.models import InboxState
 from app.sandbox.servers import Postgres, Valkey
 from app.services.inbox_fallback import InboxFallback
@@ -34,7 +34,7 @@ async def replica(valkey_url: str, store: PostgresStore) -> AsyncIterator[Make]:
     async with AsyncExitStack() as stack:
 
         async def make(*, max_rows: int = 1000, moving: bool = True) -> tuple[InboxFallback, Queue]:
-            clients = [connect(valkey_url, timeout_seconds=0.5), connect(valkey_url, timeout_seconds=3)]
+            clients = [Door.to(valkey_url, timings=DoorTimings(answer_seconds=0.5)), Door.to(valkey_url)]
             for client in clients:
                 stack.push_async_callback(client.aclose)
             queue = Queue(*clients, namespace="test", debounce_seconds=0, max_pending=5000, put_timeout_seconds=0.2)

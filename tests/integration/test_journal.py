@@ -10,7 +10,8 @@ import pytest
 
 from app.adapters.postgres_store import PostgresStore
 from app.core.queue import Claim, Event, Queue, QueueFull
-from app.core.redis import connect
+from app.core.redis.client import connect
+from app.core.redis.door import Door
 from app.domain.errors import Unavailable
 from app.sandbox.servers import Postgres
 from app.services.ingest_service import whatsapp_id
@@ -42,7 +43,7 @@ async def replica(forgetful: ForgetfulValkey, store: PostgresStore) -> AsyncIter
         async def make(
             *, max_rows: int = 1000, max_per_mailbox: int = 1000, moving: bool = True
         ) -> tuple[Journal, Queue]:
-            clients = [connect(forgetful.url, timeout_seconds=1), connect(forgetful.url, timeout_seconds=3)]
+            clients = [Door.to(forgetful.url), Door.to(forgetful.url)]
             for client in clients:
                 stack.push_async_callback(client.aclose)
             queue = Queue(

@@ -17,7 +17,8 @@ from app.core.leader import Lease
 from app.core.pacing import Limit, Pacer
 from app.core.probe_board import ProbeBoard
 from app.core.queue import Queue
-from app.core.redis import Script
+from app.core.redis.door import Door
+from app.core.redis.script import Script
 from app.core.registry import Registry
 from app.sandbox.servers import remove_data
 from app.sandbox.servers.location import locate
@@ -129,7 +130,7 @@ async def test_a_replica_that_did_not_see_the_clock_move_finds_it_by_the_audit(
 
 
 async def test_pacing_forgets_a_debt_that_no_burst_allows(server: MovedValkey, replicas: Replicas) -> None:
-    pacer = Pacer(replicas.redis, namespace="test", per_number=Limit(0.1, 10), per_pair=Limit(6, 45))
+    pacer = Pacer(Door(replicas.redis), namespace="test", per_number=Limit(0.1, 10), per_pair=Limit(6, 45))
     with server.moved(HOUR):
         assert await pacer.ask("n", "p") == 0.0
     assert await pacer.ask("n", "p") == 0.0
@@ -139,7 +140,7 @@ async def test_pacing_forgets_a_debt_that_no_burst_allows(server: MovedValkey, r
 
 
 async def test_a_hold_lasts_as_long_as_it_was_meant(server: MovedValkey, replicas: Replicas) -> None:
-    pacer = Pacer(replicas.redis, namespace="test", per_number=Limit(0.1, 10), per_pair=Limit(6, 45))
+    pacer = Pacer(Door(replicas.redis), namespace="test", per_number=Limit(0.1, 10), per_pair=Limit(6, 45))
     with server.moved(HOUR):
         assert await pacer.hold("n", "p") == 4.0
     assert 3 < await pacer.ask("n", "p") <= 4
@@ -225,17 +226,17 @@ async def test_failures_of_the_moment_ahead_do_not_count_for_an_hour(server: Mov
 async def test_a_replica_that_died_while_the_clock_was_ahead_leaves_the_list(
     server: MovedValkey, replicas: Replicas
 ) -> None:
-    dead = Registry(replicas.redis, namespace="test", replica_id="dead")
+    dead = Registry(Door(replicas.redis), namespace="test", replica_id="dead")
     with server.moved(HOUR):
         await dead.beat({})
-    living = Registry(replicas.redis, namespace="test", replica_id="living")
+    living = Registry(Door(replicas.redis), namespace="test", replica_id="living")
     await living.beat({})
     assert all(0 <= replica.silent_seconds < 1 for replica in await living.replicas())
 
 
 async def test_a_lease_of_the_moment_ahead_is_given_to_the_next(server: MovedValkey, replicas: Replicas) -> None:
     def lease(holder: str) -> Lease:
-        return Lease(replicas.redis, key="test:{fleet}:some", holder=holder, seconds=0.5)
+        return Lease(Door(replicas.redis), key="test:{fleet}:some", holder=holder, seconds=0.5)
 
     with server.moved(HOUR):
         assert await lease("dead").hold()
@@ -245,7 +246,7 @@ async def test_a_lease_of_the_moment_ahead_is_given_to_the_next(server: MovedVal
 
 async def test_an_upstream_is_looked_at_again(server: MovedValkey, replicas: Replicas) -> None:
     def board(replica: str) -> ProbeBoard:
-        return ProbeBoard(replicas.redis, namespace="test", replica_id=replica)
+        return ProbeBoard(Door(replicas.redis), namespace="test", replica_id=replica)
 
     with server.moved(HOUR):
         assert (await board("dead").turn("gemini", fresh_seconds=30, looker_seconds=4)).is_mine

@@ -22,7 +22,8 @@ from app.cli import main
 from app.core.config import Settings
 from app.core.namespace import Binding
 from app.core.queue import Event, PutResult
-from app.core.redis import connect
+from app.core.redis.client import connect
+from app.core.redis.door import Door
 from app.core.secrets import TokenCipher
 from app.domain.errors import Unavailable
 from app.main import create_app
@@ -57,7 +58,7 @@ async def gate(valkey_url: str) -> AsyncIterator[Callable[[str], NamespaceGate]]
             redis, store = connect(redis_url, timeout_seconds=0.5), PostgresStore(database_url)
             stack.push_async_callback(redis.aclose)
             stack.push_async_callback(store.aclose)
-            return NamespaceGate(store, {"REDIS_URL": Binding(redis, namespace="chorus")}, namespace="chorus")
+            return NamespaceGate(store, {"REDIS_URL": Binding(Door(redis), namespace="chorus")}, namespace="chorus")
 
         yield make
 
@@ -124,7 +125,7 @@ async def test_what_ran_goes_on_when_the_namespace_becomes_another_s_and_says_so
     running, other = gate(store_url), PostgresStore(other_url)
     await running.look()
     async with connect(valkey_url, timeout_seconds=1) as redis:
-        await Binding(redis, namespace="chorus").rebind(await other.database_identity())
+        await Binding(Door(redis), namespace="chorus").rebind(await other.database_identity())
     await other.aclose()
     with caplog.at_level(logging.ERROR):
         await running.look()
@@ -223,7 +224,7 @@ async def test_a_database_that_is_away_at_the_start_is_looked_at_when_it_is_back
                 async with asyncio.timeout(40):
                     while int(await redis.get("chorus:{q0}:depth") or 0):
                         await asyncio.sleep(0.05)
-                assert await Binding(redis, namespace="chorus").read()
+                assert await Binding(Door(redis), namespace="chorus").read()
     finally:
         await asyncio.to_thread(postgres.start)
 

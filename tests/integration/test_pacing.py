@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from app.core.pacing import Limit, Pacer
-from app.core.redis import Redis, connect
+from app.core.redis.client import Redis, connect
+from app.core.redis.door import Door
 from app.sandbox.processes import free_port
 from app.sandbox.servers import Valkey
 
@@ -23,7 +24,7 @@ async def redis(valkey_url: str) -> AsyncIterator[Redis]:
 
 
 def pacer(redis: Redis, *, number: Limit = FREE, pair: Limit = FREE) -> Pacer:
-    return Pacer(redis, namespace="test", per_number=number, per_pair=pair)
+    return Pacer(Door(redis), namespace="test", per_number=number, per_pair=pair)
 
 
 async def test_a_burst_passes_and_the_next_message_waits_for_its_turn(redis: Redis) -> None:
@@ -65,7 +66,7 @@ async def test_each_hold_is_four_times_as_long_and_concerns_one_peer(redis: Redi
 async def test_without_redis_each_replica_keeps_its_share_of_the_limits() -> None:
     client = connect(f"redis://127.0.0.1:{free_port()}/0", timeout_seconds=0.2)
     limits = {"per_number": FREE, "per_pair": Limit(60, 30)}
-    paced = Pacer(client, namespace="test", **limits, replicas=lambda: 3)
+    paced = Pacer(Door(client), namespace="test", **limits, replicas=lambda: 3)
     answers = [await paced.ask("n", "p") for _ in range(11)]
     assert answers[:10] == [0.0] * 10
     assert 170 < answers[10] <= 180
@@ -76,7 +77,7 @@ async def test_without_redis_each_replica_keeps_its_share_of_the_limits() -> Non
 
 async def test_a_redis_that_goes_away_leaves_what_it_has_counted_here(valkey: Valkey, valkey_url: str) -> None:
     client = connect(valkey_url, timeout_seconds=0.2)
-    paced = Pacer(client, namespace="test", per_number=FREE, per_pair=Limit(60, 3))
+    paced = Pacer(Door(client), namespace="test", per_number=FREE, per_pair=Limit(60, 3))
     assert [await paced.ask("n", "p") for _ in range(3)] == [0.0] * 3
     valkey.pause()
     try:

@@ -9,7 +9,8 @@ import pytest
 
 from app.core.errors import Unavailable
 from app.core.probe_board import ProbeBoard
-from app.core.redis import Redis, connect, describe
+from app.core.redis.client import Redis, connect
+from app.core.redis.door import Door
 from app.services.probes import Dependency, Prober
 
 REPLICAS = 5
@@ -33,7 +34,7 @@ async def test_of_many_replicas_one_looks_and_all_know(redis: Redis) -> None:
 
     dependencies = [Dependency("gemini", probe, 30, 3, is_shared=True) for _ in range(REPLICAS)]
     probers = [
-        Prober(dependency, ProbeBoard(redis, namespace="test", replica_id=f"r{n}"))
+        Prober(dependency, ProbeBoard(Door(redis), namespace="test", replica_id=f"r{n}"))
         for n, dependency in enumerate(dependencies)
     ]
     for _ in range(20):
@@ -44,7 +45,7 @@ async def test_of_many_replicas_one_looks_and_all_know(redis: Redis) -> None:
 
 
 async def test_a_looker_that_died_costs_its_turn_and_its_late_report_is_refused(redis: Redis) -> None:
-    first, second = (ProbeBoard(redis, namespace="test", replica_id=name) for name in ("first", "second"))
+    first, second = (ProbeBoard(Door(redis), namespace="test", replica_id=name) for name in ("first", "second"))
     assert (await first.turn("gemini", fresh_seconds=30, looker_seconds=0.05)).is_mine
     assert not (await second.turn("gemini", fresh_seconds=30, looker_seconds=5)).is_mine
     async with asyncio.timeout(5):
@@ -57,7 +58,7 @@ async def test_a_looker_that_died_costs_its_turn_and_its_late_report_is_refused(
 
 
 async def test_a_stale_finding_is_shown_while_somebody_looks_again(redis: Redis) -> None:
-    first, second = (ProbeBoard(redis, namespace="test", replica_id=name) for name in ("first", "second"))
+    first, second = (ProbeBoard(Door(redis), namespace="test", replica_id=name) for name in ("first", "second"))
     await first.turn("gemini", fresh_seconds=30, looker_seconds=5)
     await first.report("gemini", {"status": "ok"})
     assert (await first.turn("gemini", fresh_seconds=0, looker_seconds=5)).is_mine
@@ -68,12 +69,14 @@ async def test_a_stale_finding_is_shown_while_somebody_looks_again(redis: Redis)
 async def test_redis_away_is_said() -> None:
     redis = connect("redis://127.0.0.1:1", timeout_seconds=1)
     with pytest.raises(Unavailable):
-        await ProbeBoard(redis, namespace="test", replica_id="r").turn("gemini", fresh_seconds=1, looker_seconds=1)
+        await ProbeBoard(Door(redis), namespace="test", replica_id="r").turn(
+            "gemini", fresh_seconds=1, looker_seconds=1
+        )
     await redis.aclose()
 
 
 async def test_the_state_of_redis_is_told_in_full(redis: Redis) -> None:
-    about = await describe(redis)
+    about = await Door(redis).describe()
     assert (about["role"], about["persistence"], about["aof_last_write"]) == ("master", "aof", "ok")
     assert about["eviction"] == "noeviction"
     assert about["memory"]["used_bytes"] > 0

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from app.core.queue import PutResult, QueueUnavailable
+from app.core.redis.door import Door, DoorTimings
 from app.sandbox.servers import Valkey
 from integration.queue_kit import Replicas, claim_one, event, eventually, ids, waiting
 
@@ -105,7 +106,10 @@ async def test_frozen_server_costs_a_put_its_budget_and_no_event_is_stored_twice
 
 async def test_claim_that_nobody_waits_for_any_more_claims_nothing(replicas: Replicas, valkey: Valkey) -> None:
     """A frozen server finds the requests of callers that gave up long ago when it wakes."""
-    queue, other = replicas.queue(redis=replicas.client(timeout_seconds=0.3)), replicas.queue()
+    queue, other = (
+        replicas.queue(door=Door(replicas.client(), timings=DoorTimings(answer_seconds=0.3))),
+        replicas.queue(),
+    )
     assert await queue.claim(1) == []
     await other.put([event()])
     before = await replicas.calls()

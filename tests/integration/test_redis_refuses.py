@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client import REGISTRY
+from redis.exceptions import ResponseError
 
-from app.core.redis import Redis, ResponseError, connect
+from app.core.redis.client import Redis, connect
 from app.main import create_app
 from app.sandbox import webhooks as wa
 from app.sandbox.processes import ChildProcess

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from app.core.queue import Event, Queue, QueueUnavailable
-from app.core.redis import connect
+from app.core.redis.client import connect
+from app.core.redis.door import Door
 from tls import running_fronts
 
 
@@ -36,7 +37,7 @@ def tls(valkey_url: str, tmp_path: Path) -> Iterator[Tls]:
 
 async def _put(url: str) -> int:
     redis = connect(url, timeout_seconds=2)
-    queue = Queue(redis, redis, namespace="test", debounce_seconds=0, max_pending=10)
+    queue = Queue(Door(redis), Door(redis), namespace="test", debounce_seconds=0, max_pending=10)
     try:
         return (await queue.put([Event("e", "m", b"x")])).accepted
     finally:

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.core.queue import Claim, LeaseLost
-from app.core.redis import Redis, RedisTimeoutError, connect
+from app.core.redis.client import Redis, connect
+from app.core.redis.door import Door
 from app.sandbox.servers import Valkey
 from proxy import proxied
 
@@ -81,7 +83,7 @@ async def test_failed_connections_give_their_turn_back(valkey: Valkey, valkey_ur
 async def test_a_put_waits_behind_nothing_else(replicas: Replicas, valkey_url: str) -> None:
     """The connections of everything else are taken by commands that take long."""
     crowded = connect(valkey_url, timeout_seconds=3, max_connections=2)
-    queue = replicas.queue(redis=crowded, ingest=replicas.client())
+    queue = replicas.queue(door=Door(crowded), ingest=replicas.door())
     taken = [asyncio.create_task(crowded.blpop(["never"], timeout=1)) for _ in range(4)]
     await replicas.blocked(2)
     async with asyncio.timeout(0.5):

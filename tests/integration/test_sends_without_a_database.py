@@ -119,7 +119,7 @@ async def test_a_refusal_is_recorded_when_the_database_is_back(make_office: Make
     close(way)
 
     async def noted_as_unsent() -> bool:
-        return bool(await office.proofs._receipts._redis.keys("test:receipt:*"))
+        return bool(await office.proofs._receipts._door.ask("KEYS", "test:receipt:*"))
 
     await office.until(noted_as_unsent)
     way.refusing = False

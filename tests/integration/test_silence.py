@@ -16,7 +16,8 @@ from app.core.circuit_breaker import BreakerFleet, BreakerPolicy, CircuitBreaker
 from app.core.errors import Unavailable
 from app.core.probe_board import ProbeBoard
 from app.core.queue import Queue
-from app.core.redis import Redis, connect
+from app.core.redis.client import Redis, connect
+from app.core.redis.door import Door
 from app.sandbox import webhooks as wa
 from app.sandbox.servers import Valkey
 from app.services.breaker_service import BreakerService
@@ -43,21 +44,21 @@ async def usually_busy(redis: Redis, sender: str, *, an_hour: float = 10, quiet_
 
 
 def watch(redis: Redis, name: str = "a") -> SilenceWatch:
-    return SilenceWatch(Arrivals(redis, namespace="t"), ProbeBoard(redis, namespace="t", replica_id=name))
+    return SilenceWatch(Arrivals(Door(redis), namespace="t"), ProbeBoard(Door(redis), namespace="t", replica_id=name))
 
 
 async def test_a_busy_number_that_has_gone_quiet_is_found_and_a_quiet_one_is_not(redis: Redis) -> None:
     await usually_busy(redis, "1")
     await usually_busy(redis, "2", an_hour=0.5)
     await usually_busy(redis, "3", quiet_hours=0.4)
-    (found,) = await Arrivals(redis, namespace="t").silent()
+    (found,) = await Arrivals(Door(redis), namespace="t").silent()
     assert found.sender == "1"
     assert found.seconds == pytest.approx(4 * 3600, abs=60)
     assert 25 <= found.expected <= 41
 
 
 async def test_its_next_message_ends_it(redis: Redis) -> None:
-    arrivals = Arrivals(redis, namespace="t")
+    arrivals = Arrivals(Door(redis), namespace="t")
     await usually_busy(redis, "1")
     arrivals.note("1")
     await arrivals.flush()
@@ -70,11 +71,11 @@ async def test_more_than_a_page_of_quiet_numbers_are_all_looked_at(
     monkeypatch.setattr(module, "PAGE", 2)
     for n in range(5):
         await usually_busy(redis, str(n), quiet_hours=4 + n)
-    assert [each.sender for each in await Arrivals(redis, namespace="t").silent()] == ["4", "3", "2", "1", "0"]
+    assert [each.sender for each in await Arrivals(Door(redis), namespace="t").silent()] == ["4", "3", "2", "1", "0"]
 
 
 async def test_arrivals_are_counted_in_their_hour_of_the_week_and_halved_with_each_new_week(redis: Redis) -> None:
-    arrivals = Arrivals(redis, namespace="t")
+    arrivals = Arrivals(Door(redis), namespace="t")
     hour = int(time.time() // 3600)
     other = str((hour + 50) % 168)
     key = "t:{arrivals}:h:1"
@@ -88,7 +89,7 @@ async def test_arrivals_are_counted_in_their_hour_of_the_week_and_halved_with_ea
 
 async def test_what_redis_remembers_is_bounded(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_SENDERS", 3)
-    arrivals = Arrivals(redis, namespace="t")
+    arrivals = Arrivals(Door(redis), namespace="t")
     for n in range(10):
         arrivals.note(f"s{n}")
         await arrivals.flush()
@@ -101,7 +102,7 @@ async def test_what_redis_remembers_is_bounded(redis: Redis, monkeypatch: pytest
 
 
 async def test_what_redis_did_not_take_is_told_with_the_next_flush(valkey: Valkey, redis: Redis) -> None:
-    arrivals = Arrivals(redis, namespace="t")
+    arrivals = Arrivals(Door(redis), namespace="t")
     arrivals.note("1")
     valkey.stop()
     with pytest.raises(Unavailable):
@@ -138,12 +139,15 @@ async def test_one_replica_looks_every_replica_shows_it_and_it_is_told_once(
 
 
 async def test_the_check_up_is_told_which_number_is_silent_and_why_a_circuit_is_open(redis: Redis) -> None:
-    fleet = BreakerFleet(redis, redis, namespace="t", replica_id="a")
+    fleet = BreakerFleet(Door(redis, channels=redis), namespace="t", replica_id="a")
     breaker = CircuitBreaker("gemini_api", BreakerPolicy(2, 60.0), dependency="gemini")
     accounts = KeyedCircuitBreakers("whatsapp_api", BreakerPolicy(2, 60.0))
     fleet.join(breaker, accounts)
-    queue = Queue(redis, redis, namespace="t", debounce_seconds=0, max_pending=10)
-    arrivals, service = Arrivals(redis, namespace="t"), BreakerService(fleet, {"gemini": breaker}, accounts, queue)
+    queue = Queue(Door(redis), Door(redis), namespace="t", debounce_seconds=0, max_pending=10)
+    arrivals, service = (
+        Arrivals(Door(redis), namespace="t"),
+        BreakerService(fleet, {"gemini": breaker}, accounts, queue),
+    )
     await fleet.sync()
     try:
         assert await stopped_answers(service, arrivals) == {}

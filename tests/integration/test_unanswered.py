@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from app.core.queue import Event
-from app.core.redis import connect
+from app.core.redis.client import connect
 from app.domain.models import Author, Conversation, HandoverReason
 from app.domain.ports import SendDecision
 from app.sandbox import webhooks as wa

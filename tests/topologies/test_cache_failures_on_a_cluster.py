@@ -8,14 +8,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.core import redis_clients
 from app.core.cache import Cache, join_fleet
+from app.core.redis import corrections
 from chaos.cache_kit import Replica, World
 from chaos.test_cache_failures import *  # noqa: F403
 from proxy import Proxy, proxied
 from redis_topologies import PASSWORD, Cluster
 
-Direct = redis_clients.ClusterClient
+Direct = corrections.ClusterClient
 
 
 class Proxies:
@@ -88,7 +88,7 @@ async def replicas(
                 for node in cluster.nodes
             ]
             proxies = Proxies(opened)
-            monkeypatch.setattr(redis_clients, "ClusterClient", through(proxies, cluster))
+            monkeypatch.setattr(corrections, "ClusterClient", through(proxies, cluster))
             cache = Cache()
             shared = await stack.enter_async_context(join_fleet(cache, proxies.url, namespace="test"))
             made.append(Replica(cache, shared, proxies, world))

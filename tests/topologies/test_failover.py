@@ -11,7 +11,7 @@ import pytest
 
 from app.core.cache import Cache, join_fleet
 from app.core.circuit_breaker import BreakerPolicy
-from app.core.redis import connect
+from app.core.redis.client import connect
 from breaker_kit import Replica
 from redis_topologies import Guarded
 

@@ -13,7 +13,8 @@ import pytest
 
 from app.core.cache import Cache, join_fleet
 from app.core.queue import Event, Queue, QueueUnavailable
-from app.core.redis import connect
+from app.core.redis.client import connect
+from app.core.redis.door import Door
 from proxy import Proxy, proxied
 from redis_topologies import DATA, PASSWORD, Node, client, replicated, wait_until
 
@@ -56,7 +57,7 @@ async def address(program: Path, tmp_path: Path) -> AsyncIterator[Address]:
 
 async def test_the_queue_goes_on_with_the_new_primary(address: Address) -> None:
     redis, blocking = connect(address.url, timeout_seconds=1), connect(address.url, timeout_seconds=3)
-    queue = Queue(redis, blocking, namespace="test", debounce_seconds=0, max_pending=100)
+    queue = Queue(Door(redis), Door(blocking), namespace="test", debounce_seconds=0, max_pending=100)
     try:
         assert (await queue.put([Event("before", "mailbox", b"x")])).accepted == 1
         await asyncio.to_thread(address.replace)

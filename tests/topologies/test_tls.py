@@ -12,7 +12,8 @@ import pytest
 
 from app.core.cache import Cache, join_fleet
 from app.core.queue import Event, Queue, QueueUnavailable
-from app.core.redis import connect
+from app.core.redis.client import connect
+from app.core.redis.door import Door
 from breaker_kit import PATIENT, Replica, until
 from redis_topologies import Cluster, Guarded, running_cluster, running_sentinels
 from tls import TlsFronts, running_fronts
@@ -41,7 +42,7 @@ def guarded(program: Path, tmp_path: Path, fronts: TlsFronts) -> Iterator[Guarde
 @asynccontextmanager
 async def queue_on(url: str) -> AsyncIterator[Queue]:
     redis = connect(url, timeout_seconds=2)
-    queue = Queue(redis, redis, namespace="test", shards=4, debounce_seconds=0, max_pending=100)
+    queue = Queue(Door(redis), Door(redis), namespace="test", shards=4, debounce_seconds=0, max_pending=100)
     try:
         yield queue
     finally:

@@ -14,7 +14,8 @@ import pytest
 from app.core.cache import Cache
 from app.core.cache.membership import join_fleet
 from app.core.queue import Event, Queue, QueueUnavailable
-from app.core.redis import connect, describe
+from app.core.redis.client import connect
+from app.core.redis.door import Door
 from app.doctor import examine
 from app.main import create_app
 from app.sandbox import webhooks as wa
@@ -28,7 +29,7 @@ BACK_WITHIN_SECONDS = 15
 @asynccontextmanager
 async def queue_on(url: str, *, shards: int) -> AsyncIterator[Queue]:
     redis, blocking = connect(url, timeout_seconds=1), connect(url, timeout_seconds=3)
-    queue = Queue(redis, blocking, namespace="test", shards=shards, debounce_seconds=0, max_pending=10_000)
+    queue = Queue(Door(redis), Door(blocking), namespace="test", shards=shards, debounce_seconds=0, max_pending=10_000)
     try:
         yield queue
     finally:
@@ -163,11 +164,11 @@ async def _until_taken(queue: Queue, event: Event) -> None:
 
 async def test_a_cluster_that_is_away_is_an_unavailable_redis(valkey_url: str) -> None:
     redis: Any = connect("redis+cluster://127.0.0.1:1", timeout_seconds=0.5)
-    queue = Queue(redis, redis, namespace="test", debounce_seconds=0, max_pending=10)
+    queue = Queue(Door(redis), Door(redis), namespace="test", debounce_seconds=0, max_pending=10)
     with pytest.raises(QueueUnavailable):
         await queue.put([Event("e", "m", b"x")])
     await queue.aclose()
     await redis.aclose()
     there = connect(valkey_url, timeout_seconds=1)
-    assert (await describe(there))["eviction"] == "noeviction"
+    assert (await Door(there).describe())["eviction"] == "noeviction"
     await there.aclose()

@@ -11,11 +11,12 @@ import pytest
 from app.core.cache import Cache, listener
 from app.core.cache import shared as shared_module
 from app.core.cache.listener import Listener
-from app.core.cache.shard import FILL, INVALIDATE, LEASE, RENEW, Answer, NotSent, Shard, Spend
+from app.core.cache.shard import FILL, INVALIDATE, LEASE, RENEW, Answer, Shard, Spend
 from app.core.cache.shared import GIVING_BACK_AT_ONCE, SharedTier
 from app.core.clock import SYSTEM_CLOCK
 from app.core.errors import Unavailable
-from app.core.redis import Script
+from app.core.redis.door import NotAsked
+from app.core.redis.script import Script
 from fakes import Source
 
 
@@ -63,9 +64,9 @@ async def settle() -> None:
     ("failing", "error", "given_back"),
     [
         (LEASE, Unavailable("redis", "late"), 1),
-        (LEASE, NotSent("redis", "away a moment ago"), 0),
+        (LEASE, NotAsked("redis", "away a moment ago"), 0),
         (FILL, Unavailable("redis", "late"), 1),
-        (FILL, NotSent("redis", "away a moment ago"), 1),
+        (FILL, NotAsked("redis", "away a moment ago"), 1),
     ],
 )
 async def test_a_lease_that_may_be_held_is_given_back(failing: Script, error: Exception, given_back: int) -> None:
@@ -128,20 +129,21 @@ async def test_a_message_that_the_answer_to_a_ping_overtook_is_not_missed(
     monkeypatch.setattr(listener, "BEAT_SECONDS", 0.01)
     monkeypatch.setattr(listener, "GRACE_SECONDS", 0.05)
     shard = Shard(Server(), prefix="t:", origin="0" * 16)
-    received: asyncio.Queue[bytes | None] = asyncio.Queue()
 
     class Subscription:
-        async def receive(self) -> bytes | None:
-            return await received.get()
+        async def follow(self, hear: Any, checking: Any, *, on_end: Any) -> None:
+            try:
+                await checking
+            finally:
+                on_end()
 
-        async def ping(self) -> None:
-            received.put_nowait(None)
+        async def check(self, *, within_seconds: float) -> None:
             if comes:
-                asyncio.get_running_loop().call_later(0.01, received.put_nowait, b"4|5|another|k|user:1")
+                asyncio.get_running_loop().call_later(0.01, shard.channel.receive, b"4|5|another|k|user:1")
 
         async def aclose(self) -> None: ...
 
-    async def subscribe(_: str) -> Subscription:
+    async def subscribe(_: str, *, within_seconds: float) -> Any:
         if shard.channel.position is None:
             shard.channel.open(4)
         return Subscription()

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from app.core.event_loop import ResolvingLoop
-from app.core.redis import connect
+from app.core.redis.client import connect
 from app.core.resolver import Resolver
 from fakes import peer, read_request, response
 from tls import NAME, TlsFronts, running_fronts

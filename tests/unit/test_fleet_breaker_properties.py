@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from app.core.circuit_breaker import BreakerFleet, BreakerPolicy, CircuitBreaker, CircuitBreakerOpenError, State
 from app.core.errors import Unavailable
+from app.core.redis.door import Door
 from faulty_redis import Line, OwnClock
 
 from .test_queue_model import MovedClock, server_time
@@ -72,7 +73,7 @@ class Fleet(RuleBasedStateMachine):
         line.cut = self.redis_down
         breaker = CircuitBreaker(NAME, self.policy, clock=clock, uniform=lambda: self.chance)
         fleet = BreakerFleet(
-            line, line, namespace="t", replica_id=f"r{number}", replicas=lambda: 3, now=clock.monotonic
+            Door(line), namespace="t", replica_id=f"r{number}", replicas=lambda: 3, now=clock.monotonic
         )
         fleet.join(breaker)
         self.run(fleet.sync())

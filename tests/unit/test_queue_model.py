@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.core.queue import Claim, Event, Queue, QueueFull
+from app.core.redis.door import Door
 
 T = TypeVar("T")
 
@@ -256,7 +257,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.redis = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(server_type="valkey"))
         self.queue = Queue(
-            self.redis, self.redis, namespace="t", debounce_seconds=DEBOUNCE / 1000, debounce_cap_seconds=CAP / 1000,
+            Door(self.redis), Door(self.redis), namespace="t",
+            debounce_seconds=DEBOUNCE / 1000, debounce_cap_seconds=CAP / 1000,
             lease_seconds=LEASE / 1000, max_attempts=MAX_ATTEMPTS, max_pending=MAX_PENDING,
             max_per_mailbox=MAX_PER_MAILBOX, max_bytes=MAX_BYTES, max_mailbox_bytes=MAX_MAILBOX_BYTES,
             dedupe_seconds=DEDUPE // 1000, clock=self.clock,

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 import uvloop
+from redis.exceptions import ConnectionError as RedisConnectionError
 
-from app.core.redis import RedisConnectionError, connect
+from app.core.redis.client import connect
 
 
 def test_writing_to_a_connection_that_was_closed_a_moment_ago_is_a_connection_error() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.core.config import Settings, SettingsError
-from app.core.redis_info import DURABLE, about_server
+from app.core.redis.info import DURABLE, about_server
 from app.doctor.checkup import _unsafe
 from serving import settings_of
 

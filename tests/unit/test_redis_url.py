@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from redis.asyncio.connection import SSLConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 
-from app.core.redis import RedisConnectionError, connect
-from app.core.redis_url import RedisUrl, Topology
+from app.core.redis.client import connect
+from app.core.redis.url import RedisUrl, Topology
 
 
 @pytest.mark.parametrize(

@@ -73,15 +73,13 @@ def _operator() -> str:
 async def _on_breakers(action: Callable[[BreakerService], Awaitable[T]]) -> T:
     """Raises `Unavailable` with Redis' own words: the service would answer for this process, which has no calls."""
     from app.core.circuit_breaker import CIRCUIT_BREAKERS, gemini_model_breakers, whatsapp_account_breakers
-    from app.core.redis import connect
     from app.core.registry import Registry
     from app.services.breaker_service import BreakerService
-    from app.wiring import REDIS_TIMEOUT_SECONDS, open_breakers, open_queue
+    from app.wiring import open_breakers, open_door, open_queue
 
     settings = settings_with_redis()
     async with AsyncExitStack() as stack:
-        redis = connect(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS)
-        stack.push_async_callback(redis.aclose)
+        redis = open_door(settings.redis_url or "", stack)
         registry = Registry(redis, namespace=settings.redis_namespace, replica_id="cli")
         fleet = open_breakers(settings, stack, registry)
         await fleet.list(breaker.name for breaker in CIRCUIT_BREAKERS.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -80,19 +81,15 @@ def _show(view: Any, *, value: bool) -> None:
 async def _with_shared_cache(act: Callable[[Any, Any], Awaitable[Any]]) -> Any:
     from app.core.cache import Cache, join_fleet
     from app.core.errors import Unavailable
-    from app.core.redis import connect, round_trip_seconds
-    from app.wiring import REDIS_TIMEOUT_SECONDS
+    from app.wiring import open_door
 
     settings = settings_with_redis()
     url = settings.redis_cache_url or settings.redis_url or ""
     if settings.redis_cache_url:
         click.get_current_context().meta[REDIS_IN_USE] = ("REDIS_CACHE_URL", url)
-    client = connect(url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
-    try:
+    async with AsyncExitStack() as stack:
         # Asked first: joining a fleet whose Redis is away is no error, and its later calls only know that it is.
-        await round_trip_seconds(client, tries=0)
-    finally:
-        await client.aclose()
+        await open_door(url, stack).measure(tries=0)
     cache = Cache()
     async with join_fleet(cache, url, namespace=settings.redis_namespace) as shared:
         first: Unavailable | None = None

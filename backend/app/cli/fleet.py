@@ -51,12 +51,10 @@ def _version(info: Mapping[str, Any]) -> str:
 
 
 async def _replicas() -> list[Replica]:
-    from app.core.redis import connect
     from app.core.registry import Registry
-    from app.wiring import REDIS_TIMEOUT_SECONDS
+    from app.wiring import open_door
 
     settings = settings_with_redis()
     async with AsyncExitStack() as stack:
-        redis = connect(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS)
-        stack.push_async_callback(redis.aclose)
+        redis = open_door(settings.redis_url or "", stack)
         return await Registry(redis, namespace=settings.redis_namespace, replica_id="cli").replicas()

@@ -124,15 +124,13 @@ async def _on_bindings(
     """What `act` says of each Redis in use, by its setting, and this database's identity."""
     from app.adapters.database_trouble import operator_policy
     from app.core.http_client import close_http_client
-    from app.core.redis import connect
-    from app.wiring import REDIS_TIMEOUT_SECONDS, open_bindings, open_store
+    from app.wiring import open_bindings, open_door, open_store
 
     settings = settings_with_redis()
     settings.check_database()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(close_http_client)
-        redis = connect(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS)
-        stack.push_async_callback(redis.aclose)
+        redis = open_door(settings.redis_url or "", stack)
         bindings = open_bindings(settings, stack, redis)
         store = await open_store(settings, policy=operator_policy())
         stack.push_async_callback(store.aclose)
@@ -190,11 +188,9 @@ def _cursor(after: str | None) -> str | None:
 
 
 async def _on_queue(action: Callable[[Queue], Awaitable[T]]) -> T:
-    from app.core.redis import connect
-    from app.wiring import REDIS_TIMEOUT_SECONDS, open_queue
+    from app.wiring import open_door, open_queue
 
     settings = settings_with_redis()
     async with AsyncExitStack() as stack:
-        redis = connect(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS)
-        stack.push_async_callback(redis.aclose)
+        redis = open_door(settings.redis_url or "", stack)
         return await action(open_queue(settings, stack, redis))

@@ -1,6 +1,6 @@
 """So many times an hour: a count per name in Redis, for the whole fleet together.
 
-    tries = Allowance(redis, namespace="chorus", name="signup_tries", limit=10, window_seconds=3600)
+    tries = Allowance(door, namespace="chorus", name="signup_tries", limit=10, window_seconds=3600)
     wait = await tries.take(user_id)      # 0.0: counted, go on; else the seconds until the next one is allowed
     await tries.give_back(user_id)        # what was counted did not happen after all
 
@@ -11,22 +11,20 @@ from __future__ import annotations
 
 import hashlib
 
-from app.core.errors import Unavailable
-from app.core.redis import Redis, RedisError, Script, within
-from app.core.redis_trouble import redis_words
+from app.core.redis.door import Door
+from app.core.redis.script import Script
 
-CALL_SECONDS = 1.0
+ALLOWANCE = Script("allowance")
 
 
 class Allowance:
     """At most `limit` per window of `window_seconds` for each name. Raises `Unavailable` when Redis is away."""
 
-    def __init__(self, redis: Redis, *, namespace: str, name: str, limit: int, window_seconds: float) -> None:
-        self._redis = redis
+    def __init__(self, door: Door, *, namespace: str, name: str, limit: int, window_seconds: float) -> None:
+        self._door = door
         self._prefix = f"{namespace}:allowance:{name}"
         self._limit = limit
         self._window_ms = round(window_seconds * 1000)
-        self._script = Script("allowance")
 
     async def take(self, who: str) -> float:
         """Count one more for `who`; the seconds to wait if there is none left, and then nothing is counted."""
@@ -39,8 +37,4 @@ class Allowance:
     async def _run(self, verb: str, who: str) -> int:
         # Of any length and with any characters: a key of our own size.
         key = f"{self._prefix}:{{{hashlib.sha256(who.encode()).hexdigest()[:32]}}}"
-        call = self._script(self._redis, [key], [verb, self._limit, self._window_ms])
-        try:
-            return int(await within(CALL_SECONDS, call))
-        except (RedisError, OSError, TimeoutError) as exc:
-            raise Unavailable("redis", redis_words(exc)) from exc
+        return int(await self._door.run(ALLOWANCE, [key], [verb, self._limit, self._window_ms]))

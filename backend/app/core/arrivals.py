@@ -16,11 +16,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from app.core.errors import Unavailable
-from app.core.redis import Redis, RedisError, Script, within
-from app.core.redis_trouble import redis_words
+from app.core.redis.door import Door
+from app.core.redis.script import Script
 
 EXPECTED = 20.0
 """By chance a usual 20 become 0 once in e^20; people write in bursts, so the real odds are worse, and still good."""
@@ -28,7 +28,7 @@ QUIET_SECONDS = 1800.0
 KEEP_SECONDS = 14 * 86400.0
 MAX_SENDERS = 10_000
 PAGE = 200
-CALL_SECONDS = 1.0
+NOTE, READ = Script("arrivals_note"), Script("arrivals_read")
 _HOUR_MS = 3_600_000
 _WEEK_HOURS = 168
 
@@ -44,10 +44,9 @@ class Silence(NamedTuple):
 class Arrivals:
     """One instance a process; `note` costs a dictionary's entry. What it knows is shared through Redis."""
 
-    def __init__(self, redis: Redis, *, namespace: str) -> None:
-        self._redis = redis
+    def __init__(self, door: Door, *, namespace: str) -> None:
+        self._door = door
         self._keys = [f"{namespace}:{{arrivals}}:last", f"{namespace}:{{arrivals}}:h:"]
-        self._note, self._read = Script("arrivals_note"), Script("arrivals_read")
         self._noted: Counter[str] = Counter()
 
     def note(self, sender: str) -> None:
@@ -63,7 +62,7 @@ class Arrivals:
             page = pairs[start : start + PAGE]
             args = [MAX_SENDERS, round(KEEP_SECONDS * 1000), *(value for pair in page for value in pair)]
             try:
-                await self._call(self._note, args)
+                await self._door.run(NOTE, self._keys, args)
             except Unavailable:
                 self._noted.update(dict(pairs[start:]))
                 raise
@@ -72,7 +71,8 @@ class Arrivals:
         """Every sender that is, the longest first. Raises `Unavailable`."""
         found: list[Silence] = []
         for start in range(0, MAX_SENDERS, PAGE):
-            now_ms, *rows = await self._call(self._read, [round(QUIET_SECONDS * 1000), start, PAGE])
+            args = [round(QUIET_SECONDS * 1000), start, PAGE]
+            now_ms, *rows = await self._door.run(READ, self._keys, args)
             for sender, last_ms, fields in rows:
                 week = dict(zip(fields[::2], map(float, fields[1::2]), strict=True))
                 expected = usual(week, int(float(last_ms)), now_ms)
@@ -81,12 +81,6 @@ class Arrivals:
             if len(rows) < PAGE:
                 break
         return found
-
-    async def _call(self, script: Script, args: list[Any]) -> Any:
-        try:
-            return await within(CALL_SECONDS, script(self._redis, self._keys, args))
-        except (RedisError, OSError) as exc:
-            raise Unavailable("redis", redis_words(exc)) from exc
 
 
 def usual(week: Mapping[bytes, float], since_ms: int, now_ms: int) -> float:

@@ -16,7 +16,7 @@ from app.core.app_secrets import read_app_secrets
 from app.core.credentials import credentials_problem
 from app.core.egress import Egress
 from app.core.errors import Expected
-from app.core.redis_url import RedisUrl, option_problem
+from app.core.redis.url import RedisUrl, option_problem
 from app.core.secrets import SecretError, TokenCipher, clean_secret, strip_secret
 from app.core.setting_names import misspelt
 

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from app.core.errors import Unavailable
-from app.core.redis import Redis, RedisError, within
-from app.core.redis_trouble import redis_words
-
-CALL_SECONDS = 1.0
+from app.core.redis.door import Door
 
 
 class LastKnown:
-    def __init__(self, redis: Redis, *, key: str) -> None:
-        self._redis = redis
+    def __init__(self, door: Door, *, key: str) -> None:
+        self._door = door
         self._key = key
 
     async def read(self) -> str | None:
         """Raises `Unavailable`."""
-        try:
-            found = await within(CALL_SECONDS, self._redis.get(self._key))
-        except (RedisError, OSError) as exc:
-            raise Unavailable("redis", redis_words(exc)) from exc
-        return found.decode() if isinstance(found, bytes) else found
+        found = await self._door.ask("GET", self._key)
+        return None if found is None else str(found, "utf-8")
 
     async def write(self, text: str) -> None:
         """Raises `Unavailable`."""
-        try:
-            await within(CALL_SECONDS, self._redis.set(self._key, text))
-        except (RedisError, OSError) as exc:
-            raise Unavailable("redis", redis_words(exc)) from exc
+        await self._door.ask("SET", self._key, text)

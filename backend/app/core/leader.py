@@ -1,6 +1,6 @@
 """One replica of the fleet does it: a lease in Redis, on the server's clock.
 
-    lease = Lease(redis, key="chorus:{fleet}:cache_relay", holder=replica_id, seconds=6)
+    lease = Lease(door, key="chorus:{fleet}:cache_relay", holder=replica_id, seconds=6)
     if await lease.hold(): ...                  # ours until `seconds` from the call
 
 What it does not do: fence. Two replicas may believe they hold it while one of them is paused, so what is done under it
@@ -9,22 +9,20 @@ must be harmless when done twice.
 
 from __future__ import annotations
 
-from app.core.errors import Unavailable
-from app.core.redis import Redis, RedisError, Script, within
-from app.core.redis_trouble import redis_words
+from app.core.redis.door import Door
+from app.core.redis.script import Script
 
-CALL_SECONDS = 1.0
+HOLD = Script("lease_hold")
 
 
 class Lease:
     """`hold` takes or renews it; whoever does not renew it in time loses it to the first who asks."""
 
-    def __init__(self, redis: Redis, *, key: str, holder: str, seconds: float) -> None:
-        self._redis = redis
+    def __init__(self, door: Door, *, key: str, holder: str, seconds: float) -> None:
+        self._door = door
         self._key = key
         self._holder = holder
         self._seconds = seconds
-        self._script = Script("lease_hold")
 
     async def hold(self) -> bool:
         """Is it ours from now on? Raises `Unavailable`."""
@@ -35,8 +33,4 @@ class Lease:
         await self._call(0)
 
     async def _call(self, milliseconds: int) -> bool:
-        try:
-            held = await within(CALL_SECONDS, self._script(self._redis, [self._key], [self._holder, milliseconds]))
-            return bool(held)
-        except (RedisError, OSError) as exc:
-            raise Unavailable("redis", redis_words(exc)) from exc
+        return bool(await self._door.run(HOLD, [self._key], [self._holder, milliseconds]))

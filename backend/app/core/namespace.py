@@ -1,26 +1,24 @@
 """To whom the keys of a Redis namespace belong: the first who asks, until an operator says otherwise.
 
-    bound = await Binding(redis, namespace="chorus").bind(identity)     # whose it is: `identity`, or the one before us
+    bound = await Binding(door, namespace="chorus").bind(identity)     # whose it is: `identity`, or the one before us
 
 What it does not do: keep others out. Who is told another identity must leave the namespace alone.
 """
 
 from __future__ import annotations
 
-from app.core.errors import Unavailable
-from app.core.redis import Redis, RedisError, Script, within
-from app.core.redis_trouble import redis_words
+from app.core.redis.door import Door
+from app.core.redis.script import Script
 
-CALL_SECONDS = 1.0
+BIND = Script("namespace_bind")
 
 
 class Binding:
     """Of one namespace on one Redis. Identities are opaque. Raises `Unavailable`."""
 
-    def __init__(self, redis: Redis, *, namespace: str) -> None:
-        self._redis = redis
+    def __init__(self, door: Door, *, namespace: str) -> None:
+        self._door = door
         self._key = f"{namespace}:{{fleet}}:database"
-        self._script = Script("namespace_bind")
 
     async def read(self) -> str | None:
         """`None`: it belongs to none yet."""
@@ -35,8 +33,4 @@ class Binding:
         return await self._run("rebind", identity) or None
 
     async def _run(self, verb: str, identity: str) -> str:
-        try:
-            bound: bytes = await within(CALL_SECONDS, self._script(self._redis, [self._key], [verb, identity]))
-        except (RedisError, OSError) as exc:
-            raise Unavailable("redis", redis_words(exc)) from exc
-        return bound.decode()
+        return str(await self._door.run(BIND, [self._key], [verb, identity]), "utf-8")

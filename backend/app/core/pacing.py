@@ -17,13 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.core.clock import SYSTEM_CLOCK, Clock
-from app.core.redis import Redis, RedisError, Script, within
-from app.core.redis_trouble import redis_words
+from app.core.errors import Unavailable
+from app.core.redis.door import Door
+from app.core.redis.script import Script
 
 logger = logging.getLogger(__name__)
 
+PACE = Script("pace")
 FORGET_HOLD_SECONDS = 3600.0
-ASK_SECONDS = 1.0
 MAX_REMEMBERED = 20_000
 """Numbers, pairs and holds; with more at once the one that was used longest ago starts afresh."""
 
@@ -41,7 +42,7 @@ class Pacer:
 
     def __init__(
         self,
-        redis: Redis,
+        door: Door,
         *,
         namespace: str,
         per_number: Limit,
@@ -49,9 +50,8 @@ class Pacer:
         replicas: Callable[[], int] = lambda: 1,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._redis = redis
+        self._door = door
         self._namespace = namespace
-        self._script = Script("pace")
         self._limits = [
             value for limit in (per_number, per_pair) for value in (round(limit.interval_seconds * 1e6), limit.burst)
         ]
@@ -80,10 +80,10 @@ class Pacer:
         prefix = f"{self._namespace}:{{pace:{number}}}:"
         args = [verb, peer, *self._limits, round(FORGET_HOLD_SECONDS)]
         try:
-            micros = await within(ASK_SECONDS, self._script(self._redis, [prefix], args))
-        except (RedisError, OSError) as exc:
+            micros = await self._door.run(PACE, [prefix], args)
+        except Unavailable as exc:
             if not self._is_alone:
-                logger.warning("pacing without Redis", extra={"reason": redis_words(exc)})
+                logger.warning("pacing without Redis", extra={"reason": str(exc)})
             self._is_alone = True
             return None
         self._is_alone = False

@@ -15,10 +15,10 @@ from typing import Any
 
 import orjson
 
-from app.core.errors import Unavailable
-from app.core.redis import Redis, RedisError, Script
-from app.core.redis_trouble import redis_words
+from app.core.redis.door import Door
+from app.core.redis.script import Script
 
+BOARD = Script("probe_board")
 KEEP_SECONDS = 3600
 
 
@@ -33,11 +33,10 @@ class Turn:
 
 
 class ProbeBoard:
-    def __init__(self, redis: Redis, *, namespace: str, replica_id: str) -> None:
-        self._redis = redis
+    def __init__(self, door: Door, *, namespace: str, replica_id: str) -> None:
+        self._door = door
         self._namespace = namespace
         self._replica_id = replica_id
-        self._script = Script("probe_board")
 
     async def turn(self, name: str, *, fresh_seconds: float, looker_seconds: float) -> Turn:
         """Ask before looking at `name`. A looker has `looker_seconds`; after that it is another replica's turn."""
@@ -49,9 +48,4 @@ class ProbeBoard:
         return bool(await self._run(name, "report", orjson.dumps(finding), KEEP_SECONDS * 1000))
 
     async def _run(self, name: str, verb: str, *args: Any) -> Any:
-        try:
-            return await self._script(
-                self._redis, [f"{self._namespace}:{{probe}}:{name}"], [verb, self._replica_id, *args]
-            )
-        except (RedisError, OSError) as exc:
-            raise Unavailable("redis", redis_words(exc)) from exc
+        return await self._door.run(BOARD, [f"{self._namespace}:{{probe}}:{name}"], [verb, self._replica_id, *args])

@@ -9,31 +9,21 @@ What it does not do: serve as the record. An ordinary call writes to the databas
 
 from __future__ import annotations
 
-from typing import Any
-
-from app.core.errors import Unavailable
-from app.core.redis import Redis, RedisError, within
+from app.core.redis.door import Door
 
 KEEP_SECONDS = 86400
-CALL_SECONDS = 1.0
 
 
 class Receipts:
-    def __init__(self, redis: Redis, *, namespace: str) -> None:
-        self._redis = redis
+    def __init__(self, door: Door, *, namespace: str) -> None:
+        self._door = door
         self._prefix = f"{namespace}:receipt:"
 
     async def note(self, key: str, answer: str) -> None:
         """Raises `Unavailable`; whether it was written is then unknown."""
-        try:
-            await within(CALL_SECONDS, self._redis.set(self._prefix + key, answer, ex=KEEP_SECONDS))
-        except (RedisError, OSError) as exc:
-            raise Unavailable("redis", str(exc) or type(exc).__name__) from exc
+        await self._door.ask("SET", self._prefix + key, answer, "EX", KEEP_SECONDS)
 
     async def find(self, key: str) -> str | None:
-        """`None`: nobody noted one. Raises `Unavailable`."""
-        try:
-            found: Any = await within(CALL_SECONDS, self._redis.get(self._prefix + key))
-        except (RedisError, OSError) as exc:
-            raise Unavailable("redis", str(exc) or type(exc).__name__) from exc
+        """`None`: none was noted. Raises `Unavailable`."""
+        found = await self._door.ask("GET", self._prefix + key)
         return None if found is None else str(found, "utf-8")

@@ -12,10 +12,11 @@ from typing import Any
 import orjson
 
 from app.core.errors import Unavailable
-from app.core.redis import Redis, RedisError, Script
-from app.core.redis_trouble import redis_words
+from app.core.redis.door import Door
+from app.core.redis.script import Script
 
 HEARTBEAT_SECONDS = 2.0
+BEAT = Script("fleet_beat")
 STALE_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
 """Two missed beats are bad luck, three are a dead replica."""
 
@@ -37,10 +38,9 @@ class Replica:
 class Registry:
     """Registers this replica and lists all. Does not elect anybody."""
 
-    def __init__(self, redis: Redis, *, namespace: str, replica_id: str) -> None:
-        self._redis = redis
+    def __init__(self, door: Door, *, namespace: str, replica_id: str) -> None:
+        self._door = door
         self._keys = [f"{namespace}:{{fleet}}:beats", f"{namespace}:{{fleet}}:info"]
-        self._beat = Script("fleet_beat")
         self.replica_id = replica_id
         self.living: tuple[Replica, ...] = ()
         """Replicas alive at the last heartbeat, by id; none while Redis is away."""
@@ -64,10 +64,7 @@ class Registry:
 
     async def leave(self) -> None:
         """Take this replica off the list; one that was killed leaves by silence. Raises `Unavailable`."""
-        try:
-            await self._beat(self._redis, self._keys, ["leave", self.replica_id, b"", 0])
-        except (RedisError, OSError) as exc:
-            raise Unavailable("redis", redis_words(exc)) from exc
+        await self._door.run(BEAT, self._keys, ["leave", self.replica_id, b"", 0], urgent=True)
 
     async def replicas(self) -> list[Replica]:
         """Every living replica, by id. Raises `Unavailable`."""
@@ -77,10 +74,10 @@ class Registry:
     async def _ask(self, op: str, replica_id: str, info: bytes) -> None:
         silence_ms = int(STALE_AFTER_SECONDS * 1000)
         try:
-            rows = await self._beat(self._redis, self._keys, [op, replica_id, info, silence_ms])
-        except (RedisError, OSError) as exc:
+            rows = await self._door.run(BEAT, self._keys, [op, replica_id, info, silence_ms])
+        except Unavailable:
             self.living = ()
-            raise Unavailable("redis", redis_words(exc)) from exc
+            raise
         triples = zip(rows[::3], rows[1::3], rows[2::3], strict=True)
         found = (Replica(name.decode(), int(age_ms) / 1000, orjson.loads(info)) for name, age_ms, info in triples)
         self.living = tuple(sorted(found, key=lambda replica: replica.id))

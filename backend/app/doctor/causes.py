@@ -6,7 +6,7 @@ from app.adapters.database_trouble import database_cause
 from app.core.config import Settings
 from app.core.credentials import place_of
 from app.core.network_trouble import Cause, network_cause
-from app.core.redis_trouble import redis_cause
+from app.core.redis.trouble import redis_cause
 
 
 def of_redis(exc: BaseException, url: str, name: str = "REDIS_URL") -> Cause:

@@ -10,8 +10,7 @@ from typing import Any
 from app.core.config import Durability, Env, RedisDurability, Settings, misspelt_settings
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, leave_by
-from app.core.redis import Redis, connect, describe, round_trip_seconds
-from app.core.redis import configured as redis_configured
+from app.core.redis.door import Door
 from app.core.registry import Registry
 from app.doctor.causes import of_redis
 from app.doctor.database_checks import check_database
@@ -20,6 +19,7 @@ from app.doctor.limits import check_connections, check_limits
 from app.doctor.namespace_check import SUBJECT, check_namespace
 from app.doctor.upstream_checks import check_gemini, check_whatsapp
 from app.domain.errors import ConfigurationError
+from app.wiring import open_door
 
 REDIS_TIMEOUT_SECONDS = 2.0
 SLOW_REDIS_SECONDS = 0.05
@@ -78,17 +78,16 @@ async def refuse_unsafe_redis(settings: Settings) -> None:
 
 async def _redis(settings: Settings, stack: AsyncExitStack) -> list[Finding]:
     url = settings.redis_url or ""
-    client = connect(url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
-    stack.push_async_callback(client.aclose)
+    door = open_door(url, stack, answer_seconds=REDIS_TIMEOUT_SECONDS)
     try:
-        about = await describe(client)
-        fsync = await redis_configured(client, "appendfsync")
-        findings = [await _round_trip("redis", client, about)]
+        about = await door.describe()
+        fsync = await door.configured("appendfsync")
+        findings = [await _round_trip("redis", door, about)]
     except Unavailable as exc:
         cause = of_redis(exc, url)
         return [Finding("redis", "bad", cause.said, cause.mend)]
     try:  # a script on our own keys: what an access list forbids is noticed here and not by the first customer
-        alive = await Registry(client, namespace=settings.redis_namespace, replica_id="doctor").replicas()
+        alive = await Registry(door, namespace=settings.redis_namespace, replica_id="doctor").replicas()
     except Unavailable as exc:
         cause = of_redis(exc, url)
         findings.append(Finding("redis rights", "bad", cause.said, cause.mend))
@@ -100,17 +99,16 @@ async def _redis(settings: Settings, stack: AsyncExitStack) -> list[Finding]:
 
 async def _redis_cache(url: str, stack: AsyncExitStack) -> list[Finding]:
     """It may forget and evict as it likes."""
-    client = connect(url, timeout_seconds=REDIS_TIMEOUT_SECONDS)
-    stack.push_async_callback(client.aclose)
+    door = open_door(url, stack, answer_seconds=REDIS_TIMEOUT_SECONDS)
     try:
-        return [await _round_trip("redis cache", client, await describe(client))]
+        return [await _round_trip("redis cache", door, await door.describe())]
     except Unavailable as exc:
         cause = of_redis(exc, url, "REDIS_CACHE_URL")
         return [Finding("redis cache", "bad", cause.said, cause.mend)]
 
 
-async def _round_trip(subject: str, client: Redis, about: Mapping[str, Any]) -> Finding:
-    seconds = await round_trip_seconds(client)
+async def _round_trip(subject: str, door: Door, about: Mapping[str, Any]) -> Finding:
+    seconds = await door.measure()
     detail = f"{about['version']}, {about['role']}, round trip {seconds * 1000:.1f} ms"
     if seconds > SLOW_REDIS_SECONDS:
         return Finding(subject, "warn", detail, "bring it closer: webhooks and answers wait for it")

@@ -12,7 +12,7 @@ MOST_AT_ONCE = 200
 """Answers in the making. One process makes 35 to 45 a second on a core whatever their number (docs/operations.md): more
 at once are of use only while the model takes longer than about 5 s for each."""
 OTHER_CONNECTIONS = 100
-"""Of a replica to Redis, at most, besides one for each conversation that is handled (wiring.py, cache/servers.py)."""
+"""Of a replica to Redis, at most, besides one for each conversation being handled (wiring.py, cache/membership.py)."""
 
 
 def check_limits(settings: Settings) -> Iterator[Finding]:
@@ -29,7 +29,7 @@ def check_limits(settings: Settings) -> Iterator[Finding]:
 
 
 def check_connections(settings: Settings, about: Mapping[str, Any], *, alive: int) -> Iterator[Finding]:
-    """`about`: what Redis tells of itself (core/redis_info.py); `alive`: replicas that use it."""
+    """`about`: what Redis tells of itself (core/redis/info.py); `alive`: replicas that use it."""
     most = about.get("max_clients")
     wanted = max(1, alive) * (settings.worker_concurrency + OTHER_CONNECTIONS)
     if most is not None and most < wanted:

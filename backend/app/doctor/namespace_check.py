@@ -7,11 +7,10 @@ from contextlib import AsyncExitStack
 from app.adapters.database_trouble import operator_policy
 from app.core.config import Settings
 from app.core.errors import Unavailable
-from app.core.redis import connect
 from app.doctor.findings import Finding, bounded
 from app.domain.errors import ConfigurationError
 from app.services.namespace_gate import MEND, contradiction, short
-from app.wiring import open_bindings, open_store
+from app.wiring import open_bindings, open_door, open_store
 
 SUBJECT = "redis namespace"
 REDIS_TIMEOUT_SECONDS = 2.0
@@ -20,8 +19,7 @@ START_SECONDS = 5.0
 
 async def check_namespace(settings: Settings, stack: AsyncExitStack) -> list[Finding]:
     """Binds nothing. No finding where one of the two cannot be asked: the other checks say why."""
-    redis = connect(settings.redis_url or "", timeout_seconds=REDIS_TIMEOUT_SECONDS)
-    stack.push_async_callback(redis.aclose)
+    redis = open_door(settings.redis_url or "", stack, answer_seconds=REDIS_TIMEOUT_SECONDS)
     bindings = open_bindings(settings, stack, redis)
     store = await open_store(settings, policy=operator_policy())
     stack.push_async_callback(store.aclose)

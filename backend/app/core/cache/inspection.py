@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from app.core.cache.patterns import group_of
 from app.core.cache.shard import GENERATION, Spend, Stored
 from app.core.cache.shared import SharedTier
-from app.core.redis import Script
+from app.core.redis.script import Script
 
 INSPECT = Script("cache_inspect")
 CALL_SECONDS = 2.0

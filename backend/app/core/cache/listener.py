@@ -7,8 +7,6 @@
    has been received (on a cluster: a moment later), so the position must have reached that sequence; otherwise flush
    and start anew.
 5. Any error, no answer to a PING within two beats: not trusted from that moment on, back to 1 after a jittered pause.
-
-No time limit around a single read: under load that costs several turns of the loop per message.
 """
 
 from __future__ import annotations
@@ -16,14 +14,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Protocol
 
 from app.core.cache.shard import Shard, Spend
 from app.core.clock import Clock
-from app.core.errors import Expected, Unavailable
-from app.core.redis import RedisError
-from app.core.redis_trouble import redis_words
+from app.core.errors import Unavailable
+from app.core.redis.subscription import Subscription
 
 logger = logging.getLogger("app.core.cache")
 
@@ -36,27 +33,12 @@ BEAT_LIMIT_SECONDS = 1.0
 FIRST_PAUSE_SECONDS = 0.05
 MAX_PAUSE_SECONDS = 0.8
 """Back within two seconds: this, a connection and a beat."""
-BURST = 64
-"""Messages followed in one turn of the loop: what is in the buffer is read without giving way."""
 
 
-class Subscription(Protocol):
-    """One channel on one connection. Everything may raise `RedisError` or `OSError`; then it is finished."""
+class Subscribe(Protocol):
+    """`Door.subscribe`."""
 
-    async def receive(self) -> bytes | None:
-        """The next message; `None` for the answer to a ping."""
-        ...
-
-    async def ping(self) -> None: ...
-
-    async def aclose(self) -> None: ...
-
-
-Subscribe = Callable[[str], Awaitable[Subscription]]
-
-
-class Lost(Expected):
-    """The channel can no longer be believed."""
+    def __call__(self, channel: str, *, within_seconds: float) -> Awaitable[Subscription]: ...
 
 
 class Listener:
@@ -66,7 +48,6 @@ class Listener:
         self._shard = shard
         self._subscribe = subscribe
         self._clock = clock
-        self._pong = asyncio.Event()
         self.opened = asyncio.Event()
         """Trusted for the first time."""
 
@@ -75,19 +56,18 @@ class Listener:
         while True:
             opened_at: float | None = None
             try:
-                async with asyncio.timeout(CONNECT_SECONDS):
-                    subscription = await self._subscribe(self._shard.topic)
+                subscription = await self._subscribe(self._shard.topic, within_seconds=CONNECT_SECONDS)
                 try:
                     await self._open()
                     opened_at = self._clock.monotonic()
-                    await self._follow(subscription)
+                    channel = self._shard.channel
+                    await subscription.follow(channel.receive, self._keep_checking(subscription), on_end=channel.lose)
                 finally:
                     self._shard.channel.lose()
                     await subscription.aclose()
-            except (RedisError, OSError, Unavailable, Lost) as exc:
-                reason = redis_words(exc)
+            except Unavailable as exc:
                 if opened_at is not None:
-                    logger.warning("cache channel lost", extra={"channel": self._shard.topic, "reason": reason})
+                    logger.warning("cache channel lost", extra={"channel": self._shard.topic, "reason": str(exc)})
             except Exception:
                 logger.exception("cache channel failed", extra={"channel": self._shard.topic})
             if opened_at is not None and self._clock.monotonic() - opened_at > MAX_PAUSE_SECONDS:
@@ -118,44 +98,14 @@ class Listener:
         self._shard.channel.ahead_us = server_us - (asked + self._clock.monotonic()) / 2 * 1e6
         return sequence
 
-    async def _follow(self, subscription: Subscription) -> None:
-        reading = asyncio.create_task(self._read(subscription), name=f"cache channel {self._shard.topic}")
-        beating = asyncio.create_task(self._keep_checking(subscription), name=f"cache beat {self._shard.topic}")
-        try:
-            done, _ = await asyncio.wait((reading, beating), return_when=asyncio.FIRST_COMPLETED)
-            self._shard.channel.lose()
-            for task in done:
-                task.result()
-        finally:
-            for task in (reading, beating):
-                task.cancel()
-            await asyncio.gather(reading, beating, return_exceptions=True)
-
-    async def _read(self, subscription: Subscription) -> None:
-        channel = self._shard.channel
-        while True:
-            for _ in range(BURST):
-                message = await subscription.receive()
-                if message is None:
-                    self._pong.set()
-                else:
-                    channel.receive(message)
-            await asyncio.sleep(0)
-
     async def _keep_checking(self, subscription: Subscription) -> None:
         channel = self._shard.channel
         while True:
             await asyncio.sleep(BEAT_SECONDS)
             reached = channel.reached
             sequence = await self._beat()
-            self._pong.clear()
-            try:
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    await subscription.ping()
-                    await self._pong.wait()
-            except TimeoutError:
-                raise Lost("no answer on the subscription") from None
+            await subscription.check(within_seconds=ANSWER_SECONDS)
             if channel.position is not None and channel.position < sequence:
                 await asyncio.sleep(GRACE_SECONDS)
             if not channel.check(reached, sequence):
-                raise Lost("an invalidation was published and not received")
+                raise Unavailable("redis", "an invalidation was published and not received")

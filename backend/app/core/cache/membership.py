@@ -7,18 +7,24 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from app.core.cache.keep import MIN_CALL_SECONDS, SHARED_SECONDS
 from app.core.cache.link import RedisLink
 from app.core.cache.listener import Listener
-from app.core.cache.servers import Servers
 from app.core.cache.shard import Shard, Spend
 from app.core.cache.shared import SharedTier
 from app.core.cache.tiers import Cache
 from app.core.clock import SYSTEM_CLOCK, Clock
-from app.core.redis import Subscription
+from app.core.redis.client import is_cluster
+from app.core.redis.door import Door, DoorTimings
 
 JOIN_SECONDS = 1.0
 """How long a start waits for the channel. Later is fine too: until then reads go past memory."""
 WARM_CONNECTIONS = 16
+SLOTS = 16
+SPARE_CONNECTIONS = 20
+"""For what must not wait for a slot."""
+RETRY_SECONDS = 0.5
+"""After a call that failed or was not answered in time, one call this often finds out whether Redis is back."""
 CLUSTER_SHARDS = 8
 """Each has its channel and its sequence. The same number in every version: it decides where a key lives."""
 
@@ -31,18 +37,15 @@ async def join_fleet(
 
     A Redis that is away delays the start by a second and prevents nothing.
     """
-    servers = Servers(url, name="chorus-cache")
-    origin = secrets.token_hex(8)
+    timings = DoorTimings(answer_seconds=SHARED_SECONDS + MIN_CALL_SECONDS, retry_seconds=RETRY_SECONDS)
+    door = Door.to(url, timings=timings, max_connections=SLOTS + SPARE_CONNECTIONS, name="chorus-cache")
+    origin, slots = secrets.token_hex(8), asyncio.Semaphore(SLOTS)
     shards = [
-        Shard(RedisLink(servers, clock=clock), prefix=f"{namespace}:{{c{number}}}:", origin=origin)
-        for number in range(CLUSTER_SHARDS if servers.is_cluster else 1)
+        Shard(RedisLink(door.of_one_shard(), slots, clock=clock), prefix=f"{namespace}:{{c{number}}}:", origin=origin)
+        for number in range(CLUSTER_SHARDS if is_cluster(url) else 1)
     ]
     shared = SharedTier(shards, clock=clock)
-
-    async def subscribe(topic: str) -> Subscription:
-        return await Subscription.open(servers.channels, topic)
-
-    listeners = [Listener(shard, subscribe, clock=clock) for shard in shards]
+    listeners = [Listener(shard, door.subscribe, clock=clock) for shard in shards]
     cache.join(shared)
     tasks = [asyncio.create_task(listener.run(), name="cache channel") for listener in listeners]
     tasks.append(asyncio.create_task(shared.recover(), name="cache recovery"))
@@ -59,7 +62,7 @@ async def join_fleet(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await servers.aclose()
+        await door.aclose()
 
 
 async def _warm_up(shards: Sequence[Shard]) -> None:

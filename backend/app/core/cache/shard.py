@@ -10,8 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from app.core.cache.channel import Channel
 from app.core.cache.patterns import Kind, Target, group_of
-from app.core.errors import Unavailable
-from app.core.redis import Script
+from app.core.redis.script import Script
 
 LEASE, FILL, RENEW, INVALIDATE, BUMP, BEAT = (
     Script(f"cache_{name}") for name in ("lease", "fill", "renew", "invalidate", "bump", "beat")
@@ -27,10 +26,6 @@ SLACK_SECONDS = 1.0
 """Between the server's clock and what we take it for."""
 MAX_KEPT_SECONDS = 7 * 86400
 """Below the life of a group's record (cache_lease.lua), without which a value counts for nothing."""
-
-
-class NotSent(Unavailable):
-    """The server was not even asked."""
 
 
 class Link(Protocol):

@@ -15,9 +15,10 @@ from zlib import crc32
 from app.core.cache.keep import TTL_JITTER, Flight
 from app.core.cache.owed import Owed
 from app.core.cache.patterns import Kind, Target
-from app.core.cache.shard import FENCE_SECONDS, Answer, NotSent, Shard, Spend
+from app.core.cache.shard import FENCE_SECONDS, Answer, Shard, Spend
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
+from app.core.redis.door import NotAsked
 
 logger = logging.getLogger("app.core.cache")
 
@@ -79,7 +80,7 @@ class SharedTier:
                     ttl_seconds=flight.keep.longest, seen=flight.seen,
                 )  # fmt: skip
             except Unavailable as exc:
-                if not isinstance(exc, NotSent):
+                if not isinstance(exc, NotAsked):
                     self._give_back(flight.shard, flight.key, load_id)
                 answer, stored = Answer.FENCED, None
             if stored is not None:

@@ -12,15 +12,14 @@ from typing import Any, TypeVar
 from prometheus_client import Counter, Gauge
 
 from app.core.circuit_breaker.states import State
-from app.core.circuit_breaker.wire import SCRIPTS, Keys, ScriptCall
-from app.core.redis import Redis, RedisError, Script, run_together, within
-from app.core.redis_trouble import redis_words
+from app.core.circuit_breaker.wire import SCRIPTS, Keys
+from app.core.errors import Unavailable
+from app.core.redis.door import Door, ScriptCall
+from app.core.redis.script import Script
 
 logger = logging.getLogger("app.core.circuit_breaker")
 
 T = TypeVar("T")
-
-MAX_OPERATIONS = 32
 
 ROUND_TRIPS = Counter("chorus_circuit_breaker_round_trips", "Redis round trips for the fleet's circuits")
 LINK_UP = Gauge("chorus_circuit_breaker_fleet_up", "1 if this replica follows the fleet, 0 if it is on its own")
@@ -54,7 +53,7 @@ class FleetConnection:
 
     def __init__(
         self,
-        redis: Redis,
+        door: Door,
         *,
         namespace: str,
         replica_id: str,
@@ -75,34 +74,28 @@ class FleetConnection:
         self.is_up = False
         self.replicas = 1
         """How many share the probes while Redis is away: the last count made while it was there."""
-        self._redis = redis
+        self._door = door
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._operations = asyncio.Semaphore(MAX_OPERATIONS)
 
     # -- asking
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """The script's answer in time, or `None`: this replica is on its own until the next resync."""
-        return await self._bounded(self.timings.answer_seconds, lambda: script(self._redis, keys, args))
+        return await self._answer(self._door.run(script, keys, args, within_seconds=self.timings.answer_seconds))
 
     async def run_together(self, calls: Sequence[ScriptCall], *, is_first: bool) -> list[Any] | None:
         """The answers in order, in time, or `None` as above. `is_first`: Redis may not know the scripts."""
         seconds = self.timings.join_seconds if is_first else self.timings.answer_seconds
         load = SCRIPTS if is_first else ()
-        return await self._bounded(seconds, lambda: run_together(self._redis, calls, load=load))
+        return await self._answer(self._door.run_together(calls, load=load, within_seconds=seconds))
 
-    async def _bounded(self, seconds: float, operation: Callable[[], Awaitable[T]]) -> T | None:
-        async def in_turn() -> T:
-            async with self._operations:
-                return await operation()
-
+    async def _answer(self, asked: Awaitable[T]) -> T | None:
         ROUND_TRIPS.inc()
         try:
-            return await within(seconds, in_turn())
-        except (RedisError, OSError) as exc:  # TimeoutError is an OSError
+            return await asked
+        except Unavailable as exc:
             if self.is_up:
-                reason = redis_words(exc)
-                logger.warning("circuit breakers: Redis is away, deciding locally", extra={"reason": reason})
+                logger.warning("circuit breakers: Redis is away, deciding locally", extra={"reason": str(exc)})
             self.lost()
             return None
 

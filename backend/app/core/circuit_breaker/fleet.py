@@ -7,7 +7,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from app.core.circuit_breaker.breaker import CircuitBreaker
 from app.core.circuit_breaker.connection import DEFAULT_TIMINGS, FleetConnection, FleetTimings
@@ -19,15 +18,14 @@ from app.core.circuit_breaker.wire import (
     FORCED,
     MAX_LISTED,
     FleetState,
-    ScriptCall,
     read_message,
     read_row,
     read_state,
 )
 from app.core.errors import Unavailable
 from app.core.failure_words import one_line
-from app.core.redis import Redis, RedisError
-from app.core.redis_trouble import redis_words
+from app.core.redis.door import Door, ScriptCall
+from app.core.redis.subscription import Subscription
 
 logger = logging.getLogger("app.core.circuit_breaker")
 
@@ -35,20 +33,18 @@ logger = logging.getLogger("app.core.circuit_breaker")
 class BreakerFleet:
     """Lets circuits join the fleet.
 
-    fleet = BreakerFleet(redis, push, namespace="chorus", replica_id="a", replicas=lambda: registry.count)
+    fleet = BreakerFleet(door, namespace="chorus", replica_id="a", replicas=lambda: registry.count)
     fleet.join(gemini_circuit_breaker, whatsapp_account_breakers)
     await fleet.sync()          # before the first call: a new replica knows what the others know
     ... fleet.run()             # in the background: listens and resyncs until cancelled
     await fleet.leave()
 
-    `redis` must not retry, and give up after `timings.join_seconds`; `push` is for the subscription alone. While Redis
-    is away each circuit decides by itself; its return is noticed within a resync.
+    While Redis is away each circuit decides by itself; its return is noticed within a resync.
     """
 
     def __init__(
         self,
-        redis: Redis,
-        push: Redis,
+        door: Door,
         *,
         namespace: str,
         replica_id: str,
@@ -62,12 +58,11 @@ class BreakerFleet:
         self.on_recovery: Callable[[str, State], None] = lambda _name, _state: None
         """Told of what this replica did for the fleet: a circuit is half open because the dependency was seen well, or
         closed after good probes."""
-        self._redis = redis
-        self._push = push
+        self._door = door
         self._count_replicas = replicas
         self._timings = timings
         self._connection = FleetConnection(
-            redis, namespace=namespace, replica_id=replica_id, timings=timings, now=now, hurry=self._hurry,
+            door, namespace=namespace, replica_id=replica_id, timings=timings, now=now, hurry=self._hurry,
             living=living or (lambda _name: replicas()),
             recovered=self._recovered,
         )  # fmt: skip
@@ -199,7 +194,6 @@ class BreakerFleet:
     async def _resync(self) -> None:
         while True:
             await self.sync()
-            _raise_if_cancelled()
             self._sync_now.clear()
             self._pause = min(2 * self._pause, self._timings.resync_seconds)
             pause = self._pause * (1 + self._timings.resync_spread * random.uniform(-1, 1))  # noqa: S311  spreads load
@@ -217,31 +211,24 @@ class BreakerFleet:
     async def _listen(self) -> None:
         while True:
             try:
-                async with self._push.pubsub() as subscription:
-                    await subscription.subscribe(self._keys.channel)
-                    await self._follow(subscription)
-            except (RedisError, OSError) as exc:
+                subscription = await self._door.subscribe(self._keys.channel)
+                try:
+                    self._sync_now.set()  # what was published before is not repeated
+                    await subscription.follow(self.hear, self._check(subscription))
+                finally:
+                    await subscription.aclose()
+            except Unavailable as exc:
                 logger.info("circuit breakers: no push, the resync goes on", extra={"reason": str(exc)})
-            _raise_if_cancelled()
             await asyncio.sleep(self._timings.reconnect_seconds * (0.5 + random.random()))  # noqa: S311  spreads load
 
-    async def _follow(self, subscription: Any) -> None:
-        """Until the connection is lost, or says nothing when asked."""
-        pinged = False
+    async def _check(self, subscription: Subscription) -> None:
+        """A subscription that says nothing may be lost: ask. Raises `Unavailable`."""
+        heard = -1
         while True:
-            _raise_if_cancelled()
-            message = await subscription.get_message(timeout=self._timings.quiet_seconds)
-            if message is None:
-                if pinged:
-                    return
-                await subscription.ping()
-                pinged = True
-                continue
-            pinged = False
-            if message["type"] == "subscribe":
-                self._sync_now.set()  # what was published before is not repeated
-            elif message["type"] == "message":
-                self.hear(message["data"])
+            if heard == subscription.heard:
+                await subscription.check(within_seconds=self._timings.quiet_seconds)
+            heard = subscription.heard
+            await asyncio.sleep(self._timings.quiet_seconds)
 
     def hear(self, message: bytes) -> None:
         """Learn from a published message. In any order, any number of times: only news counts."""
@@ -255,10 +242,7 @@ class BreakerFleet:
     async def force(self, name: str, state: str, *, who: str, why: str) -> FleetState:
         """`open`, `closed` or `auto`, for every replica and until told otherwise. Raises `Unavailable`."""
         args = [name, self._keys.channel, FORCED[state], one_line(who), one_line(why)]
-        try:
-            answer = await FORCE(self._redis, self._keys.of(name), args)
-        except (RedisError, OSError) as exc:
-            raise Unavailable("redis", redis_words(exc)) from exc
+        answer = await self._door.run(FORCE, self._keys.of(name), args, urgent=True)
         told = read_state(answer[1:], self._connection.now())
         link = self._find(name, told)
         if link is not None:
@@ -271,19 +255,8 @@ class BreakerFleet:
         for name in names:
             groups.setdefault(name.partition(":")[0], []).append(name)
         states: dict[str, FleetState] = {}
-        try:
-            for group, members in groups.items():
-                script, keys, args = self._keys.read_call(group, members)
-                for row in await script(self._redis, keys, args):
-                    name, told = read_row(row, self._connection.now())
-                    states[name] = told
-        except (RedisError, OSError) as exc:
-            raise Unavailable("redis", redis_words(exc)) from exc
+        for group, members in groups.items():
+            for row in await self._door.run(*self._keys.read_call(group, members), urgent=True):
+                name, told = read_row(row, self._connection.now())
+                states[name] = told
         return states
-
-
-def _raise_if_cancelled() -> None:
-    """redis-py sends under `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes as it ends."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError

@@ -19,13 +19,13 @@ from app.core.circuit_breaker.wire import (
     REPORT,
     SETTLE,
     FleetState,
-    ScriptCall,
     micros,
     read_counts,
     read_row,
     read_state,
     report_rules,
 )
+from app.core.redis.door import ScriptCall
 
 
 class FleetLink:

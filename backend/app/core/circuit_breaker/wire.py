@@ -7,16 +7,14 @@ from typing import Any, NamedTuple
 
 from app.core.circuit_breaker.rules import BreakerPolicy, Counts
 from app.core.circuit_breaker.states import CLOSED, State, View
-from app.core.redis import Script
+from app.core.redis.door import ScriptCall
+from app.core.redis.script import Script
 
 REPORT, ACQUIRE, SETTLE, FORCE, READ, PROVE = (
     Script(f"breaker_{name}", prelude="breaker_state")
     for name in ("report", "acquire", "settle", "force", "read", "prove")
 )
 SCRIPTS = (REPORT, ACQUIRE, SETTLE, FORCE, READ, PROVE)
-
-ScriptCall = tuple[Script, Sequence[str], Sequence[Any]]
-"""A script, its keys and its arguments."""
 
 MAX_LISTED = 1000
 """Keyed circuits in trouble that a replica follows, and asks for by name, in one round."""

@@ -14,8 +14,8 @@ from app.core.queue.events import (
     decode_failure,
     encode_entry,
 )
-from app.core.queue.shards import Shards, all_of, bounded
-from app.core.redis import Script
+from app.core.queue.shards import Shards, all_of
+from app.core.redis.script import Script
 
 REPLAY, DROP, BURY = (Script(f"queue_{name}", prelude="queue_dead") for name in ("replay", "drop", "bury"))
 
@@ -42,7 +42,7 @@ class DeadLetters:
         since then (Unix seconds)."""
         letters: list[DeadLetter] = []
         for shard in range(len(self._shards)):
-            place: Any = await bounded(self._shards.redis.get(self._told(shard)), "dead")
+            place: Any = await self._shards.ask("dead", shard, "GET", self._told(shard))
             start = f"({place.decode()}" if place else f"{round(since * 1000)}-0"
             letters += await self._read(shard, start, limit)
         return letters
@@ -51,7 +51,7 @@ class DeadLetters:
         """This letter, and every older one of its shard, has been dealt with."""
         place = self._place(letter_id)
         if place is not None:
-            await bounded(self._shards.redis.set(self._told(place[0]), place[1]), "dead")
+            await self._shards.ask("dead", place[0], "SET", self._told(place[0]), place[1])
 
     async def page(self, *, limit: int, cursor: str | None) -> tuple[list[DeadLetter], str | None]:
         """`limit` letters after `cursor`, and the next cursor. Raises `ValueError` for a cursor that is none; one of a
@@ -79,7 +79,7 @@ class DeadLetters:
         return sum(await all_of(self._shards.call(DROP, shard, part) for shard, part in parts.items()))
 
     async def _read(self, shard: int, start: str, count: int) -> list[DeadLetter]:
-        rows: Any = await bounded(self._shards.redis.xrange(self._key(shard), min=start, count=count), "dead")
+        rows: Any = await self._shards.ask("dead", shard, "XRANGE", self._key(shard), start, "+", "COUNT", count)
         return [
             DeadLetter(
                 id=f"{shard}-{stream_id.decode()}",

@@ -29,9 +29,10 @@ from app.core.queue.events import (
     encode_frame,
 )
 from app.core.queue.put_off import PutOff
-from app.core.queue.shards import CALL_SECONDS, Shards, all_of, bounded
+from app.core.queue.shards import Shards, all_of
 from app.core.queue.waker import BLOCK_SECONDS, Waker
-from app.core.redis import Redis, Script
+from app.core.redis.door import Door
+from app.core.redis.script import Script
 
 logger = logging.getLogger(__name__)
 
@@ -80,18 +81,18 @@ DEAD_LOST = Gauge("chorus_queue_dead_lost", "Dead letters that went to make room
 class Queue:
     """See the package. One instance a process; every method may raise `QueueUnavailable` unless it says otherwise.
 
-    `redis` runs the scripts; `blocking` waits for wake tokens, one connection a shard, and needs a socket timeout well
-    above 1 s; `ingest` (default: `redis`) is for `put` alone, which then waits behind nothing else. `shards`: 1 on a
-    single server, more on a cluster; every replica must use the same number, and changing it needs an empty queue.
+    `door` runs the scripts; `blocking` waits for wake tokens, one connection a shard; `ingest` (default: `door`) is for
+    `put` alone, which then waits behind nothing else. `shards`: 1 on a single server, more on a cluster; every replica
+    must use the same number, and changing it needs an empty queue.
     Times are the server's; `clock` is only asked for this process' monotonic time.
     """
 
     def __init__(
         self,
-        redis: Redis,
-        blocking: Redis,
+        door: Door,
+        blocking: Door,
         *,
-        ingest: Redis | None = None,
+        ingest: Door | None = None,
         namespace: str,
         shards: int = 1,
         debounce_seconds: float,
@@ -117,7 +118,7 @@ class Queue:
         self._audit_rules = _ms(lease_seconds), _ms(MAX_LEASE_SECONDS), _ms(debounce_cap_seconds)
         # Our clock may run a little slower than the server's, and a side effect takes time after its check.
         self._held_seconds = lease_seconds - min(1.0, lease_seconds / 4)
-        self._shards = Shards(redis, namespace=namespace, count=shards)
+        self._shards = Shards(door, namespace=namespace, count=shards)
         self._put_off = PutOff(self._shards)
         self._put_timeout_seconds = put_timeout_seconds
         self._clock = clock
@@ -132,11 +133,11 @@ class Queue:
         self._dead_letters = DeadLetters(self._shards, limits=dead_limits)
         self._claim_header = (_ms(lease_seconds), PEEK_EVENTS, max_attempts, _ms(BLOCK_SECONDS), *dead_limits)
         self._settle_header = (max_attempts, _ms(BLOCK_SECONDS), *dead_limits)
-        puts = Shards(ingest or redis, namespace=namespace, count=shards)
+        puts = Shards(ingest or door, namespace=namespace, count=shards, urgent=False)
         self._puts = [self._batcher(puts, shard, PUT, self._put_header) for shard in range(shards)]
         self._verdicts = [self._batcher(self._shards, shard, SETTLE, self._settle_header) for shard in range(shards)]
         self._looks = [self._batcher(self._shards, shard, REFRESH, ()) for shard in range(shards)]
-        self._waker = Waker(redis, blocking, [f"{prefix}wake" for prefix in self._shards.prefixes])
+        self._waker = Waker(door, blocking, [f"{prefix}wake" for prefix in self._shards.prefixes])
         self._look_at = [math.inf] * shards
         self._server_ahead_ms: list[float | None] = [None] * shards
         self._turn = 0
@@ -320,7 +321,7 @@ class Queue:
         mailbox = claim.mailbox.encode()
         args = (mailbox, claim.token, len(claim.events), limit)
         looks = self._looks[self._shards.of(mailbox)]
-        entries = await looks.submit(args, weight=PEEK_EVENTS, timeout_seconds=CALL_SECONDS)
+        entries = await looks.submit(args, weight=PEEK_EVENTS, timeout_seconds=self._shards.patience_seconds)
         if entries is None:
             raise LeaseLost("the conversation has another holder")
         claim.events += tuple(decode_entry(claim.mailbox, entry) for entry in entries)
@@ -391,7 +392,7 @@ class Queue:
         mailbox = claim.mailbox.encode()
         args = (mailbox, claim.token, verb, number, reason[:REASON_CHARACTERS])
         outcome: int = await self._verdicts[self._shards.of(mailbox)].submit(
-            args, weight=1, timeout_seconds=CALL_SECONDS
+            args, weight=1, timeout_seconds=self._shards.patience_seconds
         )
         SETTLED.labels(("lost", verb, "park")[outcome]).inc()
         return outcome
@@ -430,8 +431,10 @@ class Queue:
     async def probe(self) -> None:
         """Would it take events? Raises `QueueUnavailable` where a put would be refused: a full server (OOM), one that
         cannot write its file (MISCONF), a replica (READONLY)."""
-        writes = (self._shards.redis.set(f"{prefix}probe", b"", px=PROBE_KEPT_MS) for prefix in self._shards.prefixes)
-        await all_of(bounded(write, "probe") for write in writes)
+        await all_of(
+            self._shards.ask("probe", shard, "SET", f"{prefix}probe", b"", "PX", PROBE_KEPT_MS)
+            for shard, prefix in enumerate(self._shards.prefixes)
+        )
 
     async def stats(self) -> QueueStats:
         """Figures of the whole queue; also sets the gauges."""
@@ -466,10 +469,7 @@ class Queue:
         return [found[name] for name in names]
 
     async def _waiting(self, shard: int, names: Sequence[bytes]) -> dict[bytes, bool]:
-        members: list[Any] = list(names)
-        ages: Any = await bounded(
-            self._shards.redis.zmscore(f"{self._shards.prefixes[shard]}heads", members), "waiting"
-        )
+        ages = await self._shards.ask("waiting", shard, "ZMSCORE", f"{self._shards.prefixes[shard]}heads", *names)
         return {name: age is not None for name, age in zip(names, ages, strict=True)}
 
     async def audit(self) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from app.core.queue.shards import Shards, bounded
-from app.core.redis import Script
+from app.core.queue.shards import Shards
+from app.core.redis.script import Script
 
 WAKE = Script("queue_wake")
 MAILBOXES = 1000
@@ -47,7 +47,7 @@ class PutOff:
         """Every group that has something waiting from beginning to end; some may come twice."""
         key, cursor = f"{self._shards.prefixes[shard]}groups", 0
         while True:
-            answer: Any = await bounded(self._shards.redis.zscan(key, cursor, count=GROUPS), "groups")
+            answer: Any = await self._shards.ask("groups", shard, "ZSCAN", key, cursor, "COUNT", GROUPS)
             cursor, page = answer
             for group, _ in page:
                 yield group

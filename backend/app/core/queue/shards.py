@@ -1,4 +1,4 @@
-"""Where a mailbox lives, and the one way in which Redis is asked."""
+"""Where a mailbox lives, and how its server is asked."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, TypeVar
 from zlib import crc32
 
+from app.core.errors import Unavailable
 from app.core.queue.events import QueueUnavailable
-from app.core.redis import Redis, RedisError, Script, within
-from app.core.redis_trouble import redis_words
+from app.core.redis.door import Door
+from app.core.redis.script import Script
 
 T = TypeVar("T")
 
-CALL_SECONDS = 2.0
-"""Every call but `put`, which has its own budget. The client's socket timeout may be shorter."""
 RETRY_AFTER_SECONDS = 1.0
 
 
 class Shards:
     """The keys of shard n are `<namespace>:{q<n>}:…`: one cluster slot each, so that one script may touch them all."""
 
-    def __init__(self, redis: Redis, *, namespace: str, count: int) -> None:
-        self.redis = redis
-        socket_timeout = redis.get_connection_kwargs().get("socket_timeout")  # type: ignore[no-untyped-call]
-        self.patience_seconds = min(CALL_SECONDS, socket_timeout or CALL_SECONDS)
-        """After this long nobody waits for an answer any more."""
+    def __init__(self, door: Door, *, namespace: str, count: int, urgent: bool = True) -> None:
+        """`urgent`: asks also while Redis is known to be away. A worker has work to save; a webhook's sender does not
+        wait."""
+        self._doors = [door.of_one_shard() for _ in range(count)]
+        self._urgent = urgent
+        self.patience_seconds = door.timings.answer_seconds
+        """After this long an answer is not waited for any more, unless a call names its own limit."""
         self.prefixes = [f"{namespace}:{{q{shard}}}:" for shard in range(count)]
 
     def __len__(self) -> int:
@@ -36,20 +37,26 @@ class Shards:
         return crc32(mailbox) % len(self.prefixes)
 
     async def call(
-        self, script: Script, shard: int, args: Sequence[Any], *, timeout_seconds: float = CALL_SECONDS
+        self, script: Script, shard: int, args: Sequence[Any], *, timeout_seconds: float | None = None
     ) -> Any:
         """Run `script` on `shard`. Raises `QueueUnavailable`; whether it ran is then unknown."""
-        return await bounded(script(self.redis, (self.prefixes[shard],), args), script.name, timeout_seconds)
+        try:
+            return await self._doors[shard].run(
+                script, (self.prefixes[shard],), args, within_seconds=timeout_seconds, urgent=self._urgent
+            )
+        except Unavailable as exc:
+            raise _of_the_queue(exc, script.name) from exc
+
+    async def ask(self, name: str, shard: int, *command: Any) -> Any:
+        """The answer to one command; `name` says in an error what it was for. Raises `QueueUnavailable`."""
+        try:
+            return await self._doors[shard].ask(*command, urgent=self._urgent)
+        except Unavailable as exc:
+            raise _of_the_queue(exc, name) from exc
 
 
-async def bounded(command: Awaitable[T], name: str, timeout_seconds: float = CALL_SECONDS) -> T:
-    """The answer of a Redis command within `timeout_seconds`, or `QueueUnavailable`."""
-    try:
-        return await within(timeout_seconds, command)
-    except (RedisError, OSError) as exc:
-        silent = f"no answer within {timeout_seconds:.1f} s"
-        reason = silent if isinstance(exc, TimeoutError) and not str(exc) else redis_words(exc)
-        raise QueueUnavailable("queue", f"{name}: {reason}", retry_after=RETRY_AFTER_SECONDS) from exc
+def _of_the_queue(exc: Unavailable, name: str) -> QueueUnavailable:
+    return QueueUnavailable("queue", f"{name}: {exc}", retry_after=RETRY_AFTER_SECONDS)
 
 
 async def all_of(awaitables: Iterable[Awaitable[T]]) -> list[T]:

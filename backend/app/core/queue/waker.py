@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from app.core.redis import Redis, RedisError
+from app.core.errors import Unavailable
+from app.core.redis.door import Door
 
 logger = logging.getLogger(__name__)
 
@@ -14,7 +15,8 @@ BLOCK_SECONDS = 1.0
 """Longest time a worker waits without looking. The scripts push a wake token for what falls due within it."""
 _PAUSE_SECONDS = 0.2
 """Between two tries while Redis is away."""
-_PUSH_SECONDS = 1.0
+_ANSWER_SECONDS = 2.0
+"""A pop that found nothing is answered so much later than it should be, at most, before its connection is given up."""
 
 
 class Waker:
@@ -24,8 +26,8 @@ class Waker:
     with a token of another shard. A token that arrives while nobody waits here is passed on to the other replicas.
     """
 
-    def __init__(self, redis: Redis, blocking: Redis, keys: Sequence[str]) -> None:
-        self._redis = redis
+    def __init__(self, door: Door, blocking: Door, keys: Sequence[str]) -> None:
+        self._door = door
         self._blocking = blocking
         self._keys = keys
         self._pops: dict[str, asyncio.Task[bool]] = {}
@@ -72,15 +74,17 @@ class Waker:
         return pop
 
     async def _pop(self, key: str) -> bool:
-        # The client's own socket timeout bounds this when the server hangs.
-        return await self._blocking.blpop([key], timeout=BLOCK_SECONDS) is not None
+        popped = await self._blocking.ask(
+            "BLPOP", key, BLOCK_SECONDS, within_seconds=BLOCK_SECONDS + _ANSWER_SECONDS, urgent=True
+        )
+        return popped is not None
 
     def _finished(self, key: str, pop: asyncio.Task[bool]) -> None:
         del self._pops[key]
         if pop.cancelled():
             return
         if (exc := pop.exception()) is not None:
-            expected = isinstance(exc, RedisError | OSError)  # `claim` reports it
+            expected = isinstance(exc, Unavailable)  # `claim` reports it
             logger.log(logging.DEBUG if expected else logging.ERROR, "waiting for work failed", exc_info=exc)
         elif pop.result():
             self._popped.append(key)
@@ -96,8 +100,7 @@ class Waker:
 
     async def _push(self, keys: Sequence[str]) -> None:
         try:
-            async with asyncio.timeout(_PUSH_SECONDS):
-                for key in keys:
-                    await self._redis.rpush(key, 1)
-        except (RedisError, OSError) as exc:
+            for key in keys:
+                await self._door.ask("RPUSH", key, 1)
+        except Unavailable as exc:
             logger.debug("wake token not passed on; the other workers look within %s s", BLOCK_SECONDS, exc_info=exc)

@@ -1,0 +1,285 @@
+"""The one way to Redis: every command and script of the product goes through a `Door`.
+
+    door = Door.to(url, name="chorus-control", timings=DoorTimings(answer_seconds=1.0))
+    stored = await door.ask("GET", key)
+    wait = await door.run(PACE, [prefix], [verb, peer])
+    subscription = await door.subscribe(channel)
+
+1. Bounded: an answer comes within `answer_seconds`, or within what the call names; waiting for a connection included.
+2. Cancelled for good: a caller that is cancelled, or whose time is up, leaves at once, and its answer is never given to
+   another one. A connection that was being opened is left to the next caller.
+3. Translated: whatever goes wrong is an `Unavailable` with words for the operator. An error that the server answers
+   with (no memory, no permission) is one too.
+4. Not waited for while it is known to be away: after a call without an answer in time, or without a connection, one
+   call at a time finds out whether Redis is back; the others raise `NotAsked` at once, with the words of the failure.
+   `urgent` calls always ask, and so does every call to a Cluster, whose nodes fail one by one: `of_one_shard` gives a
+   door that knows one node's health.
+5. Not repeated: whether a call without an answer was carried out is unknown. The caller decides what to do.
+
+What it does not do: order calls, or share them (`core/queue/batcher.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+
+from app.core.errors import Unavailable
+from app.core.redis.client import connect
+from app.core.redis.corrections import ClusterClient, NotConnected, PatientPool
+from app.core.redis.info import about_cluster, about_server
+from app.core.redis.script import Script
+from app.core.redis.subscription import Subscription
+from app.core.redis.trouble import redis_words
+
+T = TypeVar("T")
+
+ScriptCall = tuple[Script, Sequence[str], Sequence[Any]]
+"""A script, its keys and its arguments."""
+
+
+class NotAsked(Unavailable):
+    """Nothing was sent: Redis did not answer a moment ago, or the door is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DoorTimings:
+    """Seconds."""
+
+    answer_seconds: float = 1.0
+    """The longest wait for an answer, for calls that name no limit of their own."""
+    retry_seconds: float = 0.0
+    """While Redis is away, one call this often is let through; 0: the next one, once the one before has failed."""
+    stall_seconds: float = 0.02
+    """A time limit that is noticed so much too late says that this process stood still, and nothing about Redis."""
+    close_seconds: float = 1.0
+
+
+DEFAULT_TIMINGS = DoorTimings()
+
+
+class Door:
+    """The commands of one client, for one event loop. See the module."""
+
+    def __init__(
+        self,
+        client: Redis,
+        *,
+        channels: Redis | None = None,
+        timings: DoorTimings = DEFAULT_TIMINGS,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`channels`: for subscriptions; it must speak RESP2. The door closes both."""
+        self.timings = timings
+        self.round_trip_seconds = math.nan
+        """Of late, the quickest counting most: how far away the server is. Not a number before the first answer."""
+        self._client: Any = client
+        self._channels = channels
+        self._monotonic = monotonic
+        self._is_one_server = not isinstance(client, RedisCluster)
+        self._away_until = 0.0
+        """Monotonic; 0: Redis is not known to be away."""
+        self._why = ""
+        self._is_closed = False
+        self._shards: list[Door] = []
+
+    @classmethod
+    def to(
+        cls, url: str, *, timings: DoorTimings = DEFAULT_TIMINGS, max_connections: int = 20, name: str = "chorus"
+    ) -> Door:
+        """`url`: see url.py. Connects with the first call; `name` is what CLIENT LIST shows."""
+        client = connect(url, timeout_seconds=None, max_connections=max_connections, name=name)
+        channels = connect(url, timeout_seconds=None, name=f"{name}-channel", protocol=2, any_node=True)
+        return cls(client, channels=channels, timings=timings)
+
+    def of_one_shard(self) -> Door:
+        """A door with the same client, for keys that live on one node. Closed with this one, not by itself."""
+        door = copy.copy(self)
+        door._is_one_server = True
+        self._shards.append(door)
+        return door
+
+    @property
+    def is_away(self) -> bool:
+        """The last call that was tried got no answer."""
+        return self._away_until > 0
+
+    async def aclose(self) -> None:
+        """From now on every call is `NotAsked`. A server that hangs delays it by `close_seconds` at most."""
+        for door in (self, *self._shards):
+            door._is_closed = True
+        for client in (self._client, self._channels):
+            if client is not None:
+                try:
+                    async with asyncio.timeout(self.timings.close_seconds):
+                        await client.aclose()
+                except (RedisError, OSError):
+                    continue
+
+    # --- asking ---
+
+    async def ask(self, *command: Any, within_seconds: float | None = None, urgent: bool = False) -> Any:
+        """The answer to one command. Raises `Unavailable`."""
+        return await self.bounded(self._client.execute_command, *command, within_seconds=within_seconds, urgent=urgent)
+
+    async def run(
+        self,
+        script: Script,
+        keys: Sequence[str | bytes],
+        args: Sequence[Any] = (),
+        *,
+        within_seconds: float | None = None,
+        urgent: bool = False,
+    ) -> Any:
+        """The answer of a script. Raises `Unavailable`; whether it ran is then unknown, unless it is `NotAsked`."""
+        return await self.bounded(script, self._client, keys, args, within_seconds=within_seconds, urgent=urgent)
+
+    async def run_together(
+        self, calls: Sequence[ScriptCall], *, load: Sequence[Script] = (), within_seconds: float | None = None
+    ) -> list[Any]:
+        """The answers, in order: one round trip on a single server, side by side on a Cluster, whose pipelines take no
+        scripts. `load`: make these known first. Raises `Unavailable`; some of the calls may have run."""
+        return await self.bounded(self._run_together, calls, load, within_seconds=within_seconds)
+
+    async def scan(self, match: str, *, page: int, within_seconds: float | None = None) -> AsyncIterator[list[bytes]]:
+        """Pages of the keys that match, each key once or more; the limit is for each page. On a Cluster `match` must
+        carry a hash tag: the node of its slot has them all. Raises `Unavailable`."""
+        cursor = 0
+        while True:
+            cursor, names = await self.bounded(self._scan, cursor, match, page, within_seconds=within_seconds)
+            if names:
+                yield names
+            if cursor == 0:
+                return
+
+    async def subscribe(self, channel: str, *, within_seconds: float | None = None) -> Subscription:
+        """Returns when the server has acknowledged it. Asks also while Redis is known to be away: its caller repeats
+        it at its own pace. Raises `Unavailable`."""
+        if self._channels is None:
+            raise TypeError("this door was made without a client for channels")
+        opening = Subscription.open
+        return await self.bounded(opening, self._channels, channel, within_seconds=within_seconds, urgent=True)
+
+    # --- what the server says of itself ---
+
+    async def describe(self, *, needs_aof: bool = True) -> dict[str, Any]:
+        """Role, persistence, eviction, memory and replication in one round trip, for /health and `chorus doctor`. On a
+        Cluster each primary is asked, and the worst answer told. `needs_aof=False`: a server without an append-only
+        file counts as durable in the metrics. Always asks. Raises `Unavailable`."""
+        if isinstance(self._client, RedisCluster):
+            info = self._client.info
+            nodes = await self.bounded(lambda: info(target_nodes=RedisCluster.PRIMARIES), urgent=True)
+            return about_cluster(list(nodes.values()), needs_aof=needs_aof)
+        return about_server(await self.ask("INFO", urgent=True), needs_aof=needs_aof)
+
+    async def measure(self, *, tries: int = 3) -> float:
+        """Seconds: the shortest of some PINGs on an open connection. Always asks. Raises `Unavailable`."""
+        shortest = math.inf
+        for _ in range(tries + 1):
+            started = time.perf_counter()
+            await self.bounded(self._client.ping, urgent=True)
+            shortest = min(shortest, time.perf_counter() - started)
+        return shortest
+
+    async def configured(self, name: str) -> str | None:
+        """A server setting, `None` where CONFIG is not allowed (managed providers). Raises `Unavailable`."""
+        try:
+            values = await self.bounded(self._client.config_get, name, urgent=True)
+        except Unavailable as exc:
+            if isinstance(exc.__cause__, ResponseError):
+                return None
+            raise
+        found = {_text(key): value for key, value in values.items()}.get(name)
+        return None if found is None else _text(found)
+
+    # --- the door itself ---
+
+    async def bounded(
+        self,
+        command: Callable[..., Awaitable[T]],
+        *args: Any,
+        within_seconds: float | None = None,
+        urgent: bool = False,
+    ) -> T:
+        """The answer of `command(*args)`, a call of this door's client. Raises `Unavailable`."""
+        seconds = self.timings.answer_seconds if within_seconds is None else within_seconds
+        started = self._monotonic()
+        if self._is_closed:
+            raise NotAsked("redis", "the connection is closed")
+        if self._away_until and not urgent:
+            if started < self._away_until:
+                raise NotAsked("redis", self._why)
+            # This call finds out, the others go on without.
+            self._away_until = started + max(seconds, self.timings.retry_seconds)
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await command(*args)
+        except ResponseError as exc:
+            self._answered(started)
+            raise Unavailable("redis", redis_words(exc)) from exc
+        except (RedisError, OSError) as exc:
+            await self._unanswered(exc, started, seconds)
+            raise Unavailable("redis", _words(exc, seconds)) from exc
+        self._answered(started)
+        return answer
+
+    def _answered(self, started: float) -> None:
+        seconds = self._monotonic() - started
+        if self._away_until and seconds <= self.timings.answer_seconds:  # a patient call's slow answer says little
+            self._away_until = 0.0
+        before = self.round_trip_seconds
+        self.round_trip_seconds = before + (seconds - before) / 16 if seconds > before else seconds
+
+    async def _unanswered(self, exc: Exception, started: float, seconds: float) -> None:
+        now = self._monotonic()
+        if isinstance(exc, TimeoutError) and now - started > seconds + self.timings.stall_seconds:
+            return
+        pool: Any = getattr(self._client, "connection_pool", None)
+        has_pool = isinstance(pool, PatientPool)
+        # A connection that was lost may be opened anew; on a Cluster redis-py does not say which of the two it was.
+        lost = has_pool and isinstance(exc, RedisConnectionError) and not isinstance(exc, NotConnected)
+        if self._is_one_server and not lost:
+            self._why = _words(exc, seconds)
+            self._away_until = now + self.timings.retry_seconds
+        if has_pool:  # on a Cluster redis-py closes what failed, and asks for the map anew
+            await pool.drop_idle(silent_since=started)
+
+    async def _run_together(self, calls: Sequence[ScriptCall], load: Sequence[Script]) -> list[Any]:
+        if isinstance(self._client, RedisCluster):
+            for script in load:
+                await self._client.script_load(script.source)
+            return await asyncio.gather(*(script.evalsha(self._client, keys, args) for script, keys, args in calls))
+        async with self._client.pipeline(transaction=False) as pipe:
+            for script in load:
+                pipe.script_load(script.source)
+            for script, keys, args in calls:
+                script.evalsha(pipe, keys, args)
+            answers: list[Any] = await pipe.execute()
+        return answers[len(load) :]
+
+    async def _scan(self, cursor: int, match: str, count: int) -> tuple[int, list[bytes]]:
+        if isinstance(self._client, ClusterClient):
+            await self._client.know_the_slots()
+            node = self._client.get_node_from_key(match)
+            at_node: Any = await self._client.scan(cursor, match=match, count=count, target_nodes=node)
+            return next(iter(at_node[0].values())), at_node[1]
+        return cast("tuple[int, list[bytes]]", await self._client.scan(cursor, match=match, count=count))
+
+
+def _words(exc: Exception, seconds: float) -> str:
+    if isinstance(exc, TimeoutError) and not str(exc):
+        return f"no answer within {seconds:.3g} s"
+    return redis_words(exc)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

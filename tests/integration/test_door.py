@@ -1,0 +1,315 @@
+"""What every call to Redis may rely on: bounded, cancelled for good, translated, not waited for while Redis is away."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import redis
+
+from app.core.errors import Unavailable
+from app.core.redis.door import Door, DoorTimings, NotAsked
+from app.core.redis.script import Script
+from app.sandbox.servers import Valkey
+from proxy import proxied
+
+MANY = 8
+
+
+@asynccontextmanager
+async def door_to(url: str, *, max_connections: int = MANY, **timings: float) -> AsyncIterator[Door]:
+    door = Door.to(url, timings=DoorTimings(**timings), max_connections=max_connections, name="door")
+    try:
+        yield door
+    finally:
+        await door.aclose()
+
+
+def pool_of(door: Door) -> Any:
+    return door._client.connection_pool
+
+
+def connections_to(url: str) -> list[dict[str, str]]:
+    with redis.Redis.from_url(url) as admin:
+        return [each for each in admin.client_list() if each["name"] == "door"]
+
+
+async def echo_many(door: Door) -> None:
+    said = [f"{number}" for number in range(MANY)]
+    heard = await asyncio.gather(*(door.ask("ECHO", word) for word in said))
+    assert [word.decode() for word in heard] == said
+
+
+# --- bounded, and not waited for ---
+
+
+async def test_a_server_that_hangs_costs_one_call_its_limit_and_the_others_nothing(
+    valkey: Valkey, valkey_url: str
+) -> None:
+    async with door_to(valkey_url, answer_seconds=0.1, retry_seconds=60) as door:
+        await echo_many(door)
+        valkey.pause()
+        with pytest.raises(Unavailable, match=r"no answer within 0\.1 s"):
+            await door.ask("PING")
+        assert door.is_away
+        started = time.monotonic()
+        for _ in range(100):
+            with pytest.raises(NotAsked, match=r"no answer within 0\.1 s"):
+                await door.ask("PING")
+        assert time.monotonic() - started < 0.1
+        with pytest.raises(Unavailable) as asked:
+            await door.ask("PING", urgent=True)
+        assert not isinstance(asked.value, NotAsked)
+        valkey.resume()
+        assert await door.ask("PING", urgent=True)
+        assert not door.is_away
+        await echo_many(door)
+
+
+async def test_while_redis_is_away_one_call_at_a_time_finds_out(valkey: Valkey, valkey_url: str) -> None:
+    async with door_to(valkey_url, answer_seconds=0.2) as door:
+        await echo_many(door)
+        valkey.pause()
+        with pytest.raises(Unavailable):
+            await door.ask("PING")
+        asked = await asyncio.gather(*(door.ask("PING") for _ in range(MANY)), return_exceptions=True)
+        assert [isinstance(answer, NotAsked) for answer in asked] == [False] + [True] * (MANY - 1)
+        valkey.resume()
+        assert await door.ask("PING")
+        await echo_many(door)
+
+
+async def test_a_call_that_names_its_limit_is_held_to_it(valkey: Valkey, valkey_url: str) -> None:
+    async with door_to(valkey_url, answer_seconds=5) as door:
+        await echo_many(door)
+        valkey.pause()
+        started = time.monotonic()
+        with pytest.raises(Unavailable, match=r"no answer within 0\.05 s"):
+            await door.ask("PING", within_seconds=0.05)
+        assert time.monotonic() - started < 0.5
+        valkey.resume()
+
+
+async def test_a_time_limit_that_our_own_stall_has_used_up_says_nothing_about_redis(valkey_url: str) -> None:
+    async with proxied(valkey_url) as line, door_to(line.url, answer_seconds=0.03) as door:
+        await door.ask("PING", within_seconds=1)
+        line.freeze()
+        asking = asyncio.create_task(door.ask("PING"))
+        await asyncio.sleep(0)
+        time.sleep(0.1)  # time itself: the loop stands still
+        with pytest.raises(Unavailable):
+            await asking
+        assert not door.is_away
+        line.thaw()
+
+
+async def test_the_round_trip_is_measured(valkey_url: str) -> None:
+    async with proxied(valkey_url) as line, door_to(line.url) as door:
+        assert math.isnan(door.round_trip_seconds)
+        line.delay_seconds = 0.02
+        for _ in range(3):
+            await door.ask("PING")
+        assert 0.02 <= door.round_trip_seconds < 0.05
+        assert 0.02 <= await door.measure() < 0.05
+
+
+# --- translated ---
+
+
+async def test_what_the_server_refuses_is_unavailable_and_does_not_make_it_away(valkey_url: str) -> None:
+    async with door_to(valkey_url) as door:
+        connection = await door.ask("CLIENT", "ID")
+        with pytest.raises(Unavailable, match="unknown command"):
+            await door.ask("NO-SUCH-COMMAND")
+        assert not door.is_away
+        assert await door.ask("CLIENT", "ID") == connection
+
+
+async def test_a_script_that_the_server_has_forgotten_is_sent_again(valkey_url: str) -> None:
+    async with door_to(valkey_url) as door:
+        beat = Script("cache_beat")
+        for _ in range(2):
+            sequence, now = await door.run(beat, ["p:"])
+            assert int(sequence) == int(now) > 0
+            await door.ask("SCRIPT", "FLUSH")
+            await door.ask("DEL", "p:seq")
+        with pytest.raises(Unavailable, match="No matching script"):
+            await door.run_together([(beat, ["p:"], [])])
+        assert len(await door.run_together([(beat, ["p:"], [])] * 2, load=[beat])) == 2
+
+
+async def test_a_server_that_is_not_there_is_unavailable_for_every_kind_of_call() -> None:
+    async with door_to("redis://127.0.0.1:1") as door:
+        for call in (
+            door.ask("PING"), door.run(Script("cache_beat"), ["p:"]),
+            door.run_together([(Script("cache_beat"), ["p:"], [])]), door.describe(),
+            door.measure(), door.configured("appendonly"), door.subscribe("c"), anext(aiter(door.scan("*", page=10))),
+        ):  # fmt: skip
+            with pytest.raises(Unavailable):
+                await call
+
+
+async def test_a_door_that_is_closed_asks_nothing(valkey_url: str) -> None:
+    async with door_to(valkey_url) as door:
+        shard = door.of_one_shard()
+        await shard.ask("PING")
+        await door.aclose()
+        for closed in (door, shard):
+            with pytest.raises(NotAsked):
+                await closed.ask("PING", urgent=True)
+
+
+# --- subscriptions ---
+
+
+async def test_a_subscription_hears_each_message_and_ends_with_its_connection(valkey_url: str) -> None:
+    async with proxied(valkey_url) as line, door_to(line.url) as door:
+        subscription = await door.subscribe("news")
+        heard: list[bytes] = []
+        ends: list[float] = []
+        checked = asyncio.Event()
+
+        async def checking() -> None:
+            await subscription.check(within_seconds=1)
+            checked.set()
+            await asyncio.sleep(60)
+
+        following = asyncio.create_task(
+            subscription.follow(heard.append, checking(), on_end=lambda: ends.append(time.monotonic()))
+        )
+        await checked.wait()
+        for number in range(3):
+            assert await door.ask("PUBLISH", "news", number) == 1
+        await subscription.check(within_seconds=1)
+        assert heard == [b"0", b"1", b"2"]
+        line.cut()
+        with pytest.raises(Unavailable):
+            await following
+        assert len(ends) == 1
+        await subscription.aclose()
+
+
+async def test_a_subscription_on_a_line_that_carries_nothing_is_found_out_by_asking(valkey_url: str) -> None:
+    async with proxied(valkey_url) as line, door_to(line.url) as door:
+        subscription = await door.subscribe("news")
+        line.freeze()
+
+        async def checking() -> None:
+            await subscription.check(within_seconds=0.05)
+
+        with pytest.raises(Unavailable, match="no answer on the subscription"):
+            await subscription.follow(lambda _: None, checking())
+        await subscription.aclose()
+        with pytest.raises(Unavailable):
+            await door.subscribe("news", within_seconds=0.05)
+        line.thaw()
+
+
+# --- connections ---
+
+
+async def test_commands_one_after_the_other_use_one_connection(valkey_url: str) -> None:
+    async with door_to(valkey_url) as door:
+        for _ in range(20):
+            assert await door.ask("PING")
+        assert len(connections_to(valkey_url)) == 1
+        await echo_many(door)
+        await echo_many(door)
+        assert len(connections_to(valkey_url)) == MANY
+    assert connections_to(valkey_url) == []
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_idle_connections_that_were_closed_fail_no_command(valkey_url: str, *, reset: bool) -> None:
+    """As a server does when it restarts or after its `timeout`, and as many a load balancer does."""
+    async with proxied(valkey_url) as line, door_to(line.url) as door:
+        await echo_many(door)
+        line.cut(reset=reset)
+        await asyncio.sleep(0.05)
+        await echo_many(door)
+        assert len(connections_to(valkey_url)) == MANY
+
+
+async def test_those_that_have_answered_since_are_kept(valkey_url: str) -> None:
+    async with door_to(valkey_url) as door:
+        await echo_many(door)
+        before = time.monotonic()
+        kept = await asyncio.gather(*(door.ask("CLIENT", "ID") for _ in range(3)))
+        await pool_of(door).drop_idle(silent_since=before)
+        await asyncio.sleep(0.02)
+        assert {int(each["id"]) for each in connections_to(valkey_url)} == set(kept)
+
+
+async def test_a_cancelled_command_leaves_its_answer_to_nobody(valkey_url: str) -> None:
+    async with proxied(valkey_url) as line, door_to(line.url, max_connections=2) as door:
+        assert await door.ask("PING")
+        for _ in range(5):
+            line.freeze()
+            late = asyncio.create_task(door.ask("ECHO", "late"))
+            await asyncio.sleep(0.02)
+            late.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await late
+            line.thaw()
+            assert await door.ask("ECHO", "next") == b"next"
+
+
+async def test_a_cancelled_command_costs_nobody_else_a_connection(valkey_url: str) -> None:
+    async with proxied(valkey_url) as line, door_to(line.url) as door:
+        await echo_many(door)
+        before = {each["id"] for each in connections_to(valkey_url)}
+        line.freeze()
+        late = asyncio.create_task(door.ask("PING"))
+        await asyncio.sleep(0.02)
+        late.cancel()
+        await asyncio.wait({late})
+        line.thaw()
+        await echo_many(door)
+        assert len(before & {each["id"] for each in connections_to(valkey_url)}) == MANY - 1
+
+
+async def test_a_connection_that_opens_slowly_is_there_for_the_next_command(valkey_url: str) -> None:
+    """Opening one takes several answers, more than a command may take on a server at some distance."""
+    async with proxied(valkey_url) as line, door_to(line.url) as door:
+        line.delay_seconds = 0.01
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.015):
+                await door.ask("PING")
+        await asyncio.sleep(0.09)
+        async with asyncio.timeout(0.03):
+            assert await door.ask("PING")
+        assert len(connections_to(valkey_url)) == 1
+
+
+async def test_one_that_is_still_opening_when_it_is_closed_does_not_stay(valkey_url: str) -> None:
+    async with proxied(valkey_url) as line:
+        async with door_to(line.url) as door:
+            line.freeze()
+            waiting = asyncio.create_task(door.ask("PING"))
+            await asyncio.sleep(0.02)
+            await door.aclose()
+            with pytest.raises(Unavailable):
+                await waiting
+        line.thaw()
+        await asyncio.sleep(0.02)
+        assert connections_to(valkey_url) == []
+
+
+async def test_a_connection_that_is_cut_takes_the_idle_ones_along_and_no_room_in_the_pool(valkey_url: str) -> None:
+    async with proxied(valkey_url) as line, door_to(line.url) as door:
+        for _ in range(3):
+            await echo_many(door)
+            line.freeze()
+            cut = asyncio.create_task(door.ask("ECHO", "cut"))
+            await asyncio.sleep(0.02)
+            line.cut()
+            with pytest.raises(Unavailable):
+                await cut
+            line.thaw()
+        await echo_many(door)
+        assert len(connections_to(valkey_url)) == MANY
