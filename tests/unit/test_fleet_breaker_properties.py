@@ -87,13 +87,13 @@ class Fleet(RuleBasedStateMachine):
         for _ in range(1000):
             await asyncio.sleep(0)
             waiting = [call for call in self.calls if not call.task.done()]
-            busy = any(replica.fleet._connection.is_busy for replica in self.replicas)
+            busy = any(replica.fleet._connection.tasks for replica in self.replicas)
             if not busy and len(asyncio.all_tasks()) <= 1 + len(waiting):
                 return
         raise AssertionError("it never came to rest")
 
     async def reported(self) -> None:
-        while any(replica.fleet._connection.is_busy for replica in self.replicas):
+        while any(replica.fleet._connection.tasks for replica in self.replicas):
             await asyncio.sleep(0)
 
     def truth(self) -> dict[str, Any]:

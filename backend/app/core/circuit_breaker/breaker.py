@@ -49,35 +49,23 @@ PROBE_SECONDS = Histogram("chorus_circuit_breaker_probe_seconds", "Duration of p
 
 
 class Link(Protocol):
-    """The fleet, as one circuit sees it (`link.FleetLink`)."""
+    """The fleet, as one circuit sees it; `link.FleetLink` says what each of these does."""
 
     @property
     def up(self) -> bool: ...
 
     @property
-    def share(self) -> float:
-        """This replica's share of the fleet, in (0, 1]."""
-        ...
+    def share(self) -> float: ...
 
-    def report(self) -> None:
-        """Something went wrong: tell the fleet now, in the background."""
-        ...
+    def report(self) -> None: ...
 
-    async def acquire(self) -> FleetLease | None:
-        """A permit, if there is one to be had. What the fleet said on the occasion is learned."""
-        ...
+    async def acquire(self) -> FleetLease | None: ...
 
-    async def settle(self, lease: FleetLease, outcome: str, hold_seconds: float, cause: str) -> bool | None:
-        """Did the outcome count? `None`: the fleet is out of reach. Goes on when the caller is cancelled."""
-        ...
+    async def settle(self, lease: FleetLease, outcome: str, verdict: Verdict) -> bool | None: ...
 
-    def release_soon(self, lease: FleetLease) -> None:
-        """Give the permit back without waiting for it."""
-        ...
+    def release_soon(self, lease: FleetLease) -> None: ...
 
-    async def prove(self) -> bool:
-        """The dependency was seen well: did that make the fleet's circuit half open?"""
-        ...
+    async def prove(self) -> None: ...
 
 
 class CircuitBreaker:
@@ -104,7 +92,7 @@ class CircuitBreaker:
         self._uniform = uniform
         self._slow_after = policy.slow_call_seconds or 0.0
         self._view = self._fleet_view = View(CLOSED, 0, life=-1)
-        self._seen = Observations(policy, self._monotonic())
+        self.seen = Observations(policy, self._monotonic())
         self._fleet_failures = self._failed_rounds = 0
         self._permits = Permits(policy)
         self._next_probe_at = 0.0
@@ -143,9 +131,9 @@ class CircuitBreaker:
             return result
         self.tally.ok += 1
         ended = self._monotonic()
-        self._seen.add_success(ended, started)
+        self.seen.add_success(ended, started)
         if started and ended - started > self._slow_after and not self._stood_still(started):
-            self._seen.slow += 1
+            self.seen.slow += 1
             self.tally.slow += 1
             if not view.forced:
                 self._judge(0.0)
@@ -173,7 +161,7 @@ class CircuitBreaker:
             if verdict.named_seconds > verdict.hold_seconds:
                 cause = with_return(cause, verdict.named_seconds)
             verdict = verdict._replace(cause=cause)
-            self._seen.remember(cause, self._monotonic())
+            self.seen.remember(cause, self._monotonic())
         return verdict
 
     def _stood_still(self, started: float) -> bool:
@@ -189,15 +177,15 @@ class CircuitBreaker:
             self.tally.ignored += 1
         else:
             self.tally.failed += 1
-            self._seen.add_failure(self._monotonic(), started)
+            self.seen.add_failure(self._monotonic(), started)
             if not view.forced:
                 self._judge(verdict.hold_seconds)
 
     def _judge(self, hold_seconds: float) -> None:
         """After trouble in a closed circuit: open it if a rule says so, and tell the fleet."""
-        self._seen.hold(hold_seconds)
-        counts = self._seen.counts(self._monotonic())
-        trip = judge(self.policy, counts, in_a_row=self._seen.in_a_row, hold_seconds=hold_seconds)
+        self.seen.hold(hold_seconds)
+        counts = self.seen.counts(self._monotonic())
+        trip = judge(self.policy, counts, in_a_row=self.seen.in_a_row, hold_seconds=hold_seconds)
         if trip is not None:
             self._trip(trip, counts)
         if self.link is not None:
@@ -235,22 +223,19 @@ class CircuitBreaker:
 
     async def _admit(self) -> object | None:
         """A probe's lease; `None`: the circuit has closed meanwhile. Raises `CircuitBreakerOpenError`."""
-        if not self._follows_fleet():
-            return self._acquire()
-        if self._view.local and self._fleet_view.state is not CLOSED:
-            self._adopt_fleet_state()
-            if self._view.forced or self._monotonic() < self._view.until:
-                raise self._rejection()
-        if self._view.local:
-            return self._acquire()
-        lease = await self.link.acquire() if self.link is not None else None
-        if lease is not None:
-            return lease
-        if self._view.state is CLOSED:
-            return None
-        if not self._follows_fleet():
-            return self._acquire()
-        raise self._rejection()
+        link = self.link
+        if link is not None and link.up:
+            if self._view.local and self._fleet_view.state is not CLOSED:
+                self._adopt_fleet_state()
+                if self._view.forced or self._monotonic() < self._view.until:
+                    raise self._rejection()
+            if not self._view.local:
+                lease = await link.acquire()
+                if lease is not None or self._view.state is CLOSED:
+                    return lease
+                if self._follows_fleet():
+                    raise self._rejection()
+        return self._acquire()
 
     def _acquire(self) -> object:
         """A lease of this process's own. Raises `CircuitBreakerOpenError` if there is none."""
@@ -270,42 +255,27 @@ class CircuitBreaker:
         return lease
 
     async def _settle(self, view: View, lease: object, outcome: str, verdict: Verdict) -> None:
+        """`outcome`: ok, fail, or release for a probe that tells nothing."""
         counted: bool | None = None
         if isinstance(lease, FleetLease):
-            if self.link is not None:
-                counted = await self.link.settle(lease, outcome, verdict.hold_seconds, verdict.cause)
+            counted = await self.link.settle(lease, outcome, verdict) if self.link is not None else None
             is_ours = counted is None and view is self._view  # the fleet is out of reach
         else:
             is_ours = view is self._view and self._permits.give_back(lease, self._monotonic())
-        if is_ours:
-            self._settle_here(outcome, verdict)
-        if not (counted or is_ours):
-            self.tally.late += 1
-        elif outcome == "ok":
-            self.tally.ok += 1
-        elif outcome == "fail":
-            self.tally.failed += 1
-        else:
-            self.tally.ignored += 1
-
-    def _settle_here(self, outcome: str, verdict: Verdict) -> None:
-        if outcome == "fail":
-            self._seen.in_a_row += 1
+        self.tally.add_probe(outcome if counted or is_ours else "late")
+        if is_ours and outcome == "fail":
+            self.seen.in_a_row += 1
             self._reopen(verdict)
-        elif outcome == "ok":
+        elif is_ours and outcome == "ok":
             self._permits.good += 1
             if self._permits.good >= self.policy.success_threshold:
                 self._close()
 
     def _abandon(self, view: View, lease: object) -> None:
-        if isinstance(lease, FleetLease):
-            if self.link is not None:
-                self.link.release_soon(lease)
-            self.tally.ignored += 1
-        elif view is self._view and self._permits.give_back(lease, self._monotonic()):
-            self.tally.ignored += 1
-        else:
-            self.tally.late += 1
+        is_ours = view is self._view and self._permits.give_back(lease, self._monotonic())
+        if isinstance(lease, FleetLease) and self.link is not None:
+            self.link.release_soon(lease)
+        self.tally.add_probe("release" if is_ours or isinstance(lease, FleetLease) else "late")
 
     # -- transitions: closed -> open -> half open -> closed | open
 
@@ -313,7 +283,7 @@ class CircuitBreaker:
         """Closed -> open."""
         now = self._monotonic()
         self._rejoining.tripped(now)
-        why = because(trip.rule, "" if trip.rule is Rule.SLOW_CALLS else self._seen.cause)
+        why = because(trip.rule, "" if trip.rule is Rule.SLOW_CALLS else self.seen.cause)
         self._enter(OPEN, until=now + trip.seconds, why=why)
         self._unannounced = self._view, counts
         if not self._follows_fleet():
@@ -326,7 +296,7 @@ class CircuitBreaker:
         if view.state is OPEN and not view.forced and until > view.until:
             self._view = view._replace(until=until)
             if self.link is not None:
-                self._seen.hold(hold_seconds)
+                self.seen.hold(hold_seconds)
                 self.link.report()
 
     def _start_probing(self) -> None:
@@ -354,12 +324,17 @@ class CircuitBreaker:
     def _rejoin(self) -> None:
         """Open or half open, as the only one of the fleet -> what the fleet's circuit is, closed."""
         self._adopt_fleet_state()
-        self._seen.forget()
+        self.seen.forget()
         transition_log.closed(self.name, self.numbers(scope="replica"))
 
     def _adopt_fleet_state(self) -> None:
         """This replica's own state -> the last known one of the fleet."""
         self._set(self._fleet_view)
+
+    def _follow_until(self, fleet: View) -> None:
+        """Open -> open for longer: another replica was told so."""
+        if fleet.state is OPEN and fleet.until > self._view.until + UNTIL_TOLERANCE_SECONDS:
+            self._view = self._fleet_view = fleet
 
     def force_open(self, *, who: str, why: str) -> None:
         """Refuse every call until `reset()`. This process only; `BreakerFleet.force` is for all."""
@@ -381,6 +356,7 @@ class CircuitBreaker:
         self._set(View(state, self._view.epoch + 1, until, forced=forced, life=life, why=why, who=who))
 
     def _set(self, view: View) -> None:
+        """Every change of state ends here. What was granted or counted in the old one is void."""
         if view.state is not self._view.state:
             self.tally.transitions[view.state] += 1
         self._view = view
@@ -388,7 +364,7 @@ class CircuitBreaker:
         self._permits.restart()
         if view.state is CLOSED:
             self._fleet_failures = self._failed_rounds = 0
-            self._seen.restart(self._monotonic())
+            self.seen.restart(self._monotonic())
 
     # -- what is seen past the circuit
 
@@ -416,10 +392,10 @@ class CircuitBreaker:
         if view.state is not CLOSED or view.forced or self._stood_still(started):
             return
         now = self._monotonic()
-        self._seen.remember(cause, now)
-        while self._seen.in_a_row < self.policy.failure_threshold:
+        self.seen.remember(cause, now)
+        while self.seen.in_a_row < self.policy.failure_threshold:
             self.tally.failed += 1
-            self._seen.add_failure(now, now)
+            self.seen.add_failure(now, now)
         self._judge(0.0)
 
     # -- the fleet
@@ -454,7 +430,7 @@ class CircuitBreaker:
         self._fleet_view = View(CLOSED, 0, life=-1)
         if link is None and not self._view.local:
             self._view = self._view._replace(local=True)
-        self._seen.forget()
+        self.seen.forget()
 
     def learn(self, fleet: View, failures: int, *, asked: tuple[int, int] | None) -> bool:
         """The fleet's state: news (`asked` is `None`), or the answer to a question put when `version` was `asked`.
@@ -465,15 +441,14 @@ class CircuitBreaker:
         self._fleet_failures = failures
         news = fleet.version != known.version
         if not news and not mine.local:
-            if fleet.state is OPEN and fleet.until > mine.until + UNTIL_TOLERANCE_SECONDS:
-                self._view = self._fleet_view = fleet
+            self._follow_until(fleet)
             return False
         self._fleet_view = fleet
         if not takes_over(fleet, mine, known):
             return False
         self._adopt_fleet_state()
         self._fleet_failures = failures
-        self._seen.forget()
+        self.seen.forget()
         return news
 
     def delta(self, *, successes: bool) -> Delta | None:
@@ -481,16 +456,9 @@ class CircuitBreaker:
         alone only if asked for. A fleet whose circuit is not closed is told of delays only."""
         fleet = self._fleet_view
         if fleet.state is CLOSED and not fleet.forced:
-            return self._seen.delta(self._monotonic(), successes=successes)
-        delay = self._seen.delay()
+            return self.seen.delta(self._monotonic(), successes=successes)
+        delay = self.seen.delay()
         return delay if fleet.state is OPEN else None
-
-    def forget_successes(self) -> None:
-        """Unless there is trouble to tell as well."""
-        self._seen.forget_successes()
-
-    def forget_delta(self) -> None:
-        self._seen.forget()
 
     def announce(self) -> None:
         """Log the trip that was this process's own doing, once, if it still stands."""
@@ -499,7 +467,7 @@ class CircuitBreaker:
             return
         view, counts = pending
         scope = "replica" if self.link is not None else "process"
-        self.log_trip(view.why, self._seen.in_a_row, counts._asdict() | {"scope": scope, "why": view.why})
+        self.log_trip(view.why, self.seen.in_a_row, counts._asdict() | {"scope": scope, "why": view.why})
 
     def log_trip(self, why: str, failures: int, numbers: dict[str, Any]) -> None:
         """This process' own trip, or one of the fleet that this replica has made."""
@@ -543,7 +511,7 @@ class CircuitBreaker:
         return self._view.forced
 
     def snapshot(self) -> Snapshot:
-        view, seen = self._view, self._seen
+        view, seen = self._view, self.seen
         return Snapshot(
             name=self.name,
             state=view.state,
@@ -557,7 +525,7 @@ class CircuitBreaker:
 
     @property
     def _failure_count(self) -> int:
-        return max(self._seen.in_a_row, self._fleet_failures)
+        return max(self.seen.in_a_row, self._fleet_failures)
 
     def numbers(self, **more: Any) -> dict[str, Any]:
         """Behind the present state, as fields of a log line."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from prometheus_client import Counter, Gauge
@@ -48,46 +47,38 @@ class FleetTimings:
 DEFAULT_TIMINGS = FleetTimings()
 
 
+@dataclass(eq=False)
 class FleetConnection:
-    """Used by every `FleetLink` of one `BreakerFleet`, which says what the arguments mean."""
+    """Used by every `FleetLink` of one `BreakerFleet`."""
 
-    def __init__(
-        self,
-        door: Door,
-        *,
-        namespace: str,
-        replica_id: str,
-        timings: FleetTimings,
-        living: Callable[[str], int],
-        recovered: Callable[[str, State], None],
-        hurry: Callable[[], None],
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.keys = Keys(namespace)
-        self.replica_id = replica_id
-        self.timings = timings
-        self.living = living
-        self.recovered = recovered
-        self.hurry = hurry
-        """Resync soon: a circuit has closed."""
-        self.now = now
-        self.is_up = False
-        self.replicas = 1
-        """How many share the probes while Redis is away: the last count made while it was there."""
-        self._door = door
-        self._tasks: set[asyncio.Task[Any]] = set()
+    door: Door
+    keys: Keys
+    replica_id: str
+    timings: FleetTimings
+    now: Callable[[], float]
+    """Monotonic seconds."""
+    living: Callable[[str], int]
+    """How many living replicas may call what is behind the circuit of this name."""
+    recovered: Callable[[str, State], None]
+    """To be called when this replica has made the circuit of this name half open, or closed it, for the fleet."""
+    hurry: Callable[[], None]
+    """Resync soon: a circuit has closed."""
+    is_up: bool = False
+    replicas: int = 1
+    """How many share the probes while Redis is away: the last count made while it was there."""
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     # -- asking
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """The script's answer in time, or `None`: this replica is on its own until the next resync."""
-        return await self._answer(self._door.run(script, keys, args, within_seconds=self.timings.answer_seconds))
+        return await self._answer(self.door.run(script, keys, args, within_seconds=self.timings.answer_seconds))
 
     async def run_together(self, calls: Sequence[ScriptCall], *, is_first: bool) -> list[Any] | None:
         """The answers in order, in time, or `None` as above. `is_first`: Redis may not know the scripts."""
         seconds = self.timings.join_seconds if is_first else self.timings.answer_seconds
         load = SCRIPTS if is_first else ()
-        return await self._answer(self._door.run_together(calls, load=load, within_seconds=seconds))
+        return await self._answer(self.door.run_together(calls, load=load, within_seconds=seconds))
 
     async def _answer(self, asked: Awaitable[T]) -> T | None:
         ROUND_TRIPS.inc()
@@ -115,8 +106,8 @@ class FleetConnection:
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """It goes on when its caller is cancelled; `finish` waits for it."""
         task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
         return task
 
     def spawn_if_running(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
@@ -127,11 +118,7 @@ class FleetConnection:
             return
         self.spawn(work())
 
-    @property
-    def is_busy(self) -> bool:
-        return bool(self._tasks)
-
     async def finish(self) -> None:
         """Wait for what is under way."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self.tasks:
+            await asyncio.wait(self.tasks)

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from itertools import chain
 
 from app.core.circuit_breaker.breaker import CircuitBreaker
 from app.core.circuit_breaker.connection import DEFAULT_TIMINGS, FleetConnection, FleetTimings
@@ -18,6 +19,7 @@ from app.core.circuit_breaker.wire import (
     FORCED,
     MAX_LISTED,
     FleetState,
+    Keys,
     read_message,
     read_row,
     read_state,
@@ -61,12 +63,11 @@ class BreakerFleet:
         self._door = door
         self._count_replicas = replicas
         self._timings = timings
+        self._keys = Keys(namespace)
         self._connection = FleetConnection(
-            door, namespace=namespace, replica_id=replica_id, timings=timings, now=now, hurry=self._hurry,
-            living=living or (lambda _name: replicas()),
-            recovered=self._recovered,
+            door, self._keys, replica_id, timings, now, hurry=self._hurry,
+            living=living or (lambda _name: replicas()), recovered=self._recovered,
         )  # fmt: skip
-        self._keys = self._connection.keys
         self._links: dict[str, FleetLink] = {}
         self._families: dict[str, KeyedCircuitBreakers] = {}
         self._sync_now = asyncio.Event()
@@ -116,7 +117,7 @@ class BreakerFleet:
                 if isinstance(breaker.link, FleetLink):
                     yield breaker.link
 
-    def _find(self, name: str, told: FleetState) -> FleetLink | None:
+    def _find(self, name: str, state: FleetState) -> FleetLink | None:
         """The link of a breaker; a keyed one that is in trouble elsewhere is made before its first call here."""
         if name in self._links:
             return self._links[name]
@@ -124,7 +125,7 @@ class BreakerFleet:
         family = self._families.get(family_name)
         if family is None or not key:
             return None
-        troubled = told.view.state is not CLOSED or told.view.forced or told.failures > 0
+        troubled = state.view.state is not CLOSED or state.view.forced or state.failures > 0
         breaker = family.get(key) if troubled else family.find(key)
         return breaker.link if breaker is not None and isinstance(breaker.link, FleetLink) else None
 
@@ -136,7 +137,7 @@ class BreakerFleet:
             connection, returning = self._connection, not self.up
             if returning:
                 for link in self._all_links():
-                    link.breaker.forget_delta()  # what was seen alone is never replayed
+                    link.breaker.seen.forget()  # what was seen alone is never replayed
             told = [] if returning else self._successes()
             asked = {link.breaker.name: link.breaker.version for link in self._all_links()}
             calls = [call for _, call in told]
@@ -148,42 +149,40 @@ class BreakerFleet:
                 link.reported(answer, asked[link.breaker.name])
             if returning:
                 connection.found()
-            for rows in answers[len(told) :]:
-                self._learn_rows(rows, asked)
+            for row in chain.from_iterable(answers[len(told) :]):
+                name, state = read_row(row, connection.now())
+                self._learn(name, state, asked=asked.get(name))
             connection.replicas = max(1, self._count_replicas())
             return True
 
-    def _learn_rows(self, rows: Iterable[Sequence[bytes]], asked: dict[str, tuple[int, int]]) -> None:
-        for row in rows:
-            name, told = read_row(row, self._connection.now())
-            link = self._find(name, told)
-            if link is not None:
-                link.heard(told, asked=asked.get(name))
+    def _learn(self, name: str, state: FleetState, *, asked: tuple[int, int] | None = None) -> None:
+        link = self._find(name, state)
+        if link is not None:
+            link.heard(state, asked=asked)
 
     def _successes(self) -> list[tuple[FleetLink, ScriptCall]]:
-        """Reports of circuits without trouble of late. A keyed circuit's are worth a told only while failures count."""
+        """Reports of circuits without trouble of late. Those of keyed ones are sent only while failures count."""
         told = []
         for link in self._all_links():
-            single = link.breaker.name in self._links
-            if single or link.breaker.is_fleet_failing:
-                delta = link.breaker.delta(successes=True)
-                if delta is not None:
-                    told.append((link, link.report_call(delta)))
-            else:
-                link.breaker.forget_successes()
+            if not self._is_followed(link):
+                link.breaker.seen.forget_successes()
+            elif (delta := link.breaker.delta(successes=True)) is not None:
+                told.append((link, link.report_call(delta)))
             if len(told) >= MAX_LISTED:
                 break
         return told
 
     def _groups(self) -> dict[str, list[str]]:
         groups: dict[str, list[str]] = {family: [] for family in self._families}
-        for link in self._all_links():
-            name = link.breaker.name
-            if name in self._links or link.breaker.is_fleet_failing:
-                names = groups.setdefault(name.partition(":")[0], [])
-                if len(names) < MAX_LISTED:
-                    names.append(name)
+        for link in filter(self._is_followed, self._all_links()):
+            names = groups.setdefault(link.breaker.name.partition(":")[0], [])
+            if len(names) < MAX_LISTED:
+                names.append(link.breaker.name)
         return groups
+
+    def _is_followed(self, link: FleetLink) -> bool:
+        """Is it read by name with every resync?"""
+        return link.breaker.name in self._links or link.breaker.is_fleet_failing
 
     async def run(self) -> None:
         """Listen and resync until cancelled."""
@@ -232,10 +231,7 @@ class BreakerFleet:
 
     def hear(self, message: bytes) -> None:
         """Learn from a published message. In any order, any number of times: only news counts."""
-        name, told = read_message(message, self._connection.now())
-        link = self._find(name, told)
-        if link is not None:
-            link.heard(told, asked=None)
+        self._learn(*read_message(message, self._connection.now()))
 
     # -- for people
 
@@ -243,11 +239,9 @@ class BreakerFleet:
         """`open`, `closed` or `auto`, for every replica and until told otherwise. Raises `Unavailable`."""
         args = [name, self._keys.channel, FORCED[state], one_line(who), one_line(why)]
         answer = await self._door.run(FORCE, self._keys.of(name), args, urgent=True)
-        told = read_state(answer[1:], self._connection.now())
-        link = self._find(name, told)
-        if link is not None:
-            link.heard(told, asked=None)
-        return told
+        decided = read_state(answer[1:], self._connection.now())
+        self._learn(name, decided)
+        return decided
 
     async def list(self, names: Iterable[str]) -> dict[str, FleetState]:
         """The fleet's states of these, and on every keyed circuit of their groups in trouble. Raises `Unavailable`."""
@@ -257,6 +251,6 @@ class BreakerFleet:
         states: dict[str, FleetState] = {}
         for group, members in groups.items():
             for row in await self._door.run(*self._keys.read_call(group, members), urgent=True):
-                name, told = read_row(row, self._connection.now())
-                states[name] = told
+                name, found = read_row(row, self._connection.now())
+                states[name] = found
         return states

@@ -11,7 +11,9 @@ from app.core.circuit_breaker import transition_log
 from app.core.circuit_breaker.breaker import CircuitBreaker
 from app.core.circuit_breaker.connection import FleetConnection
 from app.core.circuit_breaker.observations import Delta
+from app.core.circuit_breaker.outcomes import IGNORED, Verdict
 from app.core.circuit_breaker.permits import FleetLease
+from app.core.circuit_breaker.rules import Counts
 from app.core.circuit_breaker.states import CLOSED, HALF_OPEN, UNKNOWN
 from app.core.circuit_breaker.wire import (
     ACQUIRE,
@@ -20,7 +22,6 @@ from app.core.circuit_breaker.wire import (
     SETTLE,
     FleetState,
     micros,
-    read_counts,
     read_row,
     read_state,
     report_rules,
@@ -48,11 +49,13 @@ class FleetLink:
 
     @property
     def share(self) -> float:
+        """This replica's share of the fleet, in (0, 1]."""
         return 1 / max(1, self._connection.replicas)
 
     # -- reports
 
     def report(self) -> None:
+        """Something went wrong: tell the fleet now, in the background."""
         if not self._reporting and self.up:
             self._reporting = True
             self._connection.spawn(self._report())
@@ -93,14 +96,15 @@ class FleetLink:
 
     def reported(self, answer: list[Any], asked: tuple[int, int]) -> None:
         """What Redis says to a report that was sent when `breaker.version` was `asked`."""
-        changed, counts = answer[0] == 1, read_counts(answer[1:6])
+        changed, counts = answer[0] == 1, Counts(*answer[1:6])
         told = self._learn(answer[6:], asked)
         if changed:
-            self.breaker.log_trip(told.view.why, told.failures, counts._asdict() | _numbers(told))
+            self.breaker.log_trip(told.view.why, told.failures, self._numbers(told, **counts._asdict()))
 
     # -- probes
 
     async def acquire(self) -> FleetLease | None:
+        """A permit, if there is one to be had. What the fleet says on the occasion is learned."""
         if self._asking or self._connection.now() < self._denied_until:
             return None
         self._asking = True
@@ -123,7 +127,7 @@ class FleetLink:
                 return None  # granted or not, this is unknown: the lease runs out by itself
             told = self._learn(answer[2:], asked)
             if answer[1] == 1:
-                transition_log.half_opened(breaker.name, breaker.numbers(**_numbers(told)))
+                transition_log.half_opened(breaker.name, self._numbers(told))
             if answer[0] == 1:
                 return FleetLease(lease, *told.view.version)
             self._denied_until = self._connection.now() + random.uniform(*self._connection.timings.denied_seconds)  # noqa: S311  spreads load
@@ -131,36 +135,38 @@ class FleetLink:
         finally:
             self._asking = False
 
-    async def prove(self) -> bool:
+    async def prove(self) -> None:
+        """The dependency was seen well: make the fleet's circuit half open, if it is open."""
         breaker = self.breaker
         asked = breaker.version
         answer = await self._connection.run(PROVE, self._keys, [*self._names, self._connection.replica_id])
         if answer is None:
-            return False
+            return
         told = self._learn(answer[1:], asked)
         self._denied_until = 0.0
         if answer[0] == 1:
-            transition_log.half_opened(breaker.name, breaker.numbers(**_numbers(told)))
+            transition_log.half_opened(breaker.name, self._numbers(told))
             self._connection.recovered(breaker.name, HALF_OPEN)
-        return bool(answer[0] == 1)
 
     def _give_back(self, asking: asyncio.Task[FleetLease | None]) -> None:
         if not asking.cancelled() and not asking.exception() and (lease := asking.result()) is not None:
             self.release_soon(lease)
 
-    async def settle(self, lease: FleetLease, outcome: str, hold_seconds: float, cause: str) -> bool | None:
-        return await asyncio.shield(self._connection.spawn(self._settle(lease, outcome, hold_seconds, cause)))
+    async def settle(self, lease: FleetLease, outcome: str, verdict: Verdict) -> bool | None:
+        """Did the outcome count? `None`: the fleet is out of reach. Goes on when the caller is cancelled."""
+        return await asyncio.shield(self._connection.spawn(self._settle(lease, outcome, verdict)))
 
     def release_soon(self, lease: FleetLease) -> None:
-        self._connection.spawn_if_running(lambda: self._settle(lease, "release", 0.0, ""))
+        """Give the permit back without waiting for it."""
+        self._connection.spawn_if_running(lambda: self._settle(lease, "release", IGNORED))
 
-    async def _settle(self, lease: FleetLease, outcome: str, hold_seconds: float, cause: str) -> bool | None:
+    async def _settle(self, lease: FleetLease, outcome: str, verdict: Verdict) -> bool | None:
         breaker, policy = self.breaker, self.breaker.policy
         asked = breaker.version
         args = [
-            *self._names, self._connection.replica_id, *lease, outcome, micros(hold_seconds),
+            *self._names, self._connection.replica_id, *lease, outcome, micros(verdict.hold_seconds),
             micros(policy.open_seconds), micros(policy.max_open_seconds), policy.jitter * random.random(),  # noqa: S311  spreads load
-            policy.success_threshold, cause,
+            policy.success_threshold, verdict.cause,
         ]  # fmt: skip
         answer = await self._connection.run(SETTLE, self._keys, args)
         if answer is None:
@@ -175,13 +181,13 @@ class FleetLink:
 
     def _closed(self, told: FleetState) -> None:
         self._connection.hurry()
-        transition_log.closed(self.breaker.name, self.breaker.numbers(**_numbers(told)))
+        transition_log.closed(self.breaker.name, self._numbers(told))
         self._connection.recovered(self.breaker.name, CLOSED)
 
     def _reopened(self, told: FleetState) -> None:
         transition_log.reopened(
             self.breaker.name, rounds=told.rounds, seconds=told.view.until - self._connection.now(), why=told.view.why,
-            numbers=self.breaker.numbers(**_numbers(told)),
+            numbers=self._numbers(told),
         )  # fmt: skip
 
     # -- what the fleet says
@@ -193,17 +199,16 @@ class FleetLink:
         if news and view.state is CLOSED:
             self._connection.hurry()
         if news and view.who != self._connection.replica_id:
-            transition_log.told(self.breaker.name, view, self.breaker.numbers(**_numbers(told)))
+            transition_log.told(self.breaker.name, view, self._numbers(told))
 
     def _learn(self, fields: list[bytes], asked: tuple[int, int]) -> FleetState:
         told = read_state(fields, self._connection.now())
         self.breaker.learn(told.view, told.failures, asked=asked)
         return told
 
-
-def _numbers(told: FleetState) -> dict[str, Any]:
-    view = told.view
-    return {
-        "scope": "fleet", "state": view.state.value, "epoch": view.epoch, "failures": told.failures,
-        "failed_rounds": told.rounds, "who": view.who, "why": view.why,
-    }  # fmt: skip
+    def _numbers(self, told: FleetState, **more: Any) -> dict[str, Any]:
+        view = told.view
+        return self.breaker.numbers() | more | {
+            "scope": "fleet", "state": view.state.value, "epoch": view.epoch, "failures": told.failures,
+            "failed_rounds": told.rounds, "who": view.who, "why": view.why,
+        }  # fmt: skip

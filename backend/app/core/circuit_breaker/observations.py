@@ -19,6 +19,10 @@ class Tally:
         self.ok = self.failed = self.ignored = self.late = self.rejected = self.slow = 0
         self.transitions: Counter[State] = Counter()
 
+    def add_probe(self, outcome: str) -> None:
+        name = {"ok": "ok", "fail": "failed", "release": "ignored", "late": "late"}[outcome]
+        setattr(self, name, getattr(self, name) + 1)
+
 
 class Delta(NamedTuple):
     """What this replica has seen since its last report. `after`: failures after the last success; how long ago that
@@ -62,11 +66,6 @@ class Window:
 
 class Observations:
     """Of one circuit. All times are monotonic seconds."""
-
-    __slots__ = (
-        "_folded", "_folded_at", "_has_rates", "_hold_seconds", "_ok_at", "_reported", "_row_at", "_served_at",
-        "_window", "_window_seconds", "cause", "cause_at", "failed", "in_a_row", "ok", "slow",
-    )  # fmt: skip
 
     def __init__(self, policy: BreakerPolicy, now: float) -> None:
         self.ok = self.failed = self.slow = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from app.core.circuit_breaker.rules import BreakerPolicy, Counts
+from app.core.circuit_breaker.rules import BreakerPolicy
 from app.core.circuit_breaker.states import CLOSED, State, View
 from app.core.redis.door import ScriptCall
 from app.core.redis.script import Script
@@ -101,8 +101,3 @@ def read_message(data: bytes, now: float) -> tuple[str, FleetState]:
     """A published message: the circuit's name and the fleet's state of it."""
     name, *fields = data.split(b"\n")
     return name.decode(), read_state(fields, now)
-
-
-def read_counts(numbers: Sequence[int]) -> Counts:
-    """Fields 2 to 6 of `breaker_report`'s answer."""
-    return Counts(*numbers)
