@@ -66,28 +66,10 @@ from app.core.circuit_breaker.states import Snapshot, State
 from app.core.circuit_breaker.wire import FleetState
 
 __all__ = [
-    "CIRCUIT_BREAKERS",
-    "FAILED",
-    "IGNORED",
-    "KEYED_CIRCUIT_BREAKERS",
-    "BreakerCollector",
-    "BreakerFleet",
-    "BreakerPolicy",
-    "CircuitBreaker",
-    "CircuitBreakerOpenError",
-    "Classify",
-    "FleetState",
-    "FleetTimings",
-    "KeyedCircuitBreakers",
-    "Snapshot",
-    "State",
-    "Verdict",
-    "default_classify",
-    "gemini_circuit_breaker",
-    "gemini_model_breakers",
-    "supabase_circuit_breaker",
-    "whatsapp_account_breakers",
-    "whatsapp_circuit_breaker",
+    "CIRCUIT_BREAKERS", "FAILED", "IGNORED", "KEYED_CIRCUIT_BREAKERS", "BreakerCollector", "BreakerFleet",
+    "BreakerPolicy", "CircuitBreaker", "CircuitBreakerOpenError", "Classify", "FleetState", "FleetTimings",
+    "KeyedCircuitBreakers", "Snapshot", "State", "Verdict", "default_classify", "gemini_circuit_breaker",
+    "gemini_model_breakers", "supabase_circuit_breaker", "whatsapp_account_breakers", "whatsapp_circuit_breaker",
 ]  # fmt: skip
 
 # A lease outlives the adapter's attempt timeout by a third: a probe that only hangs is settled, not forgotten.

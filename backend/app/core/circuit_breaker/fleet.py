@@ -105,7 +105,7 @@ class BreakerFleet:
             if link.breaker.link is link:
                 link.breaker.attach(None)
         for family in self._families.values():
-            family.join(None)
+            family.leave()
         self._links.clear()
         self._families.clear()
         await self._connection.finish()
