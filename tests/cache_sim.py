@@ -14,7 +14,7 @@ from typing import Any
 
 from app.core.cache import Cache
 from app.core.cache.codec import PLAIN
-from app.core.cache.shard import BUMP, INVALIDATE, Shard, Spend
+from app.core.cache.shard import BUMP, INVALIDATE, Shard
 from app.core.cache.shared import SharedTier
 from app.core.errors import Unavailable
 from app.core.redis.script import Script
@@ -55,19 +55,23 @@ class SimClock(FakeClock):
                 sleeper.set_result(None)
 
 
-class SimLink:
+class SimDoor:
+    round_trip_seconds = 0.0
+
     def __init__(self, world: World, replica: Replica) -> None:
         self._world = world
         self._replica = replica
 
-    async def mget(self, keys: Sequence[str], spend: Spend) -> list[bytes | None]:
+    async def ask(self, _mget: str, *keys: str, within_seconds: float, urgent: bool) -> list[bytes | None]:
         return await self._world.wait_for(self._replica, "read", lambda: self._world.server.mget(keys))
 
-    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any], spend: Spend) -> Any:
+    async def run(
+        self, script: Script, keys: Sequence[str], args: Sequence[Any], *, within_seconds: float, urgent: bool
+    ) -> Any:
         return await self._world.wait_for(self._replica, script.name, lambda: self._world.run(script, keys, args))
 
-    async def scan(self, match: str) -> AsyncIterator[list[str]]:
-        yield [name.decode() for name in self._world.server.scan_iter(match=match)]
+    async def scan(self, match: str, *, page: int, within_seconds: float) -> AsyncIterator[list[bytes]]:
+        yield list(self._world.server.scan_iter(match=match))
 
 
 @dataclass(eq=False)
@@ -88,7 +92,7 @@ class Replica:
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        shard = Shard(SimLink(self.world, self), prefix="sim:{c0}:", origin=self.name)
+        shard = Shard(SimDoor(self.world, self), prefix="sim:{c0}:", origin=self.name)
         self.cache = Cache(clock=self.world.clock, uniform=lambda: 0.0)
         self.shared = SharedTier([shard], clock=self.world.clock)
         self.cache.join(self.shared)
@@ -257,7 +261,7 @@ class World:
 
     def read(self, replica: Replica, key: str) -> asyncio.Task[int]:
         floor = replica.floor.get(key, 0)
-        under_way = replica.cache._flights.get((key, PLAIN))
+        under_way = replica.cache._flights.find((key, PLAIN))
         if under_way is None:
             replica.joined_floor.pop(key, None)
         elif not replica.channel.trusted:

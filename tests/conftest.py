@@ -17,7 +17,7 @@ import redis
 from hypothesis import settings
 
 from app.adapters.migrations import apply_migrations
-from app.core.cache import link
+from app.core.cache import CacheTimings
 from app.core.circuit_breaker import CIRCUIT_BREAKERS, KEYED_CIRCUIT_BREAKERS
 from app.sandbox.servers import Postgres, Valkey, remove_data
 from app.sandbox.servers.location import Location, locate
@@ -43,10 +43,12 @@ def _circuits_as_new() -> Iterator[None]:
 
 
 @pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of what caches do with Redis' answers, not of how long they wait for one: on a busy machine some are
-    late, and then a read rightly goes to the source."""
-    monkeypatch.setattr(link, "MIN_CALL_SECONDS", 5.0)
+def cache_timings(request: pytest.FixtureRequest) -> CacheTimings:
+    """Of the test's caches: the product's, but for what `@pytest.mark.cache_timings(lease=0.15)` says. With `call=5` a
+    test is about what caches do with Redis' answers, not about how long they wait for one, which on a busy machine is
+    sometimes too long: then a read rightly goes to the source."""
+    marker = request.node.get_closest_marker("cache_timings")
+    return CacheTimings(**(marker.kwargs if marker else {}))
 
 
 @pytest.fixture(scope="session")

@@ -421,7 +421,8 @@ def _health(
         except Unavailable as exc:
             raise Unavailable("redis", f"it answers and refuses writes: {exc}") from exc
         wrong = trouble(about, needs_aof=needs_aof)
-        told = {"durability": settings.redis_durability, "channel": channel}
+        round_trip_ms = round(outside.control.round_trip_seconds * 1000, 1)
+        told = {"durability": settings.redis_durability, "channel": channel, "round_trip_ms": round_trip_ms}
         return about | told | ({TROUBLE: wrong} if wrong else {})
 
     async def internals() -> Mapping[str, Any]:

@@ -7,20 +7,20 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from app.core.cache import Cache, join_fleet
+from app.core.cache import Cache, CacheTimings, join_fleet
 from proxy import proxied
 
 from .cache_kit import Replica, World
 
 
 @pytest.fixture
-async def replicas(valkey_url: str) -> AsyncIterator[tuple[Replica, Replica]]:
+async def replicas(valkey_url: str, cache_timings: CacheTimings) -> AsyncIterator[tuple[Replica, Replica]]:
     async with AsyncExitStack() as stack:
         world = World()
         made = []
         for _ in range(2):
             proxy = await stack.enter_async_context(proxied(valkey_url))
-            cache = Cache()
+            cache = Cache(timings=cache_timings)
             shared = await stack.enter_async_context(join_fleet(cache, proxy.url, namespace="test"))
             made.append(Replica(cache, shared, proxy, world))
         for replica in made:

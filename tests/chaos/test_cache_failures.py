@@ -8,8 +8,7 @@ import time
 
 import pytest
 
-from app.core.cache import shared as shared_module
-from app.core.cache.shard import Answer, Shard, Spend
+from app.core.cache.shard import Answer, Budget, Shard
 from app.core.cache.shared import SharedTier
 from app.core.errors import Unavailable
 from app.core.redis.door import NotAsked
@@ -20,7 +19,7 @@ from redis_topologies import servers_of
 from .cache_kit import BACK_SECONDS, EXTRA_SECONDS, SOURCE_SECONDS, Replica, until
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.cache_timings(call=5)
 async def test_a_killed_subscriber_that_missed_nothing_stays_warm(replicas, valkey_url):
     a, _ = replicas
     await a.read()
@@ -115,19 +114,18 @@ async def test_lost_data_empties_memory(replicas, valkey_url):
     assert a.cache.stats().entries == 0
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.cache_timings(call=5)
 async def test_a_loader_that_died_costs_the_others_its_lease_once(replicas):
     a, b = replicas
-    await a.shared.of("user:1").lease("user:1", "json", "0123456789abcdef", 500, Spend(1))
+    await a.shared.of("user:1").lease("user:1", "json", "0123456789abcdef", 500, Budget(1))
     started = time.monotonic()
     assert await asyncio.gather(*(b.read() for _ in range(50))) == ["old"] * 50
     assert 0.3 < time.monotonic() - started < 0.8
     assert b.world.loads == 1
 
 
-@pytest.mark.usefixtures("patient")
-async def test_a_load_longer_than_its_lease_stays_the_only_one(replicas, monkeypatch):
-    monkeypatch.setattr(shared_module, "LEASE_SECONDS", 0.15)
+@pytest.mark.cache_timings(call=5, lease=0.15)
+async def test_a_load_longer_than_its_lease_stays_the_only_one(replicas):
     a, b = replicas
     loads = 0
 
@@ -142,9 +140,8 @@ async def test_a_load_longer_than_its_lease_stays_the_only_one(replicas, monkeyp
     assert loads == 1
 
 
-@pytest.mark.usefixtures("patient")
-async def test_a_renewal_that_was_refused_is_not_the_last(replicas, monkeypatch):
-    monkeypatch.setattr(shared_module, "LEASE_SECONDS", 0.6)
+@pytest.mark.cache_timings(call=5, lease=0.6)
+async def test_a_renewal_that_was_refused_is_not_the_last(replicas):
     a, b = replicas
     loads = 0
 
@@ -152,7 +149,7 @@ async def test_a_renewal_that_was_refused_is_not_the_last(replicas, monkeypatch)
         nonlocal loads
         loads += 1
         shard = a.shared.of("k")
-        shard._link._door._away_until = time.monotonic() + 0.3
+        shard._door._away_until = time.monotonic() + 0.3
         await asyncio.sleep(0.9)  # time itself: longer than the lease
         return "slow"
 
@@ -162,8 +159,8 @@ async def test_a_renewal_that_was_refused_is_not_the_last(replicas, monkeypatch)
     assert loads == 1
 
 
+@pytest.mark.cache_timings(lease=0.03)
 async def test_a_lease_that_ran_out_refuses_the_late_value(replicas, monkeypatch):
-    monkeypatch.setattr(shared_module, "LEASE_SECONDS", 0.03)
     monkeypatch.setattr(SharedTier, "_keep_lease", lambda *_: asyncio.sleep(0))
     a, b = replicas
     gate = asyncio.Event()
@@ -211,17 +208,17 @@ async def test_a_lease_whose_answer_came_too_late_holds_nobody_up(replicas, monk
     a.proxy.delay_seconds = 0.0
     started = time.monotonic()
     assert await b.read() == "old"
-    assert time.monotonic() - started < shared_module.LEASE_SECONDS / 4
+    assert time.monotonic() - started < a.cache.timings.lease / 4
 
 
 async def test_nobody_renews_or_gives_back_the_lease_of_another(replicas):
     a, _ = replicas
     shard = a.shared.of("user:1")
-    await shard.lease("user:1", "json", "0123456789abcdef", 60_000, Spend(1))
+    await shard.lease("user:1", "json", "0123456789abcdef", 60_000, Budget(1))
     for lease_ms in (0, 1):
-        assert not await shard.renew("user:1", "fedcba9876543210", lease_ms, Spend(1))
+        assert not await shard.renew("user:1", "fedcba9876543210", lease_ms, Budget(1))
     await asyncio.sleep(0.01)
-    assert await shard.lease("user:1", "json", "fedcba9876543210", 60_000, Spend(1)) == (Answer.WAIT, None)
+    assert await shard.lease("user:1", "json", "fedcba9876543210", 60_000, Budget(1)) == (Answer.WAIT, None)
 
 
 async def test_a_read_that_was_not_answered_in_time_takes_no_trust_away(replicas):
@@ -229,8 +226,8 @@ async def test_a_read_that_was_not_answered_in_time_takes_no_trust_away(replicas
     shard = a.shared.of("user:1")
     was_not_answered(shard)
     with pytest.raises(NotAsked):
-        await shard.beat(Spend(1))
-    await shard.beat(Spend(1, urgent=True))
+        await shard.beat(Budget(1))
+    await shard.beat(Budget(1, urgent=True))
 
 
 async def test_an_urgent_call_that_waited_for_long_lets_no_read_wait(replicas):
@@ -238,16 +235,16 @@ async def test_an_urgent_call_that_waited_for_long_lets_no_read_wait(replicas):
     shard = a.shared.of("user:1")
     a.proxy.delay_seconds = 0.02
     was_not_answered(shard)
-    await shard.beat(Spend(1, urgent=True))
+    await shard.beat(Budget(1, urgent=True))
     with pytest.raises(NotAsked):
-        await shard.beat(Spend(1))
+        await shard.beat(Budget(1))
 
 
 def was_not_answered(shard: Shard) -> None:
-    shard._link._door._away_until = time.monotonic() + 60
+    shard._door._away_until = time.monotonic() + 60
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.cache_timings(call=5)
 async def test_a_failing_source_gives_its_lease_back(replicas):
     a, b = replicas
 
@@ -261,7 +258,7 @@ async def test_a_failing_source_gives_its_lease_back(replicas):
     assert time.monotonic() - started < 0.5
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.cache_timings(call=5)
 async def test_cancelling_the_first_caller_while_redis_answers_cancels_no_other(replicas):
     a, _ = replicas
     a.proxy.delay_seconds = 0.01
@@ -274,7 +271,7 @@ async def test_cancelling_the_first_caller_while_redis_answers_cancels_no_other(
     assert a.world.loads == 1
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.cache_timings(call=5)
 async def test_one_replica_renews_a_value_before_its_time_is_over(replicas):
     a, b = replicas
     loads = 0
@@ -302,7 +299,7 @@ async def test_one_replica_renews_a_value_before_its_time_is_over(replicas):
     assert a.cache.stats().misses + b.cache.stats().misses == 1, "nobody ever waited for the source again"
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.cache_timings(call=5)
 async def test_a_stale_copy_in_redis_stands_in_for_a_failing_source(replicas):
     a, b = replicas
     error: list[Exception] = []
@@ -326,7 +323,7 @@ async def test_a_stale_copy_in_redis_stands_in_for_a_failing_source(replicas):
             await read(replica)
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.cache_timings(call=5)
 async def test_a_slow_source_is_not_waited_for_while_there_is_a_stale_copy(replicas):
     a, _ = replicas
     seconds = 0.0
@@ -352,7 +349,7 @@ async def test_a_slow_source_is_not_waited_for_while_there_is_a_stale_copy(repli
     await until(lambda: a.cache.stats().loads == 2)
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.cache_timings(call=5)
 class TestNoStaleCopyStandsIn:
     @pytest.fixture
     async def read(self, replicas):

@@ -49,7 +49,7 @@ async def test_a_saturated_receiver_falls_behind_and_loses_nothing(replicas):
     assert (b.cache.stats().gaps, b.trusted) == (0, True)
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.cache_timings(call=5)
 async def test_ids_that_do_not_exist_displace_nothing(replicas):
     a, _ = replicas
     await a.read()
@@ -61,7 +61,7 @@ async def test_ids_that_do_not_exist_displace_nothing(replicas):
     assert a.cache.stats().entries <= 2001
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.cache_timings(call=5)
 async def test_what_one_replica_loaded_another_reads_frozen_and_typed(replicas):
     a, b = replicas
 

@@ -61,7 +61,7 @@ async def part_of_a_fleet(office: Office, valkey_url: str) -> AsyncIterator[Brea
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch, patient: None) -> None:
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery, "ACCOUNT_RETRY_SECONDS", 0.2)
     monkeypatch.setattr(breaker_service, "WAKE_AGAIN_SECONDS", 0.3)
 

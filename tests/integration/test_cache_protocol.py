@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from app.core.cache import loading, tiers
+from app.core.cache import cache as cache_module
 from app.core.cache import shard as shard_module
 from app.core.cache.channel import Channel
-from app.core.cache.keep import Flight
+from app.core.cache.memory import Flight
 from app.core.redis.script import Script
 from cache_sim import World
 
@@ -183,7 +183,7 @@ def no_dirty_mark(monkeypatch: pytest.MonkeyPatch) -> None:
         __slots__ = ()
         dirty = property(lambda _self: False, lambda _self, _value: None)
 
-    monkeypatch.setattr(loading, "Flight", Spotless)
+    monkeypatch.setattr(cache_module, "Flight", Spotless)
 
 
 def no_gap_check(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +207,7 @@ def no_flush_check(monkeypatch: pytest.MonkeyPatch) -> None:
     # Memory is emptied, but nobody who was reading meanwhile notices.
     monkeypatch.setattr(Channel, "_resume_at", flush)
     monkeypatch.setattr(
-        tiers.Cache, "_flush", lambda self, shard: self._drop_if(lambda _k, e: e.channel is shard.channel)
+        cache_module.Cache, "_flush", lambda self, shard: self._drop_if(lambda _k, e: e.channel is shard.channel)
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -108,9 +107,30 @@ async def test_a_time_limit_that_our_own_stall_has_used_up_says_nothing_about_re
         line.thaw()
 
 
+async def test_limits_follow_the_round_trip_within_bounds(valkey_url: str) -> None:
+    timings = {"answer_seconds": 0.01, "round_trips": 3.0, "far_seconds": 0.03}
+    async with proxied(valkey_url) as line, door_to(line.url, **timings) as door:
+        line.delay_seconds = 0.025
+        with pytest.raises(Unavailable, match=r"no answer within 0\.01 s"):
+            await door.ask("PING")
+        for _ in range(2):
+            await door.ask("PING", within_seconds=1, urgent=True)
+        for _ in range(20):
+            await door.ask("PING")
+        for _ in range(100):
+            line.delay_seconds = 0.1
+            await door.ask("PING", within_seconds=1, urgent=True)
+            if door.round_trip_seconds > 0.03:
+                break
+        line.freeze()
+        with pytest.raises(Unavailable, match=r"no answer within 0\.1 s"):
+            await door.ask("PING", urgent=True)
+        line.thaw()
+
+
 async def test_the_round_trip_is_measured(valkey_url: str) -> None:
     async with proxied(valkey_url) as line, door_to(line.url) as door:
-        assert math.isnan(door.round_trip_seconds)
+        assert door.round_trip_seconds == 0, "not known yet"
         line.delay_seconds = 0.02
         for _ in range(3):
             await door.ask("PING")

@@ -35,7 +35,7 @@ def patient_circuits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wiring, "BreakerFleet", partial(BreakerFleet, timings=PATIENT))
 
 
-@pytest.mark.usefixtures("patient", "patient_circuits")
+@pytest.mark.usefixtures("patient_circuits")
 async def test_a_model_that_is_down_is_shown_by_name_and_opens_nothing_for_others(town: Town) -> None:
     broken, other = await town.new_shop(), await town.new_shop()
     await answers(town, other, 5)

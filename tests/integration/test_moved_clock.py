@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.cache import Cache, join_fleet
-from app.core.cache.shared import LEASE_SECONDS
+from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.leader import Lease
 from app.core.pacing import Limit, Pacer
 from app.core.probe_board import ProbeBoard
@@ -26,7 +25,7 @@ from breaker_kit import PATIENT, Replica, until
 from chaos.moved_clock import MovedValkey, needs_faketime
 from integration.queue_kit import Replicas, claim_one, event, eventually, ids
 
-pytestmark = [needs_faketime, pytest.mark.usefixtures("patient")]
+pytestmark = needs_faketime
 
 HOUR = 3600
 
@@ -260,7 +259,7 @@ async def test_a_cached_value_is_fresh_no_longer_than_its_time(server: MovedValk
         loads.append(1)
         return len(loads)
 
-    first, second = Cache(), Cache()
+    first, second = (Cache(timings=CacheTimings(call=5)) for _ in range(2))
     async with join_fleet(first, server.url, namespace="test"), join_fleet(second, server.url, namespace="test"):
         with server.moved(HOUR):
             assert await first.get_or_fetch("x:1", load, ttl_seconds=0.5) == 1
@@ -277,7 +276,7 @@ async def test_a_load_that_died_while_the_clock_was_ahead_does_not_hold_the_othe
     lease = Script("cache_lease")
 
     async def ask(load: str) -> list[object]:
-        args = ["x:1", "f", "x", load, round(LEASE_SECONDS * 1000), "", 300_000, 15_000]
+        args = ["x:1", "f", "x", load, round(CacheTimings().lease * 1000), "", 300_000, 15_000]
         answer: list[object] = await lease(replicas.redis, ["test:{c0}:"], args)
         return answer
 

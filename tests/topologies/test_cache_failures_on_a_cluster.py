@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.core.cache import Cache, join_fleet
+from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.redis import corrections
 from chaos.cache_kit import Replica, World
 from chaos.test_cache_failures import *  # noqa: F403
@@ -77,7 +77,7 @@ def through(proxies: Proxies, cluster: Cluster) -> type[Direct]:
 
 @pytest.fixture
 async def replicas(
-    cluster: Cluster, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, valkey_url: str, cache_timings: CacheTimings, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[Replica, Replica]]:
     async with AsyncExitStack() as stack:
         world = World()
@@ -89,7 +89,7 @@ async def replicas(
             ]
             proxies = Proxies(opened)
             monkeypatch.setattr(corrections, "ClusterClient", through(proxies, cluster))
-            cache = Cache()
+            cache = Cache(timings=cache_timings)
             shared = await stack.enter_async_context(join_fleet(cache, proxies.url, namespace="test"))
             made.append(Replica(cache, shared, proxies, world))
         for replica in made:

@@ -9,15 +9,12 @@ from typing import Any
 
 import pytest
 
-from app.core.cache import Cache, inspect_key, join_fleet, keep, survey
+from app.core.cache import Cache, CacheTimings, inspect_key, join_fleet, survey
 from app.core.cache.shared import SharedTier
 from redis_topologies import Cluster
 
-
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch):
-    """These tests are about where keys live; how long a read may wait is tested elsewhere, on a server of its own."""
-    monkeypatch.setattr(keep, "SHARED_SECONDS", 2.0)
+PATIENT = CacheTimings(shared=2.0)
+"""These tests are about where keys live; how long a read may wait is tested elsewhere, on a server of its own."""
 
 
 @pytest.fixture
@@ -25,7 +22,7 @@ async def replicas(valkey_url: str) -> AsyncIterator[list[tuple[Cache, SharedTie
     async with AsyncExitStack() as stack:
         made = []
         for _ in range(2):
-            cache = Cache()
+            cache = Cache(timings=PATIENT)
             made.append((cache, await stack.enter_async_context(join_fleet(cache, valkey_url, namespace="test"))))
         async with asyncio.timeout(10):
             while not all(cache.stats().trusted for cache, _ in made):

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from app.core.cache import Cache, join_fleet
+from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.circuit_breaker import BreakerPolicy
 from app.core.redis.client import connect
 from breaker_kit import Replica
@@ -73,9 +73,9 @@ class Office:
 
 
 @pytest.fixture
-async def office(guarded: Guarded) -> AsyncIterator[Office]:
+async def office(guarded: Guarded, cache_timings: CacheTimings) -> AsyncIterator[Office]:
     async with AsyncExitStack() as stack:
-        caches = [Cache(), Cache()]
+        caches = [Cache(timings=cache_timings) for _ in range(2)]
         for cache in caches:
             await stack.enter_async_context(join_fleet(cache, guarded.url, namespace="test"))
         office = Office(caches)
@@ -84,7 +84,7 @@ async def office(guarded: Guarded) -> AsyncIterator[Office]:
         yield office
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.cache_timings(call=5)
 async def test_caches_behind_sentinel_share_loads_and_forget_groups_and_patterns(office: Office) -> None:
     for pattern in ("user:*", "us*", "*"):
         loads = [cache.stats().loads for cache in office.caches]

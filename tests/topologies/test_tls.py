@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.cache import Cache, join_fleet
+from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.queue import Event, Queue, QueueUnavailable
 from app.core.redis.client import connect
 from app.core.redis.door import Door
@@ -62,7 +62,7 @@ async def everything_works(url: str) -> None:
     async def load() -> int:
         return next(values)
 
-    a, b = Cache(), Cache()
+    a, b = (Cache(timings=CacheTimings(call=5)) for _ in range(2))
     async with join_fleet(a, url, namespace="test"), join_fleet(b, url, namespace="test"):
         assert a.stats().trusted
         assert b.stats().trusted
@@ -90,7 +90,6 @@ async def is_refused(url: str, why: str) -> None:
             await queue.put([Event("e", "m", b"x")])
 
 
-@pytest.mark.usefixtures("patient")
 async def test_a_cluster_is_spoken_to_by_tls_alone(cluster: Cluster, fronts: TlsFronts) -> None:
     await everything_works(cluster.url)
     assert all(fronts.encrypted[node.public_port] for node in cluster.nodes), "each node was reached, by its front"
@@ -99,7 +98,6 @@ async def test_a_cluster_is_spoken_to_by_tls_alone(cluster: Cluster, fronts: Tls
     await is_refused(unknown.replace("rediss", "redis"), "onnect")
 
 
-@pytest.mark.usefixtures("patient")
 async def test_sentinels_and_the_primary_they_name_are_spoken_to_by_tls_through_a_failover(
     guarded: Guarded, fronts: TlsFronts
 ) -> None:

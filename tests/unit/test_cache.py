@@ -9,9 +9,9 @@ import logging
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from app.core.cache import Cache, CacheCollector
-from app.core.cache.owed import Owed
+from app.core.cache import Cache, CacheCollector, CacheTimings
 from app.core.cache.patterns import Target
+from app.core.cache.pending import PendingInvalidations
 from app.core.errors import Unavailable
 from app.domain.models import BotProfile
 from fakes import FakeClock, Source
@@ -151,7 +151,7 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_no_noise(cache):
 
 
 async def test_a_load_that_hangs_is_cut(clock):
-    cache = Cache(clock=clock, load_timeout_seconds=0.02)
+    cache = Cache(clock=clock, timings=CacheTimings(load=0.02))
     source = Source()
     source.gate.clear()
     with pytest.raises(Unavailable, match="took over"):
@@ -380,12 +380,12 @@ async def test_metrics_add_up(cache, clock):
 
 
 def test_a_debt_that_was_made_again_is_not_settled_with_the_older_one(clock):
-    owed = Owed(clock)
+    pending = PendingInvalidations(clock)
     targets = [Target.key("user:1"), Target.group("profile")]
-    first, second = owed.add(targets), owed.add(targets)
-    owed.settle(first, targets)
-    assert owed.covers("user:1")
-    assert owed.covers("profile:1")
-    owed.settle(second, targets)
-    assert not owed.covers("user:1")
-    assert len(owed) == 0
+    first, second = pending.add(targets), pending.add(targets)
+    pending.settle(first, targets)
+    assert pending.covers("user:1")
+    assert pending.covers("profile:1")
+    pending.settle(second, targets)
+    assert not pending.covers("user:1")
+    assert len(pending) == 0

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from app.core.cache import Cache, listener
-from app.core.cache import shared as shared_module
+from app.core.cache import Cache, CacheTimings
 from app.core.cache.listener import Listener
-from app.core.cache.shard import FILL, INVALIDATE, LEASE, RENEW, Answer, Shard, Spend
+from app.core.cache.policy import TIMINGS
+from app.core.cache.shard import FILL, INVALIDATE, LEASE, RENEW, Answer, Shard
 from app.core.cache.shared import GIVING_BACK_AT_ONCE, SharedTier
 from app.core.clock import SYSTEM_CLOCK
 from app.core.errors import Unavailable
@@ -30,10 +30,14 @@ class Server:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def mget(self, keys: Sequence[str], spend: Spend) -> list[bytes | None]:
+    round_trip_seconds = 0.0
+
+    async def ask(self, _mget: str, *keys: str, within_seconds: float, urgent: bool) -> list[bytes | None]:
         return [None for _ in keys]
 
-    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any], spend: Spend) -> Any:
+    async def run(
+        self, script: Script, keys: Sequence[str], args: Sequence[Any], *, within_seconds: float, urgent: bool
+    ) -> Any:
         self.calls.append(script.name)
         if script.name in self.failing:
             raise self.failing[script.name]
@@ -44,13 +48,14 @@ class Server:
             self.renewing -= 1
         return {LEASE.name: [Answer.LOAD], INVALIDATE.name: [0, b"1"], "cache_beat": [b"5", b"5"]}.get(script.name, 1)
 
-    async def scan(self, match: str) -> AsyncIterator[list[str]]:
+    async def scan(self, match: str, *, page: int, within_seconds: float) -> AsyncIterator[list[bytes]]:
         yield []
 
 
-def joined(server: Server, shards: int = 1) -> tuple[Cache, SharedTier]:
-    cache = Cache()
-    shared = SharedTier([Shard(server, prefix=f"t:{{c{n}}}:", origin="0" * 16) for n in range(shards)])
+def joined(server: Server, shards: int = 1, timings: CacheTimings = TIMINGS) -> tuple[Cache, SharedTier]:
+    cache = Cache(timings=timings)
+    parts = [Shard(server, prefix=f"t:{{c{n}}}:", origin="0" * 16) for n in range(shards)]
+    shared = SharedTier(parts, timings=timings)
     cache.join(shared)
     return cache, shared
 
@@ -100,15 +105,14 @@ async def test_a_gap_is_made_up_for_in_its_own_shard() -> None:
     shard = shared.of("k0")
     shard.channel.open(1)
     shard.channel.open(2)
-    assert {key for key in keys if shared.owed.covers(key)} == {key for key in keys if shared.of(key) is shard}
-    assert shared.owed.covers("user:1"), "a group is in every shard"
+    assert {key for key in keys if shared.pending.covers(key)} == {key for key in keys if shared.of(key) is shard}
+    assert shared.pending.covers("user:1"), "a group is in every shard"
 
 
-async def test_the_retry_of_what_is_owed_survives_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_module, "RETRY_SECONDS", 0.001)
+async def test_the_retry_of_what_is_owed_survives_a_bug() -> None:
     server = Server()
     server.failing[INVALIDATE.name] = ValueError("a bug")
-    cache, shared = joined(server)
+    cache, shared = joined(server, timings=CacheTimings(retry=0.001))
     recovering = asyncio.create_task(shared.recover())
     with pytest.raises(ValueError, match="a bug"):
         await cache.invalidate("k")
@@ -116,18 +120,15 @@ async def test_the_retry_of_what_is_owed_survives_a_bug(monkeypatch: pytest.Monk
         while server.calls.count(INVALIDATE.name) < 3:
             await asyncio.sleep(0.001)
         server.failing.clear()
-        while shared.owed:
+        while shared.pending:
             await asyncio.sleep(0.001)
     recovering.cancel()
 
 
 @pytest.mark.parametrize("comes", [True, False])
-async def test_a_message_that_the_answer_to_a_ping_overtook_is_not_missed(
-    monkeypatch: pytest.MonkeyPatch, *, comes: bool
-) -> None:
+async def test_a_message_that_the_answer_to_a_ping_overtook_is_not_missed(*, comes: bool) -> None:
     """As on a cluster, where it takes the way over another node."""
-    monkeypatch.setattr(listener, "BEAT_SECONDS", 0.01)
-    monkeypatch.setattr(listener, "GRACE_SECONDS", 0.05)
+    timings = CacheTimings(beat=0.01, grace=0.05)
     shard = Shard(Server(), prefix="t:", origin="0" * 16)
 
     class Subscription:
@@ -152,7 +153,7 @@ async def test_a_message_that_the_answer_to_a_ping_overtook_is_not_missed(
         async def _open(self) -> None:
             shard.channel.trusted = True
 
-    running = asyncio.create_task(Opened(shard, subscribe, clock=SYSTEM_CLOCK).run())
+    running = asyncio.create_task(Opened(shard, subscribe, clock=SYSTEM_CLOCK, timings=timings).run())
     async with asyncio.timeout(2):
         while shard.channel.position != 5:
             await asyncio.sleep(0.001)

@@ -15,15 +15,17 @@ KEEP_SECONDS = 86400
 
 
 class Receipts:
+    """Asks also while Redis is known to be away: a receipt that is lost may be a message that is sent twice."""
+
     def __init__(self, door: Door, *, namespace: str) -> None:
         self._door = door
         self._prefix = f"{namespace}:receipt:"
 
     async def note(self, key: str, answer: str) -> None:
         """Raises `Unavailable`; whether it was written is then unknown."""
-        await self._door.ask("SET", self._prefix + key, answer, "EX", KEEP_SECONDS)
+        await self._door.ask("SET", self._prefix + key, answer, "EX", KEEP_SECONDS, urgent=True)
 
     async def find(self, key: str) -> str | None:
         """`None`: none was noted. Raises `Unavailable`."""
-        found = await self._door.ask("GET", self._prefix + key)
+        found = await self._door.ask("GET", self._prefix + key, urgent=True)
         return None if found is None else str(found, "utf-8")

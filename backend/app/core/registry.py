@@ -74,7 +74,7 @@ class Registry:
     async def _ask(self, op: str, replica_id: str, info: bytes) -> None:
         silence_ms = int(STALE_AFTER_SECONDS * 1000)
         try:
-            rows = await self._door.run(BEAT, self._keys, [op, replica_id, info, silence_ms])
+            rows = await self._door.run(BEAT, self._keys, [op, replica_id, info, silence_ms], urgent=True)
         except Unavailable:
             self.living = ()
             raise

@@ -12,7 +12,7 @@ MOST_AT_ONCE = 200
 """Answers in the making. One process makes 35 to 45 a second on a core whatever their number (docs/operations.md): more
 at once are of use only while the model takes longer than about 5 s for each."""
 OTHER_CONNECTIONS = 100
-"""Of a replica to Redis, at most, besides one for each conversation being handled (wiring.py, cache/membership.py)."""
+"""Of a replica to Redis, at most, besides one for each conversation that is handled (wiring.py, core/cache/)."""
 
 
 def check_limits(settings: Settings) -> Iterator[Finding]:

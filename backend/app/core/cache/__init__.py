@@ -41,22 +41,22 @@ from typing import Any, ParamSpec, TypeVar
 
 from prometheus_client import REGISTRY
 
+from app.core.cache.cache import Cache
 from app.core.cache.codec import FrozenDict, FrozenList, codec_for
 from app.core.cache.collector import CacheCollector
 from app.core.cache.counts import CacheStats
 from app.core.cache.decorator import CachedFunction, remember
 from app.core.cache.inspection import inspect_key, survey
-from app.core.cache.keep import Keep
 from app.core.cache.membership import join_fleet
-from app.core.cache.tiers import Cache
+from app.core.cache.policy import CacheTimings, policy_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 __all__ = [
-    "Cache", "CacheCollector", "CacheStats", "CachedFunction", "FrozenDict", "FrozenList", "cached", "cleanup",
-    "default_cache", "get_cached_or_fetch", "inspect_key", "invalidate_cache_pattern", "invalidate_everywhere",
-    "join_fleet", "stats", "survey", "write_fence",
+    "Cache", "CacheCollector", "CacheStats", "CacheTimings", "CachedFunction", "FrozenDict", "FrozenList", "cached",
+    "cleanup", "default_cache", "get_cached_or_fetch", "inspect_key", "invalidate_cache_pattern",
+    "invalidate_everywhere", "join_fleet", "stats", "survey", "write_fence",
 ]  # fmt: skip
 
 default_cache = Cache()
@@ -86,5 +86,5 @@ def cached(
     Not for methods: `self` is no cache key.
     """
     codec = codec_for(type)
-    keep = Keep.of(ttl_seconds, negative_ttl_seconds, stale_for_seconds, soft_timeout_seconds)
-    return lambda fn: remember(default_cache, fn, key_prefix, codec, keep)
+    policy = policy_of(ttl_seconds, negative_ttl_seconds, stale_for_seconds, soft_timeout_seconds)
+    return lambda fn: remember(default_cache, fn, key_prefix, codec, policy)

@@ -26,6 +26,7 @@ _ATOMS = (
     str, int, float, type(None), bytes, datetime.datetime, datetime.date, datetime.time, datetime.timedelta,
     decimal.Decimal, uuid.UUID, enum.Enum,
 )  # fmt: skip
+_JSON_ATOMS = frozenset({str, int, float, bool, type(None)})
 
 
 def _refuse(self: object, *_args: object, **_kwargs: object) -> NoReturn:
@@ -81,9 +82,9 @@ def freeze(value: Any) -> Any:
     """
     # What JSON is made of comes first: every value read from Redis goes through here.
     if isinstance(value, dict):
-        return FrozenDict({key: freeze(item) for key, item in value.items()})
+        return FrozenDict({key: item if type(item) in _JSON_ATOMS else freeze(item) for key, item in value.items()})
     if isinstance(value, list):
-        return FrozenList([freeze(item) for item in value])
+        return FrozenList([item if type(item) in _JSON_ATOMS else freeze(item) for item in value])
     if isinstance(value, _ATOMS):
         return value
     if isinstance(value, tuple) and type(value) is tuple:

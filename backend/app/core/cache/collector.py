@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.core.cache.tiers import Cache
+from app.core.cache.cache import Cache
 
 
 class CacheCollector(Collector):

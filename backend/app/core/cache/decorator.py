@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 from urllib.parse import quote
 
+from app.core.cache.cache import Cache
 from app.core.cache.codec import Codec
-from app.core.cache.keep import Keep
-from app.core.cache.tiers import Cache
+from app.core.cache.policy import CachePolicy
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class CachedFunction(Protocol[P, T_co]):
 
 
 def remember(
-    cache: Cache, fn: Callable[P, Awaitable[T]], key_prefix: str, codec: Codec, keep: Keep
+    cache: Cache, fn: Callable[P, Awaitable[T]], key_prefix: str, codec: Codec, policy: CachePolicy
 ) -> CachedFunction[P, T]:
     """`fn`, answered from `cache` where possible. Raises `TypeError` for a function with `*args` or `**kwargs`."""
     key_of = _key_builder(fn, key_prefix)
@@ -53,9 +53,9 @@ def remember(
             return entry.value
         fetch = functools.partial(fn, *args, **kwargs)
         if entry is not None:
-            cache.refresh(entry, key, fetch, (), codec, keep)
+            cache.refresh(entry, key, fetch, (), codec, policy)
             return entry.value
-        return await cache.load(key, fetch, (), codec, keep)
+        return await cache.load(key, fetch, (), codec, policy)
 
     async def invalidate(*args: Any, **kwargs: Any) -> int:
         return await cache.invalidate(key_of(args, kwargs))

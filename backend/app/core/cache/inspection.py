@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from app.core.cache.patterns import group_of
-from app.core.cache.shard import GENERATION, Spend, Stored
+from app.core.cache.shard import GENERATION, Budget, Stored
 from app.core.cache.shared import SharedTier
 from app.core.redis.script import Script
 
@@ -47,7 +47,7 @@ class TierView:
 async def inspect_key(shared: SharedTier, key: str) -> KeyView:
     """Raises `Unavailable`."""
     shard = shared.of(key)
-    now, record, held, held_ms, *rest = await shard.run(INSPECT, (key, group_of(key)), Spend(CALL_SECONDS))
+    now, record, held, held_ms, *rest = await shard.run(INSPECT, (key, group_of(key)), Budget(CALL_SECONDS))
     copies = []
     for fingerprint, raw, kept_ms in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
         stored = Stored.parse(raw)
@@ -70,5 +70,5 @@ async def survey(shared: SharedTier) -> TierView:
             values.update(group_of(key) for key in keys)
         async for keys in shard.names("l", parts=1):
             held += len(keys)
-        sequences.append((await shard.beat(Spend(CALL_SECONDS)))[0])
+        sequences.append((await shard.beat(Budget(CALL_SECONDS)))[0])
     return TierView(dict(values), held, tuple(sequences))

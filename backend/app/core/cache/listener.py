@@ -17,22 +17,13 @@ import random
 from collections.abc import Awaitable
 from typing import Protocol
 
-from app.core.cache.shard import Shard, Spend
+from app.core.cache.policy import TIMINGS, CacheTimings
+from app.core.cache.shard import Budget, Shard
 from app.core.clock import Clock
 from app.core.errors import Unavailable
 from app.core.redis.subscription import Subscription
 
 logger = logging.getLogger("app.core.cache")
-
-BEAT_SECONDS = 1.0
-ANSWER_SECONDS = 2 * BEAT_SECONDS
-GRACE_SECONDS = 0.2
-"""On a cluster the answer to a PING can overtake a message, which comes over the bus from another node."""
-CONNECT_SECONDS = 1.0
-BEAT_LIMIT_SECONDS = 1.0
-FIRST_PAUSE_SECONDS = 0.05
-MAX_PAUSE_SECONDS = 0.8
-"""Back within two seconds: this, a connection and a beat."""
 
 
 class Subscribe(Protocol):
@@ -44,7 +35,8 @@ class Subscribe(Protocol):
 class Listener:
     """One shard's. `run` never ends by itself."""
 
-    def __init__(self, shard: Shard, subscribe: Subscribe, *, clock: Clock) -> None:
+    def __init__(self, shard: Shard, subscribe: Subscribe, *, clock: Clock, timings: CacheTimings = TIMINGS) -> None:
+        self._timings = timings
         self._shard = shard
         self._subscribe = subscribe
         self._clock = clock
@@ -52,11 +44,12 @@ class Listener:
         """Trusted for the first time."""
 
     async def run(self) -> None:
-        pause = FIRST_PAUSE_SECONDS
+        timings = self._timings
+        pause = timings.first_pause
         while True:
             opened_at: float | None = None
             try:
-                subscription = await self._subscribe(self._shard.topic, within_seconds=CONNECT_SECONDS)
+                subscription = await self._subscribe(self._shard.topic, within_seconds=timings.connect)
                 try:
                     await self._open()
                     opened_at = self._clock.monotonic()
@@ -70,10 +63,10 @@ class Listener:
                     logger.warning("cache channel lost", extra={"channel": self._shard.topic, "reason": str(exc)})
             except Exception:
                 logger.exception("cache channel failed", extra={"channel": self._shard.topic})
-            if opened_at is not None and self._clock.monotonic() - opened_at > MAX_PAUSE_SECONDS:
-                pause = FIRST_PAUSE_SECONDS
+            if opened_at is not None and self._clock.monotonic() - opened_at > timings.max_pause:
+                pause = timings.first_pause
             await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311
-            pause = min(2 * pause, MAX_PAUSE_SECONDS)
+            pause = min(2 * pause, timings.max_pause)
 
     async def _open(self) -> None:
         channel = self._shard.channel
@@ -93,7 +86,7 @@ class Listener:
 
     async def _beat(self) -> int:
         asked = self._clock.monotonic()
-        sequence, server_us = await self._shard.beat(Spend(BEAT_LIMIT_SECONDS, urgent=True))
+        sequence, server_us = await self._shard.beat(Budget(self._timings.connect, urgent=True))
         # The server looked at its clock some time between question and answer.
         self._shard.channel.ahead_us = server_us - (asked + self._clock.monotonic()) / 2 * 1e6
         return sequence
@@ -101,11 +94,11 @@ class Listener:
     async def _keep_checking(self, subscription: Subscription) -> None:
         channel = self._shard.channel
         while True:
-            await asyncio.sleep(BEAT_SECONDS)
+            await asyncio.sleep(self._timings.beat)
             reached = channel.reached
             sequence = await self._beat()
-            await subscription.check(within_seconds=ANSWER_SECONDS)
+            await subscription.check(within_seconds=self._timings.answer)
             if channel.position is not None and channel.position < sequence:
-                await asyncio.sleep(GRACE_SECONDS)
+                await asyncio.sleep(self._timings.grace)
             if not channel.check(reached, sequence):
                 raise Unavailable("redis", "an invalidation was published and not received")

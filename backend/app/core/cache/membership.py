@@ -7,24 +7,18 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from app.core.cache.keep import MIN_CALL_SECONDS, SHARED_SECONDS
-from app.core.cache.link import RedisLink
+from app.core.cache.cache import Cache
 from app.core.cache.listener import Listener
-from app.core.cache.shard import Shard, Spend
+from app.core.cache.shard import Budget, Shard
 from app.core.cache.shared import SharedTier
-from app.core.cache.tiers import Cache
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.redis.client import is_cluster
 from app.core.redis.door import Door, DoorTimings
 
-JOIN_SECONDS = 1.0
-"""How long a start waits for the channel. Later is fine too: until then reads go past memory."""
 WARM_CONNECTIONS = 16
 SLOTS = 16
 SPARE_CONNECTIONS = 20
 """For what must not wait for a slot."""
-RETRY_SECONDS = 0.5
-"""After a call that failed or was not answered in time, one call this often finds out whether Redis is back."""
 CLUSTER_SHARDS = 8
 """Each has its channel and its sequence. The same number in every version: it decides where a key lives."""
 
@@ -37,25 +31,29 @@ async def join_fleet(
 
     A Redis that is away delays the start by a second and prevents nothing.
     """
-    timings = DoorTimings(answer_seconds=SHARED_SECONDS + MIN_CALL_SECONDS, retry_seconds=RETRY_SECONDS)
-    door = Door.to(url, timings=timings, max_connections=SLOTS + SPARE_CONNECTIONS, name="chorus-cache")
+    timings = cache.timings
+    limits = DoorTimings(
+        answer_seconds=timings.call, round_trips=timings.round_trips, far_seconds=timings.far,
+        retry_seconds=timings.away,
+    )  # fmt: skip
+    door = Door.to(url, timings=limits, max_connections=SLOTS + SPARE_CONNECTIONS, name="chorus-cache")
     origin, slots = secrets.token_hex(8), asyncio.Semaphore(SLOTS)
+    prefixes = [f"{namespace}:{{c{number}}}:" for number in range(CLUSTER_SHARDS if is_cluster(url) else 1)]
     shards = [
-        Shard(RedisLink(door.of_one_shard(), slots, clock=clock), prefix=f"{namespace}:{{c{number}}}:", origin=origin)
-        for number in range(CLUSTER_SHARDS if is_cluster(url) else 1)
+        Shard(door.of_one_shard(), prefix=prefix, origin=origin, slots=slots, timings=timings) for prefix in prefixes
     ]
-    shared = SharedTier(shards, clock=clock)
-    listeners = [Listener(shard, door.subscribe, clock=clock) for shard in shards]
+    shared = SharedTier(shards, timings=timings, clock=clock)
+    listeners = [Listener(shard, door.subscribe, clock=clock, timings=timings) for shard in shards]
     cache.join(shared)
     tasks = [asyncio.create_task(listener.run(), name="cache channel") for listener in listeners]
     tasks.append(asyncio.create_task(shared.recover(), name="cache recovery"))
     try:
         opening = [asyncio.create_task(listener.opened.wait()) for listener in listeners]
-        _, late = await asyncio.wait(opening, timeout=JOIN_SECONDS)
+        _, late = await asyncio.wait(opening, timeout=timings.join)
         for waiting in late:
             waiting.cancel()
         if not late:
-            await _warm_up(shards)
+            await _warm_up(shards, timings.join)
         yield shared
     finally:
         cache.leave()
@@ -65,8 +63,10 @@ async def join_fleet(
         await door.aclose()
 
 
-async def _warm_up(shards: Sequence[Shard]) -> None:
-    """Open the connections now: the first burst of reads has no time for it."""
+async def _warm_up(shards: Sequence[Shard], seconds: float) -> None:
+    """Open the connections now: the first burst of reads has no time for it. Then measure the way once more, without
+    the opening."""
     rounds = max(1, WARM_CONNECTIONS // len(shards))
-    beats = [shard.beat(Spend(JOIN_SECONDS, urgent=True)) for shard in shards for _ in range(rounds)]
-    await asyncio.gather(*beats, return_exceptions=True)
+    for times in (rounds, 1):
+        beats = [shard.beat(Budget(seconds, urgent=True)) for shard in shards for _ in range(times)]
+        await asyncio.gather(*beats, return_exceptions=True)

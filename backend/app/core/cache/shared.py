@@ -12,27 +12,18 @@ from contextlib import suppress
 from typing import Any
 from zlib import crc32
 
-from app.core.cache.keep import TTL_JITTER, Flight
-from app.core.cache.owed import Owed
+from app.core.cache.memory import Flight
 from app.core.cache.patterns import Kind, Target
-from app.core.cache.shard import FENCE_SECONDS, Answer, Shard, Spend
+from app.core.cache.pending import PendingInvalidations
+from app.core.cache.policy import TIMINGS, CacheTimings
+from app.core.cache.shard import Answer, Budget, Shard
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.redis.door import NotAsked
 
 logger = logging.getLogger("app.core.cache")
 
-LEASE_SECONDS = 2.0
-"""A loader that died costs the others this much, once. One that lives renews it."""
-FIRST_WAIT_SECONDS = 0.005
-MAX_WAIT_SECONDS = 0.025
-PATIENCE_SECONDS = 15.0
-"""How long a lease that is renewed is waited for: as long as a load may take."""
-POLL_SECONDS = 0.04
-INVALIDATE_SECONDS = 0.25
-GIVE_BACK_SECONDS = 1.0
 GIVING_BACK_AT_ONCE = 2
-RETRY_SECONDS = 0.2
 
 Source = Callable[[Flight], Awaitable[tuple[Any, bytes]]]
 """Loads a flight's value: as others would read it, and its JSON."""
@@ -41,9 +32,12 @@ Source = Callable[[Flight], Awaitable[tuple[Any, bytes]]]
 class SharedTier:
     """`shards`: one on a single server. Every replica must use the same number."""
 
-    def __init__(self, shards: Sequence[Shard], *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, shards: Sequence[Shard], *, timings: CacheTimings = TIMINGS, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self.shards = tuple(shards)
-        self.owed = Owed(clock)
+        self.pending = PendingInvalidations(clock)
+        self._timings = timings
         self._monotonic = clock.monotonic
         self._sleep = clock.sleep
         self._failed = asyncio.Event()
@@ -65,19 +59,19 @@ class SharedTier:
     async def obtain(self, flight: Flight, source: Source) -> tuple[Any, int, int | None] | None:
         """Value, size of its JSON, and until when it is fresh (`None`: not to be kept). Loads it if nobody else does.
 
-        Step 4 of a read (package docstring). `None`, for a refresh only: somebody else sees to it.
+        Step 4 of a read (docs/cache.md). `None`, for a refresh only: another replica sees to it.
         """
         assert flight.shard is not None  # noqa: S101
         if flight.uncached:
             value, json = await source(flight)
             return value, len(json), None
-        load_id = secrets.token_hex(8)
-        spend, wait, patience = flight.spend, FIRST_WAIT_SECONDS, self._monotonic() + PATIENCE_SECONDS
+        load_id, timings = secrets.token_hex(8), self._timings
+        budget, wait, patience = flight.budget, timings.first_wait, self._monotonic() + timings.patience
         while True:
             try:
                 answer, stored = await flight.shard.lease(
-                    flight.key, flight.codec.fingerprint, load_id, _ms(LEASE_SECONDS), spend,
-                    ttl_seconds=flight.keep.longest, seen=flight.seen,
+                    flight.key, flight.codec.fingerprint, load_id, round(timings.lease * 1000), budget,
+                    ttl_seconds=flight.policy.longest_ttl, seen=flight.seen,
                 )  # fmt: skip
             except Unavailable as exc:
                 if not isinstance(exc, NotAsked):
@@ -94,7 +88,7 @@ class SharedTier:
                 value, json = await source(flight)
                 return value, len(json), None
             await self._sleep(wait * (0.5 + random.random() / 2))  # noqa: S311
-            wait, spend = min(1.5 * wait, MAX_WAIT_SECONDS), Spend(POLL_SECONDS)
+            wait, budget = min(1.5 * wait, timings.max_wait), Budget(timings.poll)
 
     async def _load(self, flight: Flight, load_id: str, source: Source) -> tuple[Any, int, int | None]:
         shard = flight.shard
@@ -107,10 +101,11 @@ class SharedTier:
             raise
         finally:
             renewing.cancel()
-        ttl = flight.keep.ttl_of(value) * (1 - TTL_JITTER * random.random())  # noqa: S311
+        policy = flight.policy
+        ttl = policy.ttl_of(value) * (1 - self._timings.ttl_jitter * random.random())  # noqa: S311
         try:
             fresh_until = await shard.fill(
-                flight.key, flight.codec.fingerprint, load_id, json, ttl, flight.keep.stale, flight.spend
+                flight.key, flight.codec.fingerprint, load_id, json, ttl, policy.stale, flight.budget
             )
         except Unavailable:
             self._give_back(shard, flight.key, load_id)
@@ -123,43 +118,43 @@ class SharedTier:
 
         async def give_back() -> None:
             with suppress(Unavailable, TimeoutError):  # it ends by itself
-                async with asyncio.timeout(LEASE_SECONDS), self._few:
-                    await shard.renew(key, load_id, 0, Spend(GIVE_BACK_SECONDS, urgent=True))
+                async with asyncio.timeout(self._timings.lease), self._few:
+                    await shard.renew(key, load_id, 0, Budget(self._timings.give_back, urgent=True))
 
         task = asyncio.create_task(give_back(), name=f"cache lease {key}")
         self._giving_back.add(task)
         task.add_done_callback(self._giving_back.discard)
 
     async def _keep_lease(self, shard: Shard, key: str, load_id: str) -> None:
-        held = True
+        held, lease = True, self._timings.lease
         while held:
-            await self._sleep(LEASE_SECONDS / 3)
+            await self._sleep(lease / 3)
             with suppress(Unavailable):  # a later one may still be in time
-                held = await shard.renew(key, load_id, _ms(LEASE_SECONDS), Spend(LEASE_SECONDS / 3))
+                held = await shard.renew(key, load_id, _ms(lease), Budget(lease / 3))
 
     # --- invalidating ---
 
     async def fence(self, keys: Sequence[str], writer: str) -> None:
         """From now until `invalidate(…, writer=…)`, nobody caches these keys. Raises `Unavailable`."""
         for shard, part in self._by_shard(keys).items():
-            await shard.invalidate(part, Spend(INVALIDATE_SECONDS), writer=writer, fence_ms=_ms(FENCE_SECONDS))
+            await shard.invalidate(part, self._budget(), writer=writer, fence_ms=_ms(self._timings.fence))
 
     async def invalidate(self, targets: Sequence[Target], *, writer: str = "") -> None:
         """Forget everywhere. Raises `Unavailable`: then it is owed, and carried out as soon as Redis is back. The same
         if it is cancelled."""
-        serial = self.owed.add(targets)
+        serial = self.pending.add(targets)
         try:
             await self._carry_out(targets, writer)
         except BaseException:
             self._failed.set()
             raise
-        self.owed.settle(serial, targets)
+        self.pending.settle(serial, targets)
 
     async def recover(self) -> None:
         """Carry out what is owed, for ever."""
         while True:
             await self._failed.wait()
-            await self._sleep(RETRY_SECONDS * (0.5 + random.random() / 2))  # noqa: S311
+            await self._sleep(self._timings.retry * (0.5 + random.random() / 2))  # noqa: S311
             try:
                 await self.settle_owed()
             except Exception:
@@ -169,13 +164,13 @@ class SharedTier:
     async def settle_owed(self) -> None:
         """One attempt."""
         self._failed.clear()
-        serial, targets = self.owed.targets()
+        serial, targets = self.pending.targets()
         try:
             await self._carry_out(targets, "")
         except Unavailable:
             self._failed.set()
             return
-        self.owed.settle(serial, targets)
+        self.pending.settle(serial, targets)
         if targets:
             logger.info("owed invalidations carried out", extra={"count": len(targets)})
 
@@ -183,13 +178,16 @@ class SharedTier:
         keys = [target.text for target in targets if target.kind is Kind.KEY]
         for shard, part in self._by_shard(keys).items():
             for at in range(0, len(part), 500):
-                await shard.invalidate(part[at : at + 500], Spend(INVALIDATE_SECONDS), writer=writer)
+                await shard.invalidate(part[at : at + 500], self._budget(), writer=writer)
         for target in targets:
             for shard in self.shards:
                 if target.kind is Kind.GROUP:
-                    await shard.bump(target, Spend(INVALIDATE_SECONDS))
+                    await shard.bump(target, self._budget())
                 elif target.kind is Kind.PATTERN:
-                    await shard.sweep(target, INVALIDATE_SECONDS)
+                    await shard.sweep(target, self._timings.invalidate)
+
+    def _budget(self) -> Budget:
+        return Budget(self._timings.invalidate)
 
     def _by_shard(self, keys: Sequence[str]) -> dict[Shard, list[str]]:
         parts: dict[Shard, list[str]] = {}
@@ -198,7 +196,7 @@ class SharedTier:
         return parts
 
     def _recall(self, shard: Shard) -> None:
-        self.owed.recall(lambda target: target.kind is not Kind.KEY or self.of(target.text) is shard)
+        self.pending.recall(lambda target: target.kind is not Kind.KEY or self.of(target.text) is shard)
         self._failed.set()
 
 

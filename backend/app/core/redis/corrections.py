@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import random
 import time
 from collections.abc import Awaitable, Iterator, Sequence
@@ -19,7 +20,7 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import ConnectionPool, SSLConnection, parse_url
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisClusterException, RedisError
+from redis.exceptions import RedisClusterException, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.core.redis.trouble import redis_words
@@ -79,7 +80,8 @@ class PatientPool(ConnectionPool):
        (redis/redis-py#2517); its `BlockingConnectionPool` serves out of order and has no variant for Sentinel.
     2. A connection is opened in a task of the pool. A caller with less time than that takes leaves it to the next one;
        cancelled with the caller, a server at some distance would never get a connection.
-    3. `drop_idle`: connections that may lead nowhere can be closed without those in use.
+    3. A connection that was reset while it was idle is not handed out: to redis-py it looks usable (seen with 8.1).
+    4. `drop_idle` and `open_anew`: connections that may lead nowhere, or to a replica, can be closed.
     """
 
     def __init__(
@@ -101,10 +103,12 @@ class PatientPool(ConnectionPool):
         except BaseException:
             self._turns.release()
             raise
-        try:
-            if connection.is_connected and not await connection.can_read():
-                return connection
-        except (RedisError, OSError):
+        if connection.is_connected:
+            try:
+                if connection._reader.exception() is None and not await connection.can_read():
+                    return connection
+            except (RedisError, OSError):
+                pass  # as one that was closed
             await connection.disconnect(nowait=True)
         return await self._opened(connection)
 
@@ -142,6 +146,7 @@ class PatientPool(ConnectionPool):
 
     async def release(self, connection: Any) -> None:
         was_out = connection in self._in_use_connections
+        connection.released_at = time.monotonic()
         try:
             await super().release(connection)
         finally:
@@ -149,12 +154,19 @@ class PatientPool(ConnectionPool):
                 self._turns.release()
 
     async def drop_idle(self, *, silent_since: float) -> None:
-        """Close idle connections without an answer since then (monotonic): after a command that failed they may lead
+        """Close idle connections that were not used since then (monotonic): after a command that failed they may lead
         nowhere as well."""
         idle: Any = tuple(self._available_connections)
         for connection in idle:
-            if connection.answered_at < silent_since:
+            if connection.released_at < silent_since:
                 await connection.disconnect(nowait=True)
+
+    async def open_anew(self) -> None:
+        """Every connection, before it is used again. A server that has become a replica answers `READONLY` for as long
+        as a connection lives (redis/redis-py#460), which is for ever when a provider moves one address to another
+        server."""
+        await self.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
+        await self.drop_idle(silent_since=math.inf)
 
     async def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002  redis-py's signature
         for opening in self._opening:
@@ -325,50 +337,18 @@ class _SentinelRedis(Redis):
 
 
 def honest(base: Any) -> Any:
-    """A class of connections that tell troubles which redis-py's leave to the caller.
-
-    1. On uvloop, writing to a connection that the server closed a moment ago is a bare `RuntimeError`
-       (MagicStack/uvloop#506): here a `ConnectionError` like any other.
-    2. A server that has become a replica answers `READONLY` for as long as the connection lives (redis/redis-py#460),
-       which is for ever when a provider moves one address to another server: here a `ConnectionError` too, and every
-       connection of the client is opened anew before it is used again.
-    3. A connection that was reset while it was idle looks usable to redis-py (seen with 8.1).
-    """
+    """A class of connections for which writing to one that the server closed a moment ago is a `ConnectionError` like
+    any other. On uvloop it is a bare `RuntimeError` (MagicStack/uvloop#506)."""
 
     class Honest(base):  # type: ignore[misc]
-        primary = 0
-        """Counts the servers that were found to be one no longer."""
-        _opened_to = 0
-        answered_at = 0.0
-        """Monotonic."""
-
-        async def _connect(self) -> None:
-            self._opened_to = Honest.primary
-            await super()._connect()
-
-        async def can_read(self) -> bool:
-            """redis-py's name for: closed, or with an old answer in it."""
-            reader = self._reader
-            return reader is None or reader.at_eof() or reader.exception() is not None or await super().can_read()
+        released_at = 0.0
+        """Monotonic: when it was last given back, after an answer."""
 
         async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
-            if self._opened_to != Honest.primary and self.is_connected:
-                await self.disconnect(nowait=True)
             try:
                 await super().send_packed_command(*args, **kwargs)
             except RuntimeError as exc:
                 raise RedisConnectionError(str(exc)) from exc
-
-        async def read_response(self, *args: Any, **kwargs: Any) -> Any:
-            try:
-                answer = await super().read_response(*args, **kwargs)
-                self.answered_at = time.monotonic()
-                return answer
-            except ReadOnlyError as exc:
-                if self._opened_to == Honest.primary:
-                    Honest.primary += 1
-                await self.disconnect(nowait=True)
-                raise RedisConnectionError(f"no longer the primary: {exc}") from exc
 
     return Honest
 

@@ -6,6 +6,7 @@
     subscription = await door.subscribe(channel)
 
 1. Bounded: an answer comes within `answer_seconds`, or within what the call names; waiting for a connection included.
+   With `round_trips` a limit follows the distance of the server.
 2. Cancelled for good: a caller that is cancelled, or whose time is up, leaves at once, and its answer is never given to
    another one. A connection that was being opened is left to the next caller.
 3. Translated: whatever goes wrong is an `Unavailable` with words for the operator. An error that the server answers
@@ -31,7 +32,7 @@ from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from app.core.errors import Unavailable
 from app.core.redis.client import connect
@@ -57,6 +58,11 @@ class DoorTimings:
 
     answer_seconds: float = 1.0
     """The longest wait for an answer, for calls that name no limit of their own."""
+    round_trips: float = 0.0
+    """Every limit is longer by so many round trips as measured, so that a server at some distance is not taken for a
+    slow one."""
+    far_seconds: float = 0.04
+    """A round trip counts as this long at most."""
     retry_seconds: float = 0.0
     """While Redis is away, one call this often is let through; 0: the next one, once the one before has failed."""
     stall_seconds: float = 0.02
@@ -80,9 +86,12 @@ class Door:
     ) -> None:
         """`channels`: for subscriptions; it must speak RESP2. The door closes both."""
         self.timings = timings
-        self.round_trip_seconds = math.nan
-        """Of late, the quickest counting most: how far away the server is. Not a number before the first answer."""
+        self.round_trip_seconds = 0.0
+        """Of late, the quickest counting most: how far away the server is. 0 before the first answer."""
+        self._distance_seconds = 0.0
+        """By so much a limit is longer."""
         self._client: Any = client
+        self._pool = getattr(client, "connection_pool", None)
         self._channels = channels
         self._monotonic = monotonic
         self._is_one_server = not isinstance(client, RedisCluster)
@@ -211,7 +220,7 @@ class Door:
         urgent: bool = False,
     ) -> T:
         """The answer of `command(*args)`, a call of this door's client. Raises `Unavailable`."""
-        seconds = self.timings.answer_seconds if within_seconds is None else within_seconds
+        seconds = self._distance_seconds + (self.timings.answer_seconds if within_seconds is None else within_seconds)
         started = self._monotonic()
         if self._is_closed:
             raise NotAsked("redis", "the connection is closed")
@@ -220,37 +229,46 @@ class Door:
                 raise NotAsked("redis", self._why)
             # This call finds out, the others go on without.
             self._away_until = started + max(seconds, self.timings.retry_seconds)
+        refusal: ResponseError | None = None
         try:
             async with asyncio.timeout(seconds):
                 answer = await command(*args)
         except ResponseError as exc:
-            self._answered(started)
-            raise Unavailable("redis", redis_words(exc)) from exc
+            refusal = exc
         except (RedisError, OSError) as exc:
             await self._unanswered(exc, started, seconds)
             raise Unavailable("redis", _words(exc, seconds)) from exc
-        self._answered(started)
+        timings, took, before = self.timings, self._monotonic() - started, self.round_trip_seconds
+        # An urgent call may wait for longer than the others do: that it was answered says little to them.
+        if self._away_until and (not urgent or took <= timings.answer_seconds + self._distance_seconds):
+            self._away_until = 0.0
+        self.round_trip_seconds = trip = before + (took - before) / 16 if took > before > 0 else took
+        self._distance_seconds = timings.round_trips * (trip if trip < timings.far_seconds else timings.far_seconds)
+        if refusal is not None:
+            raise await self._refused(refusal) from refusal
         return answer
 
-    def _answered(self, started: float) -> None:
-        seconds = self._monotonic() - started
-        if self._away_until and seconds <= self.timings.answer_seconds:  # a patient call's slow answer says little
-            self._away_until = 0.0
-        before = self.round_trip_seconds
-        self.round_trip_seconds = before + (seconds - before) / 16 if seconds > before else seconds
+    async def _refused(self, exc: ResponseError) -> Unavailable:
+        if isinstance(exc, ReadOnlyError) and isinstance(self._pool, PatientPool):
+            await self._pool.open_anew()
+            return Unavailable("redis", f"no longer the primary: {redis_words(exc)}")
+        return Unavailable("redis", redis_words(exc))
 
     async def _unanswered(self, exc: Exception, started: float, seconds: float) -> None:
         now = self._monotonic()
         if isinstance(exc, TimeoutError) and now - started > seconds + self.timings.stall_seconds:
             return
-        pool: Any = getattr(self._client, "connection_pool", None)
-        has_pool = isinstance(pool, PatientPool)
+        pool = self._pool
         # A connection that was lost may be opened anew; on a Cluster redis-py does not say which of the two it was.
-        lost = has_pool and isinstance(exc, RedisConnectionError) and not isinstance(exc, NotConnected)
+        lost = (
+            isinstance(pool, PatientPool)
+            and isinstance(exc, RedisConnectionError)
+            and not isinstance(exc, NotConnected)
+        )
         if self._is_one_server and not lost:
             self._why = _words(exc, seconds)
             self._away_until = now + self.timings.retry_seconds
-        if has_pool:  # on a Cluster redis-py closes what failed, and asks for the map anew
+        if isinstance(pool, PatientPool):  # on a Cluster redis-py closes what failed, and asks for the map anew
             await pool.drop_idle(silent_since=started)
 
     async def _run_together(self, calls: Sequence[ScriptCall], load: Sequence[Script]) -> list[Any]:

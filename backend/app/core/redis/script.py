@@ -26,7 +26,7 @@ class Script:
         """Run it on a redis-py client, without a time limit. A server that does not know the digest (restart, flush)
         has run nothing, so sending the source then repeats nothing."""
         try:
-            return await self.evalsha(client, keys, args)
+            return await client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
         except NoScriptError:
             return await client.execute_command("EVAL", self.source, len(keys), *keys, *args)
 

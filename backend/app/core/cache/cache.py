@@ -1,0 +1,473 @@
+"""One cache: look up, load once however many ask, forget. Alone, or with the tier that all replicas share.
+
+A read, in the steps of docs/cache.md:
+
+    get_or_fetch    1  `hit`: a fresh entry in memory
+    load            2  join the look-up under way, or begin one
+    _read_shared    3  what the shared tier has
+    _fly, _bring    4  load it, or wait for the replica that does (`SharedTier.obtain`)
+    _admit          5  into memory, unless it may be older than an invalidation
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import random
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Any, TypeVar, cast
+
+from prometheus_client import Histogram
+
+from app.core.cache.channel import LOCAL
+from app.core.cache.codec import PLAIN, Codec, codec_for
+from app.core.cache.counts import CacheStats, Counts
+from app.core.cache.memory import ENTRY_OVERHEAD_BYTES, Entry, Flight, Flights, Memory
+from app.core.cache.patterns import Kind, Target
+from app.core.cache.policy import MAX_KEPT_SECONDS, TIMINGS, CachePolicy, CacheTimings, policy_of
+from app.core.cache.shard import Budget, Shard
+from app.core.cache.shared import SharedTier
+from app.core.clock import SYSTEM_CLOCK, Clock
+from app.core.errors import Unavailable
+from app.core.http_client import is_network_error
+from app.core.metrics import FAST_SECONDS
+
+logger = logging.getLogger("app.core.cache")
+
+T = TypeVar("T")
+Fetch = Callable[..., Awaitable[T]]
+
+MISSING = object()
+LOAD_SECONDS = Histogram("chorus_cache_load_seconds", "Time a load from the source took", buckets=FAST_SECONDS)
+
+
+class Cache:
+    """A process's cache, for one event loop. Absent values (`None`) have a small room of their own: a caller that asks
+    for a million things that do not exist displaces nothing that does."""
+
+    def __init__(
+        self,
+        *,
+        max_entries: int = 10_000,
+        max_bytes: int = 64 * 1024 * 1024,
+        max_absent: int = 2_000,
+        timings: CacheTimings = TIMINGS,
+        clock: Clock = SYSTEM_CLOCK,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        self._present = Memory(max_entries=max_entries, max_bytes=max_bytes)
+        self._absent = Memory(max_entries=max_absent, max_bytes=max_bytes)
+        self._find = self._present.find
+        self._find_absent = self._absent.find
+        self._flights = Flights()
+        self._shared: SharedTier | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._counts = Counts()
+        self.hits = 0
+        self._debug = False
+        self.timings = timings
+        self._monotonic = clock.monotonic
+        self._uniform = uniform
+
+    # --- joining ---
+
+    def join(self, shared: SharedTier) -> None:
+        """From now on memory is the first tier before `shared`. What it held was known to this process alone, and
+        goes."""
+        if self._shared is not None:
+            raise RuntimeError("this cache belongs to a fleet already")
+        self._start_over()
+        self._shared = shared
+        for shard in shared.shards:
+            shard.channel.on_drop = self._drop
+            shard.channel.on_flush = functools.partial(self._flush, shard)
+
+    def leave(self) -> None:
+        """Back to this process alone. Idempotent."""
+        self._shared = None
+        self._start_over()
+
+    # --- reading: 1, memory ---
+
+    def hit(self, key: str, codec: Codec) -> Entry | None:
+        """The fresh entry of `key`, counted and logged as a hit, or `None`. Half a microsecond. If the entry is `due`,
+        the caller has it renewed."""
+        entry = self._find(key) or self._find_absent(key)
+        if entry is None or entry.codec is not codec or not entry.channel.trusted:
+            return None
+        now = self._monotonic()
+        if now >= entry.refresh_at:
+            if now >= entry.expires_at:
+                return None
+            entry.due = True
+        entry.used = True
+        self.hits += 1
+        if self._debug:
+            logger.debug("Cache HIT: %s", key)
+        return entry
+
+    async def get(self, key: str, default: Any = None, *, type: Any = None) -> Any:  # noqa: A002
+        """What is cached, in memory or in Redis; `default` if nothing is. Loads nothing, renews nothing."""
+        codec = PLAIN if type is None else codec_for(type)
+        entry = self._find(key)
+        if (
+            entry is not None
+            and self._monotonic() < entry.expires_at
+            and entry.codec is codec
+            and entry.channel.trusted
+            and not self._debug
+        ):  # `hit`, written out: most reads end here
+            entry.used = True
+            self.hits += 1
+            return entry.value
+        entry = self.hit(key, codec)
+        if entry is not None:
+            return entry.value
+        flight = self._flight(key, _nothing, (), codec, policy_of(MAX_KEPT_SECONDS))  # whatever its TTL
+        flight.dirty = True  # an invalidation does not reach it, so it must not be kept
+        value = MISSING if flight.shard is None or flight.uncached else await self._read_shared(flight, flight.shard)
+        return default if value is MISSING else value
+
+    async def get_or_fetch(
+        self,
+        key: str,
+        fetch_func: Fetch[T],
+        *args: Any,
+        ttl_seconds: float,
+        type: Any = None,  # noqa: A002
+        negative_ttl_seconds: float | None = None,
+        stale_for_seconds: float = 0.0,
+        soft_timeout_seconds: float | None = None,
+    ) -> T:
+        """The cached value of `key`, or that of `await fetch_func(*args)`; see the package's first page."""
+        codec = PLAIN if type is None else codec_for(type)
+        entry = self.hit(key, codec)
+        if entry is not None and not entry.due:
+            return cast(T, entry.value)
+        policy = policy_of(ttl_seconds, negative_ttl_seconds, stale_for_seconds, soft_timeout_seconds)
+        if entry is not None:
+            self.refresh(entry, key, fetch_func, args, codec, policy)
+            return cast(T, entry.value)
+        return await self.load(key, fetch_func, args, codec, policy)
+
+    # --- reading: 2, one look-up a key ---
+
+    async def load(self, key: str, fetch: Fetch[T], args: tuple[Any, ...], codec: Codec, policy: CachePolicy) -> T:
+        """Join the look-up of `key`, or begin one. Being cancelled cancels neither the others nor the load."""
+        flight = self._flights.find((key, codec))
+        if flight is not None:
+            self._counts.coalesced += 1
+            return cast(T, await asyncio.shield(flight.outcome()))
+        flight = self._flight(key, fetch, args, codec, policy)
+        self._flights.begin(flight)
+        shard = flight.shard
+        if shard is not None and not flight.uncached:
+            # Without a task of its own: most of what is not in memory is there.
+            try:
+                value = await self._read_shared(flight, shard)
+                if value is not MISSING:
+                    self._flights.end(flight)
+                    if flight.done is not None:
+                        flight.done.set_result(value)
+                    return cast(T, value)
+            except BaseException:
+                self._start(flight)  # others may be waiting
+                raise
+        return cast(T, await asyncio.shield(self._start(flight)))
+
+    def refresh(
+        self, entry: Entry, key: str, fetch: Fetch[Any], args: tuple[Any, ...], codec: Codec, policy: CachePolicy
+    ) -> None:
+        """Have an entry that is due loaded anew, by this replica or another, while it still serves."""
+        entry.due = False
+        entry.refresh_at = min(entry.expires_at, self._monotonic() + self.timings.stale_retry)
+        if self._flights.has(key, codec):
+            return
+        flight = self._flight(key, fetch, args, codec, policy)
+        if flight.uncached or flight.shard is None:
+            return
+        flight.seen = round(entry.expires_at * 1e6 + flight.shard.channel.ahead_us)
+        self._flights.begin(flight)
+        self._counts.refreshes += 1
+        self._start(flight)
+
+    def _flight(self, key: str, fetch: Fetch[Any], args: tuple[Any, ...], codec: Codec, policy: CachePolicy) -> Flight:
+        # Asked here and not on every hit: a level changed while the process runs shows with the next miss.
+        self._debug = logger.isEnabledFor(logging.DEBUG)
+        shared, budget = self._shared, Budget(self.timings.shared)
+        if shared is None:
+            return Flight(key, codec, fetch, args, policy, None, 0, budget)
+        shard = shared.shards[0] if len(shared.shards) == 1 else shared.of(key)
+        uncached = shared.pending.any and shared.pending.covers(key)
+        return Flight(key, codec, fetch, args, policy, shard, shard.channel.flushes, budget, uncached)
+
+    # --- reading: 3, the shared tier ---
+
+    async def _read_shared(self, flight: Flight, shard: Shard) -> Any:
+        """The fresh value that the shared tier has, admitted to memory; or `MISSING`."""
+        try:
+            stored = await shard.read(flight.key, flight.codec.fingerprint, flight.budget)
+            value = flight.codec.load(stored.json) if stored else None
+        except Unavailable:
+            flight.uncached = True
+            return MISSING
+        except ValueError:
+            fingerprint = flight.codec.fingerprint
+            logger.exception("what the shared cache holds cannot be read", extra={"fingerprint": fingerprint})
+            return MISSING
+        if stored is None:
+            return MISSING
+        left_us = stored.fresh_until_us - self._monotonic() * 1e6 - shard.channel.ahead_us
+        # Fresh for longer than its TTL: stored while the server's clock was ahead.
+        if not 0 < left_us <= (flight.policy.longest_ttl + self.timings.slack) * 1e6:
+            flight.old = stored
+            return MISSING
+        self._counts.shared_hits += 1
+        if self._debug:
+            logger.debug("Cache HIT: %s", flight.key)
+        self._admit(flight, shard, value, len(stored.json), stored.fresh_until_us)
+        return value
+
+    # --- reading: 4, the source ---
+
+    def _start(self, flight: Flight) -> asyncio.Future[Any]:
+        """Have it looked up by a task of its own; the outcome."""
+        done = flight.done or flight.outcome()
+        done.add_done_callback(_retrieve)
+        task = asyncio.create_task(self._fly(flight, done), name=f"cache load {flight.key}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return done
+
+    async def _fly(self, flight: Flight, done: asyncio.Future[Any]) -> None:
+        soft, patience = None, flight.policy.soft_timeout
+        if patience is not None:
+            soft = asyncio.get_running_loop().call_later(patience, self._give_stale, flight, done)
+        try:
+            value = await self._bring(flight)
+        except asyncio.CancelledError:
+            done.cancel()
+            raise
+        except Exception as exc:  # noqa: BLE001  those who wait must hear of it, also of a bug
+            expected = isinstance(exc, Unavailable) or is_network_error(exc)
+            if not done.done() and not (expected and self._give_stale(flight, done, reason=str(exc))):
+                done.set_exception(exc)
+        else:
+            if not done.done():
+                done.set_result(value)
+        finally:
+            if soft is not None:
+                soft.cancel()
+            self._flights.end(flight)
+
+    async def _bring(self, flight: Flight) -> Any:
+        shard = flight.shard
+        if shard is None:
+            value, json = await self._fetch(flight)
+            if flight.dirty:
+                self._counts.refused_fills += 1
+            else:
+                ttl = flight.policy.ttl_of(value) * (1 - self.timings.ttl_jitter * self._uniform())
+                expires_at = self._monotonic() + ttl
+                self._put(flight, value, len(json), expires_at, expires_at)
+            return value
+        if self._shared is None:  # it has left the fleet since
+            return (await self._fetch(flight))[0]
+        brought = await self._shared.obtain(flight, self._fetch)
+        if brought is None:
+            return None
+        value, size, fresh_until_us = brought
+        if fresh_until_us is not None:
+            self._admit(flight, shard, value, size, fresh_until_us)
+        elif not flight.uncached:
+            self._counts.refused_fills += 1
+        return value
+
+    async def _fetch(self, flight: Flight) -> tuple[Any, bytes]:
+        """The source's value, as others would read it, and its JSON. Bounded, because all who ask for the key wait."""
+        if flight.seen is None:
+            self._counts.misses += 1
+            logger.debug("Cache MISS: %s", flight.key)
+        self._counts.loads += 1
+        self._counts.bypassed += flight.uncached
+        started = self._monotonic()
+        try:
+            async with asyncio.timeout(self.timings.load) as limit:
+                value = await flight.fetch(*flight.args)
+            return flight.codec.detach(value)
+        except Exception as exc:
+            self._counts.load_failures += 1
+            if isinstance(exc, TimeoutError) and limit.expired():
+                raise Unavailable("source", f"loading {flight.key} took over {self.timings.load:g} s") from exc
+            raise
+        finally:
+            seconds = self._monotonic() - started
+            self._counts.load_seconds += seconds
+            LOAD_SECONDS.observe(seconds)
+
+    def _give_stale(self, flight: Flight, done: asyncio.Future[Any], *, reason: str = "the source is slow") -> bool:
+        """Answer with an expired copy, if there is one that may stand in. An invalidation leaves none. A refresh has no
+        one who waits: its value is still fresh."""
+        if done.done() or flight.dirty or flight.uncached or flight.seen is not None:
+            return False
+        key, now = flight.key, self._monotonic()
+        entry = self._find(key) or self._find_absent(key)
+        if entry is not None and entry.channel.trusted and entry.codec is flight.codec and entry.stale_until > now:
+            entry.refresh_at = entry.expires_at = min(entry.stale_until, now + self.timings.stale_retry)
+            value = entry.value
+        elif flight.old is not None:
+            value = flight.codec.load(flight.old.json)
+        else:
+            return False
+        self._counts.stale += 1
+        logger.warning("Cache STALE: %s", key, extra={"reason": reason})
+        done.set_result(value)
+        return True
+
+    # --- reading: 5, into memory ---
+
+    def _admit(self, flight: Flight, shard: Shard, value: Any, size: int, fresh_until_us: int) -> None:
+        """Unless it may be older than an invalidation: the key's while it was read (dirty), or one that was missed (not
+        trusted, flushed)."""
+        channel = shard.channel
+        if flight.dirty or not channel.trusted or channel.flushes != flight.flushes:
+            return
+        now, policy = self._monotonic(), flight.policy
+        expires_at = min((fresh_until_us - channel.ahead_us) / 1e6, now + policy.longest_ttl)
+        early = 0.0
+        if value is not None:
+            early = policy.ttl * self.timings.refresh_share * (0.5 + self._uniform() / 2)
+        if expires_at > now:
+            self._put(flight, value, size, expires_at - early, expires_at)
+
+    def _put(self, flight: Flight, value: Any, size: int, refresh_at: float, expires_at: float) -> None:
+        key, policy = flight.key, flight.policy
+        channel = LOCAL if flight.shard is None else flight.shard.channel
+        size += len(key) + ENTRY_OVERHEAD_BYTES
+        entry = Entry(value, flight.codec, refresh_at, expires_at, expires_at + policy.stale, size, channel)
+        memory, other = (self._absent, self._present) if value is None else (self._present, self._absent)
+        if other.find(key) is not None:
+            other.drop(key)
+        memory.put(key, entry)
+        if self._debug:
+            logger.debug("Cache SET: %s (TTL=%gs)", key, policy.ttl_of(value))
+
+    # --- invalidating ---
+
+    async def invalidate(self, *patterns: str) -> int:
+        """Forget keys, groups (`prefix:*`), or globs (`*`, `?`, `[…]`), on every replica; how many entries this one's
+        memory held.
+
+        A load under way still answers those who wait for it, but is not kept, and later readers do not join it. An
+        exact key that contains a wildcard's sign is found too. If Redis does not take it, it is owed: this process
+        reads past the cache, and repeats it until Redis does.
+        """
+        dropped, failure = await self._invalidate([Target.of(pattern) for pattern in patterns])
+        if failure is not None:
+            logger.warning("invalidation is owed", extra={"reason": str(failure), "count": len(patterns)})
+        return dropped
+
+    async def invalidate_everywhere(self, *patterns: str) -> None:
+        """As `invalidate`, but raises `Unavailable` if Redis did not take it: for a caller that keeps it until it
+        has."""
+        _, failure = await self._invalidate([Target.of(pattern) for pattern in patterns])
+        if failure is not None:
+            raise failure
+
+    @asynccontextmanager
+    async def write_fence(self, *keys: str) -> AsyncIterator[None]:
+        """Around a commit that changes what `keys` show: no process caches them from before it until it is invalidated.
+
+        Afterwards they are invalidated, whatever happened: a commit whose answer was lost may have been one.
+        """
+        writer = secrets.token_hex(8)
+        targets = [Target.key(key) for key in keys]
+        self._forget(targets)
+        if self._shared is not None:
+            try:
+                await self._shared.fence(keys, writer)
+            except Unavailable as exc:
+                logger.warning("write without a fence", extra={"reason": str(exc)})
+            finally:
+                self._forget(targets)  # what was read while the script was on its way, maybe before it ran
+        try:
+            yield
+        finally:
+            # Also for a caller that is cancelled: repeated as a debt, it would leave the fence.
+            task = asyncio.create_task(self._invalidate(targets, writer))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            _, failure = await asyncio.shield(task)
+            if failure is not None:
+                logger.warning("invalidation is owed", extra={"reason": str(failure), "count": len(keys)})
+
+    async def _invalidate(self, targets: list[Target], writer: str = "") -> tuple[int, Unavailable | None]:
+        self._counts.invalidations += len(targets)
+        dropped = self._forget(targets)
+        if self._shared is None:
+            return dropped, None
+        try:
+            await self._shared.invalidate(targets, writer=writer)
+        except Unavailable as exc:
+            return dropped, exc
+        # What was read while the script was on its way has not been kept: its keys were pending.
+        return dropped, None
+
+    # --- forgetting ---
+
+    def cleanup(self) -> int:
+        """Drop what neither a hit nor a failing source can use any more; how many."""
+        now = self._monotonic()
+        return self._drop_if(lambda _key, entry: entry.stale_until <= now)
+
+    def _forget(self, targets: Iterable[Target]) -> int:
+        return sum(map(self._drop, targets))
+
+    def _drop(self, target: Target) -> int:
+        self._flights.drop(target)
+        if target.kind is Kind.KEY:
+            return int(self._present.drop(target.text)) + int(self._absent.drop(target.text))
+        return self._drop_if(lambda key, _entry: target.matches(key))
+
+    def _start_over(self) -> None:
+        self._drop(Target.pattern("*"))
+
+    def _flush(self, shard: Shard) -> None:
+        self._flights.flush(shard)
+        self._drop_if(lambda _key, entry: entry.channel is shard.channel)
+
+    def _drop_if(self, condition: Callable[[str, Entry], bool]) -> int:
+        return self._present.drop_if(condition) + self._absent.drop_if(condition)
+
+    # --- watching ---
+
+    def stats(self) -> CacheStats:
+        shards = self._shared.shards if self._shared else ()
+        channels = [shard.channel for shard in shards]
+        return CacheStats(
+            hits=self.hits,
+            **asdict(self._counts),
+            evictions=self._present.evictions + self._absent.evictions,
+            entries=len(self._present) + len(self._absent),
+            bytes=self._present.bytes + self._absent.bytes,
+            received=sum(channel.received for channel in channels),
+            gaps=sum(channel.gaps for channel in channels),
+            flushes=sum(channel.flushes for channel in channels),
+            owed=len(self._shared.pending) if self._shared else 0,
+            shared=self._shared is not None,
+            trusted=all(channel.trusted for channel in channels),
+        )
+
+
+async def _nothing() -> None:
+    """Never called: `get` does not load."""
+
+
+def _retrieve(done: asyncio.Future[Any]) -> None:
+    """All who waited may have been cancelled; the failure of the load is then asked for by no one."""
+    if not done.cancelled():
+        done.exception()
