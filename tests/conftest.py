@@ -18,7 +18,7 @@ from hypothesis import settings
 
 from app.adapters.migrations import apply_migrations
 from app.core.cache import CacheTimings
-from app.core.circuit_breaker import CIRCUIT_BREAKERS, KEYED_CIRCUIT_BREAKERS, fleet
+from app.core.circuit_breaker import CIRCUIT_BREAKERS, KEYED_CIRCUIT_BREAKERS
 from app.localhost.location import Location, locate
 from app.localhost.servers import Postgres, Valkey, remove_data
 
@@ -40,13 +40,6 @@ def _circuits_as_new() -> Iterator[None]:
     for family in KEYED_CIRCUIT_BREAKERS:
         for breaker in family.breakers():
             breaker.reset()
-
-
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of what circuits do with Redis' answers, not of how long they wait for one: on a busy machine some are
-    late, and then a replica rightly decides alone."""
-    monkeypatch.setattr(fleet, "OP_SECONDS", 5.0)
 
 
 @pytest.fixture

@@ -98,12 +98,6 @@ def test_an_ignored_rule_has_its_reason_on_the_line() -> None:
     assert silent == []
 
 
-HALVES = {
-    "CircuitBreaker": "`Circuit` in a file of its own, until the breaker is one class",
-}
-"""Classes that still use the private state of a base class in another file, each with the reason."""
-
-
 def _private_names(node: ast.ClassDef, context: type[ast.expr_context]) -> set[str]:
     """The private attributes of `self` that the class reads (`ast.Load`) or sets (`ast.Store`)."""
     return {
@@ -143,8 +137,7 @@ def test_no_class_inherits_private_state_from_a_sibling_file() -> None:
             borrowed = _private_names(node, ast.Load) & _private_members(parent) - _private_members(node)
             if place != path and borrowed:
                 halves[node.name] = sorted(borrowed)
-    assert {name: names for name, names in halves.items() if name not in HALVES} == {}
-    assert HALVES.keys() <= halves.keys(), "an exemption that is not needed any more"
+    assert halves == {}
 
 
 @pytest.mark.parametrize(

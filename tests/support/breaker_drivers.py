@@ -12,7 +12,7 @@ from app.core.circuit_breaker import (
     CircuitBreaker,
     CircuitBreakerOpenError,
 )
-from app.core.circuit_breaker.fleet import ROUND_TRIPS
+from app.core.circuit_breaker.connection import ROUND_TRIPS
 from app.core.redis.door import Door
 
 

@@ -7,24 +7,38 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from app.core.circuit_breaker import BreakerFleet, BreakerPolicy, CircuitBreaker, KeyedCircuitBreakers
+from app.core.circuit_breaker import BreakerFleet, BreakerPolicy, CircuitBreaker, FleetTimings, KeyedCircuitBreakers
 from app.core.http_client import ConnectFailed
 from app.core.redis.door import Door
 
 POLICY = BreakerPolicy(failure_threshold=5, open_seconds=0.4, max_open_seconds=4.0, probe_lease_seconds=1.0)
+TIMINGS = FleetTimings()
+PATIENT = FleetTimings(answer_seconds=5.0)
+"""For tests of what circuits do with Redis' answers, not of how long they wait for one: on a busy machine some are
+late, and then a replica rightly decides alone."""
 
 
 class Replica:
     """One replica: a circuit `api`, a family `keyed`, a fleet; and an upstream that answers as told."""
 
-    def __init__(self, url: str, name: str, policy: BreakerPolicy = POLICY, *, replicas: int = 1) -> None:
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        policy: BreakerPolicy = POLICY,
+        *,
+        replicas: int = 1,
+        timings: FleetTimings = TIMINGS,
+    ) -> None:
         self.name = name
         self.door = Door.to(url)
         self.breaker = CircuitBreaker("some_api", policy, dependency="some")
         self.keyed = KeyedCircuitBreakers("keyed_api", replace(policy, quorum=1), dependency="keyed")
         self.replicas = replicas
         """That live, as far as this one knows."""
-        self.fleet = BreakerFleet(self.door, namespace="test", replica_id=name, replicas=lambda: self.replicas)
+        self.fleet = BreakerFleet(
+            self.door, namespace="test", replica_id=name, replicas=lambda: self.replicas, timings=timings
+        )
         self.fleet.join(self.breaker, self.keyed)
         self.outcome: Exception | None = None
         self.called = 0

@@ -5,7 +5,7 @@ The scripts run on a server whose clock the test moves; every replica has a cloc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,7 @@ class Replica:
     breaker: CircuitBreaker
     fleet: BreakerFleet
     line: Line
+    now: Callable[[], float]
     inbox: list[bytes] = field(default_factory=list)
 
 
@@ -76,7 +77,7 @@ class Fleet(RuleBasedStateMachine):
         )
         fleet.join(breaker)
         self.run(fleet.sync())
-        return Replica(breaker, fleet, line)
+        return Replica(breaker, fleet, line, clock.monotonic)
 
     def run(self, step: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(step)
@@ -86,13 +87,13 @@ class Fleet(RuleBasedStateMachine):
         for _ in range(1000):
             await asyncio.sleep(0)
             waiting = [call for call in self.calls if not call.task.done()]
-            busy = any(replica.fleet._tasks for replica in self.replicas)
+            busy = any(replica.fleet._connection.tasks for replica in self.replicas)
             if not busy and len(asyncio.all_tasks()) <= 1 + len(waiting):
                 return
         raise AssertionError("it never came to rest")
 
     async def reported(self) -> None:
-        while any(replica.fleet._tasks for replica in self.replicas):
+        while any(replica.fleet._connection.tasks for replica in self.replicas):
             await asyncio.sleep(0)
 
     def truth(self) -> dict[str, Any]:
@@ -134,7 +135,7 @@ class Fleet(RuleBasedStateMachine):
         replica, self.chance = self.replicas[number], chance
         before = replica.breaker._view
         due = before.state is State.HALF_OPEN or (
-            before.state is State.OPEN and not before.forced and replica.fleet.now() >= before.until
+            before.state is State.OPEN and not before.forced and replica.now() >= before.until
         )
         operations = replica.line.operations
         call = self.run(self._begin(replica))
@@ -284,8 +285,8 @@ class Fleet(RuleBasedStateMachine):
         replica = self.replicas[number]
         if not replica.line.cut:
             replica.line.fault = ""
-            word = self.run(replica.fleet.force(NAME, state, who="operator", why="test"))
-            assert word.view.manual
+            told = self.run(replica.fleet.force(NAME, state, who="operator", why="test"))
+            assert told.view.manual
 
     @rule(
         number=st.integers(0, 2),

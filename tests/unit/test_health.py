@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker, State
+from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.errors import Unavailable
 from app.core.lifecycle import Supervisor
 from app.core.probe_board import Turn
@@ -302,14 +302,17 @@ async def test_while_the_database_is_away_the_blocked_accounts_stay_as_they_were
     BLOCKED.labels("payment_problem").set(0)
 
 
-async def _opened(policy: BreakerPolicy) -> CircuitBreaker:
-    breaker = CircuitBreaker("some", policy)
-
+async def _fail(breaker: CircuitBreaker) -> None:
     async def fails() -> None:
         raise Unavailable("some", "away")
 
     with pytest.raises(Unavailable):
         await breaker.call_async(fails)
+
+
+async def _opened(policy: BreakerPolicy) -> CircuitBreaker:
+    breaker = CircuitBreaker("some", policy)
+    await _fail(breaker)
     assert not breaker.is_closed
     return breaker
 
@@ -344,7 +347,7 @@ async def test_a_store_whose_circuit_opens_during_a_pause_is_looked_at_without_w
     while len(clock.slept) < 3:
         await asyncio.sleep(0)
     assert probe.calls == 0
-    breaker._enter(State.OPEN, until=float("inf"))
+    await _fail(breaker)
     async with asyncio.timeout(5):
         while probe.calls == 0:
             await asyncio.sleep(0)

@@ -34,9 +34,8 @@ from app.core.http_client import (
 )
 from app.core.resilience import ResiliencePolicy
 from app.core.retry import is_unavailable
-from app.core.tolerant_json import Json
 from app.domain.errors import ModelRefused, Unavailable
-from app.domain.models import BotProfile, Generation, Prompt, Turn
+from app.domain.models import BotProfile, Generation, Json, Prompt, Turn
 from app.domain.text import whole_sentences
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.core import tolerant_json
-from app.core.tolerant_json import Json
+from app.domain.models import Json
 
 REFUSALS = frozenset({
     "SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "RECITATION",

@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from app.core.clock import SYSTEM_CLOCK, Clock
-from app.core.tolerant_json import Json
-from app.domain.models import Prompt
+from app.domain.models import Json, Prompt
 
 MAX_OUTPUT_TOKENS = 1024
 """Of an answer, where the profile says nothing."""

@@ -26,10 +26,9 @@ from pydantic import TypeAdapter
 from app.adapters.database_trouble import DatabaseUnavailable, LockedTurns, Trouble
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.deadline import Deadline
-from app.core.queue import Event
+from app.core.event import Event
 from app.core.resilience import ResiliencePolicy
 from app.core.slots import CALLER
-from app.core.tolerant_json import Json
 from app.domain.errors import Conflict, Fenced, InvalidInput, NotFound
 from app.domain.models import (
     Account,
@@ -47,6 +46,7 @@ from app.domain.models import (
     InboundMessage,
     InboxState,
     Invalidation,
+    Json,
     Member,
     Message,
     Page,

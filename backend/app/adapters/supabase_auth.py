@@ -15,9 +15,8 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
 from app.core.http_client import GetClient, HttpError, get_http_client, request
 from app.core.resilience import ResiliencePolicy
-from app.core.tolerant_json import Json
 from app.domain.errors import Unauthenticated, Unavailable
-from app.domain.models import User
+from app.domain.models import Json, User
 
 logger = logging.getLogger(__name__)
 

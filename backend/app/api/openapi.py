@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
-from app.core.tolerant_json import Json
+from app.domain.models import Json
 
 Security = dict[str, list[str]]
 

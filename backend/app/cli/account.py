@@ -16,10 +16,9 @@ import orjson
 from app.cli.exit_codes import FAILED
 from app.cli.output import json_option, print_json
 from app.cli.settings import settings_with_database
-from app.core.tolerant_json import Json
 
 if TYPE_CHECKING:
-    from app.domain.models import Account, BotProfile, Member
+    from app.domain.models import Account, BotProfile, Json, Member
     from app.services.account_service import AccountService
     from app.settings import Settings
 

@@ -11,10 +11,10 @@ import click
 
 from app.cli.output import json_option, print_json, span
 from app.cli.settings import settings_with_redis
-from app.core.tolerant_json import Json
 
 if TYPE_CHECKING:
     from app.core.registry import Replica
+    from app.domain.models import Json
 
 
 @click.command()

@@ -14,13 +14,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import orjson
-
-Json = Mapping[str, Any]
-"""An object as it came from outside: nothing is known of its values until they are looked at."""
 
 MAX_DEPTH = 64
 """Far above what anybody means (WhatsApp's deepest message has about 10 levels), far below what recursion can bear:

@@ -10,7 +10,6 @@ from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, leave_by
 from app.core.redis.door import Door
 from app.core.registry import Registry
-from app.core.tolerant_json import Json
 from app.doctor.causes import of_redis
 from app.doctor.database_checks import check_database
 from app.doctor.findings import Check, Finding, bounded
@@ -18,6 +17,7 @@ from app.doctor.limits import check_connections, check_limits
 from app.doctor.namespace_check import SUBJECT, check_namespace
 from app.doctor.upstream_checks import check_gemini, check_whatsapp
 from app.domain.errors import ConfigurationError
+from app.domain.models import Json
 from app.settings import Durability, Env, RedisDurability, Settings, misspelt_settings
 from app.wiring import open_door
 

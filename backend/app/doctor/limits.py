@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from app.core.tolerant_json import Json
 from app.doctor.findings import Finding
+from app.domain.models import Json
 from app.settings import ReplicaRole, Settings
 
 MOST_AT_ONCE = 200

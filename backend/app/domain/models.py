@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from app.core.tolerant_json import Json
 from app.domain.usage import Usage, UsageChange
 
 T = TypeVar("T")
+
+Json = Mapping[str, Any]
+"""An object as it came from outside: nothing is known of its values until they are looked at."""
 
 TEXT_LIMIT = 4096
 """Characters in one WhatsApp text message (Cloud API reference, text object)."""

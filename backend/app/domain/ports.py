@@ -11,8 +11,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from app.core.deadline import Deadline
-from app.core.queue import Event
-from app.core.tolerant_json import Json
+from app.core.event import Event
 from app.domain.models import (
     Account,
     Author,
@@ -30,6 +29,7 @@ from app.domain.models import (
     InboundMessage,
     InboxState,
     Invalidation,
+    Json,
     Member,
     Message,
     Page,

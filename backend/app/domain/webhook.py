@@ -22,9 +22,9 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from app.core.tolerant_json import Json, dumps, sketch
+from app.core.tolerant_json import dumps, sketch
 from app.domain.foreign_text import NAME_CHARACTERS, one_line, quoted
-from app.domain.models import STATUS_RANK, InboundMessage, Status
+from app.domain.models import STATUS_RANK, InboundMessage, Json, Status
 from app.domain.notices import NOTICE_FIELDS, read_notice
 from app.domain.phone import phone_digits, shortest_number
 

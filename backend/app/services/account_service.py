@@ -12,9 +12,8 @@ from typing import Any
 
 from app.core.cache import get_cached_or_fetch, write_fence
 from app.core.secrets import SecretError, TokenCipher
-from app.core.tolerant_json import Json
 from app.domain.errors import Conflict, Forbidden, NotFound, Unavailable
-from app.domain.models import Account, BlockReason, BotProfile, Member, Refusal, Role, User
+from app.domain.models import Account, BlockReason, BotProfile, Json, Member, Refusal, Role, User
 from app.domain.notices import AccountNotice
 from app.domain.phone import phone_digits
 from app.domain.ports import AccountStore

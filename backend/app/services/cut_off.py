@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from app.core.circuit_breaker import CircuitBreaker
-from app.core.tolerant_json import Json
+from app.domain.models import Json
 
 
 class CutOff:

@@ -15,9 +15,10 @@ from prometheus_client import Counter
 from app.core.bounded_names import BoundedNames
 from app.core.logging import bind_messages
 from app.core.queue import Event, PutResult
-from app.core.tolerant_json import Json, dumps, loads_shallow
+from app.core.tolerant_json import dumps, loads_shallow
 from app.core.tracing import outgoing
 from app.domain.app_secrets import FIRST_APP
+from app.domain.models import Json
 from app.domain.webhook import Kind, WebhookEvent, parse_webhook
 from app.services.app_binding import AppBinding
 

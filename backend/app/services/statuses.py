@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.core.tolerant_json import Json
 from app.domain.errors import Unprocessable
-from app.domain.models import Status
+from app.domain.models import Json, Status
 from app.domain.ports import Store
 from app.domain.webhook import REPORTED, event_time
 from app.services.ingest_service import Incoming

@@ -13,13 +13,13 @@ from typing import Any
 from prometheus_client import Counter, Gauge
 
 from app.core.clock import SYSTEM_CLOCK, Clock
+from app.core.event import Event
 from app.core.queue.batcher import Batcher
 from app.core.queue.dead_letters import DeadLetters
 from app.core.queue.events import (
     REASON_CHARACTERS,
     Claim,
     DeadLetter,
-    Event,
     LeaseLost,
     PutResult,
     QueueFull,
