@@ -10,19 +10,19 @@ import pytest
 
 from app.core.circuit_breaker import BreakerPolicy, State
 from app.core.errors import Unavailable
-from tests.support.breaker_kit import PATIENT, POLICY, Replica, until
+from tests.support.breaker_kit import PATIENT, POLICY, BreakerReplica, until
 
-Make = Callable[..., Awaitable[list[Replica]]]
+Make = Callable[..., Awaitable[list[BreakerReplica]]]
 
 
 @pytest.fixture
 async def make(valkey_url: str) -> AsyncIterator[Make]:
     """`await make(3)`: three replicas that follow the fleet."""
-    made: list[Replica] = []
+    made: list[BreakerReplica] = []
 
-    async def make(count: int, policy: BreakerPolicy = POLICY, *, started: bool = True) -> list[Replica]:
+    async def make(count: int, policy: BreakerPolicy = POLICY, *, started: bool = True) -> list[BreakerReplica]:
         new = [
-            Replica(valkey_url, f"replica-{len(made) + n}", policy, replicas=count, timings=PATIENT)
+            BreakerReplica(valkey_url, f"replica-{len(made) + n}", policy, replicas=count, timings=PATIENT)
             for n in range(count)
         ]
         made.extend(new)
@@ -36,14 +36,14 @@ async def make(valkey_url: str) -> AsyncIterator[Make]:
         await replica.stop()
 
 
-async def five_failures(*replicas: Replica) -> None:
+async def five_failures(*replicas: BreakerReplica) -> None:
     for replica in replicas:
         replica.fails()
     for n in range(5):
         await replicas[n % len(replicas)].call()
 
 
-async def trip(replicas: list[Replica]) -> None:
+async def trip(replicas: list[BreakerReplica]) -> None:
     await five_failures(*replicas)
     await until(lambda: all(replica.state == "open" for replica in replicas))
 

@@ -18,7 +18,7 @@ PATIENT = FleetTimings(answer_seconds=5.0)
 late, and then a replica rightly decides alone."""
 
 
-class Replica:
+class BreakerReplica:
     """One replica: a circuit `api`, a family `keyed`, a fleet; and an upstream that answers as told."""
 
     def __init__(

@@ -42,7 +42,7 @@ def say(**line: Any) -> None:
     sys.stdout.flush()
 
 
-class Replica:
+class ChildReplica:
     def __init__(self, store: PostgresStore) -> None:
         self._store = store
         self._accounts = AccountService(store, TokenCipher([TokenCipher.generate_key()]))
@@ -113,7 +113,7 @@ class Replica:
 async def serve(redis_url: str, database_url: str) -> None:
     store = PostgresStore(database_url)
     redis = connect(redis_url, timeout_seconds=1)
-    replica = Replica(store)
+    replica = ChildReplica(store)
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     holder = f"{time.monotonic_ns()}"

@@ -18,11 +18,11 @@ BACK_SECONDS = 2.0
 
 
 @dataclass
-class Replica:
+class CacheReplica:
     cache: Cache
     shared: SharedTier
     proxy: Proxy
-    world: World
+    world: CachedWorld
 
     async def read(self, key: str = "user:1") -> Any:
         return await self.cache.get_or_fetch(key, self.world.source, key, ttl_seconds=300)
@@ -41,7 +41,7 @@ class Replica:
         return not any(shard.channel.trusted for shard in self.shared.shards)
 
 
-class World:
+class CachedWorld:
     """What every replica's source reads."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.support.cache_sim import World
+from tests.support.cache_sim import SimWorld
 
 
 def machine(url: str, *, replicas: int, keys_count: int) -> type[RuleBasedStateMachine]:  # noqa: C901  one rule each
@@ -20,7 +20,7 @@ def machine(url: str, *, replicas: int, keys_count: int) -> type[RuleBasedStateM
 
         def __init__(self) -> None:
             super().__init__()
-            self.world = World(url, replicas)
+            self.world = SimWorld(url, replicas)
 
         def teardown(self) -> None:
             try:
@@ -128,13 +128,13 @@ def machine(url: str, *, replicas: int, keys_count: int) -> type[RuleBasedStateM
     return Fleet
 
 
-def settled_read(world: World, n: int, key: str = "user:1") -> int:
+def settled_read(world: SimWorld, n: int, key: str = "user:1") -> int:
     read = world.read(world.replicas[n], key)
     world.finish()
     return read.result()
 
 
-def a_load_overtaken_by_an_edit(world: World) -> None:
+def a_load_overtaken_by_an_edit(world: SimWorld) -> None:
     """Replica 0 has read the database when replica 1 commits and invalidates; then replica 0 stores what it read."""
     a, b = world.replicas
     world.read(a, "user:1")
@@ -151,7 +151,7 @@ def a_load_overtaken_by_an_edit(world: World) -> None:
     assert settled_read(world, 0) == settled_read(world, 1) == world.database["user:1"]
 
 
-def a_read_overtaken_by_an_edit(world: World) -> None:
+def a_read_overtaken_by_an_edit(world: SimWorld) -> None:
     """Replica 0 has asked Redis and got the old value; the message comes before the answer does."""
     a, b = world.replicas
     settled_read(world, 1)
@@ -165,7 +165,7 @@ def a_read_overtaken_by_an_edit(world: World) -> None:
     assert settled_read(world, 0) == 1
 
 
-def a_lost_message(world: World) -> None:
+def a_lost_message(world: SimWorld) -> None:
     """The message of one invalidation is lost, the next one arrives."""
     _, b = world.replicas
     settled_read(world, 0)
@@ -178,7 +178,7 @@ def a_lost_message(world: World) -> None:
     assert settled_read(world, 0) == 1
 
 
-def a_cut_channel(world: World) -> None:
+def a_cut_channel(world: SimWorld) -> None:
     """Replica 0 hears nothing while replica 1 edits."""
     settled_read(world, 0)
     world.replicas[0].cut()
@@ -189,7 +189,7 @@ def a_cut_channel(world: World) -> None:
     assert settled_read(world, 0) == 1
 
 
-def a_flush_during_a_read(world: World) -> None:
+def a_flush_during_a_read(world: SimWorld) -> None:
     """Between the answer of Redis and memory the channel was cut, an edit missed, and the channel is back."""
     a, b = world.replicas
     settled_read(world, 1)
@@ -204,7 +204,7 @@ def a_flush_during_a_read(world: World) -> None:
     assert settled_read(world, 0) == 1
 
 
-def two_writers(world: World) -> None:
+def two_writers(world: SimWorld) -> None:
     """Both commit, then both invalidate; a load reads between the two commits."""
     a, b = world.replicas
     world.edit(a, "user:1", fenced=False)
@@ -225,7 +225,7 @@ def two_writers(world: World) -> None:
     assert settled_read(world, 0) == settled_read(world, 1) == 2
 
 
-def a_group_invalidated_during_a_load(world: World) -> None:
+def a_group_invalidated_during_a_load(world: SimWorld) -> None:
     a, b = world.replicas
     world.read(a, "user:1")
     world.answer(world.named("read", a))
@@ -240,7 +240,7 @@ def a_group_invalidated_during_a_load(world: World) -> None:
     assert settled_read(world, 1) == settled_read(world, 0) == 1
 
 
-def a_reader_between_commit_and_invalidation(world: World) -> None:
+def a_reader_between_commit_and_invalidation(world: SimWorld) -> None:
     """With a fence nobody keeps what was read before the commit, also if the writer dies after it."""
     a, b = world.replicas
     settled_read(world, 0)
@@ -257,7 +257,7 @@ def a_reader_between_commit_and_invalidation(world: World) -> None:
     assert settled_read(world, 0) == settled_read(world, 1) == 1
 
 
-def a_fence_of_two_writers(world: World) -> None:
+def a_fence_of_two_writers(world: SimWorld) -> None:
     """The first to finish does not take the other's fence away."""
     a, b = world.replicas
     world.edit(a, "user:1", fenced=True)
@@ -275,7 +275,7 @@ def a_fence_of_two_writers(world: World) -> None:
     assert settled_read(world, 0) == 2
 
 
-def a_reader_beside_the_writer_itself(world: World) -> None:
+def a_reader_beside_the_writer_itself(world: SimWorld) -> None:
     """The writer's own replica reads from Redis while its fence is on the way: its memory must not outlast the commit,
     whose answer takes its time."""
     a, _ = world.replicas
@@ -293,7 +293,7 @@ def a_reader_beside_the_writer_itself(world: World) -> None:
     assert read.result() == 1
 
 
-def an_invalidation_beside_a_read_of_the_same_replica(world: World) -> None:
+def an_invalidation_beside_a_read_of_the_same_replica(world: SimWorld) -> None:
     """A read that begins while the script is on its way gets the old value from Redis, and must not keep it."""
     a, _ = world.replicas
     settled_read(world, 1)
@@ -307,7 +307,7 @@ def an_invalidation_beside_a_read_of_the_same_replica(world: World) -> None:
     assert settled_read(world, 0) == 1
 
 
-def a_group_invalidated_while_its_value_is_in_redis(world: World) -> None:
+def a_group_invalidated_while_its_value_is_in_redis(world: SimWorld) -> None:
     """The values stay where they are; their generation is over, for reads and for who asks for the lease."""
     a, b = world.replicas
     settled_read(world, 0)
@@ -319,7 +319,7 @@ def a_group_invalidated_while_its_value_is_in_redis(world: World) -> None:
     assert settled_read(world, 0) == settled_read(world, 1) == 1
 
 
-def a_pattern_invalidated_during_a_load(world: World) -> None:
+def a_pattern_invalidated_during_a_load(world: SimWorld) -> None:
     a, b = world.replicas
     world.read(a, "user:1")
     world.answer(world.named("read", a))
@@ -335,7 +335,7 @@ def a_pattern_invalidated_during_a_load(world: World) -> None:
     assert settled_read(world, 1) == settled_read(world, 0) == 1
 
 
-def a_clock_of_the_server_that_steps_back(world: World) -> None:
+def a_clock_of_the_server_that_steps_back(world: SimWorld) -> None:
     """After a fail-over to a server whose clock is behind: numbers and generations still only grow."""
     a, b = world.replicas
     settled_read(world, 0)
@@ -358,7 +358,7 @@ def a_clock_of_the_server_that_steps_back(world: World) -> None:
         assert settled_read(world, 0) == settled_read(world, 1) == version
 
 
-def a_writer_cancelled_while_it_invalidates(world: World) -> None:
+def a_writer_cancelled_while_it_invalidates(world: SimWorld) -> None:
     """The invalidation goes on all the same, and takes the fence away: the database has long forgotten."""
     a, b = world.replicas
     settled_read(world, 0)
@@ -383,6 +383,6 @@ SCENARIOS = [
 ]  # fmt: skip
 
 
-def leaves_nothing_stale(world: World, scenario: Callable[[World], None]) -> None:
+def leaves_nothing_stale(world: SimWorld, scenario: Callable[[SimWorld], None]) -> None:
     scenario(world)
     assert not world.failures

@@ -32,7 +32,7 @@ TTL_SECONDS = 300.0
 class Step:
     """Something a replica waits for: executed once, answered once."""
 
-    replica: Replica
+    replica: SimReplica
     name: str
     action: Callable[[], Any]
     future: asyncio.Future[Any]
@@ -62,7 +62,7 @@ class SimClock(FakeClock):
 class SimDoor:
     round_trip_seconds = 0.0
 
-    def __init__(self, world: World, replica: Replica) -> None:
+    def __init__(self, world: SimWorld, replica: SimReplica) -> None:
         self._world = world
         self._replica = replica
 
@@ -82,10 +82,10 @@ class SimDoor:
 
 
 @dataclass(eq=False)
-class Replica:
+class SimReplica:
     """`inbox`: messages on their way. `floor`: what reads that start now must at least return."""
 
-    world: World
+    world: SimWorld
     name: str
     cache: Cache = field(init=False)
     shared: SharedTier = field(init=False)
@@ -157,7 +157,7 @@ class Replica:
             self.owed_floor.clear()
 
 
-class World:
+class SimWorld:
     """`database`: the version of each key. `intents`: edits whose invalidation the database still remembers."""
 
     def __init__(self, url: str, replicas: int) -> None:
@@ -173,9 +173,9 @@ class World:
         self._feed: Any = self.server.pubsub()  # type: ignore[no-untyped-call]  # redis-py declares no type
         self._feed.subscribe("sim:{c0}:inv")
         self._feed.get_message(timeout=1)
-        self.replicas: list[Replica] = []
+        self.replicas: list[SimReplica] = []
         for number in range(replicas):
-            self.replicas.append(self.within(partial(Replica, self, f"replica{number:09d}")))
+            self.replicas.append(self.within(partial(SimReplica, self, f"replica{number:09d}")))
 
     def close(self) -> None:
         while tasks := asyncio.all_tasks(self.loop):
@@ -222,7 +222,9 @@ class World:
 
     # --- steps ---
 
-    async def wait_for(self, replica: Replica, name: str, action: Callable[[], Any], *, can_fail: bool = True) -> Any:
+    async def wait_for(
+        self, replica: SimReplica, name: str, action: Callable[[], Any], *, can_fail: bool = True
+    ) -> Any:
         step = Step(replica, name, action, asyncio.get_running_loop().create_future(), can_fail)
         self.steps.append(step)
         try:
@@ -240,7 +242,7 @@ class World:
             self.execute(step)
         self._end(step, None)
 
-    def answer_all_of(self, replica: Replica) -> None:
+    def answer_all_of(self, replica: SimReplica) -> None:
         """What it waits for, and what it then waits for, in one go."""
         for _ in range(10):
             for step in [step for step in self.steps if step.replica is replica]:
@@ -260,13 +262,13 @@ class World:
                 step.future.set_exception(error)
         self.spin()
 
-    def named(self, name: str, replica: Replica) -> Step:
+    def named(self, name: str, replica: SimReplica) -> Step:
         (step,) = [step for step in self.steps if step.name == name and step.replica is replica]
         return step
 
     # --- what replicas do ---
 
-    def read(self, replica: Replica, key: str) -> asyncio.Task[int]:
+    def read(self, replica: SimReplica, key: str) -> asyncio.Task[int]:
         floor = replica.floor.get(key, 0)
         under_way = replica.cache._flights.find((key, PLAIN))
         if under_way is None:
@@ -287,7 +289,7 @@ class World:
 
         return self.start(replica, run())
 
-    def edit(self, replica: Replica, key: str, *, fenced: bool) -> asyncio.Task[None]:
+    def edit(self, replica: SimReplica, key: str, *, fenced: bool) -> asyncio.Task[None]:
         def commit() -> int:
             self.database[key] = self.database.get(key, 0) + 1
             self.intents.add((key, self.database[key]))
@@ -305,10 +307,10 @@ class World:
 
         return self.start(replica, run())
 
-    def invalidate(self, replica: Replica, pattern: str) -> asyncio.Task[int]:
+    def invalidate(self, replica: SimReplica, pattern: str) -> asyncio.Task[int]:
         return self.start(replica, replica.cache.invalidate(pattern))
 
-    def drain(self, replica: Replica) -> asyncio.Task[None]:
+    def drain(self, replica: SimReplica) -> asyncio.Task[None]:
         async def run() -> None:
             remembered = set(self.intents)
             if remembered:
@@ -317,10 +319,10 @@ class World:
 
         return self.start(replica, run())
 
-    def settle(self, replica: Replica) -> asyncio.Task[None]:
+    def settle(self, replica: SimReplica) -> asyncio.Task[None]:
         return self.start(replica, replica.shared.settle_owed())
 
-    def crash(self, replica: Replica) -> None:
+    def crash(self, replica: SimReplica) -> None:
         """Everything it was about to do is not done; another process takes its place."""
         for task in (*replica.tasks, *replica.cache._tasks):
             task.cancel()
@@ -330,9 +332,9 @@ class World:
         self.spin()
         place = self.replicas.index(replica)
         self.steps = [step for step in self.steps if step.replica is not replica]
-        self.replicas[place] = self.within(lambda: Replica(self, f"reborn{next(self._births):010d}"))
+        self.replicas[place] = self.within(lambda: SimReplica(self, f"reborn{next(self._births):010d}"))
 
-    def start(self, replica: Replica, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def start(self, replica: SimReplica, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = self.loop.create_task(coroutine)
         replica.tasks.add(task)
         task.add_done_callback(replica.tasks.discard)

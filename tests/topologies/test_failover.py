@@ -12,7 +12,7 @@ import pytest
 from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.circuit_breaker import BreakerPolicy
 from app.core.redis.client import connect
-from tests.support.breaker_kit import Replica
+from tests.support.breaker_kit import BreakerReplica
 from tests.support.redis_topologies import Guarded
 
 BACK_SECONDS = 5.0
@@ -193,8 +193,8 @@ POLICY = BreakerPolicy(failure_threshold=4, open_seconds=30.0, max_open_seconds=
 
 
 @pytest.fixture
-async def replicas(guarded: Guarded) -> AsyncIterator[list[Replica]]:
-    made = [Replica(guarded.url, f"replica-{n}", POLICY, replicas=2) for n in range(2)]
+async def replicas(guarded: Guarded) -> AsyncIterator[list[BreakerReplica]]:
+    made = [BreakerReplica(guarded.url, f"replica-{n}", POLICY, replicas=2) for n in range(2)]
     for replica in made:
         await replica.start()
         assert replica.fleet.up
@@ -203,7 +203,7 @@ async def replicas(guarded: Guarded) -> AsyncIterator[list[Replica]]:
         await replica.stop()
 
 
-async def trip(replicas: list[Replica]) -> None:
+async def trip(replicas: list[BreakerReplica]) -> None:
     for replica in replicas:
         replica.fails()
     for n in range(POLICY.failure_threshold):
@@ -213,7 +213,7 @@ async def trip(replicas: list[Replica]) -> None:
 
 @pytest.mark.parametrize("freeze", [False, True], ids=["killed", "frozen"])
 async def test_replicas_agree_on_a_circuit_after_a_failover(
-    guarded: Guarded, replicas: list[Replica], freeze: bool
+    guarded: Guarded, replicas: list[BreakerReplica], freeze: bool
 ) -> None:
     await trip(replicas)
     version = replicas[0].breaker.version
@@ -236,7 +236,7 @@ async def test_replicas_agree_on_a_circuit_after_a_failover(
 
 
 async def test_a_trip_that_the_new_primary_never_heard_of_is_forgotten_by_all_alike(
-    guarded: Guarded, replicas: list[Replica]
+    guarded: Guarded, replicas: list[BreakerReplica]
 ) -> None:
     """Nobody stays behind with a verdict of its own: the next trip reaches both."""
     await asyncio.to_thread(guarded.replicate)

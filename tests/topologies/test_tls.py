@@ -14,7 +14,7 @@ from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.queue import Event, Queue, QueueUnavailable
 from app.core.redis.client import connect
 from app.core.redis.door import Door
-from tests.support.breaker_kit import PATIENT, Replica, until
+from tests.support.breaker_kit import PATIENT, BreakerReplica, until
 from tests.support.redis_topologies import Cluster, Guarded, running_cluster, running_sentinels
 from tests.support.tls import TlsFronts, running_fronts
 
@@ -73,7 +73,7 @@ async def everything_works(url: str) -> None:
             async with asyncio.timeout(2):
                 while await b.get_or_fetch("user:1", load, ttl_seconds=60) == seen:
                     await asyncio.sleep(0.005)
-    replicas = [Replica(url, f"replica-{n}", replicas=2, timings=PATIENT) for n in range(2)]
+    replicas = [BreakerReplica(url, f"replica-{n}", replicas=2, timings=PATIENT) for n in range(2)]
     for replica in replicas:
         await replica.start()
     await replicas[0].fleet.force("some_api", "open", who="operator", why="test")

@@ -27,7 +27,7 @@ BASE, CAP, LEASE, THRESHOLD = 30.0, 100.0, 20.0, 3
 
 @dataclass(eq=False)
 class Call:
-    replica: Replica
+    replica: ModelReplica
     version: tuple[int, int]
     probe: bool
     began: float
@@ -36,7 +36,7 @@ class Call:
 
 
 @dataclass(eq=False)
-class Replica:
+class ModelReplica:
     breaker: CircuitBreaker
     fleet: BreakerFleet
     line: Line
@@ -67,7 +67,7 @@ class Fleet(RuleBasedStateMachine):
         self.run(self.push.subscribe("t:breakers"))
         self.seen = self.truth()
 
-    def new_replica(self, number: int) -> Replica:
+    def new_replica(self, number: int) -> ModelReplica:
         clock = OwnClock(self.clock, offset=-1.6e9 + 1000.0 * number)
         line = Line(self.redis)
         line.cut = self.redis_down
@@ -77,7 +77,7 @@ class Fleet(RuleBasedStateMachine):
         )
         fleet.join(breaker)
         self.run(fleet.sync())
-        return Replica(breaker, fleet, line, clock.monotonic)
+        return ModelReplica(breaker, fleet, line, clock.monotonic)
 
     def run(self, step: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(step)
@@ -145,7 +145,7 @@ class Fleet(RuleBasedStateMachine):
         self.every_change_is_one_of_the_allowed()
         return call
 
-    async def _begin(self, replica: Replica) -> Call | None:
+    async def _begin(self, replica: ModelReplica) -> Call | None:
         started: list[Call] = []
         end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
