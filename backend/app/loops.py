@@ -118,7 +118,7 @@ def _caretaker(replica: Replica, outside: Outside) -> Caretaker:
 
 
 def _cache_relay(replica: Replica, outside: Outside) -> CacheRelay:
-    """Carries out what committed changes have made old, whoever made them; one replica at a time."""
+    """Drops from the caches what committed changes have made old; one replica at a time."""
     lease = Lease(
         outside.control,
         key=f"{replica.settings.redis_namespace}:{{fleet}}:cache_relay",

@@ -23,7 +23,7 @@ NEIGHBOURS = frozenset({
     "REDIS_HOST", "REDIS_PASSWORD", "REDIS_PORT", "REDIS_TLS_URL", "SSL_CERT_DIR", "SUPABASE_ANON_KEY",
     "SUPABASE_DB_URL", "SUPABASE_JWT_ISSUER", "SUPABASE_PUBLISHABLE_KEY",
 })  # fmt: skip
-"""Names that look like ours and are somebody's: of compose, of managed Redis, of the Supabase clients."""
+"""Names that look like ours and belong to other programs: of compose, of managed Redis, of the Supabase clients."""
 
 
 def misspelt(given: Iterable[str], settings: Mapping[str, bool]) -> dict[str, str]:

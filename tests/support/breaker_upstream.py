@@ -54,7 +54,7 @@ class Child:
 
 
 class Upstream:
-    """`mode`: ok, fail (an answer says no), hang (no answer), slow (later than anybody waits); per child if need be."""
+    """`mode`: ok, fail (an answer says no), hang (no answer), slow (no caller waits so long); per child if need be."""
 
     def __init__(self) -> None:
         self.mode = "ok"

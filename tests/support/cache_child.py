@@ -78,7 +78,7 @@ class ChildReplica:
         await default_cache.get_or_fetch(key, source, ttl_seconds=300, type=BotProfile)
 
     async def worst_cold_read(self, reads: int) -> float:
-        """Seconds, of keys that nobody has, from a source that takes `COLD_SOURCE_SECONDS`."""
+        """Seconds, of keys that no replica has, from a source that takes `COLD_SOURCE_SECONDS`."""
 
         async def source() -> str:
             await asyncio.sleep(COLD_SOURCE_SECONDS)

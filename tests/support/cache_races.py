@@ -241,7 +241,7 @@ def a_group_invalidated_during_a_load(world: SimWorld) -> None:
 
 
 def a_reader_between_commit_and_invalidation(world: SimWorld) -> None:
-    """With a fence nobody keeps what was read before the commit, also if the writer dies after it."""
+    """With a fence no replica keeps what was read before the commit, also if the writer dies after it."""
     a, b = world.replicas
     settled_read(world, 0)
     world.edit(b, "user:1", fenced=True)

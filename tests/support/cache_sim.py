@@ -274,7 +274,7 @@ class SimWorld:
         if under_way is None:
             replica.joined_floor.pop(key, None)
         elif not replica.channel.trusted:
-            # Nobody tells it of edits, and it asks the source once for all: as new as the look-up that it joins.
+            # It is not told of edits, and it asks the source once for all: as new as the look-up that it joins.
             floor = min(floor, replica.joined_floor.get(key, 0))
         replica.joined_floor.setdefault(key, floor)
 
@@ -302,7 +302,7 @@ class SimWorld:
             else:
                 version = await self.wait_for(replica, "commit", commit, can_fail=False)
                 await replica.cache.invalidate(key)
-            # Whoever wrote it reads it, also if Redis did not take the invalidation.
+            # Its writer reads it, also if Redis did not take the invalidation.
             replica.floor[key] = max(replica.floor.get(key, 0), version)
 
         return self.start(replica, run())
@@ -343,7 +343,7 @@ class SimWorld:
         return task
 
     def spin(self) -> None:
-        """Until everybody waits for a step."""
+        """Until every task waits for a step."""
 
         async def turns() -> None:
             for _ in range(15):

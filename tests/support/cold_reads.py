@@ -29,7 +29,7 @@ class Stalls:
 
 
 async def worst_cold_read(read: Callable[[str], Awaitable[Any]], reads: int = 20) -> float:
-    """Seconds, of the longest of several reads one after the other, each of a key that nobody has."""
+    """Seconds, of the longest of several reads one after the other, each of a key that no replica has."""
     stalls, longest = Stalls(), 0.0
     watching = asyncio.create_task(stalls.run())
     try:

@@ -152,5 +152,5 @@ class Identities(RuleBasedStateMachine):
     def _deliver(self, message: dict[str, Any], frees: str | None) -> None:
         self.world.record(self.account, message, self.now)
         if frees is not None:
-            # Nobody else gets a number before WhatsApp has told that its owner left it.
+            # A number has no new owner before WhatsApp has told that its owner left it.
             self.free.append(frees)

@@ -234,7 +234,7 @@ class Guarded:
         return time.monotonic() - started
 
     def fail_over_in_good_order(self) -> None:
-        """Nobody is killed: as before maintenance. The old primary takes writes until a sentinel corrects it."""
+        """No process is killed: as before maintenance. The old primary takes writes until a sentinel corrects it."""
         with client(self.sentinels[0].port) as connection:
             connection.execute_command("SENTINEL", "FAILOVER", SERVICE)
             wait_until(lambda: connection.sentinel_master(SERVICE)["port"] == self.replica.public_port, "no failover")
@@ -245,7 +245,7 @@ class Guarded:
             with client(self.primary.port) as connection:
                 return bool(connection.role()[0] == b"master")
         except redis.ConnectionError:
-            return False  # whoever corrects it closes its connections
+            return False  # the sentinel that corrects it closes its connections
 
     def _named(self) -> int:
         with client(self.sentinels[0].port) as connection:

@@ -19,7 +19,7 @@ from app.sandbox.config import SandboxAccount, SandboxConfig
 from tests.support.serving import APP_SECRET, OPERATOR_KEY, served, settings_of
 
 SUPABASE_URL = "http://127.0.0.1:9"
-"""Nobody listens there: tokens signed with the project's secret are verified without asking."""
+"""Without a listener: tokens signed with the project's secret are verified without asking."""
 JWT_SECRET = "a-legacy-secret-of-more-than-32-characters"
 NUMBER, NUMBERS_TOKEN = "106540352242922", "token-that-opens-the-number"
 

@@ -98,7 +98,7 @@ async def outbound(store: SqlStore, reply: Reply, part: int = 0) -> Message:
 
 @asynccontextmanager
 async def uncommitted(sql: asyncpg.Connection, statement: str, *args: object) -> AsyncIterator[None]:
-    """Somebody else's work, done but not committed until the block ends."""
+    """Another session's work, done but not committed until the block ends."""
     async with sql.transaction():
         await sql.execute(statement, *args)
         yield

@@ -148,7 +148,7 @@ def rotate_token(account: str, *, unchecked: bool) -> None:
     from app.api.schemas import AccountChanges
     from app.domain.errors import SendError
 
-    settings_with_database()  # before anybody types a secret in vain
+    settings_with_database()  # before a secret is typed in vain
     given = click.prompt("New access token", hide_input=True) if sys.stdin.isatty() else sys.stdin.readline(4096)
     token = _validated(AccountChanges, {"access_token": given}).access_token or ""
 

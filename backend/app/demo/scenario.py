@@ -151,7 +151,7 @@ async def _reaction(stage: Stage) -> list[tuple[Customer, Scene]]:
 
 
 async def _expect(stage: Stage, customer: Customer, scene: Scene, text: str, *, always: bool = False) -> None:
-    """One reply that says `text`. What the real Gemini will say nobody knows; that it is one reply is checked."""
+    """One reply that says `text`. The words of the real Gemini cannot be known; that it is one reply is checked."""
     try:
         scene.replies += await customer.wait_for_reply(timeout_seconds=REPLY_SECONDS)
     except TimeoutError as exc:

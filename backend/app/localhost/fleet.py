@@ -90,7 +90,7 @@ class Served(ChildProcess):
 
 
 def get_status(port: int, path: str) -> int | None:
-    """The status of a GET on this machine, `None` if nobody answers."""
+    """The status of a GET on this machine, `None` without an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
         connection.request("GET", path)

@@ -46,7 +46,7 @@ class Location:
         return path
 
     def password(self) -> str:
-        """The servers' password: made once, readable by us alone, so that nobody else on the machine gets in."""
+        """The servers' password: made once, readable by us alone: other accounts of the machine do not get in."""
         path = self.folder / "password"
         with suppress(FileNotFoundError):
             return path.read_text(encoding="utf-8")

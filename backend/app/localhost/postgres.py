@@ -79,7 +79,7 @@ class Postgres(Server):
         data, fresh = folder / "data", folder / "fresh"
         lock = stop_leftover(self._pid_file, self.name, signal.SIGINT)
         try:
-            # With our lock held no server runs on it, so the pid in there is stale, whoever may have that pid today.
+            # With our lock held no server runs on it, so the pid in there is stale: another process may have it today.
             (data / "postmaster.pid").unlink(missing_ok=True)
             if not data.is_dir():
                 if fresh.exists():

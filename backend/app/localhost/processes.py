@@ -63,7 +63,7 @@ class Account:
 
 
 def free_port(preferred: int | None = None) -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on: `preferred` if it is free. Somebody may take it before you do,
+    """A TCP port of 127.0.0.1 without a listener: `preferred` if it is free. Another process may take it before you do,
     so retry when binding fails."""
     candidates = [] if preferred is None else [preferred]
     candidates += random.sample(PORTS, 100)
@@ -348,8 +348,8 @@ def run(
 
 @contextmanager
 def signals_deferred() -> Iterator[None]:
-    """A handler that raises (Ctrl-C) must not do so between a fork and the moment we know the child's pid: nobody
-    would ever end it. What comes meanwhile is handled on leaving."""
+    """A handler that raises (Ctrl-C) must not do so between a fork and the moment we know the child's pid: the child
+    would never be ended. What comes meanwhile is handled on leaving."""
     if threading.current_thread() is not threading.main_thread():
         yield  # handlers run in the main thread only
         return

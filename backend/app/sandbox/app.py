@@ -4,7 +4,7 @@
     async with running_sandbox(SandboxConfig()) as sandbox:
         sandbox.url, sandbox.state.record
 
-For rehearsals only: it keeps everything in memory, and its control API asks nobody who they are.
+For rehearsals only: it keeps everything in memory, and its control API asks for no credential.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Business:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody who writes. Without `wa_id` their number is hidden behind a username: `from` is absent."""
+    """A person who writes. Without `wa_id` their number is hidden behind a username: `from` is absent."""
 
     wa_id: str | None
     name: str | None = None
@@ -101,7 +101,7 @@ def errors_change(business: Business, code: int = 130429, title: str = "Rate lim
 
 
 def dashboard_test() -> JsonObject:
-    """The "Test" button of the app dashboard: no `entry`, a number nobody has."""
+    """The "Test" button of the app dashboard: no `entry`, a number that does not exist."""
     _, change = messages_change(
         Business("123456123", "16505551111"),
         [text(Person("16315551181"), "this is a text message", id="ABGGFlA5Fpa", at=1504902988)],
