@@ -311,7 +311,7 @@ async def test_with_a_second_for_each_statement_nothing_is_sent_twice_or_handed_
     make_office: MakeOffice, way: Proxy
 ) -> None:
     office = await make_office(
-        database_url=way.url, profile={"resend_ambiguous": True}, reconcile_seconds=1, concurrency=20
+        database_url=way.url, profile={"resend_ambiguous": True}, send_reconcile_seconds=1, worker_concurrency=20
     )
     people = [office.person() for _ in range(10)]
     match = {"operation": "send"}

@@ -76,4 +76,5 @@ def settings_of(url: str, redis_url: str, database_url: str, **more: Any) -> Set
         "gemini_api_key": "k", "encryption_key": TokenCipher.generate_key(), "admin_api_key": OPERATOR_KEY,
         "whatsapp_base_url": url, "gemini_base_url": url, "drain_seconds": 0,
     }  # fmt: skip
+    assert more.keys() <= {"_env_file", *Settings.model_fields}, "a setting that does not exist would be ignored"
     return Settings(**given | more)
