@@ -16,7 +16,7 @@ HOLD = Script("lease_hold")
 
 
 class Lease:
-    """`hold` takes or renews it; whoever does not renew it in time loses it to the first who asks."""
+    """`hold` takes or renews it; a holder that does not renew it in time loses it to the first that asks."""
 
     def __init__(self, door: Door, *, key: str, holder: str, seconds: float) -> None:
         self._door = door

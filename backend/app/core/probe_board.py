@@ -2,7 +2,7 @@
 
     turn = await board.turn("gemini", fresh_seconds=30, looker_seconds=5)
     if turn.is_mine: await board.report("gemini", look())
-    else: show(turn.finding)                       # None: somebody looks for the first time right now
+    else: show(turn.finding)                       # None: another replica looks for the first time right now
 
 What it does not do: look, or decide what to do while Redis is away (it raises `Unavailable`).
 """
@@ -44,7 +44,7 @@ class ProbeBoard:
         return Turn(bool(mine), max(0, age_ms) / 1000, orjson.loads(seen) if seen else None, by.decode())
 
     async def report(self, name: str, finding: Mapping[str, Any]) -> bool:
-        """What was seen; `False` if it took too long and the turn was somebody else's by then."""
+        """What was seen; `False` if it took too long and the turn was another replica's by then."""
         return bool(await self._run(name, "report", orjson.dumps(finding), KEEP_SECONDS * 1000))
 
     async def _run(self, name: str, verb: str, *args: Any) -> Any:

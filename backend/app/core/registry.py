@@ -36,7 +36,7 @@ class Replica:
 
 
 class Registry:
-    """Registers this replica and lists all. Does not elect anybody."""
+    """Registers this replica and lists all. Does not elect a leader."""
 
     def __init__(self, door: Door, *, namespace: str, replica_id: str) -> None:
         self._door = door

@@ -9,11 +9,11 @@
     await invalidate_cache_pattern("user:*")                           # a group, or any glob
 
 1. A fresh entry is returned as it is: no await, no lock, no copy. Values are frozen all the way down
-   (`codec.py`), so nobody can change what others see. `None` is a value.
+   (`codec.py`), so no caller can change what others see. `None` is a value.
 2. On a miss the first caller's load serves all who ask meanwhile. Cancelling any of them cancels neither the load
    nor the others. A load is bounded by 15 s.
 3. An invalidation during a load prevents its result from being kept, and later callers load anew: after an
-   `invalidate` has returned, nobody gets what was read before it.
+   `invalidate` has returned, no caller gets what was read before it.
 4. If the source fails for an expected reason (`Unavailable`, network, timeout), an expired copy may stand in for
    `stale_for_seconds`, but never one that was invalidated. Off by default.
 5. The TTL is cut by up to 10 % at random. `None` is kept 30 s at most unless `negative_ttl_seconds` says otherwise.
@@ -26,7 +26,7 @@ Alone it is a cache of the process. `join_fleet(default_cache, url, namespace=â€
 that all replicas share: one of them loads a cold key, an invalidation reaches all, memory is believed only while
 provably nothing was missed. The same objects, the same calls; and then also
 
-    async with write_fence(f"user:{user_id}"):                         # nobody keeps what the commit makes old
+    async with write_fence(f"user:{user_id}"):                         # what the commit makes old is not kept
         await commit()
 
 The protocol, why it is race-free, its windows and bounds: `docs/cache.md`; the scripts: `core/lua/cache_*.lua`.

@@ -468,6 +468,6 @@ async def _nothing() -> None:
 
 
 def _retrieve(done: asyncio.Future[Any]) -> None:
-    """All who waited may have been cancelled; the failure of the load is then asked for by no one."""
+    """All who waited may have been cancelled; then the failure of the load is read here."""
     if not done.cancelled():
         done.exception()

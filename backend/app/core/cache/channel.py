@@ -1,8 +1,8 @@
 """What a process knows of a shard's invalidations, and whether its memory may be believed. No I/O.
 
-The server numbers every invalidation, and every message carries the number before its own: whoever knows its position
-in the chain knows whether it has missed one. Trust is won by subscribing first and reading the number after, and lost
-with the connection, at once.
+The server numbers every invalidation, and every message carries the number before its own: a process that knows its
+position in the chain knows whether it has missed one. Trust is won by subscribing first and reading the number after,
+and lost with the connection, at once.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from app.core.cache.patterns import Target
 
 
 def _ignore(*_args: object) -> None:
-    """Nobody listens."""
+    """Until a cache joins."""
 
 
 class Channel:
     """The position of one process in one shard's chain of invalidations.
 
-    `on_drop(target)`: somebody else invalidated it · `on_flush()`: anything may have been missed, forget everything of
-    this shard · `on_gap()`: one has been missed, and the server may have forgotten others (data lost, or a fail-over to
-    a replica that lagged), so what this process invalidated lately must be repeated. The sequence does not tell: the
+    `on_drop(target)`: another process invalidated it · `on_flush()`: anything may have been missed, forget everything
+    of this shard · `on_gap()`: one has been missed, and the server may have forgotten others (data lost, or a fail-over
+    to a replica that lagged), so what this process invalidated lately must be repeated. The sequence does not tell: the
     first invalidation after a fail-over lifts it above every position of before.
     """
 
@@ -41,7 +41,7 @@ class Channel:
         self.ahead_us = 0.0
         """Server time less this process' monotonic time, µs."""
         self.flushes = 0
-        """Whoever puts something into memory checks that this has not changed since before it was read."""
+        """A value may be put into memory only if this is still what it was before the value was read."""
         self.gaps = 0
         self.received = 0
         self.on_drop: Callable[[Target], object] = _ignore
@@ -60,7 +60,7 @@ class Channel:
         self.trusted = True
 
     def lose(self) -> None:
-        """The connection is gone, or nobody knows."""
+        """The connection is gone, or may be."""
         self.trusted = False
 
     def receive(self, message: bytes) -> None:

@@ -1,7 +1,7 @@
 """Values between a source and the cache: JSON on the wire, frozen in memory.
 
-A cached value is shared by every caller, so nobody may change it. `FrozenDict` and `FrozenList` are real dicts and
-lists (they compare, iterate and serialise like them) whose mutators raise. Whoever wants to change one copies it:
+A cached value is shared by every caller, so it must not be changed. `FrozenDict` and `FrozenList` are real dicts and
+lists (they compare, iterate and serialise like them) whose mutators raise. To change one, copy it:
 `dict(value)` one level deep, `copy.deepcopy(value)` throughout.
 """
 

@@ -27,7 +27,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class KeyView:
-    """`held_by`: "a load", "n writers" or nobody, for `held_seconds` at most."""
+    """`held_by`: "a load", "n writers" or `None`, for `held_seconds` at most."""
 
     key: str
     held_by: str | None

@@ -49,7 +49,7 @@ class CacheTimings:
 
     # What a look-up may cost.
     load: float = 15.0
-    """A load from the source: everybody who asks for the key waits for it."""
+    """A load from the source: all who ask for the key wait for it."""
     shared: float = 0.03
     """What the shared tier may add to a read whose value comes from the source, beyond the round trips to it: plus
     `call` for each call that finds this used up, 50 ms in all."""

@@ -143,8 +143,8 @@ class Shard:
 
     async def sweep(self, target: Target, call_seconds: float) -> int:
         """Forget every key that matches a pattern. Leases go first: what a load stores after the first pass was leased
-        during it, and what it stored before is found by the second. The announcement comes last, when nobody can read
-        an old value into memory any more."""
+        during it, and what it stored before is found by the second. The announcement comes last, when no old
+        value can be read into memory any more."""
         assert target.kind is Kind.PATTERN  # noqa: S101
         deleted = 0
         for family, parts in (("l", 1), ("d", 2)):

@@ -57,7 +57,8 @@ class SharedTier:
     # --- reading ---
 
     async def obtain(self, flight: Flight, source: Source) -> tuple[Any, int, int | None] | None:
-        """Value, size of its JSON, and until when it is fresh (`None`: not to be kept). Loads it if nobody else does.
+        """Value, size of its JSON, and until when it is fresh (`None`: not to be kept). Loads it unless another replica
+        does.
 
         Step 4 of a read (docs/cache.md). `None`, for a refresh only: another replica sees to it.
         """
@@ -113,7 +114,7 @@ class SharedTier:
         return value, len(json), fresh_until
 
     def _give_back(self, shard: Shard, key: str, load_id: str) -> None:
-        """The lease of a load that does not fill; also if nobody knows whether it was granted: the answer may be all
+        """The lease of a load that does not fill; also if it is not known whether it was granted: the answer may be all
         that was late. Otherwise the others would wait until it ends."""
 
         async def give_back() -> None:
@@ -135,7 +136,7 @@ class SharedTier:
     # --- invalidating ---
 
     async def fence(self, keys: Sequence[str], writer: str) -> None:
-        """From now until `invalidate(…, writer=…)`, nobody caches these keys. Raises `Unavailable`."""
+        """From now until `invalidate(…, writer=…)`, these keys are not cached. Raises `Unavailable`."""
         for shard, part in self._by_shard(keys).items():
             await shard.invalidate(part, self._budget(), writer=writer, fence_ms=_ms(self._timings.fence))
 

@@ -23,7 +23,7 @@ class Waker:
     """One blocking pop per wake list, kept from one wait to the next.
 
     Kept, because ending a blocked command costs its connection, and a wait often ends early: at the next due time, or
-    with a token of another shard. A token that arrives while nobody waits here is passed on to the other replicas.
+    with a token of another shard. A token that arrives while no call waits here is passed on to the other replicas.
     """
 
     def __init__(self, door: Door, blocking: Door, keys: Sequence[str]) -> None:

@@ -122,7 +122,7 @@ class PatientPool(ConnectionPool):
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
             if opening.cancelled():
-                raise NotConnected(f"not connected within {self._open_seconds:g} s") from None
+                raise NotConnected(f"not connected within {self._open_seconds:g} s") from TimeoutError()
             opening.add_done_callback(self._keep)
             raise
 
@@ -169,9 +169,9 @@ class PatientPool(ConnectionPool):
         await self.drop_idle(silent_since=math.inf)
 
     async def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002  redis-py's signature
-        for opening in self._opening:
-            give_up(opening)
-        if self._opening:
+        if inuse_connections and self._opening:  # as when it is closed, not as when Sentinel names another primary
+            for opening in self._opening:
+                give_up(opening)
             await asyncio.wait(tuple(self._opening))
         await super().disconnect(inuse_connections)
 
