@@ -199,6 +199,18 @@ def test_what_is_cited_ships() -> None:
     assert wrong == []
 
 
+def test_pages_and_configuration_name_who_they_mean() -> None:
+    """A replica, a customer, an operator. Released migrations are never edited."""
+    vague = re.compile(r"\b(?:nobody|somebody|whoever|everybody|anybody)\b", flags=re.IGNORECASE)
+    wrong = [
+        f"{path.relative_to(ROOT)}: {found.group()}"
+        for path in _texts()
+        if path.suffix not in (".py", ".lua", ".sql")
+        for found in vague.finditer(path.read_text(encoding="utf-8"))
+    ]
+    assert wrong == []
+
+
 def _anchors(page: Path) -> set[str]:
     """Of a page's headings, as GitHub makes them."""
     titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
