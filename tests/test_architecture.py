@@ -254,8 +254,11 @@ def test_the_version_is_one_and_released() -> None:
 
 
 def test_a_decision_has_a_number_of_its_own() -> None:
-    """They count from 1 without a gap, and the page's title says the number of its file."""
+    """They count from 1 without a gap, the page's title says the number of its file, and each has the same parts."""
     pages = sorted((ROOT / "docs" / "adr").glob("*.md"))
     assert [int(page.name[:4]) for page in pages] == list(range(1, len(pages) + 1))
     for page in pages:
-        assert page.read_text(encoding="utf-8").startswith(f"# {int(page.name[:4])}. "), page.name
+        text = page.read_text(encoding="utf-8")
+        assert text.startswith(f"# {int(page.name[:4])}. "), page.name
+        for part in ("\nStatus: ", "\n## Context\n", "\n## Decision\n", "\n## Consequences\n"):
+            assert part in text, (page.name, part)
