@@ -29,8 +29,8 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup      ## three replicas, real servers, simulated customers; Ctrl-C ends it (DEMO_ONCE=1: ends by itself)
 	@"$(BIN)/python" -m app.cli demo $(if $(DEMO_ONCE),--once)
 
-test: setup      ## the whole suite
-	"$(BIN)/python" -m pytest -q
+test: setup      ## the whole suite, the fleets of real processes beside the rest
+	"$(BIN)/python" -m pytest -q -n auto --maxprocesses 4 --dist loadgroup
 
 check: setup     ## ruff, types, import contracts
 	"$(BIN)/ruff" check .

@@ -31,6 +31,17 @@ settings.register_profile("explore", deadline=None)
 settings.load_profile("repeatable")  # a change is judged by what it does, not by luck; `make chaos` explores
 
 
+WHOLE_FLEETS = ("chaos", "e2e", "topologies")
+"""Folders whose tests hold real replicas to seconds: with `-n`, one worker plays them, one after the other."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What `--dist loadgroup` keeps together: the fleets, and else each file."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        item.add_marker(pytest.mark.xdist_group("fleets" if folder in WHOLE_FLEETS else str(item.path)))
+
+
 @pytest.fixture(autouse=True)
 def _circuits_as_new() -> Iterator[None]:
     """They belong to the process: an outage that one test was about is none of the next one's business."""

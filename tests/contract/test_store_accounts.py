@@ -125,8 +125,8 @@ async def test_a_member_sees_their_accounts_by_name(store: SqlStore, new_account
     await store.add_member(a.id, user, Role.VIEWER)
     assert await store.list_accounts(user_id=user) == (a, b)
     assert await store.list_accounts(user_id=unique("nobody")) == ()
-    everyone = await store.list_accounts(user_id=None)
-    assert all(account in everyone for account in (a, b, stranger))
+    every = await store.list_accounts(user_id=None)
+    assert all(account in every for account in (a, b, stranger))
 
 
 async def test_roles(store: SqlStore, new_account: NewAccount) -> None:

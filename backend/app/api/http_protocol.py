@@ -5,7 +5,7 @@ httptools has no limit on the size of a head, and uvicorn none on the time that 
     a head (request line and headers)   32 KB, 100 headers, 10 s
     a body                              10 s, and no more chunks than its size explains (how large it may be is the
                                         application's affair: api/body_limit.py)
-    requests sent ahead of the answers  32
+    requests sent ahead of the answers  8
     a new connection without a byte     10 s; idle after an answer: `idle_seconds`
     an answer that the client does not read   30 s without progress
     connections                         `connections`: the one that has made us wait the longest gives way to a new one
@@ -36,6 +36,9 @@ from uvicorn.server import ServerState
 
 from app.api.advice import sentence
 
+RECEIVE_BYTES = 64 * 1024
+"""The kernel's receive buffer of a connection, which Linux doubles: the most that one read can bring. Left alone it
+grows to megabytes, and 200 clients that fill it keep the loop from everything else."""
 CHUNK_BYTES = 512
 """Smaller chunks than proxies and clients send on average."""
 
@@ -45,8 +48,8 @@ class ConnectionLimits:
     connections: int = 2000
     head_bytes: int = 32 * 1024
     headers: int = 100
-    requests_ahead: int = 32
-    chunks: int = 500
+    requests_ahead: int = 8
+    chunks: int = 100
     """Of a body, besides one for each `CHUNK_BYTES`: every chunk costs a call, even one of a single byte."""
     receive_seconds: float = 10.0
     idle_seconds: float = 75.0
@@ -54,6 +57,8 @@ class ConnectionLimits:
     linger_seconds: float = 2.0
     discarded_bytes: int = 1024 * 1024
     """Of a body that was refused, this much is read and thrown away."""
+    discard_pause_seconds: float = 0.1
+    """After each piece that is thrown away: 200 clients that send without end must leave time for the others."""
 
 
 ENDED = Counter(
@@ -127,11 +132,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._idle_seconds = limits.receive_seconds
         self._unread_bytes = 0
         self._unread_since = self._since
+        self._resting: asyncio.TimerHandle | None = None
 
     # -- the connection --
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._raw_transport = transport
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
         super().connection_made(_Lingering(transport, self))  # type: ignore[arg-type]
         self._waiting[self] = None
         if len(self.connections) > self._limits.connections:
@@ -144,6 +151,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._waiting.pop(self, None)
         self._has_ended = True
+        if self._resting is not None:
+            self._resting.cancel()
         self.pipeline.clear()
         if self._running is not None and not self._running.response_complete:
             # uvicorn tells only the newest request of the connection.
@@ -213,6 +222,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self._without_progress > self._limits.head_bytes
             ):  # a head, or what may stand between the chunks of a body
                 self._refuse(_LARGE_HEAD)
+            elif self._is_receiving and self._progressed and not self.cycle.response_complete:
+                self.flow.pause_reading()  # the application reads on when it wants the rest of the body
 
     def on_message_begin(self) -> None:
         if not self._is_receiving:  # a request sent ahead
@@ -248,6 +259,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._discarded += len(body)
             if self._discarded > self._limits.discarded_bytes:
                 self._stop(_TOO_MUCH_DISCARDED)
+            self._rest()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -278,6 +290,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._discarded += size
         if self.transport.is_closing() and self._discarded > self._limits.discarded_bytes:
             self.transport.abort()
+        else:
+            self._rest()
+
+    def _rest(self) -> None:
+        if self._resting is None:
+            self._raw_transport.pause_reading()
+            self._resting = self.loop.call_later(self._limits.discard_pause_seconds, self._read_on)
+
+    def _read_on(self) -> None:
+        self._resting = None
+        if not self.flow.read_paused and not self._raw_transport.is_closing():
+            self._raw_transport.resume_reading()
 
     # -- the end --
 
