@@ -36,6 +36,8 @@ SILENT_SECONDS = 1.5
 """Calls under way for so long, and none that succeeded meanwhile: this replica looks for itself."""
 SILENT_LOOK_SECONDS = 2.0
 """What that look may take. It does something simple, which takes a fraction of a second where there is a way."""
+LOST_SECONDS = 3.0
+"""Looks of our own that fail for so long say as much as calls that fail."""
 URGENT_SECONDS = 5.0
 """How often an upstream is looked at while its circuit is not closed."""
 
@@ -184,7 +186,8 @@ class Prober:
         except (Unavailable, OSError) as exc:  # TimeoutError is an OSError
             error = str(exc) or f"no answer within {limit:g} s"
             self._settle("error", None, error, {}, since=start)
-            self._blame_for_hanging_calls(start)
+            if dependency.circuit is not None and (self._calls_hang(start) or self._is_lost_here()):
+                dependency.circuit.seen_ill(dependency.error or "", start)
             return
         latency_ms = round((self._clock.monotonic() - start) * 1000, 1)
         trouble = details.get(TROUBLE)
@@ -194,12 +197,14 @@ class Prober:
         if circuit is not None and (dependency.proof is Proof.ALWAYS or failed_before or not circuit.retry_after()):
             await circuit.seen_well()
 
-    def _blame_for_hanging_calls(self, looked_at: float) -> None:
-        """Only if they hang for longer than the look, without one that succeeded: else an answer came meanwhile."""
-        dependency = self._dependency
-        silent = dependency.silent_seconds()
-        if dependency.circuit is not None and silent >= max(SILENT_SECONDS, self._clock.monotonic() - looked_at):
-            dependency.circuit.seen_ill(dependency.error or "", looked_at)
+    def _calls_hang(self, looked_at: float) -> bool:
+        """For longer than the look, without one that succeeded: else an answer came meanwhile."""
+        return self._dependency.silent_seconds() >= max(SILENT_SECONDS, self._clock.monotonic() - looked_at)
+
+    def _is_lost_here(self) -> bool:
+        """This replica's own looks go on failing. It may have had no call to learn that from."""
+        since = self._dependency.failing_since
+        return not self._dependency.is_shared and since is not None and self._clock.monotonic() - since >= LOST_SECONDS
 
     async def _tell(self) -> None:
         dependency = self._dependency

@@ -10,5 +10,5 @@
     script        Lua scripts from core/lua/, run by their digest               trouble  what went wrong, in words
     client        redis-py's clients, built                                     corrections  what redis-py gets wrong
 
-Nothing is imported here: `core/config.py` reads URLs without loading redis-py.
+Nothing is imported here: `app/settings.py` reads URLs without loading redis-py.
 """
