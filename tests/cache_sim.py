@@ -56,7 +56,7 @@ class SimClock(FakeClock):
 
 
 class SimDoor:
-    round_trip_seconds = 0.0
+    distance_seconds = 0.0
 
     def __init__(self, world: World, replica: Replica) -> None:
         self._world = world
