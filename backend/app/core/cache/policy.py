@@ -63,7 +63,7 @@ class CacheTimings:
     patience: float = 15.0
     """How long a lease that is renewed is waited for: as long as a load may take."""
     round_trips: float = 3.0
-    """No limit of a read is shorter than so many round trips to Redis."""
+    """Limits of a read are longer by so many times the distance of Redis: the round trip beyond 2 ms."""
     far: float = 0.06
     """A Redis that is farther away than this is not waited for longer."""
     away: float = 0.5

@@ -59,8 +59,9 @@ class DoorTimings:
     answer_seconds: float = 1.0
     """The longest wait for an answer, for calls that name no limit of their own."""
     round_trips: float = 0.0
-    """No limit is shorter than so many round trips as measured, so that a server at some distance is not taken for a
-    slow one."""
+    """Every limit is longer by so many times the distance of the server, so that one far away is not taken for a slow
+    one. The distance is the measured round trip beyond `near_seconds`."""
+    near_seconds: float = 0.002
     far_seconds: float = 0.06
     """A server that is farther away than this is not waited for longer."""
     window_seconds: float = 10.0
@@ -92,7 +93,7 @@ class Door:
         self.round_trip_seconds = 0.0
         """The quickest answer of late: how far away the server is. 0 before the first one."""
         self.distance_seconds = 0.0
-        """The same, or 0 for a server that is too far away to be waited for longer."""
+        """The same beyond `near_seconds`; 0 for a server that is too far away to be waited for longer."""
         self._quickest = self._quickest_before = math.inf
         self._window_ends = 0.0
         self._client: Any = client
@@ -226,8 +227,8 @@ class Door:
     ) -> T:
         """The answer of `command(*args)`, a call of this door's client. Raises `Unavailable`."""
         timings, started = self.timings, self._monotonic()
-        distance_seconds = timings.round_trips * self.distance_seconds
-        seconds = max(timings.answer_seconds if within_seconds is None else within_seconds, distance_seconds)
+        extra_seconds = timings.round_trips * self.distance_seconds
+        seconds = extra_seconds + (timings.answer_seconds if within_seconds is None else within_seconds)
         if self._is_closed:
             raise NotAsked("redis", "the connection is closed")
         if self._away_until and not urgent:
@@ -246,7 +247,7 @@ class Door:
             raise Unavailable("redis", _words(exc, seconds)) from exc
         took = self._monotonic() - started
         # An urgent call may wait for longer than the others do: that it was answered says little to them.
-        if self._away_until and (not urgent or took <= max(timings.answer_seconds, distance_seconds)):
+        if self._away_until and (not urgent or took <= timings.answer_seconds + extra_seconds):
             self._away_until = 0.0
         if started > self._window_ends:
             self._window_ends = started + timings.window_seconds
@@ -254,7 +255,7 @@ class Door:
         elif took < self._quickest:
             self._quickest = took
         self.round_trip_seconds = trip = min(self._quickest, self._quickest_before)
-        self.distance_seconds = trip if trip <= timings.far_seconds else 0.0
+        self.distance_seconds = max(0.0, trip - timings.near_seconds) if trip <= timings.far_seconds else 0.0
         if refusal is not None:
             raise await self._refused(refusal) from refusal
         return answer
