@@ -85,10 +85,11 @@ MUTATIONS: dict[str, Mutation] = {
         "answers_of_one_moment",
         [
             Edit(
-                "backend/app/core/corrections.py",
-                "await self._turns.take()\n        try:\n            connection =",
-                "try:\n            connection =",
+                "backend/app/core/redis/corrections.py",
+                "            await self._turns.acquire()  # returns at once\n        try:\n            connection =",
+                "            pass\n        try:\n            connection =",
             ),
+            Edit("backend/app/core/redis/corrections.py", "if self._turns.locked():", "if False:"),
             Edit("backend/app/wiring.py", "settings.worker_concurrency + SPARE_CONNECTIONS", "20"),
         ],
     ),
