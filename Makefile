@@ -66,6 +66,6 @@ lock: setup      ## renew the lock files (needs uv)
 	  pyproject.toml --extra embedded --group bench -c requirements.lock -o requirements-bench.lock
 
 clean:           ## delete what the targets made; refuses while a demo is running
-	@test ! -x "$(BIN)/python" || "$(BIN)/python" -c "from pathlib import Path; from app.sandbox.servers import remove_data; remove_data(Path('.data/demo/servers'))"
+	@test ! -x "$(BIN)/python" || "$(BIN)/python" -c "from pathlib import Path; from app.localhost.servers import remove_data; remove_data(Path('.data/demo/servers'))"
 	rm -rf "$(VENV)" .data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
 	find backend tests -name __pycache__ -type d -prune -exec rm -rf {} +

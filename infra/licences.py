@@ -52,4 +52,4 @@ def table() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print(HEAD + "\n".join(f"| {name} | {licence} |" for name, licence in table().items()))  # noqa: T201
+    print(HEAD + "\n".join(f"| {name} | {licence} |" for name, licence in table().items()))

@@ -18,9 +18,9 @@ from hypothesis import settings
 
 from app.adapters.migrations import apply_migrations
 from app.core.cache import CacheTimings
-from app.core.circuit_breaker import CIRCUIT_BREAKERS, KEYED_CIRCUIT_BREAKERS, fleet
-from app.sandbox.servers import Postgres, Valkey, remove_data
-from app.sandbox.servers.location import Location, locate
+from app.core.circuit_breaker import CIRCUIT_BREAKERS, KEYED_CIRCUIT_BREAKERS
+from app.localhost.location import Location, locate
+from app.localhost.servers import Postgres, Valkey, remove_data
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so; the programs that tests start, and interrupt, would inherit it.
@@ -51,13 +51,6 @@ def _circuits_as_new() -> Iterator[None]:
     for family in KEYED_CIRCUIT_BREAKERS:
         for breaker in family.breakers():
             breaker.reset()
-
-
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of what circuits do with Redis' answers, not of how long they wait for one: on a busy machine some are
-    late, and then a replica rightly decides alone."""
-    monkeypatch.setattr(fleet, "OP_SECONDS", 5.0)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from app.api.errors import install_error_handlers
 from app.api.middleware import Observed
 from app.api.openapi import document
 from app.api.plain_route import PlainRoute
-from app.core.config import Settings
+from app.settings import Settings
 from app.wiring import connect
 
 
@@ -81,7 +81,7 @@ def create_app(settings: Settings) -> Chorus:
     return app
 
 
-def openapi_document() -> dict[str, Any]:
+def openapi_document() -> dict[str, object]:
     """What `docs/openapi.json` holds; the same for every setting."""
     return create_app(Settings.model_construct()).openapi()
 

@@ -15,9 +15,9 @@ import uvicorn
 
 from app import __version__
 from app.api.http_protocol import BoundedServer, ConnectionLimits, bounded
-from app.core.config import Settings
 from app.core.tracing import configure_tracing
 from app.main import Chorus, create_app
+from app.settings import Settings
 
 logger = logging.getLogger(__name__)
 

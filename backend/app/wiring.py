@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
-import socket
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -26,7 +23,6 @@ from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.core import cache
 from app.core.allowance import Allowance
-from app.core.app_secrets import binds, first_app, read_app_secrets
 from app.core.arrivals import Arrivals
 from app.core.build import build_id
 from app.core.circuit_breaker import (
@@ -36,13 +32,9 @@ from app.core.circuit_breaker import (
     gemini_model_breakers,
     whatsapp_account_breakers,
 )
-from app.core.config import Env, IngestFallback, RedisDurability, ReplicaRole, Settings, Signup
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client, leave_by, make_room_for
-from app.core.last_known import LastKnown
-from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
-from app.core.loop_watch import LoopWatch
 from app.core.metrics import tell_build
 from app.core.namespace import Binding
 from app.core.pacing import Pacer
@@ -52,24 +44,23 @@ from app.core.receipts import Receipts
 from app.core.redis.client import is_cluster
 from app.core.redis.door import Door, DoorTimings
 from app.core.redis.info import trouble
-from app.core.registry import HEARTBEAT_SECONDS, Registry, new_replica_id
+from app.core.registry import Registry, new_replica_id
 from app.core.resilience import ResiliencePolicy
 from app.core.secrets import TokenCipher
 from app.core.uptime import Uptime
+from app.domain.app_secrets import binds, first_app, read_app_secrets
 from app.domain.ports import Store
 from app.domain.usage import DailyLimits
+from app.loops import start_loops
+from app.replica import Outside, Replica
 from app.services.account_notices import AccountNotices
 from app.services.account_service import AccountService
 from app.services.account_watch import AccountWatch
 from app.services.app_binding import AppBinding
 from app.services.bot_service import BotService
 from app.services.breaker_service import BreakerService
-from app.services.cache_relay import CacheRelay
-from app.services.caretaker import Caretaker
 from app.services.conversation_service import ConversationService
 from app.services.cut_off import CutOff
-from app.services.database_watch import DatabaseWatch
-from app.services.dead_letter_watch import DeadLetterWatch
 from app.services.delivery import PER_PAIR, Delivery, per_number
 from app.services.health_service import HealthService
 from app.services.inbox_fallback import InboxFallback
@@ -77,13 +68,13 @@ from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import Destination, IngestService
 from app.services.journal import Journal
 from app.services.namespace_gate import NamespaceGate
-from app.services.overflow import Overflow, OverflowDrain
+from app.services.overflow import Overflow
 from app.services.probes import TROUBLE, Dependency, Proof
 from app.services.proofs import Proofs
 from app.services.schema_gate import SchemaGate
 from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES, WINDOW_SECONDS, SignupService
 from app.services.silence_watch import SilenceWatch
-from app.services.unanswered import UnansweredSearch
+from app.settings import Env, IngestFallback, RedisDurability, ReplicaRole, Settings, Signup, revealed
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +85,6 @@ SPARE_CONNECTIONS = 20
 PUT_SECONDS = 0.9
 DIVERT_SECONDS = 0.2
 """With somewhere else to go there is no point in waiting for a Redis that does not answer."""
-"""Above the longest block, which is one second."""
 PROBE_SECONDS = 3.0
 PROBE_TIMEOUT_SECONDS = 1.5
 """A replica that cannot reach its stores is out of rotation within two of these intervals, the balancer's included."""
@@ -102,73 +92,14 @@ UPSTREAM_PROBE_SECONDS = 30.0
 UPSTREAM_TIMEOUT_SECONDS = 3.0
 MODEL_TIMEOUT_SECONDS = 5.0
 """Now and then the model is asked for a word, which takes longer than to look something up."""
-AUDIT_SECONDS = 60.0
-STUCK_SECONDS = 15.0
-"""The worker beats about once a second."""
-RELAY_LEASE_SECONDS = 6.0
-"""Three rounds of the relay, which renews it in every one."""
 MAX_SHOWN = 20
 """Circuits of single models that /health lists; `chorus breakers list` has all."""
-CARETAKER_LEASE_SECONDS = 15.0
-"""More than a page of its longest duty may take."""
 OVERFLOW_ROWS = 100_000
 """They are recorded within seconds; more of them means that the database does not keep up."""
 OVERFLOW_SECONDS = 0.7
 """What the queue has no room for is stored by then, or the webhook is refused."""
 CLUSTER_SHARDS = 16
 """ADR 4."""
-
-
-@dataclass(frozen=True, slots=True)
-class Replica:
-    """One running replica: what the routes call, what the server drains."""
-
-    services: Services
-    ingest: IngestService
-    inbox: InboxFallback | Journal | None
-    """What takes events in the queue's place, now and then or always."""
-    caretaker: Caretaker
-    app_secrets: tuple[str, ...]
-    account_watch: AccountWatch
-    bot: BotService | None
-    worker: InboxWorker | None
-    supervisor: Supervisor
-    settings: Settings
-    schema: SchemaGate
-    namespace: NamespaceGate
-
-    def when_fit(self, loop: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """`loop`, started only once this replica may work."""
-        return self.schema.guarded(self.namespace.guarded(loop))
-
-    async def drain(self, grace_seconds: float) -> None:
-        """Finish or give back what is held. Idempotent."""
-        if self.worker is not None:
-            await self.worker.drain(grace_seconds)
-        if self.bot is not None:
-            await self.bot.aclose()
-
-
-@dataclass(frozen=True, slots=True)
-class Outside:
-    """Everything this replica talks to. Nothing is connected before its first use."""
-
-    redis: Door
-    control: Door
-    """For what tells whether Redis, and this replica, are well: it must not wait behind what they do."""
-    queue: Queue
-    registry: Registry
-    store: Store
-    cipher: TokenCipher
-    model: GeminiModel
-    messenger: WhatsAppMessenger
-    pacer: Pacer
-    bindings: Mapping[str, Binding]
-    breakers: BreakerFleet
-    board: ProbeBoard
-    arrivals: Arrivals
-    receipts: Receipts
-    uptime: Uptime
 
 
 @asynccontextmanager
@@ -181,11 +112,12 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
     build = build_id(settings.chorus_build)
     tell_build(build)
     async with AsyncExitStack() as stack:
-        outside = await _open(settings, stack)
+        outside = await open_outside(settings, stack)
+        await _join_fleet(settings, outside, stack)
         await outside.breakers.sync()  # before the first call: what the others have learned the hard way
         await _meet(outside.registry)
         supervisor = Supervisor()
-        replica = _assemble(settings, outside, supervisor, build)
+        replica = assemble(settings, outside, supervisor, build)
         await asyncio.gather(
             replica.services.health.probe_all(),
             replica.schema.look(timeout_seconds=PROBE_TIMEOUT_SECONDS),
@@ -193,7 +125,7 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
         )
         stack.push_async_callback(replica.services.breakers.aclose)
         stack.push_async_callback(supervisor.stop)
-        _start_loops(replica, outside)
+        start_loops(replica, outside)
         replica.services.health.started()
         try:
             yield replica
@@ -202,7 +134,8 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
             await replica.drain(settings.drain_seconds)
 
 
-async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
+async def open_outside(settings: Settings, stack: AsyncExitStack) -> Outside:
+    """Closed with `stack`. The toolbox's own objects stay out of the fleet."""
     leave_by(settings.egress)
     make_room_for(settings.worker_concurrency)
     stack.push_async_callback(close_http_client)
@@ -213,14 +146,8 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
     registry = Registry(control, namespace=settings.redis_namespace, replica_id=new_replica_id())
     stack.push_async_callback(_leave, registry)
     breakers = open_breakers(settings, stack, registry)
-    breakers.join(*CIRCUIT_BREAKERS.values(), *KEYED_CIRCUIT_BREAKERS)
-    stack.push_async_callback(breakers.leave)
     store = await open_store(settings)
     stack.push_async_callback(store.aclose)
-    cache_url = settings.redis_cache_url or settings.redis_url or ""
-    await stack.enter_async_context(
-        cache.join_fleet(cache.default_cache, cache_url, namespace=settings.redis_namespace)
-    )
     cipher = TokenCipher(_values(settings.encryption_key))
     return Outside(
         redis=redis,
@@ -231,7 +158,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
         cipher=cipher,
         model=GeminiModel(
             base_url=settings.gemini_base_url,
-            api_key=_value(settings.gemini_api_key),
+            api_key=revealed(settings.gemini_api_key),
             default_model=settings.gemini_model,
             max_concurrent=settings.worker_concurrency,
             look_again_seconds=UPSTREAM_PROBE_SECONDS,
@@ -258,12 +185,23 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Outside:
     )
 
 
-def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build: str) -> Replica:
+async def _join_fleet(settings: Settings, outside: Outside, stack: AsyncExitStack) -> None:
+    """The toolbox's own circuits and cache, until `stack` is closed."""
+    outside.breakers.join(*CIRCUIT_BREAKERS.values(), *KEYED_CIRCUIT_BREAKERS)
+    stack.push_async_callback(outside.breakers.leave)
+    cache_url = settings.redis_cache_url or settings.redis_url or ""
+    await stack.enter_async_context(
+        cache.join_fleet(cache.default_cache, cache_url, namespace=settings.redis_namespace)
+    )
+
+
+def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build: str) -> Replica:
+    """The services around `outside`. Nothing runs yet."""
     limits = _daily_limits(settings)
     accounts = AccountService(outside.store, outside.cipher, limits=limits)
     namespace = NamespaceGate(outside.store, outside.bindings, namespace=settings.redis_namespace)
     schema = SchemaGate(outside.store, [migration.id for migration in read_migrations()])
-    delivery = _delivery(settings, outside, accounts)
+    delivery = delivery_of(settings, outside, accounts)
     account_watch = AccountWatch(outside.store)
     silence = SilenceWatch(outside.arrivals, outside.board)
     intake = Overflow(outside.queue, outside.store, max_rows=OVERFLOW_ROWS, put_timeout_seconds=OVERFLOW_SECONDS)
@@ -307,12 +245,11 @@ def _assemble(settings: Settings, outside: Outside, supervisor: Supervisor, buil
             silence=silence,
             verifier=_verifier(settings),
             admin_key=_admin_key(settings),
-            metrics_key=_value(settings.metrics_api_key) or None,
-            verify_token=_value(settings.whatsapp_verify_token) or None,
+            metrics_key=revealed(settings.metrics_api_key) or None,
+            verify_token=revealed(settings.whatsapp_verify_token) or None,
         ),
         ingest=_ingest(settings, outside, accounts, namespace.before(inbox or intake)),
         inbox=inbox,
-        caretaker=_caretaker(settings, outside, conversations, notices, journal),
         app_secrets=_values(settings.meta_app_secret),
         account_watch=account_watch,
         bot=bot,
@@ -333,7 +270,7 @@ def _app_binding(settings: Settings, accounts: AccountService) -> AppBinding | N
     return AppBinding(accounts, first_app(secrets)) if binds(secrets) else None
 
 
-def _delivery(settings: Settings, outside: Outside, accounts: AccountService) -> Delivery:
+def delivery_of(settings: Settings, outside: Outside, accounts: AccountService) -> Delivery:
     return Delivery(
         outside.store,
         accounts,
@@ -405,13 +342,13 @@ def _health(
     cut_off: CutOff,
     build: str,
 ) -> HealthService:
-    async def probe_store() -> Mapping[str, Any]:
+    async def probe_store() -> Mapping[str, object]:
         await outside.store.probe()
         outside.uptime.answered("database")
         wrong = outside.store.trouble()
         return {TROUBLE: wrong} if wrong else {}
 
-    async def probe_redis() -> Mapping[str, Any]:
+    async def probe_redis() -> Mapping[str, object]:
         channel = "trusted" if cache.stats().trusted else "lost"
         needs_aof = settings.redis_durability is RedisDurability.AOF
         about = await outside.control.describe(needs_aof=needs_aof)
@@ -425,7 +362,7 @@ def _health(
         told = {"durability": settings.redis_durability, "channel": channel, "round_trip_ms": round_trip_ms}
         return about | told | ({TROUBLE: wrong} if wrong else {})
 
-    async def internals() -> Mapping[str, Any]:
+    async def internals() -> Mapping[str, object]:
         queue = await outside.queue.stats()
         return {
             "cache": asdict(cache.stats()),
@@ -495,101 +432,6 @@ def _refusing(settings: Settings, redis: Dependency, database: Dependency) -> st
     return f"webhooks are refused: {needed[0].name}: {needed[0].error}"
 
 
-def _start_loops(replica: Replica, outside: Outside) -> None:
-    """Every background loop of a replica; the supervisor restarts one that dies and tells /health/live."""
-    outside.breakers.on_recovery = replica.services.breakers.recovered
-    start = replica.supervisor.start
-    beating = {
-        "event_loop": LoopWatch().run,
-        "schema": replica.schema.run,
-        "namespace": replica.namespace.run,
-        **replica.services.health.loops(),
-    }
-    for name, loop in beating.items():
-        start(name, partial(loop, partial(replica.supervisor.beat, name)))
-    started_at = time.time()
-
-    async def heartbeat() -> None:
-        while True:
-            replica.supervisor.beat("heartbeat")
-            info = {
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "started_at": started_at,
-                "role": replica.settings.app_role,
-                "active": replica.worker.active if replica.worker else 0,
-                "concurrency": replica.settings.worker_concurrency,
-                **replica.services.health.load(),
-            }
-            try:
-                await outside.registry.beat(info)
-            except Unavailable as exc:
-                logger.warning("heartbeat failed", extra={"reason": str(exc)})
-            cache.cleanup()  # what has expired need not wait until its room is wanted
-            await asyncio.sleep(HEARTBEAT_SECONDS)
-
-    async def audit() -> None:
-        while True:
-            replica.supervisor.beat("audit")
-            await asyncio.sleep(AUDIT_SECONDS)
-            try:
-                await outside.queue.audit()
-            except Unavailable as exc:
-                logger.warning("audit failed", extra={"reason": str(exc)})
-
-    start("heartbeat", heartbeat)
-    start("silence_watch", replica.services.silence.run)
-    if replica.inbox is not None:
-        start("inbox_mover", replica.when_fit(replica.inbox.run))
-    start("circuit_breakers", outside.breakers.run)
-    start("cache_relay", replica.when_fit(_cache_relay(replica, outside).run))
-    watch = partial(replica.account_watch.run, partial(replica.supervisor.beat, "account_watch"))
-    start("account_watch", replica.when_fit(watch))
-    if replica.settings.whatsapp_phone_id:
-        bootstrap = partial(_bootstrap, replica.settings, replica.services.accounts)
-        start("bootstrap_account", replica.when_fit(bootstrap))
-    if replica.worker is not None:
-        start("worker", replica.worker.run, beat_within_seconds=STUCK_SECONDS)
-        start("lease_renewal", replica.worker.renew)
-        start("caretaker", replica.caretaker.run)
-        start("audit", audit, beat_within_seconds=3 * AUDIT_SECONDS)
-
-
-def _caretaker(
-    settings: Settings,
-    outside: Outside,
-    conversations: ConversationService,
-    notices: AccountNotices,
-    journal: Journal | None,
-) -> Caretaker:
-    """A dead letter calls a person before the search finds its message unanswered and would, for a lesser reason.
-    With a journal the search has nothing to find: what is not handled goes into a new queue by itself."""
-    namespace, queue, store = settings.redis_namespace, outside.queue, outside.store
-    known = LastKnown(outside.redis, key=f"{namespace}:{{fleet}}:database_position")
-    duties = {
-        "database": DatabaseWatch(store, cache.invalidate_everywhere, known).look,
-        "overflow": OverflowDrain(queue, store, conversations, notices).drain,
-        "dead_letters": DeadLetterWatch(queue, conversations).tell,
-    }
-    if journal is None:
-        duties["unanswered"] = UnansweredSearch(queue, store).look
-    holder = outside.registry.replica_id
-    lease = Lease(outside.redis, key=f"{namespace}:{{fleet}}:caretaker", holder=holder, seconds=CARETAKER_LEASE_SECONDS)
-    return Caretaker(duties, lease)
-
-
-def _cache_relay(replica: Replica, outside: Outside) -> CacheRelay:
-    """Carries out what committed changes have made old, whoever made them; one replica at a time."""
-    lease = Lease(
-        outside.control,
-        key=f"{replica.settings.redis_namespace}:{{fleet}}:cache_relay",
-        holder=outside.registry.replica_id,
-        seconds=RELAY_LEASE_SECONDS,
-    )
-    account_changed = replica.services.breakers.account_changed
-    return CacheRelay(outside.store, cache.invalidate_everywhere, lease, account_changed=account_changed)
-
-
 def open_door(
     url: str, stack: AsyncExitStack, *, name: str = "chorus", max_connections: int = 20,
     answer_seconds: float = REDIS_TIMEOUT_SECONDS,
@@ -655,23 +497,14 @@ async def open_store(settings: Settings, *, policy: ResiliencePolicy | None = No
     if settings.database_url:
         url = settings.database_url.get_secret_value()
         return PostgresStore(url, pooling=settings.database_pooling, policy=policy)
-    url, key = settings.supabase_url or "", _value(settings.supabase_key)
+    url, key = settings.supabase_url or "", revealed(settings.supabase_key)
     return SupabaseStore(url, key, await get_http_client(), policy=policy)
-
-
-async def _bootstrap(settings: Settings, accounts: AccountService) -> None:
-    """WHATSAPP_TOKEN and WHATSAPP_PHONE_ID give a first account without any API call."""
-    await accounts.bootstrap(
-        phone_number_id=settings.whatsapp_phone_id or "",
-        access_token=_value(settings.whatsapp_token),
-        verify_token=_value(settings.whatsapp_verify_token) or secrets.token_urlsafe(24),
-    )
 
 
 def _verifier(settings: Settings) -> SupabaseTokenVerifier | None:
     if not settings.supabase_url:
         return None
-    return SupabaseTokenVerifier(settings.supabase_url, jwt_secret=_value(settings.supabase_jwt_secret) or None)
+    return SupabaseTokenVerifier(settings.supabase_url, jwt_secret=revealed(settings.supabase_jwt_secret) or None)
 
 
 def _admin_key(settings: Settings) -> str:
@@ -693,10 +526,6 @@ async def _meet(registry: Registry) -> None:
 async def _leave(registry: Registry) -> None:
     with suppress(Unavailable):  # the others notice the silence
         await registry.leave()
-
-
-def _value(secret: SecretStr | None) -> str:
-    return secret.get_secret_value() if secret else ""
 
 
 def _values(items: tuple[SecretStr, ...]) -> tuple[str, ...]:

@@ -17,17 +17,16 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parents[2]
-for part in ("backend", "tests"):
-    sys.path.insert(0, str(ROOT / part))
+sys.path.insert(0, str(ROOT / "backend"))
 
-import uvloop  # noqa: E402
+import uvloop
 
-from app.sandbox.servers import Valkey, remove_data  # noqa: E402
-from app.sandbox.servers.location import locate  # noqa: E402
-from tests.bench import breaker_cost, breaker_outage  # noqa: E402
-from tests.bench.breaker_outage import CHORUS, LEASE_SECONDS, Incident, incident  # noqa: E402
-from tests.bench.breaker_peers import PEERS  # noqa: E402
-from tests.bench.report import Bar, table, write_bars  # noqa: E402
+from app.localhost.location import locate
+from app.localhost.servers import Valkey, remove_data
+from tests.bench import breaker_cost, breaker_outage
+from tests.bench.breaker_outage import CHORUS, LEASE_SECONDS, Incident, incident
+from tests.bench.breaker_peers import PEERS
+from tests.bench.report import Bar, table, write_bars
 
 ROUNDS = 3
 GRACE_SECONDS = 1.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from app.core.circuit_breaker import JOIN_SECONDS, BreakerFleet, BreakerPolicy, CircuitBreaker
+from app.core.circuit_breaker import BreakerFleet, BreakerPolicy, CircuitBreaker
 from app.core.errors import Unavailable
 from app.core.redis.client import connect
 from app.core.redis.door import Door
@@ -42,10 +42,10 @@ async def fail() -> int:
 
 
 async def measure(redis_url: str) -> tuple[list[str], list[Bar]]:
-    redis, push = connect(redis_url, timeout_seconds=JOIN_SECONDS), connect(redis_url, timeout_seconds=1)
+    redis, door = connect(redis_url, timeout_seconds=1), Door.to(redis_url)
     policy = BreakerPolicy(THRESHOLD, 600.0, failure_rate=0.5, slow_call_seconds=10.0)
     breaker = CircuitBreaker("bench", policy)
-    fleet = BreakerFleet(Door(redis, channels=push), namespace="bench", replica_id="bench")
+    fleet = BreakerFleet(door, namespace="bench", replica_id="bench")
     fleet.join(breaker)
     await fleet.sync()
     absent, contenders = [], {CHORUS: Contender(breaker.call_async)}
@@ -68,7 +68,7 @@ async def measure(redis_url: str) -> tuple[list[str], list[Bar]]:
     await _rejected(contenders)
     await fleet.leave()
     await redis.aclose()
-    await push.aclose()
+    await door.aclose()
     lines = [
         table("a call while closed, over a bare await", "µs", {n: c.closed for n, c in contenders.items()}),
         table("a rejection", "µs", {n: c.rejected for n, c in contenders.items()}),
@@ -129,5 +129,5 @@ async def _refused(call: Call) -> None:
     for _ in range(CALLS):
         try:  # noqa: SIM105  suppress() costs as much as what is measured
             await call(ok)
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001  whatever a peer raises is an error
             pass

@@ -10,15 +10,15 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from app.core.redis.client import connect
-from app.sandbox.servers import Valkey
-from breaker_upstream import Child, Upstream, running_upstream
+from app.localhost.servers import Valkey
+from tests.support.breaker_upstream import Child, Upstream, running_upstream
 
 THRESHOLD = 5
 LEASE_SECONDS = 1.0
 POLICY: dict[str, Any] = {
     "failure_threshold": THRESHOLD, "open_seconds": 2.0, "max_open_seconds": 2.0, "probe_lease_seconds": LEASE_SECONDS,
 }  # fmt: skip
-CHORUS = "breaker_drivers:Chorus"
+CHORUS = "tests.support.breaker_drivers:Chorus"
 BUSY = ("a", "b", "c", "d")
 LATENCY_SECONDS = 0.05
 """What the upstream takes. Nothing that is called over a network is faster for long, and 128 tasks then make about two

@@ -22,8 +22,8 @@ import orjson
 import redis.asyncio
 
 from app.core.cache import Cache, cached, default_cache, join_fleet
-from app.sandbox.servers import Valkey, remove_data
-from app.sandbox.servers.location import locate
+from app.localhost.location import locate
+from app.localhost.servers import Valkey, remove_data
 from tests.bench import cache_races
 from tests.bench.cache_stampede import (
     CALLERS,
@@ -230,7 +230,7 @@ def say(line: str) -> None:
 
 def hits(title: str, measure: Callable[[], Awaitable[dict[str, float]]]) -> dict[str, list[float]]:
     """Several rounds of p50 in µs; printed as medians beside the floor, the first of them."""
-    rounds = [asyncio.run(measure()) for _ in range(REPEATS)]  # type: ignore[arg-type]
+    rounds = [asyncio.run(measure()) for _ in range(REPEATS)]
     values = {name: [each[name] for each in rounds] for name in rounds[0]}
     floor = next(iter(values.values()))
     say(f"\n{title}, p50 in µs, median of {REPEATS} rounds")

@@ -41,7 +41,7 @@ class Source:
         return value
 
 
-class Replica(Protocol):
+class RacingReplica(Protocol):
     async def read(self, key: str) -> int: ...
     async def edit(self, key: str, value: int) -> None: ...
 
@@ -51,7 +51,7 @@ class Chorus:
         self._cache, self._source = cache, source
 
     @classmethod
-    async def join(cls, stack: AsyncExitStack, url: str, source: Source) -> Replica:
+    async def join(cls, stack: AsyncExitStack, url: str, source: Source) -> RacingReplica:
         cache = Cache()
         await stack.enter_async_context(join_fleet(cache, url, namespace="races"))
         return cls(cache, source)
@@ -84,7 +84,7 @@ class GetOrSet:
         await self._cache.delete(key)
 
 
-async def _cashews(stack: AsyncExitStack, url: str, source: Source) -> Replica:
+async def _cashews(stack: AsyncExitStack, url: str, source: Source) -> RacingReplica:
     from cashews import Cache as Cashews
 
     cashews = Cashews()
@@ -94,7 +94,7 @@ async def _cashews(stack: AsyncExitStack, url: str, source: Source) -> Replica:
     return GetOrSet(cashews, source)
 
 
-async def _aiocache(stack: AsyncExitStack, url: str, source: Source) -> Replica:
+async def _aiocache(stack: AsyncExitStack, url: str, source: Source) -> RacingReplica:
     from urllib.parse import urlsplit
 
     from aiocache import RedisCache
@@ -108,7 +108,7 @@ async def _aiocache(stack: AsyncExitStack, url: str, source: Source) -> Replica:
     return GetOrSet(cache, source)
 
 
-Join = Callable[[AsyncExitStack, str, Source], Awaitable[Replica]]
+Join = Callable[[AsyncExitStack, str, Source], Awaitable[RacingReplica]]
 CONTENDERS: dict[str, tuple[str, Join]] = {
     "chorus": ("app", Chorus.join),
     "cashews client_side": ("cashews", _cashews),
@@ -116,7 +116,7 @@ CONTENDERS: dict[str, tuple[str, Join]] = {
 }
 
 
-async def in_flight(a: Replica, b: Replica, source: Source, key: str, _url: str) -> None:
+async def in_flight(a: RacingReplica, b: RacingReplica, source: Source, key: str, _url: str) -> None:
     source.gate = gate = asyncio.Event()
     source.read_by.clear()
     late = asyncio.create_task(a.read(key))
@@ -126,8 +126,8 @@ async def in_flight(a: Replica, b: Replica, source: Source, key: str, _url: str)
     await late
 
 
-async def two_writers(a: Replica, b: Replica, source: Source, key: str, _url: str) -> None:
-    async def often(replica: Replica) -> None:
+async def two_writers(a: RacingReplica, b: RacingReplica, source: Source, key: str, _url: str) -> None:
+    async def often(replica: RacingReplica) -> None:
         for _ in range(5):
             await replica.read(key)
 
@@ -136,7 +136,7 @@ async def two_writers(a: Replica, b: Replica, source: Source, key: str, _url: st
     )
 
 
-async def cut_channel(a: Replica, b: Replica, source: Source, key: str, url: str) -> None:
+async def cut_channel(a: RacingReplica, b: RacingReplica, source: Source, key: str, url: str) -> None:
     await asyncio.gather(a.read(key), b.read(key))
     async with redis.asyncio.Redis.from_url(url) as admin:
         await admin.client_kill_filter(_type="pubsub")

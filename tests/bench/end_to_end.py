@@ -16,9 +16,9 @@ from typing import Any
 import orjson
 
 from app.core.http_client import close_http_client, request
-from app.sandbox.bakery import BAKERY
+from app.demo.bakery import BAKERY
+from app.localhost.fleet import LocalFleet
 from app.sandbox.client import SandboxClient
-from app.sandbox.fleet import LocalFleet
 from app.sandbox.webhooks import Person, encode_like_meta, envelope, messages_change, text
 from tests.bench.child import BenchError
 from tests.bench.machine import Stage

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 
-from app.sandbox.fleet import Served
+from app.localhost.fleet import Served
 from app.server import KEEP_ALIVE_SECONDS
 from tests.bench.child import BenchError, Child
 from tests.bench.ingest_load import CONNECTIONS

@@ -10,7 +10,7 @@ import time
 import uvicorn
 from starlette.types import ASGIApp
 
-from app.sandbox.processes import free_port
+from app.localhost.processes import free_port
 from tests.bench.child import say
 
 START_SECONDS = 10.0

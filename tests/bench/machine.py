@@ -16,9 +16,9 @@ from typing import Any
 import redis
 
 from app.core.secrets import TokenCipher
-from app.sandbox.fleet import Keys, LocalFleet
-from app.sandbox.processes import HAS_PROC
-from app.sandbox.servers import remove_data, start_servers
+from app.localhost.fleet import Keys, LocalFleet
+from app.localhost.processes import HAS_PROC
+from app.localhost.servers import remove_data, start_servers
 from tests.bench.child import BenchError
 
 QUIET_LOAD = 0.3

@@ -13,9 +13,9 @@ from itertools import count
 from typing import Any
 
 from app.core.http_client import close_http_client
-from app.sandbox.bakery import BAKERY
+from app.demo.bakery import BAKERY
+from app.localhost.fleet import LocalFleet
 from app.sandbox.client import SandboxClient
-from app.sandbox.fleet import LocalFleet
 from app.sandbox.webhooks import Business, Person, encode_like_meta, envelope, messages_change, text
 from tests.bench.end_to_end import TIMEOUT_SECONDS, call_api
 from tests.bench.machine import Stage

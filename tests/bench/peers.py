@@ -23,7 +23,7 @@ def beside_peers(module: str) -> Callable[[Stage], tuple[list[str], list[Bar]]]:
         done = subprocess.run(
             [PYTHON, "-m", module],
             cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "backend"), str(ROOT / "tests"), str(ROOT)))},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "backend"), str(ROOT)))},
             capture_output=True,
             text=True,
             timeout=LIMIT_SECONDS,

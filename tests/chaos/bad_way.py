@@ -15,11 +15,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from tests.proxy import Proxy, proxied
+from tests.support.proxy import Proxy, proxied
 
 from .outages import Stream, answered_at
 from .scenarios import Broken, Stage
-from .world import LOOK_SECONDS, World, running_world
+from .world import LOOK_SECONDS, ChaosWorld, running_world
 
 DEPENDENCIES = ("gemini", "whatsapp", "database")
 SETTINGS: Mapping[str, str] = {"LEASE_SECONDS": "2", "DEBOUNCE_SECONDS": "0.15", "SEND_RECONCILE_SECONDS": "3"}
@@ -55,7 +55,7 @@ class Waits:
 
 
 async def one_bad_replica(
-    world: World,
+    world: ChaosWorld,
     dependency: str,
     *,
     how: str = "refused",
@@ -95,7 +95,7 @@ async def one_bad_replica(
 
 
 @asynccontextmanager
-async def _on_a_way_of_its_own(world: World, dependency: str, *, is_lost: bool) -> AsyncIterator[Proxy]:
+async def _on_a_way_of_its_own(world: ChaosWorld, dependency: str, *, is_lost: bool) -> AsyncIterator[Proxy]:
     direct = {"database": world.servers.database_url}.get(dependency, world.fleet.sandbox.url)
     setting = {"database": "DATABASE_URL", "gemini": "GEMINI_BASE_URL", "whatsapp": "WHATSAPP_BASE_URL"}[dependency]
     async with proxied(direct) as way:
@@ -110,12 +110,12 @@ async def _on_a_way_of_its_own(world: World, dependency: str, *, is_lost: bool) 
             await asyncio.to_thread(world.fleet.replace_replica, BAD, {})
 
 
-async def _resend_unproven(world: World, *, resend: bool) -> None:
+async def _resend_unproven(world: ChaosWorld, *, resend: bool) -> None:
     for account in await world.api("GET", "/accounts"):
         await world.api("PUT", f"/bot/profile?account_id={account['id']}", json={"resend_ambiguous": resend})
 
 
-async def _waits(world: World, stream: Stream) -> list[float]:
+async def _waits(world: ChaosWorld, stream: Stream) -> list[float]:
     customers = {message.person.wa_id: message for message in stream.stage.messages}
     answers = await answered_at(world, [customers[who] for who in stream.posted_at])
     return [answers[who] - at for who, at in stream.posted_at.items()]
@@ -125,7 +125,7 @@ def _p95(waits: list[float]) -> float:
     return sorted(waits)[math.ceil(0.95 * len(waits)) - 1]
 
 
-async def woken_replica(world: World) -> None:
+async def woken_replica(world: ChaosWorld) -> None:
     """A replica that was stopped for longer than its calls may take counts none of their time-outs when it wakes."""
     stage = Stage(world)
     stopped = world.fleet.replicas[0]
@@ -146,12 +146,12 @@ async def woken_replica(world: World) -> None:
     await stage.post(late, replica=0)
     await stage.ends_well()
     picture = await _health(world, 0)
-    circuits = dict(picture["circuit_breakers"])  # type: ignore[call-overload]
+    circuits = dict(picture["circuit_breakers"])
     if "cut_off" in picture or any(circuit["state"] != "closed" for circuit in circuits.values()):
         raise Broken(f"the woken replica counts its own stall: {circuits}")
 
 
-async def _says_so(world: World, dependency: str) -> bool:
+async def _says_so(world: ChaosWorld, dependency: str) -> bool:
     """In its own /health; the others do not say it, and they see it in the registry."""
     name = "supabase" if dependency == "database" else dependency
     pictures = [(await _health(world, number)) for number in range(3)]
@@ -160,14 +160,14 @@ async def _says_so(world: World, dependency: str) -> bool:
     return [picture.get("cut_off") for picture in pictures] == [None, None, [name]] and [name] in said
 
 
-async def _health(world: World, number: int) -> dict[str, object]:
+async def _health(world: ChaosWorld, number: int) -> dict[str, object]:
     headers = {"Authorization": f"Bearer {world.fleet.keys.admin}"}
     response = await world.http.get(f"{world.fleet.replicas[number].url}/health", headers=headers)
     picture: dict[str, object] = response.json()
     return picture
 
 
-async def _works_again(world: World, dependency: str) -> None:
+async def _works_again(world: ChaosWorld, dependency: str) -> None:
     started = time.monotonic()
     while "cut_off" in await _health(world, BAD):
         if time.monotonic() - started > BACK_SECONDS:
@@ -180,8 +180,8 @@ def within_bar(seen: Waits) -> None:
         raise Broken(str(seen))
 
 
-def _scenario(dependency: str, how: str) -> Callable[[World], Awaitable[None]]:
-    async def scenario(world: World) -> None:
+def _scenario(dependency: str, how: str) -> Callable[[ChaosWorld], Awaitable[None]]:
+    async def scenario(world: ChaosWorld) -> None:
         seconds = SILENT_SECONDS if how == "silent" else BAD_SECONDS
         within_bar(await one_bad_replica(world, dependency, how=how, bad_seconds=seconds))
 
@@ -190,7 +190,7 @@ def _scenario(dependency: str, how: str) -> Callable[[World], Awaitable[None]]:
 
 
 HOWS = ("refused", "silent", "start")
-SCENARIOS: Mapping[str, Callable[[World], Awaitable[None]]] = {
+SCENARIOS: Mapping[str, Callable[[ChaosWorld], Awaitable[None]]] = {
     scenario.__name__: scenario
     for scenario in (woken_replica, *(_scenario(name, how) for name in DEPENDENCIES for how in HOWS))
 }

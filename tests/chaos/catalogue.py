@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from app.sandbox.servers import Valkey
+from app.localhost.servers import Valkey
 
 from . import bad_way, fairness, outages, own_limits, shares
 from .database import DATABASE_SCENARIOS
@@ -20,9 +20,9 @@ from .name_server import why_not
 from .names import names_that_hang
 from .redis_faults import another_database_on_the_namespace, clock_an_hour_ahead, full_redis
 from .scenarios import SCENARIOS
-from .world import World
+from .world import ChaosWorld
 
-Scenario = Callable[[World], Awaitable[None]]
+Scenario = Callable[[ChaosWorld], Awaitable[None]]
 
 
 SHARES_SECONDS = 10.0
@@ -38,7 +38,7 @@ class Measured(Protocol):
 class Measurement:
     """`run` in a world with these settings; how many businesses it needs."""
 
-    run: Callable[[World], Awaitable[Measured]]
+    run: Callable[[ChaosWorld], Awaitable[Measured]]
     settings: Mapping[str, str] = field(default_factory=dict)
     businesses: int = 2
 

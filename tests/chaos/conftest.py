@@ -8,21 +8,20 @@ from contextlib import AsyncExitStack
 import pytest
 
 from app.core.cache import Cache, CacheTimings, join_fleet
-from proxy import proxied
-
-from .cache_kit import Replica, World
+from tests.support.cache_kit import CachedWorld, CacheReplica
+from tests.support.proxy import proxied
 
 
 @pytest.fixture
-async def replicas(valkey_url: str, cache_timings: CacheTimings) -> AsyncIterator[tuple[Replica, Replica]]:
+async def replicas(valkey_url: str, cache_timings: CacheTimings) -> AsyncIterator[tuple[CacheReplica, CacheReplica]]:
     async with AsyncExitStack() as stack:
-        world = World()
+        world = CachedWorld()
         made = []
         for _ in range(2):
             proxy = await stack.enter_async_context(proxied(valkey_url))
             cache = Cache(timings=cache_timings)
             shared = await stack.enter_async_context(join_fleet(cache, proxy.url, namespace="test"))
-            made.append(Replica(cache, shared, proxy, world))
+            made.append(CacheReplica(cache, shared, proxy, world))
         for replica in made:
             assert replica.trusted
         yield made[0], made[1]

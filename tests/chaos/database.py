@@ -23,7 +23,7 @@ from app.sandbox.webhooks import Business
 from .scenarios import QUIET_SECONDS, Broken, Stage
 from .traffic import Message, Traffic, sender
 from .verdict import Verdict, judge
-from .world import World, running_world
+from .world import ChaosWorld, running_world
 
 SETTINGS = {"LEASE_SECONDS": "5", "DEBOUNCE_SECONDS": "0.2", "SEND_RECONCILE_SECONDS": "3"}
 CUSTOMERS_PER_SECOND = 15
@@ -46,7 +46,7 @@ SHORT, LONG = Length(locked=6, away=4), Length(locked=40, away=25)
 # -- one account's conversations are locked ----------------------------------------------------------------------------
 
 
-async def locked_account(world: World, length: Length = SHORT) -> str:
+async def locked_account(world: ChaosWorld, length: Length = SHORT) -> str:
     """The other account's customers are answered as fast as before, and pages are shown."""
     stage, (locked, healthy) = Stage(world), world.businesses[:2]
     seconds = length.locked
@@ -74,7 +74,7 @@ async def locked_account(world: World, length: Length = SHORT) -> str:
 
 
 @asynccontextmanager
-async def _locked(world: World, business: Business) -> AsyncIterator[None]:
+async def _locked(world: ChaosWorld, business: Business) -> AsyncIterator[None]:
     """As somebody in Studio who began a transaction and went for lunch."""
     connection = await asyncpg.connect(world.servers.database_url)
     try:
@@ -89,7 +89,7 @@ async def _locked(world: World, business: Business) -> AsyncIterator[None]:
         await connection.close()
 
 
-async def _pages(world: World, businesses: Sequence[Business], seconds: float) -> list[int]:
+async def _pages(world: ChaosWorld, businesses: Sequence[Business], seconds: float) -> list[int]:
     """The statuses of what people look at meanwhile, on every replica."""
     statuses, until = [], asyncio.get_running_loop().time() + seconds
     accounts = await world.api("GET", "/accounts")
@@ -117,17 +117,17 @@ async def _status(http: httpx.AsyncClient, url: str) -> int:
 # -- away while sends are on their way ---------------------------------------------------------------------------------
 
 
-async def gone_while_sending(world: World, length: Length = SHORT) -> str:
+async def gone_while_sending(world: ChaosWorld, length: Length = SHORT) -> str:
     """Killed, and started again later."""
     return await _away(world, length.away, world.servers.postgres.kill, world.servers.postgres.start)
 
 
-async def frozen_while_sending(world: World, length: Length = SHORT) -> str:
+async def frozen_while_sending(world: ChaosWorld, length: Length = SHORT) -> str:
     """It answers nothing, and carries out later what was asked before."""
     return await _away(world, length.away, world.servers.postgres.pause, world.servers.postgres.resume)
 
 
-async def _away(world: World, seconds: float, end: Callable[[], object], begin: Callable[[], object]) -> str:
+async def _away(world: ChaosWorld, seconds: float, end: Callable[[], object], begin: Callable[[], object]) -> str:
     stage = Stage(world)
     resending, cautious = world.businesses[:2]
     await _resend(world, resending)
@@ -151,12 +151,12 @@ async def _away(world: World, seconds: float, end: Callable[[], object], begin: 
     return f"{verdict.replies} replies, {verdict.lost} lost, {verdict.duplicated} twice, 0 flagged"
 
 
-async def _flagged(world: World) -> set[str]:
+async def _flagged(world: ChaosWorld) -> set[str]:
     """Conversations that need a person: in a world that others have used, not only ours."""
     return {str(row["id"]) for row in await world.rows("select id from conversations where needs_human")}
 
 
-async def _resend(world: World, business: Business) -> None:
+async def _resend(world: ChaosWorld, business: Business) -> None:
     accounts = await world.api("GET", "/accounts")
     (account,) = [item["id"] for item in accounts if item["phone_number_id"] == business.phone_number_id]
     await world.api("PUT", f"/bot/profile?account_id={account}", json={"resend_ambiguous": True})
@@ -170,7 +170,7 @@ async def _ask(stage: Stage, messages: Sequence[Message]) -> None:
         await stage.post(*messages[at : at + 20], replica=at // 20 % len(stage.world.fleet.replicas))
 
 
-async def _replies(world: World, stage: Stage, business: Business, seconds: float) -> list[float]:
+async def _replies(world: ChaosWorld, stage: Stage, business: Business, seconds: float) -> list[float]:
     """Seconds from the 200 to the reply's arrival, of an even stream of customers."""
     asked = [stage.conversation(1, business)[0] for _ in range(round(CUSTOMERS_PER_SECOND * seconds))]
     poster = sender(world.fleet.webhook_urls, app_secret=world.fleet.keys.app_secret, seed=1)
@@ -182,7 +182,7 @@ async def _replies(world: World, stage: Stage, business: Business, seconds: floa
     return [at[str(message.person.wa_id)] - traffic.accepted[message.id] for message in asked]
 
 
-async def _rest(world: World, stage: Stage) -> Verdict:
+async def _rest(world: ChaosWorld, stage: Stage) -> Verdict:
     try:
         await world.until_quiet(2 * QUIET_SECONDS)
     except TimeoutError:

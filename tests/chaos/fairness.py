@@ -13,7 +13,7 @@ from app.sandbox.webhooks import Business
 
 from .scenarios import Broken, Stage, model_is_down
 from .traffic import Message, Traffic, sender
-from .world import FALLBACK_TEXT, World
+from .world import FALLBACK_TEXT, ChaosWorld
 
 SETTINGS = {"LEASE_SECONDS": "15", "DEBOUNCE_SECONDS": "0.2"}
 """The default lease: nothing dies here. And a debounce short enough not to hide a delay behind it."""
@@ -58,7 +58,7 @@ class Fairness:
         return "\n".join(f"{name:<66} {value}" for name, value in rows)
 
 
-async def hanging_gemini(world: World, *, seconds: float = SECONDS) -> Fairness:
+async def hanging_gemini(world: ChaosWorld, *, seconds: float = SECONDS) -> Fairness:
     """`seconds` of the healthy account alone, and `seconds` beside one whose every call to Gemini hangs: more of its
     conversations than it may have places."""
     stage, (stuck, healthy) = Stage(world), world.businesses[:2]
@@ -78,7 +78,7 @@ async def hanging_gemini(world: World, *, seconds: float = SECONDS) -> Fairness:
     return Fairness("another's Gemini calls hang", without, during)
 
 
-async def broken_model(world: World, *, seconds: float = 6.0) -> Fairness:
+async def broken_model(world: ChaosWorld, *, seconds: float = 6.0) -> Fairness:
     """Another account has chosen a model that answers 503, and five of its customers write."""
     stage, (broken, healthy) = Stage(world), world.businesses[:2]
     count = round(CUSTOMERS_PER_SECOND * seconds)
@@ -92,7 +92,7 @@ async def broken_model(world: World, *, seconds: float = 6.0) -> Fairness:
     return Fairness("another's own model is down", without, during, 0.95)
 
 
-async def long_messages(world: World, *, seconds: float = 6.0) -> Fairness:
+async def long_messages(world: ChaosWorld, *, seconds: float = 6.0) -> Fairness:
     """Two customers of another account send 30 messages of 65,000 characters each, then "hi"."""
     # The stand-in's replies do not repeat what is cut from the prompt: those conversations are not judged.
     stage, unjudged, (long, healthy) = Stage(world), Stage(world), world.businesses[:2]
@@ -118,7 +118,7 @@ async def _write_at_length(stage: Stage, business: Business, pause_seconds: floa
         await asyncio.sleep(pause_seconds)
 
 
-async def _replies(world: World, stage: Stage, business: Business, count: int, seconds: float) -> list[float]:
+async def _replies(world: ChaosWorld, stage: Stage, business: Business, count: int, seconds: float) -> list[float]:
     """In an even stream of `count` customers."""
     asked: list[Message] = [stage.conversation(1, business)[0] for _ in range(count)]
     poster = sender(world.fleet.webhook_urls, app_secret=world.fleet.keys.app_secret, seed=1)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from app.sandbox.servers import Valkey
-from app.sandbox.servers.location import Location
+from app.localhost.location import Location
+from app.localhost.servers import Valkey
 
 LIBRARIES = sorted(path for root in ("/usr/lib", "/usr/local/lib") for path in Path(root).glob("**/libfaketime.so.1"))
 

@@ -86,10 +86,12 @@ MUTATIONS: dict[str, Mutation] = {
         [
             Edit(
                 "backend/app/core/redis/corrections.py",
-                "            await self._turns.acquire()  # returns at once\n        try:\n            connection =",
-                "            pass\n        try:\n            connection =",
+                "        if self._turns.locked():\n"
+                "            await wait_for_turn(self._turns, self._wait_seconds)\n"
+                "        else:\n"
+                "            await self._turns.acquire()  # returns at once\n",
+                "",
             ),
-            Edit("backend/app/core/redis/corrections.py", "if self._turns.locked():", "if False:"),
             Edit("backend/app/wiring.py", "settings.worker_concurrency + SPARE_CONNECTIONS", "20"),
         ],
     ),
@@ -121,7 +123,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "search": Mutation(
         "wiped_redis",
-        [Edit("backend/app/wiring.py", 'duties["unanswered"] = UnansweredSearch(queue, store).look', "pass")],
+        [Edit("backend/app/loops.py", 'duties["unanswered"] = UnansweredSearch(queue, store).look', "pass")],
     ),
     "overflow": Mutation(
         "full_mailbox",
@@ -129,7 +131,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "lease renewal": Mutation(
         "slower_than_the_lease",
-        [Edit("backend/app/wiring.py", '        start("lease_renewal", replica.worker.renew)\n', "")],
+        [Edit("backend/app/loops.py", '        start("lease_renewal", replica.worker.renew)\n', "")],
     ),
     "leaving work to others": Mutation(
         "gemini_lost_by_one",

@@ -11,14 +11,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from app.sandbox.fleet import Served
-from app.sandbox.processes import ChildProcess, free_port
+from app.localhost.fleet import Served
+from app.localhost.processes import ChildProcess, free_port
 from app.sandbox.webhooks import encode_like_meta
 
 from .name_server import IN_OWN_NAMESPACE, NameServer, running_name_server
 from .scenarios import Broken, Stage
 from .traffic import payload, sender
-from .world import World
+from .world import ChaosWorld
 
 UPSTREAMS = {"WHATSAPP_BASE_URL": "whatsapp.test", "GEMINI_BASE_URL": "gemini.test"}
 NAMES = UPSTREAMS | {"REDIS_URL": "redis.test", "DATABASE_URL": "postgres.test"}
@@ -41,7 +41,7 @@ class Named(Served):
         self.wait_ready()
 
 
-async def names_that_hang(world: World) -> None:
+async def names_that_hang(world: ChaosWorld) -> None:
     """The look-ups of Gemini and WhatsApp hang, and Redis' connections drop once: no webhook is refused."""
     with running_name_server() as names:
         async with _named_replica(world, names) as number:
@@ -62,7 +62,7 @@ async def names_that_hang(world: World) -> None:
         raise Broken(f"{refused} webhooks were refused, or not answered within a second")
 
 
-async def _webhooks(world: World, stage: Stage, number: int) -> int:
+async def _webhooks(world: ChaosWorld, stage: Stage, number: int) -> int:
     """For a while; how many got anything but a 200 within a second."""
     poster = sender([world.fleet.webhook_urls[number]], app_secret=world.fleet.keys.app_secret)
     poster.timeout_seconds = 5
@@ -83,7 +83,7 @@ async def _until_asked(names: NameServer) -> None:
 
 
 @asynccontextmanager
-async def _named_replica(world: World, names: NameServer) -> AsyncIterator[int]:
+async def _named_replica(world: ChaosWorld, names: NameServer) -> AsyncIterator[int]:
     """Its number in the fleet."""
     with tempfile.TemporaryDirectory(prefix="chorus-names-") as folder:
         env = world.fleet._env | _by_name(world.fleet.settings_of_a_replica)

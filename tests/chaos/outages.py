@@ -12,7 +12,7 @@ import httpx
 
 from .scenarios import QUIET_SECONDS, Broken, Stage
 from .traffic import Message, payload, sender
-from .world import LOOK_SECONDS, World
+from .world import LOOK_SECONDS, ChaosWorld
 
 BACK_SECONDS = 2.0
 """From the moment the database takes connections again."""
@@ -58,7 +58,7 @@ class Stream:
 
 
 async def answered_at(
-    world: World, messages: list[Message], *, timeout_seconds: float = QUIET_SECONDS
+    world: ChaosWorld, messages: list[Message], *, timeout_seconds: float = QUIET_SECONDS
 ) -> dict[str | None, float]:
     """When each of these customers, who wrote once, got the answer. Raises `Broken`."""
     wanted = {message.person.wa_id for message in messages}
@@ -90,7 +90,7 @@ class Return:
         )
 
 
-async def database_away(world: World, seconds: float) -> Return:
+async def database_away(world: ChaosWorld, seconds: float) -> Return:
     """Kill Postgres for `seconds` under traffic and measure its return."""
     stage = Stage(world)
     postgres = world.servers.postgres
@@ -108,7 +108,7 @@ async def database_away(world: World, seconds: float) -> Return:
     return Return(api - back, ready - back, min(answers) - back, max(answers) - back)
 
 
-async def _until_api(world: World) -> float:
+async def _until_api(world: ChaosWorld) -> float:
     """When every replica served a read of the database."""
     for replica in range(len(world.fleet.replicas)):
         while True:
@@ -119,19 +119,19 @@ async def _until_api(world: World) -> float:
     return time.time()
 
 
-async def _until_ready(world: World) -> float:
+async def _until_ready(world: ChaosWorld) -> float:
     for replica in world.fleet.replicas:
         while (await world.http.get(f"{replica.url}/health/ready")).status_code != 200:
             await asyncio.sleep(POLL_SECONDS)
     return time.time()
 
 
-async def database_back_after_two_seconds(world: World) -> None:
+async def database_back_after_two_seconds(world: ChaosWorld) -> None:
     """A short restart of Postgres costs its own length: API, readiness and answers are back within two seconds."""
     within_bar(await database_away(world, 2.0))
 
 
-SCENARIOS: Mapping[str, Callable[[World], Awaitable[None]]] = {
+SCENARIOS: Mapping[str, Callable[[ChaosWorld], Awaitable[None]]] = {
     "database_back_after_two_seconds": database_back_after_two_seconds
 }
 

@@ -20,7 +20,7 @@ from app.sandbox.webhooks import encode_like_meta
 from .scenarios import Broken, Stage
 from .traffic import Post, Traffic, payload, sender
 from .verdict import judge
-from .world import World, running_world
+from .world import ChaosWorld, running_world
 
 SETTINGS = {"LEASE_SECONDS": "15", "DEBOUNCE_SECONDS": "0", "SEND_RECONCILE_SECONDS": "20"}
 """As in production, but for the debounce: every message is a run of its own, so that answers can be counted."""
@@ -46,7 +46,7 @@ NEW_ONES = 30
 STALL = 0.4
 
 
-async def answers_of_one_moment(world: World) -> None:
+async def answers_of_one_moment(world: ChaosWorld) -> None:
     """More answers are ready at once than Redis used to get connections, and it stands still: none is made twice, none
     goes out unpaced, no webhook is refused."""
     stage = Stage(world)
@@ -142,7 +142,7 @@ class Limits:
         return "\n\n".join(self.tables)
 
 
-async def limits_as_load(_world: World) -> Limits:
+async def limits_as_load(_world: ChaosWorld) -> Limits:
     """The long run. Each of its parts has a world with settings of its own."""
     tables, problems, rates = [], [], {}
     for name, concurrency, options in RUNS:
@@ -157,7 +157,9 @@ async def limits_as_load(_world: World) -> Limits:
     return Limits(tables, problems)
 
 
-async def pressed(world: World, *, customers: int, seconds: float, stalls: bool = False, statuses: int = 0) -> Pressure:
+async def pressed(
+    world: ChaosWorld, *, customers: int, seconds: float, stalls: bool = False, statuses: int = 0
+) -> Pressure:
     """`customers` write once within `seconds`; until all are answered. `stalls`: Redis stands still again and again.
     `statuses`: so many more of messages that nobody knows, in POSTs of a hundred."""
     stage = Stage(world)
@@ -194,7 +196,7 @@ async def pressed(world: World, *, customers: int, seconds: float, stalls: bool 
     )
 
 
-def _cpu_seconds(world: World) -> float:
+def _cpu_seconds(world: ChaosWorld) -> float:
     """What the replicas have used so far; 0 where there is no /proc."""
     ticks = 0
     for replica in world.fleet.replicas:
@@ -204,7 +206,7 @@ def _cpu_seconds(world: World) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def told(world: World) -> Counter[str]:
+def told(world: ChaosWorld) -> Counter[str]:
     """What the replicas wrote: lines by their words, conversations by their outcome and `reason: …`."""
     for replica in world.fleet.replicas:
         world.logs.look(replica.log_file)
@@ -220,7 +222,7 @@ def told(world: World) -> Counter[str]:
     return found
 
 
-async def _flood(world: World, posts: list[Post], statuses: int, seconds: float) -> None:
+async def _flood(world: ChaosWorld, posts: list[Post], statuses: int, seconds: float) -> None:
     number = 0
     pause = seconds / max(1, statuses / STATUSES_A_POST)
     flooder = sender(world.fleet.webhook_urls, app_secret=world.fleet.keys.app_secret, seed=2)
@@ -241,7 +243,7 @@ async def _calm() -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _stalling(world: World) -> AsyncIterator[None]:
+async def _stalling(world: ChaosWorld) -> AsyncIterator[None]:
     """Redis stands still for moments shorter than any time limit, as during a snapshot or beside a busy neighbour."""
     rng = random.Random(1)
 

@@ -7,12 +7,12 @@ import sys
 import time
 
 from app.adapters.migrations import apply_migrations
-from app.sandbox.processes import ProcessError, run
+from app.localhost.processes import ProcessError, run
 
 from .moved_clock import MovedValkey
 from .scenarios import Broken, Stage
 from .traffic import Message, Traffic, sender
-from .world import World
+from .world import ChaosWorld
 
 HOUR = 3600
 AHEAD_SECONDS = 3.0
@@ -25,7 +25,7 @@ REFUSED_SECONDS = 20.0
 USAGE = 2
 
 
-async def clock_an_hour_ahead(world: World) -> None:
+async def clock_an_hour_ahead(world: ChaosWorld) -> None:
     """Redis' clock is an hour ahead for some seconds, under traffic: nothing waits for that hour."""
     valkey = world.servers.valkey
     assert isinstance(valkey, MovedValkey)
@@ -51,7 +51,7 @@ async def clock_an_hour_ahead(world: World) -> None:
     await stage.ends_well()
 
 
-async def full_redis(world: World) -> None:
+async def full_redis(world: ChaosWorld) -> None:
     """Redis is full: webhooks are refused and /health says so; two seconds after there is room all is taken again."""
     stage = Stage(world)
     traffic = _traffic(world, [stage.conversation(2) for _ in range(20)], seconds=SEEN_SECONDS + 2)
@@ -75,7 +75,7 @@ async def full_redis(world: World) -> None:
     await stage.ends_well()
 
 
-async def another_database_on_the_namespace(world: World) -> None:
+async def another_database_on_the_namespace(world: ChaosWorld) -> None:
     """A replica of another database does not start on this Redis, and takes none of its messages."""
     stage = Stage(world)
     name = f"staging_{stage.run}"
@@ -103,12 +103,12 @@ async def another_database_on_the_namespace(world: World) -> None:
     await stage.ends_well()
 
 
-def _traffic(world: World, conversations: list[list[Message]], *, seconds: float) -> Traffic:
+def _traffic(world: ChaosWorld, conversations: list[list[Message]], *, seconds: float) -> Traffic:
     poster = sender(world.fleet.webhook_urls, app_secret=world.fleet.keys.app_secret, seed=1)
     return Traffic(poster, conversations, seed=1, seconds=seconds, lanes=8)
 
 
-async def _health_says(world: World, status: str, seconds: float) -> None:
+async def _health_says(world: ChaosWorld, status: str, seconds: float) -> None:
     url = f"{world.fleet.replicas[0].url}/health"
     deadline = time.monotonic() + seconds
     while (said := (await world.http.get(url)).json()["status"]) != status:

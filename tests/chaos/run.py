@@ -15,7 +15,7 @@ from .report import Report
 from .schedule import LONG_PROCESSES, LONG_RULES, SHORT_PROCESSES, SHORT_RULES, Schedule
 from .traffic import Traffic, conversation, sender
 from .verdict import Verdict, judge
-from .world import World
+from .world import ChaosWorld
 
 QUIET_SECONDS = 240.0
 """Gemini's circuit stays open for a minute, and a pair that got "too fast" is left alone for up to a minute."""
@@ -36,7 +36,7 @@ class Plan:
     """All faults and the slow poison; else the short list."""
 
 
-async def run(world: World, plan: Plan) -> Report:
+async def run(world: ChaosWorld, plan: Plan) -> Report:
     started, tag = time.monotonic(), secrets.token_hex(3)
     rng = random.Random(f"{plan.seed}-traffic")
     sizes = _sizes(plan, rng)
@@ -87,7 +87,7 @@ def _sizes(plan: Plan, rng: random.Random) -> list[int]:
     return sizes
 
 
-async def _counted_once(verdict: Verdict, world: World, *, events: int) -> None:
+async def _counted_once(verdict: Verdict, world: ChaosWorld, *, events: int) -> None:
     """The one counter that survives every kill: the queue's dedupe marks, one for each event it ever took.
 
     Counters of a process die with it; `test_short_run` compares those in a run without kills."""
@@ -103,7 +103,7 @@ async def _counted_once(verdict: Verdict, world: World, *, events: int) -> None:
     verdict.expect(not summary["evicted"], "the sandbox's record is incomplete")
 
 
-def _nothing_secret(verdict: Verdict, world: World, messages_people: set[str]) -> None:
+def _nothing_secret(verdict: Verdict, world: ChaosWorld, messages_people: set[str]) -> None:
     for replica in world.fleet.replicas:
         world.logs.look(replica.log_file)
     verdict.expect(bool(world.logs.text), "the replicas logged nothing: nothing was checked")
@@ -111,7 +111,7 @@ def _nothing_secret(verdict: Verdict, world: World, messages_people: set[str]) -
     verdict.expect(not leaks, f"the logs repeat what they must not: {leaks}")
 
 
-def _within_bars(verdict: Verdict, world: World, schedule: Schedule) -> None:
+def _within_bars(verdict: Verdict, world: ChaosWorld, schedule: Schedule) -> None:
     limit = world.lease_seconds + 1
     slow = [each.seconds for each in schedule.recoveries if each.seconds > limit and each.free_slots]
     verdict.expect(not slow, f"{len(slow)} conversations of killed replicas waited up to {max(slow, default=0):.1f} s")

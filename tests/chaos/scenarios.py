@@ -16,7 +16,7 @@ from app.sandbox.webhooks import Business, envelope, messages_change, text
 
 from .traffic import Message, conversation, payload, sender
 from .verdict import judge
-from .world import FALLBACK_TEXT, World
+from .world import FALLBACK_TEXT, ChaosWorld
 
 QUIET_SECONDS = 60.0
 RECOVERY_SECONDS = 10.0
@@ -38,7 +38,7 @@ class Broken(AssertionError):
 class Stage:
     """Conversations of one scenario; its marks are its own, so that several can share a world."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: ChaosWorld) -> None:
         self.world = world
         self.run = secrets.token_hex(3)
         self.messages: list[Message] = []
@@ -87,7 +87,7 @@ class Stage:
             raise Broken("; ".join(verdict.problems))
 
 
-async def killed_while_generating(world: World) -> None:
+async def killed_while_generating(world: ChaosWorld) -> None:
     """A killed replica's conversations are answered by the others within lease + 1 s, once."""
     stage = Stage(world)
     hang = await world.sandbox.add_fault("gemini", action="hang_before")
@@ -109,7 +109,7 @@ async def killed_while_generating(world: World) -> None:
     await stage.ends_well()
 
 
-async def killed_between_send_and_record(world: World) -> None:
+async def killed_between_send_and_record(world: ChaosWorld) -> None:
     """Accepted by WhatsApp, not yet recorded: the reply is found, proven by its status, and not sent again."""
     stage = Stage(world)
     (message,) = stage.conversation(1)
@@ -124,7 +124,7 @@ async def killed_between_send_and_record(world: World) -> None:
     await stage.ends_well()
 
 
-async def frozen_past_its_lease(world: World) -> None:
+async def frozen_past_its_lease(world: ChaosWorld) -> None:
     """A replica that wakes after another took its conversation over changes nothing: not the reply, not the mailbox."""
     stage = Stage(world)
     first, second = stage.conversation(2)
@@ -149,7 +149,7 @@ async def frozen_past_its_lease(world: World) -> None:
         raise Broken("the frozen replica wrote to a reply that was no longer its own")
 
 
-async def delivered_again_beside_news(world: World) -> None:
+async def delivered_again_beside_news(world: ChaosWorld) -> None:
     """What was answered comes again, in a batch with the next message: it adds nothing."""
     stage = Stage(world)
     first, second, third = stage.conversation(3)
@@ -161,7 +161,7 @@ async def delivered_again_beside_news(world: World) -> None:
     await stage.ends_well()
 
 
-async def slower_than_the_lease(world: World) -> None:
+async def slower_than_the_lease(world: ChaosWorld) -> None:
     """A reply that takes longer than a lease is generated once: its holder keeps the conversation."""
     stage = Stage(world)
     (message,) = stage.conversation(1)
@@ -179,7 +179,7 @@ async def slower_than_the_lease(world: World) -> None:
         raise Broken(f"the reply was generated {times} times")
 
 
-async def anothers_model_is_down(world: World) -> None:
+async def anothers_model_is_down(world: ChaosWorld) -> None:
     """What one account has chosen for itself opens no circuit of the others: they are answered as ever."""
     stage = Stage(world)
     broken, healthy = await world.add_business(), world.businesses[0]
@@ -200,7 +200,7 @@ async def anothers_model_is_down(world: World) -> None:
 
 
 @asynccontextmanager
-async def model_is_down(world: World, business: Business) -> AsyncIterator[None]:
+async def model_is_down(world: ChaosWorld, business: Business) -> AsyncIterator[None]:
     """The account has chosen a model of its own, and that answers 503."""
     await world.change_profile(business, model=OWN_MODEL)
     fault = await world.sandbox.add_fault("gemini", gemini="unavailable", match={"model": OWN_MODEL})
@@ -211,7 +211,7 @@ async def model_is_down(world: World, business: Business) -> AsyncIterator[None]
         await world.change_profile(business, model=None)
 
 
-async def _until_a_circuit_opens(world: World) -> None:
+async def _until_a_circuit_opens(world: ChaosWorld) -> None:
     """As any replica sees it: one that is alone in trouble, or has no Redis for a moment, opens its own."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
@@ -223,7 +223,7 @@ async def _until_a_circuit_opens(world: World) -> None:
     raise Broken("no circuit opens")
 
 
-async def wiped_redis(world: World) -> None:
+async def wiped_redis(world: ChaosWorld) -> None:
     """Redis loses everything while messages wait for the model: what Postgres has is answered within 10 s, once."""
     stage = Stage(world)
     hang = await world.sandbox.add_fault("gemini", action="hang_before")
@@ -241,7 +241,7 @@ async def wiped_redis(world: World) -> None:
     await stage.ends_well()
 
 
-async def full_mailbox(world: World) -> None:
+async def full_mailbox(world: ChaosWorld) -> None:
     """A customer floods a mailbox: what came in the same POSTs is answered, the rest of the flood calls a person."""
     stage = Stage(world)
     flooder, *innocent = [stage.conversation(1)[0] for _ in range(25)]
@@ -270,13 +270,13 @@ async def full_mailbox(world: World) -> None:
         raise Broken(f"{stored[0][0]} messages of the flood are stored; a person was called for {called[0]}")
 
 
-async def _reply(world: World, message: Message) -> tuple[object, ...]:
+async def _reply(world: ChaosWorld, message: Message) -> tuple[object, ...]:
     query = "select fence, state, body, covers, wamid from replies where reply_key = $1"
     (row,) = await world.rows(query, message.id)
     return tuple(row)
 
 
-SCENARIOS: Mapping[str, Callable[[World], Awaitable[None]]] = {
+SCENARIOS: Mapping[str, Callable[[ChaosWorld], Awaitable[None]]] = {
     scenario.__name__: scenario
     for scenario in (
         killed_while_generating,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .recovery import LeaseWatch, TakeOver
-from .world import World
+from .world import ChaosWorld
 
 FREEZE_SECONDS = 5.0
 AWAY_SECONDS = 0.5
@@ -67,7 +67,7 @@ class Outage:
 class Schedule:
     """Breaks `world` for about `seconds`; afterwards everything runs again and no rule is left."""
 
-    world: World
+    world: ChaosWorld
     seed: int
     seconds: float
     processes: Sequence[str]

@@ -15,7 +15,7 @@ from app.sandbox import webhooks as wa
 
 from .scenarios import Stage
 from .traffic import Message, Post, TimedSender, sender
-from .world import World
+from .world import ChaosWorld
 
 SETTINGS = {
     "LEASE_SECONDS": "15", "DEBOUNCE_SECONDS": "0.2", "QUEUE_MAX_PENDING": "400", "QUEUE_MAX_BYTES": "8000000",
@@ -58,7 +58,7 @@ def p95(seconds: Sequence[float]) -> float:
     return sorted(seconds)[math.ceil(len(seconds) * 0.95) - 1]
 
 
-async def measure(world: World, *, seconds: float) -> Shares:
+async def measure(world: ChaosWorld, *, seconds: float) -> Shares:
     """`seconds` of the healthy account alone, then beside each way in which the other one fills the queue."""
     shares = Shares(await _quiet(world, seconds))
     for way, loud in {"is refused by WhatsApp": _refused_token, "sends the longest texts": _longest_texts}.items():
@@ -75,7 +75,7 @@ async def measure(world: World, *, seconds: float) -> Shares:
     return shares
 
 
-async def _quiet(world: World, seconds: float, poster: TimedSender | None = None) -> list[float]:
+async def _quiet(world: ChaosWorld, seconds: float, poster: TimedSender | None = None) -> list[float]:
     """One customer after the other, each in a POST of their own, timed from the 200."""
     stage, asked = Stage(world), []
     poster = poster or sender(world.fleet.webhook_urls, app_secret=world.fleet.keys.app_secret)
@@ -91,7 +91,7 @@ async def _quiet(world: World, seconds: float, poster: TimedSender | None = None
     return [float(str(send["at"])) - accepted[str(send["to"])] for send in sends]
 
 
-async def _refused_token(world: World, poster: TimedSender) -> str:
+async def _refused_token(world: ChaosWorld, poster: TimedSender) -> str:
     """Its conversations stay in the queue: 300 of them, where it may hold half of 400."""
     loud, stage = world.businesses[0], Stage(world)
     match = {"operation": "send", "phone_number_id": loud.phone_number_id}
@@ -101,7 +101,7 @@ async def _refused_token(world: World, poster: TimedSender) -> str:
     return fault
 
 
-async def _longest_texts(world: World, poster: TimedSender) -> str:
+async def _longest_texts(world: ChaosWorld, poster: TimedSender) -> str:
     """Two customers whose model hangs, 60 texts of 65,536 characters each: 20 MB, where it may hold half of 8."""
     loud, stage = world.businesses[0], Stage(world)
     fault = await world.sandbox.add_fault("gemini", action="hang_before", match={"system_contains": "Orchard 1"})
@@ -123,19 +123,19 @@ def _refusals(posts: Sequence[Post]) -> int:
     return sum(post.status != 200 for post in posts)
 
 
-async def _recorded(world: World) -> int:
+async def _recorded(world: ChaosWorld) -> int:
     """Conversations whose overflow a person was called for, as the database knows them."""
     query = "select count(*) from conversations where needs_human_reason = 'overflow'"
     return int((await world.rows(query))[0][0])
 
 
-async def _until_recorded(world: World, count: int) -> None:
+async def _until_recorded(world: ChaosWorld, count: int) -> None:
     async with asyncio.timeout(30):
         while await _recorded(world) < count:
             await asyncio.sleep(0.05)
 
 
-async def _forget_the_loud(world: World) -> None:
+async def _forget_the_loud(world: ChaosWorld) -> None:
     """The next way begins with an empty queue."""
     loud = world.businesses[0].phone_number_id
     (account,) = await world.rows("select id from whatsapp_accounts where phone_number_id = $1", loud)

@@ -12,11 +12,10 @@ from app.core.cache.shard import Answer, Budget, Shard
 from app.core.cache.shared import SharedTier
 from app.core.errors import Unavailable
 from app.core.redis.door import NotAsked
-from cold_reads import worst_cold_read
-from fakes import Source
-from redis_topologies import servers_of
-
-from .cache_kit import BACK_SECONDS, EXTRA_SECONDS, SOURCE_SECONDS, Replica, until
+from tests.support.cache_kit import BACK_SECONDS, EXTRA_SECONDS, SOURCE_SECONDS, CacheReplica, until
+from tests.support.cold_reads import worst_cold_read
+from tests.support.fakes import Source
+from tests.support.redis_topologies import servers_of
 
 
 @pytest.mark.cache_timings(call=5)
@@ -281,7 +280,7 @@ async def test_one_replica_renews_a_value_before_its_time_is_over(replicas):
         loads += 1
         return loads
 
-    async def read(replica: Replica) -> int:
+    async def read(replica: CacheReplica) -> int:
         return await replica.cache.get_or_fetch("k", source, ttl_seconds=1.0)
 
     assert (await read(a), await read(b)) == (1, 1)
@@ -309,7 +308,7 @@ async def test_a_stale_copy_in_redis_stands_in_for_a_failing_source(replicas):
             raise error[0]
         return "copy"
 
-    async def read(replica: Replica) -> str:
+    async def read(replica: CacheReplica) -> str:
         return await replica.cache.get_or_fetch("k", source, ttl_seconds=0.05, stale_for_seconds=60)
 
     assert await read(a) == "copy"

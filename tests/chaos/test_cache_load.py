@@ -11,9 +11,8 @@ import redis
 from app.core.cache import Cache, join_fleet
 from app.core.redis.client import connect
 from app.domain.models import BotProfile
-from fakes import Source
-
-from .cache_kit import Replica, until
+from tests.support.cache_kit import CacheReplica, until
+from tests.support.fakes import Source
 
 
 async def test_a_hot_key_invalidated_all_the_time_makes_nobody_spin(replicas, valkey_url):
@@ -26,7 +25,7 @@ async def test_a_hot_key_invalidated_all_the_time_makes_nobody_spin(replicas, va
             await a.cache.invalidate("user:1")
             await asyncio.sleep(0.003)
 
-    async def reader(replica: Replica) -> None:
+    async def reader(replica: CacheReplica) -> None:
         nonlocal reads
         while time.monotonic() < ended:
             await replica.read()

@@ -12,10 +12,9 @@ import pytest
 
 from app.adapters.postgres_store import PostgresStore
 from app.core.cache import CacheTimings
-from cache_child import COLD_SOURCE_SECONDS
-from cache_processes import CacheProcess
-
-from .cache_kit import BACK_SECONDS, EXTRA_SECONDS
+from tests.support.cache_child import COLD_SOURCE_SECONDS
+from tests.support.cache_kit import BACK_SECONDS, EXTRA_SECONDS
+from tests.support.cache_processes import CacheProcess
 
 
 @dataclass

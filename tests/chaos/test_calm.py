@@ -13,18 +13,18 @@ from .catalogue import MEASUREMENTS
 from .fairness import SETTINGS
 from .scenarios import Stage
 from .traffic import Traffic, sender
-from .world import World, running_world
+from .world import ChaosWorld, running_world
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world() -> AsyncIterator[World]:
+async def world() -> AsyncIterator[ChaosWorld]:
     async with running_world(businesses=2, settings=SETTINGS) as world:
         yield world
 
 
-async def test_counters_equal_the_record(world: World) -> None:
+async def test_counters_equal_the_record(world: ChaosWorld) -> None:
     stage, before = Stage(world), await counters(world)
     conversations = [stage.conversation(3) for _ in range(20)]
     poster = sender(world.fleet.webhook_urls, app_secret=world.fleet.keys.app_secret, seed=1)
@@ -62,7 +62,7 @@ async def test_an_account_in_trouble_does_not_delay_another(name: str) -> None:
     assert not found.problems(), found.table()
 
 
-async def counters(world: World) -> Counter[str]:
+async def counters(world: ChaosWorld) -> Counter[str]:
     """Over all replicas: `name` or `name label`."""
     found: Counter[str] = Counter()
     for replica in world.fleet.replicas:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from app.sandbox.servers import Valkey
-from breaker_upstream import Child, Upstream, running_upstream
+from app.localhost.servers import Valkey
+from tests.support.breaker_upstream import Child, Upstream, running_upstream
 
 pytestmark = pytest.mark.timed
 

@@ -14,13 +14,13 @@ from .world import running_world
 async def test_no_outage_of_one_replica_is_contagious(dependency: str) -> None:
     """The README's promise. Everything is answered, the replica says what it lacks, and works again when it is back."""
     async with running_world(settings=bad_way.SETTINGS) as world:
-        print(f"\n{dependency}: {await one_bad_replica(world, dependency, calm_seconds=3, bad_seconds=8)}")  # noqa: T201
+        print(f"\n{dependency}: {await one_bad_replica(world, dependency, calm_seconds=3, bad_seconds=8)}")
 
 
 async def test_a_short_restart_of_the_database_costs_its_own_length() -> None:
     async with running_world(settings=bad_way.SETTINGS | outages.SETTINGS) as world:
         seen = await database_away(world, 2.0)
-        print(f"\nPostgres away for 2 s: {seen}")  # noqa: T201
+        print(f"\nPostgres away for 2 s: {seen}")
         within_bar(seen)
 
 
@@ -28,5 +28,5 @@ async def test_a_short_restart_of_the_database_costs_its_own_length() -> None:
 async def test_the_return_of_the_database_is_noticed_as_soon_after_two_minutes() -> None:
     async with running_world(settings=bad_way.SETTINGS | outages.SETTINGS) as world:
         seen = await database_away(world, 115.0)
-        print(f"\nPostgres away for 115 s: {seen}")  # noqa: T201
+        print(f"\nPostgres away for 115 s: {seen}")
         within_bar(seen)

@@ -9,20 +9,20 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from app.sandbox.servers import Valkey
+from app.localhost.servers import Valkey
 from app.sandbox.webhooks import encode_like_meta
 
 from .catalogue import EVERY_SCENARIO, LONG, server_of
 from .moved_clock import LIBRARIES, MovedValkey
 from .scenarios import SETTINGS, Stage
 from .traffic import Post, payload, sender
-from .world import World, running_world
+from .world import ChaosWorld, running_world
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world() -> AsyncIterator[World]:
+async def world() -> AsyncIterator[ChaosWorld]:
     async with running_world(businesses=2, settings=SETTINGS) as world:
         yield world
 
@@ -34,7 +34,7 @@ MEASURED = {"locked_account", *LONG}
 @pytest.mark.parametrize(
     "name", [name for name in EVERY_SCENARIO if server_of(name) is Valkey and name not in MEASURED]
 )
-async def test_the_promise_holds(world: World, name: str) -> None:
+async def test_the_promise_holds(world: ChaosWorld, name: str) -> None:
     await EVERY_SCENARIO[name](world)
 
 
@@ -47,7 +47,7 @@ async def test_the_promise_holds_when_the_clock_jumps(name: str) -> None:
 
 @pytest.mark.parametrize("fault", ["frozen", "gone"])
 async def test_ingest_refuses_within_a_second_while_valkey_is_away_and_is_back_within_one(
-    world: World, fault: str
+    world: ChaosWorld, fault: str
 ) -> None:
     stage, valkey = Stage(world), world.servers.valkey
     urls = world.fleet.webhook_urls

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from integration.queue_kit import Replicas, claim_one, event
+from tests.support.queue_kit import Replicas, claim_one, event
 
 from .recovery import LeaseWatch
 

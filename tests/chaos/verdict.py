@@ -11,7 +11,7 @@ from typing import Any
 from app.sandbox.client import JsonObject
 
 from .traffic import Message
-from .world import FALLBACK_TEXT, PREFIX, World
+from .world import FALLBACK_TEXT, PREFIX, ChaosWorld
 
 MARKER = re.compile(r"#c\d+m\d+")
 
@@ -48,7 +48,7 @@ class Evidence:
     sends: Sequence[JsonObject]
 
     @classmethod
-    async def of(cls, world: World, run: str) -> Evidence:
+    async def of(cls, world: ChaosWorld, run: str) -> Evidence:
         like = f"wamid.chaos-{run}-%"
         flagged = await world.rows("select id::text from conversations where needs_human")
         sends = await world.sandbox.record(kind="send")
@@ -69,7 +69,7 @@ class Evidence:
 
 
 async def judge(
-    world: World,
+    world: ChaosWorld,
     messages: Sequence[Message],
     *,
     run: str,
@@ -187,7 +187,7 @@ def _delays(evidence: Evidence, accepted: dict[str, float]) -> list[float]:
     return [max(0.0, send["at"] - at) for at, send in pairs if at is not None and send["processed"]]
 
 
-async def _nothing_left(verdict: Verdict, world: World, dead: int) -> None:
+async def _nothing_left(verdict: Verdict, world: ChaosWorld, dead: int) -> None:
     keys: Counter[str] = Counter()
     async for key in world.redis.scan_iter(match=f"{PREFIX}*", count=10_000):
         keys[key.decode().removeprefix(PREFIX).split(":")[0]] += 1

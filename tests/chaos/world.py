@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import asyncpg
 import httpx
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 
 from app.core.http_client import close_http_client
-from app.core.secrets import TokenCipher
+from app.localhost.fleet import LocalFleet
+from app.localhost.servers import EmbeddedServers, Valkey
 from app.sandbox.client import SandboxClient
-from app.sandbox.fleet import Keys, LocalFleet
-from app.sandbox.servers import EmbeddedServers, Valkey, remove_data, start_servers
 from app.sandbox.webhooks import Business
+from tests.support.world import World, running_fleet
 
 from .logs import SECRET_WORD, LogWatch
 
@@ -49,14 +45,10 @@ PREFIX = "chorus:{q0}:"
 
 
 @dataclass
-class World:
-    servers: EmbeddedServers
-    fleet: LocalFleet
-    sandbox: SandboxClient
-    http: httpx.AsyncClient
-    redis: redis.asyncio.Redis
-    settings: Mapping[str, str]
-    logs: LogWatch
+class ChaosWorld(World):
+    redis: redis.asyncio.Redis = field(kw_only=True)
+    settings: Mapping[str, str] = field(kw_only=True)
+    logs: LogWatch = field(kw_only=True)
     businesses: list[Business] = field(default_factory=list)
     account_ids: dict[str, str] = field(default_factory=dict)
 
@@ -72,27 +64,14 @@ class World:
     def has_fallback(self) -> bool:
         return "INGEST_FALLBACK" in self.settings
 
-    async def api(self, method: str, path: str, *, replica: int = 0, **more: Any) -> Any:
-        """As the operator; anything but success raises."""
-        response = await self.http.request(
-            method,
-            self.fleet.replicas[replica].url + path,
-            headers={"Authorization": f"Bearer {self.fleet.keys.admin}"},
-            **more,
-        )
-        response.raise_for_status()
-        return response.json()
-
     async def add_business(self) -> Business:
         number = len(self.businesses) + 1
-        body = {
-            "name": f"Orchard {number}", "slug": f"orchard-{number}", "phone_number_id": f"9100{number:06d}",
-            "access_token": ACCESS_TOKEN, "verify_token": f"{VERIFY_TOKEN}{number}",
-        }  # fmt: skip
-        account = await self.api("POST", "/accounts", json=body)
-        profile = PROFILE | {"business_name": f"Orchard {number}"}
-        await self.api("PUT", f"/bot/profile?account_id={account['id']}", json=profile)
-        business = Business(body["phone_number_id"])
+        account = await self.new_account(
+            name=f"Orchard {number}", slug=f"orchard-{number}", phone_number_id=f"9100{number:06d}",
+            access_token=ACCESS_TOKEN, verify_token=f"{VERIFY_TOKEN}{number}",
+            profile=PROFILE | {"business_name": f"Orchard {number}"},
+        )  # fmt: skip
+        business = Business(account["phone_number_id"])
         self.businesses.append(business)
         self.account_ids[business.phone_number_id] = account["id"]
         return business
@@ -100,13 +79,6 @@ class World:
     async def change_profile(self, business: Business, **changes: Any) -> None:
         account_id = self.account_ids[business.phone_number_id]
         await self.api("PUT", f"/bot/profile?account_id={account_id}", json=changes)
-
-    async def rows(self, query: str, *args: Any) -> list[asyncpg.Record]:
-        connection = await asyncpg.connect(self.servers.database_url)
-        try:
-            return list(await connection.fetch(query, *args))
-        finally:
-            await connection.close()
 
     async def restart(self, number: int) -> None:
         """As an orchestrator does with a replica that ended. What it wrote is looked through first: a start may
@@ -145,35 +117,23 @@ async def running_world(
     businesses: int = 1,
     settings: Mapping[str, str] | None = None,
     valkey: type[Valkey] = Valkey,
-) -> AsyncIterator[World]:
-    folder = Path(tempfile.mkdtemp(prefix="chorus-chaos-"))
-    folder.chmod(0o711)
+) -> AsyncIterator[ChaosWorld]:
     chosen = SETTINGS | dict(settings or {})
+    starting = running_fleet(chosen, replicas=replicas, valkey=valkey)
+    servers, fleet = await asyncio.to_thread(starting.__enter__)
     try:
-        with start_servers(folder / "servers", durable=False, valkey=valkey) as servers:
-            fleet = LocalFleet(
-                folder,
-                redis_url=servers.redis_url,
-                database_url=servers.database_url,
-                keys=Keys.kept_in(folder / "keys.json", TokenCipher.generate_key()),
-                settings=chosen,
-                replicas=replicas,
-            )
-            await asyncio.to_thread(fleet.start)
-            try:
-                async with _watched(servers, fleet, chosen) as world:
-                    for _ in range(businesses):
-                        await world.add_business()
-                    yield world
-            finally:
-                fleet.stop()
+        async with _watched(servers, fleet, chosen) as world:
+            for _ in range(businesses):
+                await world.add_business()
+            yield world
     finally:
-        remove_data(folder / "servers")
-        shutil.rmtree(folder, ignore_errors=True)
+        starting.__exit__(None, None, None)
 
 
 @asynccontextmanager
-async def _watched(servers: EmbeddedServers, fleet: LocalFleet, settings: Mapping[str, str]) -> AsyncIterator[World]:
+async def _watched(
+    servers: EmbeddedServers, fleet: LocalFleet, settings: Mapping[str, str]
+) -> AsyncIterator[ChaosWorld]:
     sandbox = SandboxClient(fleet.sandbox.url)
     await sandbox.set_callbacks(fleet.webhook_urls, app_secret=fleet.keys.app_secret)
     await sandbox.change_behaviour(
@@ -185,7 +145,7 @@ async def _watched(servers: EmbeddedServers, fleet: LocalFleet, settings: Mappin
     )
     try:
         async with httpx.AsyncClient(timeout=10) as http:
-            yield World(servers, fleet, sandbox, http, server, settings, LogWatch())
+            yield ChaosWorld(servers, fleet, sandbox, http, redis=server, settings=settings, logs=LogWatch())
     finally:
         await server.aclose()
         await close_http_client()

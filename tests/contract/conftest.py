@@ -21,9 +21,9 @@ from app.adapters.sql_store import SqlStore
 from app.adapters.supabase_store import SupabaseStore
 from app.core.http_client import close_http_client, get_http_client
 from app.domain.models import Account
-from app.sandbox.processes import ChildProcess, free_port
-from app.sandbox.servers import Postgres
-from contract.store_kit import NewAccount, Scene, quick_policy, unique
+from app.localhost.processes import ChildProcess, free_port
+from app.localhost.servers import Postgres
+from tests.support.store_kit import NewAccount, Scene, quick_policy, unique
 
 LITE = Path(__file__).parent / "supabase-lite"
 LITE_COMMAND = LITE / "node_modules" / "@supabase" / "lite" / "dist" / "cli" / "index.js"

@@ -14,7 +14,7 @@ from app.domain.errors import AccountRejected, SendRejected, Unavailable
 from app.sandbox.app import running_sandbox
 from app.sandbox.client import SandboxClient
 from app.sandbox.config import SandboxAccount, SandboxConfig
-from fakes import FakeClock, peer, read_request, response
+from tests.support.fakes import FakeClock, peer, read_request, response
 
 from .test_messenger import KEYS, new_account
 

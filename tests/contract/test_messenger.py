@@ -31,7 +31,7 @@ from app.sandbox.app import running_sandbox
 from app.sandbox.client import SandboxClient
 from app.sandbox.config import SandboxAccount, SandboxConfig
 from app.sandbox.whatsapp_errors import known_codes
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -48,7 +48,7 @@ def new_account(phone_number_id: str = "106540352242922", token: str = "t0ken") 
 
 
 @dataclass
-class World:
+class MessengerCase:
     messenger: Messenger
     sandbox: SandboxClient
     breaker: CircuitBreaker
@@ -70,7 +70,7 @@ async def url() -> AsyncIterator[str]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def world(url: str) -> World:
+async def world(url: str) -> MessengerCase:
     sandbox = SandboxClient(url)
     await sandbox.reset()
     clock = FakeClock()
@@ -79,11 +79,11 @@ async def world(url: str) -> World:
         base_url=url, api_version="v26.0", cipher=KEYS, breaker=breaker, clock=clock,
         account_breakers=KeyedCircuitBreakers("whatsapp_api", BreakerPolicy(3, 30.0), clock=clock),
     )  # fmt: skip
-    return World(messenger, sandbox, breaker, new_account())
+    return MessengerCase(messenger, sandbox, breaker, new_account())
 
 
 @pytest.mark.parametrize("to", [TO, Recipient(None, "US.13491208655302741918")], ids=["number", "user_id"])
-async def test_a_text_arrives_once_and_its_id_comes_back(world: World, to: Recipient) -> None:
+async def test_a_text_arrives_once_and_its_id_comes_back(world: MessengerCase, to: Recipient) -> None:
     text = "Bonjour à vous 🥐 " + "x" * (TEXT_LIMIT - 17)
     wamid = await world.send(text, to=to, key="k" * 512)
     (entry,) = await world.sandbox.record(kind="send")
@@ -91,7 +91,7 @@ async def test_a_text_arrives_once_and_its_id_comes_back(world: World, to: Recip
     assert entry["processed"]
 
 
-async def test_read_receipt_and_typing_arrive(world: World) -> None:
+async def test_read_receipt_and_typing_arrive(world: MessengerCase) -> None:
     wamid = await world.send()
     await world.messenger.mark_read(world.account, wamid, typing=True)
     await world.messenger.mark_read(world.account, wamid, typing=False)
@@ -106,7 +106,9 @@ _KIND = {
 
 
 @pytest.mark.parametrize("code", known_codes())
-async def test_every_error_of_the_table_is_told_as_its_class_and_nothing_went_out(world: World, code: int) -> None:
+async def test_every_error_of_the_table_is_told_as_its_class_and_nothing_went_out(
+    world: MessengerCase, code: int
+) -> None:
     await world.sandbox.add_fault("whatsapp", error=str(code))
     expected = next((kind for kind, codes in _KIND.items() if code in codes), SendRejected)
     with pytest.raises((SendError, Unavailable)) as caught:
@@ -117,7 +119,7 @@ async def test_every_error_of_the_table_is_told_as_its_class_and_nothing_went_ou
 
 
 @pytest.mark.parametrize("fault", [{"error": "131016"}, {"action": "refuse"}], ids=["error", "reset"])
-async def test_passing_trouble_is_survived_or_told_as_doubt(world: World, fault: dict[str, str]) -> None:
+async def test_passing_trouble_is_survived_or_told_as_doubt(world: MessengerCase, fault: dict[str, str]) -> None:
     """An error body proves that nothing went out. A connection reset after the request does not."""
     await world.sandbox.add_fault("whatsapp", count=1, **fault)
     if "error" in fault:
@@ -131,7 +133,7 @@ async def test_passing_trouble_is_survived_or_told_as_doubt(world: World, fault:
 
 @pytest.mark.parametrize("action", ["drop_before", "drop_after", "hang_before", "hang_after"])
 async def test_what_may_have_gone_out_is_never_sent_twice(
-    world: World, action: str, monkeypatch: pytest.MonkeyPatch
+    world: MessengerCase, action: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(whatsapp, "ATTEMPT_SECONDS", 0.3)
     await world.sandbox.add_fault("whatsapp", action=action)
@@ -140,14 +142,14 @@ async def test_what_may_have_gone_out_is_never_sent_twice(
     assert await world.arrived() == 1
 
 
-async def test_a_proxys_error_page_leaves_doubt(world: World) -> None:
+async def test_a_proxys_error_page_leaves_doubt(world: MessengerCase) -> None:
     await world.sandbox.add_fault("whatsapp", http_status=502)
     with pytest.raises(SendAmbiguous):
         await world.send()
     assert await world.arrived() == 1
 
 
-async def test_the_pair_rate_is_told_without_a_delay_of_its_own(world: World) -> None:
+async def test_the_pair_rate_is_told_without_a_delay_of_its_own(world: MessengerCase) -> None:
     await world.sandbox.change_behaviour(pair_burst=1)
     await world.send()
     with pytest.raises(SendThrottled) as caught:
@@ -155,7 +157,7 @@ async def test_the_pair_rate_is_told_without_a_delay_of_its_own(world: World) ->
     assert (caught.value.wa_code, caught.value.retry_after) == (131056, None)
 
 
-async def test_one_accounts_wrong_token_stops_only_that_account(world: World) -> None:
+async def test_one_accounts_wrong_token_stops_only_that_account(world: MessengerCase) -> None:
     wrong = replace(world.account, access_token=KEYS.encrypt("stolen"))
     await world.sandbox.add_account("999", "stolen-elsewhere")
     other = replace(wrong, phone_number_id="999")
@@ -168,7 +170,7 @@ async def test_one_accounts_wrong_token_stops_only_that_account(world: World) ->
     await world.send()
 
 
-async def test_a_peer_that_is_not_there_is_unavailable(world: World) -> None:
+async def test_a_peer_that_is_not_there_is_unavailable(world: MessengerCase) -> None:
     gone = WhatsAppMessenger(
         base_url="http://127.0.0.1:9", api_version="v26.0", cipher=KEYS, breaker=world.breaker, clock=FakeClock()
     )
@@ -178,13 +180,13 @@ async def test_a_peer_that_is_not_there_is_unavailable(world: World) -> None:
         await gone.probe()
 
 
-async def test_probing_leaves_no_trace(world: World) -> None:
+async def test_probing_leaves_no_trace(world: MessengerCase) -> None:
     assert isinstance(world.messenger, WhatsAppMessenger)
     assert await world.messenger.probe() == {}
     assert await world.sandbox.record() == []
 
 
-async def test_a_number_is_described_to_the_token_that_opens_it(world: World) -> None:
+async def test_a_number_is_described_to_the_token_that_opens_it(world: MessengerCase) -> None:
     messenger = world.messenger
     assert isinstance(messenger, WhatsAppMessenger)
     described = await messenger.describe_number(world.account)
@@ -198,7 +200,7 @@ async def test_a_number_is_described_to_the_token_that_opens_it(world: World) ->
         await messenger.describe_number(closed)
 
 
-async def test_a_number_that_is_asked_about_in_vain_counts_for_no_circuit(world: World) -> None:
+async def test_a_number_that_is_asked_about_in_vain_counts_for_no_circuit(world: MessengerCase) -> None:
     messenger = world.messenger
     assert isinstance(messenger, WhatsAppMessenger)
     await world.sandbox.add_fault("whatsapp", match={"operation": "number"}, http_status=503, count=20)
@@ -208,7 +210,7 @@ async def test_a_number_that_is_asked_about_in_vain_counts_for_no_circuit(world:
     assert messenger.blocked_seconds(world.account) == 0
 
 
-async def test_a_token_that_opens_the_number_confirms_it(world: World) -> None:
+async def test_a_token_that_opens_the_number_confirms_it(world: MessengerCase) -> None:
     await world.messenger.confirm_number("106540352242922", "t0ken")
     (asked,) = await world.sandbox.record(kind="number")
     assert asked["phone_number_id"] == "106540352242922"
@@ -222,7 +224,7 @@ async def test_a_token_that_opens_the_number_confirms_it(world: World) -> None:
     ],
 )  # fmt: skip
 async def test_a_number_that_the_token_does_not_open_is_refused(
-    world: World, number: str, token: str, field: str
+    world: MessengerCase, number: str, token: str, field: str
 ) -> None:
     with pytest.raises(InvalidInput, match="WhatsApp") as caught:
         await world.messenger.confirm_number(number, token)
@@ -237,7 +239,7 @@ async def test_a_number_that_the_token_does_not_open_is_refused(
     ],
 )  # fmt: skip
 async def test_without_a_word_of_whatsapp_nothing_is_confirmed_and_no_circuit_counts_it(
-    world: World, fault: dict[str, object]
+    world: MessengerCase, fault: dict[str, object]
 ) -> None:
     await world.sandbox.add_fault("whatsapp", match={"operation": "number"}, **fault)
     for _ in range(5):
@@ -247,7 +249,7 @@ async def test_without_a_word_of_whatsapp_nothing_is_confirmed_and_no_circuit_co
     await world.send()
 
 
-async def test_confirming_is_bounded_in_time_and_number(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_confirming_is_bounded_in_time_and_number(world: MessengerCase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whatsapp, "CONFIRM_SECONDS", 0.2)
     await world.sandbox.add_fault("whatsapp", match={"operation": "number"}, action="hang_before")
     tasks = [

@@ -21,7 +21,7 @@ from app.domain.ports import Model
 from app.sandbox.app import running_sandbox
 from app.sandbox.client import SandboxClient
 from app.sandbox.config import SandboxConfig
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -31,7 +31,7 @@ PROMPT = Prompt(
 
 
 @dataclass
-class World:
+class ModelCase:
     model: Model
     sandbox: SandboxClient
     breaker: CircuitBreaker
@@ -52,7 +52,7 @@ async def url() -> AsyncIterator[str]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def world(url: str) -> World:
+async def world(url: str) -> ModelCase:
     sandbox = SandboxClient(url)
     await sandbox.reset()
     clock = FakeClock()
@@ -60,10 +60,10 @@ async def world(url: str) -> World:
     model = GeminiModel(
         base_url=url, api_key="k3y", default_model="gemini-3.5-flash-lite", breaker=breaker, clock=clock
     )
-    return World(model, sandbox, breaker, clock)
+    return ModelCase(model, sandbox, breaker, clock)
 
 
-async def test_an_answer_tells_its_text_model_and_tokens(world: World) -> None:
+async def test_an_answer_tells_its_text_model_and_tokens(world: ModelCase) -> None:
     await world.sandbox.add_fault("gemini", gemini="reply", text="We open at seven.")
     generation = await world.ask()
     assert (generation.text, generation.truncated) == ("We open at seven.", False)
@@ -72,7 +72,7 @@ async def test_an_answer_tells_its_text_model_and_tokens(world: World) -> None:
     assert generation.output_tokens
 
 
-async def test_the_stand_in_accepts_the_request_as_the_real_one_would(world: World) -> None:
+async def test_the_stand_in_accepts_the_request_as_the_real_one_would(world: ModelCase) -> None:
     assert (await world.ask()).text
     await world.ask(Prompt("s", PROMPT.turns, model="gemini-2.5-flash", temperature=0.3, max_output_tokens=500))
     assert [entry["status"] for entry in await world.sandbox.record(kind="generate")] == [200, 200]
@@ -81,7 +81,7 @@ async def test_the_stand_in_accepts_the_request_as_the_real_one_would(world: Wor
 @pytest.mark.parametrize(
     "name", ["blocked_prompt", "safety", "prohibited_content", "blocklist", "spii", "recitation", "max_tokens_empty"]
 )
-async def test_a_refusal_is_final(world: World, name: str) -> None:
+async def test_a_refusal_is_final(world: ModelCase, name: str) -> None:
     await world.sandbox.add_fault("gemini", gemini=name)
     with pytest.raises(ModelRefused):
         await world.ask()
@@ -103,7 +103,7 @@ async def test_a_refusal_is_final(world: World, name: str) -> None:
         "empty_parts",
     ],
 )
-async def test_an_empty_answer_is_asked_for_once_more(world: World, name: str) -> None:
+async def test_an_empty_answer_is_asked_for_once_more(world: ModelCase, name: str) -> None:
     await world.sandbox.add_fault("gemini", gemini=name, count=1)
     assert (await world.ask()).text
     assert await world.arrived() == 2
@@ -114,7 +114,7 @@ async def test_an_empty_answer_is_asked_for_once_more(world: World, name: str) -
 
 
 @pytest.mark.parametrize(("name", "truncated"), [("max_tokens_partial", True), ("unknown_finish_reason", False)])
-async def test_a_text_is_used_however_it_ended(world: World, name: str, truncated: bool) -> None:
+async def test_a_text_is_used_however_it_ended(world: ModelCase, name: str, truncated: bool) -> None:
     await world.sandbox.add_fault("gemini", gemini=name)
     generation = await world.ask()
     assert generation.text.startswith("Our bakery opens at seven")
@@ -129,7 +129,7 @@ async def test_a_text_is_used_however_it_ended(world: World, name: str, truncate
     ],
     ids=lambda fault: next(iter(fault.values())),
 )  # fmt: skip
-async def test_passing_trouble_is_survived(world: World, fault: dict[str, object]) -> None:
+async def test_passing_trouble_is_survived(world: ModelCase, fault: dict[str, object]) -> None:
     await world.sandbox.add_fault("gemini", count=2, **fault)
     assert (await world.ask()).text
     assert await world.arrived() == 3
@@ -140,7 +140,7 @@ async def test_passing_trouble_is_survived(world: World, fault: dict[str, object
     "name",
     ["api_key_invalid", "failed_precondition", "credit_exhausted", "permission_denied", "not_found", "quota_per_day"],
 )
-async def test_lasting_trouble_is_told_at_once(world: World, name: str) -> None:
+async def test_lasting_trouble_is_told_at_once(world: ModelCase, name: str) -> None:
     await world.sandbox.add_fault("gemini", gemini=name)
     with pytest.raises(Unavailable) as caught:
         await world.ask()
@@ -149,13 +149,13 @@ async def test_lasting_trouble_is_told_at_once(world: World, name: str) -> None:
     assert world.breaker.tally.failed == 1
 
 
-async def test_a_request_of_ours_that_it_cannot_read_is_a_refusal(world: World) -> None:
+async def test_a_request_of_ours_that_it_cannot_read_is_a_refusal(world: ModelCase) -> None:
     with pytest.raises(ModelRefused):
         await world.ask(Prompt("s", (Turn("user", "Hi"), Turn("model", "Hello!"))))
     assert world.breaker.tally.failed == 0
 
 
-async def test_a_quota_opens_the_circuit_for_as_long_as_it_says(world: World) -> None:
+async def test_a_quota_opens_the_circuit_for_as_long_as_it_says(world: ModelCase) -> None:
     await world.sandbox.add_fault("gemini", gemini="quota_per_minute", retry_delay="17.5s", count=1)
     for _ in range(2):
         with pytest.raises(Unavailable) as caught:
@@ -166,7 +166,7 @@ async def test_a_quota_opens_the_circuit_for_as_long_as_it_says(world: World) ->
     assert (await world.ask()).text
 
 
-async def test_an_outage_opens_the_circuit_after_five_calls(world: World) -> None:
+async def test_an_outage_opens_the_circuit_after_five_calls(world: ModelCase) -> None:
     await world.sandbox.add_fault("gemini", gemini="unavailable")
     for _ in range(5):
         with pytest.raises(Unavailable):
@@ -175,7 +175,7 @@ async def test_an_outage_opens_the_circuit_after_five_calls(world: World) -> Non
     assert world.breaker.snapshot().state is State.OPEN
 
 
-async def test_silence_is_bounded_by_the_deadline(world: World) -> None:
+async def test_silence_is_bounded_by_the_deadline(world: ModelCase) -> None:
     await world.sandbox.add_fault("gemini", action="hang_before")
     started = time.monotonic()
     with pytest.raises(DeadlineExceeded):
@@ -184,7 +184,7 @@ async def test_silence_is_bounded_by_the_deadline(world: World) -> None:
 
 
 async def test_silence_is_bounded_by_the_attempts_limit_and_tried_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: ModelCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gemini, "ATTEMPT_SECONDS", 0.2)
     await world.sandbox.add_fault("gemini", action="hang_before", count=1)
@@ -192,7 +192,7 @@ async def test_silence_is_bounded_by_the_attempts_limit_and_tried_again(
     assert await world.arrived() == 2
 
 
-async def test_a_cancelled_question_blames_nobody(world: World) -> None:
+async def test_a_cancelled_question_blames_nobody(world: ModelCase) -> None:
     await world.sandbox.add_fault("gemini", action="hang_before")
     asking = asyncio.create_task(world.ask())
     await world.sandbox.wait(1, kind="generate")
@@ -202,7 +202,7 @@ async def test_a_cancelled_question_blames_nobody(world: World) -> None:
     assert (world.breaker.tally.failed, world.breaker.tally.ignored) == (0, 1)
 
 
-async def test_probing_finds_a_wrong_address(world: World) -> None:
+async def test_probing_finds_a_wrong_address(world: ModelCase) -> None:
     assert isinstance(world.model, GeminiModel)
     assert await world.model.probe() == {}
     gone = GeminiModel(base_url="http://127.0.0.1:9", api_key="k3y", default_model="m", breaker=world.breaker)
@@ -219,7 +219,7 @@ async def test_probing_finds_a_wrong_address(world: World) -> None:
     ],
 )
 async def test_a_model_that_refuses_the_thinking_level_answers_all_the_same(
-    world: World, name: str, thinking: object
+    world: ModelCase, name: str, thinking: object
 ) -> None:
     await world.sandbox.add_fault("gemini", gemini=name, match={"model": "gemini-2.5-flash"})
     prompt = Prompt("s", PROMPT.turns, model="gemini-2.5-flash")
@@ -232,13 +232,13 @@ async def test_a_model_that_refuses_the_thinking_level_answers_all_the_same(
 
 
 @pytest.mark.parametrize("name", ["temperature_unsupported", "system_instruction_unsupported"])
-async def test_a_model_that_refuses_another_parameter_answers_all_the_same(world: World, name: str) -> None:
+async def test_a_model_that_refuses_another_parameter_answers_all_the_same(world: ModelCase, name: str) -> None:
     await world.sandbox.add_fault("gemini", gemini=name)
     assert (await world.ask(Prompt("s", PROMPT.turns, temperature=0.3))).text
     assert await world.arrived() == 2
 
 
-async def test_an_error_with_status_200_is_what_it_says(world: World) -> None:
+async def test_an_error_with_status_200_is_what_it_says(world: ModelCase) -> None:
     await world.sandbox.add_fault("gemini", gemini="unavailable", with_status_200=True, in_array=True, count=1)
     await world.sandbox.add_fault("gemini", gemini="error_beside_candidates", count=1)
     assert (await world.ask()).text
@@ -247,23 +247,23 @@ async def test_an_error_with_status_200_is_what_it_says(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", ["lone_surrogate", "nul_character", "invalid_utf8"])
-async def test_half_a_character_is_replaced(world: World, name: str) -> None:
+async def test_half_a_character_is_replaced(world: ModelCase, name: str) -> None:
     await world.sandbox.add_fault("gemini", gemini=name)
     assert (await world.ask()).text == "Good morning \ufffd we open at seven."
     assert world.breaker.tally.failed == 0
 
 
-async def test_a_cut_answer_ends_with_its_last_sentence(world: World) -> None:
+async def test_a_cut_answer_ends_with_its_last_sentence(world: ModelCase) -> None:
     await world.sandbox.add_fault("gemini", gemini="max_tokens_sentence")
     assert (await world.ask()).text == "We open at seven."
 
 
-async def test_a_second_candidate_is_an_answer(world: World) -> None:
+async def test_a_second_candidate_is_an_answer(world: ModelCase) -> None:
     await world.sandbox.add_fault("gemini", gemini="second_candidate")
     assert (await world.ask()).text == "We open at seven."
 
 
-async def test_a_daily_quota_keeps_the_circuit_open_until_the_next_probe_only(world: World) -> None:
+async def test_a_daily_quota_keeps_the_circuit_open_until_the_next_probe_only(world: ModelCase) -> None:
     await world.sandbox.add_fault("gemini", gemini="quota_per_day", count=1)
     with pytest.raises(Unavailable, match="daily quota"):
         await world.ask()
@@ -271,7 +271,7 @@ async def test_a_daily_quota_keeps_the_circuit_open_until_the_next_probe_only(wo
     assert (await world.ask()).text
 
 
-async def test_probing_tells_that_no_customer_would_get_an_answer(world: World) -> None:
+async def test_probing_tells_that_no_customer_would_get_an_answer(world: ModelCase) -> None:
     assert isinstance(world.model, GeminiModel)
     await world.sandbox.add_fault("gemini", gemini="invalid_argument")
     with pytest.raises(Unavailable, match="HTTP 400 INVALID_ARGUMENT"):

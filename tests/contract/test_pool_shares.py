@@ -15,7 +15,7 @@ from app.domain.models import Prompt, Recipient, Turn
 from app.sandbox.app import running_sandbox
 from app.sandbox.client import SandboxClient
 from app.sandbox.config import Behaviour, SandboxConfig
-from fakes import peer
+from tests.support.fakes import peer
 
 from .test_messenger import KEYS, new_account
 

@@ -17,8 +17,8 @@ from app.core.http_client import close_http_client, get_http_client
 from app.domain.errors import Unavailable
 from app.domain.models import Role
 from app.domain.usage import Spent
-from contract.conftest import PUBLIC_KEY
-from contract.store_kit import Scene, quick_policy, unique
+from tests.contract.conftest import PUBLIC_KEY
+from tests.support.store_kit import Scene, quick_policy, unique
 
 READABLE = ("account_members", "account_usage", "bot_profiles", "contacts", "conversations", "messages", "replies")
 NOBODY = str(uuid.uuid4())

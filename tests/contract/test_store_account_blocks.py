@@ -10,7 +10,7 @@ import pytest
 from app.adapters.sql_store import SqlStore
 from app.domain.errors import InvalidInput, NotFound
 from app.domain.models import Account, BlockReason, Refusal
-from contract.store_kit import NewAccount, unique
+from tests.support.store_kit import NewAccount, unique
 
 EXPIRED = BlockReason.TOKEN_INVALID
 

@@ -9,7 +9,7 @@ import pytest
 
 from app.adapters.sql_store import SqlStore
 from app.domain.models import Account, BlockReason
-from contract.store_kit import NewAccount
+from tests.support.store_kit import NewAccount
 
 NOW = datetime(2026, 11, 27, 3, tzinfo=UTC)
 

@@ -16,7 +16,7 @@ from app.adapters.row_security import expected_policies, holes
 from app.adapters.sql_store import SqlStore
 from app.domain.errors import Conflict, InvalidInput, NotFound
 from app.domain.models import Account, BotProfile, Role
-from contract.store_kit import NewAccount, unique
+from tests.support.store_kit import NewAccount, unique
 
 NOBODY = str(uuid.uuid4())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 
 from app.domain.models import Author, Reply
-from contract.store_kit import Scene, begin
+from tests.support.store_kit import Scene, begin
 
 
 async def send(scene: Scene, author: Author = Author.BOT) -> Reply:

@@ -13,7 +13,7 @@ import pytest
 from app.adapters.sql_store import SqlStore
 from app.domain.errors import InvalidInput, NotFound
 from app.domain.models import Author, Contact, Direction, HandoverReason, InboundMessage, Status, Turn
-from contract.store_kit import NewAccount, Scene, message, unique
+from tests.support.store_kit import NewAccount, Scene, message, unique
 
 NOBODY = str(uuid.uuid4())
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.domain.models import Author, Edit, Inbound, InboundMessage, Message
-from contract.store_kit import Scene, message
+from tests.support.store_kit import Scene, message
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 

@@ -20,15 +20,15 @@ from app.adapters.postgres_store import PostgresStore
 from app.adapters.sql_store import SqlStore
 from app.adapters.supabase_store import SupabaseStore
 from app.core.circuit_breaker import CircuitBreakerOpenError
-from app.core.config import Pooling
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client
 from app.core.resilience import ResiliencePolicy
 from app.core.slots import Caller, Rank, calling_as
 from app.domain.errors import ConfigurationError, Conflict
 from app.domain.models import Account
-from app.sandbox.servers import Postgres
-from contract.store_kit import quick_policy, unique, until_all_wait
+from app.localhost.servers import Postgres
+from app.settings import Pooling
+from tests.support.store_kit import quick_policy, unique, until_all_wait
 
 # -- PostgreSQL --------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import pytest
 from app.adapters.sql_store import SqlStore
 from app.domain.models import Author, Conversation, HandoverReason, InboundMessage, ReplyState
 from app.domain.ports import SendDecision
-from contract.store_kit import NewAccount, Scene, begin, message, unique, until_all_wait
+from tests.support.store_kit import NewAccount, Scene, begin, message, unique, until_all_wait
 
 OLD, NEW = "34610000014", "34610000015"
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -134,7 +134,7 @@ async def test_a_number_that_had_another_owner_long_before_brings_nothing_of_the
     assert left is not None
     assert (left.contact.wa_id, left.last_inbound_at) == (None, None), "no number, and no window to write in"
     assert (await say(scene, wa_id=NEW, at=NOW - timedelta(days=1))).id == earlier.id, "a late one of theirs"
-    assert (await scene.store.get_conversation(earlier.id)).last_inbound_at is None  # type: ignore[union-attr]
+    assert (await scene.store.get_conversation(earlier.id)).last_inbound_at is None
 
 
 async def test_user_ids_that_contradict_each_other_are_two_people(scene: Scene) -> None:

@@ -7,7 +7,7 @@ import pytest
 from app.adapters.sql_store import SqlStore
 from app.core.queue import Event
 from app.domain.errors import Conflict
-from contract.store_kit import unique
+from tests.support.store_kit import unique
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from app.adapters.sql_store import SqlStore
 from app.domain.errors import Conflict, Fenced, NotFound
 from app.domain.models import Author, Fallback, Reply, ReplyState, Status
 from app.domain.ports import SendDecision
-from contract.store_kit import Scene, begin, look, message, outbound, uncommitted, unique, until_all_wait
+from tests.support.store_kit import Scene, begin, look, message, outbound, uncommitted, unique, until_all_wait
 
 NOBODY = str(uuid.uuid4())
 SEND, SENT, AMBIGUOUS = SendDecision.SEND, SendDecision.SENT, SendDecision.AMBIGUOUS

@@ -14,7 +14,7 @@ from app.adapters.sql_store import SqlStore
 from app.domain.errors import NotFound
 from app.domain.models import Reply, ReplyState, Status
 from app.domain.ports import SendDecision
-from contract.store_kit import NOW, Scene, begin, look, message, outbound, uncommitted, unique, until_all_wait
+from tests.support.store_kit import NOW, Scene, begin, look, message, outbound, uncommitted, unique, until_all_wait
 
 NOBODY = str(uuid.uuid4())
 

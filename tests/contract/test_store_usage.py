@@ -12,7 +12,7 @@ import pytest
 from app.domain.errors import Fenced
 from app.domain.models import Fallback, Recipient, Reply
 from app.domain.usage import AccountDay, DailyLimit, DailyLimits, Spending, Spent, Usage, UsageChange
-from contract.store_kit import Scene, begin, message, unique
+from tests.support.store_kit import Scene, begin, message, unique
 
 
 def spent(asked: int = 100, said: int = 10) -> Spent:

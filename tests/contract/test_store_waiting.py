@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.adapters.sql_store import SqlStore
 from app.domain.models import Author, Conversation, HandoverReason, Unanswered, Waiting
 from app.domain.ports import SendDecision
-from contract.store_kit import Scene, message, unique
+from tests.support.store_kit import Scene, message, unique
 
 
 async def waiting(store: SqlStore, conversation: Conversation) -> Waiting | None:

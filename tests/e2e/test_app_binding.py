@@ -11,14 +11,14 @@ import pytest
 
 from app.sandbox import webhooks as wa
 from app.sandbox.webhooks import Business, Person, encode_like_meta, signed_headers
-from one_replica import NUMBER, NUMBERS_TOKEN, Api, one_replica
+from tests.support.replica import NUMBER, NUMBERS_TOKEN, Replica, one_replica
 
 SECRETS = {"11111": "one" * 11, "22222": "two" * 11, "": "one" * 11}
 FOREIGN = "chorus_webhook_foreign_numbers_total"
 
 
 @pytest.fixture
-async def api(valkey_url: str, store_url: str) -> AsyncIterator[Api]:
+async def api(valkey_url: str, store_url: str) -> AsyncIterator[Replica]:
     named = ",".join(f"{app}:{secret}" for app, secret in SECRETS.items() if app)
     async with one_replica(valkey_url, store_url, meta_app_secret=named, debounce_seconds=0) as api:
         yield api
@@ -29,12 +29,12 @@ def a_change(number: str, text: str) -> Any:
     return wa.messages_change(Business(number), [wa.text(customer, text)], [customer])
 
 
-async def post(api: Api, app_id: str, *changes: Any) -> httpx.Response:
+async def post(api: Replica, app_id: str, *changes: Any) -> httpx.Response:
     raw = encode_like_meta(wa.envelope(*changes))
     return await api.http.post(f"{api.url}/webhook/whatsapp", content=raw, headers=signed_headers(SECRETS[app_id], raw))
 
 
-async def texts_of(api: Api, account: dict[str, Any], *, until: str | None = None) -> set[str]:
+async def texts_of(api: Replica, account: dict[str, Any], *, until: str | None = None) -> set[str]:
     """What customers have written to the account, once `until` is there. What was dropped before a later delivery was
     answered will not come either."""
     async with asyncio.timeout(20):
@@ -47,12 +47,12 @@ async def texts_of(api: Api, account: dict[str, Any], *, until: str | None = Non
             await asyncio.sleep(0.02)
 
 
-async def foreign_numbers(api: Api) -> float:
+async def foreign_numbers(api: Replica) -> float:
     lines = (await api.raw("GET", "/metrics")).text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{FOREIGN} "))
 
 
-async def test_what_an_app_signs_about_another_apps_number_is_dropped_and_the_rest_is_kept(api: Api) -> None:
+async def test_what_an_app_signs_about_another_apps_number_is_dropped_and_the_rest_is_kept(api: Replica) -> None:
     first = await api.new_account()
     second = await api.new_account(app_id="22222")
     before = await foreign_numbers(api)
@@ -67,7 +67,7 @@ async def test_what_an_app_signs_about_another_apps_number_is_dropped_and_the_re
     assert await texts_of(api, first) == {"both"}, "an account without an app is the first one's"
 
 
-async def test_an_account_changes_its_app_at_once(api: Api) -> None:
+async def test_an_account_changes_its_app_at_once(api: Replica) -> None:
     account = await api.new_account(phone_number_id=NUMBER, access_token=NUMBERS_TOKEN)
     path = f"/accounts/{account['id']}"
     assert account["app_id"] is None
@@ -82,7 +82,7 @@ async def test_an_account_changes_its_app_at_once(api: Api) -> None:
     await api.refused("PATCH", path, status=422, json={"app_id": "no number"})
 
 
-async def test_a_number_without_an_account_waits_for_one_as_ever(api: Api) -> None:
+async def test_a_number_without_an_account_waits_for_one_as_ever(api: Replica) -> None:
     assert (await post(api, "22222", a_change("999000111222333", "early"))).status_code == 200
     async with asyncio.timeout(20):
         while not (letters := (await api("GET", "/admin/dead-letters"))["items"]):
@@ -90,7 +90,7 @@ async def test_a_number_without_an_account_waits_for_one_as_ever(api: Api) -> No
     assert letters[0]["reason"] == "unknown phone_number_id 999000111222333"
 
 
-async def test_who_sent_a_persons_message_is_recorded_and_shown(api: Api) -> None:
+async def test_who_sent_a_persons_message_is_recorded_and_shown(api: Replica) -> None:
     account = await api.new_account(owner="ada", phone_number_id=NUMBER, access_token=NUMBERS_TOKEN)
     await api("PUT", f"/accounts/{account['id']}/members/bob", json={"role": "agent"})
     await post(api, "11111", a_change(account["phone_number_id"], "hello"))

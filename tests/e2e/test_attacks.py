@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from app.localhost.fleet import LocalFleet, Served
+from app.localhost.processes import HAS_PROC
+from app.localhost.servers import EmbeddedServers
 from app.sandbox import webhooks as wa
-from app.sandbox.fleet import LocalFleet, Served
-from app.sandbox.processes import HAS_PROC
-from attackers import ATTACKS
-
-from .conftest import World
+from tests.support.attackers import ATTACKS
+from tests.support.world import World
 
 ATTACK_SECONDS = 2.0
 MAX_GROWTH_MB = 64
@@ -47,9 +47,9 @@ async def live(port: int) -> float:
 
 
 @pytest.fixture(scope="module")
-def victim(fleet_and_database: tuple[LocalFleet, str]) -> Iterator[Served]:
+def victim(servers_and_fleet: tuple[EmbeddedServers, LocalFleet]) -> Iterator[Served]:
     """A replica of its own, which leaves with these tests."""
-    fleet, _ = fleet_and_database
+    _, fleet = servers_and_fleet
     replica = fleet.add_replica(len(fleet.replicas) + 1)
     try:
         yield replica
@@ -63,7 +63,7 @@ async def attacked(victim: Served, name: str) -> tuple[float, float]:
     assert victim.pid is not None
     before = most = rss_mb(victim.pid)
     times: list[float] = []
-    script = Path(__file__).parents[1] / "attackers.py"
+    script = Path(__file__).parents[1] / "support" / "attackers.py"
     attackers = await asyncio.create_subprocess_exec(
         sys.executable, script, str(victim.port), str(ATTACK_SECONDS), name
     )

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from app.core.logging import trace_of
+from app.localhost.fleet import LocalFleet
+from app.localhost.servers import EmbeddedServers
 from app.sandbox import webhooks as wa
 from app.sandbox.webhooks import encode_like_meta, sign
-
-from .conftest import World
+from tests.support.world import World
 
 
 async def _pending_and_dead(world: World) -> tuple[int, int]:
@@ -91,8 +92,8 @@ def test_over_4_mb_in_chunks_is_413_before_the_end(world_url: tuple[str, int]) -
 
 
 @pytest.fixture
-def world_url(fleet_and_database: tuple[Any, str]) -> tuple[str, int]:
-    return "127.0.0.1", fleet_and_database[0].replicas[0].port
+def world_url(servers_and_fleet: tuple[EmbeddedServers, LocalFleet]) -> tuple[str, int]:
+    return "127.0.0.1", servers_and_fleet[1].replicas[0].port
 
 
 async def test_an_unknown_number_is_kept_and_replayed_once_the_account_exists(world: World) -> None:
@@ -193,9 +194,7 @@ async def test_nothing_without_credentials_and_no_secrets_with_them(world: World
             assert response.json()["error"]["code"] == "unauthenticated"
     accounts = await world.api("GET", "/accounts")
     assert not {"access_token", "verify_token"} & set(accounts[0])
-    stored = await world.database.fetchval(
-        "select access_token from whatsapp_accounts where id = $1", world.account["id"]
-    )
+    stored = await world.value("select access_token from whatsapp_accounts where id = $1", world.account["id"])
     assert "a-token-of-the-sandbox" not in stored
 
 

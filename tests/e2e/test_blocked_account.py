@@ -7,8 +7,7 @@ import time
 from typing import Any
 
 from app.sandbox.customers import Customer
-
-from .conftest import World
+from tests.support.world import World
 
 ANSWERED_SECONDS = 5.0
 

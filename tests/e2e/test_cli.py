@@ -14,12 +14,11 @@ import redis
 from click import Group
 
 from app.cli import main
-from app.core.config import Settings
 from app.core.secrets import TokenCipher
+from app.localhost.fleet import SOURCE_ROOT
 from app.sandbox import webhooks as wa
-from app.sandbox.fleet import SOURCE_ROOT
-
-from .conftest import World
+from app.settings import Settings
+from tests.support.world import World
 
 COMPLETE = {
     "REDIS_URL": "redis://127.0.0.1:1/0",

@@ -20,10 +20,10 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from app.localhost.fleet import SOURCE_ROOT
+from app.localhost.servers import remove_data
 from app.sandbox.app import running_sandbox
 from app.sandbox.config import SandboxConfig
-from app.sandbox.fleet import SOURCE_ROOT
-from app.sandbox.servers import remove_data
 
 FINISHED = "every message got exactly the reply it should"
 

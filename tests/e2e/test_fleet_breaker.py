@@ -8,7 +8,8 @@ from pathlib import Path
 import orjson
 import redis
 
-from .conftest import World
+from tests.support.world import World
+
 from .test_cli import chorus
 
 

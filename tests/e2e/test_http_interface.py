@@ -10,8 +10,7 @@ from collections import Counter
 import pytest
 
 from app.wiring import UPSTREAM_PROBE_SECONDS
-
-from .conftest import World
+from tests.support.world import World
 
 
 async def test_health_in_its_json_shape_for_everybody_and_in_full_for_operators(world: World) -> None:
@@ -180,7 +179,7 @@ async def test_outside_the_window_a_person_is_told_so(world: World) -> None:
     await customer.wait_for_reply()
     await world.until_idle()
     conversation = await world.conversation_of(customer)
-    await world.database.execute(
+    await world.execute(
         "update conversations set last_inbound_at = now() - interval '25 hours' where id = $1", conversation["id"]
     )
     answer = await world.api("POST", f"/conversations/{conversation['id']}/messages", json={"text": "x"}, status=409)

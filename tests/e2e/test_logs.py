@@ -9,11 +9,10 @@ import re
 from typing import Any
 
 from app.core.logging import trace_of
+from app.localhost.fleet import Served
 from app.sandbox import webhooks as wa
 from app.sandbox.customers import Customer
-from app.sandbox.fleet import Served
-
-from .conftest import World
+from tests.support.world import World
 
 SECRET_WORD = "kumquat"
 
@@ -114,7 +113,7 @@ async def test_what_others_say_about_a_failure_is_written_nowhere(world: World) 
     paths = ("/metrics", "/health", "/admin/dead-letters", "/admin/breakers", "/admin/queue")
     shown = [await world.http.get(each.url + path, headers=operator) for each in replicas for path in paths]
     answers += [response.text for response in shown]
-    errors = await world.database.fetch(
+    errors = await world.rows(
         "select error::text from replies where error is not null union all"
         " select error::text from messages where error is not null"
     )
@@ -130,8 +129,8 @@ async def test_what_others_say_about_a_failure_is_written_nowhere(world: World) 
 
 async def _while_the_database_refuses(world: World, customer: Customer) -> str:
     """The body of an answer to a request that ran into it; a customer's message did too, and is answered afterwards."""
-    await world.database.execute(VIOLATES.format("messages", "text"))
-    await world.database.execute(VIOLATES.format("whatsapp_accounts", "name"))
+    await world.execute(VIOLATES.format("messages", "text"))
+    await world.execute(VIOLATES.format("whatsapp_accounts", "name"))
     try:
         seen = _marks(world.fleet.replicas)
         await customer.say(f"this violates, {PLANTED}")
@@ -144,8 +143,8 @@ async def _while_the_database_refuses(world: World, customer: Customer) -> str:
         assert answer.status_code == 500
         return answer.text
     finally:
-        await world.database.execute("alter table messages drop constraint planted")
-        await world.database.execute("alter table whatsapp_accounts drop constraint planted")
+        await world.execute("alter table messages drop constraint planted")
+        await world.execute("alter table whatsapp_accounts drop constraint planted")
 
 
 async def test_a_message_is_followed_from_the_webhook_to_the_send_by_one_name(world: World) -> None:

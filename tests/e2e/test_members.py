@@ -7,19 +7,19 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from one_replica import Api, one_replica
+from tests.support.replica import Replica, one_replica
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api(module_stores: tuple[str, str]) -> AsyncIterator[Api]:
+async def api(module_stores: tuple[str, str]) -> AsyncIterator[Replica]:
     """One for all tests of the module: each has an account of its own."""
     async with one_replica(*module_stores) as api:
         yield api
 
 
-async def test_an_owner_manages_members_and_every_member_reads_the_list(api: Api) -> None:
+async def test_an_owner_manages_members_and_every_member_reads_the_list(api: Replica) -> None:
     path = f"/accounts/{(await api.new_account(owner='ada'))['id']}/members"
     made = await api("PUT", f"{path}/bob", user="ada", json={"role": "viewer"})
     assert (made["user_id"], made["role"]) == ("bob", "viewer")
@@ -33,7 +33,7 @@ async def test_an_owner_manages_members_and_every_member_reads_the_list(api: Api
     assert [m["user_id"] for m in await api("GET", path, user="ada")] == ["ada"]
 
 
-async def test_a_removed_member_loses_access_at_once(api: Api) -> None:
+async def test_a_removed_member_loses_access_at_once(api: Replica) -> None:
     account = await api.new_account(owner="ada")
     members, profile = f"/accounts/{account['id']}/members", f"/bot/profile?account_id={account['id']}"
     await api("PUT", f"{members}/bob", user="ada", json={"role": "agent"})
@@ -44,7 +44,7 @@ async def test_a_removed_member_loses_access_at_once(api: Api) -> None:
 
 
 @pytest.mark.parametrize("role", ["agent", "viewer"])
-async def test_other_members_change_nobody_but_may_leave(api: Api, role: str) -> None:
+async def test_other_members_change_nobody_but_may_leave(api: Replica, role: str) -> None:
     path = f"/accounts/{(await api.new_account(owner='ada'))['id']}/members"
     await api("PUT", f"{path}/bob", user="ada", json={"role": role})
     for method, who, more in (
@@ -56,7 +56,7 @@ async def test_other_members_change_nobody_but_may_leave(api: Api, role: str) ->
     await api.refused("GET", path, user="bob", status=404)
 
 
-async def test_to_a_stranger_the_account_does_not_exist(api: Api) -> None:
+async def test_to_a_stranger_the_account_does_not_exist(api: Replica) -> None:
     path = f"/accounts/{(await api.new_account(owner='ada'))['id']}/members"
     for method, target, more in (
         ("GET", path, {}), ("GET", f"{path}/ada", {}), ("PUT", f"{path}/eve", {"json": {"role": "owner"}}),
@@ -65,7 +65,7 @@ async def test_to_a_stranger_the_account_does_not_exist(api: Api) -> None:
         assert (await api.refused(method, target, user="eve", status=404, **more))["code"] == "account_not_found"
 
 
-async def test_the_last_owner_is_neither_removed_nor_demoted_except_by_the_operator(api: Api) -> None:
+async def test_the_last_owner_is_neither_removed_nor_demoted_except_by_the_operator(api: Replica) -> None:
     path = f"/accounts/{(await api.new_account(owner='ada'))['id']}/members"
     await api("PUT", f"{path}/bob", user="ada", json={"role": "agent"})
     for attempt in (
@@ -80,7 +80,7 @@ async def test_the_last_owner_is_neither_removed_nor_demoted_except_by_the_opera
     assert await api("GET", path) == []
 
 
-async def test_who_is_no_member_is_not_found(api: Api) -> None:
+async def test_who_is_no_member_is_not_found(api: Replica) -> None:
     path = f"/accounts/{(await api.new_account(owner='ada'))['id']}/members"
     for method in ("GET", "DELETE"):
         assert (await api.refused(method, f"{path}/bob", user="ada", status=404))["code"] == "member_not_found"

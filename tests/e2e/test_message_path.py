@@ -6,10 +6,9 @@ import asyncio
 import random
 from collections import defaultdict
 
+from app.demo.bakery import BAKERY
 from app.sandbox import webhooks as wa
-from app.sandbox.bakery import BAKERY
-
-from .conftest import World
+from tests.support.world import World
 
 
 async def test_a_question_is_answered_from_the_profile_and_everything_is_stored(world: World) -> None:
@@ -44,7 +43,7 @@ async def test_the_send_carries_plus_token_and_our_id_and_statuses_come_back_by_
 
 
 async def _status(world: World, outbound_key: str) -> str:
-    return str(await world.database.fetchval("select status from messages where outbound_key = $1", outbound_key))
+    return str(await world.value("select status from messages where outbound_key = $1", outbound_key))
 
 
 async def test_read_receipt_and_typing_are_shown_when_work_starts(world: World) -> None:
@@ -75,7 +74,7 @@ async def test_a_batch_of_a_thousand_messages_of_two_hundred_people(world: World
     )
     await world.until_idle()
     assert len({send["to"] for send in sends}) == 200
-    stored = await world.database.fetchval(
+    stored = await world.value(
         "select count(*) from messages where account_id = $1 and direction = 'inbound'", world.account["id"]
     )
     assert stored == 1000
@@ -182,13 +181,13 @@ async def test_two_hundred_conversations_over_three_replicas_in_order_and_answer
 
     await asyncio.gather(*(talk(customer.person, n) for n, customer in enumerate(customers)))
     await world.until_idle()
-    rows = await world.database.fetch(
+    rows = await world.rows(
         """select c.wa_id, r.covers, r.state, r.reply_key, r.fence, r.created_at from replies r
            join conversations v on v.id = r.conversation_id join contacts c on c.id = v.contact_id
            where v.account_id = $1 order by r.created_at""",
         world.account["id"],
     )
-    received = await world.database.fetch(
+    received = await world.rows(
         "select wa_message_id, text from messages where account_id = $1 and direction = 'inbound'", world.account["id"]
     )
     assert len(received) == 1000

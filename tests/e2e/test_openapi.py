@@ -11,10 +11,10 @@ import pytest
 import schemathesis
 
 from app.api.errors import STATUS_OF, response_for
-from app.core.config import Settings
 from app.core.errors import Unavailable
 from app.domain import errors
 from app.main import create_app, openapi_document
+from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = openapi_document()

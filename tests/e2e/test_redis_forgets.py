@@ -15,12 +15,12 @@ import httpx
 import pytest
 
 from app.core.secrets import TokenCipher
+from app.demo.bakery import BAKERY
+from app.localhost.fleet import Keys, LocalFleet
+from app.localhost.servers import Postgres
 from app.sandbox import webhooks as wa
-from app.sandbox.bakery import BAKERY
 from app.sandbox.client import SandboxClient
-from app.sandbox.fleet import Keys, LocalFleet
-from app.sandbox.servers import Postgres
-from forgetful_redis import ForgetfulValkey, forgetful_valkey
+from tests.support.forgetful_redis import ForgetfulValkey, forgetful_valkey
 
 CUSTOMERS = 12
 MESSAGES = 6

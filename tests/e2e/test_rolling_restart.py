@@ -14,11 +14,10 @@ from typing import Any
 
 import httpx
 
+from app.localhost.fleet import Served, get_status
 from app.sandbox import webhooks as wa
-from app.sandbox.fleet import Served, get_status
-from balancer import balancer, needs_haproxy
-
-from .conftest import World
+from tests.support.balancer import balancer, needs_haproxy
+from tests.support.world import World
 
 REQUESTS_PER_SECOND = 200
 MESSAGE_EVERY = 10
@@ -108,13 +107,13 @@ async def test_a_rolling_restart_under_load_fails_and_loses_nothing(world: World
                     await asyncio.sleep(0.02)
         load.stopping.set()
         await running
-    print(f"\nrolling restart: {dict(load.answers)}, latest send {load.late_seconds:.2f} s, {farewells}")  # noqa: T201
+    print(f"\nrolling restart: {dict(load.answers)}, latest send {load.late_seconds:.2f} s, {farewells}")
     assert set(load.answers) == {200}, load.answers
     for farewell in farewells:
         assert 0 <= farewell.not_ready_seconds < READY_WITHIN_SECONDS
         assert farewell.refused_seconds > farewell.not_ready_seconds + 1
     await world.until_idle()
-    stored = await world.database.fetch("select wa_message_id from messages where wa_message_id like 'wamid.rolling-%'")
+    stored = await world.rows("select wa_message_id from messages where wa_message_id like 'wamid.rolling-%'")
     assert {row["wa_message_id"] for row in stored} == load.messages
 
 

@@ -13,8 +13,8 @@ import pytest_asyncio
 
 from app.api.middleware import MAX_BODY_BYTES
 from app.main import openapi_document
-from one_replica import Api, one_replica, token_of
-from serving import OPERATOR_KEY
+from tests.support.replica import Replica, one_replica, token_of
+from tests.support.serving import OPERATOR_KEY
 
 MISSING = "00000000-0000-4000-8000-000000000000"
 
@@ -23,13 +23,13 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api(module_stores: tuple[str, str]) -> AsyncIterator[Api]:
+async def api(module_stores: tuple[str, str]) -> AsyncIterator[Replica]:
     """One for all tests of the module: none of them breaks anything."""
     async with one_replica(*module_stores) as api:
         yield api
 
 
-async def exchange(api: Api, head: str, body: bytes = b"") -> bytes:
+async def exchange(api: Replica, head: str, body: bytes = b"") -> bytes:
     """The answer to bytes that no client library sends."""
     where = urlsplit(api.url)
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
@@ -42,7 +42,7 @@ async def exchange(api: Api, head: str, body: bytes = b"") -> bytes:
         writer.close()
 
 
-async def send(api: Api, method: str, path: str, raw: bytes, **headers: str) -> Any:
+async def send(api: Replica, method: str, path: str, raw: bytes, **headers: str) -> Any:
     response = await api.raw(method, path, content=raw, headers={"Content-Type": "application/json"} | headers)
     assert response.status_code < 500, response.text
     return response
@@ -52,14 +52,14 @@ async def send(api: Api, method: str, path: str, raw: bytes, **headers: str) -> 
 
 
 @pytest.mark.parametrize("field", ["name", "slug", "access_token", "verify_token", "is_active", "bot_auto_on"])
-async def test_null_for_what_an_account_must_have_is_refused_by_name(api: Api, field: str) -> None:
+async def test_null_for_what_an_account_must_have_is_refused_by_name(api: Replica, field: str) -> None:
     account = await api.new_account()
     error = await api.refused("PATCH", f"/accounts/{account['id']}", status=422, json={field: None})
     assert error["field"] == field
     assert account in await api("GET", "/accounts")
 
 
-async def test_what_may_be_null_may_be_null_and_an_empty_change_changes_nothing(api: Api) -> None:
+async def test_what_may_be_null_may_be_null_and_an_empty_change_changes_nothing(api: Replica) -> None:
     account = await api.new_account(phone_number="+33123456789")
     path = f"/accounts/{account['id']}"
     assert (await api("PATCH", path, json={"phone_number": None}))["phone_number"] is None
@@ -79,7 +79,7 @@ async def test_what_may_be_null_may_be_null_and_an_empty_change_changes_nothing(
         b'{"custom_fields": {"a": 1e999}}', b"[" * 100_000, b'{"custom_fields":' + b'{"a":' * 2000 + b"1" + b"}" * 2001,
     ],
 )  # fmt: skip
-async def test_what_is_not_json_is_refused(api: Api, raw: bytes) -> None:
+async def test_what_is_not_json_is_refused(api: Replica, raw: bytes) -> None:
     account = await api.new_account()
     response = await send(api, "PUT", f"/bot/profile?account_id={account['id']}", raw)
     assert response.status_code in ({422} if raw == b"" else {400}), response.text
@@ -87,7 +87,7 @@ async def test_what_is_not_json_is_refused(api: Api, raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"[]", b"null", b"1", b'"x"', b"true", b'[{"hours": "x"}]'])
-async def test_another_shape_than_an_object_is_refused(api: Api, raw: bytes) -> None:
+async def test_another_shape_than_an_object_is_refused(api: Replica, raw: bytes) -> None:
     account = await api.new_account()
     for method, path in (
         ("PUT", f"/bot/profile?account_id={account['id']}"), ("POST", "/accounts"),
@@ -100,7 +100,7 @@ async def test_another_shape_than_an_object_is_refused(api: Api, raw: bytes) -> 
 @pytest.mark.parametrize(
     "content_type", ["text/plain", "application/x-www-form-urlencoded", "", "multipart/form-data", "é"]
 )
-async def test_another_content_type_than_json_is_told_so(api: Api, content_type: str) -> None:
+async def test_another_content_type_than_json_is_told_so(api: Replica, content_type: str) -> None:
     account = await api.new_account()
     path = f"/bot/profile?account_id={account['id']}"
     response = await api.raw(
@@ -111,7 +111,7 @@ async def test_another_content_type_than_json_is_told_so(api: Api, content_type:
 
 
 @pytest.mark.parametrize("depth", [65, 200, 251, 300, 900])
-async def test_nesting_is_bounded(api: Api, depth: int) -> None:
+async def test_nesting_is_bounded(api: Replica, depth: int) -> None:
     account = await api.new_account()
     path = f"/bot/profile?account_id={account['id']}"
     for opening, closing in ((b'{"a":', b"}"), (b"[", b"]")):
@@ -126,7 +126,7 @@ async def test_nesting_is_bounded(api: Api, depth: int) -> None:
     assert (await api("GET", path))["custom_fields"] == shallow
 
 
-async def test_free_form_numbers_of_any_size_are_kept_as_json_knows_them(api: Api) -> None:
+async def test_free_form_numbers_of_any_size_are_kept_as_json_knows_them(api: Replica) -> None:
     path = f"/bot/profile?account_id={(await api.new_account())['id']}"
     numbers = b'"b": -9223372036854775808, "c": 18446744073709551615, "d": 1e-300, "e": 1.7976931348623157e308'
     raw = b'{"custom_fields": {"a": 123456789012345678901234567890, ' + numbers + b"}}"
@@ -136,7 +136,7 @@ async def test_free_form_numbers_of_any_size_are_kept_as_json_knows_them(api: Ap
 
 
 @pytest.mark.parametrize("number", ["9" * 30, "-1", "1.5", "9" * 5000, "true", '"5"'])
-async def test_numbers_that_a_field_cannot_take_are_refused(api: Api, number: str) -> None:
+async def test_numbers_that_a_field_cannot_take_are_refused(api: Replica, number: str) -> None:
     path = f"/bot/profile?account_id={(await api.new_account())['id']}"
     for field in ("max_output_tokens", "auto_reply_limit", "auto_reply_minutes"):
         response = await send(api, "PUT", path, f'{{"{field}": {number}}}'.encode())
@@ -144,7 +144,7 @@ async def test_numbers_that_a_field_cannot_take_are_refused(api: Api, number: st
     assert (await api("PUT", path, json={"max_output_tokens": 5.0}))["max_output_tokens"] == 5
 
 
-async def test_nul_is_refused_where_text_is_meant_and_replaced_in_free_form(api: Api) -> None:
+async def test_nul_is_refused_where_text_is_meant_and_replaced_in_free_form(api: Replica) -> None:
     account = await api.new_account()
     path = f"/bot/profile?account_id={account['id']}"
     texts = ("business_name", "description", "address", "hours", "knowledge_base", "fallback_text", "non_text_reply",
@@ -163,7 +163,7 @@ async def test_nul_is_refused_where_text_is_meant_and_replaced_in_free_form(api:
         assert set(answer.values()) == {0}
 
 
-async def test_an_unknown_field_is_refused_whatever_its_name_is(api: Api) -> None:
+async def test_an_unknown_field_is_refused_whatever_its_name_is(api: Replica) -> None:
     path = f"/bot/profile?account_id={(await api.new_account())['id']}"
     for name in ("hourz", "\x00", "é" * 300_000, "a.b"):
         error = await api.refused("PUT", path, status=422, json={name: 1})
@@ -176,12 +176,12 @@ async def test_an_unknown_field_is_refused_whatever_its_name_is(api: Api) -> Non
 
 @pytest.mark.parametrize("length", ["9" * 5000, "9" * 19, "-1", "x", "1_0", "+5", str(5 * MAX_BODY_BYTES), "5 5"])
 @pytest.mark.parametrize("path", ["/accounts", "/webhook/whatsapp"])
-async def test_a_content_length_that_is_none_is_refused(api: Api, path: str, length: str) -> None:
+async def test_a_content_length_that_is_none_is_refused(api: Replica, path: str, length: str) -> None:
     answer = await exchange(api, f"POST {path} HTTP/1.1\r\nContent-Length: {length}")
     assert answer.split()[1] in (b"400", b"413", b"401"), answer
 
 
-async def test_a_body_that_grows_beyond_the_limit_is_413(api: Api) -> None:
+async def test_a_body_that_grows_beyond_the_limit_is_413(api: Replica) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(20):
             yield b" " * 65536
@@ -194,7 +194,7 @@ async def test_a_body_that_grows_beyond_the_limit_is_413(api: Api) -> None:
 
 
 @pytest.mark.parametrize("name", ["acount_id", "limits", "Limit", "%00", "%FF", "é", "a[]", ""])
-async def test_an_unknown_query_parameter_is_refused_by_name(api: Api, name: str) -> None:
+async def test_an_unknown_query_parameter_is_refused_by_name(api: Replica, name: str) -> None:
     account = await api.new_account(owner="ada")
     known = {"account_id": account["id"], "conversation_id": MISSING, "user_id": "ada", "name": "gemini"}
     tried = 0
@@ -213,7 +213,7 @@ async def test_an_unknown_query_parameter_is_refused_by_name(api: Api, name: str
         assert answer.status_code in (200, 403), (path, answer.text)
 
 
-async def test_an_unknown_query_parameter_tells_nothing_to_who_may_not_ask(api: Api) -> None:
+async def test_an_unknown_query_parameter_tells_nothing_to_who_may_not_ask(api: Replica) -> None:
     for path in ("/accounts", "/admin/queue"):
         response = await api.http.get(f"{api.url}{path}?nonsense=1")
         assert response.status_code == 401
@@ -224,7 +224,7 @@ async def test_an_unknown_query_parameter_tells_nothing_to_who_may_not_ask(api: 
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "201", "9" * 30, "9" * 5000, "", "x", "1.5", "%00", "1e3", "null"])
-async def test_a_limit_that_is_none_is_refused(api: Api, value: str) -> None:
+async def test_a_limit_that_is_none_is_refused(api: Replica, value: str) -> None:
     account = await api.new_account()
     for path in (
         f"/conversations?account_id={account['id']}&",
@@ -241,7 +241,7 @@ CURSORS = ["", "x", "%00", "%FF", "-1", "9" * 30, "9" * 5000, "MTIzfHg=", "1.2",
 
 
 @pytest.mark.parametrize("cursor", CURSORS)
-async def test_a_cursor_that_is_none_is_refused(api: Api, cursor: str) -> None:
+async def test_a_cursor_that_is_none_is_refused(api: Replica, cursor: str) -> None:
     account = await api.new_account()
     paths = [f"/conversations?account_id={account['id']}&", "/admin/dead-letters?"]
     if cursor != "9" * 18:
@@ -250,12 +250,12 @@ async def test_a_cursor_that_is_none_is_refused(api: Api, cursor: str) -> None:
         assert (await api.refused("GET", f"{path}cursor={cursor}", status=422))["field"] == "cursor"
 
 
-async def test_a_dead_letter_cursor_behind_the_last_letter_gives_an_empty_page(api: Api) -> None:
+async def test_a_dead_letter_cursor_behind_the_last_letter_gives_an_empty_page(api: Replica) -> None:
     for cursor in (f"0-{'9' * 19}-{'9' * 19}", "9999-1-1", f"9999-{'9' * 19}-0"):
         assert await api("GET", f"/admin/dead-letters?cursor={cursor}") == {"items": [], "next_cursor": None}
 
 
-async def test_a_refused_method_is_told_every_method_of_the_path(api: Api) -> None:
+async def test_a_refused_method_is_told_every_method_of_the_path(api: Replica) -> None:
     for path, methods in (
         ("/accounts", {"GET", "POST"}), (f"/accounts/{MISSING}", {"PATCH"}),
         (f"/accounts/{MISSING}/members/ada", {"GET", "PUT", "DELETE"}), ("/bot/profile", {"GET", "PUT"}),
@@ -270,7 +270,7 @@ async def test_a_refused_method_is_told_every_method_of_the_path(api: Api) -> No
 @pytest.mark.parametrize(
     "odd", ["%00", "a%00b", "%FF", "%ED%A0%80", "%F0%9F%A5%90", "x" * 5000, MISSING + "%00", "..%2f", "'"]
 )
-async def test_an_id_that_is_none_is_not_found(api: Api, odd: str) -> None:
+async def test_an_id_that_is_none_is_not_found(api: Replica, odd: str) -> None:
     for method, path, more in (
         ("PATCH", f"/accounts/{odd}", {"json": {"name": "x"}}), ("GET", f"/accounts/{odd}/members", {}),
         ("GET", f"/bot/profile?account_id={odd}", {}), ("PUT", f"/bot/profile?account_id={odd}", {"json": {}}),
@@ -286,12 +286,12 @@ async def test_an_id_that_is_none_is_not_found(api: Api, odd: str) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "x" * 9000, "a.b.c", "....", "é", "\x01", "eyJhbGciOiJub25lIn0.e30.", "null"])
-async def test_credentials_that_are_none_are_401(api: Api, token: str) -> None:
+async def test_credentials_that_are_none_are_401(api: Replica, token: str) -> None:
     answer = await exchange_with_token(api, token)
     assert answer.split()[1] in (b"401", b"400"), answer
 
 
-async def exchange_with_token(api: Api, token: str) -> bytes:
+async def exchange_with_token(api: Replica, token: str) -> bytes:
     where = urlsplit(api.url)
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
     head = f"GET /accounts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
@@ -307,13 +307,13 @@ async def exchange_with_token(api: Api, token: str) -> bytes:
 
 
 @pytest.mark.parametrize("given", ["a", "A-z.0_9", "x" * 64])
-async def test_a_sane_request_id_is_taken_over(api: Api, given: str) -> None:
+async def test_a_sane_request_id_is_taken_over(api: Replica, given: str) -> None:
     response = await api.raw("GET", "/accounts?x=1", headers={"X-Request-ID": given})
     assert response.headers["x-request-id"] == response.json()["error"]["request_id"] == given
 
 
 @pytest.mark.parametrize("given", ["", "x" * 65, "a b", 'a"b', "a/b", "{}", "é"])
-async def test_another_request_id_is_replaced(api: Api, given: str) -> None:
+async def test_another_request_id_is_replaced(api: Replica, given: str) -> None:
     response = await api.raw("GET", "/accounts?x=1", headers={"X-Request-ID": given.encode("latin-1")})
     made = response.headers["x-request-id"]
     assert made != given

@@ -12,8 +12,8 @@ import pytest_asyncio
 from app.api import middleware, routes_webhook
 from app.api.http_protocol import BoundedHttpProtocol
 from app.sandbox.webhooks import dashboard_test, encode_like_meta, sign
-from one_replica import Api, one_replica, token_of
-from serving import APP_SECRET, OPERATOR_KEY
+from tests.support.replica import Replica, one_replica, token_of
+from tests.support.serving import APP_SECRET, OPERATOR_KEY
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -24,7 +24,7 @@ METRICS_KEY = "metrics-of-the-test-suite"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api(module_stores: tuple[str, str]) -> AsyncIterator[Api]:
+async def api(module_stores: tuple[str, str]) -> AsyncIterator[Replica]:
     async with one_replica(*module_stores, metrics_api_key=METRICS_KEY) as api:
         yield api
 
@@ -46,7 +46,7 @@ class Connection:
             return await self.reader.read() == b""
 
 
-async def connect(api: Api) -> Connection:
+async def connect(api: Replica) -> Connection:
     where = urlsplit(api.url)
     return Connection(*await asyncio.open_connection(where.hostname, where.port))
 
@@ -60,7 +60,7 @@ async def connect(api: Api) -> Connection:
     "length", ["Content-Length: 4000000\r\n", "Content-Length: 10\r\n", "Transfer-Encoding: chunked\r\n"]
 )
 async def test_without_a_well_formed_signature_no_byte_of_the_body_is_waited_for(
-    api: Api, signature: str, length: str
+    api: Replica, signature: str, length: str
 ) -> None:
     connection = await connect(api)
     status, headers, body = await connection.ask(WEBHOOK + signature + length)
@@ -70,7 +70,7 @@ async def test_without_a_well_formed_signature_no_byte_of_the_body_is_waited_for
     connection.writer.close()
 
 
-async def test_the_refusal_arrives_although_the_client_sends_its_body_first(api: Api) -> None:
+async def test_the_refusal_arrives_although_the_client_sends_its_body_first(api: Replica) -> None:
     for head in (
         f"{WEBHOOK}Content-Length: 1000000\r\n", "POST /none HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n",
         "POST /accounts HTTP/1.1\r\nHost: x\r\nContent-Length: 1999999\r\n",
@@ -81,14 +81,14 @@ async def test_the_refusal_arrives_although_the_client_sends_its_body_first(api:
         connection.writer.close()
 
 
-async def test_a_client_that_asks_before_it_sends_is_refused_without_being_told_to_go_on(api: Api) -> None:
+async def test_a_client_that_asks_before_it_sends_is_refused_without_being_told_to_go_on(api: Replica) -> None:
     connection = await connect(api)
     status, _, _ = await connection.ask(f"{WEBHOOK}Expect: 100-continue\r\nContent-Length: 1000\r\n")
     assert status == 401
     connection.writer.close()
 
 
-async def test_after_an_error_whose_body_was_read_the_connection_is_kept(api: Api) -> None:
+async def test_after_an_error_whose_body_was_read_the_connection_is_kept(api: Replica) -> None:
     connection = await connect(api)
     operator = f"Host: x\r\nAuthorization: Bearer {OPERATOR_KEY}\r\nContent-Type: application/json\r\n"
     raw = encode_like_meta(dashboard_test())
@@ -108,7 +108,7 @@ async def test_after_an_error_whose_body_was_read_the_connection_is_kept(api: Ap
     connection.writer.close()
 
 
-async def test_answers_with_personal_data_are_kept_by_no_cache_and_guessed_by_no_browser(api: Api) -> None:
+async def test_answers_with_personal_data_are_kept_by_no_cache_and_guessed_by_no_browser(api: Replica) -> None:
     account = await api.new_account()
     for path in (
         "/accounts", f"/bot/profile?account_id={account['id']}", f"/conversations?account_id={account['id']}",
@@ -122,14 +122,14 @@ async def test_answers_with_personal_data_are_kept_by_no_cache_and_guessed_by_no
 @pytest.mark.parametrize(
     "path", ["/accounts/", "/conversations/?account_id=x", "/health/", "/webhook/whatsapp/", "//accounts"]
 )
-async def test_no_redirect_is_made_of_what_the_client_calls_the_host(api: Api, path: str) -> None:
+async def test_no_redirect_is_made_of_what_the_client_calls_the_host(api: Replica, path: str) -> None:
     response = await api.raw("GET", path, headers={"Host": "evil.test"}, follow_redirects=False)
     assert response.status_code in (400, 401, 404, 405)
     assert "location" not in response.headers
     assert "evil.test" not in response.text
 
 
-async def test_metrics_need_a_key_of_their_own_or_the_operators(api: Api) -> None:
+async def test_metrics_need_a_key_of_their_own_or_the_operators(api: Replica) -> None:
     async def status(bearer: str | None, path: str = "/metrics") -> int:
         headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
         return (await api.http.get(api.url + path, headers=headers)).status_code
@@ -143,7 +143,7 @@ async def test_metrics_need_a_key_of_their_own_or_the_operators(api: Api) -> Non
     ) is None
 
 
-async def test_ordinary_deliveries_are_taken_while_others_fill_what_bodies_may_take(api: Api) -> None:
+async def test_ordinary_deliveries_are_taken_while_others_fill_what_bodies_may_take(api: Replica) -> None:
     raw = encode_like_meta(dashboard_test())
     good = f"{WEBHOOK}X-Hub-Signature-256: {sign(APP_SECRET, raw)}\r\nContent-Length: {len(raw)}\r\n"
     holders = [await connect(api) for _ in range(9)]
@@ -168,7 +168,7 @@ async def test_ordinary_deliveries_are_taken_while_others_fill_what_bodies_may_t
     assert issubclass(BoundedHttpProtocol, asyncio.Protocol)
 
 
-async def test_what_bodies_took_is_given_back_however_they_end(api: Api) -> None:
+async def test_what_bodies_took_is_given_back_however_they_end(api: Replica) -> None:
     for path, signature in (("/webhook/whatsapp", WELL_FORMED), ("/accounts", "")):
         for _ in range(12):
             connection = await connect(api)
@@ -185,7 +185,7 @@ async def test_what_bodies_took_is_given_back_however_they_end(api: Api) -> None
 
 @pytest.mark.parametrize("depth", [63, 64, 65, 253, 254, 255, 1000, 100_000])
 @pytest.mark.parametrize("where", ["all", "message", "status", "contact"])
-async def test_a_signed_webhook_of_any_depth_is_taken(api: Api, depth: int, where: str) -> None:
+async def test_a_signed_webhook_of_any_depth_is_taken(api: Replica, depth: int, where: str) -> None:
     for start, end in (("[", "]"), ('{"a":', "}")):
         deep = start * depth + "1" + end * depth
         value = {"message": '{"messages":[%s]}', "status": '{"statuses":[%s]}', "contact": '{"contacts":%s}'}

@@ -22,10 +22,10 @@ import httpx
 import pytest
 
 from app.core.secrets import TokenCipher
+from app.demo.bakery import BAKERY
+from app.localhost.fleet import Served, _environment
+from app.localhost.processes import free_port, run
 from app.sandbox import webhooks as wa
-from app.sandbox.bakery import BAKERY
-from app.sandbox.fleet import Served, _environment
-from app.sandbox.processes import free_port, run
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "infra" / "deploy"

@@ -16,8 +16,8 @@ from fastapi import FastAPI
 
 from app.sandbox import webhooks as wa
 from app.sandbox.webhooks import encode_like_meta, signed_headers
-from one_replica import NUMBER, NUMBERS_TOKEN, Api, one_replica, token_of
-from serving import APP_SECRET, OPERATOR_KEY, served
+from tests.support.replica import NUMBER, NUMBERS_TOKEN, Replica, one_replica, token_of
+from tests.support.serving import APP_SECRET, OPERATOR_KEY, served
 
 SECONDS = int(os.environ.get("FUZZ_SECONDS", "60"))
 IS_LONG = "FUZZ_SECONDS" in os.environ
@@ -36,7 +36,7 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404",
 
 
 @pytest.fixture
-async def api(valkey_url: str, store_url: str) -> AsyncIterator[Api]:
+async def api(valkey_url: str, store_url: str) -> AsyncIterator[Replica]:
     async with one_replica(valkey_url, store_url) as api:
         yield api
 
@@ -68,14 +68,14 @@ async def schemathesis(
     return process.returncode, output.decode(errors="replace")
 
 
-async def failures_of_the_server(api: Api) -> float:
+async def failures_of_the_server(api: Replica) -> float:
     """Answers of 5xx so far, by the replica's own count."""
     text = (await api.raw("GET", "/metrics")).text
     counts = re.findall(r'^chorus_http_request_seconds_count\{.*status="5\d\d"\} ([\d.]+)$', text, re.MULTILINE)
     return sum(map(float, counts))
 
 
-async def a_conversation(api: Api, account_id: str) -> str:
+async def a_conversation(api: Replica, account_id: str) -> str:
     person = wa.Person("33612345678", "Amina")
     raw = encode_like_meta(wa.envelope(wa.messages_change(wa.Business(NUMBER), [wa.text(person, "Hi")], [person])))
     delivered = await api.http.post(f"{api.url}/webhook/whatsapp", content=raw, headers=signed_headers(APP_SECRET, raw))
@@ -86,7 +86,7 @@ async def a_conversation(api: Api, account_id: str) -> str:
     return str(page["items"][0]["id"])
 
 
-async def looked_at(api: Api, folder: Path, **how: Any) -> None:
+async def looked_at(api: Replica, folder: Path, **how: Any) -> None:
     before = await failures_of_the_server(api)
     code, output = await schemathesis(api.url, folder, seconds=SECONDS // 2, **how)
     if IS_LONG:
@@ -97,12 +97,12 @@ async def looked_at(api: Api, folder: Path, **how: Any) -> None:
 
 
 @pytest.mark.timeout(SECONDS + SPARE_SECONDS)
-async def test_whatever_an_operator_sends_the_answer_is_one_of_the_document(api: Api, tmp_path: Path) -> None:
+async def test_whatever_an_operator_sends_the_answer_is_one_of_the_document(api: Replica, tmp_path: Path) -> None:
     await looked_at(api, tmp_path, bearer=OPERATOR_KEY)
 
 
 @pytest.mark.timeout(SECONDS + SPARE_SECONDS)
-async def test_whatever_a_member_sends_the_answer_is_one_of_the_document(api: Api, tmp_path: Path) -> None:
+async def test_whatever_a_member_sends_the_answer_is_one_of_the_document(api: Replica, tmp_path: Path) -> None:
     account = await api.new_account(owner="ada", phone_number_id=NUMBER, access_token=NUMBERS_TOKEN)
     known = {"account_id": account["id"], "conversation_id": await a_conversation(api, account["id"])}
     await looked_at(api, tmp_path, bearer=token_of("ada"), parameters=known)

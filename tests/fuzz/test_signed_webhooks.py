@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from app.sandbox import webhooks as wa
 from app.sandbox.webhooks import signed_headers
-from field_cases import FOLDER, case
-from one_replica import NUMBER, NUMBERS_TOKEN, Api, one_replica
-from serving import APP_SECRET
+from tests.support.field_cases import FOLDER, case
+from tests.support.replica import NUMBER, NUMBERS_TOKEN, Replica, one_replica
+from tests.support.serving import APP_SECRET
 
 IS_LONG = "FUZZ_SECONDS" in os.environ
 PAYLOADS = int(os.environ.get("FUZZ_PAYLOADS", "30000" if IS_LONG else "300"))
@@ -143,7 +143,7 @@ def is_json(raw: bytes) -> bool:
     return True
 
 
-async def send_all(api: Api, raws: Sequence[bytes]) -> Counter[int]:
+async def send_all(api: Replica, raws: Sequence[bytes]) -> Counter[int]:
     """Status -> how many; every answer is asserted."""
     seen: Counter[int] = Counter()
     left = list(raws)
@@ -161,7 +161,7 @@ async def send_all(api: Api, raws: Sequence[bytes]) -> Counter[int]:
     return seen
 
 
-async def until_idle(api: Api) -> dict[str, Any]:
+async def until_idle(api: Replica) -> dict[str, Any]:
     deadline = time.monotonic() + IDLE_SECONDS
     while (queue := await api("GET", "/admin/queue"))["pending"]:
         assert time.monotonic() < deadline, queue
@@ -169,7 +169,7 @@ async def until_idle(api: Api) -> dict[str, Any]:
     return dict(queue)
 
 
-async def reasons_of_dead_letters(api: Api) -> Counter[str]:
+async def reasons_of_dead_letters(api: Replica) -> Counter[str]:
     reasons: Counter[str] = Counter()
     cursor = ""
     while True:
@@ -190,7 +190,7 @@ async def test_whatever_is_signed_is_answered_and_handled(
         await all_are_handled(api, raws, caplog)
 
 
-async def all_are_handled(api: Api, raws: Sequence[bytes], caplog: pytest.LogCaptureFixture) -> None:
+async def all_are_handled(api: Replica, raws: Sequence[bytes], caplog: pytest.LogCaptureFixture) -> None:
     await api.new_account(phone_number_id=NUMBER, access_token=NUMBERS_TOKEN)
     caplog.set_level("ERROR")
     seen = await send_all(api, raws)

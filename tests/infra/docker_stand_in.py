@@ -63,4 +63,4 @@ if __name__ == "__main__":
     said = docker(loaded, sys.argv[1:])
     STATE.write_text(json.dumps(loaded))
     if said:
-        print(said)  # noqa: T201
+        print(said)

@@ -16,7 +16,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from app.api import routes_accounts, routes_bot, routes_conversations
-from balancer import balancer, needs_haproxy
+from tests.support.balancer import balancer, needs_haproxy
 
 from .test_tls_front import CADDY, caddy
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from app.sandbox.processes import run
+from app.localhost.processes import run
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "infra" / "deploy"
 STAND_IN = Path(__file__).with_name("docker_stand_in.py")

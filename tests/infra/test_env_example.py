@@ -12,8 +12,8 @@ import pytest
 import yaml
 from dotenv import dotenv_values
 
-from app.core.config import Settings, load_settings, misspelt_settings
 from app.core.secrets import TokenCipher
+from app.settings import Settings, load_settings, misspelt_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")

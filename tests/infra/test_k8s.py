@@ -10,8 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from app.core.config import Settings
 from app.core.registry import STALE_AFTER_SECONDS
+from app.settings import Settings
 
 FOLDER = Path(__file__).resolve().parents[2] / "infra" / "k8s"
 KUSTOMIZATION: dict[str, Any] = yaml.safe_load((FOLDER / "kustomization.yaml").read_text(encoding="utf-8"))

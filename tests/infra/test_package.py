@@ -39,10 +39,12 @@ def _unpacked(wheel: Path, folder: Path) -> Path:
 
 
 def _image(folder: Path) -> Path:
-    """The code as the Dockerfile lays it out; the root of `app`."""
+    """The code as the Dockerfile lays it out, without what .dockerignore names; the root of `app`."""
     text = (ROOT / "infra" / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    left_out = [Path(line).name for line in ignored if line.startswith("backend/app/")]
     for source, target in re.findall(r"^COPY (?!--from)(\S*/\S+) (\S+)$", text, flags=re.MULTILINE):
-        shutil.copytree(ROOT / source, folder / target, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / source, folder / target, ignore=shutil.ignore_patterns("__pycache__", *left_out))
     assert "PYTHONPATH=/srv/chorus/backend" in text
     return folder / "backend"
 

@@ -17,8 +17,8 @@ from app.adapters.migrations import MINIMUM_VERSION, apply_migrations, read_migr
 from app.adapters.postgres_store import PostgresStore
 from app.core.queue import Event
 from app.domain.models import Author, InboundMessage
-from app.sandbox.processes import ChildProcess, free_port, run
-from app.sandbox.servers.location import Location
+from app.localhost.location import Location
+from app.localhost.processes import ChildProcess, free_port, run
 
 VERSIONS = range(MINIMUM_VERSION, 18)
 """The embedded one is 18."""

@@ -17,9 +17,9 @@ from app.core.redis.client import connect
 from app.core.redis.door import Door
 from app.main import create_app
 from app.sandbox import webhooks as wa
-from guarded_redis import Guarded, guarded_redis
-from redis_servers import HOW_TO_GET_ONE, SUPPORTED, server_of
-from serving import APP_SECRET, outside_world, served, settings_of
+from tests.support.guarded_redis import Guarded, guarded_redis
+from tests.support.redis_servers import HOW_TO_GET_ONE, SUPPORTED, server_of
+from tests.support.serving import APP_SECRET, outside_world, served, settings_of
 
 
 @pytest.fixture(params=SUPPORTED)

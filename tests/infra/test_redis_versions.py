@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import redis as redis_sync
 
-from app.sandbox.processes import ChildProcess, free_port
-from redis_servers import HOW_TO_GET_ONE, SUPPORTED, server_of
+from app.localhost.processes import ChildProcess, free_port
+from tests.support.redis_servers import HOW_TO_GET_ONE, SUPPORTED, server_of
 
 CORE = Path(__file__).resolve().parents[2] / "backend" / "app" / "core"
 SCRIPTS = sorted((CORE / "lua").glob("*.lua"))

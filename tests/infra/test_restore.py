@@ -17,9 +17,9 @@ import pytest
 from app.adapters.migrations import newer_migrations, pending_migrations
 from app.adapters.postgres_store import PostgresStore
 from app.domain.models import Role
-from app.sandbox.processes import run
-from app.sandbox.servers import Postgres, remove_data
-from app.sandbox.servers.location import Location, locate
+from app.localhost.location import Location, locate
+from app.localhost.processes import run
+from app.localhost.servers import Postgres, remove_data
 
 INFRA = Path(__file__).resolve().parents[2] / "infra" / "postgres"
 

@@ -17,13 +17,13 @@ import redis as redis_sync
 from click.testing import CliRunner
 
 from app.cli import main
-from app.core.config import Settings
+from app.localhost.location import Location
 from app.main import create_app
 from app.sandbox import webhooks as wa
 from app.sandbox.app import running_sandbox
-from app.sandbox.servers.location import Location
-from guarded_redis import Guarded, guarded_redis
-from serving import APP_SECRET, OPERATOR_KEY, served, settings_of
+from app.settings import Settings
+from tests.support.guarded_redis import Guarded, guarded_redis
+from tests.support.serving import APP_SECRET, OPERATOR_KEY, served, settings_of
 
 RUNBOOKS = Path(__file__).resolve().parents[2] / "docs" / "runbooks"
 NUMBER = "106540352242922"

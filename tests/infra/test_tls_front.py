@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from app.sandbox.processes import ChildProcess, free_port
+from app.localhost.processes import ChildProcess, free_port
 
 CADDYFILE = Path(__file__).resolve().parents[2] / "infra" / "caddy" / "Caddyfile"
 CADDY = shutil.which("caddy")

@@ -15,13 +15,13 @@ from app.adapters.postgres_store import PostgresStore
 from app.api.deps import OPERATOR
 from app.cli import main
 from app.core.cache import Cache, join_fleet
-from app.core.config import Settings
 from app.core.http_client import close_http_client
 from app.core.secrets import SecretError, TokenCipher
 from app.domain.models import Account
 from app.sandbox.app import running_sandbox
 from app.sandbox.config import SandboxAccount, SandboxConfig
 from app.services.account_service import AccountService
+from app.settings import Settings
 
 OLD, NEW, LOST = (TokenCipher.generate_key() for _ in range(3))
 NUMBER = "106540352242922"

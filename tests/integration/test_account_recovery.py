@@ -28,9 +28,10 @@ from app.services import breaker_service, delivery
 from app.services.account_watch import AccountWatch
 from app.services.breaker_service import BreakerAction, BreakerService
 from app.services.cache_relay import CacheRelay
+from tests.support.breaker_kit import PATIENT
+from tests.support.queue_kit import claim_one
 
 from .conftest import MakeOffice, Office
-from .queue_kit import claim_one
 
 BAR_SECONDS = 5.0
 """From the change of the account to the last answer (the issue's bar)."""
@@ -42,7 +43,7 @@ async def part_of_a_fleet(office: Office, valkey_url: str) -> AsyncIterator[Brea
     async with AsyncExitStack() as stack:
         door = Door.to(valkey_url)
         stack.push_async_callback(door.aclose)
-        fleet = BreakerFleet(door, namespace="test", replica_id="a")
+        fleet = BreakerFleet(door, namespace="test", replica_id="a", timings=PATIENT)
         fleet.join(*CIRCUIT_BREAKERS.values(), whatsapp_account_breakers)
         stack.push_async_callback(fleet.leave)
         await fleet.sync()
@@ -60,7 +61,7 @@ async def part_of_a_fleet(office: Office, valkey_url: str) -> AsyncIterator[Brea
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch, patient: None) -> None:
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery, "ACCOUNT_RETRY_SECONDS", 0.2)
     monkeypatch.setattr(breaker_service, "WAKE_AGAIN_SECONDS", 0.3)
 

@@ -11,7 +11,7 @@ from app.core.allowance import Allowance
 from app.core.errors import Unavailable
 from app.core.redis.client import Redis, connect
 from app.core.redis.door import Door
-from app.sandbox.servers import Valkey
+from app.localhost.servers import Valkey
 
 
 @pytest.fixture

@@ -9,14 +9,13 @@ import pytest
 
 from app.core.errors import Unavailable
 from app.core.secrets import TokenCipher
+from app.demo.bakery import BAKERY
 from app.domain.models import Author, Conversation, HandoverReason, ReplyState
 from app.domain.webhook import parse_webhook
+from app.localhost.servers import Valkey
 from app.sandbox import webhooks as wa
-from app.sandbox.bakery import BAKERY
-from app.sandbox.servers import Valkey
 from app.services.ingest_service import encode
-
-from .conftest import MakeOffice, Office
+from tests.support.office import MakeOffice, Office
 
 
 async def conversation(office: Office) -> Conversation:
@@ -277,7 +276,7 @@ async def test_service_trouble_is_retried_and_the_text_is_generated_once(make_of
 
 
 async def test_a_send_whose_answer_was_lost_is_proven_by_its_status_and_not_repeated(make_office: MakeOffice) -> None:
-    office = await make_office(reconcile_seconds=1)
+    office = await make_office(send_reconcile_seconds=1)
     person = office.person()
     message = wa.text(person, "Hello?")
     await office.control.add_fault(

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from breaker_kit import POLICY, Replica, until
-from proxy import Proxy, proxied
+from tests.support.breaker_kit import POLICY, BreakerReplica, until
+from tests.support.proxy import Proxy, proxied
 
 LONG = replace(POLICY, open_seconds=30.0, max_open_seconds=60.0)
 """Whatever closes such a circuit within a test was the fleet's word, not time."""
@@ -19,7 +19,7 @@ LONG = replace(POLICY, open_seconds=30.0, max_open_seconds=60.0)
 class Pair:
     """`cut` reaches Redis through a line that fails on demand; `well` always does."""
 
-    def __init__(self, cut: Replica, well: Replica, line: Proxy) -> None:
+    def __init__(self, cut: BreakerReplica, well: BreakerReplica, line: Proxy) -> None:
         self.cut = cut
         self.well = well
         self.line = line
@@ -37,14 +37,17 @@ class Pair:
 async def pair(valkey_url: str) -> AsyncIterator[Pair]:
     async with AsyncExitStack() as stack:
         line = await stack.enter_async_context(proxied(valkey_url))
-        cut, well = Replica(line.url, "cut", LONG, replicas=2), Replica(valkey_url, "well", LONG, replicas=2)
+        cut, well = (
+            BreakerReplica(line.url, "cut", LONG, replicas=2),
+            BreakerReplica(valkey_url, "well", LONG, replicas=2),
+        )
         for replica in (cut, well):
             stack.push_async_callback(replica.stop)
             await replica.start()
         yield Pair(cut, well, line)
 
 
-async def fail(replica: Replica, times: int = LONG.failure_threshold) -> None:
+async def fail(replica: BreakerReplica, times: int = LONG.failure_threshold) -> None:
     replica.fails()
     for _ in range(times):
         await replica.call()

@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack
 import pytest
 
 from app.core.cache import Cache, join_fleet
-from fakes import Source
-from proxy import Proxy, proxied
+from tests.support.fakes import Source
+from tests.support.proxy import Proxy, proxied
 
 KEYS = [f"user:{number}" for number in range(40)]
 

@@ -13,9 +13,7 @@ from app.core.cache import shard as shard_module
 from app.core.cache.channel import Channel
 from app.core.cache.memory import Flight
 from app.core.redis.script import Script
-from cache_sim import World
-
-from .cache_races import (
+from tests.support.cache_races import (
     SCENARIOS,
     a_clock_of_the_server_that_steps_back,
     a_cut_channel,
@@ -31,6 +29,7 @@ from .cache_races import (
     machine,
     settled_read,
 )
+from tests.support.cache_sim import SimWorld
 
 SETTINGS = settings(max_examples=50, stateful_step_count=60, suppress_health_check=list(HealthCheck))
 
@@ -40,8 +39,8 @@ def test_no_read_after_an_invalidation_returns_an_older_value(valkey_url):
 
 
 @pytest.fixture
-def world(valkey_url) -> Iterator[World]:
-    world = World(valkey_url, 2)
+def world(valkey_url) -> Iterator[SimWorld]:
+    world = SimWorld(valkey_url, 2)
     yield world
     world.close()
 
@@ -51,7 +50,7 @@ def test_a_known_race_leaves_nothing_stale(world, scenario):
     leaves_nothing_stale(world, scenario)
 
 
-def fail_over_without_the_last_edit(world: World, *, heard: bool = True) -> None:
+def fail_over_without_the_last_edit(world: SimWorld, *, heard: bool = True) -> None:
     """The new primary lacks it: the old value is there again, and the relay has forgotten the edit long ago."""
     a, b = world.replicas
     settled_read(world, 0)
@@ -69,12 +68,12 @@ def fail_over_without_the_last_edit(world: World, *, heard: bool = True) -> None
         world.server.restore(name, 300_000, data)
 
 
-def anybody_invalidates_anything(world: World) -> None:
+def anybody_invalidates_anything(world: SimWorld) -> None:
     """Its number is above every one of before: time has passed."""
     world.run(shard_module.INVALIDATE, ["sim:{c0}:"], ["another-process", "", 0, "zzz:9", "zzz"])
 
 
-def nothing_happens(world: World) -> None:
+def nothing_happens(world: SimWorld) -> None:
     """The sequence is the one of before the edit."""
 
 
@@ -211,7 +210,7 @@ def no_flush_check(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-MUTATIONS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[World], None]]] = [
+MUTATIONS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[SimWorld], None]]] = [
     (no_lease_check, a_load_overtaken_by_an_edit),
     (no_lease_kill, a_load_overtaken_by_an_edit),
     (no_generation_check, a_group_invalidated_during_a_load),
@@ -232,7 +231,7 @@ MUTATIONS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[World], No
 @pytest.mark.parametrize(("mutation", "scenario"), MUTATIONS, ids=lambda part: part.__name__)
 def test_without_this_guard_the_race_is_lost(valkey_url, monkeypatch, mutation, scenario):
     mutation(monkeypatch)
-    world = World(valkey_url, 2)
+    world = SimWorld(valkey_url, 2)
     try:
         with pytest.raises(AssertionError):
             leaves_nothing_stale(world, scenario)

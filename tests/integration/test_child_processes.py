@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.sandbox.processes import ChildProcess, FileLock, ProcessError, free_port, stop_leftover
+from app.localhost.processes import ChildProcess, FileLock, ProcessError, free_port, stop_leftover
 
 SAYS_READY = "print('ready', flush=True); import time; time.sleep(60)"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SAYS_READY}"

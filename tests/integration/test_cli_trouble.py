@@ -17,11 +17,11 @@ from click import Group
 from click.testing import CliRunner, Result
 
 from app.cli import main
-from app.core.config import Settings
 from app.core.secrets import TokenCipher
-from app.sandbox.servers import Postgres, Valkey
-from fakes import peer
-from tls import running_fronts
+from app.localhost.servers import Postgres, Valkey
+from app.settings import Settings
+from tests.support.fakes import peer
+from tests.support.tls import running_fronts
 
 Chorus = Callable[..., Result]
 

@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 from starlette.types import Receive, Scope, Send
 
 from app.api.http_protocol import ConnectionLimits
-from serving import served
+from tests.support.serving import served
 
 LIMITS = ConnectionLimits(
     connections=20,

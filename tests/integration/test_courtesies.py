@@ -12,8 +12,7 @@ import pytest
 
 from app.core.circuit_breaker import whatsapp_account_breakers, whatsapp_circuit_breaker
 from app.sandbox import webhooks as wa
-
-from .conftest import MakeOffice, Office
+from tests.support.office import MakeOffice, Office
 
 logger = logging.getLogger(__name__)
 

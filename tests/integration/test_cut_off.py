@@ -12,9 +12,9 @@ import httpx
 
 from app.main import create_app
 from app.wiring import PROBE_SECONDS
-from balancer import balancer, needs_haproxy
-from proxy import proxied
-from serving import Outside, served, settings_of
+from tests.support.balancer import balancer, needs_haproxy
+from tests.support.proxy import proxied
+from tests.support.serving import OutsideWorld, served, settings_of
 
 CHECKS = 2
 
@@ -29,7 +29,7 @@ async def _seconds_until(is_so: Callable[[], bool]) -> float:
 
 @needs_haproxy
 async def test_a_cut_off_replica_is_out_within_two_check_intervals_and_back_within_two(
-    valkey_url: str, store_url: str, outside: Outside, tmp_path: Path
+    valkey_url: str, store_url: str, outside: OutsideWorld, tmp_path: Path
 ) -> None:
     async with proxied(valkey_url) as redis, proxied(store_url) as postgres:
         settings = settings_of(outside.url, redis.url, postgres.url)
@@ -49,6 +49,6 @@ async def test_a_cut_off_replica_is_out_within_two_check_intervals_and_back_with
                 back = await _seconds_until(lambda: front.states() == {"backend1": "UP"})
             finally:
                 await asyncio.to_thread(starting.__exit__, None, None, None)
-    print(f"\ncut off: out of rotation after {out:.2f} s, back after {back:.2f} s")  # noqa: T201
+    print(f"\ncut off: out of rotation after {out:.2f} s, back after {back:.2f} s")
     assert out <= CHECKS * PROBE_SECONDS
     assert back <= CHECKS * PROBE_SECONDS

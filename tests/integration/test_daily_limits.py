@@ -7,12 +7,11 @@ import logging
 import pytest
 from prometheus_client import REGISTRY
 
+from app.demo.bakery import BAKERY
 from app.domain.models import Conversation, HandoverReason
 from app.domain.usage import DailyLimits
 from app.sandbox import webhooks as wa
-from app.sandbox.bakery import BAKERY
-
-from .conftest import MakeOffice, Office
+from tests.support.office import MakeOffice, Office
 
 QUESTION = "Do you have vegan pastries?"
 
@@ -62,8 +61,8 @@ async def test_the_conversation_that_has_had_its_answers_gets_the_fallback_once_
     assert not (await conversation_with(office, bruno)).needs_human
     assert counted("daily_messages_per_conversation") == before + 3
     (line,) = told(caplog)
-    assert line.limit == "daily_messages_per_conversation"  # type: ignore[attr-defined]
-    assert line.conversation == found.id  # type: ignore[attr-defined]
+    assert line.limit == "daily_messages_per_conversation"
+    assert line.conversation == found.id
 
 
 @pytest.mark.parametrize("limits", [DailyLimits(messages_per_account=3), DailyLimits(tokens_per_account=1000)])

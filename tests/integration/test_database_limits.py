@@ -14,9 +14,8 @@ from app.core.circuit_breaker import State, supabase_circuit_breaker
 from app.core.http_client import close_http_client
 from app.main import create_app
 from app.sandbox import webhooks as wa
-from serving import OPERATOR_KEY, outside_world, served, settings_of
-
-from .conftest import MakeOffice
+from tests.support.office import MakeOffice
+from tests.support.serving import OPERATOR_KEY, outside_world, served, settings_of
 
 BACK_SECONDS = 6.0
 """From the end of the trouble to the answer: two seconds in the mailbox, one between two tries, and a slow machine."""

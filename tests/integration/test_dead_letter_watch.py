@@ -10,8 +10,8 @@ from app.core.queue import Claim
 from app.domain.models import HandoverReason
 from app.sandbox import webhooks as wa
 from app.services.conversation_service import outbound_event
-from integration.desk import Desk, desk
-from integration.queue_kit import claim_one, eventually
+from tests.support.desk import Desk, desk
+from tests.support.queue_kit import claim_one, eventually
 
 
 @pytest.fixture

@@ -20,14 +20,14 @@ from app.adapters.postgres_store import PostgresStore
 from app.adapters.row_security import expected_policies, policies_of
 from app.api.deps import OPERATOR
 from app.cli import main
-from app.core.config import Settings
 from app.core.secrets import TokenCipher
 from app.doctor.findings import Finding, bounded
 from app.sandbox.app import running_sandbox
 from app.sandbox.config import SandboxConfig
 from app.services.account_service import AccountService
-from fakes import peer
-from tls import running_fronts
+from app.settings import Settings
+from tests.support.fakes import peer
+from tests.support.tls import running_fronts
 
 FIRST, SECOND, LOST = (TokenCipher.generate_key() for _ in range(3))
 NEWEST = read_migrations()[-1].version

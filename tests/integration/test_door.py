@@ -14,8 +14,8 @@ import redis
 from app.core.errors import Unavailable
 from app.core.redis.door import Door, DoorTimings, NotAsked
 from app.core.redis.script import Script
-from app.sandbox.servers import Valkey
-from proxy import proxied
+from app.localhost.servers import Valkey
+from tests.support.proxy import proxied
 
 MANY = 8
 

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.core.config import Settings
 from app.core.egress import Egress
 from app.core.http_client import (
     ConnectFailed,
@@ -22,8 +21,9 @@ from app.core.http_client import (
     leave_by,
     request,
 )
-from fakes import peer, read_request, response
-from tls import TlsFronts, running_fronts
+from app.settings import Settings
+from tests.support.fakes import peer, read_request, response
+from tests.support.tls import TlsFronts, running_fronts
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ async def _answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 
 
 def settings(**given: object) -> Settings:
-    return Settings(_env_file=None, **given)  # type: ignore[arg-type, call-arg]
+    return Settings(_env_file=None, **given)
 
 
 async def test_requests_go_through_the_proxy_and_believe_the_private_ca(fronts: TlsFronts) -> None:

@@ -16,10 +16,10 @@ import asyncpg
 import pytest
 import redis
 
-from app.sandbox.processes import FileLock, ProcessError, children_of, free_port
-from app.sandbox.servers import EmbeddedServerError, EmbeddedServers, Postgres, Valkey, remove_data, start_servers
-from app.sandbox.servers import server as server_module
-from app.sandbox.servers.location import Location, _package_folder, folders_used
+from app.localhost import server as server_module
+from app.localhost.location import Location, _package_folder, folders_used
+from app.localhost.processes import FileLock, ProcessError, children_of, free_port
+from app.localhost.servers import EmbeddedServerError, EmbeddedServers, Postgres, Valkey, remove_data, start_servers
 
 BACKEND = Path(__file__).parents[2] / "backend"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -28,7 +28,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 OWNER = """
 import json, sys
 from pathlib import Path
-from app.sandbox.servers import start_servers
+from app.localhost.servers import start_servers
 with start_servers(Path(sys.argv[1]), durable=False) as servers:
     print(json.dumps([servers.redis_url, servers.database_url]), flush=True)
     sys.stdin.read()
@@ -36,7 +36,7 @@ with start_servers(Path(sys.argv[1]), durable=False) as servers:
 # Everything is imported before the privileges go: the interpreter may be where only root can read.
 DROP_PRIVILEGES = """
 import encodings.idna, json, os, platform, pwd, sys
-import app.sandbox.servers
+import app.localhost.servers
 platform.machine()
 nobody = pwd.getpwnam("nobody")
 os.setgroups([]); os.setgid(nobody.pw_gid); os.setuid(nobody.pw_uid)

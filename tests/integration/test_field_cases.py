@@ -22,9 +22,8 @@ from app.domain.models import Conversation, HandoverReason, Message, User
 from app.sandbox import webhooks as wa
 from app.sandbox.webhooks import encode_like_meta, signed_headers
 from app.services.account_service import AccountService
-from field_cases import case, enveloped
-
-from .conftest import MakeOffice, Office
+from tests.support.field_cases import case, enveloped
+from tests.support.office import MakeOffice, Office
 
 SECRET = "s" * 16
 

@@ -10,18 +10,21 @@ import pytest
 
 from app.core.circuit_breaker import BreakerPolicy, State
 from app.core.errors import Unavailable
-from breaker_kit import POLICY, Replica, until
+from tests.support.breaker_kit import PATIENT, POLICY, BreakerReplica, until
 
-Make = Callable[..., Awaitable[list[Replica]]]
+Make = Callable[..., Awaitable[list[BreakerReplica]]]
 
 
 @pytest.fixture
-async def make(valkey_url: str, patient: None) -> AsyncIterator[Make]:
+async def make(valkey_url: str) -> AsyncIterator[Make]:
     """`await make(3)`: three replicas that follow the fleet."""
-    made: list[Replica] = []
+    made: list[BreakerReplica] = []
 
-    async def make(count: int, policy: BreakerPolicy = POLICY, *, started: bool = True) -> list[Replica]:
-        new = [Replica(valkey_url, f"replica-{len(made) + n}", policy, replicas=count) for n in range(count)]
+    async def make(count: int, policy: BreakerPolicy = POLICY, *, started: bool = True) -> list[BreakerReplica]:
+        new = [
+            BreakerReplica(valkey_url, f"replica-{len(made) + n}", policy, replicas=count, timings=PATIENT)
+            for n in range(count)
+        ]
         made.extend(new)
         for replica in new:
             if started:
@@ -33,14 +36,14 @@ async def make(valkey_url: str, patient: None) -> AsyncIterator[Make]:
         await replica.stop()
 
 
-async def five_failures(*replicas: Replica) -> None:
+async def five_failures(*replicas: BreakerReplica) -> None:
     for replica in replicas:
         replica.fails()
     for n in range(5):
         await replicas[n % len(replicas)].call()
 
 
-async def trip(replicas: list[Replica]) -> None:
+async def trip(replicas: list[BreakerReplica]) -> None:
     await five_failures(*replicas)
     await until(lambda: all(replica.state == "open" for replica in replicas))
 
@@ -142,8 +145,8 @@ async def test_a_failure_rate_trips_without_any_failures_in_a_row(make: Make):
         await replica.call()
         await asyncio.gather(*(each.fleet.sync() for each in replicas))
     await until(lambda: all(replica.state == "open" for replica in replicas))
-    words = await replicas[0].fleet.list(["some_api"])
-    assert words["some_api"].view.why == "failure rate: ConnectFailed: ConnectError"
+    states = await replicas[0].fleet.list(["some_api"])
+    assert states["some_api"].view.why == "failure rate: ConnectFailed: ConnectError"
 
 
 async def test_slow_calls_trip_although_none_fails(make: Make):
@@ -225,7 +228,7 @@ async def test_a_call_cancelled_while_it_asks_gives_back_what_it_is_granted(make
     one, other = await make(2)
     await trip([one, other])
     await asyncio.sleep(POLICY.open_seconds)
-    ask, asked, go_on = one.fleet.run_script, asyncio.Event(), asyncio.Event()
+    ask, asked, go_on = one.fleet._connection.run, asyncio.Event(), asyncio.Event()
 
     async def slowly(*call):
         answer = await ask(*call)
@@ -233,7 +236,7 @@ async def test_a_call_cancelled_while_it_asks_gives_back_what_it_is_granted(make
         await go_on.wait()
         return answer
 
-    one.fleet.run_script = slowly
+    one.fleet._connection.run = slowly
     call = asyncio.create_task(one.call())
     await asked.wait()
     call.cancel()
@@ -310,8 +313,8 @@ async def test_every_replica_and_the_list_name_the_last_failure_in_words(make: M
     one.fails(wrong_key)
     await one.call()
     await until(lambda: other.breaker.snapshot().failure_count == 1)
-    word = (await other.fleet.list(["some_api"]))["some_api"]
-    assert (word.view.state.value, word.last_failure) == ("closed", "HTTP 400 API_KEY_INVALID")
+    told = (await other.fleet.list(["some_api"]))["some_api"]
+    assert (told.view.state.value, told.last_failure) == ("closed", "HTTP 400 API_KEY_INVALID")
     one.fails(wrong_key)
     other.fails(wrong_key)
     for replica in (other, one, other, one):

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from app.core.redis.client import Redis, connect
 from app.main import create_app
-from serving import Outside, served, settings_of
+from tests.support.serving import OutsideWorld, served, settings_of
 
 REQUESTS = 1000
 ROUTES = ("/health", "/health/ready", "/health/live")
@@ -25,7 +25,7 @@ async def _commands(redis: Redis) -> Counter[str]:
     return Counter({name.removeprefix("cmdstat_"): row["calls"] for name, row in stats.items()})
 
 
-async def test_a_thousand_questions_call_nobody(valkey_url: str, store_url: str, outside: Outside) -> None:
+async def test_a_thousand_questions_call_nobody(valkey_url: str, store_url: str, outside: OutsideWorld) -> None:
     world = outside
     redis = connect(valkey_url, timeout_seconds=1)
     app = create_app(settings_of(world.url, valkey_url, store_url, app_role="api"))
@@ -49,7 +49,7 @@ async def test_a_thousand_questions_call_nobody(valkey_url: str, store_url: str,
 
 
 async def test_health_answers_at_least_half_as_fast_as_a_constant(
-    valkey_url: str, store_url: str, outside: Outside
+    valkey_url: str, store_url: str, outside: OutsideWorld
 ) -> None:
     app = create_app(settings_of(outside.url, valkey_url, store_url, app_role="api"))
     _add_constant(app)
@@ -57,7 +57,7 @@ async def test_health_answers_at_least_half_as_fast_as_a_constant(
     async with served(app) as base:
         for path in ("/constant", "/health", "/constant", "/health", "/health/ready"):
             rates[path] = max(rates.get(path, 0.0), await _rate(base + path))
-    print({path: round(rate) for path, rate in rates.items()})  # noqa: T201
+    print({path: round(rate) for path, rate in rates.items()})
     assert rates["/health"] >= 0.5 * rates["/constant"]
 
 

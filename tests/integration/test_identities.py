@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 
 from app.api.schemas import MessagePage
+from app.demo.bakery import BAKERY
 from app.domain.errors import Conflict
 from app.domain.models import Conversation, ReplyState, User
 from app.domain.webhook import to_inbound
 from app.sandbox import webhooks as wa
-from app.sandbox.bakery import BAKERY
 from app.services.inbox_worker import _Hold
 from app.services.ingest_service import decode
-
-from .conftest import MakeOffice, Office
+from tests.support.office import MakeOffice, Office
 
 OPERATOR = User("operator", is_operator=True)
 VEGAN, WHERE = "Do you have vegan pastries?", "Where are you?"

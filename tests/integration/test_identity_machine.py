@@ -7,7 +7,7 @@ import asyncio
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from .identity_machine import Identities, World
+from tests.support.identity_machine import Identities, IdentityTables
 
 SETTINGS = settings(
     max_examples=150,
@@ -21,7 +21,7 @@ SETTINGS = settings(
 
 def test_nobody_has_two_conversations_and_no_conversation_has_two_people(store_url: str) -> None:
     with asyncio.Runner() as runner:
-        world = World(store_url, runner)
+        world = IdentityTables(store_url, runner)
         try:
             run_state_machine_as_test(type("Histories", (Identities,), {"world": world}), settings=SETTINGS)
         finally:

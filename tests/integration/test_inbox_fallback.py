@@ -15,7 +15,7 @@ from app.core.errors import Unavailable
 from app.core.queue import Event, Queue, QueueFull
 from app.core.redis.door import Door, DoorTimings
 from app.domain.models import InboxState
-from app.sandbox.servers import Postgres, Valkey
+from app.localhost.servers import Postgres, Valkey
 from app.services.inbox_fallback import InboxFallback
 
 Make = Callable[..., Awaitable[tuple[InboxFallback, Queue]]]

@@ -13,10 +13,10 @@ from app.core.queue import Claim, Event, Queue, QueueFull
 from app.core.redis.client import connect
 from app.core.redis.door import Door
 from app.domain.errors import Unavailable
-from app.sandbox.servers import Postgres
+from app.localhost.servers import Postgres
 from app.services.ingest_service import whatsapp_id
 from app.services.journal import Journal
-from forgetful_redis import ForgetfulValkey, forgetful_valkey
+from tests.support.forgetful_redis import ForgetfulValkey, forgetful_valkey
 
 Make = Callable[..., Awaitable[tuple[Journal, Queue]]]
 

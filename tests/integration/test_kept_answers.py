@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from app.localhost.servers import Valkey
 from app.sandbox import webhooks as wa
-from app.sandbox.servers import Valkey
-
-from .conftest import MakeOffice, Office
+from tests.support.office import MakeOffice, Office
 
 
 async def generated(office: Office) -> int:

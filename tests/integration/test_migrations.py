@@ -26,9 +26,9 @@ from app.adapters.migrations import (
 from app.adapters.postgres_store import PostgresStore
 from app.core.queue import Event
 from app.domain.errors import ConfigurationError, Unavailable
-from app.sandbox.processes import run
-from app.sandbox.servers import Postgres, remove_data
-from app.sandbox.servers.location import locate
+from app.localhost.location import locate
+from app.localhost.processes import run
+from app.localhost.servers import Postgres, remove_data
 
 ALL = [migration.id for migration in read_migrations()]
 FOLLOWING = "29991231235959"

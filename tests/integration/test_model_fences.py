@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import asyncpg
 import pytest
 
-from app.core.circuit_breaker import gemini_circuit_breaker
+from app import wiring
+from app.core.circuit_breaker import BreakerFleet, gemini_circuit_breaker
+from tests.support.breaker_kit import PATIENT
 
 from .test_open_circuit_load import Town, town
 
@@ -27,7 +30,12 @@ async def answers(town: Town, shop: Any, many: int) -> float:
     return asyncio.get_running_loop().time() - started
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.fixture
+def patient_circuits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wiring, "BreakerFleet", partial(BreakerFleet, timings=PATIENT))
+
+
+@pytest.mark.usefixtures("patient_circuits")
 async def test_a_model_that_is_down_is_shown_by_name_and_opens_nothing_for_others(town: Town) -> None:
     broken, other = await town.new_shop(), await town.new_shop()
     await answers(town, other, 5)

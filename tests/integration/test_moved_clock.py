@@ -19,13 +19,13 @@ from app.core.queue import Queue
 from app.core.redis.door import Door
 from app.core.redis.script import Script
 from app.core.registry import Registry
-from app.sandbox.servers import remove_data
-from app.sandbox.servers.location import locate
-from breaker_kit import Replica, until
-from chaos.moved_clock import MovedValkey, needs_faketime
-from integration.queue_kit import Replicas, claim_one, event, eventually, ids
+from app.localhost.location import locate
+from app.localhost.servers import remove_data
+from tests.chaos.moved_clock import MovedValkey, needs_faketime
+from tests.support.breaker_kit import PATIENT, BreakerReplica, until
+from tests.support.queue_kit import Replicas, claim_one, event, eventually, ids
 
-pytestmark = [needs_faketime, pytest.mark.usefixtures("patient")]
+pytestmark = needs_faketime
 
 HOUR = 3600
 
@@ -149,7 +149,7 @@ async def test_a_hold_lasts_as_long_as_it_was_meant(server: MovedValkey, replica
 async def test_a_circuit_that_opened_while_the_clock_was_ahead_is_probed_in_time(
     server: MovedValkey, replicas: Replicas
 ) -> None:
-    replica = Replica(server.url, "a")
+    replica = BreakerReplica(server.url, "a", timings=PATIENT)
     await replica.start()
     try:
         with server.moved(HOUR):
@@ -168,7 +168,10 @@ async def test_a_circuit_that_opened_while_the_clock_was_ahead_is_probed_in_time
 async def test_the_permit_of_a_probe_that_died_while_the_clock_was_ahead_is_given_again(
     server: MovedValkey, replicas: Replicas
 ) -> None:
-    dying, other = Replica(server.url, "dying"), Replica(server.url, "other")
+    dying, other = (
+        BreakerReplica(server.url, "dying", timings=PATIENT),
+        BreakerReplica(server.url, "other", timings=PATIENT),
+    )
     await dying.start()
     await other.start()
     hang = asyncio.Event()
@@ -202,7 +205,7 @@ async def reported(replicas: Replicas, failures_in_a_row: int) -> None:
 
 
 async def test_failures_of_the_moment_ahead_do_not_count_for_an_hour(server: MovedValkey, replicas: Replicas) -> None:
-    replica = Replica(server.url, "a")
+    replica = BreakerReplica(server.url, "a", timings=PATIENT)
     await replica.start()
     try:
         with server.moved(HOUR):

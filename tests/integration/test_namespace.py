@@ -19,20 +19,20 @@ from click.testing import CliRunner, Result
 from app.adapters.migrations import apply_migrations
 from app.adapters.postgres_store import PostgresStore
 from app.cli import main
-from app.core.config import Settings
 from app.core.namespace import Binding
 from app.core.queue import Event, PutResult
 from app.core.redis.client import connect
 from app.core.redis.door import Door
 from app.core.secrets import TokenCipher
 from app.domain.errors import Unavailable
+from app.localhost.location import locate
+from app.localhost.servers import Postgres, Valkey, remove_data
 from app.main import create_app
 from app.sandbox import webhooks as wa
-from app.sandbox.servers import Postgres, Valkey, remove_data
-from app.sandbox.servers.location import locate
 from app.services.namespace_gate import NamespaceGate, short
-from conftest import _database
-from serving import APP_SECRET, outside_world, served, settings_of
+from app.settings import Settings
+from tests.conftest import _database
+from tests.support.serving import APP_SECRET, outside_world, served, settings_of
 
 EVENT = Event("1", "m", b"{}")
 

@@ -9,8 +9,7 @@ import pytest
 
 from app.core.circuit_breaker import supabase_circuit_breaker, whatsapp_account_breakers, whatsapp_circuit_breaker
 from app.sandbox import webhooks as wa
-
-from .conftest import MakeOffice, Office
+from tests.support.office import MakeOffice, Office
 
 
 def _handled(caplog: pytest.LogCaptureFixture, outcome: str) -> list[dict[str, object]]:

@@ -16,13 +16,13 @@ import pytest
 from app.core.cache import invalidate_cache_pattern
 from app.core.circuit_breaker import CircuitBreaker, gemini_circuit_breaker, whatsapp_account_breakers
 from app.core.http_client import close_http_client
+from app.demo.bakery import BAKERY
 from app.main import create_app
 from app.sandbox import webhooks as wa
 from app.sandbox.app import running_sandbox
-from app.sandbox.bakery import BAKERY
 from app.sandbox.client import SandboxClient
 from app.sandbox.config import Behaviour, SandboxConfig
-from serving import APP_SECRET, OPERATOR_KEY, served, settings_of
+from tests.support.serving import APP_SECRET, OPERATOR_KEY, served, settings_of
 
 WAITING = 100
 OPEN_SECONDS = 2.0

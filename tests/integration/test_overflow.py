@@ -9,9 +9,9 @@ import pytest
 from app.core.queue import QueueFull
 from app.domain.errors import Unavailable
 from app.domain.models import HandoverReason
+from app.localhost.servers import Postgres
 from app.sandbox import webhooks as wa
-from app.sandbox.servers import Postgres
-from integration.desk import Desk, desk
+from tests.support.desk import Desk, desk
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from app.core.pacing import Limit, Pacer
 from app.core.redis.client import Redis, connect
 from app.core.redis.door import Door
-from app.sandbox.processes import free_port
-from app.sandbox.servers import Valkey
+from app.localhost.processes import free_port
+from app.localhost.servers import Valkey
 
 FREE = Limit(0.000001, 1_000_000)
 

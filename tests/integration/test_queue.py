@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from app.core.queue import Event, LeaseLost, PutResult, Queue, QueueFull
-from integration.queue_kit import Replicas, accepted_ms, claim_one, event, eventually, ids
+from tests.support.queue_kit import Replicas, accepted_ms, claim_one, event, eventually, ids
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.core.queue import Event
-from integration.queue_kit import Replicas
+from tests.support.queue_kit import Replicas
 
 TEXT = b"a-kumquat-for-amina"
 

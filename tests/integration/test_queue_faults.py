@@ -11,8 +11,8 @@ import pytest
 
 from app.core.queue import PutResult, QueueUnavailable
 from app.core.redis.door import Door, DoorTimings
-from app.sandbox.servers import Valkey
-from integration.queue_kit import Replicas, claim_one, event, eventually, ids, waiting
+from app.localhost.servers import Valkey
+from tests.support.queue_kit import Replicas, claim_one, event, eventually, ids, waiting
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from app.core.queue import QueueFull
-from integration.queue_kit import Replicas, claim_one, event
+from tests.support.queue_kit import Replicas, claim_one, event
 
 LEASE_SECONDS = 0.2
 

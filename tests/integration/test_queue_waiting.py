@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, suppress
 import pytest
 
 from app.core.queue import PutResult
-from integration.queue_kit import Replicas, claim_one, event, eventually, waiting
+from tests.support.queue_kit import Replicas, claim_one, event, eventually, waiting
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from app.core.queue import Claim, Queue, put_off
-
-from .queue_kit import Replicas, claim_one, event, waiting
+from tests.support.queue_kit import Replicas, claim_one, event, waiting
 
 
 @pytest.fixture

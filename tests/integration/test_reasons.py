@@ -14,8 +14,7 @@ from app.core.secrets import TokenCipher
 from app.domain.webhook import Kind
 from app.sandbox import webhooks as wa
 from app.services.account_service import AccountService
-
-from .conftest import MakeOffice, Office
+from tests.support.office import MakeOffice, Office
 
 
 class Lines:
@@ -26,7 +25,7 @@ class Lines:
         self._caplog = caplog
 
     def handled(self, kind: str = Kind.MESSAGE) -> list[dict[str, Any]]:
-        fields = [line.fields for line in self._caplog.records if line.getMessage() == "handled"]  # type: ignore[attr-defined]
+        fields = [line.fields for line in self._caplog.records if line.getMessage() == "handled"]
         return [each for each in fields if each["kind"] == kind]
 
     async def first(self, kind: str = Kind.MESSAGE, *, outcome: str = "") -> tuple[str, str]:
@@ -133,7 +132,7 @@ async def test_an_event_that_is_given_up_on_is_named_and_says_why(
     outcome, reason = await lines.first(Kind.UNKNOWN)
     assert (outcome, reason) == ("parked", "malformed messages")
     (line,) = [line for line in caplog.records if line.getMessage().startswith("event given up on")]
-    assert (line.kind, line.field, line.reason) == ("unknown", "messages", reason)  # type: ignore[attr-defined]
+    assert (line.kind, line.field, line.reason) == ("unknown", "messages", reason)
 
 
 async def test_a_bug_is_told_by_its_place_and_never_quotes_the_customer(
@@ -179,4 +178,4 @@ async def test_a_first_account_whose_name_another_number_has_is_told(
         await store.aclose()
         await invalidate_cache_pattern("*")
     (line,) = [line for line in caplog.records if line.getMessage() == "no account bootstrapped"]
-    assert (line.levelname, line.code) == ("ERROR", "slug_taken")  # type: ignore[attr-defined]
+    assert (line.levelname, line.code) == ("ERROR", "slug_taken")

@@ -18,14 +18,14 @@ from prometheus_client import REGISTRY
 from redis.exceptions import ResponseError
 
 from app.core.redis.client import Redis, connect
+from app.localhost.location import locate
+from app.localhost.processes import ChildProcess
+from app.localhost.servers import Valkey, remove_data
+from app.localhost.valkey import CONFIG
 from app.main import create_app
 from app.sandbox import webhooks as wa
-from app.sandbox.processes import ChildProcess
-from app.sandbox.servers import Valkey, remove_data
-from app.sandbox.servers.location import locate
-from app.sandbox.servers.valkey import CONFIG
-from integration.queue_kit import Replicas, claim_one, event
-from serving import APP_SECRET, OPERATOR_KEY, outside_world, served, settings_of
+from tests.support.queue_kit import Replicas, claim_one, event
+from tests.support.serving import APP_SECRET, OPERATOR_KEY, outside_world, served, settings_of
 
 OPERATOR = {"Authorization": f"Bearer {OPERATOR_KEY}"}
 SEEN_SECONDS = 5.0
@@ -38,13 +38,13 @@ class SmallDisk(Valkey):
     def _launch(self, port: int) -> ChildProcess:
         process = ChildProcess(
             self.name,
-            ["/bin/sh", "-c", 'trap "" XFSZ; ulimit -f 2048; exec "$0" -', self._location.valkey_server],
+            ["/bin/sh", "-c", 'trap "" XFSZ; ulimit -f 2048; exec "$0" -', self.location.valkey_server],
             stdin=CONFIG.format(port=port, password=self._password).encode(),
-            cwd=self._location.server_folder("valkey"),
+            cwd=self.location.server_folder("valkey"),
             env=dict(self.environment),
-            log_file=self._location.folder / "valkey.log",
-            pid_file=self._location.folder / "valkey.pid",
-            account=self._location.account,
+            log_file=self.location.folder / "valkey.log",
+            pid_file=self.location.folder / "valkey.pid",
+            account=self.location.account,
         )
         process.start()
         return process

@@ -12,7 +12,7 @@ import pytest
 from app.core.queue import Event, Queue, QueueUnavailable
 from app.core.redis.client import connect
 from app.core.redis.door import Door
-from tls import running_fronts
+from tests.support.tls import running_fronts
 
 
 @dataclass

@@ -12,10 +12,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from app.core.queue import Claim, LeaseLost
 from app.core.redis.client import Redis, connect
 from app.core.redis.door import Door
-from app.sandbox.servers import Valkey
-from proxy import proxied
-
-from .queue_kit import Replicas, claim_one, event, ids
+from app.localhost.servers import Valkey
+from tests.support.proxy import proxied
+from tests.support.queue_kit import Replicas, claim_one, event, ids
 
 FEW, MANY = 4, 50
 

@@ -16,8 +16,8 @@ from app.adapters.replica_role import ensure_replica_role, scram_verifier
 from app.core.queue import Event
 from app.domain.errors import ConfigurationError
 from app.domain.models import Author, InboxState
-from app.sandbox.servers import Postgres
-from contract.store_kit import Scene, message, quick_policy, unique
+from app.localhost.servers import Postgres
+from tests.support.store_kit import Scene, message, quick_policy, unique
 
 PASSWORD = "p%C3%A9-of-the-replicas"
 

@@ -8,8 +8,7 @@ import pytest
 
 from app.domain.models import HandoverReason, User
 from app.sandbox import webhooks as wa
-
-from .conftest import MakeOffice, Office
+from tests.support.office import MakeOffice, Office
 
 
 async def write(office: Office, person: wa.Person, times: int) -> None:

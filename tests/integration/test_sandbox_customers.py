@@ -17,7 +17,7 @@ import pytest_asyncio
 import uvicorn
 
 import app
-from app.core.config import SettingsError
+from app.core.errors import SettingsError
 from app.core.http_client import close_http_client, request
 from app.sandbox.app import RunningSandbox, running_sandbox, serve_sandbox
 from app.sandbox.client import SandboxClient, SandboxRefused

@@ -15,18 +15,18 @@ import httpx
 import pytest
 
 from app.adapters.migrations import MIGRATIONS, apply_migrations, read_migrations
+from app.localhost.location import locate
+from app.localhost.servers import Postgres, remove_data
 from app.main import create_app
 from app.sandbox import webhooks as wa
-from app.sandbox.servers import Postgres, remove_data
-from app.sandbox.servers.location import locate
-from serving import APP_SECRET, OPERATOR_KEY, outside_world, served, settings_of
+from tests.support.serving import APP_SECRET, OPERATOR_KEY, outside_world, served, settings_of
 
 OPERATOR = {"Authorization": f"Bearer {OPERATOR_KEY}"}
 NEWEST = read_migrations()[-1].id
 FOLLOWING = "29991231235959_chorus_more"
 
 
-class Replica:
+class Readiness:
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
 
@@ -61,11 +61,11 @@ class Replica:
 
 
 @asynccontextmanager
-async def replica(redis_url: str, database_url: str) -> AsyncIterator[Replica]:
+async def replica(redis_url: str, database_url: str) -> AsyncIterator[Readiness]:
     async with outside_world() as outside:
         app = create_app(settings_of(outside.url, redis_url, database_url, debounce_seconds=0))
         async with served(app) as base, httpx.AsyncClient(base_url=base) as http:
-            yield Replica(http)
+            yield Readiness(http)
 
 
 @pytest.fixture

@@ -20,9 +20,8 @@ from app.domain.webhook import parse_webhook
 from app.sandbox import webhooks as wa
 from app.services.delivery import Delivered, Postponed
 from app.services.ingest_service import encode
-from proxy import Proxy, proxied
-
-from .conftest import MakeOffice, Office
+from tests.support.office import MakeOffice, Office
+from tests.support.proxy import Proxy, proxied
 
 LATER = 30.0
 """Seconds to reconcile: more than a test has. What ends earlier did not wait for them."""
@@ -60,7 +59,7 @@ async def noted(office: Office, person: wa.Person) -> str:
     (send,) = await office.sends(person)
 
     async def is_noted() -> bool:
-        return await office.proofs._receipts.find(str(send["callback_data"])) == send["wamid"]
+        return await office.outside.receipts.find(str(send["callback_data"])) == send["wamid"]
 
     await office.until(is_noted)
     return str(send["wamid"])
@@ -93,7 +92,7 @@ async def test_an_accepted_send_is_recorded_when_the_database_is_back(
 async def test_the_next_worker_finds_the_receipt_of_one_that_ended_before_it_could_record(
     make_office: MakeOffice, way: Proxy, resend: bool
 ) -> None:
-    office = await make_office(database_url=way.url, profile={"resend_ambiguous": resend}, reconcile_seconds=0)
+    office = await make_office(database_url=way.url, profile={"resend_ambiguous": resend}, send_reconcile_seconds=0)
     person = office.person()
     rule = await answered_and_held_back(office, person)
     close(way)
@@ -101,7 +100,7 @@ async def test_the_next_worker_finds_the_receipt_of_one_that_ended_before_it_cou
     await noted(office, person)
     await office.worker.drain(0)
     way.refusing = False
-    office.start_worker()
+    await office.start_worker()
     await office.until_idle()
     assert len(await office.sends(person)) == 1
     assert not (await conversation(office)).needs_human
@@ -110,7 +109,7 @@ async def test_the_next_worker_finds_the_receipt_of_one_that_ended_before_it_cou
 @pytest.mark.parametrize("error", ["131056", "131026"], ids=["for now", "for good"])
 async def test_a_refusal_is_recorded_when_the_database_is_back(make_office: MakeOffice, way: Proxy, error: str) -> None:
     """A refused send is not one of unknown outcome: it is repeated, or failed, without waiting for a proof."""
-    office = await make_office(database_url=way.url, reconcile_seconds=LATER)
+    office = await make_office(database_url=way.url, send_reconcile_seconds=LATER)
     person = office.person()
     match = {"recipient": person.wa_id, "operation": "send"}
     await office.control.add_fault("whatsapp", match=match, error=error, count=1, latency_ms=300)
@@ -119,7 +118,7 @@ async def test_a_refusal_is_recorded_when_the_database_is_back(make_office: Make
     close(way)
 
     async def noted_as_unsent() -> bool:
-        return bool(await office.proofs._receipts._door.ask("KEYS", "test:receipt:*"))
+        return bool(await office.outside.redis.ask("KEYS", "test:receipt:*"))
 
     await office.until(noted_as_unsent)
     way.refusing = False
@@ -136,7 +135,7 @@ async def test_a_beginning_whose_answer_is_lost_was_no_send(
     make_office: MakeOffice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The database has committed `sending`, and nobody sent: the next attempt sends at once."""
-    office = await make_office(reconcile_seconds=LATER)
+    office = await make_office(send_reconcile_seconds=LATER)
     person = office.person()
     begin, lost = office.store.begin_part, []
 
@@ -211,7 +210,7 @@ async def test_the_proof_that_waits_in_the_queue_is_read_before_a_send_is_judged
     make_office: MakeOffice, resend: bool, spelling: str
 ) -> None:
     user_id = "FR.13491208655302741918" if spelling == "user id" else None
-    judged = await Judged.of(await make_office(reconcile_seconds=0), user_id=user_id)
+    judged = await Judged.of(await make_office(send_reconcile_seconds=0), user_id=user_id)
     recipient = user_id
     if spelling == "another spelling":
         judged.person = wa.Person("525512345678", "Ana")
@@ -232,14 +231,14 @@ async def test_the_proof_that_waits_in_the_queue_is_read_before_a_send_is_judged
 
 
 async def test_a_waiting_status_that_says_failed_fails_the_reply_and_calls_a_person(make_office: MakeOffice) -> None:
-    judged = await Judged.of(await make_office(reconcile_seconds=LATER))
+    judged = await Judged.of(await make_office(send_reconcile_seconds=LATER))
     await judged.status_waits("failed")
     assert (await judged.again()).state is ReplyState.FAILED
     assert await judged.is_flagged()
 
 
 async def test_a_status_of_another_message_proves_nothing(make_office: MakeOffice) -> None:
-    judged = await Judged.of(await make_office(reconcile_seconds=0))
+    judged = await Judged.of(await make_office(send_reconcile_seconds=0))
     other = replace(judged.reply, key="another")
     await Judged(judged.office, judged.person, other).status_waits("sent")
     assert (await judged.again()).state is ReplyState.FAILED
@@ -247,13 +246,13 @@ async def test_a_status_of_another_message_proves_nothing(make_office: MakeOffic
 
 
 async def test_time_without_a_database_does_not_count_as_time_to_reconcile(make_office: MakeOffice) -> None:
-    office = await make_office(reconcile_seconds=0.2, uptime_gap_seconds=0.5)
+    office = await make_office(send_reconcile_seconds=0.2, uptime_gap_seconds=0.5)
     judged = await Judged.of(office)
     await asyncio.to_thread(_spend, 0.3)
     with pytest.raises(Postponed) as caught:  # nobody has seen the database in that time
         await judged.again()
     assert 0 < caught.value.delay_seconds <= 0.21
-    office.uptime.answered("database")
+    office.outside.uptime.answered("database")
     await asyncio.to_thread(_spend, 0.25)
     assert (await judged.again()).state is ReplyState.FAILED
 
@@ -264,7 +263,7 @@ def _spend(seconds: float) -> None:
 
 
 async def test_a_send_is_not_judged_while_events_of_the_fallback_are_on_their_way(make_office: MakeOffice) -> None:
-    judged = await Judged.of(await make_office(reconcile_seconds=0))
+    judged = await Judged.of(await make_office(send_reconcile_seconds=0))
     await judged.office.store.inbox_put([Event("e", "status:1:2", b"{}")], max_rows=10, reopen=True)
     with pytest.raises(Postponed, match="queue was away"):
         await judged.again(resend=True)
@@ -274,7 +273,7 @@ async def test_a_send_is_not_judged_while_events_of_the_fallback_are_on_their_wa
 async def test_a_proof_that_comes_at_the_moment_of_the_judgement_stands(
     make_office: MakeOffice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    office = await make_office(reconcile_seconds=0)
+    office = await make_office(send_reconcile_seconds=0)
     judged = await Judged.of(office)
     fail = office.store.fail_part
 
@@ -288,7 +287,7 @@ async def test_a_proof_that_comes_at_the_moment_of_the_judgement_stands(
 
 
 async def test_a_send_that_was_stopped_because_the_lease_had_ended_is_no_send(make_office: MakeOffice) -> None:
-    office = await make_office(reconcile_seconds=LATER)
+    office = await make_office(send_reconcile_seconds=LATER)
     judged = await Judged.of(office)
     await office.store.fail_part(judged.reply.key, fence=1, part=0, error={"code": "x"}, final=False)
     reply = await office.store.open_reply(
@@ -312,7 +311,7 @@ async def test_with_a_second_for_each_statement_nothing_is_sent_twice_or_handed_
     make_office: MakeOffice, way: Proxy
 ) -> None:
     office = await make_office(
-        database_url=way.url, profile={"resend_ambiguous": True}, reconcile_seconds=1, concurrency=20
+        database_url=way.url, profile={"resend_ambiguous": True}, send_reconcile_seconds=1, worker_concurrency=20
     )
     people = [office.person() for _ in range(10)]
     match = {"operation": "send"}

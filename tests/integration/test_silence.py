@@ -18,8 +18,8 @@ from app.core.probe_board import ProbeBoard
 from app.core.queue import Queue
 from app.core.redis.client import Redis, connect
 from app.core.redis.door import Door
+from app.localhost.servers import Valkey
 from app.sandbox import webhooks as wa
-from app.sandbox.servers import Valkey
 from app.services.breaker_service import BreakerService
 from app.services.ingest_service import IngestService
 from app.services.silence_watch import SilenceWatch
@@ -125,7 +125,7 @@ async def test_one_replica_looks_every_replica_shows_it_and_it_is_told_once(
     assert replicas[2].silent[0]["phone_number_id"] == NUMBER
     assert REGISTRY.get_sample_value("chorus_silent_numbers") == 1
     (line,) = [line for line in caplog.records if "is silent" in line.getMessage()]
-    assert line.phone_number_id == NUMBER  # type: ignore[attr-defined]
+    assert line.phone_number_id == NUMBER
 
     await redis.hset("t:{probe}:silent_numbers", "at", 0)
     await replicas[1].look()
@@ -135,7 +135,7 @@ async def test_one_replica_looks_every_replica_shows_it_and_it_is_told_once(
     await replicas[0].look()
     await replicas[2].look()
     assert (replicas[2].silent, REGISTRY.get_sample_value("chorus_silent_numbers")) == ([], 0)
-    assert [line.phone_number_id for line in caplog.records if "receives again" in line.getMessage()] == [NUMBER]  # type: ignore[attr-defined]
+    assert [line.phone_number_id for line in caplog.records if "receives again" in line.getMessage()] == [NUMBER]
 
 
 async def test_the_check_up_is_told_which_number_is_silent_and_why_a_circuit_is_open(redis: Redis) -> None:
@@ -176,7 +176,7 @@ class _Taken:
 
 async def test_every_customers_message_is_an_arrival_and_nothing_else_is() -> None:
     noted: list[str] = []
-    ingest = IngestService(_Taken(), noted.append)  # type: ignore[arg-type]
+    ingest = IngestService(_Taken(), noted.append)
     business, person = wa.Business(NUMBER), wa.Person("33612345678", "Amina")
     await ingest.accept(
         wa.envelope(wa.messages_change(business, [wa.text(person, "Hi"), wa.text(person, "Ho")], [person]))

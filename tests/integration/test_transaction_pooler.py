@@ -13,12 +13,12 @@ import pytest
 
 from app.adapters.database_trouble import DatabaseUnavailable, Trouble
 from app.adapters.postgres_store import PostgresStore
-from app.core.config import Pooling
 from app.core.http_client import close_http_client
 from app.doctor.database_checks import check_database
 from app.main import create_app
-from pgbouncer import PgBouncer, pgbouncer
-from serving import OPERATOR_KEY, outside_world, served, settings_of
+from app.settings import Pooling
+from tests.support.pgbouncer import PgBouncer, pgbouncer
+from tests.support.serving import OPERATOR_KEY, outside_world, served, settings_of
 
 MakeBouncer = Callable[..., PgBouncer]
 

@@ -14,9 +14,9 @@ from app.domain.ports import SendDecision
 from app.sandbox import webhooks as wa
 from app.services.ingest_service import decode
 from app.services.unanswered import UnansweredSearch
-from integration.conftest import MakeOffice
-from integration.desk import Desk, desk
-from integration.queue_kit import claim_one, ids
+from tests.support.desk import Desk, desk
+from tests.support.office import MakeOffice
+from tests.support.queue_kit import claim_one, ids
 
 
 @pytest.fixture

@@ -9,15 +9,14 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from app.demo.bakery import BAKERY
 from app.sandbox import webhooks as wa
-from app.sandbox.bakery import BAKERY
 from app.services.account_notices import AccountNotices
 from app.services.bot_service import Handled, Run
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
-from integration.queue_kit import Replicas, eventually
-
-from .conftest import MakeOffice
+from tests.support.office import MakeOffice
+from tests.support.queue_kit import Replicas, eventually
 
 
 class HangingBot:
@@ -64,7 +63,7 @@ async def bot() -> HangingBot:
 @pytest.fixture
 async def worker(replicas: Replicas, bot: HangingBot) -> AsyncIterator[InboxWorker]:
     """Five slots, of which four are for any one account."""
-    worker = InboxWorker(replicas.queue(), bot, None, AccountNotices(None), concurrency=5)  # type: ignore[arg-type]
+    worker = InboxWorker(replicas.queue(), bot, None, AccountNotices(None), concurrency=5)
     running = asyncio.create_task(worker.run())
     yield worker
     await worker.drain(0)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from app.sandbox.servers.location import Location
-from redis_topologies import Cluster, Guarded, running_cluster, running_sentinels
-from serving import Outside, outside_world
+from app.localhost.location import Location
+from tests.support.redis_topologies import Cluster, Guarded, running_cluster, running_sentinels
+from tests.support.serving import OutsideWorld, outside_world
 
 
 @pytest.fixture(scope="package")
@@ -26,7 +26,7 @@ def valkey_url(cluster: Cluster) -> str:
 
 
 @pytest.fixture
-async def outside() -> Iterator[Outside]:
+async def outside() -> Iterator[OutsideWorld]:
     async with outside_world() as world:
         yield world
 

@@ -10,10 +10,10 @@ import pytest
 
 from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.redis import corrections
-from chaos.cache_kit import Replica, World
-from chaos.test_cache_failures import *  # noqa: F403
-from proxy import Proxy, proxied
-from redis_topologies import PASSWORD, Cluster
+from tests.chaos.test_cache_failures import *  # noqa: F403  the same tests again
+from tests.support.cache_kit import CachedWorld, CacheReplica
+from tests.support.proxy import Proxy, proxied
+from tests.support.redis_topologies import PASSWORD, Cluster
 
 Direct = corrections.ClusterClient
 
@@ -78,9 +78,9 @@ def through(proxies: Proxies, cluster: Cluster) -> type[Direct]:
 @pytest.fixture
 async def replicas(
     cluster: Cluster, valkey_url: str, cache_timings: CacheTimings, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[tuple[Replica, Replica]]:
+) -> AsyncIterator[tuple[CacheReplica, CacheReplica]]:
     async with AsyncExitStack() as stack:
-        world = World()
+        world = CachedWorld()
         made = []
         for _ in range(2):
             opened = [
@@ -91,7 +91,7 @@ async def replicas(
             monkeypatch.setattr(corrections, "ClusterClient", through(proxies, cluster))
             cache = Cache(timings=cache_timings)
             shared = await stack.enter_async_context(join_fleet(cache, proxies.url, namespace="test"))
-            made.append(Replica(cache, shared, proxies, world))
+            made.append(CacheReplica(cache, shared, proxies, world))
         for replica in made:
             assert replica.trusted
         yield made[0], made[1]

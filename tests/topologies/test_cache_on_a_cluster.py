@@ -11,7 +11,7 @@ import pytest
 
 from app.core.cache import Cache, CacheTimings, inspect_key, join_fleet, survey
 from app.core.cache.shared import SharedTier
-from redis_topologies import Cluster
+from tests.support.redis_topologies import Cluster
 
 PATIENT = CacheTimings(shared=2.0)
 """These tests are about where keys live; how long a read may wait is tested elsewhere, on a server of its own."""

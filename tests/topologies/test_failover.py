@@ -12,8 +12,8 @@ import pytest
 from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.circuit_breaker import BreakerPolicy
 from app.core.redis.client import connect
-from breaker_kit import Replica
-from redis_topologies import Guarded
+from tests.support.breaker_kit import BreakerReplica
+from tests.support.redis_topologies import Guarded
 
 BACK_SECONDS = 5.0
 """From the moment that the sentinels name the new primary."""
@@ -107,7 +107,7 @@ async def test_no_edit_made_during_a_failover_is_hidden_by_a_cache(guarded: Guar
     back = await until(office.is_in_step)
     assert await office.read() == {office.value}
     await office.goes_on()
-    print(f"\ntrusted {back:.2f} s after the sentinels named the new primary")  # noqa: T201
+    print(f"\ntrusted {back:.2f} s after the sentinels named the new primary")
 
 
 @pytest.mark.parametrize("others_edit", [False, True])
@@ -144,7 +144,7 @@ async def test_a_primary_that_was_frozen_and_comes_back_is_not_believed(guarded:
     while await asyncio.to_thread(guarded.primary_is_deluded):
         await office.goes_on()
     await office.goes_on()
-    print(f"\ntrusted {back:.2f} s after the sentinels named the new primary")  # noqa: T201
+    print(f"\ntrusted {back:.2f} s after the sentinels named the new primary")
 
 
 async def test_a_primary_that_was_replaced_in_good_order_is_left_before_it_is_corrected(
@@ -193,8 +193,8 @@ POLICY = BreakerPolicy(failure_threshold=4, open_seconds=30.0, max_open_seconds=
 
 
 @pytest.fixture
-async def replicas(guarded: Guarded) -> AsyncIterator[list[Replica]]:
-    made = [Replica(guarded.url, f"replica-{n}", POLICY, replicas=2) for n in range(2)]
+async def replicas(guarded: Guarded) -> AsyncIterator[list[BreakerReplica]]:
+    made = [BreakerReplica(guarded.url, f"replica-{n}", POLICY, replicas=2) for n in range(2)]
     for replica in made:
         await replica.start()
         assert replica.fleet.up
@@ -203,7 +203,7 @@ async def replicas(guarded: Guarded) -> AsyncIterator[list[Replica]]:
         await replica.stop()
 
 
-async def trip(replicas: list[Replica]) -> None:
+async def trip(replicas: list[BreakerReplica]) -> None:
     for replica in replicas:
         replica.fails()
     for n in range(POLICY.failure_threshold):
@@ -213,7 +213,7 @@ async def trip(replicas: list[Replica]) -> None:
 
 @pytest.mark.parametrize("freeze", [False, True], ids=["killed", "frozen"])
 async def test_replicas_agree_on_a_circuit_after_a_failover(
-    guarded: Guarded, replicas: list[Replica], freeze: bool
+    guarded: Guarded, replicas: list[BreakerReplica], freeze: bool
 ) -> None:
     await trip(replicas)
     version = replicas[0].breaker.version
@@ -232,11 +232,11 @@ async def test_replicas_agree_on_a_circuit_after_a_failover(
     await until(lambda: not any(replica.breaker.is_forced for replica in replicas), seconds=2 * HEARD_SECONDS)
     await trip(replicas)
     assert replicas[0].breaker.version == replicas[1].breaker.version > version
-    print(f"\nfollowing {back:.2f} s after the sentinels named the new primary")  # noqa: T201
+    print(f"\nfollowing {back:.2f} s after the sentinels named the new primary")
 
 
 async def test_a_trip_that_the_new_primary_never_heard_of_is_forgotten_by_all_alike(
-    guarded: Guarded, replicas: list[Replica]
+    guarded: Guarded, replicas: list[BreakerReplica]
 ) -> None:
     """Nobody stays behind with a verdict of its own: the next trip reaches both."""
     await asyncio.to_thread(guarded.replicate)

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from integration.test_pacing import *  # noqa: F403
+from tests.integration.test_pacing import *  # noqa: F403  the same tests again

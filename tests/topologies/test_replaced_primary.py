@@ -15,8 +15,8 @@ from app.core.cache import Cache, join_fleet
 from app.core.queue import Event, Queue, QueueUnavailable
 from app.core.redis.client import connect
 from app.core.redis.door import Door
-from proxy import Proxy, proxied
-from redis_topologies import DATA, PASSWORD, Node, client, replicated, wait_until
+from tests.support.proxy import Proxy, proxied
+from tests.support.redis_topologies import DATA, PASSWORD, Node, client, replicated, wait_until
 
 BACK_SECONDS = 3.0
 

@@ -14,9 +14,9 @@ from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.queue import Event, Queue, QueueUnavailable
 from app.core.redis.client import connect
 from app.core.redis.door import Door
-from breaker_kit import Replica, until
-from redis_topologies import Cluster, Guarded, running_cluster, running_sentinels
-from tls import TlsFronts, running_fronts
+from tests.support.breaker_kit import PATIENT, BreakerReplica, until
+from tests.support.redis_topologies import Cluster, Guarded, running_cluster, running_sentinels
+from tests.support.tls import TlsFronts, running_fronts
 
 BACK_SECONDS = 15
 
@@ -73,7 +73,7 @@ async def everything_works(url: str) -> None:
             async with asyncio.timeout(2):
                 while await b.get_or_fetch("user:1", load, ttl_seconds=60) == seen:
                     await asyncio.sleep(0.005)
-    replicas = [Replica(url, f"replica-{n}", replicas=2) for n in range(2)]
+    replicas = [BreakerReplica(url, f"replica-{n}", replicas=2, timings=PATIENT) for n in range(2)]
     for replica in replicas:
         await replica.start()
     await replicas[0].fleet.force("some_api", "open", who="operator", why="test")
@@ -90,7 +90,6 @@ async def is_refused(url: str, why: str) -> None:
             await queue.put([Event("e", "m", b"x")])
 
 
-@pytest.mark.usefixtures("patient")
 async def test_a_cluster_is_spoken_to_by_tls_alone(cluster: Cluster, fronts: TlsFronts) -> None:
     await everything_works(cluster.url)
     assert all(fronts.encrypted[node.public_port] for node in cluster.nodes), "each node was reached, by its front"
@@ -99,7 +98,6 @@ async def test_a_cluster_is_spoken_to_by_tls_alone(cluster: Cluster, fronts: Tls
     await is_refused(unknown.replace("rediss", "redis"), "onnect")
 
 
-@pytest.mark.usefixtures("patient")
 async def test_sentinels_and_the_primary_they_name_are_spoken_to_by_tls_through_a_failover(
     guarded: Guarded, fronts: TlsFronts
 ) -> None:

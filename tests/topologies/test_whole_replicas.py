@@ -19,8 +19,8 @@ from app.core.redis.door import Door
 from app.doctor import examine
 from app.main import create_app
 from app.sandbox import webhooks as wa
-from redis_topologies import Cluster, Guarded, client
-from serving import APP_SECRET, OPERATOR_KEY, Outside, served, settings_of
+from tests.support.redis_topologies import Cluster, Guarded, client
+from tests.support.serving import APP_SECRET, OPERATOR_KEY, OutsideWorld, served, settings_of
 
 SHARDS = 16
 BACK_WITHIN_SECONDS = 15
@@ -72,7 +72,7 @@ async def test_sixteen_shards_spread_over_the_primaries_and_keep_every_promise(
         await asyncio.wait_for(waiting, 5)
 
 
-async def test_a_replica_on_a_cluster_does_all_it_does(valkey_url: str, store_url: str, outside: Outside) -> None:
+async def test_a_replica_on_a_cluster_does_all_it_does(valkey_url: str, store_url: str, outside: OutsideWorld) -> None:
     app = create_app(settings_of(outside.url, valkey_url, store_url, debounce_seconds=0))
     operator = {"Authorization": f"Bearer {OPERATOR_KEY}"}
     async with served(app) as base, httpx.AsyncClient(base_url=base, headers=operator) as http:
@@ -93,7 +93,7 @@ async def test_a_replica_on_a_cluster_does_all_it_does(valkey_url: str, store_ur
             assert (await http.get(path)).status_code == 200, path
 
 
-async def test_doctor_examines_a_cluster(valkey_url: str, store_url: str, outside: Outside) -> None:
+async def test_doctor_examines_a_cluster(valkey_url: str, store_url: str, outside: OutsideWorld) -> None:
     findings = await examine(settings_of(outside.url, valkey_url, store_url), {})
     assert [finding for finding in findings if finding.is_bad] == []
     assert any(", cluster," in finding.detail for finding in findings if finding.subject == "redis")
@@ -123,7 +123,7 @@ async def test_caches_on_a_cluster_share_values_and_invalidations(valkey_url: st
 
 
 async def test_nothing_is_lost_and_everything_resumes_through_a_failover(
-    guarded: Guarded, store_url: str, outside: Outside
+    guarded: Guarded, store_url: str, outside: OutsideWorld
 ) -> None:
     operator = {"Authorization": f"Bearer {OPERATOR_KEY}"}
     settings = settings_of(outside.url, guarded.url, store_url, app_role="api")
@@ -149,7 +149,7 @@ async def test_nothing_is_lost_and_everything_resumes_through_a_failover(
                 await asyncio.sleep(0.05)
         assert full["dependencies"]["redis"]["role"] == "master"
         assert len((await http.get("/admin/fleet")).json()["replicas"]) == 1
-    print(f"\nfailover {failed_over:.1f} s, first put {resumed:.2f} s later")  # noqa: T201
+    print(f"\nfailover {failed_over:.1f} s, first put {resumed:.2f} s later")
 
 
 async def _until_taken(queue: Queue, event: Event) -> None:

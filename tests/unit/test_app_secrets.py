@@ -6,7 +6,7 @@ import hmac
 
 import pytest
 
-from app.core.app_secrets import FIRST_APP, binds, first_app, read_app_secrets, signer_of
+from app.domain.app_secrets import FIRST_APP, binds, first_app, read_app_secrets, signer_of
 
 BODY = b'{"entry": []}'
 

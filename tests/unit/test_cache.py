@@ -14,7 +14,7 @@ from app.core.cache.patterns import Target
 from app.core.cache.pending import PendingInvalidations
 from app.core.errors import Unavailable
 from app.domain.models import BotProfile
-from fakes import FakeClock, Source
+from tests.support.fakes import FakeClock, Source
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from app.core.clock import SYSTEM_CLOCK
 from app.core.errors import Unavailable
 from app.core.redis.door import NotAsked
 from app.core.redis.script import Script
-from fakes import Source
+from tests.support.fakes import Source
 
 
 class Server:

@@ -17,7 +17,7 @@ import pytest
 
 from app.core.cache import Cache, cached, default_cache
 from app.domain.models import BotProfile
-from fakes import FakeClock, Source
+from tests.support.fakes import FakeClock, Source
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chaos.mutations import MUTATIONS, ROOT
+from tests.chaos.mutations import MUTATIONS, ROOT
 
 
 @pytest.mark.parametrize("name", MUTATIONS)

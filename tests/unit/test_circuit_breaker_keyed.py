@@ -14,7 +14,7 @@ from app.core.circuit_breaker import (
     State,
 )
 from app.core.http_client import ConnectFailed
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 POLICY = BreakerPolicy(failure_threshold=3, open_seconds=30.0, max_open_seconds=200.0, probe_lease_seconds=60.0)
 

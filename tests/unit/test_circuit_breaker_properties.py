@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker, CircuitBreakerOpenError, State
 from app.core.errors import Unavailable
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 BASE, CAP, LEASE = 30.0, 100.0, 150.0
 
@@ -178,7 +178,7 @@ class Breaker(RuleBasedStateMachine):
     @invariant()
     def leases_stay_within_bounds(self):
         if hasattr(self, "breaker"):
-            assert len(self.breaker._leases) <= self.policy.max_probes
+            assert len(self.breaker._permits) <= self.policy.max_probes
 
     def teardown(self):
         """However it ended, after all limits have passed one more call is let through."""

@@ -10,7 +10,7 @@ from app.domain.errors import Unavailable
 from app.domain.models import Account
 from app.services import courtesy
 from app.services.courtesy import FIRST_PAUSE_SECONDS, MAX_AT_ONCE, MAX_PAUSE_SECONDS, Courtesy
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -42,7 +42,7 @@ class Desk:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.phone = Phone()
-        self.courtesy = Courtesy(self.phone, clock=self.clock)  # type: ignore[arg-type]
+        self.courtesy = Courtesy(self.phone, clock=self.clock)
 
     async def write(self, times: int = 1, number: str = "1") -> int:
         """So many customers write; how many receipts were asked for."""

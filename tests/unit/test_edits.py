@@ -18,7 +18,7 @@ def message(wamid: str, text: str | None, kind: str = "text") -> InboundMessage:
 
 
 def ask(*run: InboundMessage, **found: object) -> tuple[list[str | None], tuple[str, ...]]:
-    asked, covers = questions(run, Inbound(CONVERSATION, frozenset(), **found))  # type: ignore[arg-type]
+    asked, covers = questions(run, Inbound(CONVERSATION, frozenset(), **found))
     return [question.text for question in asked], covers
 
 

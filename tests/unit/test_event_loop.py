@@ -18,8 +18,8 @@ import pytest
 from app.core.event_loop import ResolvingLoop
 from app.core.redis.client import connect
 from app.core.resolver import Resolver
-from fakes import peer, read_request, response
-from tls import NAME, TlsFronts, running_fronts
+from tests.support.fakes import peer, read_request, response
+from tests.support.tls import NAME, TlsFronts, running_fronts
 
 T = TypeVar("T")
 

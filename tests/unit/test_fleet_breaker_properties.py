@@ -5,7 +5,7 @@ The scripts run on a server whose clock the test moves; every replica has a cloc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from app.core.circuit_breaker import BreakerFleet, BreakerPolicy, CircuitBreaker, CircuitBreakerOpenError, State
 from app.core.errors import Unavailable
 from app.core.redis.door import Door
-from faulty_redis import Line, OwnClock
+from tests.support.faulty_redis import Line, OwnClock
 
 from .test_queue_model import MovedClock, server_time
 
@@ -27,7 +27,7 @@ BASE, CAP, LEASE, THRESHOLD = 30.0, 100.0, 20.0, 3
 
 @dataclass(eq=False)
 class Call:
-    replica: Replica
+    replica: ModelReplica
     version: tuple[int, int]
     probe: bool
     began: float
@@ -36,10 +36,11 @@ class Call:
 
 
 @dataclass(eq=False)
-class Replica:
+class ModelReplica:
     breaker: CircuitBreaker
     fleet: BreakerFleet
     line: Line
+    now: Callable[[], float]
     inbox: list[bytes] = field(default_factory=list)
 
 
@@ -66,7 +67,7 @@ class Fleet(RuleBasedStateMachine):
         self.run(self.push.subscribe("t:breakers"))
         self.seen = self.truth()
 
-    def new_replica(self, number: int) -> Replica:
+    def new_replica(self, number: int) -> ModelReplica:
         clock = OwnClock(self.clock, offset=-1.6e9 + 1000.0 * number)
         line = Line(self.redis)
         line.cut = self.redis_down
@@ -76,7 +77,7 @@ class Fleet(RuleBasedStateMachine):
         )
         fleet.join(breaker)
         self.run(fleet.sync())
-        return Replica(breaker, fleet, line)
+        return ModelReplica(breaker, fleet, line, clock.monotonic)
 
     def run(self, step: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(step)
@@ -86,13 +87,13 @@ class Fleet(RuleBasedStateMachine):
         for _ in range(1000):
             await asyncio.sleep(0)
             waiting = [call for call in self.calls if not call.task.done()]
-            busy = any(replica.fleet._tasks for replica in self.replicas)
+            busy = any(replica.fleet._connection.tasks for replica in self.replicas)
             if not busy and len(asyncio.all_tasks()) <= 1 + len(waiting):
                 return
         raise AssertionError("it never came to rest")
 
     async def reported(self) -> None:
-        while any(replica.fleet._tasks for replica in self.replicas):
+        while any(replica.fleet._connection.tasks for replica in self.replicas):
             await asyncio.sleep(0)
 
     def truth(self) -> dict[str, Any]:
@@ -134,7 +135,7 @@ class Fleet(RuleBasedStateMachine):
         replica, self.chance = self.replicas[number], chance
         before = replica.breaker._view
         due = before.state is State.HALF_OPEN or (
-            before.state is State.OPEN and not before.forced and replica.fleet.now() >= before.until
+            before.state is State.OPEN and not before.forced and replica.now() >= before.until
         )
         operations = replica.line.operations
         call = self.run(self._begin(replica))
@@ -144,7 +145,7 @@ class Fleet(RuleBasedStateMachine):
         self.every_change_is_one_of_the_allowed()
         return call
 
-    async def _begin(self, replica: Replica) -> Call | None:
+    async def _begin(self, replica: ModelReplica) -> Call | None:
         started: list[Call] = []
         end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -284,8 +285,8 @@ class Fleet(RuleBasedStateMachine):
         replica = self.replicas[number]
         if not replica.line.cut:
             replica.line.fault = ""
-            word = self.run(replica.fleet.force(NAME, state, who="operator", why="test"))
-            assert word.view.manual
+            told = self.run(replica.fleet.force(NAME, state, who="operator", why="test"))
+            assert told.view.manual
 
     @rule(
         number=st.integers(0, 2),

@@ -21,7 +21,7 @@ from app.core.deadline import Deadline
 from app.core.errors import DeadlineExceeded, Unavailable
 from app.domain.errors import ModelRefused
 from app.domain.models import BotProfile, Prompt, Turn
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 PROMPT = Prompt("Be kind.", (Turn("user", "Hi"), Turn("model", "Hello!"), Turn("user", "Open today?")))
 TEXT = {"candidates": [{"content": {"parts": [{"text": "Yes."}]}, "finishReason": "STOP"}]}
@@ -48,7 +48,7 @@ def quota(quota_id):
     return {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"quotaId": quota_id}]}
 
 
-class World:
+class GeminiCase:
     """A model whose upstream gives `answers` in turn, the last one for ever."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class World:
 
 @pytest.fixture
 async def world():
-    world = World()
+    world = GeminiCase()
     yield world
     await world.client.aclose()
 

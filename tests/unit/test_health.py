@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker, State
+from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.errors import Unavailable
 from app.core.lifecycle import Supervisor
 from app.core.probe_board import Turn
@@ -20,7 +20,7 @@ from app.services.account_watch import BLOCKED, AccountWatch
 from app.services.cut_off import CutOff
 from app.services.health_service import PAGE_SECONDS, QUEUE_FULL, HealthService
 from app.services.probes import AGAIN_SECONDS, URGENT_SECONDS, Dependency, Prober, Proof
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 
 class Board:
@@ -69,10 +69,10 @@ class Desk:
         self.others: list[Mapping[str, Any]] = []
         self.board = Board(turn)
         self.queue: dict[str, Any] = {"pending": 7, "refuses": False}
-        self.accounts = AccountWatch(SimpleNamespace())  # type: ignore[arg-type]
+        self.accounts = AccountWatch(SimpleNamespace())
         self.health = HealthService(
             dependencies=self.dependencies,
-            board=self.board,  # type: ignore[arg-type]
+            board=self.board,
             breakers={"gemini": self.breaker},
             fleet=SimpleNamespace(replica_id="r1", count=3),
             supervisor=self.supervisor,
@@ -86,7 +86,7 @@ class Desk:
 
     async def look(self, *names: str) -> None:
         for name in names:
-            await Prober(self.dependencies[name], self.board, self.clock).look()  # type: ignore[arg-type]
+            await Prober(self.dependencies[name], self.board, self.clock).look()
 
 
 async def test_operators_see_why_a_circuit_is_open_its_last_failure_and_the_build():
@@ -210,7 +210,7 @@ async def test_a_lost_dependency_is_looked_at_more_often():
     desk = Desk()
     probe = desk.probes["redis"]
     probe.answer = OSError("away")
-    running = asyncio.create_task(Prober(desk.dependencies["redis"], desk.board, desk.clock).run())  # type: ignore[arg-type]
+    running = asyncio.create_task(Prober(desk.dependencies["redis"], desk.board, desk.clock).run())
     async with asyncio.timeout(5):
         while probe.calls < 3:
             await asyncio.sleep(0)
@@ -225,13 +225,13 @@ async def test_a_lost_dependency_is_looked_at_more_often():
 
 async def test_a_probe_that_hangs_is_an_error_within_its_timeout():
     dependency = Dependency("redis", lambda: asyncio.sleep(60, {}), 3.0, 0.01)
-    await Prober(dependency, Board()).look()  # type: ignore[arg-type]
+    await Prober(dependency, Board()).look()
     assert (dependency.status, dependency.error) == ("error", "no answer within 0.01 s")
 
 
 async def test_a_background_loop_that_stops_beating_is_not_alive():
     desk = Desk()
-    desk.supervisor.start("worker", asyncio.Event().wait, beat_within_seconds=15)  # type: ignore[arg-type]
+    desk.supervisor.start("worker", asyncio.Event().wait, beat_within_seconds=15)
     desk.supervisor.beat("worker")
     desk.clock.advance(14)
     assert desk.health.liveness() == (200, {"status": "alive"})
@@ -289,7 +289,7 @@ async def test_while_the_database_is_away_the_blocked_accounts_stay_as_they_were
             return BlockedAccounts({"payment_problem": 1})
 
     store, clock = Store(), FakeClock()
-    watch = AccountWatch(store, clock=clock)  # type: ignore[arg-type]
+    watch = AccountWatch(store, clock=clock)
     looked = asyncio.create_task(watch.run(lambda: None))
     while watch.view.count == 0:
         await asyncio.sleep(0)
@@ -302,14 +302,17 @@ async def test_while_the_database_is_away_the_blocked_accounts_stay_as_they_were
     BLOCKED.labels("payment_problem").set(0)
 
 
-async def _opened(policy: BreakerPolicy) -> CircuitBreaker:
-    breaker = CircuitBreaker("some", policy)
-
+async def _fail(breaker: CircuitBreaker) -> None:
     async def fails() -> None:
         raise Unavailable("some", "away")
 
     with pytest.raises(Unavailable):
         await breaker.call_async(fails)
+
+
+async def _opened(policy: BreakerPolicy) -> CircuitBreaker:
+    breaker = CircuitBreaker("some", policy)
+    await _fail(breaker)
     assert not breaker.is_closed
     return breaker
 
@@ -327,7 +330,7 @@ async def test_a_good_look_makes_the_circuit_half_open_if_it_proves_something(
 ) -> None:
     breaker, probe = await _opened(BreakerPolicy(1, 60.0)), Probe()
     dependency = Dependency("some", probe, 3.0, 1.0, circuit=breaker, proof=proof)
-    prober = Prober(dependency, Board(), FakeClock())  # type: ignore[arg-type]
+    prober = Prober(dependency, Board(), FakeClock())
     if failed_before:
         probe.answer = OSError("away")
         await prober.look()
@@ -340,11 +343,11 @@ async def test_a_store_whose_circuit_opens_during_a_pause_is_looked_at_without_w
     clock, probe = FakeClock(), Probe()
     breaker = CircuitBreaker("some", BreakerPolicy(1, 60.0))
     dependency = Dependency("supabase", probe, 600.0, 1.0, circuit=breaker)
-    running = asyncio.create_task(Prober(dependency, Board(), clock).run())  # type: ignore[arg-type]
+    running = asyncio.create_task(Prober(dependency, Board(), clock).run())
     while len(clock.slept) < 3:
         await asyncio.sleep(0)
     assert probe.calls == 0
-    breaker._enter(State.OPEN, until=float("inf"))
+    await _fail(breaker)
     async with asyncio.timeout(5):
         while probe.calls == 0:
             await asyncio.sleep(0)
@@ -362,7 +365,7 @@ async def test_calls_that_hang_for_longer_than_a_look_that_finds_nothing_open_th
     probe.answer = OSError("no way")
     breaker = CircuitBreaker("some", BreakerPolicy(5, 60.0))
     dependency = Dependency("some", probe, 30.0, 1.0, circuit=breaker, silent_seconds=lambda: silent_seconds)
-    await Prober(dependency, Board(), FakeClock()).look()  # type: ignore[arg-type]
+    await Prober(dependency, Board(), FakeClock()).look()
     assert breaker.snapshot().state == state
 
 
@@ -380,7 +383,7 @@ async def test_an_upstream_whose_calls_hang_is_looked_at_by_the_replica_that_mak
     dependency = Dependency(
         "gemini", probe, 30.0, 5.0, is_shared=True, status="ok", circuit=breaker, silent_seconds=lambda: 2.0
     )
-    running = asyncio.create_task(Prober(dependency, board, clock).run())  # type: ignore[arg-type]
+    running = asyncio.create_task(Prober(dependency, board, clock).run())
     async with asyncio.timeout(5):
         while probe.calls < 2:
             await asyncio.sleep(0)
@@ -395,7 +398,7 @@ async def test_another_replicas_bad_news_is_checked_once_and_not_believed_if_it_
     dependency = Dependency(
         "gemini", probe, 30.0, 5.0, is_shared=True, circuit=CircuitBreaker("some", BreakerPolicy(5, 60.0))
     )
-    prober = Prober(dependency, board, clock)  # type: ignore[arg-type]
+    prober = Prober(dependency, board, clock)
     for _ in range(3):
         await prober.look()
     assert (probe.calls, dependency.status) == (1, "ok")
@@ -410,7 +413,7 @@ class _Link:
 
 
 async def _cut_off(desk: Desk, breaker: CircuitBreaker) -> None:
-    breaker.attach(_Link())  # type: ignore[arg-type]
+    breaker.attach(_Link())
     for _ in range(5):
         breaker.seen_ill("no way", 0.0)
     assert breaker.is_cut_off

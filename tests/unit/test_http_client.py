@@ -22,7 +22,7 @@ from app.core.http_client import (
     parse_retry_after,
     request,
 )
-from fakes import peer, read_request, response
+from tests.support.fakes import peer, read_request, response
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ from app.core.http_client import (
     get_http_client_for_probes,
     request,
 )
-from fakes import peer, read_request, response
+from tests.support.fakes import peer, read_request, response
 
 
 @pytest.fixture(autouse=True)

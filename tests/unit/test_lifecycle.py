@@ -8,7 +8,7 @@ import pytest
 
 from app.core import lifecycle
 from app.core.lifecycle import Supervisor
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 
 class Dying:

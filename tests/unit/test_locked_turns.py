@@ -10,7 +10,7 @@ from app.adapters.database_trouble import (
     MAX_GROUPS,
     LockedTurns,
 )
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 
 def test_one_call_comes_back_soon() -> None:

@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
+
+import pytest
 
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.loop_watch import LoopWatch, stalled_since
+
+BACKEND = Path(__file__).resolve().parents[2] / "backend"
+PROCESS = """
+import asyncio, re, time
+from app.core.loop_watch import LoopWatch
+
+def expression():
+    re.match(r"(a+)+$", "a" * 64 + "b")  # would take years, and lets no other thread run
+
+def sleep():
+    time.sleep(60)
+
+async def main():
+    beaten = asyncio.Event()
+    watch = LoopWatch(tick_seconds=0.1, stuck_seconds=0.5, hopeless_seconds=1, frozen_seconds=2)
+    running = asyncio.create_task(watch.run(beaten.set))
+    await beaten.wait()
+    {during}
+    running.cancel()
+    await asyncio.wait([running])
+    time.sleep(2.5)  # time itself: nothing watches any more
+
+asyncio.run(main())
+"""
 
 
 async def _watched(during: Callable[[], None], **settings: float) -> tuple[LoopWatch, threading.Event]:
@@ -97,3 +126,21 @@ async def test_a_failure_across_a_stall_of_the_own_loop_is_not_counted():
     assert breaker.snapshot().state == "open"
     watching.cancel()
     await asyncio.wait([watching])
+
+
+@pytest.mark.parametrize(
+    ("during", "exit_code", "told"),
+    [
+        ("expression()", 1, ["Timeout (0:00:02)!", "in expression"]),
+        ("sleep()", 70, ["event loop is stuck", "event loop is stuck for good, ending the process"]),
+        ("await asyncio.sleep(2.5)", 0, []),  # time itself
+    ],
+    ids=["stuck in C code", "blocked", "turning"],
+)
+def test_a_real_process_ends_if_and_only_if_its_loop_stands_still(during: str, exit_code: int, told: list[str]) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", PROCESS.format(during=during)], cwd=BACKEND, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == exit_code, ended.stderr
+    assert [words for words in told if words not in ended.stderr] == []
+    assert told or ended.stderr == ""

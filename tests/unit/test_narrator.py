@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.core.logging import trace_of
-from app.sandbox.narrator import LogTail, Narrator
+from app.demo.narrator import LogTail, Narrator
 
 OPENED = "Circuit breaker 'gemini_api': seuil d'échecs atteint (5/5), ouverture du circuit"
 PROBED = "Circuit breaker 'gemini_api': tentative de récupération (HALF_OPEN)"

@@ -50,7 +50,7 @@ def test_each_event_has_its_label_and_severity(field: str, value: dict[str, Any]
 
 
 def test_a_notice_names_the_number_as_digits_and_its_details() -> None:
-    told = notice("account_update", {"phone_number": "+1 555-000-1111", "event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": "DISABLE"}})  # noqa: E501  # fmt: skip
+    told = notice("account_update", {"phone_number": "+1 555-000-1111", "event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": "DISABLE"}})  # noqa: E501  one notice  # fmt: skip
     assert (told.waba_id, told.phone_number, told.event) == ("100", "15550001111", "DISABLED_UPDATE")
     assert told.details["ban_info.waba_ban_state"] == "DISABLE"
 

@@ -6,7 +6,7 @@ import pytest
 
 from app.core import pacing
 from app.core.pacing import Limit, LocalPacer
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 FREE = Limit(0.000001, 1_000_000)
 

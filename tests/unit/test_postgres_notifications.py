@@ -39,7 +39,7 @@ async def test_a_connection_that_broke_is_dropped_and_the_wait_ends(
     await notifications.wait(0.01)
     (line,) = [line for line in caplog.records if "no notifications" in line.getMessage()]
     assert line.levelname == "WARNING"
-    assert type(trouble).__name__ in line.reason  # type: ignore[attr-defined]
+    assert type(trouble).__name__ in line.reason
     notifications._connection = Broken(trouble)  # once, not with every look
     await notifications.wait(0.01)
     assert len([line for line in caplog.records if "no notifications" in line.getMessage()]) == 1

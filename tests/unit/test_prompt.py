@@ -8,6 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.demo.bakery import BAKERY
 from app.domain.fitting import CUT, MISSING, estimated_tokens, size
 from app.domain.models import BotProfile, Prompt, Turn
 from app.domain.prompt import (
@@ -20,7 +21,6 @@ from app.domain.prompt import (
     merge_turns,
     system_instruction,
 )
-from app.sandbox.bakery import BAKERY
 
 GOLDEN = Path(__file__).parent / "golden"
 BAKERY_PROFILE = BotProfile(account_id="a1", **BAKERY)

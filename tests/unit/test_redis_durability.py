@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from app.core.config import Settings, SettingsError
+from app.core.errors import SettingsError
 from app.core.redis.info import DURABLE, about_server
 from app.doctor.checkup import _unsafe
-from serving import settings_of
+from app.settings import Settings
+from tests.support.serving import settings_of
 
 DATABASE = {"ingest_fallback": "database"}
 

@@ -10,7 +10,7 @@ from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker, CircuitBreak
 from app.core.deadline import Deadline
 from app.core.errors import DeadlineExceeded, Unavailable
 from app.core.resilience import BulkheadFull, ResiliencePolicy
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 from app.core import resolver as resolver_module
 from app.core.resolver import FRESH_SECONDS, MAX_LOOKUPS, STALE_SECONDS, Resolver
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 ANSWER = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.7", 80))]
 

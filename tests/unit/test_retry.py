@@ -22,7 +22,7 @@ from app.core.retry import (
     retry_on_network_error,
     retry_on_server_error,
 )
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 
 def status_error(status: int, headers: dict[str, str] | None = None) -> httpx.HTTPStatusError:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from app.sandbox.faults import MAX_RULES, Call, Faults, FaultSpec, TooManyFaults
 from app.sandbox.gemini_errors import ANSWERS, ERRORS
 from app.sandbox.whatsapp_errors import known_codes
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 SEND = Call("send", "106", recipient="16505551234", text="Bread at 7:00")
 ASK = Call("generate", api_key="k1", model="gemini-3.5-flash-lite", text="bread?", system="Assistant of Maison Levain")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from app.demo.bakery import BAKERY
 from app.domain.models import BotProfile
 from app.domain.prompt import system_instruction
-from app.sandbox.bakery import BAKERY
 from app.sandbox.gemini_reply import compose
 
 PROFILE = BotProfile(account_id="a", **{k: v for k, v in BAKERY.items() if k in BotProfile.__slots__})

@@ -10,10 +10,11 @@ import pytest
 from pydantic import ValidationError
 
 from app.api.schemas import AccountChanges, AccountIn
-from app.core.config import Settings, SettingsError, load_settings, misspelt_settings
 from app.core.credentials import credentials_problem, place_of
+from app.core.errors import SettingsError
 from app.core.secrets import TokenCipher, clean_secret
-from app.core.setting_names import misspelt
+from app.setting_names import misspelt
+from app.settings import Settings, load_settings, misspelt_settings
 
 KEY = TokenCipher.generate_key()
 SECRETS = (

@@ -20,7 +20,7 @@ from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.errors import Unavailable
 from app.domain.errors import Unauthenticated
 from app.domain.models import User
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 URL = "https://project.supabase.test"
 SECRET = "a-legacy-secret-of-more-than-32-characters"
@@ -46,7 +46,7 @@ def signed(key=EC_KEY, kid="ec", algorithm="ES256", **changes):
     return jwt.encode(claims(**changes), key, algorithm=algorithm, headers={"kid": kid})
 
 
-class World:
+class VerifierCase:
     def __init__(self, *, secret=None) -> None:
         self.clock = FakeClock()
         self.keys: object = [jwk(EC_KEY, "ec", alg="ES256", use="sig"), jwk(RSA_KEY, "rsa")]
@@ -75,7 +75,7 @@ class World:
 
 @pytest.fixture
 async def world():
-    world = World()
+    world = VerifierCase()
     yield world
     await world.client.aclose()
 
@@ -141,7 +141,7 @@ def _base64(raw):
 async def test_the_legacy_secret_works_only_if_it_is_configured(world):
     token = jwt.encode(claims(), SECRET, algorithm="HS256")
     await world.refuses(token)
-    legacy = World(secret=SECRET)
+    legacy = VerifierCase(secret=SECRET)
     assert await legacy.verifier.verify(token) == User("user-1")
     await legacy.refuses(jwt.encode(claims(), SECRET + "x", algorithm="HS256"))
     assert legacy.fetches == 0

@@ -15,7 +15,7 @@ import pytest
 from app.core.cache import default_cache
 from app.core.circuit_breaker import CircuitBreakerOpenError, gemini_circuit_breaker
 from app.core.http_client import close_http_client
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 HTTP_CLIENT = """
 from app.core.http_client import get_http_client, get_http_client_for_media, close_http_client

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.core.uptime import Uptime
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 
 def test_answers_that_follow_each_other_closely_lose_nothing() -> None:

@@ -86,7 +86,7 @@ async def test_a_wrong_app_secret_is_told_at_once_and_then_once_a_minute(
 async def test_a_503_says_on_its_line_what_is_away(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     await post(WebhookReceiver(IngestService(Queue(is_away=True)), ["s"]), b"{}", signed_headers("s", b"{}"))
-    (line,) = [line.fields for line in caplog.records if line.getMessage() == "webhook"]  # type: ignore[attr-defined]
+    (line,) = [line.fields for line in caplog.records if line.getMessage() == "webhook"]
     assert (line["error"], line["reason"]) == ("queue_unavailable", "put: Connection refused")
 
 
@@ -110,6 +110,6 @@ async def test_a_refused_verification_is_counted_and_told(caplog: pytest.LogCapt
         good = {"hub.mode": "subscribe", "hub.verify_token": "the right one", "hub.challenge": "42"}
         assert (await http.get("/webhook/whatsapp", params=good)).text == "42"
     assert count("verification_failed") == before + 2
-    assert [line.reason for line in caplog.records if "verification refused" in line.getMessage()] == [  # type: ignore[attr-defined]
+    assert [line.reason for line in caplog.records if "verification refused" in line.getMessage()] == [
         "hub.mode or hub.verify_token is missing", "no account has this verify token",
     ]  # fmt: skip

@@ -21,7 +21,7 @@ from app.core.errors import Unavailable
 from app.core.secrets import TokenCipher
 from app.domain.errors import AccountRejected, Fenced, SendAmbiguous, SendError, SendRejected, SendThrottled
 from app.domain.models import Account, BlockReason, Recipient
-from fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 CIPHER = TokenCipher([TokenCipher.generate_key()])
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -47,7 +47,7 @@ def error(code, status=400, headers=None, **more):
     return httpx.Response(status, json={"error": {"message": "no", "code": code, **more}}, headers=headers)
 
 
-class World:
+class WhatsAppCase:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.breaker = CircuitBreaker("whatsapp_api", BreakerPolicy(3, 30.0), clock=self.clock)
@@ -86,7 +86,7 @@ class World:
 
 @pytest.fixture
 async def world():
-    world = World()
+    world = WhatsAppCase()
     yield world
     await world.client.aclose()
 

@@ -6,7 +6,6 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 from urllib.parse import quote
 
 from app.adapters.gemini_answers import ApiError, Spoken, as_object, parse, read_error, read_text
@@ -36,7 +35,7 @@ from app.core.http_client import (
 from app.core.resilience import ResiliencePolicy
 from app.core.retry import is_unavailable
 from app.domain.errors import ModelRefused, Unavailable
-from app.domain.models import BotProfile, Generation, Prompt, Turn
+from app.domain.models import BotProfile, Generation, Json, Prompt, Turn
 from app.domain.text import whole_sentences
 
 logger = logging.getLogger(__name__)
@@ -177,7 +176,7 @@ class GeminiModel:
     def silent_seconds(self) -> float:
         return self._policy.silent_seconds()
 
-    async def probe(self) -> Mapping[str, Any]:
+    async def probe(self) -> Mapping[str, object]:
         """Is the API reachable, the key good, the default model alive, and does it take our requests? Past the breaker.
         Asks for a token with the real parameters, or only looks the model up while answers prove the rest and the
         circuit is closed.
@@ -208,10 +207,10 @@ class GeminiModel:
         self,
         model: str,
         prompt: Prompt,
-        post: Callable[[str, Mapping[str, Any]], Awaitable[Mapping[str, Any]]],
+        post: Callable[[str, Mapping[str, object]], Awaitable[Mapping[str, object]]],
         *,
         max_output_tokens: int | None = None,
-    ) -> Mapping[str, Any]:
+    ) -> Mapping[str, object]:
         """One answer; again without what the model does not take. A refused parameter is no failure of Gemini's."""
         for _ in range(MAX_REFUSED_PARAMETERS):
             body = self._body(model, prompt, max_output_tokens)
@@ -223,15 +222,15 @@ class GeminiModel:
                 logger.warning("model refuses a parameter, asking without it", extra={"model": model})
         return await post(model, self._body(model, prompt, max_output_tokens))
 
-    def _body(self, model: str, prompt: Prompt, max_output_tokens: int | None) -> Mapping[str, Any]:
+    def _body(self, model: str, prompt: Prompt, max_output_tokens: int | None) -> Json:
         body = self._parameters.body(model, prompt)
         if max_output_tokens is not None:
             body["generationConfig"]["maxOutputTokens"] = max_output_tokens
         return body
 
     async def _post(
-        self, model: str, body: Mapping[str, Any], *, get_client: GetClient | None = None
-    ) -> Mapping[str, Any]:
+        self, model: str, body: Mapping[str, object], *, get_client: GetClient | None = None
+    ) -> Mapping[str, object]:
         is_default = model == self._default_model
         try:
             answer = await self._answer(model, body, get_client or self._get_client)
@@ -243,7 +242,7 @@ class GeminiModel:
             self._proven_until = self._clock.monotonic() + PROOF_SECONDS
         return answer
 
-    async def _answer(self, model: str, body: Mapping[str, Any], get_client: GetClient) -> Mapping[str, Any]:
+    async def _answer(self, model: str, body: Mapping[str, object], get_client: GetClient) -> Mapping[str, object]:
         url = f"{self._url(model)}:generateContent"
         response = await self._exchange("POST", url, get_client, timeout_seconds=ATTEMPT_SECONDS, payload=body)
         answer = parse(response.body)
@@ -259,7 +258,7 @@ class GeminiModel:
         raise self._failure(error)
 
     async def _exchange(
-        self, method: str, url: str, get_client: GetClient, *, timeout_seconds: float, payload: Any = None
+        self, method: str, url: str, get_client: GetClient, *, timeout_seconds: float, payload: object = None
     ) -> Response:
         try:
             return await request(
@@ -306,7 +305,7 @@ def _is_empty(spoken: Spoken) -> bool:
     return not spoken.text and not spoken.refused and spoken.reason != "MAX_TOKENS"
 
 
-def _generation(answers: Sequence[Mapping[str, Any]], spoken: Spoken, model: str) -> Generation:
+def _generation(answers: Sequence[Mapping[str, object]], spoken: Spoken, model: str) -> Generation:
     """Of the last answer; each cost tokens. Raises `ModelRefused`. An answer cut by the token limit ends with its last
     whole sentence."""
     truncated = spoken.reason == "MAX_TOKENS"
@@ -322,7 +321,7 @@ def _generation(answers: Sequence[Mapping[str, Any]], spoken: Spoken, model: str
     )
 
 
-def _tokens(answers: Sequence[Mapping[str, Any]], *names: str) -> int | None:
+def _tokens(answers: Sequence[Mapping[str, object]], *names: str) -> int | None:
     usages = [as_object(answer.get("usageMetadata")) for answer in answers]
     known = [count for usage in usages for name in names if isinstance(count := usage.get(name), int)]
     return sum(known) if known else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.core import tolerant_json
+from app.domain.models import Json
 
 REFUSALS = frozenset({
     "SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "RECITATION",
@@ -47,7 +48,7 @@ class ApiError:
     name: str
     reason: str
     complaint: str
-    details: tuple[Mapping[str, Any], ...] = ()
+    details: tuple[Json, ...] = ()
 
     @property
     def words(self) -> str:
@@ -72,7 +73,7 @@ class ApiError:
         return delay, per_day
 
 
-def parse(body: bytes) -> Mapping[str, Any] | None:
+def parse(body: bytes) -> Mapping[str, object] | None:
     """The JSON object of a body, `None` if it is not JSON; what is no character in it becomes U+FFFD. Of an array (as
     streaming methods answer) the element that tells of an error, else the only one."""
     try:
@@ -85,7 +86,7 @@ def parse(body: bytes) -> Mapping[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def read_error(http_status: int, answer: Mapping[str, Any] | None) -> ApiError | None:
+def read_error(http_status: int, answer: Mapping[str, object] | None) -> ApiError | None:
     """The error of an answer, whatever its HTTP status was: a 200 with an `error` object is no success."""
     told = (answer or {}).get("error")
     if http_status < 400 and told in (None, {}, [], "", False):
@@ -103,7 +104,7 @@ def read_error(http_status: int, answer: Mapping[str, Any] | None) -> ApiError |
     )
 
 
-def read_text(answer: Mapping[str, Any]) -> Spoken:
+def read_text(answer: Mapping[str, object]) -> Spoken:
     """What was said: of several candidates the first that ended well, else the first with any text."""
     candidates = answer.get("candidates")
     spoken = [_candidate(as_object(item)) for item in candidates] if isinstance(candidates, list) else []
@@ -116,11 +117,11 @@ def read_text(answer: Mapping[str, Any]) -> Spoken:
     return next((one for one in spoken if one.refused), spoken[0] if spoken else Spoken("", ""))
 
 
-def as_object(value: Any) -> Mapping[str, Any]:
+def as_object(value: Any) -> Json:
     return value if isinstance(value, dict) else {}
 
 
-def _candidate(candidate: Mapping[str, Any]) -> Spoken:
+def _candidate(candidate: Json) -> Spoken:
     reason = _code_word(candidate.get("finishReason"))
     if reason in REFUSALS:
         return Spoken("", reason, refused=True)
@@ -130,7 +131,7 @@ def _candidate(candidate: Mapping[str, Any]) -> Spoken:
     return Spoken(said.replace("\0", "\ufffd").strip(), reason)
 
 
-def _told_status(code: Any, name: str) -> int:
+def _told_status(code: object, name: str) -> int:
     if isinstance(code, str) and code.isdecimal():
         code = int(code)
     if isinstance(code, int) and 400 <= code <= 599:
@@ -138,11 +139,11 @@ def _told_status(code: Any, name: str) -> int:
     return _HTTP_STATUS.get(name, 500)
 
 
-def _code_word(value: Any) -> str:
+def _code_word(value: object) -> str:
     return value if isinstance(value, str) and _CODE_WORD.fullmatch(value) else ""
 
 
-def _free_texts(told: Any, error: Mapping[str, Any], details: tuple[Mapping[str, Any], ...]) -> list[str]:
+def _free_texts(told: object, error: Mapping[str, object], details: tuple[Mapping[str, object], ...]) -> list[str]:
     texts = [told, error.get("message")]
     for detail in details:
         violations = detail.get("fieldViolations")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from app.core.clock import SYSTEM_CLOCK, Clock
-from app.domain.models import Prompt
+from app.domain.models import Json, Prompt
 
 MAX_OUTPUT_TOKENS = 1024
 """Of an answer, where the profile says nothing."""
@@ -70,7 +70,7 @@ class ModelParameters:
         refused, until = self._known.get(model, (NOTHING_REFUSED, 0.0))
         return refused if self._clock.monotonic() < until else NOTHING_REFUSED
 
-    def learn(self, model: str, body: Mapping[str, Any], complaint: str) -> bool:
+    def learn(self, model: str, body: Mapping[str, object], complaint: str) -> bool:
         """Is `complaint` about an optional parameter of `body`? Then the next `body()` is another one."""
         known = self.refused(model)
         told = _told(known, body, complaint)
@@ -83,11 +83,11 @@ class ModelParameters:
         return True
 
 
-def _config(refused: Refused, prompt: Prompt) -> dict[str, Any]:
+def _config(refused: Refused, prompt: Prompt) -> dict[str, object]:
     thinks_little = "thinkingConfig" not in refused.names and refused.level == LEVELS[0]
     limit = None if "maxOutputTokens" in refused.names else prompt.max_output_tokens
     room = 0 if thinks_little else THINKING_ROOM_TOKENS
-    config: dict[str, Any] = {"maxOutputTokens": (limit or MAX_OUTPUT_TOKENS) + room}
+    config: dict[str, object] = {"maxOutputTokens": (limit or MAX_OUTPUT_TOKENS) + room}
     if "thinkingConfig" not in refused.names:
         config["thinkingConfig"] = {"thinkingLevel": refused.level}
     if prompt.temperature is not None and "temperature" not in refused.names:
@@ -95,7 +95,7 @@ def _config(refused: Refused, prompt: Prompt) -> dict[str, Any]:
     return config
 
 
-def _told(known: Refused, body: Mapping[str, Any], complaint: str) -> Refused:
+def _told(known: Refused, body: Json, complaint: str) -> Refused:
     squeezed = re.sub(r"[^a-z]", "", complaint.lower())
     levels = {level for level in LEVELS if re.search(rf"(?<![a-z]){level}(?![a-z])", complaint, re.IGNORECASE)}
     sent = {*body["generationConfig"], *body}

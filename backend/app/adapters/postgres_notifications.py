@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from typing import Any
 
 import asyncpg
 
@@ -26,7 +25,7 @@ class Notifications:
 
     def __init__(self, database_url: str) -> None:
         self._url = database_url
-        self._connection: Any = None
+        self._connection: asyncpg.Connection | None = None
         self._heard = asyncio.Event()
         self._is_lost = False
 

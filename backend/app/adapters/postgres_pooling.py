@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -46,7 +45,7 @@ async def is_transaction_pooler(database_url: str, *, connect_seconds: float) ->
             return False
 
 
-async def _connect(stack: AsyncExitStack, database_url: str, seconds: float) -> Any:
+async def _connect(stack: AsyncExitStack, database_url: str, seconds: float) -> asyncpg.Connection:
     connection = await asyncpg.connect(
         database_url, timeout=seconds, command_timeout=PROBE_SECONDS, statement_cache_size=0
     )
@@ -54,7 +53,7 @@ async def _connect(stack: AsyncExitStack, database_url: str, seconds: float) -> 
     return connection
 
 
-async def _server_of(connection: Any) -> int:
+async def _server_of(connection: asyncpg.Connection) -> int:
     """The process that serves the transaction which this begins."""
     await connection.execute("begin")
     pid: int = await connection.fetchval("select pg_backend_pid()")

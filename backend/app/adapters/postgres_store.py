@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from typing import Any
 
 import asyncpg
 import orjson
@@ -14,9 +13,9 @@ from app.adapters.database_trouble import LOCK_SECONDS, DatabaseUnavailable, Tro
 from app.adapters.postgres_notifications import Notifications
 from app.adapters.postgres_pooling import SIGNS, is_known_pooler, is_transaction_pooler
 from app.adapters.sql_store import SqlStore
-from app.core.config import Pooling
 from app.core.resilience import ResiliencePolicy
 from app.domain.errors import ConfigurationError
+from app.settings import Pooling
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +68,7 @@ class PostgresStore(SqlStore):
     async def ignore_invalidations(self) -> None:
         await self._notifications.aclose()
 
-    async def _execute(self, function: str, body: bytes) -> Any:
+    async def _execute(self, function: str, body: bytes) -> object:
         try:
             try:
                 answer = await self._once(function, body)
@@ -87,7 +86,7 @@ class PostgresStore(SqlStore):
             raise DatabaseUnavailable(Trouble.AWAY, type(exc).__name__) from exc
         return orjson.loads(answer)
 
-    async def _once(self, function: str, body: bytes) -> Any:
+    async def _once(self, function: str, body: bytes) -> str:
         pool = self._pool or await self._open()
         connection = await _acquire(pool)
         try:
@@ -113,12 +112,12 @@ class PostgresStore(SqlStore):
                 closing.add_done_callback(self._closing.discard)
         return True
 
-    async def _fetch(self, connection: Any, function: str, body: str) -> Any:
+    async def _fetch(self, connection: asyncpg.Connection, function: str, body: str) -> str:
         query = f"select public.{function}($1::jsonb)"  # the names are literals of SqlStore
         if not self._pooled:
-            return await connection.fetchval(query, body)
+            return str(await connection.fetchval(query, body))
         await connection.execute(f"begin; {self._limits('set local')}")
-        answer = await connection.fetchval(query, body)
+        answer = str(await connection.fetchval(query, body))
         await connection.execute("commit")
         return answer
 
@@ -163,7 +162,7 @@ class PostgresStore(SqlStore):
         if self._closing:
             await asyncio.wait(self._closing)
 
-    async def _limit(self, connection: Any) -> None:
+    async def _limit(self, connection: asyncpg.Connection) -> None:
         """The server stops by itself what we have given up. Not at connect: poolers refuse what they do not know."""
         await connection.execute(self._limits("set"))
 
@@ -186,7 +185,7 @@ async def _look(database_url: str) -> bool:
         raise _not_a_url() from None
 
 
-async def _acquire(pool: asyncpg.Pool) -> Any:
+async def _acquire(pool: asyncpg.Pool) -> object:
     try:
         return await pool.acquire(timeout=CONNECT_SECONDS)
     except ValueError:
@@ -197,10 +196,10 @@ def _not_a_url() -> ConfigurationError:
     return ConfigurationError("DATABASE_URL", "is not a valid postgresql:// URL")
 
 
-def _discard(connection: Any) -> None:
+def _discard(connection: asyncpg.Connection) -> None:
     with suppress(asyncpg.InterfaceError):  # it may be lost already
         connection.terminate()
 
 
-async def _keep(_connection: Any) -> None:
+async def _keep(_connection: object) -> None:
     """Nothing to reset."""

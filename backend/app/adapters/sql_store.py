@@ -9,6 +9,7 @@ Every operation may be repeated. Those that would not be by nature carry an id o
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 import time
@@ -23,10 +24,9 @@ import orjson
 from pydantic import TypeAdapter
 
 from app.adapters.database_trouble import DatabaseUnavailable, LockedTurns, Trouble
-from app.adapters.sql_invalidations import SqlInvalidations
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.deadline import Deadline
-from app.core.queue import Event
+from app.core.event import Event
 from app.core.resilience import ResiliencePolicy
 from app.core.slots import CALLER
 from app.domain.errors import Conflict, Fenced, InvalidInput, NotFound
@@ -45,6 +45,8 @@ from app.domain.models import (
     Inbound,
     InboundMessage,
     InboxState,
+    Invalidation,
+    Json,
     Member,
     Message,
     Page,
@@ -76,6 +78,7 @@ _BLOCKED = TypeAdapter(BlockedAccounts)
 _CONVERSATION = TypeAdapter(Conversation)
 _HISTORY = TypeAdapter(DatabaseHistory)
 _INBOUND = TypeAdapter(Inbound)
+_INVALIDATIONS = TypeAdapter(tuple[Invalidation, ...])
 _MEMBER = TypeAdapter(Member)
 _MEMBERS = TypeAdapter(tuple[Member, ...])
 _MESSAGE = TypeAdapter(Message)
@@ -109,7 +112,7 @@ CONFLICTS = {
 }
 
 
-class SqlStore(SqlInvalidations, Store):
+class SqlStore(Store):
     """The whole port, less the way to the database."""
 
     def __init__(self, policy: ResiliencePolicy) -> None:
@@ -125,7 +128,7 @@ class SqlStore(SqlInvalidations, Store):
         self._schema_policy = policy.behind(CircuitBreaker("supabase_schema", INBOX_BREAKER, dependency="database"))
 
     @abstractmethod
-    async def _execute(self, function: str, body: bytes) -> Any:
+    async def _execute(self, function: str, body: bytes) -> object:
         """Call `public.<function>` with the JSON `body`, once; its parsed answer. Raises `DatabaseUnavailable`."""
 
     async def _call(self, operation: str, /, **p: Any) -> Any:
@@ -159,6 +162,21 @@ class SqlStore(SqlInvalidations, Store):
         if operation == "ping":
             return self._ping_policy
         return self._schema_policy if operation in _ABOUT_THE_SCHEMA else self._policy
+
+    # -- what the database remembers for the caches ----------------------------------------------------------------
+
+    async def pending_invalidations(self, *, limit: int) -> tuple[Invalidation, ...]:
+        return _INVALIDATIONS.validate_python(await self._call("pending_invalidations", limit=limit))
+
+    async def settle_invalidations(self, ids: Sequence[int]) -> None:
+        await self._call("settle_invalidations", ids=ids)
+
+    async def wait_for_invalidations(self, timeout_seconds: float) -> None:
+        """The database notifies only where a session can listen."""
+        await asyncio.sleep(timeout_seconds)
+
+    async def ignore_invalidations(self) -> None:
+        """There is no session that listens."""
 
     # -- inbox ---------------------------------------------------------------------------------------------------
 
@@ -289,7 +307,7 @@ class SqlStore(SqlInvalidations, Store):
         )  # fmt: skip
         return _ACCOUNT.validate_python(account)
 
-    async def update_account(self, account_id: str, changes: Mapping[str, Any]) -> Account:
+    async def update_account(self, account_id: str, changes: Mapping[str, object]) -> Account:
         _check_known(changes, _ACCOUNT_CHANGES)
         return _ACCOUNT.validate_python(await self._call("update_account", account_id=account_id, changes=changes))
 
@@ -316,7 +334,7 @@ class SqlStore(SqlInvalidations, Store):
         *,
         phone_number_id: str | None,
         phone_number: str | None,
-        notice: Mapping[str, Any],
+        notice: Json,
         block: BlockReason | None,
         ends_block: bool,
         confirm: int,
@@ -367,7 +385,7 @@ class SqlStore(SqlInvalidations, Store):
         profile = await self._call("get_profile", account_id=account_id)
         return None if profile is None else _profile(profile)
 
-    async def update_profile(self, account_id: str, changes: Mapping[str, Any]) -> BotProfile:
+    async def update_profile(self, account_id: str, changes: Json) -> BotProfile:
         _check_known(changes, _PROFILE_CHANGES)
         return _profile(await self._call("update_profile", account_id=account_id, changes=changes))
 
@@ -410,7 +428,7 @@ class SqlStore(SqlInvalidations, Store):
         outbound_key: str | None,
         status: Status,
         timestamp: datetime,
-        error: Mapping[str, Any] | None,
+        error: Json | None,
     ) -> bool:
         known: bool = await self._call(
             "apply_status", account_id=account_id, wa_message_id=wa_message_id, outbound_key=outbound_key,
@@ -493,7 +511,7 @@ class SqlStore(SqlInvalidations, Store):
     ) -> Reply:
         return await self._save_answer(spent, key=key, fence=fence, covers=covers, body=body, fallback=fallback)
 
-    async def _save_answer(self, spent: Spent | None, **p: Any) -> Reply:
+    async def _save_answer(self, spent: Spent | None, **p: object) -> Reply:
         cost = {
             "spent_id": spent and spent.id,
             "input_tokens": spent and spent.input_tokens,
@@ -521,7 +539,7 @@ class SqlStore(SqlInvalidations, Store):
     async def complete_part(self, key: str, *, part: int, wamid: str, last: bool) -> None:
         await self._call("complete_part", key=key, part=part, wamid=wamid, last=last)
 
-    async def fail_part(self, key: str, *, fence: int, part: int, error: Mapping[str, Any], final: bool) -> None:
+    async def fail_part(self, key: str, *, fence: int, part: int, error: Mapping[str, object], final: bool) -> None:
         await self._call("fail_part", key=key, fence=fence, part=part, error=error, final=final)
 
 
@@ -532,11 +550,11 @@ def _event_rows(events: Sequence[Event]) -> list[dict[str, Any]]:
     ]
 
 
-def _events(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Event]]:
+def _events(rows: Sequence[Json]) -> list[tuple[int, Event]]:
     return [(row["row"], _event(row)) for row in rows]
 
 
-def _event(row: Mapping[str, Any]) -> Event:
+def _event(row: Json) -> Event:
     payload = base64.b64decode(row["payload"])
     return Event(row["id"], row["mailbox"], payload, row["immediate"], row.get("accepted_at", 0.0))
 
@@ -544,7 +562,7 @@ def _event(row: Mapping[str, Any]) -> Event:
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
-def _encode(p: Mapping[str, Any]) -> bytes:
+def _encode(p: Mapping[str, object]) -> bytes:
     """JSON that PostgreSQL takes: its text cannot hold a NUL."""
     body = orjson.dumps(p)
     return _NUL.sub(rb"\1\\ufffd", body) if b"\\u0000" in body else body
@@ -554,12 +572,12 @@ def _optional(adapter: TypeAdapter[T], value: Any) -> T | None:
     return None if value is None else adapter.validate_python(value)
 
 
-def _profile(row: Mapping[str, Any]) -> BotProfile:
+def _profile(row: Json) -> BotProfile:
     """What is null in the row is as the application says."""
     return _PROFILE.validate_python({name: value for name, value in row.items() if value is not None})
 
 
-def _check_known(changes: Mapping[str, Any], allowed: set[str]) -> None:
+def _check_known(changes: Mapping[str, object], allowed: set[str]) -> None:
     for name in changes:
         if name not in allowed:
             raise InvalidInput(f"{name} cannot be changed", field=name)
@@ -576,9 +594,9 @@ def _page_size(limit: int) -> int:
 
 def _page(
     adapter: TypeAdapter[T],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Json],
     size: int,
-    cursor_of: Callable[[T, Mapping[str, Any]], str],
+    cursor_of: Callable[[T, Json], str],
 ) -> Page[T]:
     """`rows` are one more than `size` if there is another page; `cursor_of` names the place after an item's row."""
     items = tuple(adapter.validate_python(row) for row in rows[:size])

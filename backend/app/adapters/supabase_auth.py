@@ -16,7 +16,7 @@ from app.core.deadline import Deadline
 from app.core.http_client import GetClient, HttpError, get_http_client, request
 from app.core.resilience import ResiliencePolicy
 from app.domain.errors import Unauthenticated, Unavailable
-from app.domain.models import User
+from app.domain.models import Json, User
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class SupabaseTokenVerifier:
             raise Unauthenticated("the access token is not a signed-in user's")
         return User(id=claims["sub"], is_anonymous=claims.get("is_anonymous") is True)
 
-    async def _key_for(self, header: Mapping[str, Any]) -> tuple[Any, str]:
+    async def _key_for(self, header: Json) -> tuple[Any, str]:
         """The key and the one algorithm it may be used with."""
         if header.get("alg") == "HS256":
             if self._secret is None:
@@ -151,7 +151,7 @@ class SupabaseTokenVerifier:
         return float("inf") if at is None else self._clock.monotonic() - at
 
 
-def _usable(key: Any) -> tuple[str, PyJWK] | None:
+def _usable(key: object) -> tuple[str, PyJWK] | None:
     """A key we can verify with, by its id. Other kinds are skipped: a set may hold keys for newer clients."""
     if not isinstance(key, dict) or not isinstance(key.get("kid"), str):
         return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
 from postgrest.exceptions import APIError
 from supabase import AsyncClient, AsyncClientOptions
@@ -30,7 +28,7 @@ class SupabaseStore(SqlStore):
         options = AsyncClientOptions(httpx_client=http_client, auto_refresh_token=False, persist_session=False)
         self._client = AsyncClient(url, key, options)
 
-    async def _execute(self, function: str, body: bytes) -> Any:
+    async def _execute(self, function: str, body: bytes) -> object:
         try:
             response = await self._client.rpc(function, {"p": orjson.loads(body)}).execute()
         except APIError as exc:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 from app.core.circuit_breaker import (
@@ -183,7 +183,7 @@ class WhatsAppMessenger:
         return wamid
 
     async def mark_read(self, account: Account, wa_message_id: str, *, typing: bool) -> None:
-        body: dict[str, Any] = {"messaging_product": "whatsapp", "status": "read", "message_id": wa_message_id}
+        body: dict[str, object] = {"messaging_product": "whatsapp", "status": "read", "message_id": wa_message_id}
         if typing:
             body["typing_indicator"] = {"type": "text"}
         # Past policy and circuits: what happens to a courtesy says nothing about sends and takes nothing of theirs.
@@ -241,7 +241,7 @@ class WhatsAppMessenger:
     def silent_seconds(self) -> float:
         return self._policy.silent_seconds()
 
-    async def probe(self) -> Mapping[str, Any]:
+    async def probe(self) -> Mapping[str, object]:
         """Does the API answer at all? Past the breakers and without a token. Raises `Unavailable`."""
         try:
             response = await request(
@@ -253,7 +253,7 @@ class WhatsAppMessenger:
             raise Unavailable(DEPENDENCY, f"whatsapp: HTTP {response.status}")
         return {}
 
-    async def describe_number(self, account: Account) -> Mapping[str, Any]:
+    async def describe_number(self, account: Account) -> Mapping[str, object]:
         """What Meta says of the account's number with the account's token: `display_phone_number`, `verified_name`,
         `quality_rating`, … (Graph API, WhatsApp Business phone number). Past the breakers: it is how one finds out.
         Raises a `SendError` for Meta's refusals, `Unavailable` for everything else."""
@@ -307,20 +307,24 @@ class WhatsAppMessenger:
         return token
 
     async def _send(
-        self, phone_number_id: str, token: str, body: Mapping[str, Any], ensure_held: Callable[[], None] = lambda: None
+        self,
+        phone_number_id: str,
+        token: str,
+        body: Mapping[str, object],
+        ensure_held: Callable[[], None] = lambda: None,
     ) -> Response:
         """One attempt: the service's circuit has let it through, now the account's own."""
         breaker = self._account_breakers.get(phone_number_id)
         return await breaker.run(_classify_for_account, self._post_held, phone_number_id, token, body, ensure_held)
 
     async def _post_held(
-        self, phone_number_id: str, token: str, body: Mapping[str, Any], ensure_held: Callable[[], None]
+        self, phone_number_id: str, token: str, body: Mapping[str, object], ensure_held: Callable[[], None]
     ) -> Response:
         ensure_held()
         return await self._post(phone_number_id, token, body, timeout_seconds=ATTEMPT_SECONDS)
 
     async def _post(
-        self, phone_number_id: str, token: str, body: Mapping[str, Any], *, timeout_seconds: float
+        self, phone_number_id: str, token: str, body: Mapping[str, object], *, timeout_seconds: float
     ) -> Response:
         try:
             response = await request(
@@ -413,7 +417,7 @@ def _not_confirmed(response: Response) -> Exception:
     return Unavailable(DEPENDENCY, f"whatsapp: {failure}", retry_after=getattr(failure, "retry_after", None))
 
 
-def _error(response: Response) -> Mapping[str, Any]:
+def _error(response: Response) -> Mapping[str, object]:
     body = _json(response)
     error = body.get("error")
     return error if isinstance(error, dict) else {}
@@ -426,7 +430,7 @@ def _wamid(response: Response) -> str | None:
     return wamid if isinstance(wamid, str) and wamid else None
 
 
-def _json(response: Response) -> Mapping[str, Any]:
+def _json(response: Response) -> Mapping[str, object]:
     try:
         body = response.json()
     except ValueError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request
@@ -62,7 +61,7 @@ def error_response(
 ) -> Response:
     """`message`: what happened; what to do about it is added."""
     message = sentence(code, status, _printable(message))
-    error: dict[str, Any] = {"code": code, "message": message, "request_id": request_id()}
+    error: dict[str, object] = {"code": code, "message": message, "request_id": request_id()}
     if field:
         error["field"] = _printable(field)
     return Response(orjson.dumps({"error": error}), status, headers, media_type="application/json")

@@ -107,7 +107,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self,
         config: uvicorn.Config,
         server_state: ServerState,
-        app_state: dict[str, Any],
+        app_state: dict[str, object],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         limits: ConnectionLimits,
@@ -136,10 +136,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     # -- the connection --
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # wider than uvicorn's
         self._raw_transport = transport
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
-        super().connection_made(_Lingering(transport, self))  # type: ignore[arg-type]
+        super().connection_made(_Lingering(transport, self))  # type: ignore[arg-type]  # it does all that uvicorn asks of one
         self._waiting[self] = None
         if len(self.connections) > self._limits.connections:
             longest = next(iter(self._waiting))
@@ -270,9 +270,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self.cycle.response_complete:
             self._waiting[self] = None
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]  # wider than uvicorn's
         self._running = cycle
-        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]  # it does all that uvicorn asks of one
 
     def on_response_complete(self) -> None:
         self._idle_seconds = self._limits.idle_seconds

@@ -23,7 +23,7 @@ class StrictJsonRequest(Request):
 
 
 class JsonRoute(APIRoute):
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[object, object, Response]]:
         handle = super().get_route_handler()
 
         async def strictly(request: Request) -> Response:
@@ -32,7 +32,7 @@ class JsonRoute(APIRoute):
         return strictly
 
 
-def json_router(prefix: str, tag: str, *conditions: Callable[..., Any]) -> APIRouter:
+def json_router(prefix: str, tag: str, *conditions: Callable[..., object]) -> APIRouter:
     """All routes of one resource. `conditions` are dependencies that refuse who may not."""
     return APIRouter(
         prefix=prefix,

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any
 
 from prometheus_client import Histogram
 from starlette.exceptions import HTTPException
@@ -117,7 +116,7 @@ class _ApiBody(Body):
         return {"type": "http.request", "body": body, "more_body": False}
 
 
-def _route(scope: dict[str, Any] | Scope) -> str:
+def _route(scope: dict[str, object] | Scope) -> str:
     """The template, never the path: a label must not grow with what strangers ask for."""
     route = scope.get("route")
     return getattr(route, "path", None) or "unmatched"

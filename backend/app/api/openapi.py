@@ -14,6 +14,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
+from app.domain.models import Json
+
 Security = dict[str, list[str]]
 
 OPERATOR: Security = {"operatorKey": []}
@@ -31,7 +33,7 @@ _RETRY_AFTER = {
 _CHALLENGE = {
     "WWW-Authenticate": {"required": True, "schema": {"type": "string", "const": "Bearer"}},
 }
-_STATUSES: Mapping[int, tuple[str, str, Mapping[str, Any]]] = {
+_STATUSES: Mapping[int, tuple[str, str, Json]] = {
     400: ("invalid_json", "The body is not JSON.", {}),
     401: ("unauthenticated", "No credentials, or wrong ones.", _CHALLENGE),
     403: ("forbidden", "The credentials are right, but this needs more: another role, or the operator.", {}),
@@ -80,7 +82,7 @@ class ErrorOut(BaseModel):
     error: ProblemOut
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problems(*statuses: int) -> dict[int | str, dict[str, object]]:
     """The errors of a route, for FastAPI's `responses=`."""
     return {
         status: {
@@ -103,7 +105,7 @@ def plain_problem(status: int, description: str = "") -> dict[str, Any]:
     return {"description": text, "headers": headers, "content": content}
 
 
-def document(app: FastAPI, plain: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def document(app: FastAPI, plain: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
     """The whole document, OpenAPI 3.1. `plain`: path -> path item of the routes described by hand."""
     found = get_openapi(
         title="Chorus",

@@ -115,7 +115,7 @@ class DroppedOut(BaseModel):
 
 
 @router.get("/fleet", response_model=FleetOut, responses=problems(401, 403, 422, 503))
-async def get_fleet(replica: Replica) -> dict[str, Any]:
+async def get_fleet(replica: Replica) -> dict[str, object]:
     """Every replica that is alive."""
     replicas = await replica.registry.replicas()
     return {"replicas": [{"id": other.id, "silent_seconds": other.silent_seconds, **other.info} for other in replicas]}
@@ -128,37 +128,37 @@ async def list_breakers(replica: Replica) -> dict[str, Any]:
 
 
 @router.post("/breakers/{name}", response_model=BreakerOut, responses=problems(400, 401, 403, 404, 413, 422, 503))
-async def set_breaker(replica: Replica, user: Operator, name: BreakerName, body: BreakerIn) -> dict[str, Any]:
+async def set_breaker(replica: Replica, user: Operator, name: BreakerName, body: BreakerIn) -> dict[str, object]:
     """Force a circuit open or closed for every replica, or let it decide by itself again."""
     return await replica.breakers.force(name, body.action, who=user.id, why=body.why)
 
 
 @router.get("/cache", response_model=CacheStats, responses=problems(401, 403, 422, 503))
-async def get_cache() -> dict[str, Any]:
+async def get_cache() -> dict[str, object]:
     """This replica's."""
     return asdict(stats())
 
 
 @router.post("/cache/invalidate", response_model=InvalidatedOut, responses=problems(400, 401, 403, 413, 422, 503))
-async def invalidate_cache(body: InvalidateIn) -> dict[str, Any]:
+async def invalidate_cache(body: InvalidateIn) -> dict[str, object]:
     """A key, or a pattern that ends in `*`; on every replica."""
     return {"invalidated": await invalidate_cache_pattern(body.pattern)}
 
 
 @router.get("/queue", response_model=QueueStats, responses=problems(401, 403, 422, 503))
-async def get_queue(replica: Replica) -> dict[str, Any]:
+async def get_queue(replica: Replica) -> dict[str, object]:
     """Figures of the whole queue."""
     return asdict(await replica.queue.stats())
 
 
 @router.get("/silent-numbers", response_model=SilentNumbersOut, responses=problems(401, 403, 422, 503))
-async def list_silent_numbers(replica: Replica) -> dict[str, Any]:
+async def list_silent_numbers(replica: Replica) -> dict[str, object]:
     """Numbers whose customers usually write and have been quiet for too long, as of the last minute."""
     return {"items": replica.silence.silent}
 
 
 @router.get("/dead-letters", response_model=DeadLetterPage, responses=problems(401, 403, 422, 503))
-async def list_dead_letters(replica: Replica, limit: Limit = 50, cursor: LetterCursor = None) -> dict[str, Any]:
+async def list_dead_letters(replica: Replica, limit: Limit = 50, cursor: LetterCursor = None) -> dict[str, object]:
     """Events that were given up on, the oldest first."""
     try:
         letters, next_cursor = await replica.queue.dead(limit=limit, cursor=cursor)

@@ -49,7 +49,7 @@ ROUTES = [
 ]
 
 
-def _json_answers(properties: dict[str, Any], **described: str) -> dict[str, Any]:
+def _json_answers(properties: dict[str, object], **described: str) -> dict[str, object]:
     """The same shape with every status: what is wrong is in it."""
     schema = {"type": "object", "required": ["status"], "properties": properties}
     return {
@@ -126,6 +126,6 @@ OPERATIONS: dict[str, Any] = {
 """For the OpenAPI document. Unknown query parameters are ignored here: probes add what they like."""
 
 
-def _answer(result: tuple[int, dict[str, Any]]) -> Response:
+def _answer(result: tuple[int, dict[str, object]]) -> Response:
     status, body = result
     return Response(orjson.dumps(body), status, NOT_KEPT, media_type="application/json")

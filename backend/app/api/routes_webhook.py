@@ -23,12 +23,12 @@ from app.api.body_limit import BodiesTooLarge, Body, BodyBudget, BodyTooLarge, a
 from app.api.deps import services
 from app.api.errors import error_response
 from app.api.openapi import plain_problem
-from app.core.app_secrets import read_app_secrets, signer_of
 from app.core.errors import Unavailable
 from app.core.failure_words import in_words
 from app.core.logging import bind_request_id, log_canonical
 from app.core.tolerant_json import loads
 from app.core.tracing import span
+from app.domain.app_secrets import read_app_secrets, signer_of
 from app.services.ingest_service import IngestService
 
 logger = logging.getLogger(__name__)
@@ -208,12 +208,12 @@ def _not_verified(what: str) -> Response:
     return error_response(403, "verification_failed", what)
 
 
-def _query(name: str, description: str, **schema: Any) -> dict[str, Any]:
+def _query(name: str, description: str, **schema: object) -> dict[str, object]:
     """Not required: what is missing is a refused handshake (403), as it is for Meta."""
     return {"name": name, "in": "query", "description": description, "schema": {"type": "string"} | schema}
 
 
-def _unsigned() -> dict[str, Any]:
+def _unsigned() -> dict[str, object]:
     """Without the challenge that a 401 of the other routes carries."""
     return plain_problem(401, "The signature is missing or does not match; nothing was stored.") | {"headers": {}}
 

@@ -17,8 +17,8 @@ NO_NUL = r"^[^\x00]*$"
 SOME_TEXT = r"^[^\x00]*[^\s\x00][^\x00]*$"
 
 
-def _is_shallow(value: dict[str, Any]) -> dict[str, Any]:
-    level: list[Any] = [value]
+def _is_shallow(value: dict[str, object]) -> dict[str, object]:
+    level: list[object] = [value]
     for _ in range(MAX_DEPTH):
         level = [
             item
@@ -31,14 +31,14 @@ def _is_shallow(value: dict[str, Any]) -> dict[str, Any]:
     raise ValueError(f"is nested more than {MAX_DEPTH} levels deep")
 
 
-def _is_number(value: Any) -> Any:
+def _is_number(value: object) -> object:
     """pydantic reads "5" and true as whole numbers too; 5.0 is one in JSON."""
     if isinstance(value, bool | str):
         raise PydanticCustomError("int_type", "Input should be a whole number")
     return value
 
 
-def _clean(value: Any) -> Any:
+def _clean(value: object) -> object:
     return clean_secret(value, ascii_only=True) if isinstance(value, str) else value
 
 

@@ -18,11 +18,12 @@ from app.cli.output import json_option, print_json
 from app.cli.settings import settings_with_database
 
 if TYPE_CHECKING:
-    from app.core.config import Settings
-    from app.domain.models import Account, Member
+    from app.domain.models import Account, BotProfile, Json, Member
     from app.services.account_service import AccountService
+    from app.settings import Settings
 
 T = TypeVar("T")
+M = TypeVar("M")
 
 MAX_FILE_BYTES = 1_000_000
 
@@ -46,7 +47,7 @@ def account() -> None:
 )
 @click.option("--app-id", help="The Meta app that sends its webhooks, if META_APP_SECRET names several apps.")
 @json_option
-def add(*, as_json: bool, **fields: Any) -> None:
+def add(*, as_json: bool, **fields: object) -> None:
     """Create an account."""
     from app.api.deps import OPERATOR
     from app.api.schemas import AccountIn
@@ -102,7 +103,7 @@ def profile(account: str, changes: tuple[str, ...], path: str | None, unset: tup
     """
     wanted = _changes(changes, path, unset)
 
-    async def act(accounts: AccountService, _settings: Settings) -> Any:
+    async def act(accounts: AccountService, _settings: Settings) -> BotProfile:
         found = await _find(accounts, account)
         return await (accounts.update_profile(found.id, wanted) if wanted else accounts.profile(found.id))
 
@@ -147,7 +148,7 @@ def rotate_token(account: str, *, unchecked: bool) -> None:
     from app.api.schemas import AccountChanges
     from app.domain.errors import SendError
 
-    settings_with_database()  # before anybody types a secret in vain
+    settings_with_database()  # before a secret is typed in vain
     given = click.prompt("New access token", hide_input=True) if sys.stdin.isatty() else sys.stdin.readline(4096)
     token = _validated(AccountChanges, {"access_token": given}).access_token or ""
 
@@ -330,7 +331,7 @@ async def _find(accounts: AccountService, name: str) -> Account:
     raise NotFound("account")
 
 
-async def _ask_meta(settings: Settings, account: Account, token: str | None = None) -> Mapping[str, Any]:
+async def _ask_meta(settings: Settings, account: Account, token: str | None = None) -> Json:
     """With the stored token, or with `token` in its place."""
     from dataclasses import replace
 
@@ -346,7 +347,7 @@ async def _ask_meta(settings: Settings, account: Account, token: str | None = No
     return await messenger.describe_number(account)
 
 
-def _number_in_words(number: Mapping[str, Any]) -> str:
+def _number_in_words(number: Json) -> str:
     quality = number.get("quality_rating")
     return (
         f"the token works for {number.get('display_phone_number', 'the number')}"
@@ -372,7 +373,7 @@ def _refusal_in_words(exc: Exception) -> str:
     return f"{what} [{exc}]"
 
 
-def _changes(assignments: Sequence[str], path: str | None, unset: Sequence[str]) -> dict[str, Any]:
+def _changes(assignments: Sequence[str], path: str | None, unset: Sequence[str]) -> dict[str, object]:
     from app.api.schemas import ProfileChanges
 
     given: dict[str, Any] = _from_file(path) if path else {}
@@ -386,17 +387,16 @@ def _changes(assignments: Sequence[str], path: str | None, unset: Sequence[str])
     for name, value in given.items():
         if isinstance(value, str) and name not in text_fields:
             given[name] = _as_json(value)
-    changes: dict[str, Any] = _validated(ProfileChanges, given).model_dump(exclude_unset=True)
-    return changes
+    return _validated(ProfileChanges, given).model_dump(exclude_unset=True)
 
 
-def _takes_text(annotation: Any) -> bool:
+def _takes_text(annotation: object) -> bool:
     if get_origin(annotation) is dict:
         return False
     return annotation is str or any(_takes_text(part) for part in get_args(annotation))
 
 
-def _from_file(path: str) -> dict[str, Any]:
+def _from_file(path: str) -> dict[str, object]:
     value = _as_json(_read(path))
     if isinstance(value, dict):
         return value
@@ -415,14 +415,14 @@ def _read(path: str) -> str:
         raise click.UsageError(f"{path}: {exc.strerror}") from None
 
 
-def _as_json(value: str) -> Any:
+def _as_json(value: str) -> object:
     try:
         return orjson.loads(value)
     except ValueError:
         return value  # the schema says what it should have been
 
 
-def _validated(schema: Any, fields: Mapping[str, Any], *, as_options: bool = False) -> Any:
+def _validated(schema: type[M], fields: Mapping[str, object], *, as_options: bool = False) -> M:
     """By the schema of the HTTP interface. Raises `InvalidInput` naming the field, never the value."""
     from pydantic import ValidationError
 
@@ -437,13 +437,13 @@ def _validated(schema: Any, fields: Mapping[str, Any], *, as_options: bool = Fal
         raise InvalidInput(f"{shown}: {first['msg'].removeprefix('Value error, ')}", field=name) from None
 
 
-def _shown(account: Account) -> dict[str, Any]:
+def _shown(account: Account) -> dict[str, object]:
     from app.api.schemas import AccountOut
 
     return AccountOut.model_validate(account).model_dump(mode="json", exclude={"spent_today"})
 
 
-def _profile_shown(found: Any) -> dict[str, Any]:
+def _profile_shown(found: object) -> dict[str, object]:
     from app.api.schemas import ProfileOut
 
     return ProfileOut.model_validate(found).model_dump(mode="json")

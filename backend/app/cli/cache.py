@@ -6,13 +6,20 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from app.cli.exit_codes import FAILED
 from app.cli.output import json_option, print_json
 from app.cli.settings import REDIS_IN_USE, settings_with_redis
+
+if TYPE_CHECKING:
+    from app.core.cache import Cache
+    from app.core.cache.inspection import KeyView
+    from app.core.cache.shared import SharedTier
+
+T = TypeVar("T")
 
 TRIES = 3
 BETWEEN_SECONDS = 1.0
@@ -64,7 +71,7 @@ def cache_inspect(key: str, *, value: bool, as_json: bool) -> None:
         raise SystemExit(FAILED)
 
 
-def _show(view: Any, *, value: bool) -> None:
+def _show(view: KeyView, *, value: bool) -> None:
     if view.held_by:
         click.echo(f"held by {view.held_by} for at most {view.held_seconds:.1f} s")
     for copy in view.copies:
@@ -78,7 +85,7 @@ def _show(view: Any, *, value: bool) -> None:
         click.echo("no value")
 
 
-async def _with_shared_cache(act: Callable[[Any, Any], Awaitable[Any]]) -> Any:
+async def _with_shared_cache(act: Callable[[Cache, SharedTier], Awaitable[T]]) -> T:
     from app.core.cache import Cache, join_fleet
     from app.core.errors import Unavailable
     from app.wiring import open_door

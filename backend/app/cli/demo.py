@@ -14,6 +14,6 @@ from app.cli.repository_only import left_out_of_the_image
 def demo(*, once: bool) -> None:
     """Servers, sandbox, three replicas and simulated customers, all on this machine."""
     with left_out_of_the_image():
-        from app.sandbox.demo import run_demo
+        from app.demo.run import run_demo
 
     sys.exit(run_demo(once=once))

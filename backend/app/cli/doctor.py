@@ -18,9 +18,9 @@ MARKS = {"ok": "ok  ", "warn": "warn", "bad": "BAD "}
 @json_option
 def doctor(*, new_key: bool, as_json: bool) -> None:
     """Check each setting and dependency: ok, or what is wrong and how to mend it. Exit code 1 if something is."""
-    from app.core.config import load_settings_leniently
     from app.core.secrets import TokenCipher
     from app.doctor import examine
+    from app.settings import load_settings_leniently
 
     if new_key:
         click.echo(TokenCipher.generate_key())

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +14,7 @@ from app.cli.settings import settings_with_redis
 
 if TYPE_CHECKING:
     from app.core.registry import Replica
+    from app.domain.models import Json
 
 
 @click.command()
@@ -44,7 +44,7 @@ def fleet(*, as_json: bool) -> None:
     click.echo(f"{len(replicas)} alive" if replicas else "no replica is alive")
 
 
-def _version(info: Mapping[str, Any]) -> str:
+def _version(info: Json) -> str:
     """Two builds of one version differ in what stands in brackets."""
     version = str(info.get("version", "?"))
     return f"{version} ({info['build'][:16]})" if info.get("build") else version

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,14 +21,14 @@ from app.cli.queue import queue
 from app.cli.sandbox import sandbox
 from app.cli.serve import serve
 from app.cli.settings import REDIS_IN_USE
-from app.core.config import SettingsError
+from app.core.errors import SettingsError
 
 if TYPE_CHECKING:
     from app.core.errors import Unavailable
 
 
 class Cli(click.Group):
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         from app.core.errors import Unavailable
         from app.core.secrets import SecretError
         from app.domain.errors import ChorusError, ConfigurationError, InvalidInput
@@ -67,8 +67,8 @@ for _command in (serve, migrate, doctor, openapi, fleet, breakers, cache, queue,
 
 def _words(exc: Unavailable, ctx: click.Context) -> str:
     """The cause and what to do, in one line."""
-    from app.core.config import load_settings_leniently
     from app.doctor.causes import of_database, of_http, of_redis
+    from app.settings import load_settings_leniently
 
     settings, _ = load_settings_leniently()
     dependency = exc.dependency
@@ -83,7 +83,7 @@ def _words(exc: Unavailable, ctx: click.Context) -> str:
 
 
 def _name_misspelt() -> None:
-    from app.core.config import misspelt_settings
+    from app.settings import misspelt_settings
 
     for name, meant in misspelt_settings().items():
         click.echo(f"chorus: {name} is no setting; did you mean {meant}?", err=True)

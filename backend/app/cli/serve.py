@@ -17,17 +17,17 @@ logger = logging.getLogger(__name__)
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (PORT).")
 def serve(host: str | None, port: int | None) -> None:
     """Run one replica until SIGTERM or Ctrl-C."""
-    from app.core.config import Env, misspelt_settings
     from app.core.logging import configure_logging
     from app.doctor import refuse_foreign_namespace, refuse_unsafe_redis
     from app.server import serve as run
+    from app.settings import Env, LogFormat, misspelt_settings
 
     settings = read_settings(host=host, port=port)
     settings.check_serve()
     if settings.app_env is Env.PRODUCTION:
         asyncio.run(refuse_unsafe_redis(settings))
     asyncio.run(refuse_foreign_namespace(settings))
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(settings.log_level, pretty=settings.log_format is LogFormat.PRETTY)
     for name, meant in misspelt_settings().items():
         logger.warning("%s is no setting; did you mean %s?", name, meant)
     run(settings)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from app.core.config import Settings, load_settings
+from app.settings import Settings, load_settings
 
 REDIS_IN_USE = "chorus.redis"
 """In click's context: name and value of the setting that a command's Redis comes from, if it is not REDIS_URL."""
 
 
-def read_settings(**overrides: Any) -> Settings:
+def read_settings(**overrides: object) -> Settings:
     """Raises `SettingsError`. An override that is `None` was not given on the command line."""
     return load_settings(**{name: value for name, value in overrides.items() if value is not None})
 

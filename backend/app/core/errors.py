@@ -28,3 +28,11 @@ class DeadlineExceeded(Unavailable):
 
 class Overloaded(Unavailable):
     """A limit of our own is reached; nothing was sent, and it says nothing about the dependency."""
+
+
+class SettingsError(Expected):
+    """A setting is missing, contradictory or unsafe. `problems` maps the environment name to what to do."""
+
+    def __init__(self, problems: dict[str, str]) -> None:
+        super().__init__("; ".join(f"{name}: {problem}" for name, problem in problems.items()))
+        self.problems = problems

@@ -24,7 +24,7 @@ class ResolvingLoop(uvloop.Loop):
         return await self.resolver.addresses(host, port, **hints)
 
     async def create_connection(
-        self, protocol_factory: Callable[[], Any], host: Any = None, port: Any = None, **options: Any
+        self, protocol_factory: Callable[[], object], host: Any = None, port: Any = None, **options: Any
     ) -> Any:
         """The addresses of `host` one after the other, as uvloop does; TLS still expects the name."""
         if _is_address(host):
@@ -46,7 +46,7 @@ class ResolvingLoop(uvloop.Loop):
         raise _one_of(failures, host)
 
 
-def _is_address(host: Any) -> bool:
+def _is_address(host: object) -> bool:
     """An address, or no host at all: there is nothing to look up."""
     if not host:
         return True
@@ -60,13 +60,13 @@ def _is_address(host: Any) -> bool:
     return True
 
 
-def _literal(address: tuple[Any, ...]) -> str:
+def _literal(address: tuple[object, ...]) -> str:
     """With the interface of a link-local IPv6 address."""
     scope = address[3] if len(address) > 3 else 0
     return f"{address[0]}%{scope}" if scope else str(address[0])
 
 
-def _one_of(failures: list[OSError], host: Any) -> OSError:
+def _one_of(failures: list[OSError], host: object) -> OSError:
     if not failures:
         return OSError(f"getaddrinfo returned no address of {host}")
     if len(failures) == 1 or len({str(exc) for exc in failures}) == 1:

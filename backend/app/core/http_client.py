@@ -362,7 +362,7 @@ async def request(
     *,
     timeout_seconds: float,
     headers: Mapping[str, str] | None = None,
-    payload: Any = None,
+    payload: object = None,
     max_body_bytes: int = MAX_BODY_BYTES,
     get_client: GetClient = get_http_client,
 ) -> Response:

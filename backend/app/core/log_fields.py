@@ -19,7 +19,6 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 from uuid import UUID
 
 
@@ -70,9 +69,9 @@ def is_allowed(name: str) -> bool:
     return name in _FIELDS
 
 
-def admitted(fields: Mapping[str, Any]) -> dict[str, Any]:
+def admitted(fields: Mapping[str, object]) -> dict[str, object]:
     """`fields` as they may be written; the names of those that are not on the list are in `dropped`."""
-    kept: dict[str, Any] = {}
+    kept: dict[str, object] = {}
     dropped: list[str] = []
     for name, value in fields.items():
         form = _FIELDS.get(name)
@@ -90,7 +89,7 @@ def admitted(fields: Mapping[str, Any]) -> dict[str, Any]:
 _NUMBERS = frozenset({int, float, bool})
 
 
-def _fit(value: Any, form: Form, name: str) -> Any:
+def _fit(value: object, form: Form, name: str) -> object:
     match value:
         case int() | float() | None | UUID() | datetime():
             return value
@@ -111,5 +110,5 @@ def _fit_text(text: str, form: Form, name: str) -> str:
     return text[: STACK_CHARACTERS if name == "stack" else WORDS_CHARACTERS]
 
 
-def _is_code(value: Any) -> bool:
+def _is_code(value: object) -> bool:
     return isinstance(value, str) and len(value) <= CODE_CHARACTERS and _CODE.fullmatch(value) is not None

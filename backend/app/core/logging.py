@@ -1,6 +1,6 @@
 """Logs: stdlib `logging` everywhere, rendered by structlog as one JSON object a line (or in colours for people).
 
-    configure_logging("INFO", LogFormat.JSON)              # once, at start-up; again changes level and format
+    configure_logging("INFO", pretty=False)                # once, at start-up; again changes level and format
     logger = logging.getLogger(__name__)
     logger.info("settled", extra={"conversation": id})     # extra fields become keys
 
@@ -27,12 +27,11 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from itertools import count
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
 import structlog
 
-from app.core.config import LogFormat
 from app.core.failure_words import trace_back
 from app.core.log_fields import admitted
 from app.core.redaction import is_suspicious, redact, scrub
@@ -53,15 +52,15 @@ _SPEAKS_FREELY = ("app", "uvicorn")
 """Whose lines hold no words of others. asyncio's, for one, hold the `repr` of the exception that nobody retrieved."""
 
 
-def configure_logging(level: str, log_format: LogFormat) -> None:
+def configure_logging(level: str, *, pretty: bool = False) -> None:
     """Send everything from `level` up to stderr. Replaces what an earlier call set up, and uvicorn's own handlers."""
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if isinstance(handler, _Handler)]:
         root.removeHandler(old)
-    global _lines  # noqa: PLW0603
+    global _lines  # noqa: PLW0603  one for the process
     handler = _Handler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if log_format is LogFormat.JSON else _PrettyFormatter())
-    _lines = _Lines(handler) if log_format is LogFormat.JSON else None
+    handler.setFormatter(_PrettyFormatter() if pretty else _JsonFormatter())
+    _lines = None if pretty else _Lines(handler)
     root.addHandler(handler)
     root.setLevel(level)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
@@ -128,7 +127,7 @@ class _Lines:
     def __init__(self, handler: _Handler) -> None:
         self._handler = handler
         self._formatter = handler.formatter
-        self._pending: list[tuple[str, dict[str, Any]]] = []
+        self._pending: list[tuple[str, dict[str, object]]] = []
 
     @property
     def is_alone(self) -> bool:
@@ -145,7 +144,7 @@ class _Lines:
             and (parent is root or _is_plain(parent))
         )
 
-    def write(self, event: str, fields: dict[str, Any]) -> None:
+    def write(self, event: str, fields: dict[str, object]) -> None:
         self._pending.append((event, fields))
         if len(self._pending) > 1:
             return
@@ -173,7 +172,7 @@ def _is_plain(logger: logging.Logger | None) -> bool:
     return logger is not None
 
 
-class _Handler(logging.StreamHandler[Any]):
+class _Handler(logging.StreamHandler[TextIO]):
     """Ours, so that `configure_logging` replaces nobody else's."""
 
 
@@ -235,7 +234,7 @@ def _line(event: dict[str, Any]) -> str:
 _JSON = orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
 
 
-def _dump(event: dict[str, Any]) -> str:
+def _dump(event: dict[str, object]) -> str:
     try:
         return orjson.dumps(event, default=repr, option=_JSON).decode()
     except TypeError:

@@ -7,8 +7,13 @@ a thread looks at the loop's beat:
     after STUCK_SECONDS     one ERROR line with the stack of what blocks it
     after HOPELESS_SECONDS  the process ends with exit code 70; its conversations were taken over long before
                             (their leases end after 15 s), and whoever started it starts it again
+    after FROZEN_SECONDS    the process ends with exit code 1 and the stacks of all threads on stderr
 
 The thread counts its own ticks instead of comparing clocks: a process that was suspended is not a stuck one.
+
+The third limit is for code in C that keeps the interpreter to itself, such as a regular expression that backtracks: the
+thread cannot run then. `faulthandler` waits outside the interpreter, and each beat sets its alarm anew. It compares
+clocks, so it also ends a process that was suspended for longer.
 
 What runs out of time while the loop stands still, because the process was stopped or something blocked it, is nobody
 else's fault: `stalled_since` tells circuits how much of a call that was.
@@ -17,6 +22,7 @@ else's fault: `stalled_since` tells circuits how much of a call that was.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import sys
@@ -34,7 +40,11 @@ BEAT_SECONDS = 0.25
 TICK_SECONDS = 1.0
 STUCK_SECONDS = 5.0
 HOPELESS_SECONDS = 60.0
+FROZEN_SECONDS = 75.0
+"""Later than the thread, which says more."""
 EXIT_CODE = 70
+STDERR = 2
+"""Its descriptor: what stands in `sys.stderr` may have none."""
 STALL_SECONDS = 0.5
 """A busy loop is late by less than this; a longer delay is a stall."""
 MAX_STALLS = 64
@@ -80,8 +90,8 @@ def stalled_since(since: float) -> float:
 
 
 class LoopWatch:
-    """`run()` beats on the loop it is awaited on; the thread lives as long as `run()` does. `give_up` ends the
-    process."""
+    """`run()` beats on the loop it is awaited on; the thread and the alarm live as long as `run()` does. `give_up` ends
+    the process. One at a time in a process: `faulthandler` has one alarm."""
 
     def __init__(
         self,
@@ -89,6 +99,7 @@ class LoopWatch:
         tick_seconds: float = TICK_SECONDS,
         stuck_seconds: float = STUCK_SECONDS,
         hopeless_seconds: float = HOPELESS_SECONDS,
+        frozen_seconds: float = FROZEN_SECONDS,
         give_up: Callable[[], None] = lambda: os._exit(EXIT_CODE),
     ) -> None:
         self.lag_seconds = 0.0
@@ -96,6 +107,7 @@ class LoopWatch:
         self._tick_seconds = tick_seconds
         self._stuck_ticks = max(1, round(stuck_seconds / tick_seconds))
         self._hopeless_ticks = max(1, round(hopeless_seconds / tick_seconds))
+        self._frozen_seconds = frozen_seconds
         self._give_up = give_up
         self._beats = 0
 
@@ -107,6 +119,7 @@ class LoopWatch:
         thread.start()
         try:
             while True:
+                faulthandler.dump_traceback_later(self._frozen_seconds, exit=True, file=STDERR)
                 asleep = time.monotonic()
                 _STALLS.beat_due(asleep + BEAT_SECONDS)
                 await asyncio.sleep(BEAT_SECONDS)
@@ -117,6 +130,7 @@ class LoopWatch:
                 self._beats += 1
                 beat()
         finally:
+            faulthandler.cancel_dump_traceback_later()
             _STALLS.beat_due(None)
             done.set()
 

@@ -136,7 +136,7 @@ class ResiliencePolicy:
         they run out of time this is a reason to look whether the dependency can be reached."""
         return self._pulse.silent_seconds(self._clock.monotonic())
 
-    async def look(self, fn: Callable[..., Awaitable[T]], /, *args: Any) -> T:
+    async def look(self, fn: Callable[..., Awaitable[T]], /, *args: object) -> T:
         """`await fn(*args)` once, past circuit, bulkhead and retries, within `attempt_timeout_seconds`: how one finds
         out whether the dependency is back. Raises what `fn` raises, or `Unavailable`."""
         try:
@@ -159,7 +159,7 @@ class ResiliencePolicy:
         )
         return cast(T, await retrying(attempt))
 
-    async def _in_turn(self, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...], deadline: Deadline) -> T:
+    async def _in_turn(self, fn: Callable[..., Awaitable[T]], args: tuple[object, ...], deadline: Deadline) -> T:
         caller = CALLER.get()
         if self._rank is not None:
             caller = caller._replace(rank=self._rank)
@@ -181,7 +181,7 @@ class ResiliencePolicy:
         except TimeoutError as exc:
             raise BulkheadFull(self.dependency, f"{self.dependency}: too many calls at once") from exc
 
-    async def _attempt(self, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...], deadline: Deadline) -> T:
+    async def _attempt(self, fn: Callable[..., Awaitable[T]], args: tuple[object, ...], deadline: Deadline) -> T:
         limit = deadline.cap(self._attempt_timeout_seconds)
         pulse, attempt = self._pulse, object()
         pulse.under_way[attempt] = self._clock.monotonic()

@@ -57,7 +57,7 @@ class Resolver:
     _names: OrderedDict[tuple[Any, ...], _Name] = field(default_factory=OrderedDict)
     _lookups: int = 0
 
-    async def addresses(self, host: str | bytes, port: Any, **hints: int) -> Sequence[Address]:
+    async def addresses(self, host: str | bytes, port: object, **hints: int) -> Sequence[Address]:
         """Raises `socket.gaierror`; that there was no answer in time is `EAI_AGAIN`."""
         key = (host, port, *sorted(hints.items()))
         name = self._remembered(key)
@@ -90,14 +90,14 @@ class Resolver:
             raise TimeoutError
         return asking.result()
 
-    def _remembered(self, key: tuple[Any, ...]) -> _Name:
+    def _remembered(self, key: tuple[object, ...]) -> _Name:
         name = self._names.setdefault(key, _Name())
         self._names.move_to_end(key)
         if len(self._names) > MAX_NAMES:
             self._names.popitem(last=False)
         return name
 
-    def _ask(self, name: _Name, host: str | bytes, port: Any, hints: dict[str, int]) -> None:
+    def _ask(self, name: _Name, host: str | bytes, port: object, hints: dict[str, int]) -> None:
         if self._lookups >= MAX_LOOKUPS:
             return
         loop = asyncio.get_running_loop()

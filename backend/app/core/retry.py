@@ -95,7 +95,9 @@ def retry_on_server_error(max_attempts: int = 3) -> Callable[[Callable[P, Awaita
     return _decorator(lambda exc: is_unavailable(exc) or is_server_error(exc), max_attempts)
 
 
-async def execute_with_retry(fn: Callable[..., Awaitable[T]], /, *args: Any, max_attempts: int = 3, **kwargs: Any) -> T:
+async def execute_with_retry(
+    fn: Callable[..., Awaitable[T]], /, *args: object, max_attempts: int = 3, **kwargs: object
+) -> T:
     """Call `fn(*args, **kwargs)`, repeating it on network and server errors, `max_attempts` calls in all."""
     retrying = build_retrying(retry_if=is_retryable, max_attempts=max_attempts)
     return cast(T, await retrying(_plain(functools.partial(fn, *args, **kwargs))))
@@ -181,7 +183,7 @@ def _plain(fn: Callable[P, Awaitable[T]]) -> AsyncFunction[P, T]:
     async def call(*args: P.args, **kwargs: P.kwargs) -> T:
         return await fn(*args, **kwargs)
 
-    named: Any = fn
+    named: object = fn
     while isinstance(named, functools.partial):
         named = named.func
     if not hasattr(named, "__qualname__"):

@@ -37,7 +37,7 @@ def loads(raw: bytes | bytearray) -> Any:
         return _loads_tolerantly(raw.decode("utf-8-sig", "replace"))
 
 
-def dumps(value: Any) -> bytes:
+def dumps(value: object) -> bytes:
     """One line of JSON, at most as deep as orjson writes."""
     try:
         return orjson.dumps(value)
@@ -52,7 +52,7 @@ def loads_shallow(text: bytes) -> Any:
     return value if is_shallow else plain(value)
 
 
-def plain(value: Any, depth: int = MAX_DEPTH) -> Any:
+def plain(value: object, depth: int = MAX_DEPTH) -> object:
     """`value` with everything replaced that not every JSON reader takes; what is deeper than `depth` is `None`."""
     match value:
         case str():
@@ -79,7 +79,7 @@ def sketch(value: Any) -> str:
     return _sketch(value, SKETCH_DEPTH)[:SKETCH_CHARACTERS]
 
 
-def _sketch(value: Any, depth: int) -> str:
+def _sketch(value: object, depth: int) -> str:
     if isinstance(value, dict):
         names = list(value)[:SKETCH_KEYS] if depth else []
         more = ", …" if len(value) > len(names) else ""
@@ -94,7 +94,7 @@ def _field(name: object) -> str:
     return name if isinstance(name, str) and _NAME.fullmatch(name) else "?"
 
 
-def _loads_tolerantly(text: str) -> Any:
+def _loads_tolerantly(text: str) -> object:
     try:
         value = _parse(text)
     except RecursionError:
@@ -102,7 +102,7 @@ def _loads_tolerantly(text: str) -> Any:
     return plain(value)
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str) -> object:
     return json.loads(text, parse_int=_integer, parse_constant=lambda _: None)
 
 

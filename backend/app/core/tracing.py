@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from opentelemetry import propagate, trace
 
-from app.core.config import SettingsError
+from app.core.errors import SettingsError
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _tracer = trace.get_tracer("chorus")
@@ -29,10 +29,10 @@ def configure_tracing(*, version: str, instance: str) -> bool:
     if endpoint is None:
         return False
     try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
-        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
-        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415  only with the extra `tracing`
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415  only with the extra `tracing`
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415  only with the extra `tracing`
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415  only with the extra `tracing`
     except ImportError:
         raise SettingsError(
             {endpoint: "is set, but the exporter is missing: pip install 'chorus-bot[tracing]'"}
@@ -47,7 +47,7 @@ def configure_tracing(*, version: str, instance: str) -> bool:
 
 def enable() -> None:
     """Spans go to whatever provider is set."""
-    global _enabled  # noqa: PLW0603
+    global _enabled  # noqa: PLW0603  one for the process
     _enabled = True
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from app.adapters.database_trouble import database_cause
-from app.core.config import Settings
 from app.core.credentials import place_of
 from app.core.network_trouble import Cause, network_cause
 from app.core.redis.trouble import redis_cause
+from app.settings import Settings
 
 
 def of_redis(exc: BaseException, url: str, name: str = "REDIS_URL") -> Cause:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
-from typing import Any
 
-from app.core.config import Durability, Env, RedisDurability, Settings, misspelt_settings
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, leave_by
 from app.core.redis.door import Door
@@ -19,6 +17,8 @@ from app.doctor.limits import check_connections, check_limits
 from app.doctor.namespace_check import SUBJECT, check_namespace
 from app.doctor.upstream_checks import check_gemini, check_whatsapp
 from app.domain.errors import ConfigurationError
+from app.domain.models import Json
+from app.settings import Durability, Env, RedisDurability, Settings, misspelt_settings
 from app.wiring import open_door
 
 REDIS_TIMEOUT_SECONDS = 2.0
@@ -107,7 +107,7 @@ async def _redis_cache(url: str, stack: AsyncExitStack) -> list[Finding]:
         return [Finding("redis cache", "bad", cause.said, cause.mend)]
 
 
-async def _round_trip(subject: str, door: Door, about: Mapping[str, Any]) -> Finding:
+async def _round_trip(subject: str, door: Door, about: Mapping[str, object]) -> Finding:
     seconds = await door.measure()
     detail = f"{about['version']}, {about['role']}, round trip {seconds * 1000:.1f} ms"
     if seconds > SLOW_REDIS_SECONDS:
@@ -115,7 +115,7 @@ async def _round_trip(subject: str, door: Door, about: Mapping[str, Any]) -> Fin
     return Finding(subject, "ok", detail)
 
 
-def _unsafe(settings: Settings, about: Mapping[str, Any], fsync: str | None) -> Iterator[Finding]:
+def _unsafe(settings: Settings, about: Json, fsync: str | None) -> Iterator[Finding]:
     severity = "bad" if settings.app_env is Env.PRODUCTION else "warn"
     rests_on_aof = settings.redis_durability is RedisDurability.AOF
     if not rests_on_aof:

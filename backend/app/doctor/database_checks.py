@@ -10,13 +10,13 @@ from app.adapters.database_trouble import operator_policy
 from app.adapters.migrations import pending_migrations, read_migrations
 from app.adapters.postgres_store import PostgresStore
 from app.adapters.row_security import expected_policies, holes
-from app.core.config import Settings
 from app.core.errors import Unavailable
 from app.core.secrets import SecretError, TokenCipher
 from app.doctor.causes import database_place, of_database
 from app.doctor.findings import Finding
 from app.domain.errors import ConfigurationError
 from app.domain.ports import Store
+from app.settings import Settings
 from app.wiring import open_store
 
 SLOW_SECONDS = 0.2

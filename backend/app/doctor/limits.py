@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from app.core.config import ReplicaRole, Settings
 from app.doctor.findings import Finding
+from app.domain.models import Json
+from app.settings import ReplicaRole, Settings
 
 MOST_AT_ONCE = 200
 """Answers in the making. One process makes 35 to 45 a second on a core whatever their number (docs/operations.md): more
@@ -28,7 +28,7 @@ def check_limits(settings: Settings) -> Iterator[Finding]:
         yield Finding("QUEUE_MAX_PENDING", "warn", detail, "100000, unless Redis has no memory for that")
 
 
-def check_connections(settings: Settings, about: Mapping[str, Any], *, alive: int) -> Iterator[Finding]:
+def check_connections(settings: Settings, about: Json, *, alive: int) -> Iterator[Finding]:
     """`about`: what Redis tells of itself (core/redis/info.py); `alive`: replicas that use it."""
     most = about.get("max_clients")
     wanted = max(1, alive) * (settings.worker_concurrency + OTHER_CONNECTIONS)

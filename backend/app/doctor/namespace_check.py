@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 
 from app.adapters.database_trouble import operator_policy
-from app.core.config import Settings
 from app.core.errors import Unavailable
 from app.doctor.findings import Finding, bounded
 from app.domain.errors import ConfigurationError
 from app.services.namespace_gate import MEND, contradiction, short
+from app.settings import Settings
 from app.wiring import open_bindings, open_door, open_store
 
 SUBJECT = "redis namespace"

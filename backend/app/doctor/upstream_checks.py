@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from app.adapters.gemini import GeminiModel
 from app.adapters.whatsapp import WhatsAppMessenger
-from app.core.config import Settings
 from app.core.errors import Unavailable
 from app.core.secrets import TokenCipher
 from app.doctor.causes import of_gemini, of_http
 from app.doctor.findings import Finding
+from app.settings import Settings
 
 
 async def check_gemini(settings: Settings) -> list[Finding]:

@@ -122,9 +122,9 @@ def _parser() -> MarkdownIt:
     parser.disable(["code", "lheading", "reference", "html_block", "html_inline", "newline"])
     parser.inline.ruler.at("emphasis", _emphasis)
     parser.inline.ruler.before("escape", "face", _face)
-    parser.validateLink = lambda url: bool(_ADDRESS.fullmatch(url))  # type: ignore[method-assign]
-    parser.normalizeLink = lambda url: url  # type: ignore[method-assign]
-    parser.normalizeLinkText = lambda link: link  # type: ignore[method-assign]
+    parser.validateLink = lambda url: bool(_ADDRESS.fullmatch(url))  # type: ignore[method-assign]  # how markdown-it-py is told
+    parser.normalizeLink = lambda url: url  # type: ignore[method-assign]  # how markdown-it-py is told
+    parser.normalizeLinkText = lambda link: link  # type: ignore[method-assign]  # how markdown-it-py is told
     return parser
 
 

@@ -12,6 +12,9 @@ from app.domain.usage import Usage, UsageChange
 
 T = TypeVar("T")
 
+Json = Mapping[str, Any]
+"""An object as it came from outside: nothing is known of its values until they are looked at."""
+
 TEXT_LIMIT = 4096
 """Characters in one WhatsApp text message (Cloud API reference, text object)."""
 
@@ -152,7 +155,7 @@ class Account:
     """Set (a `BlockReason`) with `blocked_since` once the refusal is confirmed; cleared by a good send and by a changed
     token, number or `is_active`."""
     blocked_since: datetime | None = None
-    last_notice: Mapping[str, Any] | None = None
+    last_notice: Json | None = None
     """Meta's last report about the account or its number: `at`, `field`, `event`, `words`, `severity`."""
     bootstrap_digest: str | None = field(default=None, repr=False)
     """Of the WHATSAPP_TOKEN that the settings gave last: a changed setting replaces the token, an old one does not."""
@@ -204,8 +207,8 @@ class BotProfile:
     address: str = ""
     hours: str = ""
     knowledge_base: str = ""
-    custom_fields: Mapping[str, Any] = field(default_factory=dict)
-    template_config: Mapping[str, Any] = field(default_factory=dict)
+    custom_fields: Json = field(default_factory=dict)
+    template_config: Json = field(default_factory=dict)
     fallback_text: str = "Thank you for your message. Somebody from our team will get back to you shortly."
     non_text_reply: str = "I can only read text messages for now. Could you please write it to me?"
     model: str | None = None
@@ -252,7 +255,7 @@ class UnansweredMessage:
     """A message of a customer that no finished reply covers. `payload`: as WhatsApp delivered it."""
 
     wa_message_id: str
-    payload: Mapping[str, Any]
+    payload: Json
     timestamp: datetime
     created_at: datetime
 
@@ -321,7 +324,7 @@ class InboundMessage:
     type: str
     text: str | None
     timestamp: datetime
-    payload: Mapping[str, Any]
+    payload: Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,11 +341,11 @@ class Message:
     timestamp: datetime
     wa_message_id: str | None = None
     outbound_key: str | None = None
-    error: Mapping[str, Any] | None = None
-    payload: Mapping[str, Any] | None = None
+    error: Json | None = None
+    payload: Json | None = None
     edited_at: datetime | None = None
     """When its author last changed it; `text` is what it says since."""
-    edits: tuple[Mapping[str, Any], ...] = ()
+    edits: tuple[Json, ...] = ()
     """The changes, each with the words it replaced (`text`); the first and the last ones of many."""
     sent_by: str | None = None
     """The user who wrote it through the API; `None`: the bot, the WhatsApp Business app, the customer, or not known."""
@@ -388,7 +391,7 @@ class Reply:
     attempt: str | None = field(default=None, compare=False)
     """The last one that was committed."""
     wamid: str | None = None
-    error: Mapping[str, Any] | None = None
+    error: Json | None = None
     to: Recipient = field(default=Recipient(None, None), compare=False)
     """The customer's ids when the reply was opened or its body saved: they may change while it is made."""
     sent_by: str | None = None

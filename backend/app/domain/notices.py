@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from app.domain.foreign_text import one_line
 from app.domain.models import BlockReason
@@ -201,7 +200,7 @@ class AccountNotice:
 
 
 def read_notice(
-    field: str, value: Mapping[str, Any], *, waba_id: str | None, phone_number_id: str | None
+    field: str, value: Mapping[str, object], *, waba_id: str | None, phone_number_id: str | None
 ) -> AccountNotice:
     """The report in a change's `value`; total. `field` is of `NOTICE_FIELDS`, or "errors" with one error as `value`."""
     details = dict(_scalars(value))
@@ -217,7 +216,7 @@ def read_notice(
     )
 
 
-def _scalars(value: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _scalars(value: Mapping[str, object]) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for name, item in _leaves(value, "", DETAIL_DEPTH):
         found.append((one_line(name, DETAIL_CHARACTERS), one_line(str(item), DETAIL_CHARACTERS)))
@@ -226,7 +225,7 @@ def _scalars(value: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _leaves(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
+def _leaves(value: object, path: str, depth: int) -> Iterator[tuple[str, object]]:
     if isinstance(value, Mapping):
         named = [(str(name), item) for name, item in value.items()]
     elif isinstance(value, list):

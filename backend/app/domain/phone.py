@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 MAX_DIGITS = 20
 """E.164 allows 15; some test numbers of Meta are longer."""
@@ -24,7 +23,7 @@ _LONGER = (
 WhatsApp names such a customer now by the one, now by the other (Cloud API, phone number formats)."""
 
 
-def phone_digits(value: Any) -> str | None:
+def phone_digits(value: object) -> str | None:
     """`+34 610-000 016`, `0034610000016` or 34610000016 as `34610000016`; `None` for what is no number."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 from app.core.deadline import Deadline
-from app.core.queue import Event
+from app.core.event import Event
 from app.domain.models import (
     Account,
     Author,
@@ -29,6 +29,7 @@ from app.domain.models import (
     InboundMessage,
     InboxState,
     Invalidation,
+    Json,
     Member,
     Message,
     Page,
@@ -123,7 +124,7 @@ class AccountStore(Protocol):
         """`access_token` is ciphertext. Raises `Conflict` (`slug_taken`, `phone_number_id_taken`)."""
         ...
 
-    async def update_account(self, account_id: str, changes: Mapping[str, Any]) -> Account:
+    async def update_account(self, account_id: str, changes: Mapping[str, object]) -> Account:
         """Raises `NotFound("account")`, `Conflict`."""
         ...
 
@@ -152,7 +153,7 @@ class AccountStore(Protocol):
         *,
         phone_number_id: str | None,
         phone_number: str | None,
-        notice: Mapping[str, Any],
+        notice: Mapping[str, object],
         block: BlockReason | None,
         ends_block: bool,
         confirm: int,
@@ -192,7 +193,7 @@ class AccountStore(Protocol):
         """`None` only if the account does not exist; a fresh account has an empty profile."""
         ...
 
-    async def update_profile(self, account_id: str, changes: Mapping[str, Any]) -> BotProfile:
+    async def update_profile(self, account_id: str, changes: Mapping[str, object]) -> BotProfile:
         """Raises `NotFound("account")`."""
         ...
 
@@ -251,7 +252,7 @@ class ConversationStore(Protocol):
         outbound_key: str | None,
         status: Status,
         timestamp: datetime,
-        error: Mapping[str, Any] | None,
+        error: Json | None,
     ) -> bool:
         """Move the message up in rank (never down); finish a reply found `sending`. `False`: no such message yet;
         the status is kept and applied when the message is stored."""
@@ -353,7 +354,7 @@ class ReplyStore(Protocol):
         """Record what WhatsApp accepted. Not fenced: it is a fact whoever reports it. Idempotent."""
         ...
 
-    async def fail_part(self, key: str, *, fence: int, part: int, error: Mapping[str, Any], final: bool) -> None:
+    async def fail_part(self, key: str, *, fence: int, part: int, error: Mapping[str, object], final: bool) -> None:
         """The send certainly did not go out. `final`: the reply and its message are `failed`; otherwise back to
         `pending`. Raises `Fenced`."""
         ...

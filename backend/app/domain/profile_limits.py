@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
 
 from app.domain.errors import InvalidInput
 from app.domain.models import BotProfile
@@ -17,7 +16,7 @@ MAX_DEPTH = 64
 below orjson's 254."""
 
 
-def check_profile(before: BotProfile, changes: Mapping[str, Any]) -> None:
+def check_profile(before: BotProfile, changes: Mapping[str, object]) -> None:
     """Raises `InvalidInput` naming the largest changed field if the profile would be too large and no smaller than it
     is."""
     known = {one.name: _size(getattr(before, one.name)) for one in fields(before) if one.name != "account_id"}
@@ -30,7 +29,7 @@ def check_profile(before: BotProfile, changes: Mapping[str, Any]) -> None:
         )
 
 
-def _size(value: Any) -> int:
+def _size(value: object) -> int:
     """Bytes of UTF-8; a free-form field as JSON. Numbers, switches and times cost nothing worth counting."""
     if isinstance(value, Mapping):
         try:

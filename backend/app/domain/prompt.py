@@ -108,7 +108,7 @@ def _section(title: str, text: str) -> str:
     return f"## {title}\n{text}" if text else ""
 
 
-def _lines(value: Any) -> list[str]:
+def _lines(value: object) -> list[str]:
     return [line.removeprefix("- ") for line in _render(value).splitlines() if line.strip()]
 
 
@@ -117,7 +117,7 @@ def _render(value: Any) -> str:
     return _bullets(_shallow(value, MAX_DEPTH))
 
 
-def _shallow(value: Any, levels: int) -> Any:
+def _shallow(value: object, levels: int) -> object:
     """Without what is nested deeper: profiles may be written by SQL."""
     if isinstance(value, Mapping):
         return {key: _shallow(item, levels - 1) for key, item in value.items()} if levels else {}
@@ -126,7 +126,7 @@ def _shallow(value: Any, levels: int) -> Any:
     return value
 
 
-def _bullets(value: Any, indent: str = "") -> str:
+def _bullets(value: object, indent: str = "") -> str:
     if value in (None, "", [], {}):
         return ""
     if isinstance(value, Mapping):
@@ -151,7 +151,7 @@ def _item(value: Any, indent: str) -> str:
     return text if text.startswith("- ") else f"{indent}- {text}" if text else ""
 
 
-def _entry(key: str, value: Any, indent: str) -> str:
+def _entry(key: str, value: object, indent: str) -> str:
     if isinstance(value, Mapping | list | tuple):
         return f"{indent}- {_label(key)}:\n{_bullets(value, indent + '  ')}"
     return f"{indent}- {_label(key)}: {value}"

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -24,11 +24,9 @@ from typing import Any, NamedTuple
 
 from app.core.tolerant_json import dumps, sketch
 from app.domain.foreign_text import NAME_CHARACTERS, one_line, quoted
-from app.domain.models import STATUS_RANK, InboundMessage, Status
+from app.domain.models import STATUS_RANK, InboundMessage, Json, Status
 from app.domain.notices import NOTICE_FIELDS, read_notice
 from app.domain.phone import phone_digits, shortest_number
-
-Json = Mapping[str, Any]
 
 FUTURE_SECONDS = 60
 """A timestamp may be this much later than now: clocks differ."""
@@ -84,7 +82,7 @@ class WebhookEvent(NamedTuple):
         return isinstance(kind, str) and kind in _IMMEDIATE_TYPES
 
 
-def parse_webhook(payload: Any) -> list[WebhookEvent]:
+def parse_webhook(payload: object) -> list[WebhookEvent]:
     """Every update of every change of every entry, in order. Accepts the dashboard's test shape (no `entry`), and a
     bare `value`."""
     if not isinstance(payload, dict):
@@ -132,7 +130,7 @@ def _change(change: Any, entry: Json) -> list[WebhookEvent]:
     return events or [_ignored(field)]
 
 
-def _update(read: _Reader, key: str, number: str, update: Any, contacts: _Contacts) -> WebhookEvent:
+def _update(read: _Reader, key: str, number: str, update: object, contacts: _Contacts) -> WebhookEvent:
     if not isinstance(update, dict) or _id(update, "id") is None:
         return _unknown(number, update, f"malformed {key}")
     if "history_context" in update:
@@ -142,14 +140,14 @@ def _update(read: _Reader, key: str, number: str, update: Any, contacts: _Contac
     return read(number, update, contacts)
 
 
-def _without_customers(field: Any, value: Json, entry: Json) -> WebhookEvent:
+def _without_customers(field: object, value: Json, entry: Json) -> WebhookEvent:
     name = field if isinstance(field, str) else ""
     if name in NOTICE_FIELDS:
         return _notice(name, value, entry, "")
     return _ignored(name) if name in HARMLESS_FIELDS else _ignored(name, sketch(value))
 
 
-def _problems(errors: Any) -> list[Json]:
+def _problems(errors: object) -> list[Json]:
     found = errors if isinstance(errors, list) else [errors]
     return [error if isinstance(error, dict) else {"message": error} for error in found[:MAX_PROBLEMS]]
 
@@ -256,7 +254,7 @@ def _ignored(field: str, shape: str | None = None) -> WebhookEvent:
     return WebhookEvent(f"{Kind.IGNORED}:", Kind.IGNORED, f"{Kind.IGNORED}:", "", body)
 
 
-def _unknown(number: str, shape: Any, reason: str) -> WebhookEvent:
+def _unknown(number: str, shape: object, reason: str) -> WebhookEvent:
     text = dumps(shape)
     kept = shape if len(text) <= MAX_UNKNOWN_BYTES else {"cut": text[:MAX_UNKNOWN_BYTES].decode(errors="replace")}
     digest = hashlib.sha256(text).hexdigest()[:32]
@@ -265,7 +263,7 @@ def _unknown(number: str, shape: Any, reason: str) -> WebhookEvent:
     return WebhookEvent(event_id, Kind.UNKNOWN, mailbox, number, body)
 
 
-def _digest(value: Any) -> str:
+def _digest(value: object) -> str:
     return hashlib.sha256(dumps(value)).hexdigest()[:32]
 
 
@@ -274,7 +272,7 @@ def _id(holder: Json, name: str) -> str | None:
     return str(found) if found and isinstance(found, (str, int)) else None
 
 
-def _ids(number: Any, user_id: Any) -> tuple[str | None, str | None]:
+def _ids(number: object, user_id: object) -> tuple[str | None, str | None]:
     """Phone number and business-scoped id of one person; the id may stand where the number belongs."""
     wa_id, user = phone_digits(number), _text(user_id)
     if wa_id is None and user is None and isinstance(number, str) and _USER_ID.fullmatch(number):
@@ -339,7 +337,7 @@ def _name(card: Json) -> str | None:
     return one_line(profile.get("name"), NAME_CHARACTERS) or None if isinstance(profile, dict) else None
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     return value.strip() or None if isinstance(value, str) else None
 
 
@@ -420,7 +418,7 @@ def _with_context(kind: str, text: str | None, message: Json) -> str | None:
     return "\n".join([*lines, text or f"[{kind}]"]) if lines else text
 
 
-def _referral_lines(referral: Any) -> list[str]:
+def _referral_lines(referral: object) -> list[str]:
     if not isinstance(referral, dict):
         return []
     origin = "post" if referral.get("source_type") == "post" else "ad"
@@ -435,7 +433,7 @@ def _referral_lines(referral: Any) -> list[str]:
     return [f"[{origin} {label}: {words}]" for label, content, limit in shown if (words := quoted(content, limit))]
 
 
-def _product_lines(context: Any) -> list[str]:
+def _product_lines(context: object) -> list[str]:
     product = context.get("referred_product") if isinstance(context, dict) else None
     if not isinstance(product, dict):
         return []
@@ -490,9 +488,9 @@ def _order(node: Json) -> str | None:
 MAX_ORDER_ITEMS = 100
 
 
-def _scalar(value: Any) -> str:
+def _scalar(value: object) -> str:
     return str(value) if isinstance(value, (str, int, float)) else ""
 
 
-def _joined(*parts: Any) -> str | None:
+def _joined(*parts: object) -> str | None:
     return " ".join(part.strip() for part in parts if isinstance(part, str) and part.strip()) or None

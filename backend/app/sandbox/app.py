@@ -4,7 +4,7 @@
     async with running_sandbox(SandboxConfig()) as sandbox:
         sandbox.url, sandbox.state.record
 
-For rehearsals only: it keeps everything in memory, and its control API asks nobody who they are.
+For rehearsals only: it keeps everything in memory, and its control API asks for no credential.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from starlette.applications import Starlette
 
-from app.core.config import SettingsError
+from app.core.errors import SettingsError
 from app.core.http_client import GetClient, close_http_client, get_http_client
 from app.sandbox.config import SandboxConfig
 from app.sandbox.control import Control

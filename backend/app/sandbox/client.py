@@ -9,10 +9,10 @@ from urllib.parse import urlencode
 import orjson
 
 from app.core.http_client import GetClient, Response, get_http_client, get_http_client_for_media, request
+from app.sandbox.webhooks import JsonObject
 
 TIMEOUT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 512 * 1024 * 1024
-JsonObject = dict[str, Any]
 
 
 class SandboxRefused(Exception):
@@ -69,7 +69,7 @@ class SandboxClient:
     async def clear_record(self) -> None:
         await self._call("DELETE", "/record")
 
-    async def add_account(self, phone_number_id: str, access_token: str, **more: Any) -> None:
+    async def add_account(self, phone_number_id: str, access_token: str, **more: object) -> None:
         """From now on only this token opens the number."""
         await self._call(
             "POST", "/accounts", {"phone_number_id": phone_number_id, "access_token": access_token, **more}
@@ -79,7 +79,7 @@ class SandboxClient:
         """Where status webhooks go, in turn."""
         await self._call("PUT", "/callbacks", {"urls": list(urls), "app_secret": app_secret})
 
-    async def change_behaviour(self, **changes: Any) -> None:
+    async def change_behaviour(self, **changes: object) -> None:
         """Fields of `Behaviour`."""
         await self._call("PATCH", "/behaviour", changes)
 
@@ -87,7 +87,7 @@ class SandboxClient:
         """Opens the 24-hour window of this customer at `at` (Unix seconds)."""
         await self._call("POST", "/customers", {"phone_number_id": phone_number_id, "to": to, "last_message_at": at})
 
-    async def say(self, text: str, **who: Any) -> JsonObject:
+    async def say(self, text: str, **who: object) -> JsonObject:
         """A customer writes `text` (`who`: sender, name, phone_number_id). Returns `id`, `to`, `phone_number_id`, and
         `after`, from where `wait` finds the reply. Raises `SandboxRefused` when no replica accepted it."""
         return await self._call("POST", "/say", {"text": text, **who}, timeout_seconds=4 * TIMEOUT_SECONDS)
@@ -123,5 +123,5 @@ def _checked(response: Response) -> JsonObject:
     return answer
 
 
-def _query(**values: Any) -> str:
+def _query(**values: object) -> str:
     return urlencode({name: value for name, value in values.items() if value is not None})

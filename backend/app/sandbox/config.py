@@ -68,7 +68,7 @@ class SandboxConfig:
     callback_urls: tuple[str, ...] = ()
     accounts: tuple[SandboxAccount, ...] = ()
     accept_unknown_accounts: bool = True
-    """Let any non-empty bearer token send for a number nobody registered."""
+    """Let any non-empty bearer token send for a number that is not registered."""
     gemini_api_keys: tuple[str, ...] = field(default=(), repr=False)
     """Empty: any non-empty key will do."""
     gemini_models: tuple[str, ...] = ("gemini-3.5-flash-lite", "gemini-2.5-flash", "gemini-2.5-pro")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -269,14 +269,14 @@ async def _read(request: Request, model: type[M]) -> M:
     return _validated(model, await _read_json(request))
 
 
-async def _read_json(request: Request) -> Any:
+async def _read_json(request: Request) -> object:
     try:
         return orjson.loads(await read_body(request, MAX_BODY_BYTES))
     except orjson.JSONDecodeError:
         raise ControlError("the body is not JSON", status=400, code="invalid_json") from None
 
 
-def _validated(model: type[M], values: Any) -> M:
+def _validated(model: type[M], values: object) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as exc:
@@ -287,5 +287,5 @@ def _validated(model: type[M], values: Any) -> M:
         raise ControlError("; ".join(problems)) from None
 
 
-def _json(payload: Any, status: int = 200) -> Response:
+def _json(payload: object, status: int = 200) -> Response:
     return Response(orjson.dumps(payload), status, media_type="application/json")

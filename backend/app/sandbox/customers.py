@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from app.sandbox import webhooks
 from app.sandbox.client import SandboxClient
@@ -43,7 +42,7 @@ class Customer:
         self._wrote_at = time.monotonic()
         self._seen_seq = 0
 
-    async def say(self, text: str, **more: Any) -> str:
+    async def say(self, text: str, **more: object) -> str:
         """Returns the message id."""
         return (await self.write(webhooks.text(self.person, text, **more)))[0]
 

@@ -52,7 +52,7 @@ class WebhookSender:
         self.app_secret = app_secret
         self.timeout_seconds = timeout_seconds
         self._redelivery_seconds = tuple(redelivery_seconds)
-        self._random = None if seed is None else random.Random(seed)  # noqa: S311 -- repeatable on purpose
+        self._random = None if seed is None else random.Random(seed)
         self._get_client = get_client
         self._turn = 0
 

@@ -76,7 +76,7 @@ async def answer(
     return _answered(record, entry, result)
 
 
-def false_answer(spec: FaultSpec, refusal: tuple[int, Any] | None, code: str | None) -> Answer | None:
+def false_answer(spec: FaultSpec, refusal: tuple[int, object] | None, code: str | None) -> Answer | None:
     """What a rule makes us say: `refusal` (status, body) under the name `code`, or a bare status, as a proxy would."""
     headers = {} if spec.retry_after is None else {"Retry-After": str(spec.retry_after)}
     if refusal is not None:

@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -153,7 +153,7 @@ class Fault:
         self.matched = 0
         self.fired = 0
         self.released = asyncio.Event()
-        self._random = random.Random(spec.seed)  # noqa: S311 -- repeatable on purpose
+        self._random = random.Random(spec.seed)
 
     def fires_on(self, call: Call, *, counted: bool) -> bool:
         spec = self.spec
@@ -189,7 +189,7 @@ class Fault:
         jitter = self._random.random() * self.spec.jitter_ms if self.spec.jitter_ms else 0.0
         return (self.spec.latency_ms + jitter) / 1000
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         spec = self.spec.model_dump(exclude_defaults=True)
         seen = {"matched": self.matched, "fired": self.fired, "is_over": self.is_over}
         return {"id": self.id, **spec, "target": self.spec.target, **seen}

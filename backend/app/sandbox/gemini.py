@@ -7,7 +7,6 @@ import hashlib
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import orjson
 from starlette.requests import Request
@@ -16,9 +15,10 @@ from starlette.routing import BaseRoute, Route
 
 from app.sandbox.exchange import Answer, BodyTooLarge, answer, false_answer, read_body
 from app.sandbox.faults import Call, Fault
-from app.sandbox.gemini_errors import ANSWERS, BROKEN, ERRORS, JsonObject
+from app.sandbox.gemini_errors import ANSWERS, BROKEN, ERRORS
 from app.sandbox.gemini_reply import compose
 from app.sandbox.state import SandboxState
+from app.sandbox.webhooks import JsonObject
 
 MAX_BODY_BYTES = 20 * 1024 * 1024
 CHARACTERS_PER_TOKEN = 4
@@ -92,7 +92,7 @@ class Gemini:
 
         fault = self._state.faults.pick("gemini", call, counted=kind != "probe")
         if fault is None and kind != "probe":
-            await asyncio.sleep(self._state.behaviour.model_seconds * random.uniform(0.5, 1))  # noqa: S311
+            await asyncio.sleep(self._state.behaviour.model_seconds * random.uniform(0.5, 1))
         return await answer(request, self._state.record, entry, fault, process)
 
     def _refused(self, key: str, model: str) -> Answer | None:
@@ -109,7 +109,7 @@ class Gemini:
         return None
 
 
-def read_question(payload: Any) -> Question:
+def read_question(payload: object) -> Question:
     """Raises `Invalid`."""
     if not isinstance(payload, Mapping):
         raise Invalid("Invalid JSON payload received.")
@@ -133,7 +133,7 @@ def read_question(payload: Any) -> Question:
     return Question(system, turns, limit, thoughts, parameters)
 
 
-def _turns(contents: Any) -> tuple[tuple[str, str], ...]:
+def _turns(contents: object) -> tuple[tuple[str, str], ...]:
     if not isinstance(contents, list) or not contents:
         raise Invalid("contents is not specified")
     turns = tuple((_role(content), _text(content, "contents")) for content in contents)
@@ -144,14 +144,14 @@ def _turns(contents: Any) -> tuple[tuple[str, str], ...]:
     return turns
 
 
-def _role(content: Any) -> str:
+def _role(content: object) -> str:
     role = content.get("role", "user") if isinstance(content, Mapping) else None
     if role not in ("user", "model"):
         raise Invalid("Please use a valid role: user, model.")
     return str(role)
 
 
-def _text(content: Any, where: str) -> str:
+def _text(content: object, where: str) -> str:
     parts = content.get("parts") if isinstance(content, Mapping) else None
     if not isinstance(parts, list) or not parts:
         raise Invalid(f"{where}.parts must not be empty.")
@@ -161,7 +161,7 @@ def _text(content: Any, where: str) -> str:
     return "\n".join(str(text) for text in texts)
 
 
-def _thought_tokens(thinking: Any) -> int:
+def _thought_tokens(thinking: object) -> int:
     """What thinking costs before the first word; it counts against `maxOutputTokens`."""
     if not isinstance(thinking, Mapping):
         raise Invalid("thinkingConfig must be an object.")
@@ -232,6 +232,6 @@ def _told(fault: Fault | None, model: str, question: Question | None) -> Answer 
         return false_answer(spec, None, name)
     if error.parameter and (question is None or error.parameter not in question.parameters):
         return None
-    told: Any = error.body(model=model, retry_delay=spec.retry_delay)
+    told: object = error.body(model=model, retry_delay=spec.retry_delay)
     status = 200 if spec.with_status_200 else error.http_status
     return false_answer(spec, (status, [told] if spec.in_array else told), name)

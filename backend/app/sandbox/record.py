@@ -41,14 +41,14 @@ class Entry:
     at: float = field(default_factory=time.time)
     monotonic: float = field(default_factory=time.monotonic)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in _JSON_FIELDS} | {"body": _embed(self.body)}
 
 
 _JSON_FIELDS = tuple(name for name in Entry.__slots__ if name != "body")
 
 
-def _embed(body: bytes) -> Any:
+def _embed(body: bytes) -> object:
     """The body as it came if it is JSON, else as text."""
     try:
         orjson.loads(body)
@@ -166,7 +166,7 @@ class Record:
         self._processed.clear()
         self._answers.clear()
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """Counts since the start or the last `clear`, evicted entries included."""
         kinds = {
             kind: {"received": n, "processed": self._processed[kind], "answers": dict(self._answers.get(kind, {}))}

@@ -47,7 +47,7 @@ class ReadReceipt:
     message_id: str
 
 
-def read_message(payload: Any) -> TextMessage | ReadReceipt:
+def read_message(payload: object) -> TextMessage | ReadReceipt:
     """Raises `Refused`."""
     if not isinstance(payload, Mapping):
         raise Refused("The request body must be a JSON object.")
@@ -69,7 +69,7 @@ def read_message(payload: Any) -> TextMessage | ReadReceipt:
     return TextMessage(to, given, _body(payload.get("text")), _callback_data(payload))
 
 
-def _read_receipt(payload: Mapping[str, Any]) -> ReadReceipt:
+def _read_receipt(payload: Mapping[str, object]) -> ReadReceipt:
     if payload["status"] != "read":
         raise Refused("Param status must be read.")
     message_id = payload.get("message_id")
@@ -81,7 +81,7 @@ def _read_receipt(payload: Mapping[str, Any]) -> ReadReceipt:
     return ReadReceipt(str(message_id))
 
 
-def _recipient(payload: Mapping[str, Any]) -> tuple[str, str]:
+def _recipient(payload: Mapping[str, object]) -> tuple[str, str]:
     """As given, and as the record knows it. With both fields `to` wins, as at Meta."""
     to, user_id = payload.get("to"), payload.get("recipient")
     if to is None and user_id is None:
@@ -106,12 +106,12 @@ def _body(text: Any) -> str:
     return body
 
 
-def _callback_data(payload: Mapping[str, Any]) -> str | None:
+def _callback_data(payload: Mapping[str, object]) -> str | None:
     data = payload.get("biz_opaque_callback_data")
     if data is not None and (not isinstance(data, str) or len(data) > CALLBACK_DATA_LIMIT):
         raise Refused(f"Param biz_opaque_callback_data must be a string of at most {CALLBACK_DATA_LIMIT} characters.")
     return data
 
 
-def _is_wamid(value: Any) -> bool:
+def _is_wamid(value: object) -> bool:
     return isinstance(value, str) and value.startswith("wamid.")

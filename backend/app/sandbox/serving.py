@@ -25,7 +25,7 @@ class _HttpProtocol(Protocol):
     app: ASGIApp
 
 
-class _ClosableProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+class _ClosableProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # uvicorn chooses the base at run time
     """Hands every request a function that ends its connection, as an ASGI extension."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:

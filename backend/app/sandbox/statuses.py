@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from app.core.http_client import GetClient, get_http_client
 from app.sandbox.delivery import WebhookSender
@@ -45,7 +44,7 @@ class _Item:
     attempts: int = 0
     delayed: bool = False
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         errors = [whatsapp_error(self.failed_code).status_error()] if self.failed_code else []
         sent = self.accepted
         return status(sent.wamid, self.name, recipient=sent.to, at=self.at, callback_data=sent.callback_data,
@@ -58,7 +57,7 @@ class StatusFeed:
     def __init__(self, state: SandboxState, get_client: GetClient = get_http_client) -> None:
         config = state.config
         self._state = state
-        self._random = random.Random(config.seed)  # noqa: S311 -- repeatable on purpose
+        self._random = random.Random(config.seed)
         self.sender = WebhookSender(config.callback_urls, app_secret=config.app_secret, get_client=get_client)
         self._ready: asyncio.Queue[_Item] = asyncio.Queue()
         self._timers: set[asyncio.TimerHandle] = set()
@@ -181,8 +180,8 @@ class StatusFeed:
             else:
                 self._failed(item)
 
-    def _changes(self, batch: Sequence[_Item]) -> list[tuple[Business, dict[str, Any]]]:
-        by_number: dict[str, list[dict[str, Any]]] = {}
+    def _changes(self, batch: Sequence[_Item]) -> list[tuple[Business, dict[str, object]]]:
+        by_number: dict[str, list[dict[str, object]]] = {}
         for item in batch:
             by_number.setdefault(item.accepted.phone_number_id, []).append(item.to_json())
         return [statuses_change(self._state.business(number), group) for number, group in by_number.items()]

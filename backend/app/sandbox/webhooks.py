@@ -34,7 +34,7 @@ class Business:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody who writes. Without `wa_id` their number is hidden behind a username: `from` is absent."""
+    """A person who writes. Without `wa_id` their number is hidden behind a username: `from` is absent."""
 
     wa_id: str | None
     name: str | None = None
@@ -45,7 +45,7 @@ class Person:
         return card | _given(wa_id=self.wa_id, user_id=self.user_id)
 
 
-def encode_like_meta(payload: Any) -> bytes:
+def encode_like_meta(payload: object) -> bytes:
     """JSON with non-ASCII as `\\uXXXX` and `/` as `\\/`: what Meta signs and sends."""
     return json.dumps(payload, separators=(",", ":")).replace("/", "\\/").encode()
 
@@ -101,7 +101,7 @@ def errors_change(business: Business, code: int = 130429, title: str = "Rate lim
 
 
 def dashboard_test() -> JsonObject:
-    """The "Test" button of the app dashboard: no `entry`, a number nobody has."""
+    """The "Test" button of the app dashboard: no `entry`, a number that does not exist."""
     _, change = messages_change(
         Business("123456123", "16505551111"),
         [text(Person("16315551181"), "this is a text message", id="ABGGFlA5Fpa", at=1504902988)],
@@ -144,7 +144,7 @@ def media(
     filename: str | None = None,
     voice: bool | None = None,
     animated: bool | None = None,
-    **more: Any,
+    **more: object,
 ) -> JsonObject:
     """`image`, `video`, `audio` (a voice note with `voice=True`), `document`, `sticker`."""
     node = {"id": media_id, "mime_type": mime_type or _MIME_TYPES[kind], "sha256": sha256}
@@ -163,60 +163,60 @@ _MIME_TYPES = {
 
 
 def location(person: Person, latitude: float, longitude: float, *, name: str | None = None,
-             address: str | None = None, **more: Any) -> JsonObject:  # fmt: skip
+             address: str | None = None, **more: object) -> JsonObject:  # fmt: skip
     node = {"latitude": latitude, "longitude": longitude} | _given(name=name, address=address)
     return message(person, "location", node, **more)
 
 
-def contact_cards(person: Person, *names: str, **more: Any) -> JsonObject:
+def contact_cards(person: Person, *names: str, **more: object) -> JsonObject:
     cards = [{"name": {"formatted_name": name, "first_name": name}, "phones": []} for name in names]
     return message(person, "contacts", cards, **more)
 
 
-def button_reply(person: Person, reply_id: str, title: str, **more: Any) -> JsonObject:
+def button_reply(person: Person, reply_id: str, title: str, **more: object) -> JsonObject:
     return message(
         person, "interactive", {"type": "button_reply", "button_reply": {"id": reply_id, "title": title}}, **more
     )
 
 
-def list_reply(person: Person, reply_id: str, title: str, description: str | None = None, **more: Any) -> JsonObject:
+def list_reply(person: Person, reply_id: str, title: str, description: str | None = None, **more: object) -> JsonObject:
     node = {"id": reply_id, "title": title} | _given(description=description)
     return message(person, "interactive", {"type": "list_reply", "list_reply": node}, **more)
 
 
-def form_reply(person: Person, answers: Mapping[str, Any], body: str = "Sent", **more: Any) -> JsonObject:
+def form_reply(person: Person, answers: Mapping[str, object], body: str = "Sent", **more: object) -> JsonObject:
     """A completed flow (`nfm_reply`)."""
     node = {"name": "flow", "body": body, "response_json": json.dumps(answers)}
     return message(person, "interactive", {"type": "nfm_reply", "nfm_reply": node}, **more)
 
 
-def broken_interactive(person: Person, **more: Any) -> JsonObject:
+def broken_interactive(person: Person, **more: object) -> JsonObject:
     """An interactive message that WhatsApp could not deliver: errors and no node."""
     return message(person, "interactive", errors=[_error(131051, "Message type unknown")], **more)
 
 
-def template_button(person: Person, payload: str, title: str, **more: Any) -> JsonObject:
+def template_button(person: Person, payload: str, title: str, **more: object) -> JsonObject:
     """Quick reply of a template."""
     return message(person, "button", {"payload": payload, "text": title}, **more)
 
 
-def reaction(person: Person, message_id: str, emoji: str | None, **more: Any) -> JsonObject:
+def reaction(person: Person, message_id: str, emoji: str | None, **more: object) -> JsonObject:
     """`None` takes the reaction back."""
     return message(person, "reaction", {"message_id": message_id} | _given(emoji=emoji), **more)
 
 
-def order(person: Person, items: Iterable[Mapping[str, Any]], note: str | None = None, **more: Any) -> JsonObject:
+def order(person: Person, items: Iterable[Mapping[str, object]], note: str | None = None, **more: object) -> JsonObject:
     node = {"catalog_id": "194836987003835", "product_items": [dict(item) for item in items]} | _given(text=note)
     return message(person, "order", node, **more)
 
 
-def number_changed(person: Person, new_wa_id: str, **more: Any) -> JsonObject:
+def number_changed(person: Person, new_wa_id: str, **more: object) -> JsonObject:
     """A system message; it comes without `contacts`."""
     body = f"User {person.name} changed from {person.wa_id} to {new_wa_id}"
     return message(person, "system", {"body": body, "wa_id": new_wa_id, "type": "user_changed_number"}, **more)
 
 
-def user_id_changed(person: Person, new_user_id: str, **more: Any) -> JsonObject:
+def user_id_changed(person: Person, new_user_id: str, **more: object) -> JsonObject:
     """A system message; it names no sender, only the ids before and after."""
     node = {
         "body": f"User {person.name} changed from {person.user_id} to {new_user_id}",
@@ -227,13 +227,13 @@ def user_id_changed(person: Person, new_user_id: str, **more: Any) -> JsonObject
     return message(Person(None), "system", node, **more)
 
 
-def edit(person: Person, original_id: str, body: str, **more: Any) -> JsonObject:
+def edit(person: Person, original_id: str, body: str, **more: object) -> JsonObject:
     """The author changed the text of an earlier message."""
     new = {"type": "text", "text": {"body": body}}
     return message(person, "edit", {"original_message_id": original_id, "message": new}, **more)
 
 
-def unsupported(person: Person, **more: Any) -> JsonObject:
+def unsupported(person: Person, **more: object) -> JsonObject:
     return message(person, "unsupported", errors=[_error(131051, "Message type is not currently supported")], **more)
 
 
@@ -254,6 +254,6 @@ def _error(code: int, title: str) -> JsonObject:
     return {"code": code, "title": title, "message": title, "error_data": {"details": f"{title}."}}
 
 
-def _given(**values: Any) -> JsonObject:
+def _given(**values: object) -> JsonObject:
     """Meta leaves absent what is not there; it never sends null."""
     return {name: value for name, value in values.items() if value is not None}

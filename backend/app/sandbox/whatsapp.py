@@ -147,7 +147,7 @@ class WhatsApp:
 
         return await answer(request, self._state.record, entry, fault, authorised)
 
-    def _accept(self, request: Request, number: str, payload: Any, entry: Entry, fault: Fault | None) -> Answer:
+    def _accept(self, request: Request, number: str, payload: object, entry: Entry, fault: Fault | None) -> Answer:
         refused = self._admitted(request, number)
         if refused is not None:
             return refused
@@ -207,7 +207,7 @@ def _call(number: str, payload: Any) -> Call:
     return Call("send", number, recipient=recipient, text=body if isinstance(body, str) else None)
 
 
-def _parsed(raw: bytes) -> Any:
+def _parsed(raw: bytes) -> object:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:

@@ -30,7 +30,7 @@ class WhatsAppError:
             error["error_subcode"] = subcode
         return {"error": error}
 
-    def status_error(self) -> dict[str, Any]:
+    def status_error(self) -> dict[str, object]:
         """The same error as a `failed` status or a message in a webhook carries it."""
         return {
             "code": self.code,

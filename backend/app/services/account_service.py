@@ -13,7 +13,7 @@ from typing import Any
 from app.core.cache import get_cached_or_fetch, write_fence
 from app.core.secrets import SecretError, TokenCipher
 from app.domain.errors import Conflict, Forbidden, NotFound, Unavailable
-from app.domain.models import Account, BlockReason, BotProfile, Member, Refusal, Role, User
+from app.domain.models import Account, BlockReason, BotProfile, Json, Member, Refusal, Role, User
 from app.domain.notices import AccountNotice
 from app.domain.phone import phone_digits
 from app.domain.ports import AccountStore
@@ -99,7 +99,7 @@ class AccountService:
             logger.info("WHATSAPP_TOKEN replaces the account's token", extra={"account": account.id})
         await self.update(account.id, changes)
 
-    async def update(self, account_id: str, changes: Mapping[str, Any]) -> Account:
+    async def update(self, account_id: str, changes: Json) -> Account:
         before = await self._store.get_account(account_id)
         if before is None:
             raise NotFound("account")
@@ -287,7 +287,7 @@ class AccountService:
             raise NotFound("account")
         return profile
 
-    async def update_profile(self, account_id: str, changes: Mapping[str, Any]) -> BotProfile:
+    async def update_profile(self, account_id: str, changes: Mapping[str, object]) -> BotProfile:
         """Raises `InvalidInput` if it would be too large."""
         before = await self._store.get_profile(account_id)
         if before is None:
@@ -297,13 +297,13 @@ class AccountService:
             return await self._store.update_profile(account_id, changes)
 
 
-def _with_digits(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _with_digits(fields: Json) -> dict[str, Any]:
     """The phone number as webhooks write it, so that what Meta reports about it is found."""
     number = fields.get("phone_number")
     return {**fields, "phone_number": phone_digits(number) or number} if number else dict(fields)
 
 
-def _keys(account: Mapping[str, Any]) -> list[str]:
+def _keys(account: Json) -> list[str]:
     """Under which an account with these fields is cached. The database's triggers build the same ones."""
     named = {"id": _id_key, "phone_number_id": _number_key, "verify_token": _verify_key}
     return [key_of(account[name]) for name, key_of in named.items() if name in account]

@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 from prometheus_client import Counter
 
-from app.core.app_secrets import FIRST_APP
+from app.domain.app_secrets import FIRST_APP
 from app.services.account_service import AccountService
 
 logger = logging.getLogger(__name__)

@@ -7,13 +7,13 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any
 
-from app.core.circuit_breaker import BreakerFleet, CircuitBreaker, FleetWord, KeyedCircuitBreakers, State
+from app.core.circuit_breaker import BreakerFleet, CircuitBreaker, FleetState, KeyedCircuitBreakers, State
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.queue import Queue
 from app.domain.errors import NotFound
+from app.domain.models import Json
 from app.domain.webhook import Kind
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class BreakerAction(StrEnum):
 _STATES = {BreakerAction.OPEN: "open", BreakerAction.CLOSE: "closed", BreakerAction.AUTO: "auto"}
 
 
-def words_of(row: Mapping[str, Any]) -> str:
+def words_of(row: Json) -> str:
     """Why a circuit is as it is, for people, by a row of `overview`. `""` if there is nothing to say."""
     parts = []
     if row.get("why"):
@@ -53,7 +53,7 @@ def words_of(row: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def in_trouble(overview: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def in_trouble(overview: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
     """The circuits of an `overview` that are not closed, or count failures, with the reason in words."""
     return {
         name: f"{row['state']}{', forced' if row['forced'] else ''}: {words_of(row) or 'no reason known'}"
@@ -93,12 +93,12 @@ class BreakerService:
         if self._wakers:
             await asyncio.wait(self._wakers)
 
-    async def overview(self) -> dict[str, dict[str, Any]]:
+    async def overview(self) -> dict[str, dict[str, object]]:
         """The service-wide circuits by short name, then the keyed ones in trouble by full name. While Redis is away, as
         this replica sees them (`scope`)."""
         full_names = {breaker.name: short for short, breaker in self._breakers.items()}
         try:
-            words = await self._fleet.list(full_names)
+            states = await self._fleet.list(full_names)
         except Unavailable:
             snapshots = [breaker.snapshot() for breaker in self._breakers.values()]
             snapshots += [snapshot for family in self._keyed for snapshot in family.snapshots()]
@@ -106,22 +106,22 @@ class BreakerService:
                 full_names.get(snapshot.name, snapshot.name): snapshot._asdict() | {"scope": "replica"}
                 for snapshot in snapshots
             }
-        return {full_names.get(name, name): self._row(name, word) for name, word in words.items()}
+        return {full_names.get(name, name): self._row(name, state) for name, state in states.items()}
 
-    async def force(self, name: str, action: BreakerAction, *, who: str, why: str) -> dict[str, Any]:
+    async def force(self, name: str, action: BreakerAction, *, who: str, why: str) -> dict[str, object]:
         """For every replica, over restarts. Raises `NotFound`, and `Unavailable` while Redis is away."""
         full_name = self._full_name(name)
-        word = await self._fleet.force(full_name, _STATES[action], who=who, why=why)
+        state = await self._fleet.force(full_name, _STATES[action], who=who, why=why)
         if action is not BreakerAction.OPEN:
             await self._wake(full_name)
-        return self._row(full_name, word)
+        return self._row(full_name, state)
 
     async def account_changed(self, phone_number_id: str) -> None:
         """Its token, number or switch changed, or WhatsApp takes its messages again: what its circuit knows is out of
         date, and what waits for it is tried now. A circuit that a person forced stays. Raises `Unavailable`."""
         name = f"{self._accounts.name}:{phone_number_id}"
-        word = (await self._fleet.list([name])).get(name)
-        if word is None or not word.view.forced:
+        state = (await self._fleet.list([name])).get(name)
+        if state is None or not state.view.forced:
             await self._fleet.force(name, _STATES[BreakerAction.AUTO], who="chorus", why="the account has changed")
         await self._wake(name)
 
@@ -131,7 +131,7 @@ class BreakerService:
         if state is State.HALF_OPEN:
             self._soon(lambda: self._queue.wake(groups, most=SCOUTS), 0.0)
         else:
-            self._soon(lambda: self._queue.wake(groups), WAKE_SPREAD_SECONDS * random.random())  # noqa: S311
+            self._soon(lambda: self._queue.wake(groups), WAKE_SPREAD_SECONDS * random.random())
             self._soon(lambda: self._queue.wake(groups), WAKE_AGAIN_SECONDS)
 
     async def _wake(self, full_name: str) -> None:
@@ -169,19 +169,19 @@ class BreakerService:
             return name
         raise NotFound("breaker")
 
-    def _row(self, name: str, word: FleetWord) -> dict[str, Any]:
-        view = word.view
+    def _row(self, name: str, state: FleetState) -> dict[str, object]:
+        view = state.view
         return {
             "name": name,
             "state": view.state.value,
-            "failure_count": word.failures,
-            "retry_after": round(word.retry_after_seconds, 1),
+            "failure_count": state.failures,
+            "retry_after": round(state.retry_after_seconds, 1),
             "forced": view.forced,
             "scope": "fleet",
             "epoch": view.epoch,
-            "failed_rounds": word.rounds,
+            "failed_rounds": state.rounds,
             "who": view.who,
             "why": view.why,
-            "last_failure": word.last_failure,
-            "since_seconds": round(word.age_seconds, 1),
+            "last_failure": state.last_failure,
+            "since_seconds": round(state.age_seconds, 1),
         }

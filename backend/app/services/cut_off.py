@@ -8,16 +8,16 @@ it goes on as in any outage. It finds its way again by its own probes (services/
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from app.core.circuit_breaker import CircuitBreaker
+from app.domain.models import Json
 
 
 class CutOff:
     """`breakers` by dependency; `others`: what the other living replicas say of themselves (`HealthService.load`)."""
 
     def __init__(
-        self, breakers: Mapping[str, CircuitBreaker], others: Callable[[], Iterable[Mapping[str, Any]]]
+        self, breakers: Mapping[str, CircuitBreaker], others: Callable[[], Iterable[Mapping[str, object]]]
     ) -> None:
         self._breakers = breakers
         self._others = others
@@ -37,11 +37,11 @@ class CutOff:
         return breaker.is_cut_off and any(_reaches(other, [dependency]) for other in self._others())
 
 
-def _works(other: Mapping[str, Any]) -> bool:
+def _works(other: Mapping[str, object]) -> bool:
     return other.get("role") != "api"
 
 
-def _reaches(other: Mapping[str, Any], lost: Iterable[str]) -> bool:
+def _reaches(other: Json, lost: Iterable[str]) -> bool:
     circuits = other.get("breakers", {})
     is_serving = other.get("phase") == "ready" and other.get("status") != "error"
     return is_serving and all(circuits.get(name) == "closed" for name in lost)

@@ -42,7 +42,7 @@ def about(event: Event) -> dict[str, str]:
     }
 
 
-def _field(body: Mapping[str, Any]) -> str:
+def _field(body: Mapping[str, object]) -> str:
     """A notice names its field; of an event that cannot be read its shape may, or the reason does."""
     shape = body.get("shape")
     named = body.get("field") or (shape.get("field") if isinstance(shape, dict) else None)

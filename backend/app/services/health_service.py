@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import orjson
 from prometheus_client import Gauge
@@ -51,7 +51,7 @@ class HealthService:
         fleet: Fleet,
         supervisor: Supervisor,
         accounts: AccountWatch,
-        internals: Callable[[], Awaitable[Mapping[str, Any]]],
+        internals: Callable[[], Awaitable[Mapping[str, object]]],
         requires: frozenset[str],
         build: Mapping[str, str],
         cut_off: CutOff,
@@ -77,7 +77,7 @@ class HealthService:
         self._strained = strained
         self._clock = clock
         self._phase = "starting"
-        self._internal_view: Mapping[str, Any] = {}
+        self._internal_view: Mapping[str, object] = {}
         self._pages: dict[bool, tuple[float, Page]] = {}
 
     @property
@@ -115,14 +115,14 @@ class HealthService:
             FLEET.set(self._fleet.count)
             await self._clock.sleep(INTERNALS_SECONDS)
 
-    def liveness(self) -> tuple[int, dict[str, Any]]:
+    def liveness(self) -> tuple[int, dict[str, object]]:
         """Stuck means: a background loop stopped beating. A stuck event loop cannot answer at all (core/loop_watch)."""
         stuck = self._supervisor.stuck()
         if stuck:
             return 503, {"status": "stuck", "loops": stuck}
         return 200, {"status": "alive"}
 
-    def readiness(self) -> tuple[int, dict[str, Any]]:
+    def readiness(self) -> tuple[int, dict[str, object]]:
         """Can this replica do useful work? A shared dependency that is down is reported; it is no reason to empty the
         load balancer, unless READINESS_REQUIRES says so or both stores are gone."""
         stores = {"redis": self._dependencies["redis"], "database": self._dependencies["supabase"]}
@@ -152,11 +152,11 @@ class HealthService:
             self._pages[full] = (now, page)
         return page
 
-    def picture(self, *, full: bool) -> tuple[int, dict[str, Any]]:
+    def picture(self, *, full: bool) -> tuple[int, dict[str, object]]:
         """The whole picture; details only for the operator."""
         status = self._status()
         breakers = {name: breaker.snapshot()._asdict() for name, breaker in self._breakers.items()}
-        body: dict[str, Any] = {"status": status, "timestamp": self._clock.now().isoformat()}
+        body: dict[str, object] = {"status": status, "timestamp": self._clock.now().isoformat()}
         refused = QUEUE_FULL if self._queue_refuses else None
         if reason := self._unfit() or self._refusing() or refused or self._strained():
             body["reason"] = reason
@@ -181,7 +181,7 @@ class HealthService:
             body["accounts"] = {"blocked": blocked.count}
         return (503 if status == "error" else 200), body
 
-    def load(self) -> dict[str, Any]:
+    def load(self) -> dict[str, object]:
         """This replica in a few words, for the list of the fleet."""
         return {
             **self._build,
@@ -193,7 +193,8 @@ class HealthService:
 
     @property
     def _queue_refuses(self) -> bool:
-        return bool(self._internal_view.get("queue", {}).get("refuses"))
+        queue = self._internal_view.get("queue")
+        return isinstance(queue, Mapping) and bool(queue.get("refuses"))
 
     def _status(self) -> str:
         """`error`: no useful work possible, or messages are refused · `degraded`: something soft fails, is not as it
@@ -211,7 +212,7 @@ class HealthService:
         return "degraded" if down or tripped or blocked or strained or self._phase != "ready" else "ok"
 
 
-def _blocked(account: Account) -> dict[str, Any]:
+def _blocked(account: Account) -> dict[str, object]:
     since = account.blocked_since
     return {
         "id": account.id,

@@ -324,7 +324,7 @@ class InboxWorker:
             exc_info=None if expected else exc,
             extra={"attempt": claim.attempts + 1, "reason": reason},
         )
-        delay = min(FAILED_RETRY_CAP_SECONDS, FAILED_RETRY_SECONDS * 2**claim.attempts) * (0.5 + random.random())  # noqa: S311
+        delay = min(FAILED_RETRY_CAP_SECONDS, FAILED_RETRY_SECONDS * 2**claim.attempts) * (0.5 + random.random())
         parked = await self._tell(lambda: self._queue.retry_later(claim, delay, counted=True, reason=reason))
         if parked:
             _tell_given_up(claim, 1, reason)
@@ -334,7 +334,7 @@ class InboxWorker:
         if self._is_cut_off():
             delay_seconds = 0.0  # what we cannot do another replica can, now
         # Jitter: what waited for one recovery must not arrive all at once. Bounded: a deadline may end the wait.
-        delay = delay_seconds + min(0.2 * delay_seconds, JITTER_CAP_SECONDS) * random.random()  # noqa: S311
+        delay = delay_seconds + min(0.2 * delay_seconds, JITTER_CAP_SECONDS) * random.random()
         await self._tell(lambda: self._queue.retry_later(claim, delay, counted=False, reason=reason))
 
     async def _tell(self, verdict: Callable[[], Awaitable[bool]]) -> bool:

@@ -7,18 +7,19 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 import orjson
 from prometheus_client import Counter
 
-from app.core.app_secrets import FIRST_APP
 from app.core.bounded_names import BoundedNames
 from app.core.logging import bind_messages
 from app.core.queue import Event, PutResult
 from app.core.tolerant_json import dumps, loads_shallow
 from app.core.tracing import outgoing
-from app.domain.webhook import Json, Kind, WebhookEvent, parse_webhook
+from app.domain.app_secrets import FIRST_APP
+from app.domain.models import Json
+from app.domain.webhook import Kind, WebhookEvent, parse_webhook
 from app.services.app_binding import AppBinding
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class IngestService:
         self._on_message = on_message
         self._binding = binding
 
-    def accept(self, payload: Any, *, signed_by: str = FIRST_APP) -> Awaitable[PutResult]:
+    def accept(self, payload: object, *, signed_by: str = FIRST_APP) -> Awaitable[PutResult]:
         """Store every update of `payload`, or raise `Unavailable` so that Meta delivers it again. What is about a
         number of another app than `signed_by` is dropped, told and counted.
 

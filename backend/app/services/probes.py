@@ -17,7 +17,6 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any
 
 from prometheus_client import Counter, Gauge
 
@@ -25,6 +24,7 @@ from app.core.circuit_breaker import CircuitBreaker, State
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.probe_board import ProbeBoard
+from app.domain.models import Json
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Dependency:
     in front of its calls; `silent_seconds`: for how long those hang."""
 
     name: str
-    probe: Callable[[], Awaitable[Mapping[str, Any]]]
+    probe: Callable[[], Awaitable[Json]]
     interval_seconds: float
     timeout_seconds: float
     is_shared: bool = False
@@ -73,7 +73,7 @@ class Dependency:
     status: str = "unknown"
     latency_ms: float | None = None
     error: str | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Json = field(default_factory=dict)
     failing_since: float | None = None
     probed_at: float | None = None
 
@@ -85,10 +85,10 @@ class Dependency:
     def is_cut_off(self) -> bool:
         return self.circuit is not None and self.circuit.is_cut_off
 
-    def public(self) -> dict[str, Any]:
+    def public(self) -> dict[str, object]:
         return {"status": self.status} | ({} if self.latency_ms is None else {"latency_ms": self.latency_ms})
 
-    def full(self) -> dict[str, Any]:
+    def full(self) -> dict[str, object]:
         return self.public() | dict(self.details) | ({"error": self.error} if self.error else {})
 
 
@@ -209,12 +209,12 @@ class Prober:
         except Unavailable as exc:
             logger.warning("finding not shared", extra={"dependency": dependency.name, "reason": str(exc)})
 
-    def _believe(self, finding: Mapping[str, Any], origin: Mapping[str, Any]) -> None:
+    def _believe(self, finding: Json, origin: Json) -> None:
         details = dict(finding["details"]) | dict(origin)
         self._settle(finding["status"], finding["latency_ms"], finding["error"], details, since=self._clock.monotonic())
 
     def _settle(
-        self, status: str, latency_ms: float | None, error: str | None, details: Mapping[str, Any], *, since: float
+        self, status: str, latency_ms: float | None, error: str | None, details: Mapping[str, object], *, since: float
     ) -> None:
         dependency = self._dependency
         if status == "error" and dependency.failing_since is None:

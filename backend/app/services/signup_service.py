@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
 
 from app.core.allowance import Allowance
 from app.core.errors import Unavailable
@@ -30,7 +29,7 @@ class SignupService:
         self._created = created
         self._is_open = is_open
 
-    async def create_account(self, user: User, *, phone_number_id: str, access_token: str, **fields: Any) -> Account:
+    async def create_account(self, user: User, *, phone_number_id: str, access_token: str, **fields: object) -> Account:
         """The account; a person becomes its owner. Raises `Forbidden`, `RateLimited`, `Conflict`, `InvalidInput` when
         WhatsApp does not open the number with this token, and `Unavailable` when WhatsApp or Redis cannot be asked."""
         if user.is_operator:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 from prometheus_client import Gauge
 
@@ -31,7 +30,7 @@ class SilenceWatch:
         self._arrivals = arrivals
         self._board = board
         self._clock = clock
-        self.silent: list[Mapping[str, Any]] = []
+        self.silent: list[Mapping[str, object]] = []
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -60,7 +59,7 @@ class SilenceWatch:
         SILENT.set(known["count"])
 
 
-def _tell(before: set[str], numbers: list[dict[str, Any]]) -> None:
+def _tell(before: set[str], numbers: list[dict[str, object]]) -> None:
     """What has changed since the last look, whichever replica had that."""
     for number in numbers:
         if number["phone_number_id"] not in before:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from app.domain.errors import Unprocessable
-from app.domain.models import Status
+from app.domain.models import Json, Status
 from app.domain.ports import Store
-from app.domain.webhook import REPORTED, Json, event_time
+from app.domain.webhook import REPORTED, event_time
 from app.services.ingest_service import Incoming
 
 
@@ -37,7 +36,7 @@ async def apply_status(store: Store, account_id: str, incoming: Incoming) -> tup
     return ("applied" if known else "kept_for_later"), reason
 
 
-def _first_error(status: Json) -> Mapping[str, Any] | None:
+def _first_error(status: Json) -> Json | None:
     errors = status.get("errors")
     first = errors[0] if isinstance(errors, list) and errors else None
     if not isinstance(first, Mapping):

@@ -76,7 +76,7 @@ def cached(
     *,
     ttl_seconds: float,
     key_prefix: str,
-    type: Any = None,  # noqa: A002
+    type: Any = None,  # noqa: A002  the name of the public parameter
     negative_ttl_seconds: float | None = None,
     stale_for_seconds: float = 0.0,
     soft_timeout_seconds: float | None = None,

@@ -110,7 +110,7 @@ class Cache:
             logger.debug("Cache HIT: %s", key)
         return entry
 
-    async def get(self, key: str, default: Any = None, *, type: Any = None) -> Any:  # noqa: A002
+    async def get(self, key: str, default: Any = None, *, type: Any = None) -> Any:  # noqa: A002  the name of the public parameter
         """What is cached, in memory or in Redis; `default` if nothing is. Loads nothing, renews nothing."""
         codec = PLAIN if type is None else codec_for(type)
         entry = self._find(key)
@@ -138,7 +138,7 @@ class Cache:
         fetch_func: Fetch[T],
         *args: Any,
         ttl_seconds: float,
-        type: Any = None,  # noqa: A002
+        type: Any = None,  # noqa: A002  the name of the public parameter
         negative_ttl_seconds: float | None = None,
         stale_for_seconds: float = 0.0,
         soft_timeout_seconds: float | None = None,

@@ -65,7 +65,7 @@ class Listener:
                 logger.exception("cache channel failed", extra={"channel": self._shard.topic})
             if opened_at is not None and self._clock.monotonic() - opened_at > timings.max_pause:
                 pause = timings.first_pause
-            await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311
+            await asyncio.sleep(pause * (0.5 + random.random() / 2))
             pause = min(2 * pause, timings.max_pause)
 
     async def _open(self) -> None:

@@ -145,7 +145,7 @@ class Shard:
         """Forget every key that matches a pattern. Leases go first: what a load stores after the first pass was leased
         during it, and what it stored before is found by the second. The announcement comes last, when no old
         value can be read into memory any more."""
-        assert target.kind is Kind.PATTERN  # noqa: S101
+        assert target.kind is Kind.PATTERN  # noqa: S101  it narrows the type
         deleted = 0
         for family, parts in (("l", 1), ("d", 2)):
             async for keys in self.names(family, parts=parts):

@@ -62,7 +62,7 @@ class SharedTier:
 
         Step 4 of a read (docs/cache.md). `None`, for a refresh only: another replica sees to it.
         """
-        assert flight.shard is not None  # noqa: S101
+        assert flight.shard is not None  # noqa: S101  it narrows the type
         if flight.uncached:
             value, json = await source(flight)
             return value, len(json), None
@@ -88,12 +88,12 @@ class SharedTier:
                 flight.uncached = True
                 value, json = await source(flight)
                 return value, len(json), None
-            await self._sleep(wait * (0.5 + random.random() / 2))  # noqa: S311
+            await self._sleep(wait * (0.5 + random.random() / 2))
             wait, budget = min(1.5 * wait, timings.max_wait), Budget(timings.poll)
 
     async def _load(self, flight: Flight, load_id: str, source: Source) -> tuple[Any, int, int | None]:
         shard = flight.shard
-        assert shard is not None  # noqa: S101
+        assert shard is not None  # noqa: S101  it narrows the type
         renewing = asyncio.create_task(self._keep_lease(shard, flight.key, load_id))
         try:
             value, json = await source(flight)
@@ -103,7 +103,7 @@ class SharedTier:
         finally:
             renewing.cancel()
         policy = flight.policy
-        ttl = policy.ttl_of(value) * (1 - self._timings.ttl_jitter * random.random())  # noqa: S311
+        ttl = policy.ttl_of(value) * (1 - self._timings.ttl_jitter * random.random())
         try:
             fresh_until = await shard.fill(
                 flight.key, flight.codec.fingerprint, load_id, json, ttl, policy.stale, flight.budget
@@ -155,7 +155,7 @@ class SharedTier:
         """Carry out what is owed, for ever."""
         while True:
             await self._failed.wait()
-            await self._sleep(self._timings.retry * (0.5 + random.random() / 2))  # noqa: S311
+            await self._sleep(self._timings.retry * (0.5 + random.random() / 2))
             try:
                 await self.settle_owed()
             except Exception:

@@ -8,13 +8,13 @@
 | state | a call is | leaves when |
 |---|---|---|
 | CLOSED | let through | `failure_threshold` failures in a row, or the upstream names a delay → OPEN |
-| OPEN | refused at once | `open_seconds` have passed and somebody calls → HALF_OPEN |
+| OPEN | refused at once | `open_seconds` have passed and a call comes → HALF_OPEN |
 | HALF_OPEN | let through one at a time: a probe | `success_threshold` succeed → CLOSED; one fails → OPEN, for longer |
 
 1. Every state has an epoch, one higher with each change. A call remembers the epoch in which it began; a result that
    comes back in another one is late and changes nothing.
 2. An outcome is *ok* (it returned), *failed* (the dependency is at fault), or *ignored* (this request was bad, or it
-   was cancelled). Who calls through `run()` says which exception is which; `default_classify` is the cautious answer.
+   was cancelled). A caller of `run()` says which exception is which; `default_classify` is the cautious answer.
 3. A probe holds a lease. Whatever ends the call returns it, cancellation included; a probe that never ends loses it
    after `probe_lease_seconds`, and its result is then late.
 4. OPEN lasts `open_seconds` the first time. Each failed probe doubles it up to `max_open_seconds`, plus up to
@@ -23,14 +23,20 @@
 5. Forced states (`force_open`, `force_closed`) stay until `reset()`.
 6. With `failure_rate` or `slow_call_seconds` in its policy a circuit also opens on a share of the calls in a window.
 
-A circuit works alone, in its process; with `BreakerFleet.join` it follows the fleet: all replicas then go by one
-verdict, made by scripts in Redis (`core/lua/breaker_*.lua`) and applied locally. A closed or open circuit never waits
-for Redis, a probe at most `OP_SECONDS`, and while Redis is away the rules above hold on what this process sees. The
-protocol, its defaults and what to leave alone: `docs/circuit-breaker.md`.
+A circuit works alone, in its process; with `BreakerFleet.join` it follows the fleet: all replicas then have one state,
+made by scripts in Redis (`core/lua/breaker_*.lua`) and applied locally. A closed or open circuit never waits for Redis,
+a probe at most `FleetTimings.answer_seconds`, and while Redis is away the rules above hold on what this process sees.
+The protocol, its defaults and what to leave alone: `docs/circuit-breaker.md`.
 
-    rules     states, policy, what an outcome says          fleet   clients, push, resync, overrides by hand
-    circuit   what is known: state, counts, the fleet's word    link    one circuit's reports and permits
-    breaker   what is done with a call                      wire    the scripts' arguments and answers
+    states           the states, and what is told of one      wire        the scripts' arguments and answers
+    outcomes         what an exception says                   connection  Redis, time limits, tasks under way
+    rules            every decision, as a pure function       link        one circuit's reports and permits
+    observations     what this process has seen               fleet       joining, push, resync, overrides by hand
+    permits          who may probe                            keyed       a circuit for each of many keys
+    breaker          calls, probes, transitions               collector   metrics
+    transition_log   each log line, once
+
+Imports go one way: states <- rules <- observations, permits <- breaker <- link <- fleet.
 
 What it does not do: bound a call in time, retry, or queue. It belongs to one event loop and takes no lock: between two
 awaits nothing of it changes.
@@ -44,44 +50,26 @@ from prometheus_client import REGISTRY
 
 from app.core.circuit_breaker.breaker import CircuitBreaker
 from app.core.circuit_breaker.collector import BreakerCollector
-from app.core.circuit_breaker.fleet import JOIN_SECONDS, BreakerFleet
+from app.core.circuit_breaker.connection import FleetTimings
+from app.core.circuit_breaker.fleet import BreakerFleet
 from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
-from app.core.circuit_breaker.rules import (
+from app.core.circuit_breaker.outcomes import (
     FAILED,
     IGNORED,
-    BreakerPolicy,
     CircuitBreakerOpenError,
     Classify,
-    Snapshot,
-    State,
     Verdict,
     default_classify,
 )
-from app.core.circuit_breaker.wire import FleetWord
+from app.core.circuit_breaker.rules import BreakerPolicy
+from app.core.circuit_breaker.states import Snapshot, State
+from app.core.circuit_breaker.wire import FleetState
 
 __all__ = [
-    "CIRCUIT_BREAKERS",
-    "FAILED",
-    "IGNORED",
-    "JOIN_SECONDS",
-    "KEYED_CIRCUIT_BREAKERS",
-    "BreakerCollector",
-    "BreakerFleet",
-    "BreakerPolicy",
-    "CircuitBreaker",
-    "CircuitBreakerOpenError",
-    "Classify",
-    "FleetWord",
-    "KeyedCircuitBreakers",
-    "Snapshot",
-    "State",
-    "Verdict",
-    "default_classify",
-    "gemini_circuit_breaker",
-    "gemini_model_breakers",
-    "supabase_circuit_breaker",
-    "whatsapp_account_breakers",
-    "whatsapp_circuit_breaker",
+    "CIRCUIT_BREAKERS", "FAILED", "IGNORED", "KEYED_CIRCUIT_BREAKERS", "BreakerCollector", "BreakerFleet",
+    "BreakerPolicy", "CircuitBreaker", "CircuitBreakerOpenError", "Classify", "FleetState", "FleetTimings",
+    "KeyedCircuitBreakers", "Snapshot", "State", "Verdict", "default_classify", "gemini_circuit_breaker",
+    "gemini_model_breakers", "supabase_circuit_breaker", "whatsapp_account_breakers", "whatsapp_circuit_breaker",
 ]  # fmt: skip
 
 # A lease outlives the adapter's attempt timeout by a third: a probe that only hangs is settled, not forgotten.
@@ -107,7 +95,7 @@ supabase_circuit_breaker = CircuitBreaker(
 whatsapp_account_breakers = KeyedCircuitBreakers(
     "whatsapp_api", BreakerPolicy(3, 30.0, probe_lease_seconds=15.0, quorum=1), dependency="whatsapp"
 )
-"""One account's token or number. Meta's word on it is the same whoever asks: no quorum."""
+"""One account's token or number. Meta answers the same to every replica: no quorum."""
 
 CIRCUIT_BREAKERS: Mapping[str, CircuitBreaker] = {
     "gemini": gemini_circuit_breaker, "whatsapp": whatsapp_circuit_breaker, "supabase": supabase_circuit_breaker,

@@ -1,29 +1,38 @@
-"""One circuit at work: who is let through, and what the outcome of a call does."""
+"""One dependency's circuit: who is let through, what an outcome does, and every change of its state.
+
+`_view` is what admission looks at, `_fleet_view` the last known state of the fleet. They differ while this replica
+alone has reason to stay away, and while Redis is away.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import random
+import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from prometheus_client import Histogram
 
-from app.core.circuit_breaker.circuit import Circuit, FleetLease, logger
+from app.core.circuit_breaker import transition_log
+from app.core.circuit_breaker.observations import Delta, Observations, Tally
+from app.core.circuit_breaker.outcomes import IGNORED, CircuitBreakerOpenError, Classify, Verdict, default_classify
+from app.core.circuit_breaker.permits import FleetLease, Permits, Rejoining
 from app.core.circuit_breaker.rules import (
-    CLOSED,
-    HALF_OPEN,
-    IGNORED,
-    OPEN,
-    PROBE_WAIT_SECONDS,
-    CircuitBreakerOpenError,
-    Classify,
-    Verdict,
-    View,
+    BreakerPolicy,
+    Counts,
+    Rule,
+    Trip,
     because,
-    default_classify,
+    is_outdated,
+    judge,
+    named_return,
+    reopen_seconds,
+    takes_over,
     with_return,
 )
+from app.core.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, Snapshot, State, View
+from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.failure_words import in_words
 from app.core.loop_watch import stalled_since
 from app.core.metrics import SLOW_SECONDS
@@ -34,11 +43,61 @@ PROBE_SHARE = 0.9
 """Of the lease, which a probe may use: its result must arrive before the lease runs out."""
 STALL_SHARE = 0.25
 """Of the time of a call: if the own event loop stood still for so much of it, its failure tells nothing."""
+UNTIL_TOLERANCE_SECONDS = 0.05
+"""The fleet's remaining time is read a little differently each time, by the time the answer travelled."""
 PROBE_SECONDS = Histogram("chorus_circuit_breaker_probe_seconds", "Duration of probes", ["name"], buckets=SLOW_SECONDS)
 
 
-class CircuitBreaker(Circuit):
+class Link(Protocol):
+    """The fleet, as one circuit sees it; `link.FleetLink` says what each of these does."""
+
+    @property
+    def up(self) -> bool: ...
+
+    @property
+    def share(self) -> float: ...
+
+    def report(self) -> None: ...
+
+    async def acquire(self) -> FleetLease | None: ...
+
+    async def settle(self, lease: FleetLease, outcome: str, verdict: Verdict) -> bool | None: ...
+
+    def release_soon(self, lease: FleetLease) -> None: ...
+
+    async def prove(self) -> None: ...
+
+
+class CircuitBreaker:
     """One dependency's circuit. `uniform` returns the jitter, in [0, 1]."""
+
+    def __init__(
+        self,
+        name: str,
+        policy: BreakerPolicy,
+        *,
+        dependency: str | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        uniform: Callable[[], float] = random.random,
+        tally: Tally | None = None,
+        family: str | None = None,
+    ) -> None:
+        self.name = name
+        self.policy = policy
+        self.dependency = dependency or name
+        self.tally = tally or Tally()
+        self.link: Link | None = None
+        self._metric_name = family or name
+        self._monotonic = time.monotonic if clock is SYSTEM_CLOCK else clock.monotonic
+        self._uniform = uniform
+        self._slow_after = policy.slow_call_seconds or 0.0
+        self._view = self._fleet_view = View(CLOSED, 0, life=-1)
+        self.seen = Observations(policy, self._monotonic())
+        self._fleet_failures = self._failed_rounds = 0
+        self._permits = Permits(policy)
+        self._next_probe_at = 0.0
+        self._rejoining = Rejoining(policy)
+        self._unannounced: tuple[View, Counts] | None = None
 
     # -- calls
 
@@ -70,14 +129,11 @@ class CircuitBreaker(Circuit):
         if view is not self._view:
             self.tally.late += 1
             return result
-        self._failures = 0
-        self._ok += 1
         self.tally.ok += 1
-        self._ok_at = ended = self._monotonic()
-        if started > self._served:
-            self._served = started
+        ended = self._monotonic()
+        self.seen.add_success(ended, started)
         if started and ended - started > self._slow_after and not self._stood_still(started):
-            self._slow += 1
+            self.seen.slow += 1
             self.tally.slow += 1
             if not view.forced:
                 self._judge(0.0)
@@ -87,6 +143,55 @@ class CircuitBreaker(Circuit):
         """Raise `CircuitBreakerOpenError` if a call would certainly be refused now."""
         if self.blocked_seconds():
             raise self._rejection()
+
+    def _rejection(self) -> CircuitBreakerOpenError:
+        self.tally.rejected += 1
+        return CircuitBreakerOpenError(self.dependency, self.retry_after(), self._view.why)
+
+    # -- outcomes while closed
+
+    def _read(self, classify: Classify, exc: Exception, started: float) -> Verdict:
+        """The classifier's verdict; a failure is remembered in words, because people will ask what it was. One that our
+        own stall may have caused is ignored, unless the upstream named a delay: that is its own word."""
+        verdict = classify(exc)
+        if verdict.failed and not verdict.hold_seconds and started and self._stood_still(started):
+            return IGNORED
+        if verdict.failed:
+            cause = in_words(exc)
+            if verdict.named_seconds > verdict.hold_seconds:
+                cause = with_return(cause, verdict.named_seconds)
+            verdict = verdict._replace(cause=cause)
+            self.seen.remember(cause, self._monotonic())
+        return verdict
+
+    def _stood_still(self, started: float) -> bool:
+        stalled = stalled_since(started)
+        return stalled > 0 and stalled >= STALL_SHARE * (self._monotonic() - started)
+
+    def _record_error(self, view: View, verdict: Verdict, started: float) -> None:
+        if view is not self._view:
+            self.tally.late += 1
+            if verdict.hold_seconds > 0:
+                self._extend(verdict.hold_seconds)
+        elif not verdict.failed:
+            self.tally.ignored += 1
+        else:
+            self.tally.failed += 1
+            self.seen.add_failure(self._monotonic(), started)
+            if not view.forced:
+                self._judge(verdict.hold_seconds)
+
+    def _judge(self, hold_seconds: float) -> None:
+        """After trouble in a closed circuit: open it if a rule says so, and tell the fleet."""
+        self.seen.hold(hold_seconds)
+        counts = self.seen.counts(self._monotonic())
+        trip = judge(self.policy, counts, in_a_row=self.seen.in_a_row, hold_seconds=hold_seconds)
+        if trip is not None:
+            self._trip(trip, counts)
+        if self.link is not None:
+            self.link.report()
+
+    # -- probes
 
     async def _run_probe(
         self, classify: Classify, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -116,145 +221,152 @@ class CircuitBreaker(Circuit):
         await self._settle(view, lease, "ok", IGNORED)
         return result
 
-    # -- admission when not closed
-
     async def _admit(self) -> object | None:
         """A probe's lease; `None`: the circuit has closed meanwhile. Raises `CircuitBreakerOpenError`."""
-        if not self._follows_fleet():
-            return self._acquire()
-        if self._view.local and self._fleet_view.state is not CLOSED:
-            self._set(self._fleet_view)  # what this replica alone was afraid of is over
-            if self._view.forced or self._monotonic() < self._view.until:
-                raise self._rejection()
-        if self._view.local:
-            return self._acquire()
-        lease = await self.link.acquire() if self.link is not None else None
-        if lease is not None:
-            return lease
-        if self._view.state is CLOSED:
-            return None
-        if not self._follows_fleet():
-            return self._acquire()
-        raise self._rejection()
-
-    def _follows_fleet(self) -> bool:
-        return self.link is not None and self.link.up
+        link = self.link
+        if link is not None and link.up:
+            if self._view.local and self._fleet_view.state is not CLOSED:
+                self._adopt_fleet_state()
+                if self._view.forced or self._monotonic() < self._view.until:
+                    raise self._rejection()
+            if not self._view.local:
+                lease = await link.acquire()
+                if lease is not None or self._view.state is CLOSED:
+                    return lease
+                if self._follows_fleet():
+                    raise self._rejection()
+        return self._acquire()
 
     def _acquire(self) -> object:
         """A lease of this process's own. Raises `CircuitBreakerOpenError` if there is none."""
         view = self._view
         now = self._monotonic()
-        if view.forced or now < max(view.until, self._until):
+        if view.forced or now < max(view.until, self._next_probe_at):
             raise self._rejection()
         if self.link is not None and not self._follows_fleet() and self._uniform() >= self.link.share:
-            # Nobody hands out permits: each replica takes its share of the probes, so that all make about one.
-            self._until = now + PROBE_WAIT_SECONDS
+            # Redis hands out no permits: each replica takes its share of the probes, so that all make about one.
+            self._next_probe_at = now + self.policy.probe_wait_seconds
             raise self._rejection()
         if view.state is OPEN:
-            self._enter(HALF_OPEN)
-            self.log(logging.INFO, "tentative de récupération (HALF_OPEN)")
-        for expired in [lease for lease, expiry in self._leases.items() if expiry <= now]:
-            del self._leases[expired]
-        live = len(self._leases)
-        if live >= self.policy.max_probes or live + self._probes_ok >= self.policy.success_threshold:
+            self._start_probing()
+        lease = self._permits.acquire(now)
+        if lease is None:
             raise self._rejection()
-        lease = object()
-        self._leases[lease] = now + self.policy.probe_lease_seconds
         return lease
 
-    def _rejection(self) -> CircuitBreakerOpenError:
-        self.tally.rejected += 1
-        return CircuitBreakerOpenError(self.dependency, self.retry_after(), self._view.why)
-
-    # -- outcomes
-
-    def _read(self, classify: Classify, exc: Exception, started: float) -> Verdict:
-        """The classifier's verdict; a failure is remembered in words, because people will ask what it was. One that our
-        own stall may have caused is ignored, unless the upstream named a delay: that is its own word."""
-        verdict = classify(exc)
-        if verdict.failed and not verdict.hold_seconds and started and self._stood_still(started):
-            return IGNORED
-        if verdict.failed:
-            cause = in_words(exc)
-            if verdict.named_seconds > verdict.hold_seconds:
-                cause = with_return(cause, verdict.named_seconds)
-            verdict = verdict._replace(cause=cause)
-            self._remember(verdict.cause)
-        return verdict
-
-    def _stood_still(self, started: float) -> bool:
-        stalled = stalled_since(started)
-        return stalled > 0 and stalled >= STALL_SHARE * (self._monotonic() - started)
-
-    def _record_error(self, view: View, verdict: Verdict, started: float) -> None:
-        if view is not self._view:
-            self.tally.late += 1
-            if verdict.hold_seconds > 0:
-                self._extend(verdict.hold_seconds)
-        elif not verdict.failed:
-            self.tally.ignored += 1
-        else:
-            self._count_failure(in_a_row=started >= self._served)
-            if not view.forced:
-                self._judge(verdict.hold_seconds)
-
     async def _settle(self, view: View, lease: object, outcome: str, verdict: Verdict) -> None:
+        """`outcome`: ok, fail, or release for a probe that tells nothing."""
+        counted: bool | None = None
         if isinstance(lease, FleetLease):
-            counted = await self.link.settle(lease, outcome, verdict.hold_seconds, verdict.cause) if self.link else None
-            if counted is None:
-                counted = view is self._view
-                if counted:
-                    self._settle_here(outcome, verdict)
+            counted = await self.link.settle(lease, outcome, verdict) if self.link is not None else None
+            is_ours = counted is None and view is self._view  # the fleet is out of reach
         else:
-            counted = view is self._view and self._return(lease)
-            if counted:
-                self._settle_here(outcome, verdict)
-        if not counted:
-            self.tally.late += 1
-        elif outcome == "ok":
-            self.tally.ok += 1
-        elif outcome == "fail":
-            self.tally.failed += 1
-        else:
-            self.tally.ignored += 1
-
-    def _settle_here(self, outcome: str, verdict: Verdict) -> None:
-        if outcome == "fail":
-            self._failures += 1
-            self._probe_failed(verdict)
-        elif outcome == "ok":
-            self._probes_ok += 1
-            if self._probes_ok >= self.policy.success_threshold:
-                self._enter(CLOSED)
-                self.log(logging.INFO, "récupération réussie (CLOSED)")
+            is_ours = view is self._view and self._permits.give_back(lease, self._monotonic())
+        self.tally.add_probe(outcome if counted or is_ours else "late")
+        if is_ours and outcome == "fail":
+            self.seen.in_a_row += 1
+            self._reopen(verdict)
+        elif is_ours and outcome == "ok":
+            self._permits.good += 1
+            if self._permits.good >= self.policy.success_threshold:
+                self._close()
 
     def _abandon(self, view: View, lease: object) -> None:
-        if isinstance(lease, FleetLease):
+        is_ours = view is self._view and self._permits.give_back(lease, self._monotonic())
+        if isinstance(lease, FleetLease) and self.link is not None:
+            self.link.release_soon(lease)
+        self.tally.add_probe("release" if is_ours or isinstance(lease, FleetLease) else "late")
+
+    # -- transitions: closed -> open -> half open -> closed | open
+
+    def _trip(self, trip: Trip, counts: Counts) -> None:
+        """Closed -> open."""
+        now = self._monotonic()
+        self._rejoining.tripped(now)
+        why = because(trip.rule, "" if trip.rule is Rule.SLOW_CALLS else self.seen.cause)
+        self._enter(OPEN, until=now + trip.seconds, why=why)
+        self._unannounced = self._view, counts
+        if not self._follows_fleet():
+            self.announce()
+
+    def _extend(self, hold_seconds: float) -> None:
+        """Open -> open for longer: a late answer still tells how long the upstream wants to be left alone."""
+        view = self._view
+        until = self._monotonic() + min(hold_seconds, self.policy.max_open_seconds)
+        if view.state is OPEN and not view.forced and until > view.until:
+            self._view = view._replace(until=until)
             if self.link is not None:
-                self.link.release_soon(lease)
-            self.tally.ignored += 1
-        elif view is self._view and self._return(lease):
-            self.tally.ignored += 1
-        else:
-            self.tally.late += 1
+                self.seen.hold(hold_seconds)
+                self.link.report()
 
-    def _return(self, lease: object) -> bool:
-        """Give a probe's permit back; False if it had run out."""
-        return self._leases.pop(lease, 0.0) > self._monotonic()
+    def _start_probing(self) -> None:
+        """Open -> half open."""
+        self._enter(HALF_OPEN)
+        transition_log.half_opened(self.name, self.numbers())
 
-    def _probe_failed(self, verdict: Verdict) -> None:
-        policy = self.policy
-        if verdict.hold_seconds > 0:
-            seconds = min(verdict.hold_seconds, policy.max_open_seconds)
-        elif self.link is not None and self.link.up:
-            seconds = policy.open_seconds  # the fleet's circuit is closed: one base period, whoever's fault it is
-        else:
+    def _reopen(self, verdict: Verdict) -> None:
+        """Half open -> open, for longer each time. Where the fleet's circuit is closed, always for one base period:
+        this replica alone is in trouble."""
+        policy, hold = self.policy, verdict.hold_seconds
+        rounds, jitter = 0, 0.0
+        if not (hold or self._follows_fleet()):
             self._failed_rounds += 1
-            seconds = policy.reopen_seconds(self._failed_rounds, self._uniform())
+            rounds, jitter = self._failed_rounds, policy.jitter * self._uniform()
+        seconds = reopen_seconds(policy, rounds, hold_seconds=hold, jitter=jitter)
         self._enter(OPEN, until=self._monotonic() + seconds, why=because("probe failed", verdict.cause))
-        self.log(logging.WARNING, f"probe failed (round {self._failed_rounds}), open for {seconds:.1f} s")
+        transition_log.reopened(self.name, rounds=self._failed_rounds, seconds=seconds, numbers=self.numbers())
 
-    # -- states
+    def _close(self) -> None:
+        """Half open -> closed."""
+        self._enter(CLOSED)
+        transition_log.closed(self.name, self.numbers())
+
+    def _rejoin(self) -> None:
+        """Open or half open, as the only one of the fleet -> what the fleet's circuit is, closed."""
+        self._adopt_fleet_state()
+        self.seen.forget()
+        transition_log.closed(self.name, self.numbers(scope="replica"))
+
+    def _adopt_fleet_state(self) -> None:
+        """This replica's own state -> the last known one of the fleet."""
+        self._set(self._fleet_view)
+
+    def _follow_until(self, fleet: View) -> None:
+        """Open -> open for longer: another replica was told so."""
+        if fleet.state is OPEN and fleet.until > self._view.until + UNTIL_TOLERANCE_SECONDS:
+            self._view = self._fleet_view = fleet
+
+    def force_open(self, *, who: str, why: str) -> None:
+        """Refuse every call until `reset()`. This process only; `BreakerFleet.force` is for all."""
+        transition_log.forced(self.name, "open", who=who, why=why)
+        self._enter(OPEN, until=float("inf"), forced=True, why=why, who=who)
+
+    def force_closed(self, *, who: str, why: str) -> None:
+        """Let every call through, whatever fails, until `reset()`. This process only, as above."""
+        transition_log.forced(self.name, "closed", who=who, why=why)
+        self._enter(CLOSED, forced=True, why=why, who=who)
+
+    def reset(self) -> None:
+        """Closed, nothing counted, nothing forced. Calls under way become late. This process only, as above."""
+        self._enter(CLOSED)
+
+    def _enter(self, state: State, *, until: float = 0.0, forced: bool = False, why: str = "", who: str = "") -> None:
+        """A state of this process's own making."""
+        life = self._fleet_view.life
+        self._set(View(state, self._view.epoch + 1, until, forced=forced, life=life, why=why, who=who))
+
+    def _set(self, view: View) -> None:
+        """Every change of state ends here. What was granted or counted in the old one is void."""
+        if view.state is not self._view.state:
+            self.tally.transitions[view.state] += 1
+        self._view = view
+        self._next_probe_at = 0.0
+        self._permits.restart()
+        if view.state is CLOSED:
+            self._fleet_failures = self._failed_rounds = 0
+            self.seen.restart(self._monotonic())
+
+    # -- what is seen past the circuit
 
     async def seen_well(self) -> None:
         """A look past this circuit found the dependency well. An open circuit waits no longer: it is half open, for the
@@ -262,44 +374,164 @@ class CircuitBreaker(Circuit):
         if self._view.state is CLOSED or self._view.forced:
             return
         if self.is_cut_off:
-            now = self._monotonic()
-            if now < self._alone_until:
-                return
-            self._rejoined_at = now
-            self._set(self._fleet_view)
-            self.forget_delta()
-            self.log(logging.INFO, "récupération réussie (CLOSED)", scope="replica")
+            if self._rejoining.believes(self._monotonic()):
+                self._rejoin()
         elif self._view.state is HALF_OPEN:
             return
         elif self.link is not None and self.link.up:
             if self._view.local:
-                self._set(self._fleet_view)  # both are open: from here on the fleet's word counts
+                self._adopt_fleet_state()
             await self.link.prove()
         else:
-            self._enter(HALF_OPEN)
-            self.log(logging.INFO, "tentative de récupération (HALF_OPEN)")
+            self._start_probing()
 
     def seen_ill(self, cause: str, started: float) -> None:
         """Calls hang, and a look past this circuit that began at `started` found the dependency out of reach: that says
         as much as a row of failures, long before those calls run out of time."""
-        view, threshold = self._view, self.policy.failure_threshold
+        view = self._view
         if view.state is not CLOSED or view.forced or self._stood_still(started):
             return
-        self._remember(cause)
-        while self._failures < threshold:
-            self._count_failure(in_a_row=True)
+        now = self._monotonic()
+        self.seen.remember(cause, now)
+        while self.seen.in_a_row < self.policy.failure_threshold:
+            self.tally.failed += 1
+            self.seen.add_failure(now, now)
         self._judge(0.0)
 
-    def force_open(self, *, who: str, why: str) -> None:
-        """Refuse every call until `reset()`. This process only; `BreakerFleet.force` is for all."""
-        logger.warning("Circuit breaker '%s': forced open by %s: %s", self.name, who, why)
-        self._enter(OPEN, until=float("inf"), forced=True, why=why, who=who)
+    # -- the fleet
 
-    def force_closed(self, *, who: str, why: str) -> None:
-        """Let every call through, whatever fails, until `reset()`. This process only, as above."""
-        logger.warning("Circuit breaker '%s': forced closed by %s: %s", self.name, who, why)
-        self._enter(CLOSED, forced=True, why=why, who=who)
+    def _follows_fleet(self) -> bool:
+        return self.link is not None and self.link.up
 
-    def reset(self) -> None:
-        """Closed, nothing counted, nothing forced. Calls under way become late. This process only, as above."""
-        self._enter(CLOSED)
+    @property
+    def version(self) -> tuple[int, int]:
+        """Of the fleet's last known state: history and epoch. Greater is newer."""
+        return self._fleet_view.version
+
+    @property
+    def fleet_state(self) -> State:
+        return self._fleet_view.state
+
+    @property
+    def is_fleet_failing(self) -> bool:
+        """Not closed for the fleet, or with failures counted: worth following closely."""
+        return self._fleet_view.state is not CLOSED or self._fleet_view.forced or self._fleet_failures > 0
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Does this replica alone stay away, from something that is well for the fleet?"""
+        view = self._view
+        is_away = view.local and view.state is not CLOSED and not view.forced
+        return is_away and self._follows_fleet() and self._fleet_view.state is CLOSED
+
+    def attach(self, link: Link | None) -> None:
+        """Join the fleet, or with `None` leave it: the state stays, as this process's own."""
+        self.link = link
+        self._fleet_view = View(CLOSED, 0, life=-1)
+        if link is None and not self._view.local:
+            self._view = self._view._replace(local=True)
+        self.seen.forget()
+
+    def learn(self, fleet: View, failures: int, *, asked: tuple[int, int] | None) -> bool:
+        """The fleet's state: news (`asked` is `None`), or the answer to a question put when `version` was `asked`.
+        Returns whether this circuit has changed with it."""
+        mine, known = self._view, self._fleet_view
+        if is_outdated(fleet, known, asked):
+            return False
+        self._fleet_failures = failures
+        news = fleet.version != known.version
+        if not news and not mine.local:
+            self._follow_until(fleet)
+            return False
+        self._fleet_view = fleet
+        if not takes_over(fleet, mine, known):
+            return False
+        self._adopt_fleet_state()
+        self._fleet_failures = failures
+        self.seen.forget()
+        return news
+
+    def delta(self, *, successes: bool) -> Delta | None:
+        """Take what the fleet does not know yet; `None` if there is nothing to tell. Trouble always is; successes
+        alone only if asked for. A fleet whose circuit is not closed is told of delays only."""
+        fleet = self._fleet_view
+        if fleet.state is CLOSED and not fleet.forced:
+            return self.seen.delta(self._monotonic(), successes=successes)
+        delay = self.seen.delay()
+        return delay if fleet.state is OPEN else None
+
+    def announce(self) -> None:
+        """Log the trip that was this process's own doing, once, if it still stands."""
+        pending, self._unannounced = self._unannounced, None
+        if pending is None or pending[0] is not self._view:
+            return
+        view, counts = pending
+        scope = "replica" if self.link is not None else "process"
+        self.log_trip(view.why, self.seen.in_a_row, counts._asdict() | {"scope": scope, "why": view.why})
+
+    def log_trip(self, why: str, failures: int, numbers: dict[str, Any]) -> None:
+        """This process' own trip, or one of the fleet that this replica has made."""
+        transition_log.tripped(
+            self.name, why, failures=failures, threshold=self.policy.failure_threshold, seconds=self.retry_after(),
+            numbers=self.numbers(**numbers),
+        )  # fmt: skip
+
+    # -- for people and for callers
+
+    def blocked_seconds(self) -> float:
+        """Seconds for which a call would certainly be refused; 0 once a call must try."""
+        return self.retry_after() if self._view.state is OPEN else 0.0
+
+    def blocked_reason(self) -> str:
+        """Why `blocked_seconds` is not 0: "circuit open (failures: HTTP 503)"."""
+        why = self._view.why
+        return f"circuit open ({why})" if why else "circuit open"
+
+    def named_seconds(self) -> float:
+        """After how many seconds the upstream said that it is back, when that opened the circuit; else 0. The circuit
+        asks again much sooner."""
+        return named_return(self._view.why) if self._view.state is OPEN else 0.0
+
+    def retry_after(self) -> float:
+        """Seconds until it is worth asking again, 0 if now."""
+        view = self._view
+        if view.state is CLOSED:
+            return 0.0
+        if view.forced:
+            return self.policy.open_seconds
+        left = max(view.until, self._next_probe_at) - self._monotonic()
+        return max(0.0, left) if view.state is OPEN else max(left, self.policy.probe_wait_seconds)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._view.state is CLOSED
+
+    @property
+    def is_forced(self) -> bool:
+        return self._view.forced
+
+    def snapshot(self) -> Snapshot:
+        view, seen = self._view, self.seen
+        return Snapshot(
+            name=self.name,
+            state=view.state,
+            failure_count=self._failure_count,
+            retry_after=round(self.retry_after(), 3),
+            forced=view.forced,
+            why=view.why,
+            last_failure=seen.cause,
+            last_failure_seconds=round(self._monotonic() - seen.cause_at, 1) if seen.cause else None,
+        )
+
+    @property
+    def _failure_count(self) -> int:
+        return max(self.seen.in_a_row, self._fleet_failures)
+
+    def numbers(self, **more: Any) -> dict[str, Any]:
+        """Behind the present state, as fields of a log line."""
+        return {
+            "epoch": self._view.epoch,
+            "failures": self._failure_count,
+            "open_seconds": round(self.retry_after(), 1),
+            **more,
+        }

@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 from app.core.circuit_breaker.breaker import CircuitBreaker
 from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
-from app.core.circuit_breaker.rules import CLOSED, HALF_OPEN, OPEN, State
+from app.core.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, State
 
 
 class BreakerCollector(Collector):

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from app.core.circuit_breaker.breaker import CircuitBreaker
-from app.core.circuit_breaker.rules import CLOSED, BreakerPolicy, Snapshot, Tally
+from app.core.circuit_breaker.observations import Tally
+from app.core.circuit_breaker.rules import BreakerPolicy
+from app.core.circuit_breaker.states import CLOSED, Snapshot
 from app.core.clock import SYSTEM_CLOCK, Clock
 
 MAX_KEYS = 10_000
 KEY_IDLE_SECONDS = 3600.0
+
+
+def _alone(breaker: CircuitBreaker) -> None:
+    breaker.attach(None)
 
 
 class KeyedCircuitBreakers:
@@ -39,19 +44,17 @@ class KeyedCircuitBreakers:
         self._idle_seconds = idle_seconds
         self._clock = clock
         self._breakers: OrderedDict[str, tuple[CircuitBreaker, float]] = OrderedDict()
-        self._attach: Callable[[CircuitBreaker], Any] | None = None
+        self._attach: Callable[[CircuitBreaker], object] = _alone
 
-    def join(self, attach: Callable[[CircuitBreaker], Any] | None) -> None:
-        """Each circuit, those to come included, joins the fleet by `attach`; `None`: they are on their own."""
+    def join(self, attach: Callable[[CircuitBreaker], object]) -> None:
+        """Each circuit, those to come included, joins the fleet by `attach`."""
         self._attach = attach
         for breaker in self.breakers():
-            self._connect(breaker)
+            attach(breaker)
 
-    def _connect(self, breaker: CircuitBreaker) -> None:
-        if self._attach is not None:
-            self._attach(breaker)
-        else:
-            breaker.attach(None)
+    def leave(self) -> None:
+        """Each circuit is on its own again."""
+        self.join(_alone)
 
     def get(self, key: str) -> CircuitBreaker:
         """The circuit of `key`, made on first use."""
@@ -80,7 +83,7 @@ class KeyedCircuitBreakers:
             tally=self.tally,
             family=f"{self.name}:*",
         )
-        self._connect(breaker)
+        self._attach(breaker)
         return breaker
 
     def _evict(self, now: float) -> None:

@@ -1,86 +1,138 @@
-"""The vocabulary of a circuit: its states, its policy, and what an outcome says about a dependency."""
+"""The decisions of a circuit, as pure functions: when it opens and for how long, and which state of the fleet counts.
+
+`core/lua/breaker_report.lua` and `breaker_settle.lua` decide the same for the fleet, from the fleet's numbers;
+`tests/unit/test_breaker_rules.py` puts the same numbers to both.
+"""
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter, deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from app.core.errors import DeadlineExceeded, Overloaded, Unavailable
-from app.core.http_client import is_network_error, is_pool_full, status_error
+from app.core.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, UNKNOWN, View
 
-PROBE_WAIT_SECONDS = 1.0
-"""What a caller is told to wait while somebody else's probe is under way."""
+_SEVERITY = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
 
 
-class State(StrEnum):
-    CLOSED = "closed"
-    OPEN = "open"
-    HALF_OPEN = "half_open"
+class Rule(StrEnum):
+    """What opens a closed circuit."""
+
+    DELAY = "delay"
+    """The upstream named a delay."""
+    FAILURES = "failures"
+    """So many in a row."""
+    FAILURE_RATE = "failure rate"
+    SLOW_CALLS = "slow calls"
 
 
-CLOSED, OPEN, HALF_OPEN = State.CLOSED, State.OPEN, State.HALF_OPEN
+@dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """When to open and for how long; see the rules on the package's first page.
 
+    `failure_rate`, and `slow_rate` of calls longer than `slow_call_seconds`, are shares of the calls within
+    `window_seconds`; `None` switches the rule off. `quorum`: replicas that must have seen trouble, if that many call.
+    `probe_wait_seconds`: what a caller is told to wait while another one's probe is under way. `rejoin_seconds`: see
+    `rejoining`.
+    """
 
-class CircuitBreakerOpenError(Unavailable):
-    """The call was not made: `dependency` has been failing, `why` says how. Come back in `retry_after` seconds."""
+    failure_threshold: int
+    open_seconds: float
+    max_open_seconds: float = 600.0
+    success_threshold: int = 2
+    max_probes: int = 1
+    probe_lease_seconds: float = 60.0
+    jitter: float = 0.2
+    failure_rate: float | None = None
+    slow_call_seconds: float | None = None
+    slow_rate: float = 0.8
+    minimum_calls: int = 20
+    window_seconds: float = 60.0
+    quorum: int = 2
+    probe_wait_seconds: float = 1.0
+    rejoin_seconds: float = 1.0
 
-    args: tuple[str, float] | tuple[str, float, str]
-
-    # Rejections come by the thousand: attributes and message are made when somebody reads them.
-    if not TYPE_CHECKING:
-        __init__ = Exception.__init__
-    else:
-
-        def __init__(self, dependency: str, retry_after: float, why: str = "") -> None: ...
+    def __post_init__(self) -> None:
+        counts = (self.failure_threshold, self.success_threshold, self.max_probes, self.minimum_calls, self.quorum)
+        spans = (
+            self.open_seconds, self.probe_lease_seconds, self.window_seconds, self.slow_call_seconds or 1.0,
+            self.probe_wait_seconds, self.rejoin_seconds,
+        )  # fmt: skip
+        if min(counts) < 1 or min(spans) <= 0 or self.max_open_seconds < self.open_seconds or self.jitter < 0:
+            raise ValueError(f"a breaker cannot follow {self}")
+        if not all(0 < rate <= 1 for rate in (self.failure_rate or 1.0, self.slow_rate)):
+            raise ValueError("a rate is a share between 0 and 1")
 
     @property
-    def dependency(self) -> str:  # type: ignore[override]
-        return self.args[0]
-
-    @property
-    def retry_after(self) -> float:  # type: ignore[override]
-        return self.args[1]
-
-    @property
-    def why(self) -> str:
-        return self.args[2] if len(self.args) > 2 else ""
-
-    def __str__(self) -> str:
-        return f"{self.dependency}: circuit open for {self.retry_after:.1f} s" + (f" ({self.why})" if self.why else "")
+    def has_rates(self) -> bool:
+        """Does a rule look at more than failures in a row?"""
+        return self.failure_rate is not None or self.slow_call_seconds is not None
 
 
-class Verdict(NamedTuple):
-    """What an exception says about the dependency. `hold_seconds`: the delay the upstream itself asked for. `cause`: a
-    failure in words for people, filled in by the breaker. `named_seconds`: when it says that it is
-    back, which may be later than it makes sense to ask again."""
+class Counts(NamedTuple):
+    """Numbers behind a decision, of one replica or of the fleet, within the window. `callers`: replicas that called;
+    `voters`: those of them with failures or slow calls."""
 
-    failed: bool
-    hold_seconds: float = 0.0
-    cause: str = ""
-    named_seconds: float = 0.0
-
-
-FAILED = Verdict(failed=True)
-IGNORED = Verdict(failed=False)
-
-Classify = Callable[[Exception], Verdict]
+    calls: int
+    failed: int
+    slow: int
+    callers: int = 1
+    voters: int = 1
 
 
-def default_classify(exc: Exception) -> Verdict:
-    """`Unavailable`, network errors, timeouts and HTTP 5xx failed; anything else is this request's own trouble."""
-    if isinstance(exc, (CircuitBreakerOpenError, DeadlineExceeded, Overloaded)) or is_pool_full(exc):
-        return IGNORED
-    if isinstance(exc, Unavailable):
-        return Verdict(failed=True, hold_seconds=exc.retry_after or 0.0)
-    status = status_error(exc)
-    if status is not None:
-        return Verdict(failed=True, hold_seconds=status[1] or 0.0) if status[0] >= 500 else IGNORED
-    return FAILED if is_network_error(exc) else IGNORED
+class Trip(NamedTuple):
+    """A closed circuit opens: by which rule, for how many seconds."""
+
+    rule: Rule
+    seconds: float
+
+
+def judge(
+    policy: BreakerPolicy, counts: Counts, *, in_a_row: int, hold_seconds: float = 0.0, living: int = 1
+) -> Trip | None:
+    """Does a closed circuit open? `None`: no rule says so.
+
+    `in_a_row`: failures since the last success. `hold_seconds`: the delay that the upstream named, 0 for none; its own
+    word needs no quorum. `living`: replicas that may call. One that is idle has not seen trouble, so it counts as well.
+    """
+    if hold_seconds > 0:
+        return Trip(Rule.DELAY, min(hold_seconds, policy.max_open_seconds))
+    if counts.voters < min(policy.quorum, max(counts.callers, living)):
+        return None
+    if in_a_row >= policy.failure_threshold:
+        return Trip(Rule.FAILURES, policy.open_seconds)
+    if counts.calls < policy.minimum_calls:
+        return None
+    if policy.failure_rate and counts.failed >= policy.failure_rate * counts.calls:
+        return Trip(Rule.FAILURE_RATE, policy.open_seconds)
+    if policy.slow_call_seconds and counts.slow >= policy.slow_rate * counts.calls:
+        return Trip(Rule.SLOW_CALLS, policy.open_seconds)
+    return None
+
+
+def reopen_seconds(policy: BreakerPolicy, rounds: int, *, hold_seconds: float = 0.0, jitter: float = 0.0) -> float:
+    """For how long a circuit opens after its `rounds`-th failed probe; `jitter`: what to add, as a share."""
+    if hold_seconds > 0:
+        return min(hold_seconds, policy.max_open_seconds)
+    return min(policy.max_open_seconds, policy.open_seconds * 2.0 ** min(rounds, 40)) * (1 + jitter)
+
+
+def is_outdated(told: View, known: View, asked: tuple[int, int] | None) -> bool:
+    """Is a state of the fleet older than the one that is known? `asked`: the known version when the question was put,
+    `None` for a message. An older answer to a question put with the newest version in hand is not outdated: the
+    server has lost its history, and what it says now stands."""
+    return told.version < known.version and asked != known.version
+
+
+def takes_over(told: View, mine: View, known: View) -> bool:
+    """Does a circuit take over the state that the fleet tells? Not if what this replica has seen itself is worse; but a
+    new state made by hand always. `known`: what the fleet told before."""
+    news = told.version != known.version
+    if not (news and told.manual) and mine.local and (mine.forced or _SEVERITY[mine.state] > _SEVERITY[told.state]):
+        return False
+    both_closed = mine.state is CLOSED and told.state is CLOSED and not told.forced
+    return not (both_closed and (known.version == UNKNOWN or not news))
 
 
 _RULE_END = ": "
@@ -106,123 +158,3 @@ def named_return(why: str) -> float:
 def rule_of(why: str) -> str:
     """The rule in what `because` made."""
     return why.partition(_RULE_END)[0]
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerPolicy:
-    """When to open and for how long; see the rules on the package's first page.
-
-    `failure_rate`, and `slow_rate` of calls longer than `slow_call_seconds`, are shares of the calls within
-    `window_seconds`; `None` switches the rule off. `quorum`: replicas that must have seen trouble, if that many call.
-    """
-
-    failure_threshold: int
-    open_seconds: float
-    max_open_seconds: float = 600.0
-    success_threshold: int = 2
-    max_probes: int = 1
-    probe_lease_seconds: float = 60.0
-    jitter: float = 0.2
-    failure_rate: float | None = None
-    slow_call_seconds: float | None = None
-    slow_rate: float = 0.8
-    minimum_calls: int = 20
-    window_seconds: float = 60.0
-    quorum: int = 2
-
-    def __post_init__(self) -> None:
-        counts = (self.failure_threshold, self.success_threshold, self.max_probes, self.minimum_calls, self.quorum)
-        spans = (self.open_seconds, self.probe_lease_seconds, self.window_seconds, self.slow_call_seconds or 1.0)
-        if min(counts) < 1 or min(spans) <= 0 or self.max_open_seconds < self.open_seconds or self.jitter < 0:
-            raise ValueError(f"a breaker cannot follow {self}")
-        if not all(0 < rate <= 1 for rate in (self.failure_rate or 1.0, self.slow_rate)):
-            raise ValueError("a rate is a share between 0 and 1")
-
-    @property
-    def has_rates(self) -> bool:
-        """Does a rule look at more than failures in a row?"""
-        return self.failure_rate is not None or self.slow_call_seconds is not None
-
-    def reopen_seconds(self, failed_rounds: int, jitter: float) -> float:
-        """How long after the `failed_rounds`-th failed probe; `jitter` in [0, 1]."""
-        grown = min(self.max_open_seconds, self.open_seconds * 2.0 ** min(failed_rounds, 40))
-        return grown * (1 + self.jitter * jitter)
-
-
-class View(NamedTuple):
-    """One state and its epoch. `until` is on the monotonic clock: when an open circuit lets a probe through.
-
-    `life` names the fleet's history the epoch belongs to (-1: nobody has asked yet, 0: none); `local`: this process
-    alone thinks so; `manual`: an operator's word.
-    """
-
-    state: State
-    epoch: int
-    until: float = 0.0
-    forced: bool = False
-    life: int = 0
-    local: bool = True
-    manual: bool = False
-    why: str = ""
-    who: str = ""
-
-
-class Snapshot(NamedTuple):
-    """For health and the operator. `retry_after` (seconds) is 0 when closed. `why`: what made the present state.
-    `last_failure`: the last one that this process has seen, in words, `last_failure_seconds` ago; also while closed.
-    """
-
-    name: str
-    state: State
-    failure_count: int
-    retry_after: float
-    forced: bool
-    why: str = ""
-    last_failure: str = ""
-    last_failure_seconds: float | None = None
-
-
-class Tally:
-    """Counts since the process started; plain integers, because the closed path pays for each of them."""
-
-    __slots__ = ("failed", "ignored", "late", "ok", "rejected", "slow", "transitions")
-
-    def __init__(self) -> None:
-        self.ok = self.failed = self.ignored = self.late = self.rejected = self.slow = 0
-        self.transitions: Counter[State] = Counter()
-
-
-class Seen(NamedTuple):
-    """Numbers behind a decision, of one replica or of the fleet, within the window."""
-
-    calls: int
-    failed: int
-    slow: int
-    callers: int = 1
-    voters: int = 1
-
-
-class Window:
-    """Counts of the last `seconds` in ten slots; what left the window is forgotten a slot at a time."""
-
-    __slots__ = ("_slot_seconds", "_slots")
-
-    def __init__(self, seconds: float) -> None:
-        self._slot_seconds = seconds / 10
-        self._slots: deque[list[int]] = deque(maxlen=11)
-
-    def add(self, now: float, calls: int, failed: int, slow: int) -> Seen:
-        """Count, and return the sums."""
-        slot = math.floor(now / self._slot_seconds)
-        if not self._slots or self._slots[-1][0] != slot:
-            self._slots.append([slot, 0, 0, 0])
-        last = self._slots[-1]
-        last[1] += calls
-        last[2] += failed
-        last[3] += slow
-        while self._slots[0][0] <= slot - 10:
-            self._slots.popleft()
-        return Seen(*(sum(entry[i] for entry in self._slots) for i in (1, 2, 3)))
-
-    def clear(self) -> None:
-        self._slots.clear()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from app.core.circuit_breaker.rules import CLOSED, BreakerPolicy, Seen, State, View
+from app.core.circuit_breaker.rules import BreakerPolicy
+from app.core.circuit_breaker.states import CLOSED, State, View
+from app.core.redis.door import ScriptCall
 from app.core.redis.script import Script
 
 REPORT, ACQUIRE, SETTLE, FORCE, READ, PROVE = (
@@ -14,14 +16,17 @@ REPORT, ACQUIRE, SETTLE, FORCE, READ, PROVE = (
 )
 SCRIPTS = (REPORT, ACQUIRE, SETTLE, FORCE, READ, PROVE)
 
+MAX_LISTED = 1000
+"""Keyed circuits in trouble that a replica follows, and asks for by name, in one round."""
+
 FORCED = {"open": "forced_open", "closed": "forced_closed", "auto": "closed"}
 """What an operator may say, and the state it makes."""
 
 _MICRO = 1_000_000
 
 
-class FleetWord(NamedTuple):
-    """The fleet's verdict on one breaker, as read just now. `age_seconds`: since the last change. `last_failure`: in
+class FleetState(NamedTuple):
+    """The fleet's state of one circuit, as read just now. `age_seconds`: since the last change. `last_failure`: in
     words, if it was asked for (`read_row`) and failures are counted or opened the circuit."""
 
     view: View
@@ -54,6 +59,10 @@ class Keys:
     def of_report(self, name: str) -> list[str]:
         return [*self.of(name), f"{self.prefix(name)}{name}:c"]
 
+    def read_call(self, group: str, names: Iterable[str]) -> ScriptCall:
+        """The fleet's state of these circuits of one group, and of every keyed one of it in trouble."""
+        return READ, [self.index(group)], [self.prefix(group), MAX_LISTED, *names]
+
 
 def micros(seconds: float) -> int:
     return round(seconds * _MICRO)
@@ -68,7 +77,7 @@ def report_rules(policy: BreakerPolicy) -> list[Any]:
     ]  # fmt: skip
 
 
-def read_word(fields: Sequence[bytes], now: float) -> FleetWord:
+def read_state(fields: Sequence[bytes], now: float) -> FleetState:
     """A view as the scripts return and publish it; `now` is monotonic."""
     life, epoch, state, left, failures, rounds, manual, who, why, age = fields
     name = state.decode()
@@ -79,21 +88,16 @@ def read_word(fields: Sequence[bytes], now: float) -> FleetWord:
         value, int(epoch), until, forced=forced, life=int(life), local=False, manual=manual == b"1",
         why=why.decode(), who=who.decode(),
     )  # fmt: skip
-    return FleetWord(view, int(failures), int(rounds), int(age) / _MICRO, int(left) / _MICRO)
+    return FleetState(view, int(failures), int(rounds), int(age) / _MICRO, int(left) / _MICRO)
 
 
-def read_row(row: Sequence[bytes], now: float) -> tuple[str, FleetWord]:
-    """A row of `breaker_read`: the breaker's name and the fleet's verdict."""
+def read_row(row: Sequence[bytes], now: float) -> tuple[str, FleetState]:
+    """A row of `breaker_read`: the circuit's name and the fleet's state of it."""
     name, *fields, last_failure = row
-    return name.decode(), read_word(fields, now)._replace(last_failure=last_failure.decode())
+    return name.decode(), read_state(fields, now)._replace(last_failure=last_failure.decode())
 
 
-def read_message(data: bytes, now: float) -> tuple[str, FleetWord]:
-    """A published message: the breaker's name and the fleet's verdict."""
+def read_message(data: bytes, now: float) -> tuple[str, FleetState]:
+    """A published message: the circuit's name and the fleet's state of it."""
     name, *fields = data.split(b"\n")
-    return name.decode(), read_word(fields, now)
-
-
-def read_seen(numbers: Sequence[int]) -> Seen:
-    """Fields 2 to 6 of `breaker_report`'s answer."""
-    return Seen(*numbers)
+    return name.decode(), read_state(fields, now)

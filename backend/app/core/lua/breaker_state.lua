@@ -75,6 +75,7 @@ end
 local function change(b, state, name, channel, p, index)
   if b.life == "0" then b.life = text(now) end
   b.state, b.epoch, b.at, b.issued, b.oks = state, b.epoch + 1, now, 0, 0
+  b.ends = math.floor(b.ends + 0.5) -- one rounding for `until` and `span`, or they would differ by a microsecond
   redis.call("HSET", b.s, "state", state, "epoch", text(b.epoch), "life", b.life, "until", text(b.ends), "rounds", text(b.rounds),
     "failures", text(b.failures), "issued", 0, "oks", 0, "manual", b.manual, "who", b.who, "why", b.why, "at", text(now),
     "span", text(math.max(0, b.ends - now)))

@@ -16,10 +16,10 @@ The protocol is in `core/lua/queue_*.lua`, one script an operation, each with it
 
 from __future__ import annotations
 
+from app.core.event import Event
 from app.core.queue.events import (
     Claim,
     DeadLetter,
-    Event,
     Failure,
     LeaseLost,
     PutResult,

@@ -32,7 +32,7 @@ class Batcher:
     """
 
     def __init__(
-        self, send: Callable[[list[Any], float], Awaitable[Sequence[Any]]], *, max_weight: int, clock: Clock
+        self, send: Callable[[list[object], float], Awaitable[Sequence[object]]], *, max_weight: int, clock: Clock
     ) -> None:
         """`send(args, timeout_seconds)` makes the call with the items' args one after the other, and returns one
         answer an item. `max_weight` bounds a call; an item heavier than that goes alone."""

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from app.core.event import Event
 from app.core.queue.events import (
     REASON_CHARACTERS,
     DeadLetter,
-    Event,
     decode_entry,
     decode_failure,
     encode_entry,

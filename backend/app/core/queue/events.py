@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Expected, Unavailable
+from app.core.event import Event
 
 REASON_CHARACTERS = 500
 """Of the reason of a dead letter."""
@@ -24,22 +24,6 @@ class QueueFull(Unavailable):
 
 class LeaseLost(Expected):
     """The claim's token is no longer valid: another worker has, or had, the conversation."""
-
-
-class Event(NamedTuple):
-    """One thing to handle. A tuple, because one is made for every update of every webhook and a frozen dataclass costs
-    several times as much to make."""
-
-    id: str
-    """Deduplicates: an id that was put before is not stored again (8 days by default)."""
-    mailbox: str
-    """The conversation. Its events are handled in order, by one holder at a time."""
-    payload: bytes
-    """Opaque."""
-    immediate: bool = False
-    """Due now instead of after the debounce. It neither delays nor advances a mailbox that already has a due time."""
-    accepted_at: float = 0.0
-    """Unix seconds by the server's clock; set by `put`, and anew by `replay`."""
 
 
 @dataclass(slots=True, eq=False)

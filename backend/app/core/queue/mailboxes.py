@@ -13,13 +13,13 @@ from typing import Any
 from prometheus_client import Counter, Gauge
 
 from app.core.clock import SYSTEM_CLOCK, Clock
+from app.core.event import Event
 from app.core.queue.batcher import Batcher
 from app.core.queue.dead_letters import DeadLetters
 from app.core.queue.events import (
     REASON_CHARACTERS,
     Claim,
     DeadLetter,
-    Event,
     LeaseLost,
     PutResult,
     QueueFull,
@@ -494,8 +494,8 @@ class Queue:
             logger.warning("times ahead of every rule are pulled back", extra={"count": found["time"], "shard": shard})
         return found["place"] + found["time"]
 
-    def _batcher(self, shards: Shards, shard: int, script: Script, header: tuple[Any, ...]) -> Batcher:
-        async def send(args: list[Any], timeout_seconds: float) -> Sequence[Any]:
+    def _batcher(self, shards: Shards, shard: int, script: Script, header: tuple[object, ...]) -> Batcher:
+        async def send(args: list[object], timeout_seconds: float) -> Sequence[object]:
             answers: Sequence[Any] = await shards.call(script, shard, (*header, *args), timeout_seconds=timeout_seconds)
             return answers
 

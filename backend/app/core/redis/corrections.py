@@ -99,7 +99,7 @@ class PatientPool(ConnectionPool):
         else:
             await self._turns.acquire()  # returns at once
         try:
-            connection = self.get_available_connection()  # type: ignore[no-untyped-call]
+            connection = self.get_available_connection()  # type: ignore[no-untyped-call]  # redis-py declares no type
         except BaseException:
             self._turns.release()
             raise
@@ -165,7 +165,7 @@ class PatientPool(ConnectionPool):
         """Every connection, before it is used again. A server that has become a replica answers `READONLY` for as long
         as a connection lives (redis/redis-py#460), which is for ever when a provider moves one address to another
         server."""
-        await self.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
+        await self.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]  # redis-py declares no type
         await self.drop_idle(silent_since=math.inf)
 
     async def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002  redis-py's signature
@@ -265,7 +265,7 @@ class _Sentinel(Redis):
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         self.trouble = ""
         try:
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py declares no type
         except (RedisError, OSError) as exc:
             self.trouble = redis_words(exc)
             raise
@@ -278,7 +278,7 @@ class _Sentinels(Sentinel):
     all their options, a kilobyte each, and of their errors the class."""
 
     def __init__(self, hosts: Sequence[tuple[str, int]], options: dict[str, Any]) -> None:
-        super().__init__([], sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+        super().__init__([], sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # redis-py declares no type
         self.places = {_Sentinel(host=host, port=port, **options): f"{host}:{port}" for host, port in hosts}
         self.sentinels = list(self.places)
 
@@ -312,7 +312,7 @@ class _PrimaryPool(PatientPool, SentinelConnectionPool):
     async def _ask(self) -> None:
         with suppress(RedisError, OSError):  # what works goes on without the sentinels
             async with asyncio.timeout(ASK_SENTINEL_SECONDS):
-                await self.get_master_address()  # type: ignore[no-untyped-call]
+                await self.get_master_address()  # type: ignore[no-untyped-call]  # redis-py declares no type
 
     async def release(self, connection: Any) -> None:
         if self.master_address not in (None, (connection.host, connection.port)):
@@ -340,7 +340,7 @@ def honest(base: Any) -> Any:
     """A class of connections for which writing to one that the server closed a moment ago is a `ConnectionError` like
     any other. On uvloop it is a bare `RuntimeError` (MagicStack/uvloop#506)."""
 
-    class Honest(base):  # type: ignore[misc]
+    class Honest(base):  # type: ignore[misc]  # the base is chosen at run time
         released_at = 0.0
         """Monotonic: when it was last given back, after an answer."""
 
@@ -354,9 +354,9 @@ def honest(base: Any) -> Any:
 
 
 def any_of(hosts: Sequence[tuple[str, int]], base: Any) -> Any:
-    class AnyNode(base):  # type: ignore[misc]
+    class AnyNode(base):  # type: ignore[misc]  # the base is chosen at run time
         async def _connect(self) -> None:
-            self.host, self.port = random.choice(hosts)  # noqa: S311
+            self.host, self.port = random.choice(hosts)
             await super()._connect()
 
     return AnyNode

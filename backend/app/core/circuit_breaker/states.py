@@ -1,0 +1,56 @@
+"""The states of a circuit, and what is told of one."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class State(StrEnum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+CLOSED, OPEN, HALF_OPEN = State.CLOSED, State.OPEN, State.HALF_OPEN
+
+UNKNOWN = (-1, 0)
+"""Version of a fleet's state that was not read yet."""
+
+
+class View(NamedTuple):
+    """One state and its epoch. `until` is on the monotonic clock: when an open circuit lets a probe through.
+
+    `life` names the fleet's history the epoch belongs to (-1: not asked yet, 0: none); `local`: this process alone
+    thinks so; `manual`: made by an operator.
+    """
+
+    state: State
+    epoch: int
+    until: float = 0.0
+    forced: bool = False
+    life: int = 0
+    local: bool = True
+    manual: bool = False
+    why: str = ""
+    who: str = ""
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """History and epoch. Greater is newer."""
+        return self.life, self.epoch
+
+
+class Snapshot(NamedTuple):
+    """For health and the operator. `retry_after` (seconds) is 0 when closed. `why`: what made the present state.
+    `last_failure`: the last one that this process has seen, in words, `last_failure_seconds` ago; also while closed.
+    """
+
+    name: str
+    state: State
+    failure_count: int
+    retry_after: float
+    forced: bool
+    why: str = ""
+    last_failure: str = ""
+    last_failure_seconds: float | None = None

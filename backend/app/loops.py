@@ -1,0 +1,138 @@
+"""The background loops of a replica. The supervisor restarts one that dies and tells /health/live."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import time
+from functools import partial
+
+from app.core import cache
+from app.core.errors import Unavailable
+from app.core.last_known import LastKnown
+from app.core.leader import Lease
+from app.core.loop_watch import LoopWatch
+from app.core.registry import HEARTBEAT_SECONDS
+from app.replica import Outside, Replica
+from app.services.account_notices import AccountNotices
+from app.services.account_service import AccountService
+from app.services.cache_relay import CacheRelay
+from app.services.caretaker import Caretaker
+from app.services.database_watch import DatabaseWatch
+from app.services.dead_letter_watch import DeadLetterWatch
+from app.services.journal import Journal
+from app.services.overflow import OverflowDrain
+from app.services.unanswered import UnansweredSearch
+from app.settings import Settings, revealed
+
+logger = logging.getLogger(__name__)
+
+AUDIT_SECONDS = 60.0
+STUCK_SECONDS = 15.0
+"""The worker beats about once a second."""
+RELAY_LEASE_SECONDS = 6.0
+"""Three rounds of the relay, which renews it in every one."""
+CARETAKER_LEASE_SECONDS = 15.0
+"""More than a page of its longest duty may take."""
+
+
+def start_loops(replica: Replica, outside: Outside) -> None:
+    """Every background loop of a replica; the supervisor restarts one that dies and tells /health/live."""
+    outside.breakers.on_recovery = replica.services.breakers.recovered
+    start = replica.supervisor.start
+    beating = {
+        "event_loop": LoopWatch().run,
+        "schema": replica.schema.run,
+        "namespace": replica.namespace.run,
+        **replica.services.health.loops(),
+    }
+    for name, loop in beating.items():
+        start(name, partial(loop, partial(replica.supervisor.beat, name)))
+    started_at = time.time()
+
+    async def heartbeat() -> None:
+        while True:
+            replica.supervisor.beat("heartbeat")
+            info = {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "started_at": started_at,
+                "role": replica.settings.app_role,
+                "active": replica.worker.active if replica.worker else 0,
+                "concurrency": replica.settings.worker_concurrency,
+                **replica.services.health.load(),
+            }
+            try:
+                await outside.registry.beat(info)
+            except Unavailable as exc:
+                logger.warning("heartbeat failed", extra={"reason": str(exc)})
+            cache.cleanup()  # what has expired need not wait until its room is wanted
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def audit() -> None:
+        while True:
+            replica.supervisor.beat("audit")
+            await asyncio.sleep(AUDIT_SECONDS)
+            try:
+                await outside.queue.audit()
+            except Unavailable as exc:
+                logger.warning("audit failed", extra={"reason": str(exc)})
+
+    start("heartbeat", heartbeat)
+    start("silence_watch", replica.services.silence.run)
+    if replica.inbox is not None:
+        start("inbox_mover", replica.when_fit(replica.inbox.run))
+    start("circuit_breakers", outside.breakers.run)
+    start("cache_relay", replica.when_fit(_cache_relay(replica, outside).run))
+    watch = partial(replica.account_watch.run, partial(replica.supervisor.beat, "account_watch"))
+    start("account_watch", replica.when_fit(watch))
+    if replica.settings.whatsapp_phone_id:
+        bootstrap = partial(_bootstrap, replica.settings, replica.services.accounts)
+        start("bootstrap_account", replica.when_fit(bootstrap))
+    if replica.worker is not None:
+        start("worker", replica.worker.run, beat_within_seconds=STUCK_SECONDS)
+        start("lease_renewal", replica.worker.renew)
+        start("caretaker", _caretaker(replica, outside).run)
+        start("audit", audit, beat_within_seconds=3 * AUDIT_SECONDS)
+
+
+def _caretaker(replica: Replica, outside: Outside) -> Caretaker:
+    """A dead letter calls a person before the search finds its message unanswered and would, for a lesser reason.
+    With a journal the search has nothing to find: what is not handled goes into a new queue by itself."""
+    namespace, queue, store = replica.settings.redis_namespace, outside.queue, outside.store
+    conversations, notices = replica.services.conversations, AccountNotices(replica.services.accounts)
+    known = LastKnown(outside.redis, key=f"{namespace}:{{fleet}}:database_position")
+    duties = {
+        "database": DatabaseWatch(store, cache.invalidate_everywhere, known).look,
+        "overflow": OverflowDrain(queue, store, conversations, notices).drain,
+        "dead_letters": DeadLetterWatch(queue, conversations).tell,
+    }
+    if not isinstance(replica.inbox, Journal):
+        duties["unanswered"] = UnansweredSearch(queue, store).look
+    holder = outside.registry.replica_id
+    lease = Lease(outside.redis, key=f"{namespace}:{{fleet}}:caretaker", holder=holder, seconds=CARETAKER_LEASE_SECONDS)
+    return Caretaker(duties, lease)
+
+
+def _cache_relay(replica: Replica, outside: Outside) -> CacheRelay:
+    """Drops from the caches what committed changes have made old; one replica at a time."""
+    lease = Lease(
+        outside.control,
+        key=f"{replica.settings.redis_namespace}:{{fleet}}:cache_relay",
+        holder=outside.registry.replica_id,
+        seconds=RELAY_LEASE_SECONDS,
+    )
+    account_changed = replica.services.breakers.account_changed
+    return CacheRelay(outside.store, cache.invalidate_everywhere, lease, account_changed=account_changed)
+
+
+async def _bootstrap(settings: Settings, accounts: AccountService) -> None:
+    """WHATSAPP_TOKEN and WHATSAPP_PHONE_ID give a first account without any API call."""
+    await accounts.bootstrap(
+        phone_number_id=settings.whatsapp_phone_id or "",
+        access_token=revealed(settings.whatsapp_token),
+        verify_token=revealed(settings.whatsapp_verify_token) or secrets.token_urlsafe(24),
+    )

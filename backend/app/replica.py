@@ -1,0 +1,83 @@
+"""One replica and what it talks to, as `wiring` puts them together."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from app.adapters.gemini import GeminiModel
+from app.adapters.whatsapp import WhatsAppMessenger
+from app.api.deps import Services
+from app.core.arrivals import Arrivals
+from app.core.circuit_breaker import BreakerFleet
+from app.core.lifecycle import Supervisor
+from app.core.namespace import Binding
+from app.core.pacing import Pacer
+from app.core.probe_board import ProbeBoard
+from app.core.queue import Queue
+from app.core.receipts import Receipts
+from app.core.redis.door import Door
+from app.core.registry import Registry
+from app.core.secrets import TokenCipher
+from app.core.uptime import Uptime
+from app.domain.ports import Store
+from app.services.account_watch import AccountWatch
+from app.services.bot_service import BotService
+from app.services.inbox_fallback import InboxFallback
+from app.services.inbox_worker import InboxWorker
+from app.services.ingest_service import IngestService
+from app.services.journal import Journal
+from app.services.namespace_gate import NamespaceGate
+from app.services.schema_gate import SchemaGate
+from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One running replica: what the routes call, what the server drains."""
+
+    services: Services
+    ingest: IngestService
+    inbox: InboxFallback | Journal | None
+    """What takes events in the queue's place, now and then or always."""
+    app_secrets: tuple[str, ...]
+    account_watch: AccountWatch
+    bot: BotService | None
+    worker: InboxWorker | None
+    supervisor: Supervisor
+    settings: Settings
+    schema: SchemaGate
+    namespace: NamespaceGate
+
+    def when_fit(self, loop: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """`loop`, started only once this replica may work."""
+        return self.schema.guarded(self.namespace.guarded(loop))
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Finish or give back what is held. Idempotent."""
+        if self.worker is not None:
+            await self.worker.drain(grace_seconds)
+        if self.bot is not None:
+            await self.bot.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Everything this replica talks to. Nothing is connected before its first use."""
+
+    redis: Door
+    control: Door
+    """For what tells whether Redis, and this replica, are well: it must not wait behind what they do."""
+    queue: Queue
+    registry: Registry
+    store: Store
+    cipher: TokenCipher
+    model: GeminiModel
+    messenger: WhatsAppMessenger
+    pacer: Pacer
+    bindings: Mapping[str, Binding]
+    breakers: BreakerFleet
+    board: ProbeBoard
+    arrivals: Arrivals
+    receipts: Receipts
+    uptime: Uptime
