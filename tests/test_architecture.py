@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from app import __version__
 from app.api.errors import STATUS_OF
 from app.core.errors import Unavailable
 from app.domain import errors as domain_errors
@@ -245,16 +247,101 @@ def test_tests_do_not_sleep_for_luck() -> None:
     assert found == []
 
 
-def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(text.split()) <= 900
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-        assert (ROOT / target).exists(), target
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
+
+
+def _pages() -> list[Path]:
+    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def _texts() -> Iterator[Path]:
+    """Everything that is written by hand, this file excepted."""
+    yield from (path for path in [*SOURCES, *TESTS, *_pages()] if path != Path(__file__).resolve())
+    yield from (APP / "core" / "lua").glob("*.lua")
+    yield from (path for path in (ROOT / "infra").rglob("*") if path.is_file() and path.suffix != ".json")
+    yield from (ROOT / name for name in ("Makefile", "docker-compose.yml", "pyproject.toml", ".env.example"))
+    yield from (ROOT / ".github").rglob("*.yml")
+
+
+def test_what_is_cited_ships() -> None:
+    """A paragraph sign belongs to an RFC; a page under docs/ exists; a decision has that number."""
+    elsewhere = re.compile(r"(?<!RFC \d{4} )§|\b(?:DESIGN|STYLE|BRIEF\d*)\b(?:\.md| §)|\bfacts/")
+    decisions = {int(page.name[:4]) for page in (ROOT / "docs" / "adr").glob("*.md")}
+    wrong = []
+    for path in _texts():
+        text = path.read_text(encoding="utf-8")
+        cited = [ROOT / page for page in re.findall(r"\bdocs/[\w/.-]+\.md\b", text)]
+        wrong += [f"{path.relative_to(ROOT)}: {found.group()}" for found in elsewhere.finditer(text)]
+        wrong += [f"{path.relative_to(ROOT)}: {page.name}" for page in cited if not page.exists()]
+        wrong += [
+            f"{path.relative_to(ROOT)}: ADR {number}"
+            for number in re.findall(r"\bADR (\d+)", text)
+            if int(number) not in decisions
+        ]
+    assert wrong == []
+
+
+def test_pages_and_configuration_name_who_they_mean() -> None:
+    """A replica, a customer, an operator. Released migrations are never edited."""
+    vague = re.compile(r"\b(?:nobody|somebody|whoever|everybody|anybody)\b", flags=re.IGNORECASE)
+    wrong = [
+        f"{path.relative_to(ROOT)}: {found.group()}"
+        for path in _texts()
+        if path.suffix not in (".py", ".lua", ".sql")
+        for found in vague.finditer(path.read_text(encoding="utf-8"))
+    ]
+    assert wrong == []
+
+
+def _anchors(page: Path) -> set[str]:
+    """Of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_links_of_every_page_lead_somewhere() -> None:
+    wrong = []
+    for page in _pages():
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8")):
+            linked = page.parent / target if target else page
+            if not linked.exists() or (anchor and anchor not in _anchors(linked)):
+                wrong.append(f"{page.relative_to(ROOT)}: {target}#{anchor}")
+    assert wrong == []
+
+
+def test_the_diagrams_show_the_layers_and_scripts_that_exist() -> None:
+    """docs/architecture.md draws the layers in the order in which import-linter holds them."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layers = re.findall(r"app\.(\w+)", " ".join(contracts[0]["layers"]))
+    drawn = re.findall(
+        r"```mermaid\n(.*?)```", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), flags=re.DOTALL
+    )[1]
+    assert re.findall(r"\w+", " ".join(re.findall(r'\["([\w, ]+?)(?:<br/>|")', drawn))) == layers
+    scripts = {script.stem for script in (APP / "core" / "lua").glob("*.lua")}
+    for name in ("cache", "circuit-breaker"):
+        page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        diagrams = re.findall(r"```mermaid\n(.*?)```", page, flags=re.DOTALL)
+        named = set(re.findall(r"\b(?:cache|breaker)_\w+", " ".join(diagrams)))
+        assert diagrams
+        assert named <= scripts, name
+
+
+def test_the_version_is_one_and_released() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    versions = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert versions[0] == "Unreleased"
+    assert versions[1] == project["version"] == __version__
 
 
 def test_a_decision_has_a_number_of_its_own() -> None:
-    """They count from 1 without a gap, and the page's title says the number of its file."""
+    """They count from 1 without a gap, the page's title says the number of its file, and each has the same parts."""
     pages = sorted((ROOT / "docs" / "adr").glob("*.md"))
     assert [int(page.name[:4]) for page in pages] == list(range(1, len(pages) + 1))
     for page in pages:
-        assert page.read_text(encoding="utf-8").startswith(f"# {int(page.name[:4])}. "), page.name
+        text = page.read_text(encoding="utf-8")
+        assert text.startswith(f"# {int(page.name[:4])}. "), page.name
+        for part in ("\nStatus: ", "\n## Context\n", "\n## Decision\n", "\n## Consequences\n"):
+            assert part in text, (page.name, part)

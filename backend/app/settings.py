@@ -110,7 +110,7 @@ def _redis_problems(**urls: str | None) -> dict[str, str]:
 
 
 class Settings(BaseSettings):
-    """One replica's settings. Field names in upper case are the environment names (DESIGN §10)."""
+    """One replica's settings. Field names in upper case are the environment names."""
 
     model_config = SettingsConfigDict(
         env_file=".env", env_file_encoding="utf-8-sig", extra="ignore", frozen=True, env_ignore_empty=True

@@ -79,7 +79,7 @@ from app.settings import Env, IngestFallback, RedisDurability, ReplicaRole, Sett
 logger = logging.getLogger(__name__)
 
 REDIS_TIMEOUT_SECONDS = 1.0
-"""The webhook promises 503 within a second (DESIGN §3)."""
+"""The webhook promises 503 within a second, so that Meta delivers again (docs/architecture.md)."""
 SPARE_CONNECTIONS = 20
 """To Redis, besides one for each conversation that is handled: the API's, and the worker's own calls."""
 PUT_SECONDS = 0.9

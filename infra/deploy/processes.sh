@@ -14,7 +14,7 @@ migrate() { "$CHORUS" migrate >&2; }
 
 pid_of() { cat "$RUN_DIR/$1.pid" 2>/dev/null; }
 
-# A process that ended and that its parent has not asked about still has its number.
+# A process that has ended keeps its id until its parent reads its exit status.
 runs() {
   pid=$(pid_of "$1") && kill -0 "$pid" 2>/dev/null &&
     case $(ps -o stat= -p "$pid" 2>/dev/null || sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null) in Z*) false ;; esac

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Start the server with two users besides nobody: `chorus`, who may touch its own keys and channels and nothing else, and
+# Start the server with two users: `chorus`, who may touch its own keys and channels and nothing else, and
 # `operator`, who may do what the runbooks say: look at everything, change settings, delete nothing. Both lists load on
 # Redis 6.2 to 8 and Valkey 8 and 9.
 # Wants REDIS_PASSWORD, and REDIS_OPERATOR_PASSWORD if there is to be an operator; the file holds their digests only.

@@ -1,8 +1,11 @@
-"""What an installation is made of: every lock file is audited, every package's licence is known."""
+"""What an installation is made of: every lock file is audited, every package's licence is known, every Python and every
+version of a dependency that the package allows is tried."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +14,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW: dict[str, Any] = yaml.safe_load((ROOT / ".github/workflows/checks.yml").read_text(encoding="utf-8"))
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def _licences() -> ModuleType:
@@ -28,6 +33,29 @@ def test_every_lock_file_is_audited_each_day_and_at_each_push() -> None:
     assert any("pip-audit" in step.get("run", "") for step in WORKFLOW["jobs"]["audit"]["steps"])
     triggers = WORKFLOW[True]  # YAML 1.1 reads `on` as true
     assert {"push", "schedule"} <= set(triggers)
+
+
+def test_the_suite_runs_on_every_python_that_the_package_names() -> None:
+    tried = WORKFLOW["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert tried == re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
+    assert PROJECT["requires-python"] == f">={tried[0]}"
+
+
+def test_the_lowest_and_the_highest_versions_are_tried_each_day_and_at_each_push() -> None:
+    job = WORKFLOW["jobs"]["versions"]
+    (tried,) = re.findall(r"^VERSIONS \?= (.+)$", MAKEFILE, flags=re.MULTILINE)
+    assert job["strategy"]["matrix"]["resolution"] == tried.split() == ["lowest-direct", "highest"]
+    assert job["steps"][-1]["run"] == "make versions VERSIONS=${{ matrix.resolution }}"
+    assert "if" not in job
+    unbounded = [each for each in PROJECT["dependencies"] if not re.search(r">=\d", each)]
+    assert unbounded == [], "without a lower bound the lowest version is the first that was ever published"
+
+
+def test_a_commit_is_checked_with_the_programs_of_make_check() -> None:
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    hooks = {hook["entry"].split()[0].removeprefix(".venv/bin/") for hook in repository["hooks"]}
+    (recipe,) = re.findall(r"^check: .*\n((?:\t.*\n)+)", MAKEFILE, flags=re.MULTILINE)
+    assert hooks == set(re.findall(r'"\$\(BIN\)/([\w-]+)"', recipe))
 
 
 def test_the_workflow_may_only_read() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import enum
+import inspect
 import json
 import uuid
 from collections.abc import Mapping
@@ -151,5 +151,5 @@ class TestDecorator:
             """Doc."""
             return {"a": a}
 
-        assert asyncio.iscoroutinefunction(load)
+        assert inspect.iscoroutinefunction(load)
         assert (load.__name__, load.__doc__) == ("load", "Doc.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import logging
 
 import httpx
@@ -150,7 +151,7 @@ async def test_a_decorated_function_keeps_its_name_and_tenacitys_handles(clock):
         raise ConnectFailed
 
     assert (fetch.__name__, fetch.__doc__) == ("fetch", "Doc.")
-    assert asyncio.iscoroutinefunction(fetch)
+    assert inspect.iscoroutinefunction(fetch)
     with pytest.raises(ConnectFailed):
         await fetch(1)
     assert fetch.statistics["attempt_number"] == 3

@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 HISTORY_MESSAGES = 30
 GENERATION_SECONDS = 40
-"""For all attempts of one generation together; one attempt has 15 s (DESIGN §2)."""
+"""For all attempts of one generation together; one attempt has 15 s."""
 MODEL_RETRY_SECONDS = 5.0
 """How long a conversation waits when the model is unavailable and did not say for how long."""
 
