@@ -60,7 +60,7 @@ class SimClock(FakeClock):
 
 
 class SimDoor:
-    round_trip_seconds = 0.0
+    distance_seconds = 0.0
 
     def __init__(self, world: SimWorld, replica: SimReplica) -> None:
         self._world = world

@@ -30,7 +30,7 @@ class Server:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    round_trip_seconds = 0.0
+    distance_seconds = 0.0
 
     async def ask(self, _mget: str, *keys: str, within_seconds: float, urgent: bool) -> list[bytes | None]:
         return [None for _ in keys]

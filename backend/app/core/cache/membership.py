@@ -64,9 +64,9 @@ async def join_fleet(
 
 
 async def _warm_up(shards: Sequence[Shard], seconds: float) -> None:
-    """Open the connections now: the first burst of reads has no time for it. Then measure the way once more, without
-    the opening."""
+    """Open the connections now: the first burst of reads has no time for it. Then measure the way without the
+    opening."""
     rounds = max(1, WARM_CONNECTIONS // len(shards))
-    for times in (rounds, 1):
+    for times in (rounds, 1, 1):
         beats = [shard.beat(Budget(seconds, urgent=True)) for shard in shards for _ in range(times)]
         await asyncio.gather(*beats, return_exceptions=True)

@@ -63,9 +63,9 @@ class CacheTimings:
     patience: float = 15.0
     """How long a lease that is renewed is waited for: as long as a load may take."""
     round_trips: float = 3.0
-    """Limits of a read are longer by so many round trips to Redis."""
-    far: float = 0.04
-    """A round trip counts as this long at most."""
+    """Limits of a read are longer by so many times the distance of Redis: the round trip beyond 2 ms."""
+    far: float = 0.06
+    """A Redis that is farther away than this is not waited for longer."""
     away: float = 0.5
     """After a call that was not answered in time, one call this often finds out whether Redis is back."""
 

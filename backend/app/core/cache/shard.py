@@ -180,7 +180,7 @@ class Shard:
         try:
             return await call(*args, within_seconds=max(budget.seconds, self._timings.call), urgent=urgent)
         finally:
-            budget.seconds -= max(0.0, time.monotonic() - started - min(door.round_trip_seconds, self._timings.far))
+            budget.seconds -= max(0.0, time.monotonic() - started - door.distance_seconds)
             if not urgent:
                 slots.release()
 

@@ -59,10 +59,14 @@ class DoorTimings:
     answer_seconds: float = 1.0
     """The longest wait for an answer, for calls that name no limit of their own."""
     round_trips: float = 0.0
-    """Every limit is longer by so many round trips as measured, so that a server at some distance is not taken for a
-    slow one."""
-    far_seconds: float = 0.04
-    """A round trip counts as this long at most."""
+    """Every limit is longer by so many times the distance of the server, so that one far away is not taken for a slow
+    one. The distance is the measured round trip beyond `near_seconds`."""
+    near_seconds: float = 0.002
+    far_seconds: float = 0.06
+    """A server that is farther away than this is not waited for longer."""
+    window_seconds: float = 10.0
+    """The round trip is the quickest answer of the last one to two of these: a server that slows down is not taken for
+    one far away."""
     retry_seconds: float = 0.0
     """While Redis is away, one call this often is let through; 0: the next one, once the one before has failed."""
     stall_seconds: float = 0.02
@@ -87,9 +91,11 @@ class Door:
         """`channels`: for subscriptions; it must speak RESP2. The door closes both."""
         self.timings = timings
         self.round_trip_seconds = 0.0
-        """Of late, the quickest counting most: how far away the server is. 0 before the first answer."""
-        self._distance_seconds = 0.0
-        """By so much a limit is longer."""
+        """The quickest answer of late: how far away the server is. 0 before the first one."""
+        self.distance_seconds = 0.0
+        """The same beyond `near_seconds`; 0 for a server that is too far away to be waited for longer."""
+        self._quickest = self._quickest_before = math.inf
+        self._window_ends = 0.0
         self._client: Any = client
         self._pool = getattr(client, "connection_pool", None)
         self._channels = channels
@@ -220,15 +226,16 @@ class Door:
         urgent: bool = False,
     ) -> T:
         """The answer of `command(*args)`, a call of this door's client. Raises `Unavailable`."""
-        seconds = self._distance_seconds + (self.timings.answer_seconds if within_seconds is None else within_seconds)
-        started = self._monotonic()
+        timings, started = self.timings, self._monotonic()
+        extra_seconds = timings.round_trips * self.distance_seconds
+        seconds = extra_seconds + (timings.answer_seconds if within_seconds is None else within_seconds)
         if self._is_closed:
             raise NotAsked("redis", "the connection is closed")
         if self._away_until and not urgent:
             if started < self._away_until:
                 raise NotAsked("redis", self._why)
             # This call finds out, the others go on without.
-            self._away_until = started + max(seconds, self.timings.retry_seconds)
+            self._away_until = started + max(seconds, timings.retry_seconds)
         refusal: ResponseError | None = None
         try:
             async with asyncio.timeout(seconds):
@@ -238,12 +245,17 @@ class Door:
         except (RedisError, OSError) as exc:
             await self._unanswered(exc, started, seconds)
             raise Unavailable("redis", _words(exc, seconds)) from exc
-        timings, took, before = self.timings, self._monotonic() - started, self.round_trip_seconds
+        took = self._monotonic() - started
         # An urgent call may wait for longer than the others do: that it was answered says little to them.
-        if self._away_until and (not urgent or took <= timings.answer_seconds + self._distance_seconds):
+        if self._away_until and (not urgent or took <= timings.answer_seconds + extra_seconds):
             self._away_until = 0.0
-        self.round_trip_seconds = trip = before + (took - before) / 16 if took > before > 0 else took
-        self._distance_seconds = timings.round_trips * (trip if trip < timings.far_seconds else timings.far_seconds)
+        if started > self._window_ends:
+            self._window_ends = started + timings.window_seconds
+            self._quickest_before, self._quickest = self._quickest, took
+        elif took < self._quickest:
+            self._quickest = took
+        self.round_trip_seconds = trip = min(self._quickest, self._quickest_before)
+        self.distance_seconds = max(0.0, trip - timings.near_seconds) if trip <= timings.far_seconds else 0.0
         if refusal is not None:
             raise await self._refused(refusal) from refusal
         return answer
