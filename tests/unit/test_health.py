@@ -19,7 +19,7 @@ from app.domain.models import Account, BlockedAccounts
 from app.services.account_watch import BLOCKED, AccountWatch
 from app.services.cut_off import CutOff
 from app.services.health_service import PAGE_SECONDS, QUEUE_FULL, HealthService
-from app.services.probes import AGAIN_SECONDS, URGENT_SECONDS, Dependency, Prober, Proof
+from app.services.probes import AGAIN_SECONDS, LOST_SECONDS, URGENT_SECONDS, Dependency, Prober, Proof
 from tests.support.fakes import FakeClock
 
 
@@ -366,6 +366,23 @@ async def test_calls_that_hang_for_longer_than_a_look_that_finds_nothing_open_th
     breaker = CircuitBreaker("some", BreakerPolicy(5, 60.0))
     dependency = Dependency("some", probe, 30.0, 1.0, circuit=breaker, silent_seconds=lambda: silent_seconds)
     await Prober(dependency, Board(), FakeClock()).look()
+    assert breaker.snapshot().state == state
+
+
+@pytest.mark.parametrize(("is_shared", "state"), [(False, "open"), (True, "closed")])
+async def test_what_only_this_replica_looks_at_and_never_reaches_is_out_of_reach_without_a_call(
+    is_shared: bool, state: str
+) -> None:
+    """A replica whose database is away from the start makes no call that could tell."""
+    clock, probe = FakeClock(), Probe()
+    probe.answer = OSError("no way")
+    breaker = CircuitBreaker("some", BreakerPolicy(5, 60.0))
+    dependency = Dependency("some", probe, 30.0, 1.0, circuit=breaker, is_shared=is_shared)
+    prober = Prober(dependency, Board(), clock)
+    await prober.probe()
+    assert breaker.snapshot().state == "closed", "one look may be unlucky"
+    await clock.sleep(LOST_SECONDS)
+    await prober.probe()
     assert breaker.snapshot().state == state
 
 
