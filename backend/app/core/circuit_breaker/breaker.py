@@ -386,8 +386,8 @@ class CircuitBreaker:
             self._start_probing()
 
     def seen_ill(self, cause: str, started: float) -> None:
-        """A look past this circuit that began at `started` found the dependency out of reach, and so did earlier ones, or
-        calls hang meanwhile: that says as much as a row of failures."""
+        """A look past this circuit that began at `started` found the dependency out of reach, and earlier ones did too,
+        or calls hang meanwhile: that says as much as a row of failures."""
         view = self._view
         if view.state is not CLOSED or view.forced or self._stood_still(started):
             return
