@@ -35,6 +35,7 @@ WHOLE_FLEETS = ("chaos", "e2e", "topologies")
 """Folders whose tests hold real replicas to seconds: with `-n`, one worker plays them, one after the other."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What `--dist loadgroup` keeps together: the fleets, and else each file."""
     for item in items:
