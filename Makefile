@@ -30,7 +30,7 @@ demo: setup      ## three replicas, real servers, simulated customers; Ctrl-C en
 	@"$(BIN)/python" -m app.cli demo $(if $(DEMO_ONCE),--once)
 
 test: setup      ## the whole suite, the fleets of real processes beside the rest
-	"$(BIN)/python" -m pytest -q -n auto --maxprocesses 4 --dist loadgroup
+	"$(BIN)/python" -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 check: setup     ## ruff, types, import contracts
 	"$(BIN)/ruff" check .

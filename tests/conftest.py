@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import redis
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from app.adapters.migrations import apply_migrations
 from app.core.cache import CacheTimings
@@ -31,16 +33,18 @@ settings.register_profile("explore", deadline=None)
 settings.load_profile("repeatable")  # a change is judged by what it does, not by luck; `make chaos` explores
 
 
-WHOLE_FLEETS = ("chaos", "e2e", "topologies")
+FLEETS = ("tests/chaos/", "tests/e2e/", "tests/topologies/")
 """Folders whose tests hold real replicas to seconds: with `-n`, one worker plays them, one after the other."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What `--dist loadgroup` keeps together: the fleets, and else each file."""
-    for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        item.add_marker(pytest.mark.xdist_group("fleets" if folder in WHOLE_FLEETS else str(item.path)))
+class _FleetsTogether(LoadFileScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return "fleets" if nodeid.startswith(FLEETS) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    """Not `--dist loadgroup`: its marks have no effect since pytest 9.2 made the ids of tests read-only."""
+    return _FleetsTogether(config, log)
 
 
 @pytest.fixture(autouse=True)
