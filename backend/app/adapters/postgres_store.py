@@ -87,8 +87,7 @@ class PostgresStore(SqlStore):
         return orjson.loads(answer)
 
     async def _once(self, function: str, body: bytes) -> str:
-        pool = self._pool or await self._open()
-        connection = await _acquire(pool)
+        pool, connection = await self._connection()
         try:
             return await self._fetch(connection, function, body.decode())
         except BaseException as exc:
@@ -97,6 +96,17 @@ class PostgresStore(SqlStore):
             raise
         finally:
             await pool.release(connection)
+
+    async def _connection(self) -> tuple[asyncpg.Pool, asyncpg.Connection]:
+        pool = self._pool or await self._open()
+        try:
+            return pool, await _acquire(pool)
+        except asyncpg.InterfaceError:
+            if pool is self._pool:
+                raise
+        # Another call has recognised a pooler, and the pool closed while this one waited for a connection.
+        pool = self._pool or await self._open()
+        return pool, await _acquire(pool)
 
     def _recognises_pooler(self, exc: asyncpg.PostgresError) -> bool:
         """Was it one of its signs? Then from now on this store works as behind one, with new connections."""
