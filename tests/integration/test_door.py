@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 import redis
@@ -81,6 +82,21 @@ async def test_while_redis_is_away_one_call_at_a_time_finds_out(valkey: Valkey, 
         valkey.resume()
         assert await door.ask("PING")
         await echo_many(door)
+
+
+async def test_when_the_call_that_was_to_find_out_loses_its_connection_the_next_one_asks(
+    valkey: Valkey, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with door_to(valkey_url, answer_seconds=0.2) as door:
+        valkey.pause()
+        with pytest.raises(Unavailable):
+            await door.ask("PING")
+        valkey.resume()
+        with monkeypatch.context() as cut:
+            cut.setattr(door._client, "execute_command", AsyncMock(side_effect=redis.ConnectionError("cut")))
+            with pytest.raises(Unavailable, match="cut"):
+                await door.ask("PING")
+        assert await door.ask("PING")
 
 
 async def test_a_call_that_names_its_limit_is_held_to_it(valkey: Valkey, valkey_url: str) -> None:

@@ -11,6 +11,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.core.queue import Claim, LeaseLost
 from app.core.redis.client import Redis, connect
+from app.core.redis.corrections import PatientPool
 from app.core.redis.door import Door
 from app.localhost.servers import Valkey
 from tests.support.proxy import proxied
@@ -66,6 +67,25 @@ async def test_cancelled_commands_give_their_turn_back(valkey: Valkey, valkey_ur
     valkey.resume()
     for _ in range(3):
         assert await asyncio.gather(*(client.ping() for _ in range(MANY))) == [True] * MANY
+    await client.aclose()
+
+
+async def test_connections_given_back_by_callers_who_leave_meanwhile_give_their_turn_back(valkey_url: str) -> None:
+    """While each one has to be closed first, because the server has become a replica."""
+    client = connect(valkey_url, timeout_seconds=None, max_connections=FEW)
+    pool = client.connection_pool
+    assert isinstance(pool, PatientPool)
+    connections = [await pool.get_connection() for _ in range(FEW)]
+    await pool.open_anew()
+    giving_back = [asyncio.create_task(pool.release(connection)) for connection in connections]
+    await asyncio.sleep(0)
+    for task in giving_back[1:]:
+        task.cancel()
+    await asyncio.gather(*giving_back, return_exceptions=True)
+    async with asyncio.timeout(2):
+        again = [await pool.get_connection() for _ in range(FEW)]
+    for connection in again:
+        await pool.release(connection)
     await client.aclose()
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from app.core.cache import Cache, CacheTimings
 from app.core.cache.listener import Listener
+from app.core.cache.pending import MAX_PENDING
 from app.core.cache.policy import TIMINGS
-from app.core.cache.shard import FILL, INVALIDATE, LEASE, RENEW, Answer, Shard
+from app.core.cache.shard import FILL, INVALIDATE, JSON, LEASE, RENEW, Answer, Shard
 from app.core.cache.shared import GIVING_BACK_AT_ONCE, SharedTier
 from app.core.clock import SYSTEM_CLOCK
 from app.core.errors import Unavailable
@@ -160,3 +161,30 @@ async def test_a_message_that_the_answer_to_a_ping_overtook_is_not_missed(*, com
     assert shard.channel.gaps == (0 if comes else 1)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_value_that_cannot_be_read_is_loaded_from_the_source() -> None:
+    """The lease offers it again; its readers must not be told of it until its TTL ends."""
+
+    class Unreadable(Server):
+        async def run(self, script: Script, *args: Any, **options: Any) -> Any:
+            if script is not LEASE:
+                return await super().run(script, *args, **options)
+            return [Answer.VALUE, b"0" * JSON.start + b"not what the codec reads"]
+
+    cache, _ = joined(Unreadable())
+    source = Source()
+    assert await cache.get_or_fetch("user:1", source, ttl_seconds=60) == source.value
+
+
+async def test_more_keys_than_are_remembered_one_by_one_are_settled_all_the_same() -> None:
+    server = Server()
+    cache, shared = joined(server)
+    await cache.invalidate(*(f"user:{number}" for number in range(MAX_PENDING + 1)))
+    assert shared.pending.any, "their group is pending in their place"
+    recovering = asyncio.create_task(shared.recover())
+    async with asyncio.timeout(5):
+        while shared.pending.any:
+            await asyncio.sleep(0.01)
+    recovering.cancel()
+    await asyncio.wait([recovering])

@@ -30,6 +30,10 @@ class PendingInvalidations:
     def __len__(self) -> int:
         return len(self._keys) + len(self._wide)
 
+    @property
+    def has_groups(self) -> bool:
+        return bool(self._wide)
+
     def add(self, targets: Iterable[Target]) -> int:
         """The number to `settle` with."""
         self._serial += 1

@@ -79,7 +79,10 @@ class SharedTier:
                     self._give_back(flight.shard, flight.key, load_id)
                 answer, stored = Answer.FENCED, None
             if stored is not None:
-                return flight.codec.load(stored.json), len(stored.json), stored.fresh_until_us
+                try:
+                    return flight.codec.load(stored.json), len(stored.json), stored.fresh_until_us
+                except ValueError:  # `read` has logged it; the value stays in Redis until its TTL ends
+                    answer = Answer.FENCED
             if answer is Answer.LOAD:
                 return await self._load(flight, load_id, source)
             if flight.seen is not None:
@@ -150,6 +153,8 @@ class SharedTier:
             self._failed.set()
             raise
         self.pending.settle(serial, targets)
+        if self.pending.has_groups:  # so many keys that their groups are pending in their place
+            self._failed.set()
 
     async def recover(self) -> None:
         """Carry out what is owed, for ever."""

@@ -121,7 +121,8 @@ class PatientPool(ConnectionPool):
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            if opening.cancelled():
+            caller = asyncio.current_task()
+            if opening.cancelled() and (caller is None or not caller.cancelling()):
                 raise NotConnected(f"not connected within {self._open_seconds:g} s") from TimeoutError()
             opening.add_done_callback(self._keep)
             raise
@@ -147,6 +148,10 @@ class PatientPool(ConnectionPool):
     async def release(self, connection: Any) -> None:
         was_out = connection in self._in_use_connections
         connection.released_at = time.monotonic()
+        if connection.should_reconnect():
+            # redis-py would wait for the close with the pool's lock held; a caller whose time is up there, or while it
+            # waits for that lock, would never give its connection back.
+            await connection.disconnect(nowait=True)
         try:
             await super().release(connection)
         finally:
@@ -316,7 +321,7 @@ class _PrimaryPool(PatientPool, SentinelConnectionPool):
 
     async def release(self, connection: Any) -> None:
         if self.master_address not in (None, (connection.host, connection.port)):
-            await connection.disconnect()
+            await connection.disconnect(nowait=True)  # not waited for: a caller may leave meanwhile, without releasing
         await super().release(connection)
 
     def stop_asking(self) -> None:

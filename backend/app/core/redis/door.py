@@ -268,6 +268,8 @@ class Door:
 
     async def _unanswered(self, exc: Exception, started: float, seconds: float) -> None:
         now = self._monotonic()
+        if self._away_until:  # this call was to find out: the next one may
+            self._away_until = now + self.timings.retry_seconds
         if isinstance(exc, TimeoutError) and now - started > seconds + self.timings.stall_seconds:
             return
         pool = self._pool
