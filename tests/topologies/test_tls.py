@@ -64,8 +64,7 @@ async def everything_works(url: str) -> None:
 
     a, b = (Cache(timings=CacheTimings(call=5)) for _ in range(2))
     async with join_fleet(a, url, namespace="test"), join_fleet(b, url, namespace="test"):
-        assert a.stats().trusted
-        assert b.stats().trusted
+        await until(lambda: a.stats().trusted and b.stats().trusted)  # joining waits for that only so long
         for pattern in ("user:1", "user:*", "us*"):
             seen = await a.get_or_fetch("user:1", load, ttl_seconds=60)
             assert await b.get_or_fetch("user:1", load, ttl_seconds=60) == seen
