@@ -120,7 +120,7 @@ async def test_a_redis_that_forgets_loses_no_message(chorus: Chorus) -> None:
         stored = await database.fetch("select wa_message_id from messages where direction = 'inbound'")
         assert {row["wa_message_id"] for row in stored} == set(sent)
         replies = await database.fetch(
-            "select reply_key, covers, state, fence, error, created_at, conversation_id from replies order by created_at"
+            "select reply_key, covers, state, fence, error, created_at from replies order by created_at"
         )
         covered = Counter(wamid for row in replies for wamid in row["covers"])
         assert covered == Counter(dict.fromkeys(sent, 1)), [dict(row) for row in replies]
