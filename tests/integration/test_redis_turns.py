@@ -56,6 +56,27 @@ async def test_who_waits_too_long_is_told_why_and_the_turn_is_not_lost(valkey_ur
         await slow.aclose()
 
 
+async def test_a_caller_that_is_cancelled_in_any_step_of_a_command_ends(valkey_url: str) -> None:
+    """Also in the step in which redis-py has just written it (python/cpython#86296)."""
+    client = connect(valkey_url, timeout_seconds=2)
+    await client.ping()
+
+    async def ask_for_ever() -> None:
+        while True:
+            await client.ping()
+
+    for steps in range(12):
+        asking = asyncio.create_task(ask_for_ever())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        asking.cancel()
+        _, lasting = await asyncio.wait({asking}, timeout=1)
+        asking.cancel()
+        assert not lasting, f"goes on after it was cancelled in step {steps}"
+    assert await client.ping(), "and nobody gets its answer"
+    await client.aclose()
+
+
 async def test_cancelled_commands_give_their_turn_back(valkey: Valkey, valkey_url: str) -> None:
     client = connect(valkey_url, timeout_seconds=2, max_connections=FEW)
     valkey.pause()

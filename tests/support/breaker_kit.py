@@ -39,13 +39,17 @@ class BreakerReplica:
         self.fleet = BreakerFleet(
             self.door, namespace="test", replica_id=name, replicas=lambda: self.replicas, timings=timings
         )
+        self._patience_seconds = 10.0 if timings is PATIENT else None
         self.fleet.join(self.breaker, self.keyed)
         self.outcome: Exception | None = None
         self.called = 0
         self._loop: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        await self.fleet.sync()
+        """Knows what the fleet knows, unless Redis is away: a patient one is about what comes after that."""
+        async with asyncio.timeout(self._patience_seconds):
+            while not await self.fleet.sync() and self._patience_seconds:
+                await asyncio.sleep(0.01)
         self._loop = asyncio.create_task(self.fleet.run())
 
     async def stop(self) -> None:

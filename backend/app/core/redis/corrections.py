@@ -1,7 +1,8 @@
 """What redis-py gets wrong, put right: each correction names its upstream issue, or where it was seen.
 
 None of them is fixed in redis-py 8.1. With a version that fixes one, delete the correction and raise the lower bound in
-pyproject.toml; tests/integration/test_redis_corrections.py and tests/topologies/ tell whether it is fixed.
+pyproject.toml; tests/integration/test_redis_turns.py, tests/unit/test_redis_connection.py and tests/topologies/ tell
+whether it is fixed.
 """
 
 from __future__ import annotations
@@ -342,18 +343,29 @@ class _SentinelRedis(Redis):
 
 
 def honest(base: Any) -> Any:
-    """A class of connections for which writing to one that the server closed a moment ago is a `ConnectionError` like
-    any other. On uvloop it is a bare `RuntimeError` (MagicStack/uvloop#506)."""
+    """A class of connections with two differences.
+
+    1. Writing to one that the server closed a moment ago is a `ConnectionError` like any other. On uvloop it is a bare
+       `RuntimeError` (MagicStack/uvloop#506).
+    2. With a `socket_timeout` a caller that is cancelled while it writes is cancelled. redis-py writes within
+       `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes with the end of what it waits for
+       (python/cpython#86296).
+    """
 
     class Honest(base):  # type: ignore[misc]  # the base is chosen at run time
         released_at = 0.0
         """Monotonic: when it was last given back, after an answer."""
 
         async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+            caller = asyncio.current_task() if self.socket_timeout else None
+            cancelled_before = caller.cancelling() if caller else 0
             try:
                 await super().send_packed_command(*args, **kwargs)
             except RuntimeError as exc:
                 raise RedisConnectionError(str(exc)) from exc
+            if caller and caller.cancelling() > cancelled_before:
+                await self.disconnect(nowait=True)
+                raise asyncio.CancelledError
 
     return Honest
 
