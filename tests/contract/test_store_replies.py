@@ -13,7 +13,7 @@ import pytest
 
 from app.adapters.sql_store import SqlStore
 from app.domain.errors import Conflict, Fenced, NotFound
-from app.domain.models import Author, Fallback, Reply, ReplyState, Status
+from app.domain.models import Author, Conversation, Fallback, Reply, ReplyState, Status
 from app.domain.ports import SendDecision
 from tests.support.store_kit import Scene, begin, look, message, outbound, uncommitted, unique, until_all_wait
 
@@ -42,15 +42,57 @@ async def test_a_reply_is_opened_once_and_found_again_as_it_is(scene: Scene) -> 
     assert saved.fence == 3
 
 
+async def open_bot_reply(scene: Scene, conversation: Conversation, *covers: str, fence: int) -> Reply:
+    return await scene.store.open_reply(conversation.id, key=covers[0], author=Author.BOT, covers=covers, fence=fence)
+
+
 async def test_a_reply_is_found_by_a_message_it_covers(scene: Scene) -> None:
     conversation = await scene.receive()
-    first = unique("first")
-    second = unique("second")
-    opened = await scene.store.open_reply(
-        conversation.id, key=first, author=Author.BOT, covers=[first, second], fence=1
+    first, second = unique("first"), unique("second")
+    opened = await open_bot_reply(scene, conversation, first, second, fence=1)
+    assert (await open_bot_reply(scene, conversation, second, first, fence=2)).key == opened.key
+    saved = await scene.store.save_body(opened.key, fence=2, covers=[first, second], body="hi")
+    found = await open_bot_reply(scene, conversation, second, fence=3)
+    assert (found.key, found.covers) == (opened.key, saved.covers)
+
+
+async def test_a_reply_without_a_text_gives_way_when_its_run_has_come_apart(scene: Scene) -> None:
+    conversation = await scene.receive()
+    first, second = unique("first"), unique("second")
+    await open_bot_reply(scene, conversation, first, second, fence=2)
+    with pytest.raises(Fenced):
+        await open_bot_reply(scene, conversation, second, fence=1)
+    later = await open_bot_reply(scene, conversation, second, fence=3)
+    assert (later.key, later.covers) == (second, (second,))
+    earlier = await open_bot_reply(scene, conversation, first, second, fence=4)
+    assert (earlier.key, earlier.covers, earlier.elsewhere) == (first, (first,), (second,))
+
+
+async def test_no_two_replies_cover_the_same_message(scene: Scene) -> None:
+    conversation = await scene.receive()
+    one, two, three, four = (unique("m") for _ in range(4))
+    await open_bot_reply(scene, conversation, one, two, fence=1)
+    other = await open_bot_reply(scene, conversation, three, two, one, fence=1)
+    assert (other.covers, set(other.elsewhere)) == ((three,), {one, two})
+    with pytest.raises(Conflict) as taken:
+        await scene.store.save_body(three, fence=1, covers=[three, two], body="hi")
+    assert taken.value.code == "covered_elsewhere"
+    assert (await scene.store.save_body(three, fence=1, covers=[three, four], body="hi")).covers == (three, four)
+    found = await open_bot_reply(scene, conversation, one, four, two, fence=1)
+    assert (found.covers, found.elsewhere) == ((one, two), (four,))
+
+
+async def test_replies_opened_at_once_share_no_message(scene: Scene) -> None:
+    conversation = await scene.receive()
+    wamids = [unique("m") for _ in range(5)]
+    turned = [wamids[n:] + wamids[:n] for n in range(5)]
+    opened = await asyncio.gather(
+        *(open_bot_reply(scene, conversation, *covers, fence=1) for covers in turned), return_exceptions=True
     )
-    found = await scene.store.open_reply(conversation.id, key=second, author=Author.BOT, covers=[second], fence=2)
-    assert (found.key, found.covers) == (opened.key, opened.covers)
+    replies = {reply.key: reply for reply in opened if isinstance(reply, Reply)}
+    assert len(replies) >= 1
+    covered = [wamid for reply in replies.values() for wamid in reply.covers]
+    assert len(covered) == len(set(covered)), replies
 
 
 async def test_tasks_that_open_one_reply_at_once_get_the_same(scene: Scene) -> None:

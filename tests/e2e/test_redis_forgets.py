@@ -119,19 +119,23 @@ async def test_a_redis_that_forgets_loses_no_message(chorus: Chorus) -> None:
                 await asyncio.sleep(0.05)
         stored = await database.fetch("select wa_message_id from messages where direction = 'inbound'")
         assert {row["wa_message_id"] for row in stored} == set(sent)
-        replies = await database.fetch(
-            "select reply_key, covers, state, fence, error, created_at from replies order by created_at"
-        )
-        covered = Counter(wamid for row in replies for wamid in row["covers"])
-        assert set(covered) == set(sent)
-        assert {row["state"] for row in replies} <= {"sent", "needs_human"}
+        replies = [
+            dict(row)
+            for row in await database.fetch(
+                "select r.reply_key, r.covers, r.state, r.error, r.fence, r.created_at, c.needs_human, k.wa_id "
+                "from replies r join conversations c on c.id = r.conversation_id "
+                "join contacts k on k.id = c.contact_id order by r.created_at"
+            )
+        ]
     finally:
         await database.close()
+    covered = Counter(wamid for reply in replies for wamid in reply["covers"])
+    assert covered == Counter(dict.fromkeys(sent, 1)), replies
+    # A worker that lost Redis between the database's word and the send says so in Redis, which forgets it: then nothing
+    # proves that nothing went out.
+    unproven = [reply for reply in replies if reply["state"] != "sent"]
+    assert all(reply["state"] == "failed" and reply["needs_human"] for reply in unproven), unproven
     outgoing = await sandbox.record(kind="send")
     keys = Counter(send["callback_data"] for send in outgoing if send.get("callback_data"))
     assert not [key for key, count in keys.items() if count > 1], "no answer went out twice"
-    assert {send["to"] for send in outgoing} == set(sent.values())
-    if twice := [wamid for wamid, times in covered.items() if times > 1]:
-        # A known fault, seen beside other load; its cause is not established. Suspected: the journal puts old messages
-        # behind newer ones, and `chorus_open_reply` looks only for the run's first message in earlier replies.
-        pytest.xfail(f"{len(twice)} messages were covered by two replies: {[dict(row) for row in replies]}")
+    assert {send["to"] for send in outgoing} | {reply["wa_id"] for reply in unproven} == set(sent.values())

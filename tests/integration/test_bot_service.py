@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import asyncpg
 import pytest
 
 from app.core.errors import Unavailable
@@ -22,6 +23,15 @@ async def conversation(office: Office) -> Conversation:
     page = await office.store.list_conversations(office.account.id, limit=10, cursor=None)
     (found,) = page.items
     return found
+
+
+async def covers(office: Office) -> list[list[str]]:
+    assert office.settings.database_url is not None
+    database = await asyncpg.connect(office.settings.database_url.get_secret_value())
+    try:
+        return [row["covers"] for row in await database.fetch("select covers from replies order by created_at")]
+    finally:
+        await database.close()
 
 
 async def test_the_model_down_for_a_moment_only_delays_the_answer(make_office: MakeOffice) -> None:
@@ -421,3 +431,22 @@ async def test_a_reply_found_finished_is_not_made_again(make_office: MakeOffice)
     assert len(await office.sends(person)) == 1
     reply = await office.store.open_reply(found.id, key=message["id"], author=Author.BOT, covers=(), fence=0)
     assert reply.state is ReplyState.SENT
+
+
+@pytest.mark.parametrize("order", ["abc", "acb", "bac", "bca", "cab", "cba"])
+async def test_each_message_is_answered_once_in_whatever_order_a_lost_queue_is_filled_again(
+    make_office: MakeOffice, order: str
+) -> None:
+    """`a` and `b` got their answer before the queue was lost, `c` did not."""
+    office = await make_office()
+    person = office.person()
+    messages = {name: wa.text(person, f"Where are you? {name}") for name in "abc"}
+    await office.receive(person, messages["a"], messages["b"])
+    await office.control.wait(1, kind="send", to=person.wa_id)
+    await office.until_idle()
+    payload = wa.envelope(wa.messages_change(office.business, [messages[name] for name in order], [person]))
+    await office.queue.put([encode(event)._replace(id=f"again-{n}") for n, event in enumerate(parse_webhook(payload))])
+    await office.until_idle()
+    told = [{name for name, message in messages.items() if message["id"] in reply} for reply in await covers(office)]
+    assert told == [{"a", "b"}, {"c"}]
+    assert len(await office.sends(person)) == 2

@@ -109,6 +109,7 @@ CONFLICTS = {
     "slug_taken": "another account has this slug",
     "phone_number_id_taken": "another account has this phone_number_id",
     "reply_key_taken": "this key belongs to a reply in another conversation",
+    "covered_elsewhere": "another reply answers some of these messages",
 }
 
 

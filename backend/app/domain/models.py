@@ -398,6 +398,8 @@ class Reply:
     """The user who wrote it through the API."""
     usage_change: UsageChange | None = field(default=None, compare=False)
     """Set by the call that counted what the answer cost."""
+    elsewhere: tuple[str, ...] = field(default=(), compare=False)
+    """Set by the call that opened it: of the messages it was to cover, those that other replies cover."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -311,7 +311,9 @@ class ReplyStore(Protocol):
         sent_by: str | None = None,
     ) -> Reply:
         """Insert-or-find: by `key`, else the conversation's reply whose `covers` contain it (a retry may see fewer
-        messages than the reply answers). A found one keeps its body, covers and state, and takes the higher fence.
+        messages than the reply answers). A found one keeps its body, covers and state, and takes the higher fence; one
+        without a body that covers more than `covers` gives way to a new one. No two replies cover the same message:
+        those of `covers` that others cover are left out, and named by `Reply.elsewhere`.
         `sent_by`: the user who wrote it; the first one stays.
         For `author=human` the bot of the conversation is turned off in the same step.
         `key` is unique in the account; the returned reply's key, which every later call uses, is unique in the store.
@@ -323,15 +325,17 @@ class ReplyStore(Protocol):
     async def save_body(
         self, key: str, *, fence: int, covers: Sequence[str], body: str, spent: Spent | None = None
     ) -> Reply:
-        """Raises `Fenced`. Only a `pending` reply of which no part was sent changes; returns it as it is now. What was
-        `spent` is counted in the same step, once for its id, whether or not the body is taken."""
+        """Raises `Fenced`, `Conflict` (`covered_elsewhere`: another reply covers some of `covers` by now). Only a
+        `pending` reply of which no part was sent changes; returns it as it is now. What was `spent` is counted in the
+        same step, once for its id, whether or not the body is taken."""
         ...
 
     async def save_fallback(
         self, key: str, *, fence: int, covers: Sequence[str], body: str, fallback: Fallback, spent: Spent | None = None
     ) -> Reply:
         """`save_body` for the fallback text, once per silence: if the last that went out in the conversation, at most
-        24 h ago, was a fallback text too, the reply is `silenced`. Raises `Fenced`. `spent`: what was asked in vain."""
+        24 h ago, was a fallback text too, the reply is `silenced`. Raises as `save_body`. `spent`: what was asked in
+        vain."""
         ...
 
     async def begin_part(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Protocol
 
 from prometheus_client import Histogram
@@ -18,7 +19,7 @@ from app.core.deadline import Deadline
 from app.core.failure_words import in_words
 from app.core.metrics import SLOW_SECONDS
 from app.domain.edits import questions
-from app.domain.errors import ModelRefused, Unavailable, UnknownAccount
+from app.domain.errors import Conflict, ModelRefused, Unavailable, UnknownAccount
 from app.domain.markup import to_whatsapp
 from app.domain.models import (
     WINDOW_HOURS,
@@ -125,9 +126,22 @@ class _Work:
     covers: tuple[str, ...]
     """The ids of what was asked, and of the edits to it; the first one is asked."""
     stages: dict[str, float]
+    elsewhere: frozenset[str] = frozenset()
+    """The ids of what another reply answers: asked no more, and in the run until that reply is done."""
     reason: str = ""
     """As in `Handled`."""
     bill: Bill = field(default_factory=Bill)
+
+    def ask(self, run: Run, inbound: Inbound) -> None:
+        """What `run` asks, as it was stored."""
+        asked, covers = questions(run.messages, inbound)
+        self.run, self.conversation, self.asked, self.covers = run, inbound.conversation, asked, covers
+        self.leave_out(self.elsewhere)
+
+    def leave_out(self, elsewhere: frozenset[str]) -> None:
+        self.elsewhere = elsewhere
+        self.asked = tuple(message for message in self.asked if message.wa_message_id not in elsewhere)
+        self.covers = tuple(wamid for wamid in self.covers if wamid not in elsewhere)
 
 
 class BotService:
@@ -189,7 +203,7 @@ class BotService:
             return await self._end_loop(work, profile)
         with _stage(stages, "send", self._clock):
             state, reason = await self._deliver(work, reply, profile)
-        return Handled(_OUTCOMES[state], _covered(work.run, reply), stages, reason or work.reason)
+        return Handled(_OUTCOMES[state], _finished(work, reply), stages, reason or work.reason)
 
     async def aclose(self) -> None:
         """End what runs in the background. Idempotent."""
@@ -271,8 +285,11 @@ class BotService:
                 self._background(work),
                 self._recent_replies(work),
             )
+        work.leave_out(frozenset(reply.elsewhere))
         if reply.state is not ReplyState.PENDING or not (reply.body is None or _is_outdated(reply, work)):
             return reply, profile
+        if work.elsewhere:  # what stands in other replies is no longer asked: it belongs to the history
+            background = await self._background(work)
         if recent >= profile.auto_reply_limit:
             return None, profile
         if not self._model.blocked_seconds(profile):  # else no answer comes soon
@@ -300,23 +317,24 @@ class BotService:
         return answer
 
     async def _save(self, work: _Work, reply: Reply, answer: _Answer) -> Reply:
+        """Raises `Postponed` if another reply has taken some of its messages meanwhile."""
         fence, covers, spent = work.hold.fence, work.covers, work.bill.total()
-        if answer.fallback is None:
-            return await self._store.save_body(reply.key, fence=fence, covers=covers, body=answer.text, spent=spent)
-        return await self._store.save_fallback(
-            reply.key, fence=fence, covers=covers, body=answer.text, fallback=answer.fallback, spent=spent
-        )
+        save = self._store.save_body
+        if answer.fallback is not None:
+            save = partial(self._store.save_fallback, fallback=answer.fallback)
+        try:
+            return await save(reply.key, fence=fence, covers=covers, body=answer.text, spent=spent)
+        except Conflict as exc:
+            raise Postponed(0, str(exc)) from exc
 
     async def _grew(self, work: _Work) -> bool:
         """Did the customer write or edit while the answer was made? Then it is stored and part of what is asked."""
         run = await work.hold.refresh()
         if len(run.messages) <= len(work.run.messages):
             return False
-        inbound = await self._record(work.account, run)
-        asked, covers = questions(run.messages, inbound)
-        grew = asked != work.asked
-        work.run, work.conversation, work.asked, work.covers = run, inbound.conversation, asked, covers
-        return grew
+        before = work.asked
+        work.ask(run, await self._record(work.account, run))
+        return work.asked != before
 
     async def _background(self, work: _Work) -> Background:
         # One character more than the prompt takes of a message: then it is cut there, with a note.
@@ -418,10 +436,12 @@ _OUTCOMES = {ReplyState.SENT: "replied", ReplyState.FAILED: "send_failed", Reply
 
 
 def _is_outdated(reply: Reply, work: _Work) -> bool:
-    """Was a message that the waiting answer is about edited since? An answer of which a part was sent stays."""
+    """Was a message that the waiting answer is about edited since? An answer of which a part was sent stays, and one
+    about a message that is not in the run."""
     asked = {message.wa_message_id for message in work.asked}
     edits = [wamid for wamid in work.covers if wamid not in asked]
-    return reply.part == 0 and work.covers[0] in reply.covers and any(edit not in reply.covers for edit in edits)
+    can_be_remade = reply.part == 0 and work.covers[0] in reply.covers and set(reply.covers) <= set(work.covers)
+    return can_be_remade and any(edit not in reply.covers for edit in edits)
 
 
 def _types(messages: Sequence[InboundMessage]) -> str:
@@ -433,8 +453,15 @@ def _type(message: InboundMessage) -> str:
     return message.type if _TYPE.fullmatch(message.type) else "other"
 
 
-def _covered(run: Run, reply: Reply) -> int:
+def _finished(work: _Work, reply: Reply) -> int:
     """How many of the run's messages are finished: up to the last one the reply answers. What came after it, or what an
-    earlier attempt's reply did not know of, stays in the mailbox and gets a reply of its own."""
-    last = max((i for i, message in enumerate(run.messages) if message.wa_message_id in reply.covers), default=0)
-    return last + 1
+    earlier attempt's reply did not know of, stays in the mailbox and gets a reply of its own; so does what stands
+    behind a message that another reply answers, or none."""
+    unfinished = work.elsewhere.union(work.covers).difference(reply.covers)
+    finished = 1
+    for number, message in enumerate(work.run.messages, 1):
+        if message.wa_message_id in unfinished:
+            break
+        if message.wa_message_id in reply.covers:
+            finished = number
+    return finished

@@ -13,7 +13,8 @@
 
 Order within a conversation is that of the rows, also after a loss: what is new waits behind what is moved again. The
 window: the queue's data is lost between the look at its life and the put, some milliseconds. A newer message of a
-conversation may then be handled before an older one. None is lost.
+conversation may then be handled before an older one. None is lost, and none answered twice: no two replies cover the
+same message (`ReplyStore.open_reply`).
 
 What it does not do: take anything while the database is away. Webhooks are then refused, and Meta delivers them again.
 """
