@@ -126,6 +126,28 @@ async def test_nesting_is_bounded(api: Replica, depth: int) -> None:
     assert (await api("GET", path))["custom_fields"] == shallow
 
 
+async def test_custom_fields_may_be_a_list_of_labelled_ones(api: Replica) -> None:
+    account = await api.new_account()
+    path = f"/bot/profile?account_id={account['id']}"
+    fields = [
+        {"id": "1", "label": "Parking", "value": "in front"}, {"label": " Payment ", "value": ["cash"]},
+        {"id": 3, "label": "Parking", "value": {"evening": "none"}},
+    ]  # fmt: skip
+    kept = {"Parking": ["in front", {"evening": "none"}], "Payment": ["cash"]}
+    assert (await api("PUT", path, json={"custom_fields": fields}))["custom_fields"] == kept
+    assert (await api("GET", path))["custom_fields"] == kept
+    deep: Any = 1
+    for _ in range(64):
+        deep = [deep]
+    for wrong in (
+        [1], [{"label": "a"}], [{"label": " ", "value": 1}], [{"label": "a", "value": 1, "more": 2}],
+        [{"label": "a", "value": deep}], [{"label": "a", "value": 1}] * 201, "text",
+    ):  # fmt: skip
+        response = await api.raw("PUT", path, json={"custom_fields": wrong})
+        assert response.status_code == 422, wrong
+        assert response.json()["error"]["field"] == "custom_fields"
+
+
 async def test_free_form_numbers_of_any_size_are_kept_as_json_knows_them(api: Replica) -> None:
     path = f"/bot/profile?account_id={(await api.new_account())['id']}"
     numbers = b'"b": -9223372036854775808, "c": 18446744073709551615, "d": 1e-300, "e": 1.7976931348623157e308'

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import math
 
 import httpx
 import pytest
@@ -194,6 +195,25 @@ async def test_jitter_is_full():
     assert clock.slept == [0.0, 0.0]
 
 
+@pytest.mark.parametrize(("jitter", "slept"), [(0.0, [2.0] * 4), (1.0, [2.0, 2.0, 3.0, 3.0])])
+async def test_waits_lie_between_what_the_caller_names(jitter, slept):
+    clock = FakeClock()
+    await retrying(clock, max_attempts=5, min_wait=2, max_wait=3, uniform=lambda: jitter)(Flaky(*[ConnectFailed()] * 4))
+    assert clock.slept == slept
+
+
+async def test_a_wait_the_caller_names_may_be_longer_than_an_upstreams():
+    clock = FakeClock()
+    await retrying(clock, max_attempts=2, min_wait=45, max_wait=60)(Flaky(ConnectFailed()))
+    assert clock.slept == [45.0]
+
+
+@pytest.mark.parametrize(("min_wait", "max_wait"), [(-1, 1), (2, 1), (0, math.inf), (math.nan, 1)])
+async def test_waits_that_are_none_are_refused(min_wait, max_wait):
+    with pytest.raises(ValueError, match="min_wait"):
+        retry_on_network_error(min_wait=min_wait, max_wait=max_wait)
+
+
 async def test_the_log_line_is_tenacitys(caplog):
     async def call_gemini():
         raise ConnectFailed("ConnectError")
@@ -202,7 +222,7 @@ async def test_the_log_line_is_tenacitys(caplog):
         await retrying(FakeClock(), max_attempts=2)(call_gemini)
     record = caplog.records[0]
     assert record.levelno == logging.WARNING
-    assert record.name == "app.core.retry"
+    assert record.name == __name__, "the function's module tells it"
     assert record.getMessage().startswith("Retrying ")
     assert "call_gemini in 1.0 seconds as it raised ConnectFailed: ConnectError" in record.getMessage()
 

@@ -187,3 +187,63 @@ second = await get_user_data("1"), await get_user_data("2")
     )
     assert names["first"] == ({"id": "1"}, {"id": "2"}, {"id": "1"})
     assert loads == ["1", "2", "1"]
+
+
+async def test_the_forms_that_the_guide_shows(monkeypatch):
+    clock = FakeClock()
+    monkeypatch.setattr(gemini_circuit_breaker, "_monotonic", clock.monotonic)
+    monkeypatch.setattr("app.core.clock.SystemClock.sleep", lambda _self, seconds: clock.sleep(seconds))
+    loads: list[str] = []
+    failures = [httpx.ConnectError("no route")]
+    names = await run(
+        """
+from app.core.cache import cached, get_cache, get_cached_or_fetch
+from app.core.circuit_breaker import gemini_circuit_breaker, get_all_circuit_breakers
+from app.core.retry import retry_on_network_error
+
+@retry_on_network_error(max_attempts=3, min_wait=2, max_wait=10)
+async def call_external_api():
+    if failures: raise failures.pop()
+    return "answer"
+answer = await call_external_api()
+
+@cached()
+async def load(key: str):
+    loads.append(key)
+    return {"key": key}
+twice = await load("a"), await load("a")
+key = load.key("a")
+await get_cached_or_fetch("b", load, "b")
+policy = get_cache()
+
+sum_of_two = gemini_circuit_breaker.call(lambda a, b: a + b, 1, b=2)
+status = get_all_circuit_breakers()["gemini_api"].get_status()
+""",
+        loads=loads,
+        failures=failures,
+    )
+    assert (names["answer"], clock.slept) == ("answer", [2.0])
+    assert (names["twice"], loads) == (({"key": "a"},) * 2, ["a", "b"])
+    assert names["key"] == "app.example.load:a"
+    assert names["policy"] is default_cache
+    assert names["sum_of_two"] == 3
+    shown = {"name": "gemini_api", "state": "closed", "failure_count": 0, "retry_after": 0, "forced": False, "why": ""}
+    assert names["status"].items() >= shown.items()
+
+
+def test_a_plain_function_opens_a_circuit_and_closes_it_without_an_event_loop(monkeypatch):
+    clock = FakeClock()
+    monkeypatch.setattr(gemini_circuit_breaker, "_monotonic", clock.monotonic)
+
+    def fail():
+        raise httpx.ReadTimeout("slow")
+
+    for _ in range(5):
+        with pytest.raises(httpx.ReadTimeout):
+            gemini_circuit_breaker.call(fail)
+    with pytest.raises(CircuitBreakerOpenError):
+        gemini_circuit_breaker.call(int)
+    assert gemini_circuit_breaker.get_status()["state"] == "open"
+    clock.advance(60)
+    assert [gemini_circuit_breaker.call(int), gemini_circuit_breaker.call(int)] == [0, 0]
+    assert gemini_circuit_breaker.get_status()["state"] == "closed"

@@ -5,7 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_core import PydanticCustomError
 
 from app.core.secrets import clean_secret
@@ -63,6 +73,39 @@ FreeForm = Annotated[
     AfterValidator(_is_shallow),
     Field(description=f"Any JSON, at most {MAX_DEPTH} levels deep."),
 ]
+
+
+class LabelledField(BaseModel):
+    """One of the custom fields in the order of a form. `id` is the form's own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str | int | None = None
+    label: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=SOME_TEXT)]
+    value: Any
+
+
+_Labelled = Annotated[list[LabelledField], Field(max_length=200)]
+_LABELLED: TypeAdapter[list[LabelledField]] = TypeAdapter(_Labelled)
+
+
+def _by_label(value: object) -> object:
+    """A list of labelled fields as an object; those of one label become one with a list of their values."""
+    if not isinstance(value, list):
+        return value
+    try:
+        fields = _LABELLED.validate_python(value)
+    except ValidationError:
+        raise PydanticCustomError(
+            "labelled_fields", "Input should be an object, or a list of at most 200 fields with id, label and value"
+        ) from None
+    values: dict[str, list[Any]] = {}
+    for field in fields:
+        values.setdefault(field.label, []).append(field.value)
+    return {label: found[0] if len(found) == 1 else found for label, found in values.items()}
+
+
+CustomFields = Annotated[FreeForm, BeforeValidator(_by_label, json_schema_input_type=dict[str, Any] | _Labelled)]
 MemberId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._:@|-]{0,254}$")]
 """The `sub` of a Supabase access token, usually a UUID."""
 
@@ -187,7 +230,7 @@ class ProfileChanges(_In):
     address: Annotated[str, StringConstraints(max_length=1000, pattern=NO_NUL)] | None = None
     hours: Annotated[str, StringConstraints(max_length=2000, pattern=NO_NUL)] | None = None
     knowledge_base: LongText | None = None
-    custom_fields: FreeForm | None = None
+    custom_fields: CustomFields | None = None
     template_config: FreeForm | None = None
     fallback_text: ReplyText | None = None
     non_text_reply: ReplyText | None = None

@@ -8,11 +8,14 @@
 
     result = await execute_with_retry(my_api_call, param1="value", max_attempts=3)      # either kind
 
+    @retry_on_network_error(max_attempts=5, min_wait=2, max_wait=20)     # seconds between two attempts
+
 All three also repeat on `Unavailable`, and never on an open circuit, a passed deadline, another status (400, 401,
 403, 404, …) or a bug. A failure that may have happened after the peer did the work (a lost POST) is not repeated
 unless the function is declared `idempotent=True`. Between attempts they wait `max(what the upstream asked for,
-full-jitter exponential)`; a delay of more than `MAX_DELAY_SECONDS` is not waited for: the error is raised at once,
-with its `retry_after`. The last error is raised as it is, never wrapped.
+full-jitter exponential between min_wait and max_wait)`; a delay of more than `MAX_DELAY_SECONDS`, or `max_wait` if that
+is longer, is not waited for: the error is raised at once, with its `retry_after`. The last error is raised as it is,
+never wrapped. Each repetition is told by the logger of the function's module.
 
 A decorated function is a tenacity one: `.retry_with(...)` and `.statistics` are there, and
 `call_external_api.retry.sleep = fake` switches the back-off off in a test. `build_retrying()` returns the tenacity
@@ -23,6 +26,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, cast
@@ -36,12 +40,11 @@ from app.core.errors import DeadlineExceeded, Unavailable
 from app.core.failure_words import named
 from app.core.http_client import is_ambiguous, is_network_error, status_error
 
-logger = logging.getLogger(__name__)
-
 P = ParamSpec("P")
 T = TypeVar("T")
 RetryIf = Callable[[BaseException], bool]
 AsyncFunction = Callable[P, Coroutine[Any, Any, T]]
+Decorator = Callable[[Callable[P, Awaitable[T]]], AsyncFunction[P, T]]
 
 FIRST_DELAY_SECONDS = 1.0
 """The first delay is anything up to this, the next up to twice as much, and so on."""
@@ -82,17 +85,24 @@ def is_server_error(exc: BaseException) -> bool:
 
 
 def retry_on_network_error(
-    max_attempts: int = 3, *, idempotent: bool = False
-) -> Callable[[Callable[P, Awaitable[T]]], AsyncFunction[P, T]]:
+    max_attempts: int = 3,
+    *,
+    min_wait: float = 0.0,
+    max_wait: float = MAX_BACKOFF_SECONDS,
+    idempotent: bool = False,
+) -> Decorator[P, T]:
     """Decorate a coroutine function: repeat it when the network failed. `idempotent`: also when a POST was lost."""
     return _decorator(
-        lambda exc: is_unavailable(exc) or _is_safe_network_error(exc, idempotent=idempotent), max_attempts
-    )
+        lambda exc: is_unavailable(exc) or _is_safe_network_error(exc, idempotent=idempotent),
+        max_attempts, min_wait, max_wait,
+    )  # fmt: skip
 
 
-def retry_on_server_error(max_attempts: int = 3) -> Callable[[Callable[P, Awaitable[T]]], AsyncFunction[P, T]]:
+def retry_on_server_error(
+    max_attempts: int = 3, *, min_wait: float = 0.0, max_wait: float = MAX_BACKOFF_SECONDS
+) -> Decorator[P, T]:
     """Decorate a coroutine function: repeat it when the server answered 5xx or 429."""
-    return _decorator(lambda exc: is_unavailable(exc) or is_server_error(exc), max_attempts)
+    return _decorator(lambda exc: is_unavailable(exc) or is_server_error(exc), max_attempts, min_wait, max_wait)
 
 
 async def execute_with_retry(
@@ -114,23 +124,27 @@ def build_retrying(
     max_attempts: int,
     deadline: Deadline | None = None,
     budget: RetryBudget | None = None,
+    min_wait: float = 0.0,
+    max_wait: float = MAX_BACKOFF_SECONDS,
     max_delay_seconds: float = MAX_DELAY_SECONDS,
     clock: Clock = SYSTEM_CLOCK,
     uniform: Callable[[], float] = random.random,
 ) -> AsyncRetrying:
     """The tenacity object behind everything here. A delay that does not fit the deadline is not begun.
 
-    `uniform` returns the jitter, in [0, 1].
+    `uniform` returns the jitter, in [0, 1]. Raises `ValueError` for less than one attempt, and for impossible waits.
     """
     if max_attempts < 1:
         raise ValueError("max_attempts must be at least 1")
+    if not 0 <= min_wait <= max_wait < math.inf:
+        raise ValueError("0 <= min_wait <= max_wait, in seconds")
 
     def wait(state: RetryCallState) -> float:
-        backoff = min(MAX_BACKOFF_SECONDS, FIRST_DELAY_SECONDS * 2 ** (state.attempt_number - 1)) * uniform()
-        return float(max(backoff, _asked_delay(state)))
+        backoff = min(max_wait, FIRST_DELAY_SECONDS * 2 ** (state.attempt_number - 1)) * uniform()
+        return float(max(backoff, min_wait, _asked_delay(state)))
 
     def stop(state: RetryCallState) -> bool:
-        if state.attempt_number >= max_attempts or state.upcoming_sleep > max_delay_seconds:
+        if state.attempt_number >= max_attempts or state.upcoming_sleep > max(max_delay_seconds, max_wait):
             return True
         if deadline is not None and deadline.remaining() <= state.upcoming_sleep:
             return True
@@ -151,6 +165,7 @@ def _tell(state: RetryCallState) -> None:
     exc = state.outcome.exception() if state.outcome else None
     seconds = state.next_action.sleep if state.next_action else 0.0
     why = "is unknown" if exc is None else f"raised {named(exc)}"
+    logger = logging.getLogger(getattr(state.fn, "__module__", None) or __name__)
     logger.warning("Retrying %s in %.1f seconds as it %s.", state.get_fn_name(), seconds, why)
 
 
@@ -167,8 +182,8 @@ def _is_safe_network_error(exc: BaseException, *, idempotent: bool) -> bool:
     return is_network_error(exc) and (idempotent or not is_ambiguous(exc))
 
 
-def _decorator(retry_if: RetryIf, max_attempts: int) -> Callable[[Callable[P, Awaitable[T]]], AsyncFunction[P, T]]:
-    retrying = build_retrying(retry_if=retry_if, max_attempts=max_attempts)
+def _decorator(retry_if: RetryIf, max_attempts: int, min_wait: float, max_wait: float) -> Decorator[P, T]:
+    retrying = build_retrying(retry_if=retry_if, max_attempts=max_attempts, min_wait=min_wait, max_wait=max_wait)
 
     def decorate(fn: Callable[P, Awaitable[T]]) -> AsyncFunction[P, T]:
         return cast(AsyncFunction[P, T], retrying.wraps(_plain(fn)))

@@ -48,14 +48,14 @@ from app.core.cache.counts import CacheStats
 from app.core.cache.decorator import CachedFunction, remember
 from app.core.cache.inspection import inspect_key, survey
 from app.core.cache.membership import join_fleet
-from app.core.cache.policy import CacheTimings, policy_of
+from app.core.cache.policy import DEFAULT_TTL_SECONDS, CacheTimings, policy_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 __all__ = [
     "Cache", "CacheCollector", "CacheStats", "CacheTimings", "CachedFunction", "FrozenDict", "FrozenList", "cached",
-    "cleanup", "default_cache", "get_cached_or_fetch", "inspect_key", "invalidate_cache_pattern",
+    "cleanup", "default_cache", "get_cache", "get_cached_or_fetch", "inspect_key", "invalidate_cache_pattern",
     "invalidate_everywhere", "join_fleet", "stats", "survey", "write_fence",
 ]  # fmt: skip
 
@@ -72,19 +72,29 @@ cleanup = default_cache.cleanup
 REGISTRY.register(CacheCollector(default_cache))
 
 
+def get_cache() -> Cache:
+    """The one behind the functions of this module."""
+    return default_cache
+
+
 def cached(
     *,
-    ttl_seconds: float,
-    key_prefix: str,
+    ttl_seconds: float = DEFAULT_TTL_SECONDS,
+    key_prefix: str | None = None,
     type: Any = None,  # noqa: A002  the name of the public parameter
     negative_ttl_seconds: float | None = None,
     stale_for_seconds: float = 0.0,
     soft_timeout_seconds: float | None = None,
 ) -> Callable[[Callable[P, Awaitable[T]]], CachedFunction[P, T]]:
-    """Cache a coroutine function's results by its arguments (str, int, bool, None, UUID, enums).
+    """Cache a coroutine function's results by its arguments (str, int, bool, None, UUID, enums), by default under its
+    module and name.
 
     Not for methods: `self` is no cache key.
     """
     codec = codec_for(type)
     policy = policy_of(ttl_seconds, negative_ttl_seconds, stale_for_seconds, soft_timeout_seconds)
-    return lambda fn: remember(default_cache, fn, key_prefix, codec, policy)
+    return lambda fn: remember(default_cache, fn, key_prefix or _prefix_of(fn), codec, policy)
+
+
+def _prefix_of(fn: Callable[..., object]) -> str:
+    return f"{fn.__module__}.{fn.__qualname__}".replace(".<locals>", "")

@@ -28,7 +28,7 @@ from app.core.cache.codec import PLAIN, Codec, codec_for
 from app.core.cache.counts import CacheStats, Counts
 from app.core.cache.memory import ENTRY_OVERHEAD_BYTES, Entry, Flight, Flights, Memory
 from app.core.cache.patterns import Kind, Target
-from app.core.cache.policy import MAX_KEPT_SECONDS, TIMINGS, CachePolicy, CacheTimings, policy_of
+from app.core.cache.policy import DEFAULT_TTL_SECONDS, MAX_KEPT_SECONDS, TIMINGS, CachePolicy, CacheTimings, policy_of
 from app.core.cache.shard import Budget, Shard
 from app.core.cache.shared import SharedTier
 from app.core.clock import SYSTEM_CLOCK, Clock
@@ -137,7 +137,7 @@ class Cache:
         key: str,
         fetch_func: Fetch[T],
         *args: Any,
-        ttl_seconds: float,
+        ttl_seconds: float = DEFAULT_TTL_SECONDS,
         type: Any = None,  # noqa: A002  the name of the public parameter
         negative_ttl_seconds: float | None = None,
         stale_for_seconds: float = 0.0,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+DEFAULT_TTL_SECONDS = 300.0
+"""Of callers who name none."""
 MAX_KEPT_SECONDS = 7 * 86400
 """Below the life of a group's record (cache_lease.lua), without which a value counts for nothing."""
 

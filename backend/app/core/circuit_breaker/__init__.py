@@ -69,7 +69,8 @@ __all__ = [
     "CIRCUIT_BREAKERS", "FAILED", "IGNORED", "KEYED_CIRCUIT_BREAKERS", "BreakerCollector", "BreakerFleet",
     "BreakerPolicy", "CircuitBreaker", "CircuitBreakerOpenError", "Classify", "FleetState", "FleetTimings",
     "KeyedCircuitBreakers", "Snapshot", "State", "Verdict", "default_classify", "gemini_circuit_breaker",
-    "gemini_model_breakers", "supabase_circuit_breaker", "whatsapp_account_breakers", "whatsapp_circuit_breaker",
+    "gemini_model_breakers", "get_all_circuit_breakers", "supabase_circuit_breaker", "whatsapp_account_breakers",
+    "whatsapp_circuit_breaker",
 ]  # fmt: skip
 
 # A lease outlives the adapter's attempt timeout by a third: a probe that only hangs is settled, not forgotten.
@@ -103,5 +104,12 @@ CIRCUIT_BREAKERS: Mapping[str, CircuitBreaker] = {
 """The service-wide ones by dependency, as `/health` names them."""
 
 KEYED_CIRCUIT_BREAKERS = (whatsapp_account_breakers, gemini_model_breakers)
+
+
+def get_all_circuit_breakers() -> dict[str, CircuitBreaker]:
+    """Those of this process by name: the service-wide ones, and the keyed ones that have been used."""
+    keyed = (breaker for family in KEYED_CIRCUIT_BREAKERS for breaker in family.breakers())
+    return {breaker.name: breaker for breaker in (*CIRCUIT_BREAKERS.values(), *keyed)}
+
 
 REGISTRY.register(BreakerCollector((*CIRCUIT_BREAKERS.values(), *KEYED_CIRCUIT_BREAKERS)))

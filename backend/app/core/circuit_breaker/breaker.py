@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from prometheus_client import Histogram
 
@@ -107,6 +107,25 @@ class CircuitBreaker:
         if view.state is OPEN and self._monotonic() < view.until:
             raise self._rejection()  # as in `run`, without the price of another coroutine
         return await self.run(default_classify, fn, *args, **kwargs)
+
+    def call(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """`call_async` for a function that is none: for scripts, since it blocks the event loop it is called on. A
+        probe needs the fleet's permission, which only a coroutine can wait for: until one has closed the fleet's
+        circuit, this raises `CircuitBreakerOpenError`."""
+        if self._view.state is not CLOSED and self.link is not None and self.link.up:
+            raise self._rejection()
+
+        async def at_once() -> T:
+            return fn(*args, **kwargs)
+
+        calling = self.run(default_classify, at_once)
+        try:
+            calling.send(None)
+        except StopIteration as returned:
+            return cast(T, returned.value)
+        finally:
+            calling.close()
+        raise AssertionError("nothing here waits")
 
     async def run(self, classify: Classify, fn: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
         """`call_async` with the caller's own reading of exceptions. Cancellation is always ignored."""
@@ -522,6 +541,10 @@ class CircuitBreaker:
             last_failure=seen.cause,
             last_failure_seconds=round(self._monotonic() - seen.cause_at, 1) if seen.cause else None,
         )
+
+    def get_status(self) -> dict[str, Any]:
+        """The snapshot by its fields' names, as JSON has it."""
+        return self.snapshot()._asdict() | {"state": str(self._view.state)}
 
     @property
     def _failure_count(self) -> int:
