@@ -34,7 +34,7 @@ LUA = "backend/app/core/lua/"
 SERVICES = "backend/app/services/"
 ADAPTERS = "backend/app/adapters/"
 REPLIES = "infra/supabase/migrations/20261123000004_chorus_replies.sql"
-IDENTITIES = "infra/supabase/migrations/20261127000020_chorus_identities.sql"
+COVERS = "infra/supabase/migrations/20261127000240_chorus_reply_covers.sql"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,7 @@ MUTATIONS: dict[str, Mutation] = {
             Edit(f"{LUA}queue_settle.lua", "if owner == ARGV[5 * i + 1] and not ends", "if not ends"),
             Edit(f"{LUA}queue_refresh.lua", 'redis.call("HGET", KEYS[1] .. "own", ARGV[i]) == ARGV[i + 1]', "true"),
             Edit(f"{LUA}queue_extend.lua", "local held = owner == ARGV[2 * i + 1]", "local held = true"),
-            Edit(REPLIES, "if v_reply.fence > v_fence then", "if false then", times=2),
-            Edit(IDENTITIES, "if v_reply.fence > v_fence then", "if false then", times=2),
+            Edit(COVERS, "if v_reply.fence > v_fence then", "if false then", times=2),
             Edit(REPLIES, "if v_reply.fence > (p->>'fence')::bigint then", "if false then", times=2),
         ],
     ),
@@ -94,10 +93,6 @@ MUTATIONS: dict[str, Mutation] = {
             ),
             Edit("backend/app/wiring.py", "settings.worker_concurrency + SPARE_CONNECTIONS", "20"),
         ],
-    ),
-    "own look-ups": Mutation(
-        "names_that_hang",
-        [Edit("backend/app/server.py", "app.core.event_loop:ResolvingLoop", "uvloop")],
     ),
     "a circuit per model": Mutation(
         "anothers_model_is_down",
@@ -153,6 +148,10 @@ MUTATIONS: dict[str, Mutation] = {
         [Edit("backend/app/cli/serve.py", "    asyncio.run(refuse_foreign_namespace(settings))\n", "")],
     ),
 }  # fmt: skip
+if "names_that_hang" in EVERY_SCENARIO:
+    MUTATIONS["own look-ups"] = Mutation(
+        "names_that_hang", [Edit("backend/app/server.py", "app.core.event_loop:ResolvingLoop", "uvloop")]
+    )
 if LIBRARIES:
     MUTATIONS |= {
         "clock rules": Mutation(

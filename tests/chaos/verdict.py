@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,13 +44,14 @@ class Verdict:
 class Evidence:
     stored: Sequence[Any]
     replies: Sequence[Any]
-    flagged: frozenset[str]
+    flagged: Mapping[str, str]
+    """Why a person was called, by conversation."""
     sends: Sequence[JsonObject]
 
     @classmethod
     async def of(cls, world: ChaosWorld, run: str) -> Evidence:
         like = f"wamid.chaos-{run}-%"
-        flagged = await world.rows("select id::text from conversations where needs_human")
+        flagged = await world.rows("select id::text, needs_human_reason as why from conversations where needs_human")
         sends = await world.sandbox.record(kind="send")
         return cls(
             stored=await world.rows(
@@ -63,7 +64,7 @@ class Evidence:
                 " from replies where reply_key like $1 order by created_at",
                 like,
             ),
-            flagged=frozenset(row["id"] for row in flagged),
+            flagged={row["id"]: row["why"] for row in flagged},
             sends=[send for send in sends if str(send["callback_data"]).startswith(f"wamid.chaos-{run}-")],
         )
 
@@ -83,6 +84,7 @@ async def judge(
     verdict = Verdict(messages=len(messages))
     _stored_once_in_order(verdict, messages, evidence)
     _answered_once(verdict, messages, evidence)
+    _called_for_a_reason(verdict, evidence)
     _sent_once(verdict, evidence)
     _in_order(verdict, messages, evidence, frozen)
     _says_what_it_answers(verdict, messages, evidence)
@@ -128,6 +130,18 @@ def _answered_once(verdict: Verdict, messages: Sequence[Message], evidence: Evid
     twice = [message.id for message in messages if covered[message.id] > 1]
     verdict.duplicated += len(twice)
     verdict.expect(not twice, f"{len(twice)} messages were answered more than once, e.g. {twice[:3]}")
+
+
+def _called_for_a_reason(verdict: Verdict, evidence: Evidence) -> None:
+    """Who got the model's answer, and nothing else, needs nobody."""
+    reasons = {
+        reply["conversation"]
+        for reply in evidence.replies
+        if reply["state"] == "failed" or reply["body"] == FALLBACK_TEXT
+    }
+    answered = {row["conversation"] for row in evidence.stored} - reasons
+    wrong = [why for conversation, why in evidence.flagged.items() if conversation in answered and why != "dead_letter"]
+    verdict.expect(not wrong, f"people were called for {len(wrong)} customers who have their answer: {wrong[:3]}")
 
 
 def _sent_once(verdict: Verdict, evidence: Evidence) -> None:
