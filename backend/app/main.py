@@ -74,7 +74,7 @@ def create_app(settings: Settings) -> Chorus:
     install_error_handlers(app)
     app.router.routes += [
         *routes_health.ROUTES,
-        PlainRoute(routes_webhook.PATH, routes_webhook.verify, methods=["GET"]),
+        PlainRoute(routes_webhook.PATH, routes_webhook.Handshake().answer, methods=["GET"]),
     ]
     for module in (routes_accounts, routes_members, routes_bot, routes_conversations, routes_admin):
         app.include_router(module.router)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,7 @@ from starlette.applications import Starlette
 
 from app.api import routes_webhook
 from app.api.plain_route import PlainRoute
-from app.api.routes_webhook import WebhookReceiver, verify
+from app.api.routes_webhook import Handshake, WebhookReceiver
 from app.core.queue import Event, PutResult, QueueUnavailable
 from app.sandbox.webhooks import signed_headers
 from app.services.ingest_service import IngestService
@@ -91,25 +93,56 @@ async def test_a_503_says_on_its_line_what_is_away(caplog: pytest.LogCaptureFixt
 
 
 class _NoAccounts:
+    def __init__(self, answered: asyncio.Event | None = None) -> None:
+        self.asked = 0
+        self._answered = answered
+
     async def by_verify_token(self, token: str) -> None:
-        return None
+        self.asked += 1
+        if self._answered is not None:
+            await self._answered.wait()
 
 
-async def test_a_refused_verification_is_counted_and_told(caplog: pytest.LogCaptureFixture) -> None:
-    services = SimpleNamespace(verify_token="the right one", accounts=_NoAccounts())
-    app = Starlette(routes=[PlainRoute("/webhook/whatsapp", verify)])
+@asynccontextmanager
+async def handshakes(accounts: _NoAccounts) -> AsyncIterator[httpx.AsyncClient]:
+    services = SimpleNamespace(verify_token="the right one", accounts=accounts)
+    app = Starlette(routes=[PlainRoute("/webhook/whatsapp", Handshake().answer)])
 
     async def with_services(scope: Any, receive: Any, send: Any) -> None:
         scope["state"] = {"services": services}
         await app(scope, receive, send)
 
-    before = count("verification_failed")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(with_services), base_url="http://chorus.test") as http:
-        for query in ({}, {"hub.mode": "subscribe", "hub.verify_token": "wrong"}):
+        yield http
+
+
+GOOD = {"hub.mode": "subscribe", "hub.verify_token": "the right one", "hub.challenge": "42"}
+GUESS = {"hub.mode": "subscribe", "hub.verify_token": "wrong"}
+
+
+async def test_a_refused_verification_is_counted_and_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    before = count("verification_failed")
+    async with handshakes(_NoAccounts()) as http:
+        for query in ({}, GUESS, GUESS, {}):
             assert (await http.get("/webhook/whatsapp", params=query)).status_code == 403
-        good = {"hub.mode": "subscribe", "hub.verify_token": "the right one", "hub.challenge": "42"}
-        assert (await http.get("/webhook/whatsapp", params=good)).text == "42"
-    assert count("verification_failed") == before + 2
+        assert (await http.get("/webhook/whatsapp", params=GOOD)).text == "42"
+    assert count("verification_failed") == before + 4
     assert [line.reason for line in caplog.records if "verification refused" in line.getMessage()] == [
         "hub.mode or hub.verify_token is missing", "no account has this verify token",
     ]  # fmt: skip
+
+
+async def test_guessed_verify_tokens_have_two_looks_into_the_database_at_a_time() -> None:
+    answered = asyncio.Event()
+    accounts = _NoAccounts(answered)
+    async with handshakes(accounts) as http:
+        guesses = [asyncio.create_task(http.get("/webhook/whatsapp", params=GUESS)) for _ in range(20)]
+        while sum(guess.done() for guess in guesses) < 18:
+            await asyncio.sleep(0)
+        assert (await http.get("/webhook/whatsapp", params=GOOD)).text == "42", "the global token needs no look"
+        assert accounts.asked == 2
+        answered.set()
+        answers = [await guess for guess in guesses]
+        assert sorted(answer.status_code for answer in answers) == [403] * 2 + [503] * 18
+        assert all(answer.headers["retry-after"] == "5" for answer in answers if answer.status_code == 503)
+        assert (await http.get("/webhook/whatsapp", params=GUESS)).status_code == 403, "and then others have theirs"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import secrets
 import time
@@ -55,7 +56,9 @@ for _reason in (
 ):  # fmt: skip
     REFUSED.labels(_reason)  # from the start: an increase from nothing is none to Prometheus
 TELL_SECONDS = 60.0
-"""Refused signatures are told once a minute: a warning for each would be a way to fill the disk."""
+"""Refused signatures and handshakes are told once a minute: a warning for each would be a way to fill the disk."""
+MAX_LOOKS = 2
+"""For a verify token that strangers may have made up, at the same time."""
 
 
 class Unsigned(Exception):
@@ -188,24 +191,43 @@ NOT_STORED = "nothing durable could store this"
 """Whatever is away."""
 
 
-async def verify(request: Request) -> Response:
-    """Meta's handshake: the raw challenge back if the token is the global one or an account's."""
-    query = request.query_params
-    token, challenge = query.get("hub.verify_token", ""), query.get("hub.challenge", "")
-    if query.get("hub.mode") != "subscribe" or not token:
-        return _not_verified("hub.mode or hub.verify_token is missing")
-    replica = services(request)
-    expected = replica.verify_token
-    is_global = expected is not None and secrets.compare_digest(expected.encode(), token.encode())
-    if not is_global and await replica.accounts.by_verify_token(token) is None:
-        return _not_verified("no account has this verify token")
-    return PlainTextResponse(challenge)
+class Handshake:
+    """`GET /webhook/whatsapp`: Meta's, once for an app. Whoever guesses tokens gets two looks into the database at a
+    time; a handshake beside them is answered 503, and Meta's form is sent again."""
 
+    def __init__(self) -> None:
+        self._looking = 0
+        self._told_at: dict[str, float] = {}
 
-def _not_verified(what: str) -> Response:
-    REFUSED.labels("verification_failed").inc()
-    logger.warning("webhook verification refused", extra={"reason": what})
-    return error_response(403, "verification_failed", what)
+    async def answer(self, request: Request) -> Response:
+        """The raw challenge back if the token is the global one or an account's."""
+        query = request.query_params
+        token, challenge = query.get("hub.verify_token", ""), query.get("hub.challenge", "")
+        if query.get("hub.mode") != "subscribe" or not token:
+            return self._refuse("hub.mode or hub.verify_token is missing")
+        replica = services(request)
+        expected = replica.verify_token
+        is_global = expected is not None and secrets.compare_digest(expected.encode(), token.encode())
+        if not is_global:
+            if self._looking >= MAX_LOOKS:
+                REFUSED.labels("overloaded").inc()
+                return error_response(503, "overloaded", "many handshakes at once", headers={"Retry-After": "5"})
+            self._looking += 1
+            try:
+                account = await replica.accounts.by_verify_token(token)
+            finally:
+                self._looking -= 1
+            if account is None:
+                return self._refuse("no account has this verify token")
+        return PlainTextResponse(challenge)
+
+    def _refuse(self, what: str) -> Response:
+        REFUSED.labels("verification_failed").inc()
+        now = time.monotonic()
+        if now - self._told_at.get(what, -math.inf) >= TELL_SECONDS:
+            self._told_at[what] = now
+            logger.warning("webhook verification refused", extra={"reason": what})
+        return error_response(403, "verification_failed", what)
 
 
 def _query(name: str, description: str, **schema: object) -> dict[str, object]:
