@@ -78,7 +78,10 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "stored reply": Mutation(
         "killed_between_send_and_record",
-        [Edit(f"{SERVICES}bot_service.py", "key=work.covers[0],", 'key=f"{work.covers[0]}-{work.hold.fence}",')],
+        [
+            Edit(f"{SERVICES}bot_service.py", "key=work.covers[0],", 'key=f"{work.covers[0]}-{work.hold.fence}",'),
+            Edit(COVERS, "and c.wamid = any (wamids)", "and false"),
+        ],
     ),
     "turns": Mutation(
         "answers_of_one_moment",

@@ -196,7 +196,7 @@ def _says_what_it_answers(verdict: Verdict, messages: Sequence[Message], evidenc
 
 def _delays(evidence: Evidence, accepted: dict[str, float]) -> list[float]:
     """From the 200 of the first message a reply answers to the arrival of the reply."""
-    first = {f"{reply['key']}#0": reply["covers"][0] for reply in evidence.replies}
+    first = {f"{reply['key']}#0": reply["covers"][0] for reply in evidence.replies if reply["covers"]}
     pairs = [(accepted.get(first.get(send["callback_data"], "")), send) for send in evidence.sends]
     return [max(0.0, send["at"] - at) for at, send in pairs if at is not None and send["processed"]]
 
