@@ -14,9 +14,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from .catalogue import EVERY_SCENARIO, MEASUREMENTS, server_of
+from .catalogue import EVERY_SCENARIO, MEASUREMENTS, place_of
 from .run import Plan, run
-from .scenarios import SETTINGS, Broken
+from .scenarios import Broken
 from .world import running_world
 
 CONFIGURATIONS: Mapping[str, Mapping[str, str]] = {
@@ -59,10 +59,10 @@ async def _scenarios(names: Sequence[str]) -> list[str]:
         return []
     _print("scenarios", f"{'':<44} {'verdict':<8} seconds")
     broken: list[str] = []
-    for server in dict.fromkeys(server_of(name) for name in names):
-        left = [name for name in names if server_of(name) is server]
+    for place in dict.fromkeys(place_of(name) for name in names):
+        left = [name for name in names if place_of(name) == place]
         while left:
-            async with running_world(settings=SETTINGS, businesses=2, valkey=server) as world:
+            async with running_world(settings=dict(place.settings), businesses=2, valkey=place.server) as world:
                 while left:
                     name, started, problem = left.pop(0), time.monotonic(), ""
                     try:

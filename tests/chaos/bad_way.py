@@ -129,19 +129,20 @@ async def woken_replica(world: ChaosWorld) -> None:
     """A replica that was stopped for longer than its calls may take counts none of their time-outs when it wakes."""
     stage = Stage(world)
     stopped = world.fleet.replicas[0]
-    hang = await world.sandbox.add_fault("gemini", action="hang_before")
+    talks = [stage.conversation(1)[0] for _ in range(10)]
+    # Only its own calls hang, and go on hanging: answers that lie in its socket when it wakes would be successes.
+    hang = await world.sandbox.add_fault("gemini", action="hang_before", count=len(talks))
     before = (await world.sandbox.summary())["last_seq"]
     with stage.only(0):
-        talks = [stage.conversation(1)[0] for _ in range(10)]
         await stage.post(*talks, replica=0)
         await world.sandbox.wait(len(talks), kind="generate", after=before)
         stopped.pause()
     try:
-        await world.sandbox.remove_fault(hang)
         await stage.sends(1, *talks)  # by the others
         await asyncio.sleep(STOPPED_SECONDS)  # time itself: longer than any call may take
     finally:
         stopped.resume()
+        await world.sandbox.remove_fault(hang)
     (late,) = stage.conversation(1)
     await stage.post(late, replica=0)
     await stage.ends_well()

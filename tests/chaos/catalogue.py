@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from app.localhost.servers import Valkey
 
-from . import bad_way, fairness, outages, own_limits, shares
+from . import bad_way, database, fairness, outages, own_limits, scenarios, shares
 from .database import DATABASE_SCENARIOS
 from .moved_clock import LIBRARIES, MovedValkey
 from .name_server import why_not
@@ -77,6 +77,19 @@ EVERY_SCENARIO: Mapping[str, Scenario] = {
 }
 
 
-def server_of(name: str) -> type[Valkey]:
-    """Scenarios of one server share a world."""
-    return MovedValkey if EVERY_SCENARIO[name] in _IN_A_WORLD_OF_ITS_OWN else Valkey
+class Place(NamedTuple):
+    """Scenarios of one place share a world: its Redis server, and the replicas' settings."""
+
+    server: type[Valkey]
+    settings: tuple[tuple[str, str], ...]
+
+
+def place_of(name: str) -> Place:
+    scenario = EVERY_SCENARIO[name]
+    server = MovedValkey if scenario in _IN_A_WORLD_OF_ITS_OWN else Valkey
+    settings = scenarios.SETTINGS
+    if name in DATABASE_SCENARIOS:
+        settings = database.SETTINGS
+    elif name in LONG:
+        settings = bad_way.SETTINGS
+    return Place(server, tuple(settings.items()))

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .catalogue import EVERY_SCENARIO, server_of
+from .catalogue import EVERY_SCENARIO, place_of
 from .moved_clock import LIBRARIES
-from .scenarios import SETTINGS, Broken
+from .scenarios import Broken
 from .world import running_world
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,10 +174,12 @@ if LIBRARIES:
 def run_scenarios(root: Path, names: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """In a process of its own, on the sources under `root`."""
     env = os.environ | {"PYTHONPATH": str(root / "backend")}
-    return subprocess.run(
-        [sys.executable, "-m", "tests.chaos.mutations", "--scenarios", *names],
-        cwd=root, env=env, capture_output=True, text=True, timeout=START_SECONDS + SCENARIO_SECONDS * len(names),
-    )  # fmt: skip
+    command = [sys.executable, "-m", "tests.chaos.mutations", "--scenarios", *names]
+    limit = START_SECONDS + SCENARIO_SECONDS * len(names)
+    try:
+        return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=limit, check=False)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 1, stdout=f"no end within {limit} s", stderr="")
 
 
 def check(names: Sequence[str]) -> int:
@@ -212,9 +214,9 @@ def _report(removed: str, done: subprocess.CompletedProcess[str], *, expected: i
 
 
 async def _scenarios(names: Sequence[str]) -> int:
-    for server in dict.fromkeys(server_of(name) for name in names):
-        async with running_world(businesses=2, settings=SETTINGS, valkey=server) as world:
-            for name in (name for name in names if server_of(name) is server):
+    for place in dict.fromkeys(place_of(name) for name in names):
+        async with running_world(settings=dict(place.settings), businesses=2, valkey=place.server) as world:
+            for name in (name for name in names if place_of(name) == place):
                 try:
                     await EVERY_SCENARIO[name](world)
                 except (Broken, TimeoutError) as exc:

@@ -12,7 +12,7 @@ import pytest_asyncio
 from app.localhost.servers import Valkey
 from app.sandbox.webhooks import encode_like_meta
 
-from .catalogue import EVERY_SCENARIO, LONG, server_of
+from .catalogue import EVERY_SCENARIO, LONG, place_of
 from .moved_clock import LIBRARIES, MovedValkey
 from .scenarios import SETTINGS, Stage
 from .traffic import Post, payload, sender
@@ -32,14 +32,14 @@ MEASURED = {"locked_account", *LONG}
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in EVERY_SCENARIO if server_of(name) is Valkey and name not in MEASURED]
+    "name", [name for name in EVERY_SCENARIO if place_of(name).server is Valkey and name not in MEASURED]
 )
 async def test_the_promise_holds(world: ChaosWorld, name: str) -> None:
     await EVERY_SCENARIO[name](world)
 
 
 @pytest.mark.skipif(not LIBRARIES, reason="no libfaketime on this machine (Debian: libfaketime)")
-@pytest.mark.parametrize("name", [name for name in EVERY_SCENARIO if server_of(name) is MovedValkey])
+@pytest.mark.parametrize("name", [name for name in EVERY_SCENARIO if place_of(name).server is MovedValkey])
 async def test_the_promise_holds_when_the_clock_jumps(name: str) -> None:
     async with running_world(settings=SETTINGS, valkey=MovedValkey) as world:
         await EVERY_SCENARIO[name](world)
