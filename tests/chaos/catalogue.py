@@ -90,6 +90,8 @@ def place_of(name: str) -> Place:
     settings = scenarios.SETTINGS
     if name in DATABASE_SCENARIOS:
         settings = database.SETTINGS
+    elif scenario is bad_way.woken_replica:
+        settings = bad_way.WOKEN_SETTINGS
     elif name in LONG:
         settings = bad_way.SETTINGS
     return Place(server, tuple(settings.items()))
