@@ -28,7 +28,7 @@ from .world import ChaosWorld, running_world
 SETTINGS = {"LEASE_SECONDS": "5", "DEBOUNCE_SECONDS": "0.2", "SEND_RECONCILE_SECONDS": "3"}
 CUSTOMERS_PER_SECOND = 15
 RATIO = 1.2
-GRACE_SECONDS = 0.5
+GRACE_SECONDS = 0.1
 """For a machine that carries three replicas, their servers and the driver; far from the seconds that a lock costs."""
 
 
