@@ -13,8 +13,9 @@ from typing import NamedTuple, Protocol
 
 from app.localhost.servers import Valkey
 
-from . import bad_way, database, fairness, outages, own_limits, scenarios, shares
+from . import bad_way, database, fairness, outages, own_limits, pooler, scenarios, shares
 from .database import DATABASE_SCENARIOS
+from .given_up import given_up_message_calls_a_person, quota_for_a_day
 from .moved_clock import LIBRARIES, MovedValkey
 from .name_server import why_not
 from .names import names_that_hang
@@ -53,6 +54,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
 
 _IN_A_WORLD_OF_ITS_OWN = {clock_an_hour_ahead} if LIBRARIES else set()
 """Without libfaketime no clock can be moved."""
+_WITH_A_POOLER = (pooler.pooler_switched,) if pooler.IS_HERE else ()
 _WITH_A_NAME_SERVER = () if why_not() else (names_that_hang,)
 """Only root can give a process a name server of its own."""
 
@@ -70,6 +72,9 @@ EVERY_SCENARIO: Mapping[str, Scenario] = {
             full_redis,
             another_database_on_the_namespace,
             own_limits.answers_of_one_moment,
+            quota_for_a_day,
+            given_up_message_calls_a_person,
+            *_WITH_A_POOLER,
             *_WITH_A_NAME_SERVER,
             *_IN_A_WORLD_OF_ITS_OWN,
         )

@@ -127,6 +127,20 @@ MUTATIONS: dict[str, Mutation] = {
         "full_mailbox",
         [Edit("backend/app/wiring.py", "before(inbox or intake)", "before(inbox or outside.queue)")],
     ),
+    "hopeless waits": Mutation(
+        "quota_for_a_day",
+        [
+            Edit(
+                f"{SERVICES}bot_service.py",
+                "if blocked > 0 and self._model.away_seconds(profile) <= self._seconds_left(work):",
+                "if blocked > 0:",
+            )
+        ],
+    ),
+    "word of dead letters": Mutation(
+        "given_up_message_calls_a_person",
+        [Edit("backend/app/loops.py", '        "dead_letters": DeadLetterWatch(queue, conversations).tell,\n', "")],
+    ),
     "lease renewal": Mutation(
         "slower_than_the_lease",
         [Edit("backend/app/loops.py", '        start("lease_renewal", replica.worker.renew)\n', "")],
@@ -151,6 +165,10 @@ MUTATIONS: dict[str, Mutation] = {
         [Edit("backend/app/cli/serve.py", "    asyncio.run(refuse_foreign_namespace(settings))\n", "")],
     ),
 }  # fmt: skip
+if "pooler_switched" in EVERY_SCENARIO:
+    MUTATIONS["signs of a pooler"] = Mutation(
+        "pooler_switched", [Edit(f"{ADAPTERS}postgres_pooling.py", 'frozenset({"26000", "42P05"})', "frozenset()")]
+    )
 if "names_that_hang" in EVERY_SCENARIO:
     MUTATIONS["own look-ups"] = Mutation(
         "names_that_hang", [Edit("backend/app/server.py", "app.core.event_loop:ResolvingLoop", "uvloop")]

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
-from app.sandbox.webhooks import Business, envelope, messages_change, text
+from app.sandbox.webhooks import Business, JsonObject, envelope, messages_change, text
 
 from .traffic import Message, conversation, payload, sender
 from .verdict import judge
@@ -51,9 +51,12 @@ class Stage:
 
     async def post(self, *messages: Message, replica: int) -> None:
         """Until a 200. Messages that are new are expected to be answered."""
-        urls = [self.world.fleet.webhook_urls[replica]]
-        await sender(urls, app_secret=self.world.fleet.keys.app_secret).deliver(payload(messages))
+        await self.deliver(payload(messages), replica=replica)
         self.messages += [message for message in messages if message not in self.messages]
+
+    async def deliver(self, post: JsonObject, *, replica: int) -> None:
+        urls = [self.world.fleet.webhook_urls[replica]]
+        await sender(urls, app_secret=self.world.fleet.keys.app_secret).deliver(post)
 
     @contextmanager
     def only(self, number: int) -> Iterator[None]:

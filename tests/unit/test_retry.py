@@ -204,7 +204,9 @@ async def test_waits_lie_between_what_the_caller_names(jitter, slept):
 
 async def test_a_wait_the_caller_names_may_be_longer_than_an_upstreams():
     clock = FakeClock()
-    await retrying(clock, max_attempts=2, min_wait=45, max_wait=60)(Flaky(ConnectFailed()))
+    retried = retry_on_network_error(max_attempts=2, min_wait=45, max_wait=60)(Flaky(ConnectFailed()))
+    retried.retry.sleep = clock.sleep
+    assert await retried() == "done"
     assert clock.slept == [45.0]
 
 

@@ -144,7 +144,7 @@ def build_retrying(
         return float(max(backoff, min_wait, _asked_delay(state)))
 
     def stop(state: RetryCallState) -> bool:
-        if state.attempt_number >= max_attempts or state.upcoming_sleep > max(max_delay_seconds, max_wait):
+        if state.attempt_number >= max_attempts or state.upcoming_sleep > max_delay_seconds:
             return True
         if deadline is not None and deadline.remaining() <= state.upcoming_sleep:
             return True
@@ -183,7 +183,10 @@ def _is_safe_network_error(exc: BaseException, *, idempotent: bool) -> bool:
 
 
 def _decorator(retry_if: RetryIf, max_attempts: int, min_wait: float, max_wait: float) -> Decorator[P, T]:
-    retrying = build_retrying(retry_if=retry_if, max_attempts=max_attempts, min_wait=min_wait, max_wait=max_wait)
+    retrying = build_retrying(
+        retry_if=retry_if, max_attempts=max_attempts, min_wait=min_wait, max_wait=max_wait,
+        max_delay_seconds=max(MAX_DELAY_SECONDS, max_wait),
+    )  # fmt: skip
 
     def decorate(fn: Callable[P, Awaitable[T]]) -> AsyncFunction[P, T]:
         return cast(AsyncFunction[P, T], retrying.wraps(_plain(fn)))

@@ -1,0 +1,41 @@
+"""A PgBouncer between the replicas and Postgres changes its mode while they work."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from functools import partial
+
+from tests.support.pgbouncer import pgbouncer
+
+from .outages import Stream, answered_at
+from .scenarios import Stage
+from .world import ChaosWorld
+
+IS_HERE = shutil.which("pgbouncer") is not None
+SECONDS = 6.0
+
+
+async def pooler_switched(world: ChaosWorld) -> None:
+    """From sessions to transactions, where prepared statements of one connection meet another: everything is answered,
+    and nothing becomes a dead letter."""
+    stage = Stage(world)
+    with pgbouncer(world.servers.database_url, pool_mode="session", pool_size=60) as bouncer:
+        await _lead(world, {"DATABASE_URL": bouncer.url})
+        try:
+            before = (await world.sandbox.summary())["last_seq"]
+            async with Stream(stage).flowing():
+                await world.sandbox.wait(10, kind="send", processed="true", after=before)
+                await bouncer.switch("transaction")
+                await asyncio.sleep(SECONDS)  # time itself: a stream's length is its measure
+            await answered_at(world, stage.messages)
+            await stage.ends_well()
+        finally:
+            await _lead(world, {})
+
+
+async def _lead(world: ChaosWorld, settings: dict[str, str]) -> None:
+    """Every replica is replaced by one with these settings."""
+    for number, replica in enumerate(world.fleet.replicas):
+        world.logs.look(replica.log_file)
+        await asyncio.to_thread(partial(world.fleet.replace_replica, number, settings))
