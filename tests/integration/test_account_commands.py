@@ -300,3 +300,13 @@ async def test_members_are_listed_set_and_removed(chorus: Chorus, bakery: Accoun
     missing = await chorus("member", "remove", "levain", "user-1")
     assert (missing.exit_code, "no such member" in missing.stderr) == (1, True)
     assert (await chorus("member", "set", "levain", "user-1", "king")).exit_code == 2
+
+
+@pytest.mark.parametrize("user", ["", "   ", "a b", "ada\n", "é", ".ada", "a" * 256])
+@pytest.mark.parametrize("role", ["owner", "viewer"])
+async def test_a_member_that_no_access_token_can_name_is_not_stored(
+    chorus: Chorus, bakery: Account, user: str, role: str
+) -> None:
+    result = await chorus("member", "set", "levain", user, role)
+    assert (result.exit_code, "a user id" in result.stderr, result.stderr.count("\n")) == (2, True, 1), result.output
+    assert "no members" in (await chorus("member", "list", "levain")).stdout

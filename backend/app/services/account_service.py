@@ -12,7 +12,8 @@ from typing import Any
 
 from app.core.cache import get_cached_or_fetch, write_fence
 from app.core.secrets import SecretError, TokenCipher
-from app.domain.errors import Conflict, Forbidden, NotFound, Unavailable
+from app.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
+from app.domain.identifiers import is_member_id
 from app.domain.models import Account, BlockReason, BotProfile, Json, Member, Refusal, Role, User
 from app.domain.notices import AccountNotice
 from app.domain.phone import phone_digits
@@ -234,8 +235,11 @@ class AccountService:
         return member
 
     async def set_member(self, user: User, account_id: str, member_id: str, role: Role) -> Member:
-        """Owners give roles. Only the operator may leave an account without an owner: `Conflict("last_owner")`."""
+        """Owners give roles. Only the operator may leave an account without an owner: `Conflict("last_owner")`. Raises
+        `InvalidInput` for an id that no access token can hold."""
         await self.authorize(user, account_id, Role.OWNER)
+        if not is_member_id(member_id):
+            raise InvalidInput("a user id has 1 to 255 letters, digits and ._:@|- (a token's `sub`)", field="user_id")
         return await self._store.add_member(account_id, member_id, role, keep_owner=not user.is_operator)
 
     async def remove_member(self, user: User, account_id: str, member_id: str) -> None:
