@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+from dotenv.parser import Binding, parse_stream
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core.core_schema import ValidationInfo
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
@@ -18,7 +21,7 @@ from app.core.errors import SettingsError
 from app.core.redis.url import RedisUrl, option_problem
 from app.core.secrets import SecretError, TokenCipher, clean_secret, strip_secret
 from app.domain.app_secrets import read_app_secrets
-from app.setting_names import misspelt
+from app.setting_names import is_name, misspelt
 
 
 class Env(StrEnum):
@@ -388,6 +391,47 @@ def misspelt_settings() -> dict[str, str]:
         in_file = ()
     known = {name.upper(): field.default not in (None, ()) for name, field in Settings.model_fields.items()}
     return misspelt([*os.environ, *in_file], known)
+
+
+MAX_LINES_SHOWN = 10
+_FIRST_WORD = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)")
+
+
+def file_problems() -> dict[str, str]:
+    """What of `.env` is left out without a word, with what to do: lines that are no NAME=value, by `.env line 3`, the
+    first 10; or the whole of it. Values are not repeated, and no names but ours: either may be a secret."""
+    path = Path(".env")
+    if path.is_dir():
+        return {".env": "is a directory; no setting is read from it"}
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            unread = [binding.original for binding in parse_stream(file) if _sets_nothing(binding)]
+    except (OSError, UnicodeDecodeError):  # absent, or `load_settings` says so
+        return {}
+    problems = {}
+    for original in unread[:MAX_LINES_SHOWN]:
+        indent = len(original.string) - len(original.string.lstrip())
+        line = original.line + original.string.count("\n", 0, indent)
+        problems[f".env line {line}"] = (
+            f"sets nothing; write {_setting_in(original.string) or 'NAME'}=value, and close a quote that it opens"
+        )
+    return problems
+
+
+def _sets_nothing(binding: Binding) -> bool:
+    """Also `REDIS_URL:redis://h?a=b`, which is the name of something for dotenv, and a lone name of ours."""
+    if binding.key is None:
+        return bool(binding.error)
+    if not is_name(binding.key):
+        return True
+    return binding.value is None and _setting_in(binding.key) is not None
+
+
+def _setting_in(line: str) -> str | None:
+    first = _FIRST_WORD.match(line)
+    name = first[1].upper() if first else ""
+    known = {field.upper(): False for field in Settings.model_fields}
+    return name if name in known else misspelt([name], known).get(name)
 
 
 def _words(message: str) -> str:

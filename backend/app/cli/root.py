@@ -93,7 +93,9 @@ def _words(exc: Unavailable, ctx: click.Context) -> str:
 
 
 def _name_misspelt() -> None:
-    from app.settings import misspelt_settings
+    from app.settings import file_problems, misspelt_settings
 
+    for place, problem in file_problems().items():
+        click.echo(f"chorus: {place} {problem}", err=True)
     for name, meant in misspelt_settings().items():
         click.echo(f"chorus: {name} is no setting; did you mean {meant}?", err=True)
