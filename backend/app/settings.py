@@ -19,7 +19,7 @@ from app.core.credentials import credentials_problem
 from app.core.egress import Egress
 from app.core.errors import SettingsError
 from app.core.redis.url import RedisUrl, option_problem
-from app.core.secrets import SecretError, TokenCipher, clean_secret, strip_secret
+from app.core.secrets import SecretError, TokenCipher, clean_secret, guessable, strip_secret
 from app.domain.app_secrets import read_app_secrets
 from app.setting_names import is_name, misspelt
 
@@ -207,6 +207,11 @@ class Settings(BaseSettings):
             ca_file=self.ssl_cert_file,
         )
 
+    @property
+    def least_verify_bytes(self) -> int:
+        """Verify tokens of accounts have as many bytes, or more, and are no character repeated; 0: not looked at."""
+        return MIN_VERIFY_BYTES if self.app_env is Env.PRODUCTION else 0
+
     def check_serve(self) -> None:
         """What a serving replica cannot do without. Raises `SettingsError` naming every problem at once."""
         if problems := self.problems():
@@ -308,14 +313,14 @@ class Settings(BaseSettings):
         app_secrets = read_app_secrets(secret.get_secret_value() for secret in self.meta_app_secret)
         if len(app_secrets) > 1 and not all(secret.app_id for secret in app_secrets):
             problems["META_APP_SECRET"] = "holds several secrets: write each as <app id>:<secret>, one app or several"
-        guessable = {
-            "ADMIN_API_KEY": _guessable([_bytes(self.admin_api_key)], MIN_SECRET_BYTES),
-            "METRICS_API_KEY": _guessable([_bytes(self.metrics_api_key)], MIN_SECRET_BYTES),
-            "SUPABASE_JWT_SECRET": _guessable([_bytes(self.supabase_jwt_secret)], MIN_SECRET_BYTES),
-            "META_APP_SECRET": _guessable([secret.key for secret in app_secrets], MIN_SECRET_BYTES),
-            "WHATSAPP_VERIFY_TOKEN": _guessable([_bytes(self.whatsapp_verify_token)], MIN_VERIFY_BYTES),
+        found = {
+            "ADMIN_API_KEY": guessable([_bytes(self.admin_api_key)], least=MIN_SECRET_BYTES),
+            "METRICS_API_KEY": guessable([_bytes(self.metrics_api_key)], least=MIN_SECRET_BYTES),
+            "SUPABASE_JWT_SECRET": guessable([_bytes(self.supabase_jwt_secret)], least=MIN_SECRET_BYTES),
+            "META_APP_SECRET": guessable([secret.key for secret in app_secrets], least=MIN_SECRET_BYTES),
+            "WHATSAPP_VERIFY_TOKEN": guessable([_bytes(self.whatsapp_verify_token)], least=MIN_VERIFY_BYTES),
         }
-        return {name: problem for name, problem in guessable.items() if problem} | problems
+        return {name: problem for name, problem in found.items() if problem} | problems
 
 
 MIN_SECRET_BYTES = 32
@@ -330,16 +335,6 @@ def revealed(secret: SecretStr | None) -> str:
 
 def _bytes(secret: SecretStr | None) -> bytes:
     return revealed(secret).encode()
-
-
-def _guessable(secrets: Iterable[bytes], least: int) -> str | None:
-    """Why one of them may be guessed. A secret that is not set is none."""
-    given = [secret for secret in secrets if secret]
-    if any(len(secret) < least for secret in given):
-        return f"is shorter than {least} bytes: take a random one, as of `openssl rand -hex {least}`"
-    if any(len(set(secret)) == 1 for secret in given):
-        return f"is one character repeated: take a random one, as of `openssl rand -hex {least}`"
-    return None
 
 
 def _postgres_problem(url: str) -> str | None:
