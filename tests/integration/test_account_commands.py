@@ -321,11 +321,9 @@ async def test_members_are_listed_set_and_removed(chorus: Chorus, bakery: Accoun
     assert (await chorus("member", "set", "levain", "user-1", "king")).exit_code == 2
 
 
-@pytest.mark.parametrize("user", ["", "   ", "a b", "ada\n", "é", ".ada", "a" * 256])
 @pytest.mark.parametrize("role", ["owner", "viewer"])
-async def test_a_member_that_no_access_token_can_name_is_not_stored(
-    chorus: Chorus, bakery: Account, user: str, role: str
-) -> None:
-    result = await chorus("member", "set", "levain", user, role)
-    assert (result.exit_code, "a user id" in result.stderr, result.stderr.count("\n")) == (2, True, 1), result.output
+async def test_a_member_that_no_access_token_can_name_is_not_stored(chorus: Chorus, bakery: Account, role: str) -> None:
+    for user in ("", "   ", "a b", "ada\n", "é", ".ada", "a" * 256):
+        result = await chorus("member", "set", "levain", user, role)
+        assert (result.exit_code, "a user id" in result.stderr, result.stderr.count("\n")) == (2, True, 1), repr(user)
     assert "no members" in (await chorus("member", "list", "levain")).stdout
