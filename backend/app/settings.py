@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+from dotenv.parser import Binding, parse_stream
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core.core_schema import ValidationInfo
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
@@ -16,9 +19,9 @@ from app.core.credentials import credentials_problem
 from app.core.egress import Egress
 from app.core.errors import SettingsError
 from app.core.redis.url import RedisUrl, option_problem
-from app.core.secrets import SecretError, TokenCipher, clean_secret, strip_secret
+from app.core.secrets import SecretError, TokenCipher, clean_secret, guessable, strip_secret
 from app.domain.app_secrets import read_app_secrets
-from app.setting_names import misspelt
+from app.setting_names import is_name, misspelt
 
 
 class Env(StrEnum):
@@ -204,6 +207,11 @@ class Settings(BaseSettings):
             ca_file=self.ssl_cert_file,
         )
 
+    @property
+    def least_verify_bytes(self) -> int:
+        """Verify tokens of accounts have as many bytes, or more, and are no character repeated; 0: not looked at."""
+        return MIN_VERIFY_BYTES if self.app_env is Env.PRODUCTION else 0
+
     def check_serve(self) -> None:
         """What a serving replica cannot do without. Raises `SettingsError` naming every problem at once."""
         if problems := self.problems():
@@ -305,14 +313,14 @@ class Settings(BaseSettings):
         app_secrets = read_app_secrets(secret.get_secret_value() for secret in self.meta_app_secret)
         if len(app_secrets) > 1 and not all(secret.app_id for secret in app_secrets):
             problems["META_APP_SECRET"] = "holds several secrets: write each as <app id>:<secret>, one app or several"
-        guessable = {
-            "ADMIN_API_KEY": _guessable([_bytes(self.admin_api_key)], MIN_SECRET_BYTES),
-            "METRICS_API_KEY": _guessable([_bytes(self.metrics_api_key)], MIN_SECRET_BYTES),
-            "SUPABASE_JWT_SECRET": _guessable([_bytes(self.supabase_jwt_secret)], MIN_SECRET_BYTES),
-            "META_APP_SECRET": _guessable([secret.key for secret in app_secrets], MIN_SECRET_BYTES),
-            "WHATSAPP_VERIFY_TOKEN": _guessable([_bytes(self.whatsapp_verify_token)], MIN_VERIFY_BYTES),
+        found = {
+            "ADMIN_API_KEY": guessable([_bytes(self.admin_api_key)], least=MIN_SECRET_BYTES),
+            "METRICS_API_KEY": guessable([_bytes(self.metrics_api_key)], least=MIN_SECRET_BYTES),
+            "SUPABASE_JWT_SECRET": guessable([_bytes(self.supabase_jwt_secret)], least=MIN_SECRET_BYTES),
+            "META_APP_SECRET": guessable([secret.key for secret in app_secrets], least=MIN_SECRET_BYTES),
+            "WHATSAPP_VERIFY_TOKEN": guessable([_bytes(self.whatsapp_verify_token)], least=MIN_VERIFY_BYTES),
         }
-        return {name: problem for name, problem in guessable.items() if problem} | problems
+        return {name: problem for name, problem in found.items() if problem} | problems
 
 
 MIN_SECRET_BYTES = 32
@@ -327,16 +335,6 @@ def revealed(secret: SecretStr | None) -> str:
 
 def _bytes(secret: SecretStr | None) -> bytes:
     return revealed(secret).encode()
-
-
-def _guessable(secrets: Iterable[bytes], least: int) -> str | None:
-    """Why one of them may be guessed. A secret that is not set is none."""
-    given = [secret for secret in secrets if secret]
-    if any(len(secret) < least for secret in given):
-        return f"is shorter than {least} bytes: take a random one, as of `openssl rand -hex {least}`"
-    if any(len(set(secret)) == 1 for secret in given):
-        return f"is one character repeated: take a random one, as of `openssl rand -hex {least}`"
-    return None
 
 
 def _postgres_problem(url: str) -> str | None:
@@ -388,6 +386,47 @@ def misspelt_settings() -> dict[str, str]:
         in_file = ()
     known = {name.upper(): field.default not in (None, ()) for name, field in Settings.model_fields.items()}
     return misspelt([*os.environ, *in_file], known)
+
+
+MAX_LINES_SHOWN = 10
+_FIRST_WORD = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)")
+
+
+def file_problems() -> dict[str, str]:
+    """What of `.env` is left out without a word, with what to do: lines that are no NAME=value, by `.env line 3`, the
+    first 10; or the whole of it. Values are not repeated, and no names but ours: either may be a secret."""
+    path = Path(".env")
+    if path.is_dir():
+        return {".env": "is a directory; no setting is read from it"}
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            unread = [binding.original for binding in parse_stream(file) if _sets_nothing(binding)]
+    except (OSError, UnicodeDecodeError):  # absent, or `load_settings` says so
+        return {}
+    problems = {}
+    for original in unread[:MAX_LINES_SHOWN]:
+        indent = len(original.string) - len(original.string.lstrip())
+        line = original.line + original.string.count("\n", 0, indent)
+        problems[f".env line {line}"] = (
+            f"sets nothing; write {_setting_in(original.string) or 'NAME'}=value, and close a quote that it opens"
+        )
+    return problems
+
+
+def _sets_nothing(binding: Binding) -> bool:
+    """Also `REDIS_URL:redis://h?a=b`, which is the name of something for dotenv, and a lone name of ours."""
+    if binding.key is None:
+        return bool(binding.error)
+    if not is_name(binding.key):
+        return True
+    return binding.value is None and _setting_in(binding.key) is not None
+
+
+def _setting_in(line: str) -> str | None:
+    first = _FIRST_WORD.match(line)
+    name = first[1].upper() if first else ""
+    known = {field.upper(): False for field in Settings.model_fields}
+    return name if name in known else misspelt([name], known).get(name)
 
 
 def _words(message: str) -> str:

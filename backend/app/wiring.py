@@ -198,7 +198,9 @@ async def _join_fleet(settings: Settings, outside: Outside, stack: AsyncExitStac
 def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build: str) -> Replica:
     """The services around `outside`. Nothing runs yet."""
     limits = _daily_limits(settings)
-    accounts = AccountService(outside.store, outside.cipher, limits=limits)
+    accounts = AccountService(
+        outside.store, outside.cipher, limits=limits, least_verify_bytes=settings.least_verify_bytes
+    )
     namespace = NamespaceGate(outside.store, outside.bindings, namespace=settings.redis_namespace)
     schema = SchemaGate(outside.store, [migration.id for migration in read_migrations()])
     delivery = delivery_of(settings, outside, accounts)

@@ -161,6 +161,9 @@ async def test_api_errors_have_one_shape_and_a_request_id(world: World) -> None:
         ("PUT", f"/bot/profile?account_id={account}", {"hourz": "x"}, 422, "invalid_input"),
         ("POST", "/accounts", {"name": "x"}, 422, "invalid_input"),
         ("POST", "/admin/breakers/toaster", {"action": "open"}, 404, "breaker_not_found"),
+        ("POST", "/admin/breakers/whatsapp_api:abc", {"action": "open"}, 404, "breaker_not_found"),
+        ("POST", "/admin/breakers/whatsapp_api:123456789", {"action": "auto"}, 404, "breaker_not_found"),
+        ("POST", "/admin/breakers/whatsapp_api:123456789", {"action": "close"}, 404, "breaker_not_found"),
     ]
     for method, path, body, status, code in cases:
         answer = await world.api(method, path, json=body, status=status)

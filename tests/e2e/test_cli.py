@@ -81,18 +81,21 @@ def test_contradictory_or_unsafe_settings_are_named(tmp_path: Path, changes: dic
 
 def test_a_misspelt_setting_is_named_by_serve(tmp_path: Path) -> None:
     missing = {name: value for name, value in COMPLETE.items() if name not in {"REDIS_URL", "GEMINI_API_KEY"}}
-    (tmp_path / ".env").write_text("GEMINI_KEY=k\n")
+    (tmp_path / ".env").write_text("GEMINI_KEY=k\nREDIS_URL: redis://127.0.0.1:1/0\n")
     result = chorus(tmp_path, "serve", **missing, REDIS_ULR="redis://127.0.0.1:1/0")
     assert result.returncode == 2
     assert "chorus: GEMINI_KEY is no setting; did you mean GEMINI_API_KEY?" in result.stderr
     assert "chorus: REDIS_ULR is no setting; did you mean REDIS_URL?" in result.stderr
+    assert "chorus: .env line 2 sets nothing; write REDIS_URL=value" in result.stderr
 
 
 def test_a_misspelt_setting_is_in_the_log_of_a_replica_that_serves(tmp_path: Path) -> None:
+    (tmp_path / ".env").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as taken:  # so that it ends by itself, after it has read its settings
         port = str(taken.getsockname()[1])
         result = chorus(tmp_path, "serve", "--port", port, **COMPLETE, DEBOUNCE_SECOND="3")
     assert "DEBOUNCE_SECOND is no setting; did you mean DEBOUNCE_SECONDS?" in result.stderr
+    assert ".env is a directory; no setting is read from it" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -112,10 +115,12 @@ def test_migrate_needs_a_database_and_says_so(tmp_path: Path) -> None:
 
 
 def test_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> None:
-    result = chorus(
-        tmp_path, "doctor", **COMPLETE, GEMINI_BASE_URL="http://127.0.0.1:1", WHATSAPP_BASE_URL="http://127.0.0.1:1"
-    )
+    (tmp_path / ".env").write_text('GEMINI_MODEL="m\n')
+    away = {"GEMINI_BASE_URL": "http://127.0.0.1:1", "WHATSAPP_BASE_URL": "http://127.0.0.1:1"}
+    result = chorus(tmp_path, "doctor", **COMPLETE | away, SINGUP="open")
     assert result.returncode == 1
+    assert "warn  .env line 1: sets nothing; write GEMINI_MODEL=value" in result.stdout
+    assert "warn  SINGUP: is no setting, so it changes nothing\n        -> did you mean SIGNUP?" in result.stdout
     for subject in ("redis", "database", "gemini", "whatsapp"):
         assert f"BAD   {subject}: " in result.stdout
     assert "redis: 127.0.0.1:1: connection refused\n        -> nothing listens there" in result.stdout

@@ -313,6 +313,15 @@ async def test_credentials_that_are_none_are_401(api: Replica, token: str) -> No
     assert answer.split()[1] in (b"401", b"400"), answer
 
 
+@pytest.mark.parametrize("user", ["\ud800", "ada\x00", "", "x" * 5000])
+async def test_a_signed_token_of_a_user_that_cannot_exist_is_401(api: Replica, user: str) -> None:
+    for method, path, more in (
+        ("GET", "/accounts", {}), ("GET", f"/bot/profile?account_id={MISSING}", {}),
+        ("GET", f"/accounts/{MISSING}/members", {}), ("POST", "/accounts", {"json": {}}),
+    ):  # fmt: skip
+        assert (await api.refused(method, path, user=user, status=401, **more))["code"] == "unauthenticated"
+
+
 async def exchange_with_token(api: Replica, token: str) -> bytes:
     where = urlsplit(api.url)
     reader, writer = await asyncio.open_connection(where.hostname, where.port)

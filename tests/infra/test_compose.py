@@ -148,6 +148,24 @@ def test_the_image_has_two_stages_and_no_root() -> None:
             assert all((ROOT / source).exists() for source in line.split()[1:-1]), line
 
 
+def test_the_image_brings_the_bytecode_of_packages_and_code() -> None:
+    """Its containers are read-only: what is not compiled in it is compiled at every start."""
+    text = (ROOT / "infra" / "docker" / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", "")
+    instructions = [" ".join(line.split()) for line in text.splitlines() if line and not line.startswith("#")]
+    (install,) = [line for line in instructions if " install " in line]
+    assert re.search(r"/opt/chorus/bin/pip install (?=.*--compile )(?=.*-r requirements-runtime.lock)", install)
+    copied = instructions.index("COPY backend/app backend/app")
+    (compiled,) = [
+        n for n, line in enumerate(instructions) if "/opt/chorus/bin/python -m compileall -q backend/app" in line
+    ]
+    assert copied < compiled < instructions.index("USER 10001:10001")
+    assert "WORKDIR /srv/chorus" in instructions[:copied]
+    assert "PYTHONDONTWRITEBYTECODE=1" in " ".join(instructions)
+    assert (
+        "**/__pycache__" in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    )  # no stale one comes along
+
+
 def test_the_image_has_no_stand_ins_and_chorus_starts_without_them() -> None:
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     absent = ("sandbox", "localhost", "demo")

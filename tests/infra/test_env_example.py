@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import re
+import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -150,3 +154,46 @@ def test_no_setting_that_is_changed_in_the_file_is_dropped_on_the_way() -> None:
     env = env_of("backend", text)
     lost = {name for name in SETTINGS if env.get(name) != "changed"}
     assert lost == {"APP_ENV", "HOST", "PORT", "REDIS_URL", "DATABASE_URL", "MIGRATE_DATABASE_URL"}
+
+
+def _has_compose() -> bool:
+    docker = shutil.which("docker")
+    return docker is not None and subprocess.run([docker, "compose", "version"], capture_output=True).returncode == 0
+
+
+real_compose = pytest.mark.skipif(not _has_compose(), reason="no docker compose on this machine")
+
+
+def config_by_docker(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    """`docker compose config` in a fresh clone, with `text` as the `.env`. No daemon is asked."""
+    (folder / ".env").write_text(text, encoding="utf-8")
+    profiles = ["--profile", "monitoring", "--profile", "tls"]
+    return subprocess.run(
+        ["docker", "compose", "--file", ROOT / "docker-compose.yml", "--project-directory", folder, *profiles, "config",
+         "--format", "json"],
+        capture_output=True, text=True, timeout=60, check=False,
+        env={name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "DOCKER_CONFIG"}},
+    )  # fmt: skip
+
+
+@real_compose
+def test_docker_shows_the_same_environments_and_no_secret_has_a_default_or_a_comment(tmp_path: Path) -> None:
+    text = filled(EXAMPLE) + "PUBLIC_DOMAIN=chat.example.com\nALERT_WEBHOOK_URL=https://alerts.example.com/\n"
+    text += "GRAFANA_PASSWORD=grafanaPassword1\nMETRICS_API_KEY=metrics-key-of-thirty-two-characters\n"
+    done = config_by_docker(tmp_path, text)
+    assert done.returncode == 0, done.stderr
+    services = json.loads(done.stdout)["services"]
+    assert services.keys() == COMPOSE["services"].keys()
+    for service in ("backend", "migrate", "redis", "postgres"):
+        shown = {name: value or "" for name, value in services[service]["environment"].items()}
+        assert shown == env_of(service, text), service
+    for name in SECRETS & services["backend"]["environment"].keys():
+        assert "#" not in (services["backend"]["environment"][name] or ""), name
+
+
+@real_compose
+@pytest.mark.parametrize("missing", sorted(REQUIRED))
+def test_docker_names_a_required_setting_that_is_missing(missing: str, tmp_path: Path) -> None:
+    done = config_by_docker(tmp_path, re.sub(rf"^{missing}=.*$", f"{missing}=", filled(EXAMPLE), flags=re.MULTILINE))
+    assert done.returncode != 0
+    assert missing in done.stderr

@@ -1,4 +1,5 @@
-"""Every command that a runbook names is run: by the user it names, on the Redis that ships and beside a replica."""
+"""Every command that a runbook names, or a block of docs/operations.md holds, is run: by the user it names, on the
+Redis that ships and beside a replica."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from app.settings import Settings
 from tests.support.guarded_redis import Guarded, guarded_redis
 from tests.support.serving import APP_SECRET, OPERATOR_KEY, served, settings_of
 
-RUNBOOKS = Path(__file__).resolve().parents[2] / "docs" / "runbooks"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+RUNBOOKS, OPERATIONS = DOCS / "runbooks", DOCS / "operations.md"
 NUMBER = "106540352242922"
 COMMAND = re.compile(
     r"`((?:chorus|curl|redis-cli|docker|kubectl) [^`]+|(?:CONFIG|SLOWLOG|INFO|MEMORY|CLIENT|LATENCY|ACL) [A-Z][^`]*)`"
@@ -33,8 +35,21 @@ COMMAND = re.compile(
 COMMANDS = sorted(
     {found for page in RUNBOOKS.glob("*.md") for found in COMMAND.findall(page.read_text(encoding="utf-8"))}
 )
-ELSEWHERE = {"docker compose ps", "kubectl describe pod", "kubectl rollout status"}
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", OPERATIONS.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+PASTED = [re.sub(r"\s+#.*", "", line) for block in BLOCKS for line in block.splitlines()]
+"""Each line as a shell takes it: a command without its comment."""
+ELSEWHERE = {
+    "docker compose ps", "kubectl describe pod", "kubectl rollout status",
+    "kubectl apply -f infra/k8s/namespace.yaml", "kubectl apply -k infra/k8s",
+    "kubectl -n chorus create secret generic chorus --from-env-file=chorus-secrets.env",
+    "kubectl -n chorus create secret generic chorus-migrate --from-env-file=chorus-migrate.env",
+}  # fmt: skip
 """Of the orchestrator: there is none here."""
+IN_TEST_RESTORE = {
+    'infra/postgres/backup.sh "$DATABASE_URL" chorus.dump',
+    'infra/postgres/restore.sh "$EMPTY_DATABASE_URL" chorus.dump',
+}  # fmt: skip
+RUN_HERE = sorted({*COMMANDS, *PASTED} - ELSEWHERE - IN_TEST_RESTORE)
 
 
 @dataclass
@@ -109,10 +124,15 @@ async def chorus(stack: Stack, command: str) -> None:
 
 
 async def curl(stack: Stack, command: str) -> None:
+    command, _, reader = command.partition(" | ")
     (path,) = re.findall(r"(?:>|CHORUS)(/[a-z/-]+)$", command)
     headers = {"Authorization": f"Bearer {OPERATOR_KEY}"} if "$ADMIN_API_KEY" in command else {}
     async with httpx.AsyncClient(base_url=stack.replica) as http:
-        assert (await http.get(path, headers=headers)).status_code == 200, path
+        response = await http.get(path, headers=headers)
+    assert response.status_code == 200, path
+    if reader:
+        assert reader == "python3 -m json.tool"
+        assert response.json()
 
 
 def redis_cli(stack: Stack, command: str) -> None:
@@ -138,8 +158,8 @@ def on_the_server(stack: Stack, command: str) -> None:
         client.execute_command(*words)
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in ELSEWHERE])
-async def test_a_command_of_a_runbook_does_what_it_says(stack: Stack, command: str) -> None:
+@pytest.mark.parametrize("command", RUN_HERE)
+async def test_a_command_of_a_page_does_what_it_says(stack: Stack, command: str) -> None:
     match command.split(maxsplit=1)[0]:
         case "chorus":
             await chorus(stack, command)
@@ -152,4 +172,14 @@ async def test_a_command_of_a_runbook_does_what_it_says(stack: Stack, command: s
 
 
 def test_what_is_not_run_is_the_orchestrators() -> None:
-    assert {command for command in COMMANDS if command.startswith(("docker", "kubectl"))} == ELSEWHERE
+    assert {command for command in {*COMMANDS, *PASTED} if command.startswith(("docker", "kubectl"))} == ELSEWHERE
+    assert {command for command in PASTED if command.startswith("infra/")} == IN_TEST_RESTORE
+
+
+def test_a_line_of_a_block_is_one_command() -> None:
+    """Not the rest of a sentence: a block that was wrapped like prose runs its first command alone."""
+    assert PASTED
+    programs = ("chorus ", "curl ", "kubectl ", "docker ", "infra/postgres/")
+    assert [command for command in PASTED if not command.startswith(programs)] == []
+    lines = [line for block in BLOCKS for line in block.splitlines()]
+    assert [line for line in lines if re.search(r"#.*\b(chorus [a-z]+ |curl -)", line)] == []

@@ -103,6 +103,25 @@ async def test_an_account_that_does_not_exist_is_exit_code_1(
         assert (result.exit_code, result.stderr) == (1, "chorus: no such account\n")
 
 
+@pytest.mark.parametrize(
+    ("env", "token", "code"),
+    [
+        ("production", "short-15-chars!", 2), ("production", "a" * 40, 2), ("production", "16-characters-ok", 0),
+        ("development", "12345678", 0),
+    ],
+)  # fmt: skip
+async def test_production_takes_no_verify_token_that_may_be_guessed(
+    chorus: Chorus, env: str, token: str, code: int
+) -> None:
+    fields = ("--name", "n", "--slug", "s", "--phone-number-id", "1", "--access-token", "12345678")
+    result = await chorus("add", *fields, "--verify-token", token, APP_ENV=env)
+    assert result.exit_code == code, result.output
+    if code:
+        assert "verify_token is " in result.stderr
+        assert token not in result.stderr
+        assert "no accounts" in (await chorus("list")).stdout
+
+
 async def test_a_profile_is_shown_and_changed_in_parts(
     chorus: Chorus, bakery: Account, store: PostgresStore, tmp_path: Path
 ) -> None:
@@ -300,3 +319,11 @@ async def test_members_are_listed_set_and_removed(chorus: Chorus, bakery: Accoun
     missing = await chorus("member", "remove", "levain", "user-1")
     assert (missing.exit_code, "no such member" in missing.stderr) == (1, True)
     assert (await chorus("member", "set", "levain", "user-1", "king")).exit_code == 2
+
+
+@pytest.mark.parametrize("role", ["owner", "viewer"])
+async def test_a_member_that_no_access_token_can_name_is_not_stored(chorus: Chorus, bakery: Account, role: str) -> None:
+    for user in ("", "   ", "a b", "ada\n", "é", ".ada", "a" * 256):
+        result = await chorus("member", "set", "levain", user, role)
+        assert (result.exit_code, "a user id" in result.stderr, result.stderr.count("\n")) == (2, True, 1), repr(user)
+    assert "no members" in (await chorus("member", "list", "levain")).stdout

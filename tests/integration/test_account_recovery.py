@@ -209,6 +209,7 @@ async def test_a_circuit_that_a_person_closes_wakes_what_waits_for_it(
     office = await make_office()
     await office.worker.drain(1)  # the test is the worker
     async with part_of_a_fleet(office, valkey_url) as service:
+        await service.force(circuit, BreakerAction.OPEN, who="test", why="test")
         for number in ("1", "2"):
             await office.queue.put([Event(f"id-{number}", f"message:{number}:a", b"")])
             claim = await claim_one(office.queue)

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from app.cli import main
 from app.core.secrets import TokenCipher
 from app.localhost.servers import Postgres, Valkey
+from app.services import breaker_service
 from app.settings import Settings
 from tests.support.fakes import peer
 from tests.support.tls import running_fronts
@@ -212,6 +213,20 @@ def test_a_database_that_is_away_or_wrong_is_one_line_with_the_cause(
     [
         ("breakers open nonsense", 1, "no such breaker"),
         ("breakers auto whatsapp_api:", 1, "no such breaker"),
+        ("breakers auto whatsapp_api:123456789", 1, "no such breaker"),
+        ("breakers close whatsapp_api:123456789", 1, "no such breaker"),
+        ("breakers auto gemini_api:no-such-model", 1, "no such breaker"),
+        ("breakers open whatsapp_api:abc", 1, "no such breaker"),
+        ("breakers open whatsapp_api:\u0661\u0662", 1, "no such breaker"),
+        (f"breakers open whatsapp_api:{'1' * 33}", 1, "no such breaker"),
+        (f"breakers open gemini_api:{'m' * 101}", 1, "no such breaker"),
+        ("breakers open gemini_api:mod\u00e8le", 1, "no such breaker"),
+        ("breakers auto whatsapp_api:\udcff", 2, "argument 3 is not UTF-8"),
+        ("breakers open gemini --why \udcff", 2, "argument 5 is not UTF-8"),
+        ("cache inspect \udcff", 2, "argument 3 is not UTF-8"),
+        ("cache invalidate user:* \udcff", 2, "argument 4 is not UTF-8"),
+        ("sandbox say \udcff", 2, "argument 3 is not UTF-8"),
+        ("\udcff", 2, "argument 1 is not UTF-8"),
         ("queue replay 0-1-1", 1, "no dead letter 0-1-1"),
         ("queue replay nonsense 99-1-1", 1, "no dead letter nonsense"),
         ("queue drop 0-1-1 --yes", 1, "no dead letter 0-1-1"),
@@ -230,6 +245,18 @@ def test_what_does_not_exist_is_exit_code_1_and_bad_usage_2(
     result = chorus(command, REDIS_URL=valkey_url)
     assert (result.exit_code, said in result.stderr) == (code, True), result.output
     assert isinstance(result.exception, SystemExit)
+    with redis.Redis.from_url(valkey_url) as outside:
+        assert outside.keys("*breaker*") == []
+
+
+@pytest.mark.parametrize("circuit", ["whatsapp_api:123456789", "gemini_api:gemini-3.5-pro"])
+@pytest.mark.parametrize("action", ["auto", "close"])
+def test_a_circuit_of_one_account_or_model_that_redis_knows_is_closed(
+    circuit: str, action: str, chorus: Chorus, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker_service, "WAKE_AGAIN_SECONDS", 0.0)
+    for command in (f"breakers open {circuit}", f"breakers {action} {circuit}", f"breakers auto {circuit}"):
+        assert chorus(command, REDIS_URL=valkey_url).exit_code == 0
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import time
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,7 +24,7 @@ from app.domain.models import Conversation, HandoverReason, Message, User
 from app.sandbox import webhooks as wa
 from app.sandbox.webhooks import encode_like_meta, signed_headers
 from app.services.account_service import AccountService
-from tests.support.field_cases import case, enveloped
+from tests.support.field_cases import case, enveloped, names, written
 from tests.support.office import MakeOffice, Office
 
 SECRET = "s" * 16
@@ -501,6 +503,43 @@ async def test_no_timestamp_keeps_the_window_open_longer_than_now(desk: Desk, ti
     assert await desk.dead() == 0
 
 
+async def test_a_groups_text_is_in_no_private_prompt(desk: Desk) -> None:
+    payload = case("group_then_private", desk.number)
+    await desk.settle(payload)
+    assert await desk.sent() == []
+    await desk.settle(enveloped(text_change(desk, "Where are you?", wa.Person(message_of(payload)["from"], "Mira"))))
+    (answer,) = await desk.sent()
+    assert "Tables Claudiennes" in answer
+    assert "margin" not in json.dumps(await desk.asked())
+    assert {found.contact.group_id for found in await desk.conversations()} == {None, message_of(payload)["group_id"]}
+
+
+async def test_a_changed_number_stays_one_contact_and_the_take_over_holds(desk: Desk) -> None:
+    payload = case("system_user_changed_number", desk.number)
+    old, new = message_of(payload)["from"], message_of(payload)["system"]["wa_id"]
+    await desk.settle(enveloped(text_change(desk, "hello", wa.Person(old, "Mira"))))
+    before = await desk.conversation()
+    await desk.office.store.set_bot(before.id, enabled=False)
+    await desk.settle(payload)
+    await desk.settle(enveloped(text_change(desk, "Where are you?", wa.Person(new, "Mira"))))
+    after = await desk.conversation()
+    assert (after.id, after.contact.wa_id, after.bot_enabled) == (before.id, new, False)
+    assert (len(await desk.sent()), await desk.dead()) == (1, 0)
+
+
+async def test_one_message_id_in_two_accounts_is_answered_by_both(desk: Desk) -> None:
+    office, person = desk.office, desk.office.person()
+    second = await office.store.create_account(
+        name="Second", slug="second", phone_number_id="800099", access_token=office.account.access_token,
+        verify_token="verify-2",
+    )  # fmt: skip
+    numbers = {"A": desk.number, "B": second.phone_number_id}
+    for sight in written("same_wamid_two_accounts").values():
+        same = wa.text(person, "Where are you?") | {"id": sight["id"]}
+        await desk.settle(enveloped(wa.messages_change(wa.Business(numbers[sight["phone"]]), [same], [person])[1]))
+    assert {send["phone_number_id"] for send in await office.sends(person)} == set(numbers.values())
+
+
 # --- 12. less than an envelope ------------------------------------------------------------------------------------
 
 
@@ -521,3 +560,10 @@ async def test_a_message_without_metadata_is_a_small_dead_letter_and_its_neighbo
     assert len(letter.event.payload) < 5000
     assert len(await desk.sent()) == 1
     assert not (await desk.conversation()).needs_human
+
+
+def test_every_case_is_played_here() -> None:
+    source = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    literals = {node.value for node in ast.walk(source) if isinstance(node, ast.Constant)}
+    assert names()
+    assert [name for name in names() if name not in literals] == []

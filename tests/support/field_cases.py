@@ -14,9 +14,18 @@ RECENT = 86400 * 30
 WRITTEN_AT = 1795728000
 
 
+def names() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def written(name: str) -> Any:
+    """What the file holds, as it is."""
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def case(name: str, phone_number_id: str) -> dict[str, Any]:
     """A whole POST: the file is one `change`, only a `value`, or an envelope already."""
-    content = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    content = written(name)
     if "entry" not in content:
         content = enveloped(content if "field" in content else {"field": "messages", "value": content})
     for entry in content["entry"]:

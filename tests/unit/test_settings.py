@@ -14,7 +14,7 @@ from app.core.credentials import credentials_problem, place_of
 from app.core.errors import SettingsError
 from app.core.secrets import TokenCipher, clean_secret
 from app.setting_names import misspelt
-from app.settings import Settings, load_settings, misspelt_settings
+from app.settings import Settings, file_problems, load_settings, misspelt_settings
 
 KEY = TokenCipher.generate_key()
 SECRETS = (
@@ -124,6 +124,17 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
         ("LOGLEVEL", "LOG_LEVEL"), ("CHORUS_REDIS_URL", "REDIS_URL"), ("QUEUE_PENDING", "QUEUE_MAX_PENDING"),
         ("REPLY_DEADLINE", "REPLY_DEADLINE_SECONDS"), ("WORKER_CONCURENCY", "WORKER_CONCURRENCY"),
         ("SUPABASE_SERVICE_KEY", "SUPABASE_KEY"), ("APPENV", "APP_ENV"),
+        ("SINGUP", "SIGNUP"), ("HSOT", "HOST"), ("PROT", "PORT"), ("REIDS_URL", "REDIS_URL"),
+        ("LEASE_SECS", "LEASE_SECONDS"), ("LEASE_SEC", "LEASE_SECONDS"), ("DEBOUNCE_MS", "DEBOUNCE_SECONDS"),
+        ("DRAINSECS", "DRAIN_SECONDS"), ("REPLY_DEADLINE_SECS", "REPLY_DEADLINE_SECONDS"),
+        ("LOGLVL", "LOG_LEVEL"), ("LOG_LVL", "LOG_LEVEL"), ("MAX_CONNS", "MAX_CONNECTIONS"),
+        ("WHATSAPP_MSGS_PER_SEC", "WHATSAPP_MESSAGES_PER_SECOND"), ("APP_ENVIRONMENT", "APP_ENV"),
+        ("WA_TOKEN", "WHATSAPP_TOKEN"), ("TRUST_ENV", "HTTP_TRUST_ENV"), ("VERIFY_TOKEN", "WHATSAPP_VERIFY_TOKEN"),
+        ("MAX_PENDING", "QUEUE_MAX_PENDING"), ("GEMINI_TOKEN", "GEMINI_API_KEY"), ("GEMINI_APIKEY", "GEMINI_API_KEY"),
+        ("ADMIN_TOKEN", "ADMIN_API_KEY"), ("METRICS_SECRET", "METRICS_API_KEY"), ("WHATSAPP_API_KEY", "WHATSAPP_TOKEN"),
+        ("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_KEY"), ("SUPABASE_SECRET_KEY", "SUPABASE_KEY"),
+        ("SUPABASE_JWT_KEY", "SUPABASE_JWT_SECRET"), ("WHATSAPP_APP_SECRET", "META_APP_SECRET"),
+        ("REDIS_DURABLE", "REDIS_DURABILITY"), ("DATABASE_POOL", "DATABASE_POOLING"), ("CHORUS_LOGLVL", "LOG_LEVEL"),
     ],
 )  # fmt: skip
 def test_a_slip_is_named_with_the_setting_that_was_meant(
@@ -197,6 +208,28 @@ UNRELATED = [
     "GRAFANA_PORT",
     "REDIS_PASSWORD",
     "GRAFANA_PASSWORD",
+    "REDIS_NAME",
+    "API_KEY",
+    "API_VERSION",
+    "BASE_URL",
+    "CACHE_URL",
+    "JWT_SECRET",
+    "SECRET_KEY",
+    "DATABASE_POOL_SIZE",
+    "LOG_DIR",
+    "TIMEOUT_MS",
+    "LESS",
+    "POST",
+    "HOSTS",
+    "HOST_PORT",
+    "ENVIRONMENT",
+    "MAX_RETRIES",
+    "FACEBOOK_APP_SECRET",
+    "OPENAI_API_KEY",
+    "OTEL_SERVICE_NAME",
+    "PYTHONPATH",
+    "UVICORN_PORT",
+    "WEB_CONCURRENCY",
 ]
 
 
@@ -210,6 +243,50 @@ def test_a_copy_beside_a_setting_that_is_given_raises_no_alarm() -> None:
     known = {"GEMINI_API_KEY": False, "DATABASE_URL": False}
     assert misspelt(["GEMINI_API_KEY", "GEMINI_API_KEY_OLD", "GEMINI_API_KEY_2"], known) == {}
     assert misspelt(["DATABASE_URL", "DATABASE_URL_TEST"], known) == {}
+    known = {"SUPABASE_KEY": False, "GEMINI_API_KEY": False, "HTTP_TRUST_ENV": True}
+    others = ["SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY", "GEMINI_TOKEN", "TRUST_ENV"]
+    assert misspelt([*known, *others], known) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "meant"),
+    [
+        ("REDIS_ULR: redis://:secret@h\n", 1, "REDIS_URL"),
+        ("PORT=80\n\nREDIS_URL: redis://:secret@h\n", 3, "REDIS_URL"),
+        ('# a comment\nGEMINI_API_KEY="secret\nPORT=80\n', 2, "GEMINI_API_KEY"),
+        ("GEMINI_API_KEY='secret\n", 1, "GEMINI_API_KEY"), ('export GEMINI_KEY="secret\n', 1, "GEMINI_API_KEY"),
+        ('GEMINI_API_KEY="secret\nMETA_APP_SECRET="secret"\n', 1, "GEMINI_API_KEY"),
+        ("MIIEsecret+/=\n", 1, "NAME"), ("REDIS_URL:redis://:secret@h\n", 1, "REDIS_URL"),
+        ("REDIS_URL\n", 1, "REDIS_URL"),
+        ("ENCRYPTION_KEY:secret=\n", 1, "ENCRYPTION_KEY"), ("GEMINI_API_KEY secret\n", 1, "GEMINI_API_KEY"),
+    ],
+)  # fmt: skip
+def test_a_line_of_the_file_that_sets_nothing_is_named_without_its_value(
+    text: str, line: int, meant: str, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text(text)
+    found = file_problems()
+    assert list(found) == [f".env line {line}"]
+    assert f"{meant}=" in found[f".env line {line}"]
+    assert "secret" not in str(found) + str(misspelt_settings()).lower()
+
+
+def test_a_file_that_is_a_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").mkdir()
+    assert file_problems() == {".env": "is a directory; no setting is read from it"}
+
+
+def test_a_good_file_and_none_are_no_problem(tmp_path: Path) -> None:
+    assert file_problems() == {}
+    (tmp_path / ".env").write_text("\ufeff# a comment\n\nexport PORT=80\nHOST='h'\nLOG_LEVEL=\nGEMINI_MODEL=\"m\"\r\n")
+    assert file_problems() == {}
+    (tmp_path / ".env").write_bytes("GEMINI_API_KEY: k\n".encode("utf-16"))  # `load_settings` says so
+    assert file_problems() == {}
+
+
+def test_many_lines_that_set_nothing_are_a_bounded_report(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("REDIS_URL: x\n" * 1000)
+    assert len(file_problems()) == 10
 
 
 @pytest.mark.parametrize(

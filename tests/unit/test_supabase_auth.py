@@ -22,6 +22,7 @@ from app.domain.errors import Unauthenticated
 from app.domain.models import User
 from tests.support.fakes import FakeClock
 
+NO_USER_IDS = ["\ud800", "ada\x00", "", " ", "a b", "ada\n", "é", "x" * 5000, 7, ["ada"], {}, True]
 URL = "https://project.supabase.test"
 SECRET = "a-legacy-secret-of-more-than-32-characters"
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -100,6 +101,16 @@ async def test_an_anonymous_user_is_known_as_such(world, claim, is_anonymous):
 )  # fmt: skip
 async def test_a_token_that_is_not_for_us_is_refused(world, changes):
     await world.refuses(signed(**changes))
+
+
+@pytest.mark.parametrize("sub", NO_USER_IDS)
+async def test_a_user_id_that_no_member_can_have_is_refused(world, sub):
+    await world.refuses(signed(sub=sub))
+
+
+@pytest.mark.parametrize("sub", ["7ad5e7ba-30a6-4c51-a2b8-d2f5a8a0d7b1", "auth0|ada", "a" * 255])
+async def test_a_user_id_in_the_form_of_members_is_accepted(world, sub):
+    assert await world.verifier.verify(signed(sub=sub)) == User(sub)
 
 
 @pytest.mark.parametrize(("claim", "seconds_from_now"), [("exp", -11), ("nbf", 60)])

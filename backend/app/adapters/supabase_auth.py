@@ -16,6 +16,7 @@ from app.core.deadline import Deadline
 from app.core.http_client import GetClient, HttpError, get_http_client, request
 from app.core.resilience import ResiliencePolicy
 from app.domain.errors import Unauthenticated, Unavailable
+from app.domain.identifiers import is_member_id
 from app.domain.models import Json, User
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,9 @@ class SupabaseTokenVerifier:
         if claims.get("role") != ROLE:
             # Not `anon`, and never `service_role`: the project's API keys are signed with the same legacy secret.
             raise Unauthenticated("the access token is not a signed-in user's")
+        if not is_member_id(claims["sub"]):
+            # Signed or not: no member has such an id, and Postgres takes neither NUL nor a lone surrogate.
+            raise Unauthenticated("the access token names no user")
         return User(id=claims["sub"], is_anonymous=claims.get("is_anonymous") is True)
 
     async def _key_for(self, header: Json) -> tuple[Any, str]:

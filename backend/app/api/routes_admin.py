@@ -129,7 +129,8 @@ async def list_breakers(replica: Replica) -> dict[str, Any]:
 
 @router.post("/breakers/{name}", response_model=BreakerOut, responses=problems(400, 401, 403, 404, 413, 422, 503))
 async def set_breaker(replica: Replica, user: Operator, name: BreakerName, body: BreakerIn) -> dict[str, object]:
-    """Force a circuit open or closed for every replica, or let it decide by itself again."""
+    """Force a circuit open or closed for every replica, or let it decide by itself again. The circuit of one account or
+    model may always be opened; `close` and `auto` need one that is known (404 `breaker_not_found`)."""
     return await replica.breakers.force(name, body.action, who=user.id, why=body.why)
 
 

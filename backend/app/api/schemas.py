@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from app.core.secrets import clean_secret
+from app.domain.identifiers import MEMBER_ID, PHONE_NUMBER_ID
 from app.domain.models import MAX_OUTPUT_TOKENS, Author, Direction, HandoverReason, ReplyState, Role, Status
 from app.domain.profile_limits import MAX_DEPTH, PROFILE_BYTES
 
@@ -55,7 +56,7 @@ def _clean(value: object) -> object:
 NOT_TEXT = BeforeValidator(_is_number)
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=SOME_TEXT)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-PhoneNumberId = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,32}$")]
+PhoneNumberId = Annotated[str, StringConstraints(pattern=PHONE_NUMBER_ID)]
 AppId = Annotated[str, StringConstraints(pattern=r"^[0-9]{5,20}$")]
 """Of a Meta app, as the app's dashboard shows it."""
 PhoneNumber = Annotated[str, StringConstraints(pattern=r"^\+?[0-9]{6,20}$")]
@@ -106,8 +107,7 @@ def _by_label(value: object) -> object:
 
 
 CustomFields = Annotated[FreeForm, BeforeValidator(_by_label, json_schema_input_type=dict[str, Any] | _Labelled)]
-MemberId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._:@|-]{0,254}$")]
-"""The `sub` of a Supabase access token, usually a UUID."""
+MemberId = Annotated[str, StringConstraints(pattern=MEMBER_ID)]
 
 
 def may_be_absent() -> Any:

@@ -311,7 +311,7 @@ async def _accounts() -> AsyncIterator[tuple[AccountService, Settings]]:
             joined = cache.join_fleet(cache.default_cache, url, namespace=settings.redis_namespace)
             await stack.enter_async_context(joined)
         cipher = TokenCipher(key.get_secret_value() for key in settings.encryption_key)
-        yield AccountService(store, cipher), settings
+        yield AccountService(store, cipher, least_verify_bytes=settings.least_verify_bytes), settings
 
 
 async def _all(accounts: AccountService, _settings: Settings) -> Sequence[Account]:

@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 
 
 class Cli(click.Group):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Python hands on bytes that are not UTF-8 as lone surrogates, which Redis, Postgres and HTTP cannot take. The
+        argument is not repeated: the terminal could not show it."""
+        for position, argument in enumerate(args, start=1):
+            try:
+                argument.encode()
+            except UnicodeEncodeError:
+                raise click.UsageError(f"argument {position} is not UTF-8 text", ctx) from None
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> object:
         from app.core.errors import Unavailable
         from app.core.secrets import SecretError
@@ -83,7 +93,9 @@ def _words(exc: Unavailable, ctx: click.Context) -> str:
 
 
 def _name_misspelt() -> None:
-    from app.settings import misspelt_settings
+    from app.settings import file_problems, misspelt_settings
 
+    for place, problem in file_problems().items():
+        click.echo(f"chorus: {place} {problem}", err=True)
     for name, meant in misspelt_settings().items():
         click.echo(f"chorus: {name} is no setting; did you mean {meant}?", err=True)

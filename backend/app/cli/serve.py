@@ -20,7 +20,7 @@ def serve(host: str | None, port: int | None) -> None:
     from app.core.logging import configure_logging
     from app.doctor import refuse_foreign_namespace, refuse_unsafe_redis
     from app.server import serve as run
-    from app.settings import Env, LogFormat, misspelt_settings
+    from app.settings import Env, LogFormat, file_problems, misspelt_settings
 
     settings = read_settings(host=host, port=port)
     settings.check_serve()
@@ -28,6 +28,8 @@ def serve(host: str | None, port: int | None) -> None:
         asyncio.run(refuse_unsafe_redis(settings))
     asyncio.run(refuse_foreign_namespace(settings))
     configure_logging(settings.log_level, pretty=settings.log_format is LogFormat.PRETTY)
+    for place, problem in file_problems().items():
+        logger.warning("%s %s", place, problem)
     for name, meant in misspelt_settings().items():
         logger.warning("%s is no setting; did you mean %s?", name, meant)
     run(settings)

@@ -51,6 +51,17 @@ def strip_secret(value: str) -> str:
     return value
 
 
+def guessable(secrets: Iterable[bytes], *, least: int) -> str | None:
+    """Why one of them may be guessed: under `least` bytes, or one character repeated. A secret that is not set is none.
+    The answer holds no part of a secret."""
+    given = [secret for secret in secrets if secret]
+    if any(len(secret) < least for secret in given):
+        return f"is shorter than {least} bytes: take a random one, as of `openssl rand -hex {least}`"
+    if any(len(set(secret)) == 1 for secret in given):
+        return f"is one character repeated: take a random one, as of `openssl rand -hex {least}`"
+    return None
+
+
 class TokenCipher:
     """Raises `SecretError` for a key that is none, or for no key at all."""
 

@@ -18,7 +18,7 @@ from app.doctor.namespace_check import SUBJECT, check_namespace
 from app.doctor.upstream_checks import check_gemini, check_whatsapp
 from app.domain.errors import ConfigurationError
 from app.domain.models import Json
-from app.settings import Durability, Env, RedisDurability, Settings, misspelt_settings
+from app.settings import Durability, Env, RedisDurability, Settings, file_problems, misspelt_settings
 from app.wiring import open_door
 
 REDIS_TIMEOUT_SECONDS = 2.0
@@ -57,6 +57,7 @@ def _settings(settings: Settings, problems: Mapping[str, str]) -> list[Finding]:
         findings.append(Finding("settings", "ok", f"APP_ENV={settings.app_env} APP_ROLE={settings.app_role}"))
     if not settings.admin_api_key and "ADMIN_API_KEY" not in problems:
         findings.append(Finding("ADMIN_API_KEY", "warn", "not set; each start prints a new one", "set one to keep it"))
+    findings += [Finding(place, "warn", problem) for place, problem in file_problems().items()]
     findings += [
         Finding(name, "warn", "is no setting, so it changes nothing", f"did you mean {meant}?")
         for name, meant in misspelt_settings().items()

@@ -11,8 +11,9 @@ from datetime import datetime
 from typing import Any
 
 from app.core.cache import get_cached_or_fetch, write_fence
-from app.core.secrets import SecretError, TokenCipher
-from app.domain.errors import Conflict, Forbidden, NotFound, Unavailable
+from app.core.secrets import SecretError, TokenCipher, guessable
+from app.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
+from app.domain.identifiers import is_member_id
 from app.domain.models import Account, BlockReason, BotProfile, Json, Member, Refusal, Role, User
 from app.domain.notices import AccountNotice
 from app.domain.phone import phone_digits
@@ -52,13 +53,25 @@ _ROTATIONS = tuple(field.name for field in fields(KeyRotation))
 
 
 class AccountService:
-    def __init__(self, store: AccountStore, cipher: TokenCipher, *, limits: DailyLimits = NO_LIMITS) -> None:
+    """`least_verify_bytes`: shorter verify tokens are refused, and one character repeated; 0 takes any."""
+
+    def __init__(
+        self,
+        store: AccountStore,
+        cipher: TokenCipher,
+        *,
+        limits: DailyLimits = NO_LIMITS,
+        least_verify_bytes: int = 0,
+    ) -> None:
         self._store = store
         self._cipher = cipher
         self._limits = limits
+        self._least_verify_bytes = least_verify_bytes
 
     async def create(self, user: User, *, access_token: str, **fields: Any) -> Account:
-        """The creator becomes the owner; the token is encrypted before it leaves this process."""
+        """The creator becomes the owner; the token is encrypted before it leaves this process. Raises `InvalidInput`
+        for a verify token that may be guessed."""
+        self._check_verify_token(fields)
         owner_id = None if user.is_operator else user.id
         # That there is no such account may be cached.
         async with write_fence(*_keys(fields)):
@@ -100,13 +113,23 @@ class AccountService:
         await self.update(account.id, changes)
 
     async def update(self, account_id: str, changes: Json) -> Account:
+        """Raises `NotFound`, and `InvalidInput` for a verify token that may be guessed."""
         before = await self._store.get_account(account_id)
         if before is None:
             raise NotFound("account")
+        self._check_verify_token(changes)
         if "access_token" in changes:
             changes = {**changes, "access_token": self._cipher.encrypt(changes["access_token"])}
         async with write_fence(*{*_keys(asdict(before)), *_keys(changes)}):
             return await self._store.update_account(account_id, _with_digits(changes))
+
+    def _check_verify_token(self, fields: Json) -> None:
+        """Anyone may try verify tokens at the webhook, and a hit says that the account exists."""
+        token = fields.get("verify_token")
+        if not token or not self._least_verify_bytes:
+            return
+        if problem := guessable([token.encode()], least=self._least_verify_bytes):
+            raise InvalidInput(f"verify_token {problem}", field="verify_token")
 
     async def rotate_keys(self) -> KeyRotation:
         """Encrypt every stored token with the first key. May be interrupted and repeated, and run beside replicas: a
@@ -234,8 +257,11 @@ class AccountService:
         return member
 
     async def set_member(self, user: User, account_id: str, member_id: str, role: Role) -> Member:
-        """Owners give roles. Only the operator may leave an account without an owner: `Conflict("last_owner")`."""
+        """Owners give roles. Only the operator may leave an account without an owner: `Conflict("last_owner")`. Raises
+        `InvalidInput` for an id that no access token can hold."""
         await self.authorize(user, account_id, Role.OWNER)
+        if not is_member_id(member_id):
+            raise InvalidInput("a user id has 1 to 255 letters, digits and ._:@|- (a token's `sub`)", field="user_id")
         return await self._store.add_member(account_id, member_id, role, keep_owner=not user.is_operator)
 
     async def remove_member(self, user: User, account_id: str, member_id: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
 
@@ -13,6 +14,7 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.queue import Queue
 from app.domain.errors import NotFound
+from app.domain.identifiers import PHONE_NUMBER_ID
 from app.domain.models import Json
 from app.domain.webhook import Kind
 
@@ -26,6 +28,11 @@ SCOUTS = 10
 it needs, because some of them may wait for something else."""
 WAKE_SPREAD_SECONDS = 0.2
 """Circuits of several dependencies that close together do not all go through the queue at the same moment."""
+
+
+_ACCOUNT_KEY = re.compile(PHONE_NUMBER_ID)
+_OTHER_KEY = re.compile(r"[\x21-\x7e]{1,100}")
+"""A model's name."""
 
 
 class BreakerAction(StrEnum):
@@ -109,8 +116,14 @@ class BreakerService:
         return {full_names.get(name, name): self._row(name, state) for name, state in states.items()}
 
     async def force(self, name: str, action: BreakerAction, *, who: str, why: str) -> dict[str, object]:
-        """For every replica, over restarts. Raises `NotFound`, and `Unavailable` while Redis is away."""
+        """For every replica, over restarts. One of an account or a model may be opened before its first failure; the
+        other actions need one that Redis knows, or a mistyped number would look like success. Raises `NotFound`, and
+        `Unavailable` while Redis is away."""
         full_name = self._full_name(name)
+        if action is not BreakerAction.OPEN and ":" in full_name:
+            known = (await self._fleet.list([full_name])).get(full_name)
+            if known is None or not known.is_kept:
+                raise NotFound("breaker")
         state = await self._fleet.force(full_name, _STATES[action], who=who, why=why)
         if action is not BreakerAction.OPEN:
             await self._wake(full_name)
@@ -163,8 +176,9 @@ class BreakerService:
         if name in self._breakers:
             return self._breakers[name].name
         family, _, key = name.partition(":")
+        form = _ACCOUNT_KEY if family == self._accounts.name else _OTHER_KEY
         if name in {breaker.name for breaker in self._breakers.values()} or (
-            key and family in {keyed.name for keyed in self._keyed}
+            form.fullmatch(key) and family in {keyed.name for keyed in self._keyed}
         ):
             return name
         raise NotFound("breaker")

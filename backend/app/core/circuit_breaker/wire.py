@@ -36,6 +36,11 @@ class FleetState(NamedTuple):
     retry_after_seconds: float
     last_failure: str = ""
 
+    @property
+    def is_kept(self) -> bool:
+        """Does Redis hold anything of it? A circuit without a failure and without an operator's word is not there."""
+        return bool(self.view.life or self.failures)
+
 
 class Keys:
     """Names of keys and channel in a namespace. A group is what shares a slot: `whatsapp_api` and its accounts."""

@@ -1,0 +1,17 @@
+"""The forms of ids that come from outside, as patterns for a whole match: HTTP, the command line and access tokens have
+the same ones."""
+
+from __future__ import annotations
+
+import re
+
+PHONE_NUMBER_ID = r"^[0-9]{1,32}$"
+MEMBER_ID = r"^[A-Za-z0-9_-][A-Za-z0-9._:@|-]{0,254}$"
+"""The `sub` of a Supabase access token, usually a UUID."""
+
+_MEMBER_ID = re.compile(MEMBER_ID)
+
+
+def is_member_id(value: object) -> bool:
+    """May a person be known by it? A blank one would be an owner whom no token names."""
+    return isinstance(value, str) and _MEMBER_ID.fullmatch(value) is not None
