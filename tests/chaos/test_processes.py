@@ -27,8 +27,8 @@ async def world() -> AsyncIterator[ChaosWorld]:
         yield world
 
 
-MEASURED = {"locked_account", *LONG}
-"""Ratios of medians, and what lasts a minute: for `make chaos`, on a machine that does nothing else."""
+MEASURED = {"locked_account", "given_up_message_calls_a_person", "pooler_switched", *LONG}
+"""Ratios of medians, and what takes long: for `make chaos`, on a machine that does nothing else."""
 
 
 @pytest.mark.parametrize(
