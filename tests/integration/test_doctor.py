@@ -22,11 +22,13 @@ from app.api.deps import OPERATOR
 from app.cli import main
 from app.core.secrets import TokenCipher
 from app.doctor.findings import Finding, bounded
+from app.doctor.limits import check_limits
 from app.sandbox.app import running_sandbox
 from app.sandbox.config import SandboxConfig
 from app.services.account_service import AccountService
 from app.settings import Settings
 from tests.support.fakes import peer
+from tests.support.serving import settings_of
 from tests.support.tls import running_fronts
 
 FIRST, SECOND, LOST = (TokenCipher.generate_key() for _ in range(3))
@@ -278,6 +280,15 @@ def test_the_expected_policies_are_those_of_the_migrations() -> None:
     drop policy if exists p on public.a; drop table public.gone;
     """
     assert policies_of([sql]) == {"a": {"service"}, "b": frozenset()}
+
+
+@pytest.mark.parametrize(
+    ("more", "subjects"), [({}, ["DAILY_TOKENS_PER_ACCOUNT"]), ({"daily_tokens_per_account": 1}, [])]
+)
+def test_strangers_accounts_without_a_bound_are_warned_of(more: dict[str, int], subjects: list[str]) -> None:
+    opened = {"signup": "open", "supabase_url": "https://a.supabase.co", "supabase_key": "k"}
+    settings = settings_of("http://127.0.0.1:1", "redis://127.0.0.1:1", "postgresql://127.0.0.1:1/a", **opened, **more)
+    assert [finding.subject for finding in check_limits(settings)] == subjects
 
 
 async def test_limits_that_contradict_each_other_are_warned_of(doctor: Doctor, valkey_url: str) -> None:

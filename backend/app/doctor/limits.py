@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from app.doctor.findings import Finding
 from app.domain.models import Json
-from app.settings import ReplicaRole, Settings
+from app.settings import ReplicaRole, Settings, Signup
 
 MOST_AT_ONCE = 200
 """Answers in the making. One process makes 35 to 45 a second on a core whatever their number (docs/operations.md): more
@@ -17,6 +17,9 @@ OTHER_CONNECTIONS = 100
 
 def check_limits(settings: Settings) -> Iterator[Finding]:
     """The settings by themselves."""
+    if settings.signup is Signup.OPEN and not settings.daily_tokens_per_account:
+        detail = "strangers may open accounts (SIGNUP=open), and one of them may use up the model's quota for all"
+        yield Finding("DAILY_TOKENS_PER_ACCOUNT", "warn", detail, "a bound, as 2000000")
     most = settings.worker_concurrency
     if settings.app_role is ReplicaRole.API:
         return
