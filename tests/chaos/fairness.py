@@ -124,6 +124,8 @@ async def _replies(world: ChaosWorld, stage: Stage, business: Business, count: i
     poster = sender(world.fleet.webhook_urls, app_secret=world.fleet.keys.app_secret, seed=1)
     traffic = Traffic(poster, [[message] for message in asked], seed=1, seconds=seconds, lanes=6)
     await traffic.run()
+    if refused := [post.status for post in poster.posts if post.status != 200]:
+        raise Broken(f"{len(refused)} webhooks of the healthy account were answered {set(refused)}")
     stage.messages += asked
     sends = await stage.sends(1, *asked, timeout_seconds=90)
     if any(send["text"] == FALLBACK_TEXT for send in sends):
