@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,12 +22,18 @@ from app.cli.sandbox import sandbox
 from app.cli.serve import serve
 from app.cli.settings import REDIS_IN_USE
 from app.core.errors import SettingsError
+from app.core.unhandled import tell_by_place
 
 if TYPE_CHECKING:
     from app.core.errors import Unavailable
 
 
 class Cli(click.Group):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The process's own entry. Tests call `main`, and keep their hooks."""
+        tell_by_place()
+        return super().__call__(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> object:
         from app.core.errors import Unavailable
         from app.core.secrets import SecretError
