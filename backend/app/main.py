@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypedDict
@@ -26,6 +27,8 @@ from app.api.openapi import document
 from app.api.plain_route import PlainRoute
 from app.settings import Settings
 from app.wiring import connect
+
+logger = logging.getLogger(__name__)
 
 
 class State(TypedDict):
@@ -64,10 +67,17 @@ def create_app(settings: Settings) -> Chorus:
 
     @asynccontextmanager
     async def lifespan(app: Chorus) -> AsyncIterator[State]:
-        async with connect(settings) as replica:
-            app.state.replica = replica
-            app.webhook = routes_webhook.WebhookReceiver(replica.ingest, replica.app_secrets)
-            yield {"services": replica.services}
+        phase = "start"
+        try:
+            async with connect(settings) as replica:
+                app.state.replica = replica
+                app.webhook = routes_webhook.WebhookReceiver(replica.ingest, replica.app_secrets)
+                yield {"services": replica.services}
+                phase = "stop"
+        except Exception as exc:
+            # Starlette hands its whole text to uvicorn, of which our formatter writes nothing.
+            logger.critical("failed at its %s", phase, exc_info=exc)
+            raise
 
     # Without redirects to a path with or without a slash: they lose the body of half of the clients.
     app = Chorus(title="Chorus", version=__version__, lifespan=lifespan, redirect_slashes=False, **_no_docs(settings))

@@ -63,6 +63,11 @@ async def test_no_token_number_or_text_is_written_at_any_level_whatever_goes_wro
 
 PLANTED = f"{SECRET_WORD.title()} Smith, 2125550187"
 """What a customer, Meta, Gemini and the database say below: a name, and a number of ten digits."""
+NOTICE = {
+    PLANTED: PLANTED, "event": PLANTED, "decision": PLANTED, "reason": PLANTED, "message_template_name": PLANTED,
+    "requested_verified_name": PLANTED, "other_info": {"title": PLANTED, "description": PLANTED},
+}  # fmt: skip
+"""Under the names that Meta uses, too: what it reports of a template or a display name quotes the business."""
 VIOLATES = "alter table {} add constraint planted check ({} not like '%violates%') not valid"
 
 
@@ -100,12 +105,8 @@ async def test_what_others_say_about_a_failure_is_written_nowhere(world: World) 
             "value": {**value, "metadata": {"phone_number_id": world.business.phone_number_id}},
         }
         assert (await world.post(wa.envelope((world.business, body)))).status_code == 200
-    for field in (PLANTED, "account_update"):
-        assert (
-            await world.post(
-                wa.envelope((world.business, {"field": field, "value": {PLANTED: PLANTED, "event": PLANTED}}))
-            )
-        ).status_code == 200
+    for field in (PLANTED, "account_update", "message_template_status_update", "phone_number_name_update"):
+        assert (await world.post(wa.envelope((world.business, {"field": field, "value": NOTICE})))).status_code == 200
     answers = [await _while_the_database_refuses(world, customer)]
     await world.until_idle()
 

@@ -83,6 +83,31 @@ def test_a_library_s_line_has_its_template_and_nothing_that_was_put_into_it(line
     assert third["event"] == "KeyError"
 
 
+def test_a_text_of_a_library_that_was_put_together_before_is_told_by_its_place(lines):
+    """A traceback that starlette formatted, arguments of a callback, a text that was joined."""
+    traced = "Traceback (most recent call last):\n  in f\nKeyError: 'Amina'"
+    logging.getLogger("uvicorn.error").error("".join(traced))
+    logging.getLogger("uvicorn.error").error("ASGI callable should return None, but returned '%s'.", "Amina")
+    logging.getLogger("asyncio").error("Exception in callback greet('Amina') at shop.py:7")
+    logging.getLogger("somelib").error(" ".join(["refused", "Amina"]))
+    logging.getLogger("somelib").error("refused")
+    told = [line["event"] for line in lines()]
+    assert told[0].startswith("Traceback")
+    assert told[1:3] == ["ASGI callable should return None, but returned '%s'.", "Exception in callback"]
+    assert told[3].startswith("test_logging.py:")
+    assert told[4] == "refused"
+    assert "Amina" not in str(told)
+
+
+def test_what_uvicorn_says_of_its_own_port_and_process_is_filled_in(lines):
+    logger = logging.getLogger("uvicorn.error")
+    logger.info("Uvicorn running on %s://%s:%d (Press CTRL+C to quit)", "http", "127.0.0.1", 8000)
+    logger.error(OSError(98, "error while attempting to bind on address of Amina"))
+    assert [line["event"] for line in lines()] == [
+        "Uvicorn running on http://127.0.0.1:8000 (Press CTRL+C to quit)", "OSError 98: Address already in use",
+    ]  # fmt: skip
+
+
 async def test_the_request_id_is_on_every_line_of_its_task_and_of_no_other(lines):
     async def handle(given):
         bound = bind_request_id(given)
@@ -143,9 +168,10 @@ def test_levels_apply_and_chatty_libraries_are_quiet(lines):
     logging.getLogger("app.x").debug("too fine")
     logging.getLogger("httpx").info("HTTP Request: POST https://…")
     logging.getLogger("uvicorn.access").info("GET /")
-    logging.getLogger("uvicorn.error").info("Started", extra={"color_message": "\x1b[1mStarted"})
+    message = "Started server process [%d]"
+    logging.getLogger("uvicorn.error").info(message, 7, extra={"color_message": f"\x1b[1m{message}"})
     (line,) = lines()
-    assert line["event"] == "Started"
+    assert line["event"] == "Started server process [7]"
     assert "color_message" not in line
 
 
@@ -293,3 +319,13 @@ def test_another_formatter_on_our_handler_is_used(canonical, logged):
     logging.getLogger().handlers[0].setFormatter(logging.Formatter("%(name)s says %(message)s"))
     log_canonical("webhook")
     assert logged() == "app.canonical says webhook\n"
+
+
+def test_a_line_that_cannot_be_written_is_told_by_its_place(canonical, logged, capsys):
+    del logging.getLogger().handlers[1:]  # pytest's would raise
+    logging.getLogger("app.x").info("%d customers", "Amina")
+    assert logged() == ""
+    said = capsys.readouterr().err
+    assert said.startswith("a log line could not be written: test_logging.py:")
+    assert said.endswith("\nTypeError\n")
+    assert "Amina" not in said

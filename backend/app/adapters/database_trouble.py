@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -79,6 +80,8 @@ _TROUBLE = {
 """By SQLSTATE, its class, or PostgREST's code (PostgreSQL appendix A; PostgREST "Errors"). What is missing is a bug."""
 
 
+_CODE = re.compile(r"[A-Z0-9]{5}|PGRST[A-Z0-9]{3}")
+"""An SQLSTATE or PostgREST's. A code is told in our own words; what something in between puts in its place is not."""
 _PASSING_CLAIMS = ("issued at future", "not yet valid")
 """Of PGRST303 (a claim of the token does not hold) the two that end by themselves: the clocks of the server that made
 the token and of PostgREST differ by more than its 30 s of tolerance. Only the message tells which claim it was; an
@@ -87,6 +90,8 @@ expired token and a wrong audience stay what they are."""
 
 def trouble(code: str, message: str = "") -> DatabaseUnavailable | None:
     """What a code of PostgreSQL or PostgREST says about the database; `None` if it is about what we asked of it."""
+    if not _CODE.fullmatch(code):
+        return None
     if code.startswith("PGRST30") and any(claim in message.lower() for claim in _PASSING_CLAIMS):
         return DatabaseUnavailable(Trouble.AWAY, f"{code}, clocks differ: the token is not valid yet")
     kind = _TROUBLE.get(code) or _TROUBLE.get(code[:2])

@@ -25,8 +25,9 @@ from pathlib import Path
 
 import asyncpg
 
-from app.adapters.database_trouble import DatabaseUnavailable, Trouble, trouble
-from app.domain.errors import ConfigurationError
+from app.adapters.database_trouble import DatabaseUnavailable, Trouble, database_cause, trouble
+from app.core.failure_words import named
+from app.domain.errors import ConfigurationError, MigrationFailed
 
 _PACKAGED = resources.files("app").joinpath("migrations")
 _IN_THE_REPOSITORY = Path(__file__).resolve().parents[3] / "infra" / "supabase" / "migrations"
@@ -89,7 +90,8 @@ async def apply_migrations(
 ) -> list[str]:
     """Apply what is missing and return its names, in order. Idempotent.
 
-    Raises `Unavailable`, or `ConfigurationError` when the database refuses us, or contradicts the files.
+    Raises `Unavailable`; `ConfigurationError` when the database refuses us, or contradicts the files; and
+    `MigrationFailed` with the code of a statement that it refused.
     """
     migrations = read_migrations(directory)
     async with database_session(database_url, timeout_seconds) as connection:
@@ -180,13 +182,19 @@ async def _apply(connection: asyncpg.Connection, migration: Migration) -> bool:
         try:
             await connection.execute(migration.sql)
         except asyncpg.PostgresError as exc:
-            exc.add_note(f"while applying {migration.id}")
+            exc.add_note(f"while applying {migration.id}{_line_of(exc, migration.sql)}")
             raise
         await connection.execute(
             "insert into supabase_migrations.schema_migrations (version, name, statements) values ($1, $2, $3)",
             migration.version, migration.name, [migration.sql],
         )  # fmt: skip
         return True
+
+
+def _line_of(exc: asyncpg.PostgresError, sql: str) -> str:
+    """Where the server could not read the file; nothing for a statement that it read and did not carry out."""
+    position = getattr(exc, "position", None)
+    return f", line {sql.count(chr(10), 0, int(position)) + 1}" if position and position.isdecimal() else ""
 
 
 @asynccontextmanager
@@ -212,11 +220,21 @@ async def database_session(database_url: str, timeout_seconds: float) -> AsyncIt
                 connection.terminate()
     except asyncpg.PostgresError as exc:
         if exc.sqlstate.startswith(_REFUSED):
-            where = "".join(f" ({note})" for note in getattr(exc, "__notes__", ()))
-            raise ConfigurationError("DATABASE_URL", f"the database says: {exc}{where}") from exc
+            cause = database_cause(exc)
+            raise ConfigurationError("DATABASE_URL", _words(exc) + (f": {cause}" if cause else "")) from exc
         unavailable = trouble(exc.sqlstate)
         if unavailable is None or unavailable.trouble in (Trouble.REFUSED, Trouble.NOT_MIGRATED):
-            raise  # a mistake in a migration
+            raise MigrationFailed(_words(exc)) from exc
         raise unavailable from exc
     except (OSError, TimeoutError, asyncpg.InterfaceError) as exc:
         raise DatabaseUnavailable(Trouble.AWAY, f"no migration: {type(exc).__name__}") from exc
+
+
+_NAME = re.compile(r"[\w.-]{1,63}")
+
+
+def _words(exc: asyncpg.PostgresError) -> str:
+    """Its code, what of the schema it is about, and our own notes. Its message and DETAIL may quote a row."""
+    about = {what: getattr(exc, f"{what}_name", None) for what in ("table", "column", "constraint")}
+    names = [f"{what} {name}" for what, name in about.items() if name and _NAME.fullmatch(name)]
+    return " ".join([named(exc), *names, *(f"({note})" for note in getattr(exc, "__notes__", ()))])

@@ -164,7 +164,8 @@ async def list_dead_letters(replica: Replica, limit: Limit = 50, cursor: LetterC
     try:
         letters, next_cursor = await replica.queue.dead(limit=limit, cursor=cursor)
     except ValueError as exc:
-        raise InvalidInput(str(exc), field="cursor") from exc
+        what = "this is not a cursor of this list; take next_cursor of the page before"
+        raise InvalidInput(what, field="cursor") from exc
     return {"items": [view(letter) for letter in letters], "next_cursor": next_cursor}
 
 

@@ -24,7 +24,7 @@ from app.api.body_limit import BodiesTooLarge, Body, BodyBudget, BodyTooLarge, a
 from app.api.deps import services
 from app.api.errors import error_response
 from app.api.openapi import plain_problem
-from app.core.errors import Unavailable
+from app.core.errors import Expected, Unavailable
 from app.core.failure_words import in_words
 from app.core.logging import bind_request_id, log_canonical
 from app.core.tolerant_json import loads
@@ -61,7 +61,7 @@ MAX_LOOKS = 2
 """For a verify token that strangers may have made up, at the same time."""
 
 
-class Unsigned(Exception):
+class Unsigned(Expected):
     """The request cannot be Meta's; the text is the reason to count."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,7 @@ from app.cli.sandbox import sandbox
 from app.cli.serve import serve
 from app.cli.settings import REDIS_IN_USE
 from app.core.errors import SettingsError
+from app.core.unhandled import tell_by_place
 
 if TYPE_CHECKING:
     from app.core.errors import Unavailable
@@ -37,6 +38,11 @@ class Cli(click.Group):
             except UnicodeEncodeError:
                 raise click.UsageError(f"argument {position} is not UTF-8 text", ctx) from None
         return super().parse_args(ctx, args)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The process's own entry. Tests call `main`, and keep their hooks."""
+        tell_by_place()
+        return super().__call__(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> object:
         from app.core.errors import Unavailable

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 def serve(host: str | None, port: int | None) -> None:
     """Run one replica until SIGTERM or Ctrl-C."""
     from app.core.logging import configure_logging
+    from app.core.unhandled import tell_by_place
     from app.doctor import refuse_foreign_namespace, refuse_unsafe_redis
     from app.server import serve as run
     from app.settings import Env, LogFormat, file_problems, misspelt_settings
@@ -28,6 +29,7 @@ def serve(host: str | None, port: int | None) -> None:
         asyncio.run(refuse_unsafe_redis(settings))
     asyncio.run(refuse_foreign_namespace(settings))
     configure_logging(settings.log_level, pretty=settings.log_format is LogFormat.PRETTY)
+    tell_by_place(in_the_log=True)
     for place, problem in file_problems().items():
         logger.warning("%s %s", place, problem)
     for name, meant in misspelt_settings().items():

@@ -379,7 +379,8 @@ async def request(
         content = orjson.dumps(payload)
         sent["content-type"] = "application/json"
     try:
-        with span("http", method=method, host=urlsplit(url).netloc):
+        # Without user and password, which a base URL may carry.
+        with span("http", method=method, host=urlsplit(url).netloc.rpartition("@")[2]):
             async with (
                 asyncio.timeout(timeout_seconds),
                 client.stream(

@@ -106,8 +106,13 @@ def _fit_text(text: str, form: Form, name: str) -> str:
     if form is Form.NUMBER:
         return DROPPED
     if form is Form.CODE:
-        return str(text) if _is_code(text) else DROPPED
+        return code_or_dropped(text)
     return text[: STACK_CHARACTERS if name == "stack" else WORDS_CHARACTERS]
+
+
+def code_or_dropped(text: str) -> str:
+    """`text` as a plain `str` if it is a code (`Form.CODE`), else "[dropped]"."""
+    return str(text) if _is_code(text) else DROPPED
 
 
 def _is_code(value: object) -> bool:

@@ -11,8 +11,9 @@
 What may be logged is a list: fields by name and form (`core/log_fields.py`), and words that we wrote ourselves. An
 exception is told by its type and its place; its text is written only if it is ours (`core.errors.Expected`), because
 that of a library may quote what it failed on, as a database's DETAIL does. Of a library's own log line the first line
-of the template is written, without what was to be put into it. As a last line of defence every line is searched for
-what must not be there (`core/redaction.py`). It is no licence to log it.
+of the template is written, without what was to be put into it; a text that is no template, but was put together
+before, is told by its place alone. As a last line of defence every line is searched for what must not be there
+(`core/redaction.py`). It is no licence to log it.
 """
 
 from __future__ import annotations
@@ -20,19 +21,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import linecache
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import count
 from typing import Any, TextIO
 
 import orjson
 import structlog
 
-from app.core.failure_words import trace_back
+from app.core.failure_words import named, trace_back
 from app.core.log_fields import admitted
 from app.core.redaction import is_suspicious, redact, scrub
 
@@ -48,8 +52,19 @@ MAX_TRACES = 10
 _QUIET = ("httpx", "httpcore", "uvicorn.access", "hpack")
 """Libraries that log every request, URL included; our canonical lines say it better."""
 
-_SPEAKS_FREELY = ("app", "uvicorn")
-"""Whose lines hold no words of others. asyncio's, for one, hold the `repr` of the exception that nobody retrieved."""
+_OURS = "app"
+_FILLED_IN = ("Started server process", "Finished server process", "Uvicorn running on", "Cancel %s running task(s)")
+"""Templates of uvicorn that are written with what belongs into them: process ids, numbers, our own HOST and PORT."""
+_ASYNCIO_SAYS = (
+    "Task exception was never retrieved", "Future exception was never retrieved",
+    "_GatheringFuture exception was never retrieved", "Task was destroyed but it is pending!", "Exception in callback",
+    "Exception in default exception handler", "Unhandled exception in event loop",
+    "Unhandled error in exception handler", "unhandled exception during asyncio.run() shutdown",
+    "an error occurred during closing of asynchronous generator", "socket.accept() out of system resource",
+    "Fatal error", "Fatal read error", "Fatal write error", "SSL handshake failed", "SSL error in data received",
+)  # fmt: skip
+"""How the messages begin that event loops hand to their exception handler. What follows may be the `repr` of arguments,
+or of the exception that nobody retrieved."""
 
 
 def configure_logging(level: str, *, pretty: bool = False) -> None:
@@ -175,6 +190,14 @@ def _is_plain(logger: logging.Logger | None) -> bool:
 class _Handler(logging.StreamHandler[TextIO]):
     """Ours, so that `configure_logging` replaces nobody else's."""
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """A line that could not be written is told by its place; `logging` prints it, with its arguments."""
+        exc = sys.exc_info()[1]
+        if exc is None or not logging.raiseExceptions:
+            return
+        with suppress(OSError, ValueError):  # it may have been stderr itself that failed
+            sys.stderr.write(f"a log line could not be written: {_place(record)}\n{trace_back(exc)}\n")
+
 
 class _JsonFormatter(logging.Formatter):
     """Straight from the record to orjson: structlog's `ProcessorFormatter` copies every record, for half as much
@@ -221,9 +244,41 @@ def _event(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _message(record: logging.LogRecord) -> str:
-    if record.name.partition(".")[0] in _SPEAKS_FREELY:
+    if record.name.partition(".")[0] == _OURS:
         return record.getMessage()
-    return str(record.msg).strip().partition("\n")[0] if isinstance(record.msg, str) else type(record.msg).__name__
+    if not isinstance(record.msg, str):
+        return _of_an_object(record.msg)
+    first = record.msg.strip().partition("\n")[0]
+    if record.name.startswith("uvicorn") and first.startswith(_FILLED_IN):
+        return record.getMessage()
+    if record.args:
+        return first
+    if record.name == "asyncio":
+        return next((known for known in _ASYNCIO_SAYS if first.startswith(known)), _place(record))
+    return first if _is_written_in(record.pathname, first) else _place(record)
+
+
+def _of_an_object(said: object) -> str:
+    """uvicorn logs the error itself when its port is taken."""
+    if not isinstance(said, BaseException):
+        return type(said).__name__
+    number = said.errno if isinstance(said, OSError) else None
+    return f"{named(said)}: {os.strerror(number)}" if number else named(said)
+
+
+def _place(record: logging.LogRecord) -> str:
+    return f"{record.filename}:{record.lineno}"
+
+
+def _is_written_in(path: str, text: str) -> bool:
+    """Is it a text that stands in the library's own source, and not one that was put together when it was logged?"""
+    source = _source(path)
+    return bool(text) and (f'"{text}' in source or f"'{text}" in source)
+
+
+@lru_cache(maxsize=64)
+def _source(path: str) -> str:
+    return "".join(linecache.getlines(path))
 
 
 def _line(event: dict[str, Any]) -> str:

@@ -4,7 +4,8 @@
     with span("webhook"): carrier = outgoing()                 # travels with the event
     with span("handle", parent=carrier, kind="message"): ...   # on whichever replica handles it
 
-Needs the extra `tracing`. Attributes hold no ids of people, no texts: kinds, outcomes, digests.
+Needs the extra `tracing`. Attributes hold no ids of people, no texts: kinds, outcomes, digests. A value that is not a
+code is replaced, as on a log line (`core/log_fields.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from opentelemetry import propagate, trace
 
 from app.core.errors import SettingsError
+from app.core.log_fields import code_or_dropped
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _tracer = trace.get_tracer("chorus")
@@ -65,6 +67,7 @@ def span(
 @contextmanager
 def _recorded(name: str, parent: Mapping[str, str] | None, attributes: Mapping[str, str | int]) -> Iterator[None]:
     context = propagate.extract(parent) if parent else None
+    attributes = {key: value if isinstance(value, int) else code_or_dropped(value) for key, value in attributes.items()}
     with _tracer.start_as_current_span(
         name, context=context, attributes=attributes, record_exception=False, set_status_on_exception=False
     ) as current:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from app.core.failure_words import place_of
+
 CHECK_TIMEOUT_SECONDS = 10.0
 
 Check = Callable[[], Awaitable[list["Finding"]]]
@@ -33,4 +35,4 @@ async def bounded(subject: str, check: Check, *, seconds: float = CHECK_TIMEOUT_
     except TimeoutError:
         return [Finding(subject, "bad", f"no answer within {seconds:.0f} s", "is it overloaded, frozen, or cut off?")]
     except Exception as exc:  # noqa: BLE001  a bug in one check must not cost the report
-        return [Finding(subject, "bad", f"the check failed: {type(exc).__name__}: {exc}", "please report this")]
+        return [Finding(subject, "bad", f"the check failed: {place_of(exc)}", "please report this")]

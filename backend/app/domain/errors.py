@@ -8,6 +8,7 @@
     │   └── core.queue.QueueUnavailable / QueueFull
     └── ChorusError
         ├── ConfigurationError             the operator must change a setting (exit code 2)
+        ├── MigrationFailed                the database refused a statement of `chorus migrate` (exit code 1)
         ├── InvalidInput                   the caller sent something wrong, `field` names it
         │   └── IdempotencyKeyReused       … an Idempotency-Key that stands for another request
         ├── Unauthenticated / Forbidden    who are you / you may not
@@ -34,8 +35,9 @@ from app.domain.models import BlockReason
 
 __all__ = [
     "AccountRejected", "ChorusError", "ConfigurationError", "Conflict", "DeadlineExceeded", "Fenced", "Forbidden",
-    "IdempotencyKeyReused", "InvalidInput", "ModelRefused", "NotFound", "RateLimited", "SendAmbiguous", "SendError",
-    "SendRejected", "SendThrottled", "Unauthenticated", "Unavailable", "UnknownAccount", "Unprocessable",
+    "IdempotencyKeyReused", "InvalidInput", "MigrationFailed", "ModelRefused", "NotFound", "RateLimited",
+    "SendAmbiguous", "SendError", "SendRejected", "SendThrottled", "Unauthenticated", "Unavailable", "UnknownAccount",
+    "Unprocessable",
 ]  # fmt: skip
 
 
@@ -53,6 +55,12 @@ class ConfigurationError(ChorusError):
     def __init__(self, variable: str, message: str) -> None:
         super().__init__(f"{variable}: {message}")
         self.variable = variable
+
+
+class MigrationFailed(ChorusError):
+    """The database refused a statement: a mistake in a migration, or rows that contradict it. Nothing of it is left."""
+
+    code = "migration_failed"
 
 
 class InvalidInput(ChorusError):

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
+from app.core.failure_words import in_words
 from app.core.namespace import Binding
 from app.core.queue import Event, PutResult
 from app.domain.ports import Store
@@ -86,7 +87,7 @@ class NamespaceGate:
                     if (bound := await binding.bind(identity)) != identity
                 ]
         except (Unavailable, TimeoutError) as exc:
-            logger.debug("namespace not looked at", extra={"reason": str(exc)})
+            logger.debug("namespace not looked at", extra={"reason": in_words(exc)})
             return
         self._settle("; ".join(wrong) or None)
 

@@ -23,6 +23,7 @@ from prometheus_client import Counter, Gauge
 from app.core.circuit_breaker import CircuitBreaker, State
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
+from app.core.failure_words import in_words
 from app.core.probe_board import ProbeBoard
 from app.domain.models import Json
 
@@ -184,8 +185,7 @@ class Prober:
             async with asyncio.timeout(limit):
                 details = await dependency.probe()
         except (Unavailable, OSError) as exc:  # TimeoutError is an OSError
-            error = str(exc) or f"no answer within {limit:g} s"
-            self._settle("error", None, error, {}, since=start)
+            self._settle("error", None, _words(exc, limit), {}, since=start)
             if dependency.circuit is not None and (self._calls_hang(start) or self._is_lost_here()):
                 dependency.circuit.seen_ill(dependency.error or "", start)
             return
@@ -237,3 +237,9 @@ class Prober:
         DEPENDENCY_UP.labels(dependency.name).set(status != "error")
         if latency_ms is not None:
             DEPENDENCY_LATENCY.labels(dependency.name).set(latency_ms / 1000)
+
+
+def _words(exc: Unavailable | OSError, limit: float) -> str:
+    if isinstance(exc, Unavailable):
+        return str(exc)
+    return f"no answer within {limit:g} s" if isinstance(exc, TimeoutError) else in_words(exc)

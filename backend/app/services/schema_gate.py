@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
+from app.core.failure_words import in_words
 from app.domain.ports import Store
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class SchemaGate:
                 missing = [name for name in self._required if name not in applied]
                 reason = await self._explain(missing) if missing else None
         except (Unavailable, TimeoutError) as exc:
-            logger.debug("schema not looked at", extra={"reason": str(exc)})
+            logger.debug("schema not looked at", extra={"reason": in_words(exc)})
             return
         self._known = True
         self._settle(reason)

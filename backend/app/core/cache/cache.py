@@ -33,6 +33,7 @@ from app.core.cache.shard import Budget, Shard
 from app.core.cache.shared import SharedTier
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
+from app.core.failure_words import in_words
 from app.core.http_client import is_network_error
 from app.core.metrics import FAST_SECONDS
 
@@ -254,7 +255,7 @@ class Cache:
             raise
         except Exception as exc:  # noqa: BLE001  those who wait must hear of it, also of a bug
             expected = isinstance(exc, Unavailable) or is_network_error(exc)
-            if not done.done() and not (expected and self._give_stale(flight, done, reason=str(exc))):
+            if not done.done() and not (expected and self._give_stale(flight, done, reason=in_words(exc))):
                 done.set_exception(exc)
         else:
             if not done.done():

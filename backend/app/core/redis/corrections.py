@@ -239,7 +239,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (RedisClusterException, AttributeError, KeyError, RuntimeError) as exc:
-        raise RedisConnectionError(f"{type(exc).__name__}: {exc}") from exc
+        raise RedisConnectionError(redis_words(exc)) from exc
 
 
 def behind_sentinel(where: RedisUrl, options: dict[str, Any]) -> Redis:
@@ -362,7 +362,7 @@ def honest(base: Any) -> Any:
             try:
                 await super().send_packed_command(*args, **kwargs)
             except RuntimeError as exc:
-                raise RedisConnectionError(str(exc)) from exc
+                raise RedisConnectionError(redis_words(exc)) from exc
             if caller and caller.cancelling() > cancelled_before:
                 await self.disconnect(nowait=True)
                 raise asyncio.CancelledError

@@ -6,12 +6,15 @@ import re
 
 from redis.exceptions import (
     AuthenticationError,
+    AuthorizationError,
     BusyLoadingError,
     InvalidResponse,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
+    ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -21,16 +24,43 @@ from app.core.network_trouble import Cause, causes, network_cause
 
 _NO_REDIS = "what answers there is no Redis"
 
-_COMMAND = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: |, with args beginning with:.*", re.DOTALL)
-"""redis-py and the server repeat the command that failed, arguments included: names of mailboxes hold phone numbers."""
+_COMMAND = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
+"""redis-py repeats the command that failed, arguments included: names of mailboxes hold phone numbers."""
 _MAX_CHARACTERS = 200
+
+_OF_THE_SERVER = (ResponseError, AuthenticationError, AuthorizationError, BusyLoadingError, InvalidResponse)
+_SAYS = re.compile(
+    r"""\b(?:unknown\ command | unknown\ subcommand | wrong\ number\ of\ arguments | syntax\ error
+      | No\ matching\ script | user_script:\d+ | Script\ killed | Redis\ is\ busy
+      | invalid\ username-password\ pair | Authentication\ required | HELLO\ must\ be\ called
+      | no\ permissions\ to\ (?:run\ the\ '[\w|-]+'\ command | access\ one\ of\ the\ (?:keys|channels))
+      | command\ not\ allowed\ when\ used\ memory(?:\ >\ 'maxmemory')? | can't\ write\ against\ a\ read\ only\ replica
+      | max\ number\ of\ clients\ reached | loading\ the\ dataset | unable\ to\ persist | (?:no\ )?replicas\ to\ write
+      | wrong\ kind\ of\ value | not\ an\ integer | DB\ index\ is\ out\ of\ range | cluster\ support\ disabled
+      | Cluster\ mode\ is\ not\ enabled | Redis\ Cluster\ cannot\ be\ connected | certificate\ verify\ failed
+      | The\ cluster\ is\ down | Link\ with\ MASTER\ is\ down)(?!\w)""",
+    re.VERBOSE | re.IGNORECASE,
+)
+"""Of what a server says, what may be repeated. The rest may quote the command, with keys and values."""
+_CODE = re.compile(r"[A-Z]{2,20}\b")
 
 
 def redis_words(exc: BaseException) -> str:
-    """What the server or the network said, without the command it was said about."""
+    """What the server or the network said. Of the server's words its code, and those that we know (`_SAYS`)."""
+    if isinstance(exc, (*_OF_THE_SERVER, RedisClusterException)):
+        return _of_what_it_said(exc)
     if not isinstance(exc, RedisError | Expected):
         return in_words(exc) if not isinstance(exc, OSError) else one_line(str(exc)) or type(exc).__name__
     return one_line(_COMMAND.sub("", str(exc)))[:_MAX_CHARACTERS] or type(exc).__name__
+
+
+def _of_what_it_said(exc: BaseException) -> str:
+    """redis-py takes the code off the answers that it has a class for."""
+    text = _COMMAND.sub("", str(exc))
+    code = _CODE.match(text)
+    head = f"{type(exc).__name__} {code[0]}" if code else type(exc).__name__
+    known = list(dict.fromkeys(match[0] for match in _SAYS.finditer(text)))
+    return f"{head}: {', '.join(known)}" if known else head
 
 
 def redis_cause(exc: BaseException, url: str) -> Cause | None:
@@ -63,7 +93,8 @@ def _of_the_server(exc: BaseException) -> Cause | None:
         return Cause("it wants a password", "write it into the URL: redis://user:password@host:port/0")
     match exc:
         case NoPermissionError():
-            return Cause(f"its access list forbids it ({text})", "load infra/redis/chorus.acl, or use another user")
+            said = f"its access list forbids it ({redis_words(exc)})"
+            return Cause(said, "load infra/redis/chorus.acl, or use another user")
         case InvalidResponse():
             return Cause(_NO_REDIS, "correct host and port")
         case BusyLoadingError():
