@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -57,38 +58,65 @@ async def connect(api: Replica) -> Connection:
     return Connection(*await asyncio.open_connection(where.hostname, where.port))
 
 
+@pytest.fixture
+def arrived(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """How many bytes the server has read, by the client's port."""
+    counts: Counter[int] = Counter()
+    received = BoundedHttpProtocol.data_received
+
+    def counting(protocol: BoundedHttpProtocol, data: bytes) -> None:
+        assert protocol.client is not None
+        counts[protocol.client[1]] += len(data)
+        received(protocol, data)
+
+    monkeypatch.setattr(BoundedHttpProtocol, "data_received", counting)
+    return counts
+
+
+class Unfinished:
+    """A request that has sent a part of its body."""
+
+    def __init__(self, connection: Connection, head: str, length: int, part: bytes) -> None:
+        self.connection = connection
+        sent = f"{head}Content-Length: {length}\r\n\r\n".encode() + part
+        connection.writer.write(sent)
+        self._port, self._sent = connection.writer.get_extra_info("sockname")[1], len(sent)
+        self.answer = asyncio.create_task(connection.answer())
+
+    async def is_held(self, arrived: Counter[int]) -> None:
+        """Until the server has all of it, or has answered."""
+        async with asyncio.timeout(10):
+            while arrived[self._port] < self._sent and not self.answer.done():
+                await asyncio.sleep(0.001)
+
+
 @asynccontextmanager
-async def strangers(api: Replica, *crowds: tuple[int, str, int]) -> AsyncIterator[list[Connection]]:
-    """Connections that send `size` bytes of a body and never its end: (how many, head, size) of each crowd. The server
-    has read all that it will when the context is entered. Yields them in this order."""
-    held: list[Connection] = []
+async def strangers(
+    api: Replica, arrived: Counter[int], *crowds: tuple[int, str, int]
+) -> AsyncIterator[list[Unfinished]]:
+    """Connections that send `size` bytes of a body and never its end: (how many, head, size) of each crowd."""
+    held: list[Unfinished] = []
     try:
         for count, head, size in crowds:
             for _ in range(count):
-                held.append(connection := await connect(api))
-                connection.writer.write(f"{head}Content-Length: {size + 10_000}\r\n\r\n".encode() + b"x" * size)
-                await connection.writer.drain()
-        # Ten answers later every connection has had its turn of the event loop.
-        for _ in range(10):
-            assert (await api.http.get(f"{api.url}/health/live")).status_code == 200
-            await asyncio.sleep(0.05)
+                held.append(Unfinished(await connect(api), head, size + 10_000, b"x" * size))
+                await held[-1].is_held(arrived)
         yield held
     finally:
-        for connection in held:
-            connection.writer.transport.abort()
+        for each in held:
+            each.answer.cancel()
+            each.connection.writer.transport.abort()
+        await asyncio.gather(*(each.answer for each in held), return_exceptions=True)
 
 
-async def in_two_pieces(api: Replica, head: str, body: bytes, *, first: int = 20_000) -> int:
+async def in_two_pieces(api: Replica, arrived: Counter[int], head: str, body: bytes, *, first: int = 20_000) -> int:
     """The status of a request whose body takes two reads."""
-    connection = await connect(api)
-    connection.writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:first])
-    await connection.writer.drain()
-    await asyncio.sleep(0.2)
-    connection.writer.write(body[first:])
-    async with asyncio.timeout(10):
-        line = await connection.reader.readline()
-    connection.writer.transport.abort()
-    return int(line.split()[1])
+    request = Unfinished(await connect(api), head, len(body), body[:first])
+    await request.is_held(arrived)
+    request.connection.writer.write(body[first:])
+    status, *_ = await request.answer
+    request.connection.writer.transport.abort()
+    return status
 
 
 @pytest.mark.parametrize(
@@ -193,17 +221,17 @@ def a_delivery(account: dict[str, Any], characters: int) -> tuple[str, bytes]:
 
 @pytest.mark.parametrize("characters", [60_000, 900_000])
 async def test_a_genuine_delivery_in_two_pieces_is_taken_while_strangers_hold_all_that_bodies_may_take(
-    api: Replica, characters: int
+    api: Replica, arrived: Counter[int], characters: int
 ) -> None:
     head, raw = a_delivery(await api.new_account(), characters)
     looks_signed = WEBHOOK + WELL_FORMED
-    async with strangers(api, (8, looks_signed, 3_000_000), (220, looks_signed, 45_000)) as held:
-        assert await in_two_pieces(api, head, raw) == 200
+    async with strangers(api, arrived, (8, looks_signed, 3_000_000), (220, looks_signed, 45_000)) as held:
+        assert await in_two_pieces(api, arrived, head, raw) == 200
         for oldest in (held[0], held[8]):
-            status, headers, body = await oldest.answer()
+            status, headers, body = await oldest.answer
             assert (status, headers["connection"], headers["retry-after"]) == (503, "close", "5")
             assert b'"overloaded"' in body
-            assert await oldest.is_closed()
+            assert await oldest.connection.is_closed()
 
 
 @pytest.mark.parametrize("credentials", ["", "Authorization: Bearer\r\n", "Authorization: Basic eDp5\r\n",
@@ -228,15 +256,15 @@ async def test_without_valid_credentials_no_byte_of_a_body_for_the_api_is_waited
     "credentials", ["", f"Authorization: Bearer {token_of('mallory')}\r\n"], ids=["strangers", "signed-in"]
 )
 async def test_a_members_profile_in_two_pieces_is_taken_while_others_hold_all_that_bodies_may_take(
-    api: Replica, credentials: str
+    api: Replica, arrived: Counter[int], credentials: str
 ) -> None:
     account = await api.new_account(owner="ada")
     json = "HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     profile = f"PUT /bot/profile?account_id={account['id']} {json}Authorization: Bearer {token_of('ada')}\r\n"
     body = b'{"description":"%b"}' % (b"x" * 40_000)
     holds = f"POST /accounts {json}{credentials}"
-    async with strangers(api, (8, holds, 1_000_000), (80, holds, 40_000)):
-        assert await in_two_pieces(api, profile, body) == 200
+    async with strangers(api, arrived, (8, holds, 1_000_000), (100, holds, 40_000)):
+        assert await in_two_pieces(api, arrived, profile, body) == 200
 
 
 async def test_ordinary_deliveries_are_taken_while_others_fill_what_bodies_may_take(api: Replica) -> None:
