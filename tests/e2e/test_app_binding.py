@@ -11,6 +11,7 @@ import pytest
 
 from app.sandbox import webhooks as wa
 from app.sandbox.webhooks import Business, Person, encode_like_meta, signed_headers
+from app.services.app_binding import MAX_NUMBERS
 from tests.support.replica import NUMBER, NUMBERS_TOKEN, Replica, one_replica
 
 SECRETS = {"11111": "one" * 11, "22222": "two" * 11, "": "one" * 11}
@@ -88,6 +89,23 @@ async def test_a_number_without_an_account_waits_for_one_as_ever(api: Replica) -
         while not (letters := (await api("GET", "/admin/dead-letters"))["items"]):
             await asyncio.sleep(0.02)
     assert letters[0]["reason"] == "unknown phone_number_id 999000111222333"
+
+
+async def test_among_too_many_numbers_an_app_reaches_no_number_of_another(api: Replica) -> None:
+    first = await api.new_account()
+    second = await api.new_account(app_id="22222")
+    numbers = [str(999_000_111_222_000 + n) for n in range(MAX_NUMBERS)]
+    delivery = [
+        a_change(number, "hidden") for number in (first["phone_number_id"], *numbers, second["phone_number_id"])
+    ]
+    assert (await post(api, "11111", *delivery)).status_code == 200
+    assert await texts_of(api, first, until="hidden") == {"hidden"}
+    async with asyncio.timeout(20):
+        while len(letters := (await api("GET", "/admin/dead-letters?limit=200"))["items"]) < len(delivery) - 1:
+            await asyncio.sleep(0.05)
+    (letter,) = [each for each in letters if each["phone_number_id"] == second["phone_number_id"]]
+    assert letter["reason"] == "beyond the 100 numbers of a delivery that are looked up"
+    assert await texts_of(api, second) == set()
 
 
 async def test_who_sent_a_persons_message_is_recorded_and_shown(api: Replica) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,6 +14,7 @@ import pytest_asyncio
 
 from app.api import middleware, routes_webhook
 from app.api.http_protocol import BoundedHttpProtocol
+from app.sandbox import webhooks as wa
 from app.sandbox.webhooks import dashboard_test, encode_like_meta, sign
 from tests.support.replica import Replica, one_replica, token_of
 from tests.support.serving import APP_SECRET, OPERATOR_KEY
@@ -35,6 +39,9 @@ class Connection:
 
     async def ask(self, head: str, body: bytes = b"") -> tuple[int, dict[str, str], bytes]:
         self.writer.write(head.encode("latin-1") + b"\r\n" + body)
+        return await self.answer()
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
         async with asyncio.timeout(10):
             answer = (await self.reader.readuntil(b"\r\n\r\n")).decode()
             status, _, rest = answer.partition("\r\n")
@@ -49,6 +56,67 @@ class Connection:
 async def connect(api: Replica) -> Connection:
     where = urlsplit(api.url)
     return Connection(*await asyncio.open_connection(where.hostname, where.port))
+
+
+@pytest.fixture
+def arrived(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """How many bytes the server has read, by the client's port."""
+    counts: Counter[int] = Counter()
+    received = BoundedHttpProtocol.data_received
+
+    def counting(protocol: BoundedHttpProtocol, data: bytes) -> None:
+        assert protocol.client is not None
+        counts[protocol.client[1]] += len(data)
+        received(protocol, data)
+
+    monkeypatch.setattr(BoundedHttpProtocol, "data_received", counting)
+    return counts
+
+
+class Unfinished:
+    """A request that has sent a part of its body."""
+
+    def __init__(self, connection: Connection, head: str, length: int, part: bytes) -> None:
+        self.connection = connection
+        sent = f"{head}Content-Length: {length}\r\n\r\n".encode() + part
+        connection.writer.write(sent)
+        self._port, self._sent = connection.writer.get_extra_info("sockname")[1], len(sent)
+        self.answer = asyncio.create_task(connection.answer())
+
+    async def is_held(self, arrived: Counter[int]) -> None:
+        """Until the server has all of it, or has answered."""
+        async with asyncio.timeout(10):
+            while arrived[self._port] < self._sent and not self.answer.done():
+                await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def strangers(
+    api: Replica, arrived: Counter[int], *crowds: tuple[int, str, int]
+) -> AsyncIterator[list[Unfinished]]:
+    """Connections that send `size` bytes of a body and never its end: (how many, head, size) of each crowd."""
+    held: list[Unfinished] = []
+    try:
+        for count, head, size in crowds:
+            for _ in range(count):
+                held.append(Unfinished(await connect(api), head, size + 10_000, b"x" * size))
+                await held[-1].is_held(arrived)
+        yield held
+    finally:
+        for each in held:
+            each.answer.cancel()
+            each.connection.writer.transport.abort()
+        await asyncio.gather(*(each.answer for each in held), return_exceptions=True)
+
+
+async def in_two_pieces(api: Replica, arrived: Counter[int], head: str, body: bytes, *, first: int = 20_000) -> int:
+    """The status of a request whose body takes two reads."""
+    request = Unfinished(await connect(api), head, len(body), body[:first])
+    await request.is_held(arrived)
+    request.connection.writer.write(body[first:])
+    status, *_ = await request.answer
+    request.connection.writer.transport.abort()
+    return status
 
 
 @pytest.mark.parametrize(
@@ -143,6 +211,62 @@ async def test_metrics_need_a_key_of_their_own_or_the_operators(api: Replica) ->
     ) is None
 
 
+def a_delivery(account: dict[str, Any], characters: int) -> tuple[str, bytes]:
+    """The head and the body of a message, rightly signed."""
+    person = wa.Person("33612345678", "Amina")
+    change = wa.messages_change(wa.Business(account["phone_number_id"]), [wa.text(person, "y" * characters)], [person])
+    raw = encode_like_meta(wa.envelope(change))
+    return f"{WEBHOOK}X-Hub-Signature-256: {sign(APP_SECRET, raw)}\r\n", raw
+
+
+@pytest.mark.parametrize("characters", [60_000, 900_000])
+async def test_a_genuine_delivery_in_two_pieces_is_taken_while_strangers_hold_all_that_bodies_may_take(
+    api: Replica, arrived: Counter[int], characters: int
+) -> None:
+    head, raw = a_delivery(await api.new_account(), characters)
+    looks_signed = WEBHOOK + WELL_FORMED
+    async with strangers(api, arrived, (8, looks_signed, 3_000_000), (220, looks_signed, 45_000)) as held:
+        assert await in_two_pieces(api, arrived, head, raw) == 200
+        for oldest in (held[0], held[8]):
+            status, headers, body = await oldest.answer
+            assert (status, headers["connection"], headers["retry-after"]) == (503, "close", "5")
+            assert b'"overloaded"' in body
+            assert await oldest.connection.is_closed()
+
+
+@pytest.mark.parametrize("credentials", ["", "Authorization: Bearer\r\n", "Authorization: Basic eDp5\r\n",
+                                         "Authorization: Bearer made.up.token\r\n"])  # fmt: skip
+async def test_without_valid_credentials_no_byte_of_a_body_for_the_api_is_waited_for(
+    api: Replica, credentials: str
+) -> None:
+    for route in ("POST /accounts", "PUT /bot/profile?account_id=x", "POST /admin/dead-letters/drop"):
+        for length in ("Content-Length: 1000000\r\n", "Content-Length: 10\r\n", "Transfer-Encoding: chunked\r\n"):
+            connection = await connect(api)
+            status, headers, body = await connection.ask(
+                f"{route} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{credentials}{length}"
+            )
+            assert (status, headers["connection"]) == (401, "close")
+            assert headers["www-authenticate"] == "bearer"
+            assert b'"unauthenticated"' in body
+            assert await connection.is_closed()
+            connection.writer.close()
+
+
+@pytest.mark.parametrize(
+    "credentials", ["", f"Authorization: Bearer {token_of('mallory')}\r\n"], ids=["strangers", "signed-in"]
+)
+async def test_a_members_profile_in_two_pieces_is_taken_while_others_hold_all_that_bodies_may_take(
+    api: Replica, arrived: Counter[int], credentials: str
+) -> None:
+    account = await api.new_account(owner="ada")
+    json = "HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    profile = f"PUT /bot/profile?account_id={account['id']} {json}Authorization: Bearer {token_of('ada')}\r\n"
+    body = b'{"description":"%b"}' % (b"x" * 40_000)
+    holds = f"POST /accounts {json}{credentials}"
+    async with strangers(api, arrived, (8, holds, 1_000_000), (100, holds, 40_000)):
+        assert await in_two_pieces(api, arrived, profile, body) == 200
+
+
 async def test_ordinary_deliveries_are_taken_while_others_fill_what_bodies_may_take(api: Replica) -> None:
     raw = encode_like_meta(dashboard_test())
     good = f"{WEBHOOK}X-Hub-Signature-256: {sign(APP_SECRET, raw)}\r\nContent-Length: {len(raw)}\r\n"
@@ -169,7 +293,8 @@ async def test_ordinary_deliveries_are_taken_while_others_fill_what_bodies_may_t
 
 
 async def test_what_bodies_took_is_given_back_however_they_end(api: Replica) -> None:
-    for path, signature in (("/webhook/whatsapp", WELL_FORMED), ("/accounts", "")):
+    signed_in = f"Authorization: Bearer {token_of('mallory')}\r\n"
+    for path, signature in (("/webhook/whatsapp", WELL_FORMED), ("/accounts", signed_in)):
         for _ in range(12):
             connection = await connect(api)
             head = f"POST {path} HTTP/1.1\r\nHost: x\r\n{signature}Content-Length: 1040000\r\n\r\n"

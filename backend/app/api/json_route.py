@@ -1,4 +1,5 @@
-"""Routes of the JSON API: bodies are read strictly, and what the caller did not ask for is refused by name."""
+"""Routes of the JSON API: who asks is known before the body is read, bodies are read strictly, and what the caller did
+not ask for is refused by name."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.deps import known_query
+from app.api.deps import authenticate, known_query
 
 
 class StrictJsonRequest(Request):
@@ -23,10 +24,13 @@ class StrictJsonRequest(Request):
 
 
 class JsonRoute(APIRoute):
+    """FastAPI reads the body before it solves the dependencies: a stranger's body would take memory from the others."""
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[object, object, Response]]:
         handle = super().get_route_handler()
 
         async def strictly(request: Request) -> Response:
+            await authenticate(request)
             return await handle(StrictJsonRequest(request.scope, request.receive))
 
         return strictly

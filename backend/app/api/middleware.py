@@ -16,7 +16,7 @@ from app.core.logging import bind_request_id, log_canonical
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_BODIES_BYTES = 8 * 1024 * 1024
-"""Of all requests that are under way at the same time."""
+"""Of all requests that are under way at the same time, besides those of strangers, whose bodies are not read."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 REQUEST_SECONDS = Histogram(

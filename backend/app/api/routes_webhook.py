@@ -69,7 +69,7 @@ class WebhookReceiver:
     """`POST /webhook/whatsapp` as an ASGI callable. `app_secrets`: as META_APP_SECRET has them.
 
     200: durably stored · 400: not JSON · 401: no or wrong signature, nothing stored · 413 · 503: nothing durable could
-    take it, or too many large deliveries at once; Meta delivers again.
+    take it, or too many large deliveries at once and this one has been on its way the longest; Meta delivers again.
 
     Without a well-formed signature the body is not read. An answer that comes before the whole body announces that the
     connection will be closed.
@@ -124,7 +124,7 @@ class WebhookReceiver:
             ms=round(seconds * 1000, 2),
         )  # fmt: skip
 
-    async def _signed_content(self, scope: Scope, body: Body) -> tuple[str, bytes | bytearray] | None:
+    async def _signed_content(self, scope: Scope, body: Body) -> tuple[str, bytes] | None:
         """The app that signed it, and the body. `None` if the client went away. Raises `Unsigned`, `BodyTooLarge` or
         `BodiesTooLarge`."""
         signature, length = _headers(scope)

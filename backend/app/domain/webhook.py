@@ -106,6 +106,12 @@ def parse_webhook(payload: object) -> list[WebhookEvent]:
     return events
 
 
+def unread(event: WebhookEvent, reason: str) -> WebhookEvent:
+    """`event` as one that cannot be read: it acts for no account, and becomes a dead letter with `reason`."""
+    shape = {"kind": event.kind, "id": event.id, "body": event.body}
+    return _unknown(event.phone_number_id, shape, reason)
+
+
 def _change(change: Any, entry: Json) -> list[WebhookEvent]:
     value = change.get("value") if isinstance(change, dict) else None
     if not isinstance(value, dict):

@@ -66,8 +66,7 @@ class IngestService:
         return self._put_own(updates, self._binding, signed_by)
 
     async def _put_own(self, updates: Sequence[WebhookEvent], binding: AppBinding, signed_by: str) -> PutResult:
-        foreign = await binding.foreign({update.phone_number_id for update in updates}, signed_by)
-        return await self._put([update for update in updates if update.phone_number_id not in foreign])
+        return await self._put(await binding.permitted(updates, signed_by))
 
     def _put(self, updates: Sequence[WebhookEvent]) -> Awaitable[PutResult]:
         events: list[Event] = []
