@@ -6,6 +6,8 @@ import re
 
 MAX_DIGITS = 20
 """E.164 allows 15; some test numbers of Meta are longer."""
+PHONE_NUMBER_ID = r"^[0-9]{1,32}$"
+"""Meta's id of a business number, which is not the number itself (Graph API, WhatsApp Business phone number)."""
 
 _DECORATION = re.compile(r"[\s+().\-\u2010-\u2015\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
