@@ -69,6 +69,7 @@ def test_serve_without_settings_names_every_missing_variable(tmp_path: Path) -> 
         ({"APP_ENV": "production", "WHATSAPP_BASE_URL": "http://127.0.0.1:1"}, "WHATSAPP_BASE_URL"),
         ({"ENCRYPTION_KEY": "too-short"}, "ENCRYPTION_KEY"),
         ({"REDIS_URL": "http://nonsense"}, "REDIS_URL"),
+        ({"REDIS_URL": "redis://h/abc"}, "REDIS_URL"),
         ({"HOST": "http://0.0.0.0"}, "HOST"),
         ({"HOST": "no-such-host.invalid"}, "HOST is no-such-host.invalid, an unknown name"),
         ({"HOST": "192.0.2.1"}, "HOST is 192.0.2.1, which is no address of this machine"),
