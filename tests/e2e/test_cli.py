@@ -84,6 +84,21 @@ def test_contradictory_or_unsafe_settings_are_named(tmp_path: Path, changes: dic
     assert all(value not in result.stderr for value in (COMPLETE["ENCRYPTION_KEY"], COMPLETE["META_APP_SECRET"]))
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("pgbouncer=true", "DATABASE_URL: has an option that does not exist: pgbouncer"),
+        ("sslmode=verify-full", "DATABASE_URL: asks for a verified certificate (sslmode) without a root certificate"),
+    ],
+)
+def test_serve_names_a_setting_that_only_the_database_finds_wrong(
+    store_url: str, tmp_path: Path, option: str, said: str
+) -> None:
+    wrong = {"DATABASE_URL": f"{store_url}{'&' if '?' in store_url else '?'}{option}", "HOME": str(tmp_path)}
+    result = chorus(tmp_path, "serve", **COMPLETE | wrong)
+    assert (result.returncode, said in result.stderr, "Traceback" in result.stderr) == (2, True, False), result.stderr
+
+
 def test_a_misspelt_setting_is_named_by_serve(tmp_path: Path) -> None:
     missing = {name: value for name, value in COMPLETE.items() if name not in {"REDIS_URL", "GEMINI_API_KEY"}}
     (tmp_path / ".env").write_text("GEMINI_KEY=k\n")

@@ -58,6 +58,7 @@ async def run(*arguments: str, **env: str) -> Result:
 def doctor(complete: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Doctor:
     """The findings by subject, with all settings right but those given."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))  # ~/.postgresql/root.crt counts as sslrootcert
     for name in {name.upper() for name in Settings.model_fields} & os.environ.keys():
         monkeypatch.delenv(name)
 
@@ -204,6 +205,29 @@ async def test_the_databases_refusal_is_told_in_words(doctor: Doctor, store_url:
     finding = (await doctor(DATABASE_URL=given))["database"]
     assert (finding["state"], said in finding["detail"]) == ("bad", True), finding
     assert str(where.password) not in str(finding)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("pgbouncer=true", "has an option that does not exist: pgbouncer"),
+        ("options=-cfoo%3Dbar", "has an option that does not exist: foo"),
+        ("sslmode=verify-full", "sslrootcert="),
+        ("sslmode=nonsense", "has a value of sslmode that does not exist"),
+    ],
+)
+async def test_a_setting_that_only_the_database_finds_wrong_is_told_once_and_by_name(
+    doctor: Doctor, store_url: str, option: str, said: str
+) -> None:
+    mark = "&" if "?" in store_url else "?"
+    findings = await doctor(DATABASE_URL=f"{store_url}{mark}{option}")
+    assert bad(findings) == {"DATABASE_URL"}
+    assert said in findings["DATABASE_URL"]["mend"]
+    assert findings["gemini"]["state"] == findings["redis"]["state"] == "ok"
+    owner = await doctor(MIGRATE_DATABASE_URL=f"{store_url}{mark}{option}")
+    assert bad(owner) == {"schema"}
+    assert "MIGRATE_DATABASE_URL: " in owner["schema"]["mend"]
+    assert said in owner["schema"]["mend"]
 
 
 async def test_redis_refusal_is_told_in_words(doctor: Doctor, valkey_url: str) -> None:
