@@ -8,6 +8,7 @@ import logging
 import os
 import resource
 import socket
+from contextlib import suppress
 from importlib.util import find_spec
 from types import FrameType
 
@@ -15,6 +16,7 @@ import uvicorn
 
 from app import __version__
 from app.api.http_protocol import BoundedServer, ConnectionLimits, bounded
+from app.core.errors import SettingsError
 from app.core.tracing import configure_tracing
 from app.main import Chorus, create_app
 from app.settings import Settings
@@ -86,6 +88,21 @@ def _connections(wanted: int) -> int:
         return wanted
     logger.warning("few file descriptors: fewer connections", extra={"descriptors": soft, "wanted": needed})
     return max(soft - OTHER_FILES, soft // 2)
+
+
+def refuse_foreign_host(host: str) -> None:
+    """Before anything is connected. A port that is taken is told later, by the one try that counts. Raises
+    `SettingsError` if no address of `host` is one of this machine's."""
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        raise SettingsError({"HOST": f"is {host}, an unknown name; to listen everywhere: 0.0.0.0"}) from None
+    for family, kind, protocol, _, address in found:
+        # asyncio passes over the addresses of a family that is switched off, as ::1 of localhost may be.
+        with suppress(OSError), socket.socket(family, kind, protocol) as tried:
+            tried.bind(address)
+            return
+    raise SettingsError({"HOST": f"is {host}, which is no address of this machine; to listen everywhere: 0.0.0.0"})
 
 
 def serve(settings: Settings) -> None:

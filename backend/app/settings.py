@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -19,8 +20,17 @@ from app.core.credentials import credentials_problem
 from app.core.egress import Egress
 from app.core.errors import SettingsError
 from app.core.redis.url import RedisUrl, option_problem
-from app.core.secrets import SecretError, TokenCipher, clean_secret, guessable, strip_secret
-from app.domain.app_secrets import read_app_secrets
+from app.core.secrets import (
+    STORED_TOKEN,
+    SecretError,
+    TokenCipher,
+    clean_secret,
+    guessable,
+    key_is_guessable,
+    strip_secret,
+)
+from app.domain.app_secrets import app_secrets_problem, read_app_secrets
+from app.domain.identifiers import PHONE_NUMBER_ID
 from app.setting_names import is_name, misspelt
 
 
@@ -83,13 +93,62 @@ def _split(value: str, *, ascii_only: bool) -> tuple[str, ...]:
     return tuple(part for part in parts if part)
 
 
+_APPENDED = re.compile(r"(/(rest|auth))?/v\d+(\.\d+)?((alpha|beta)\d*)?\Z")
+"""Adapters append version and path. Looked for at the end only: a gateway may have a version of its own before it."""
+_HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?", re.ASCII)
+
+
 def _base_url(value: str) -> str:
     if not value.startswith(("http://", "https://")):
         raise ValueError("must start with http:// or https://")
+    try:
+        parts = urlsplit(value)
+        is_place = parts.port != 0 and _is_host(parts.hostname or "")
+    except ValueError:
+        is_place = False
+    if not is_place:
+        raise ValueError("has a port that is none, or a host that is none")
+    if "?" in value or "#" in value:
+        raise ValueError("has '?' or '#' in it, but paths are appended to it: remove what begins there")
+    if version := _APPENDED.search(parts.path.rstrip("/")):
+        raise ValueError(f"ends in {version[0]}, which is appended to it: remove that")
     return value.rstrip("/")
 
 
+def _is_host(name: str) -> bool:
+    """Can it be the host of a URL? Whether there is one of that name only a look-up tells."""
+    if ":" in name:
+        return _is_address(name)
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return bool(name)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _listening_host(value: str) -> str:
+    if not _is_address(value) and not _HOST_NAME.fullmatch(value):
+        raise ValueError("takes an address or a name alone, such as 0.0.0.0 or ::, without scheme, brackets and port")
+    return value
+
+
+def _number_id(value: str) -> str:
+    if not re.fullmatch(PHONE_NUMBER_ID, value):
+        raise ValueError("takes the id of a number, 1 to 32 digits, as Meta shows it; it is not the number itself")
+    return value
+
+
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+ListeningHost = Annotated[str, AfterValidator(_listening_host)]
+NumberId = Annotated[str, AfterValidator(_number_id)]
 
 POSTGRES_SCHEMES = ("postgresql://", "postgres://")
 
@@ -116,12 +175,13 @@ class Settings(BaseSettings):
     """One replica's settings. Field names in upper case are the environment names."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8-sig", extra="ignore", frozen=True, env_ignore_empty=True
-    )
+        env_file=".env", env_file_encoding="utf-8-sig", extra="ignore", frozen=True, env_ignore_empty=True,
+        allow_inf_nan=False,
+    )  # fmt: skip
 
     app_env: Env = Env.DEVELOPMENT
     app_role: ReplicaRole = ReplicaRole.ALL
-    host: str = "127.0.0.1"
+    host: ListeningHost = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     max_connections: int = Field(2000, ge=10, le=100_000)
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
@@ -147,7 +207,7 @@ class Settings(BaseSettings):
     whatsapp_verify_token: SecretStr | None = None
     meta_app_secret: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     whatsapp_token: SecretStr | None = None
-    whatsapp_phone_id: str | None = None
+    whatsapp_phone_id: NumberId | None = None
 
     ingest_fallback: IngestFallback = IngestFallback.NONE
     durability: Durability = Durability.EVERYSEC
@@ -231,6 +291,8 @@ class Settings(BaseSettings):
             problems["SUPABASE_KEY"] = "is missing although SUPABASE_URL is set"
         if not self.meta_app_secret:
             problems["META_APP_SECRET"] = "is missing; webhooks are signed with the Meta app's secret"
+        elif problem := app_secrets_problem(secret.get_secret_value() for secret in self.meta_app_secret):
+            problems["META_APP_SECRET"] = problem
         if not self.gemini_api_key:
             problems["GEMINI_API_KEY"] = "is missing"
         if self.redis_durability is not RedisDurability.AOF and self.ingest_fallback is not IngestFallback.DATABASE:
@@ -242,6 +304,8 @@ class Settings(BaseSettings):
         if bool(self.whatsapp_token) != bool(self.whatsapp_phone_id):
             lone = "WHATSAPP_PHONE_ID" if self.whatsapp_token else "WHATSAPP_TOKEN"
             problems[lone] = "is missing; WHATSAPP_TOKEN and WHATSAPP_PHONE_ID bootstrap an account together"
+        if self.whatsapp_token and self.whatsapp_phone_id:
+            problems |= self._first_account_problems()
         if self.signup is Signup.OPEN and not self.supabase_url:
             problems["SIGNUP"] = "is open, but without SUPABASE_URL nobody can sign in"
         unknown = set(self.readiness_requires) - {"redis", "database"}
@@ -297,6 +361,15 @@ class Settings(BaseSettings):
             return {"ENCRYPTION_KEY": f"is not usable: {exc}; make one with: chorus doctor --new-key"}
         return {}
 
+    def _first_account_problems(self) -> dict[str, str]:
+        """The account that they bootstrap takes what `chorus account add` takes."""
+        tokens = {"WHATSAPP_TOKEN": self.whatsapp_token, "WHATSAPP_VERIFY_TOKEN": self.whatsapp_verify_token}
+        return {
+            name: "is no token of an account: 8 to 1000 visible ASCII characters"
+            for name, token in tokens.items()
+            if token and not re.fullmatch(STORED_TOKEN, token.get_secret_value())
+        }
+
     def _production_problems(self) -> dict[str, str]:
         problems: dict[str, str] = {}
         for name, url in (
@@ -320,6 +393,8 @@ class Settings(BaseSettings):
             "META_APP_SECRET": guessable([secret.key for secret in app_secrets], least=MIN_SECRET_BYTES),
             "WHATSAPP_VERIFY_TOKEN": guessable([_bytes(self.whatsapp_verify_token)], least=MIN_VERIFY_BYTES),
         }
+        if any(key_is_guessable(key.get_secret_value()) for key in self.encryption_key):
+            problems["ENCRYPTION_KEY"] = "is one character or byte repeated; make one with: chorus doctor --new-key"
         return {name: problem for name, problem in found.items() if problem} | problems
 
 

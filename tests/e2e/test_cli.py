@@ -69,6 +69,11 @@ def test_serve_without_settings_names_every_missing_variable(tmp_path: Path) -> 
         ({"APP_ENV": "production", "WHATSAPP_BASE_URL": "http://127.0.0.1:1"}, "WHATSAPP_BASE_URL"),
         ({"ENCRYPTION_KEY": "too-short"}, "ENCRYPTION_KEY"),
         ({"REDIS_URL": "http://nonsense"}, "REDIS_URL"),
+        ({"REDIS_URL": "redis://h/abc"}, "REDIS_URL"),
+        ({"HOST": "http://0.0.0.0"}, "HOST"),
+        ({"HOST": "no-such-host.invalid"}, "HOST is no-such-host.invalid, an unknown name"),
+        ({"HOST": "192.0.2.1"}, "HOST is 192.0.2.1, which is no address of this machine"),
+        ({"REPLY_DEADLINE_SECONDS": "inf"}, "REPLY_DEADLINE_SECONDS"),
     ],
 )
 def test_contradictory_or_unsafe_settings_are_named(tmp_path: Path, changes: dict[str, str], named: str) -> None:
@@ -77,6 +82,21 @@ def test_contradictory_or_unsafe_settings_are_named(tmp_path: Path, changes: dic
     assert f"chorus: {named}" in result.stderr
     assert "Traceback" not in result.stderr
     assert all(value not in result.stderr for value in (COMPLETE["ENCRYPTION_KEY"], COMPLETE["META_APP_SECRET"]))
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("pgbouncer=true", "DATABASE_URL: has an option that does not exist: pgbouncer"),
+        ("sslmode=verify-full", "DATABASE_URL: asks for a verified certificate (sslmode) without a root certificate"),
+    ],
+)
+def test_serve_names_a_setting_that_only_the_database_finds_wrong(
+    store_url: str, tmp_path: Path, option: str, said: str
+) -> None:
+    wrong = {"DATABASE_URL": f"{store_url}{'&' if '?' in store_url else '?'}{option}", "HOME": str(tmp_path)}
+    result = chorus(tmp_path, "serve", **COMPLETE | wrong)
+    assert (result.returncode, said in result.stderr, "Traceback" in result.stderr) == (2, True, False), result.stderr
 
 
 def test_a_misspelt_setting_is_named_by_serve(tmp_path: Path) -> None:

@@ -42,11 +42,25 @@ ON_DATABASE = [
 ON_BOTH = ["queue rebind --yes"]
 OTHERS = {"serve", "demo", "sandbox say", "doctor", "openapi"}
 USAGE, AWAY = 2, 3
+WRONG_OPTIONS = [
+    ("pgbouncer=true", "has an option that does not exist: pgbouncer"),
+    ("connect_timeout=10", "has an option that does not exist: connect_timeout"),
+    ("channel_binding=require", "has an option that does not exist: channel_binding"),
+    ("options=-cfoo%3Dbar", "has an option that does not exist: foo"),
+    ("options=nonsense", "has an option that the server refuses"),
+    ("work_mem=much", "has an option that the server refuses: work_mem"),
+    ("wal_level=minimal", "has an option that the server refuses: wal_level"),
+    ("sslmode=nonsense", "has a value of sslmode that does not exist; there are disable, "),
+    ("sslmode=verify-full", "append sslrootcert=/path/to/ca.pem"),
+    ("sslmode=verify-ca", "append sslrootcert=/path/to/ca.pem"),
+    ("nonsense", "is not a valid postgresql:// URL"),
+]
 
 
 @pytest.fixture
 def chorus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Chorus:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))  # ~/.postgresql/root.crt counts as sslrootcert
     for name in {name.upper() for name in Settings.model_fields} & os.environ.keys():
         monkeypatch.delenv(name)
 
@@ -134,6 +148,9 @@ def test_redis_away_or_wrong_is_one_line_with_the_cause(command: str, chorus: Ch
     one_line(chorus(command, REDIS_URL=f"redis://{no_redis}/0"), "no Redis")
     one_line(chorus(command, REDIS_URL="localhost:6379"), "REDIS_URL is not a URL", code=USAGE)
     one_line(chorus(command, REDIS_URL="redis://h:6379/0?nonsense=1"), "nonsense", code=USAGE)
+    one_line(chorus(command, REDIS_URL="redis://h/abc"), "REDIS_URL has no number of a database", code=USAGE)
+    one_line(chorus(command, REDIS_URL="redis://h?protocol=9"), "REDIS_URL takes 2, 3 as protocol", code=USAGE)
+    one_line(chorus(command, REDIS_URL="unix://relative.sock"), "REDIS_URL names no socket", code=USAGE)
     one_line(chorus(command), "REDIS_URL is missing", code=USAGE)
     one_line(chorus(command, REDIS_URL="unix:///no/such/socket"), "does not exist")
 
@@ -200,7 +217,8 @@ def test_a_database_that_is_away_or_wrong_is_one_line_with_the_cause(
     one_line(on(f"postgresql://{user}@{where}/postgres?sslmode=require"), "TLS")
     one_line(on("postgresql://u:p@ss@127.0.0.1:1/x"), "DATABASE_URL has an unescaped '@'", "%40", code=USAGE)
     one_line(on("mysql://127.0.0.1/x"), "DATABASE_URL must start with", code=USAGE)
-    one_line(on(f"postgresql://{user}@{where}/postgres?sslmode=nonsense"), "DATABASE_URL", code=USAGE)
+    for option, said in WRONG_OPTIONS:
+        one_line(on(f"postgresql://{user}@{where}/postgres?{option}"), "DATABASE_URL: ", said, code=USAGE)
     if command != "migrate":
         one_line(on(f"postgresql://{user}@{where}/postgres"), "chorus migrate")
         one_line(chorus(command, SUPABASE_URL=f"http://{no_redis}", SUPABASE_KEY="k"), "database: ")

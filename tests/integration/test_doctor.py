@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +20,8 @@ from app.adapters.postgres_store import PostgresStore
 from app.adapters.row_security import expected_policies, policies_of
 from app.api.deps import OPERATOR
 from app.cli import main
+from app.core.egress import Egress
+from app.core.http_client import leave_by
 from app.core.secrets import TokenCipher
 from app.doctor.findings import Finding, bounded
 from app.doctor.limits import check_limits
@@ -27,7 +29,7 @@ from app.sandbox.app import running_sandbox
 from app.sandbox.config import SandboxConfig
 from app.services.account_service import AccountService
 from app.settings import Settings
-from tests.support.fakes import peer
+from tests.support.fakes import Handler, peer, response
 from tests.support.serving import settings_of
 from tests.support.tls import running_fronts
 
@@ -57,9 +59,10 @@ async def run(*arguments: str, **env: str) -> Result:
 
 
 @pytest.fixture
-def doctor(complete: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Doctor:
+def doctor(complete: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Doctor]:
     """The findings by subject, with all settings right but those given."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))  # ~/.postgresql/root.crt counts as sslrootcert
     for name in {name.upper() for name in Settings.model_fields} & os.environ.keys():
         monkeypatch.delenv(name)
 
@@ -69,7 +72,8 @@ def doctor(complete: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: 
         assert result.exit_code == int(any(finding["state"] == "bad" for finding in findings))
         return {finding["subject"]: finding for finding in findings}
 
-    return examine
+    yield examine
+    leave_by(Egress())
 
 
 def bad(findings: dict[str, dict[str, str]]) -> set[str]:
@@ -129,6 +133,129 @@ async def test_a_wrong_gemini_key_or_model_is_named(doctor: Doctor) -> None:
     model = (await doctor(GEMINI_MODEL="gemini-of-next-year"))["gemini"]
     assert (model["state"], model["mend"]) == ("bad", "correct GEMINI_MODEL")
     assert "gemini-of-next-year" in model["detail"]
+
+
+def says(answer: bytes) -> Handler:
+    """Reads a little of what it is asked, says that and closes."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(65536)
+        writer.write(answer)
+        await writer.drain()
+
+    return handle
+
+
+def refused(status: str, name: str) -> bytes:
+    return response(json.dumps({"error": {"status": name, "message": "x"}}).encode(), status=status)
+
+
+def graph(message: str) -> bytes:
+    return response(json.dumps({"error": {"message": message, "code": 2500}}).encode(), status="400 Bad Request")
+
+
+PAGE = b"<html><title>Welcome to nginx!</title></html>"
+NO_HTTP = b"-ERR unknown command\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "mend"),
+    [
+        (response(PAGE, status="404 Not Found"), "is not Gemini (HTTP 404)", "correct GEMINI_BASE_URL"),
+        (response(b'{"detail": "Not Found"}', status="404 Not Found"), "is not Gemini", "correct GEMINI_BASE_URL"),
+        (response(PAGE), "is not Gemini (HTTP 200)", "correct GEMINI_BASE_URL"),
+        (response(b"", status="301 Moved Permanently"), "is not Gemini (HTTP 301)", "correct GEMINI_BASE_URL"),
+        (response(PAGE, status="400 Bad Request"), "is not Gemini (HTTP 400)", "correct GEMINI_BASE_URL"),
+        (response(PAGE, status="403 Forbidden"), "is not Gemini (HTTP 403)", "correct GEMINI_BASE_URL"),
+        (refused("404 Not Found", "NOT_FOUND"), "there is no model", "correct GEMINI_MODEL"),
+        (refused("403 Forbidden", "PERMISSION_DENIED"), "the key is refused", "correct GEMINI_API_KEY"),
+        (refused("400 Bad Request", "FAILED_PRECONDITION"), "does not serve this key from here", "billing"),
+        (refused("429 Too Many Requests", "RESOURCE_EXHAUSTED"), "quota or credit is used up", "wait"),
+        (refused("402 Payment Required", "RESOURCE_EXHAUSTED"), "quota or credit is used up", "wait"),
+        (response(PAGE, status="502 Bad Gateway"), "HTTP 502", "check GEMINI_BASE_URL"),
+        (NO_HTTP, "speaks no HTTP", "correct host and port; is it https://? (GEMINI_BASE_URL)"),
+        (b"", "speaks no HTTP, or closes at once", "(GEMINI_BASE_URL)"),
+    ],
+)
+async def test_what_answers_instead_of_gemini_is_named(doctor: Doctor, answer: bytes, said: str, mend: str) -> None:
+    async with peer(says(answer)) as url:
+        finding = (await doctor(GEMINI_BASE_URL=url))["gemini"]
+    assert (finding["state"], said in finding["detail"], mend in finding["mend"]) == ("bad", True, True), finding
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "mend"),
+    [
+        (response(PAGE, status="404 Not Found"), "is not the Graph API (HTTP 404)", "correct WHATSAPP_BASE_URL"),
+        (response(PAGE), "is not the Graph API (HTTP 200)", "correct WHATSAPP_BASE_URL"),
+        (response(b'{"detail": "Not Found"}', status="404 Not Found"), "is not the Graph API", "WHATSAPP_BASE_URL"),
+        (graph("Unknown path components: /v26.0/me"), "no such path or version: v26.0", "WHATSAPP_BASE_URL"),
+        (graph("(#803) Some of the aliases you requested do not exist: v26.0"), "no such path", "WHATSAPP_API_VERSION"),
+        (response(PAGE, status="503 Service Unavailable"), "HTTP 503", "check WHATSAPP_BASE_URL"),
+        (NO_HTTP, "speaks no HTTP", "(WHATSAPP_BASE_URL)"),
+    ],
+)
+async def test_what_answers_instead_of_whatsapp_is_named(doctor: Doctor, answer: bytes, said: str, mend: str) -> None:
+    async with peer(says(answer)) as url:
+        finding = (await doctor(WHATSAPP_BASE_URL=url))["whatsapp"]
+    assert (finding["state"], said in finding["detail"], mend in finding["mend"]) == ("bad", True, True), finding
+
+
+async def test_an_answer_of_the_graph_api_to_a_request_without_a_token_is_well(doctor: Doctor) -> None:
+    answer = graph("An active access token must be used to query information about the current user.")
+    async with peer(says(answer)) as url:
+        assert (await doctor(WHATSAPP_BASE_URL=url))["whatsapp"]["state"] == "ok"
+
+
+async def test_a_base_url_with_a_path_of_another_program_is_named(doctor: Doctor, outside: str) -> None:
+    findings = await doctor(WHATSAPP_BASE_URL=f"{outside}/nope", GEMINI_BASE_URL=f"{outside}/nope")
+    assert bad(findings) == {"whatsapp", "gemini"}
+    assert "correct WHATSAPP_BASE_URL" in findings["whatsapp"]["mend"]
+    assert findings["gemini"]["mend"] == "correct GEMINI_BASE_URL"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(
+    ("answer", "said", "mend"),
+    [
+        (None, "through the proxy: connection refused", "nothing listens there"),
+        (NO_HTTP, "through the proxy: what answers there speaks no HTTP", "correct host and port"),
+        (b"HTTP/1.1 407 x\r\ncontent-length: 0\r\n\r\n", "through the proxy: it wants a user", "user:password"),
+    ],
+)
+async def test_a_proxy_that_does_not_let_us_out_is_named(
+    doctor: Doctor, scheme: str, answer: bytes | None, said: str, mend: str
+) -> None:
+    async with peer(says(answer or b"")) as listening:
+        proxy = listening.replace("://", "://user:secret@") if answer else "http://user:secret@127.0.0.1:1"
+        target, setting = f"{scheme}://127.0.0.1:2", f"{scheme.upper()}_PROXY"
+        findings = await doctor(
+            GEMINI_BASE_URL=target, WHATSAPP_BASE_URL=target, HTTP_TRUST_ENV="true", **{setting: proxy}
+        )
+    for subject in ("gemini", "whatsapp"):
+        finding = findings[subject]
+        assert (said in finding["detail"], mend in finding["mend"]) == (True, True), finding
+        assert f"({setting})" in finding["mend"]
+        assert "BASE_URL" not in finding["mend"]
+        assert "secret" not in str(finding)
+
+
+async def test_a_proxy_that_refuses_one_host_is_told_of(doctor: Doctor) -> None:
+    async with peer(says(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")) as proxy:
+        finding = (await doctor(GEMINI_BASE_URL="https://h.test", HTTP_TRUST_ENV="true", HTTPS_PROXY=proxy))["gemini"]
+    assert "through the proxy: it refuses the way there (HTTP 403)" in finding["detail"]
+    assert finding["mend"].endswith("NO_PROXY (HTTPS_PROXY)")
+
+
+async def test_what_is_between_us_and_supabase_is_named(doctor: Doctor) -> None:
+    over_rest = {"DATABASE_URL": "", "SUPABASE_KEY": "k"}
+    async with peer(says(NO_HTTP)) as url:
+        foreign = (await doctor(**over_rest, SUPABASE_URL=url))["database"]
+    assert "speaks no HTTP" in foreign["detail"]
+    proxied = {"HTTP_TRUST_ENV": "true", "HTTPS_PROXY": "http://127.0.0.1:1"}
+    lost = (await doctor(**over_rest, **proxied, SUPABASE_URL="https://h.test"))["database"]
+    assert "through the proxy: connection refused" in lost["detail"]
+    assert lost["mend"].endswith("(HTTPS_PROXY)")
 
 
 async def test_a_slip_in_a_name_is_told(doctor: Doctor) -> None:
@@ -206,6 +333,29 @@ async def test_the_databases_refusal_is_told_in_words(doctor: Doctor, store_url:
     finding = (await doctor(DATABASE_URL=given))["database"]
     assert (finding["state"], said in finding["detail"]) == ("bad", True), finding
     assert str(where.password) not in str(finding)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("pgbouncer=true", "has an option that does not exist: pgbouncer"),
+        ("options=-cfoo%3Dbar", "has an option that does not exist: foo"),
+        ("sslmode=verify-full", "sslrootcert="),
+        ("sslmode=nonsense", "has a value of sslmode that does not exist"),
+    ],
+)
+async def test_a_setting_that_only_the_database_finds_wrong_is_told_once_and_by_name(
+    doctor: Doctor, store_url: str, option: str, said: str
+) -> None:
+    mark = "&" if "?" in store_url else "?"
+    findings = await doctor(DATABASE_URL=f"{store_url}{mark}{option}")
+    assert bad(findings) == {"DATABASE_URL"}
+    assert said in findings["DATABASE_URL"]["mend"]
+    assert findings["gemini"]["state"] == findings["redis"]["state"] == "ok"
+    owner = await doctor(MIGRATE_DATABASE_URL=f"{store_url}{mark}{option}")
+    assert bad(owner) == {"schema"}
+    assert "MIGRATE_DATABASE_URL: " in owner["schema"]["mend"]
+    assert said in owner["schema"]["mend"]
 
 
 async def test_redis_refusal_is_told_in_words(doctor: Doctor, valkey_url: str) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from redis.asyncio.connection import SSLConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 from app.core.redis.client import connect
-from app.core.redis.url import RedisUrl, Topology
+from app.core.redis.url import _OPTIONS, RedisUrl, Topology, option_problem
 
 
 @pytest.mark.parametrize(
@@ -28,8 +29,9 @@ def test_a_url_is_taken_apart(
     assert RedisUrl.parse(url) == RedisUrl(Topology(topology), hosts, plain, service)
 
 
-def test_a_socket_stays_as_it_is() -> None:
-    assert RedisUrl.parse("unix:///tmp/s").plain == "unix:///tmp/s"
+@pytest.mark.parametrize("url", ["unix:///tmp/s", "unix://u:p@/tmp/a@b?db=1"])
+def test_a_socket_stays_as_it_is(url: str) -> None:
+    assert RedisUrl.parse(url).plain == url
 
 
 @pytest.mark.parametrize(
@@ -43,12 +45,92 @@ def test_a_socket_stays_as_it_is() -> None:
         ("redis+cluster://a/3", "only database 0"),
         ("redis://:secret@h:port", "has a port that is none"),
         ("redis://:secret@", "names no host"),
+        ("redis://:secret@h:0", "has a port that is none"),
+        ("redis://:secret@h/abc", "no number of a database"),
+        ("redis://:secret@h/0/1", "no number of a database"),
+        ("redis://:secret@h/-1", "no number of a database"),
+        ("rediss://:secret@h/1.0", "no number of a database"),
+        ("redis+sentinel://a/main/abc", "no number of a database"),
+        ("redis+sentinel://a/main/0/1", "no number of a database"),
+        ("unix://relative.sock", "no socket by its whole path"),
+        ("unix://:secret@relative.sock", "no socket by its whole path"),
+        ("unix://h/run/redis.sock", "no socket by its whole path"),
+        ("unix://:secret@/", "no socket by its whole path"),
+        ("unix://:sec/ret@/run/redis.sock", "%2F"),
     ],
 )
 def test_what_is_wrong_is_said_without_the_secret(url: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem) as caught:
         RedisUrl.parse(url)
     assert "secret" not in str(caught.value)
+
+
+BASES = (
+    "redis://h/0", "rediss://h/0", "unix:///tmp/s", "redis+sentinel://h/main", "rediss+sentinel://h/main",
+    "redis+cluster://h", "rediss+cluster://h",
+)  # fmt: skip
+GOOD = {
+    "db": "0", "protocol": "2", "ssl_min_version": "771", "ssl_cert_reqs": "none", "max_connections": "7",
+    "ssl_include_verify_flags": "VERIFY_X509_STRICT", "ssl_exclude_verify_flags": "[VERIFY_X509_STRICT,VERIFY_DEFAULT]",
+    "socket_read_size": "4096", "socket_timeout": "0.5", "socket_connect_timeout": "2", "health_check_interval": "0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("name", [*sorted(_OPTIONS), "nonsense"])
+async def test_an_option_is_refused_if_and_only_if_redis_py_does_not_take_it_there(base: str, name: str) -> None:
+    url = f"{base}?{name}={GOOD.get(name, 'x')}"
+    ignored = base.startswith("redis+cluster") and name.startswith("ssl_")
+    assert (option_problem(url) is None) == (await connections_can_be_made(url) and not ignored), option_problem(url)
+
+
+async def connections_can_be_made(url: str) -> bool:
+    client: Any = None
+    try:
+        client = connect(url, timeout_seconds=1)
+        if "+cluster:" in url:
+            for node in client.nodes_manager.startup_nodes.values():
+                node.connection_class(**node.connection_kwargs)
+            return True
+        pools = [client.connection_pool]
+        if "+sentinel:" in url:
+            pools += [each.connection_pool for each in client.connection_pool.sentinel_manager.sentinels]
+        for pool in pools:
+            pool.make_connection()
+    except (TypeError, ValueError, RedisError):
+        return False
+    else:
+        return True
+    finally:
+        if client is not None:
+            await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("redis://h?protocol=9", "takes 2, 3 as protocol"),
+        ("redis://h?db=-1", "no whole number as db"),
+        ("redis://h?db=1.5", "no whole number as db"),
+        ("redis://h?socket_timeout=1.2.3", "no number as socket_timeout"),
+        ("redis://h?socket_timeout=inf", "no number as socket_timeout"),
+        ("rediss://h?ssl_min_version=9", "as ssl_min_version"),
+        ("rediss://h?ssl_cert_reqs=maybe", "takes none, optional, required as ssl_cert_reqs"),
+        ("rediss://h?ssl_include_verify_flags=NONSENSE", "does not exist: NONSENSE"),
+        ("redis://h?max_connections=0", "has 0 as max_connections"),
+        ("redis://h?socket_timeout=0.0", "has 0 as socket_timeout"),
+        ("redis://h?socket_read_size=0", "has 0 as socket_read_size"),
+        ("redis://h/3?db=5", "another one as db"),
+        ("redis://h/3?db=3", None),
+        ("redis://h/?db=3", None),
+        ("unix:///tmp/5?db=3", None),
+        ("redis+cluster://h/0?db=0", None),
+        ("redis+cluster://h?db=3", "a cluster has only database 0"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_in_words(url: str, problem: str | None) -> None:
+    found = option_problem(url)
+    assert found is None if problem is None else problem in (found or "")
 
 
 async def test_tls_and_its_authority_reach_every_connection() -> None:

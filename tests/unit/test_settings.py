@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,9 @@ def test_a_comment_is_no_value_of_any_setting(name: str, monkeypatch: pytest.Mon
         monkeypatch.setenv(name, value)
         with pytest.raises(SettingsError, match=name):
             load_settings()
-    monkeypatch.setenv(name, {"PORT": " 8001\n", "APP_ENV": "production "}.get(name, " v1 "))
-    assert str(getattr(load_settings(), name.lower())) in {"8001", "production", "v1"}
+    good = {"PORT": " 8001\n", "APP_ENV": "production ", "WHATSAPP_PHONE_ID": "\u200b106540352242922 "}
+    monkeypatch.setenv(name, good.get(name, " v1 "))
+    assert str(getattr(load_settings(), name.lower())) in {"8001", "production", "v1", "106540352242922"}
 
 
 def test_a_setting_of_white_space_alone_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,10 +333,37 @@ def test_a_place_is_shown_without_its_secrets() -> None:
         ("REDIS_URL", "redis://h/0?nonsense=1", "an option that does not exist: nonsense"),
         ("REDIS_URL", "redis://h/0?socket_timeout=soon", "no number as socket_timeout"),
         ("REDIS_URL", "redis://h/0?ssl_ca_certs=/ca.pem", "needs rediss://"),
+        ("REDIS_URL", "redis://h/0?protocol=9", "takes 2, 3 as protocol"),
+        ("REDIS_URL", "redis://h/abc", "no number of a database"),
+        ("REDIS_URL", "unix://relative.sock", "unix:///run/redis.sock"),
         ("REDIS_CACHE_URL", "localhost:6379", "is not a URL"),
+        ("REDIS_CACHE_URL", "redis://h/0/1", "no number of a database"),
+        ("GEMINI_BASE_URL", "gemini", "must start with"),
+        ("GEMINI_BASE_URL", "https://", "a host that is none"),
+        ("GEMINI_BASE_URL", "https://:443", "a host that is none"),
+        ("GEMINI_BASE_URL", "https://.example", "a host that is none"),
+        ("GEMINI_BASE_URL", "https://[::1", "a host that is none"),
+        ("GEMINI_BASE_URL", "https://h:99999", "a port that is none"),
+        ("GEMINI_BASE_URL", "https://h:0", "a port that is none"),
+        ("GEMINI_BASE_URL", "https://h/?a=b", "'?' or '#'"),
+        ("SUPABASE_URL", "https://h#x", "'?' or '#'"),
+        ("GEMINI_BASE_URL", "https://h/v1beta", "ends in /v1beta"),
+        ("GEMINI_BASE_URL", "https://h/a/v1/", "ends in /v1,"),
+        ("WHATSAPP_BASE_URL", "https://h/v26.0", "ends in /v26.0"),
+        ("SUPABASE_URL", "https://h/rest/v1", "ends in /rest/v1"),
+        ("HOST", "localhost:8000", "without scheme, brackets and port"),
+        ("HOST", "http://0.0.0.0", "without scheme, brackets and port"),
+        ("HOST", "[::]", "without scheme, brackets and port"),
+        ("HOST", "*", "without scheme, brackets and port"),
+        ("META_APP_SECRET", "12345:", "a colon without"),
+        ("META_APP_SECRET", "an-app-secret-of-some-length,:secret", "a colon without"),
+        ("META_APP_SECRET", "my-app:secret", "a colon without"),
+        ("WHATSAPP_PHONE_ID", "+34610", "1 to 32 digits"),
+        ("WHATSAPP_PHONE_ID", "1" * 33, "1 to 32 digits"),
+        ("WHATSAPP_PHONE_ID", "٣٤", "1 to 32 digits"),
     ],
 )
-def test_a_url_that_cannot_work_is_named_with_the_cause(
+def test_a_value_that_cannot_work_is_named_with_the_cause(
     name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for other, good in COMPLETE.items():
@@ -343,6 +372,52 @@ def test_a_url_that_cannot_work_is_named_with_the_cause(
     with pytest.raises(SettingsError) as caught:
         load_settings().check_serve()
     assert said in caught.value.problems[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GEMINI_BASE_URL", "https://gateway.test/v1/some-account/google-ai-studio"),
+        ("GEMINI_BASE_URL", "http://[::1]:9000"),
+        ("WHATSAPP_BASE_URL", "https://chorus_proxy.test:443/whatsapp"),
+        ("WHATSAPP_BASE_URL", "https://münchen.test"),
+        ("HOST", "::"),
+        ("HOST", "chorus_api.internal."),
+        ("META_APP_SECRET", "12345:one-secret,12345:another:with-a-colon"),
+    ],
+)
+def test_an_unusual_value_that_works_is_taken(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for other, good in COMPLETE.items():
+        monkeypatch.setenv(other, good)
+    monkeypatch.setenv(name, value)
+    load_settings().check_serve()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("WHATSAPP_TOKEN", "short"), ("WHATSAPP_VERIFY_TOKEN", "short"), ("WHATSAPP_VERIFY_TOKEN", "token-of-the-café")],
+)
+def test_a_first_account_is_refused_where_account_add_refuses_it(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = {"WHATSAPP_TOKEN": "access-token", "WHATSAPP_PHONE_ID": "1", "WHATSAPP_VERIFY_TOKEN": "verify-token"}
+    for other, good in (COMPLETE | first).items():
+        monkeypatch.setenv(other, good)
+    assert load_settings().problems() == {}
+    monkeypatch.setenv(name, value)
+    assert "8 to 1000 visible" in load_settings().problems()[name]
+
+
+FLOATS = [name.upper() for name, field in Settings.model_fields.items() if field.annotation is float]
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "Infinity"])
+@pytest.mark.parametrize("name", FLOATS)
+def test_a_number_is_finite(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "REPLY_DEADLINE_SECONDS" in FLOATS
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=name):
+        load_settings()
 
 
 def test_cleaning_twice_changes_nothing() -> None:
@@ -376,6 +451,10 @@ def test_production_takes_settings_that_nobody_guesses() -> None:
         ("admin_api_key", "a" * 40),
         ("whatsapp_verify_token", "0123456789abcde"),
         ("whatsapp_verify_token", "v" * 16),
+        ("encryption_key", "A" * 43 + "="),
+        ("encryption_key", "a" * 43 + "="),
+        ("encryption_key", base64.urlsafe_b64encode(b"\xfe" * 32).decode()),
+        ("encryption_key", KEY + "," + "_" * 43 + "="),
     ],
 )
 def test_production_refuses_what_can_be_guessed_or_read_on_the_way(name: str, value: str) -> None:

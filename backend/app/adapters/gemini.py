@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 DEPENDENCY = "gemini"
 ATTEMPT_SECONDS = 15.0
 PROBE_SECONDS = 5.0
+NO_JSON = "with a body that is not JSON"
 PER_DAY_RETRY_SECONDS = 3600.0
 """A daily quota comes back at midnight Pacific time: longer than any reply can wait, so it is handed over."""
 MINUTE_SECONDS = 60.0
@@ -249,7 +250,7 @@ class GeminiModel:
         error = read_error(response.status, answer)
         if error is None:
             if answer is None:
-                raise GeminiUnavailable(f"gemini: HTTP {response.status} with a body that is not JSON", passing=True)
+                raise GeminiUnavailable(f"gemini: HTTP {response.status} {NO_JSON}", passing=True)
             return answer
         if error.is_about_the_request:
             raise InvalidRequest(error)

@@ -26,6 +26,7 @@ from pathlib import Path
 import asyncpg
 
 from app.adapters.database_trouble import DatabaseUnavailable, Trouble, database_cause, trouble
+from app.adapters.postgres_url import connecting
 from app.core.failure_words import named
 from app.domain.errors import ConfigurationError, MigrationFailed
 
@@ -210,10 +211,8 @@ async def database_session(database_url: str, timeout_seconds: float) -> AsyncIt
     """One connection for at most `timeout_seconds` in all, with its errors translated."""
     try:
         async with asyncio.timeout(timeout_seconds):
-            try:
+            with connecting():
                 connection = await asyncpg.connect(database_url, timeout=CONNECT_SECONDS, statement_cache_size=0)
-            except ValueError:
-                raise ConfigurationError("DATABASE_URL", "is not a valid postgresql:// URL") from None
             try:
                 yield connection
             finally:

@@ -12,9 +12,9 @@ import orjson
 from app.adapters.database_trouble import LOCK_SECONDS, DatabaseUnavailable, Trouble, database_policy, trouble
 from app.adapters.postgres_notifications import Notifications
 from app.adapters.postgres_pooling import SIGNS, is_known_pooler, is_transaction_pooler
+from app.adapters.postgres_url import connecting
 from app.adapters.sql_store import SqlStore
 from app.core.resilience import ResiliencePolicy
-from app.domain.errors import ConfigurationError
 from app.settings import Pooling
 
 logger = logging.getLogger(__name__)
@@ -189,21 +189,13 @@ async def _close(pool: asyncpg.Pool) -> None:
 
 
 async def _look(database_url: str) -> bool:
-    try:
+    with connecting():
         return await is_transaction_pooler(database_url, connect_seconds=CONNECT_SECONDS)
-    except ValueError:  # nothing was looked at before; the message would repeat the URL
-        raise _not_a_url() from None
 
 
 async def _acquire(pool: asyncpg.Pool) -> object:
-    try:
+    with connecting():
         return await pool.acquire(timeout=CONNECT_SECONDS)
-    except ValueError:
-        raise _not_a_url() from None
-
-
-def _not_a_url() -> ConfigurationError:
-    return ConfigurationError("DATABASE_URL", "is not a valid postgresql:// URL")
 
 
 def _discard(connection: asyncpg.Connection) -> None:

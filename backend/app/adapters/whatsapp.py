@@ -60,6 +60,10 @@ SEND_SECONDS = 25.0
 COURTESY_SECONDS = 3.0
 """For a read receipt with typing indicator; one that takes longer is late anyway."""
 PROBE_SECONDS = 5.0
+NO_GRAPH_API = "what answers there is not the Graph API"
+UNKNOWN_PATH = "the Graph API knows no such path or version:"
+_UNKNOWN_PATHS = ("Unknown path components", "aliases you requested do not exist")
+"""Meta's words where version and id are not where they belong, or the version is none."""
 NUMBER_FIELDS = "id,display_phone_number,verified_name,quality_rating"
 CONFIRM_SECONDS = 5.0
 MAX_CONFIRMS = 5
@@ -252,6 +256,22 @@ class WhatsAppMessenger:
         if response.status >= 500:
             raise Unavailable(DEPENDENCY, f"whatsapp: HTTP {response.status}")
         return {}
+
+    async def find_api(self) -> None:
+        """Is it the Graph API that answers, and does it have our version? The Graph API answers everything in JSON, and
+        what comes without a token with an `error`. Past the breakers. Raises `Unavailable`."""
+        url = f"{self._base_url}/{self._api_version}/me"
+        try:
+            response = await request("GET", url, timeout_seconds=PROBE_SECONDS, get_client=self._get_probe_client)
+        except HttpError as exc:
+            raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc
+        error = _json(response).get("error")
+        if response.status >= 500:
+            raise Unavailable(DEPENDENCY, f"whatsapp: HTTP {response.status}")
+        if not isinstance(error, dict):
+            raise Unavailable(DEPENDENCY, f"whatsapp: {NO_GRAPH_API} (HTTP {response.status})")
+        if any(words in str(error.get("message")) for words in _UNKNOWN_PATHS):
+            raise Unavailable(DEPENDENCY, f"whatsapp: {UNKNOWN_PATH} {self._api_version}")
 
     async def describe_number(self, account: Account) -> Mapping[str, object]:
         """What Meta says of the account's number with the account's token: `display_phone_number`, `verified_name`,

@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from app.core.secrets import clean_secret
+from app.core.secrets import STORED_TOKEN, clean_secret
 from app.domain.identifiers import MEMBER_ID, PHONE_NUMBER_ID
 from app.domain.models import MAX_OUTPUT_TOKENS, Author, Direction, HandoverReason, ReplyState, Role, Status
 from app.domain.profile_limits import MAX_DEPTH, PROFILE_BYTES
@@ -60,9 +60,7 @@ PhoneNumberId = Annotated[str, StringConstraints(pattern=PHONE_NUMBER_ID)]
 AppId = Annotated[str, StringConstraints(pattern=r"^[0-9]{5,20}$")]
 """Of a Meta app, as the app's dashboard shows it."""
 PhoneNumber = Annotated[str, StringConstraints(pattern=r"^\+?[0-9]{6,20}$")]
-Token = Annotated[
-    str, StringConstraints(pattern=r"^[\x21\x24-\x26\x28-\x7e][\x21-\x7e]{7,999}$"), BeforeValidator(_clean)
-]
+Token = Annotated[str, StringConstraints(pattern=STORED_TOKEN), BeforeValidator(_clean)]
 """Visible ASCII: it travels in a header or a URL. White space outside is cut off; a comment or quotes are refused."""
 AccessToken = Token
 VerifyToken = Token

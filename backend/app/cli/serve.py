@@ -20,11 +20,13 @@ def serve(host: str | None, port: int | None) -> None:
     from app.core.logging import configure_logging
     from app.core.unhandled import tell_by_place
     from app.doctor import refuse_foreign_namespace, refuse_unsafe_redis
+    from app.server import refuse_foreign_host
     from app.server import serve as run
     from app.settings import Env, LogFormat, file_problems, misspelt_settings
 
     settings = read_settings(host=host, port=port)
     settings.check_serve()
+    refuse_foreign_host(settings.host)
     if settings.app_env is Env.PRODUCTION:
         asyncio.run(refuse_unsafe_redis(settings))
     asyncio.run(refuse_foreign_namespace(settings))

@@ -49,6 +49,7 @@ from httpx import AsyncClient
 
 from app.core.egress import Egress
 from app.core.errors import Expected
+from app.core.network_trouble import went_through_proxy
 from app.core.tracing import span
 
 CONNECT_SECONDS = 3.0
@@ -203,9 +204,10 @@ def _new_client(io_seconds: float, room: _Room) -> AsyncClient:
 class _PerHostTransport(httpx.AsyncHTTPTransport):
     """httpx's own, with at most `per_host` exchanges per origin; one more waits as for a connection of the pool."""
 
-    def __init__(self, *, per_host: int, **options: Any) -> None:
+    def __init__(self, *, per_host: int, proxy_setting: str = "", **options: Any) -> None:
         super().__init__(**options)
         self._per_host = per_host
+        self._proxy_setting = proxy_setting
         self._origins: dict[str, tuple[asyncio.Semaphore, list[int]]] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -224,8 +226,10 @@ class _PerHostTransport(httpx.AsyncHTTPTransport):
 
         try:
             response = await super().handle_async_request(request)
-        except BaseException:
+        except BaseException as exc:
             release()
+            if self._proxy_setting:
+                went_through_proxy(exc, self._proxy_setting)
             raise
         stream = cast(httpx.AsyncByteStream, response.stream)
         try:
@@ -318,7 +322,7 @@ class _BoundedStream(httpx.AsyncByteStream):
 
 def _proxies(egress: Egress, options: Mapping[str, Any]) -> dict[str, httpx.AsyncBaseTransport | None]:
     """By httpx's URL patterns, of which the most specific one wins; `None` is the transport without a proxy."""
-    by_scheme = {"https://": egress.https_proxy, "http://": egress.http_proxy}
+    by_scheme = {"https": egress.https_proxy, "http": egress.http_proxy}
     mounts: dict[str, httpx.AsyncBaseTransport | None] = {}
     straight = egress.straight_hosts()
     if "*" in straight:
@@ -326,7 +330,8 @@ def _proxies(egress: Egress, options: Mapping[str, Any]) -> dict[str, httpx.Asyn
     for scheme, url in by_scheme.items():
         if url:
             context = _tls_context(egress.ca_file) if url.startswith("https://") else None
-            mounts[scheme] = _PerHostTransport(**options, proxy=httpx.Proxy(url, ssl_context=context))
+            proxy = httpx.Proxy(url, ssl_context=context)
+            mounts[f"{scheme}://"] = _PerHostTransport(**options, proxy=proxy, proxy_setting=f"{scheme.upper()}_PROXY")
     return mounts | dict.fromkeys(_pattern(host) for host in straight if mounts)
 
 

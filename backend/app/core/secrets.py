@@ -10,6 +10,7 @@ protect against a reader who has both the database and the key.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -22,6 +23,8 @@ class SecretError(ValueError):
 _INVISIBLE_OUTSIDE = "\ufeff\u200b\u200c\u200d\u2060"
 """Byte order mark and zero-width characters, which come with what is copied. `str.strip` keeps them."""
 _QUOTES = ("'", '"')
+STORED_TOKEN = r"^[\x21\x24-\x26\x28-\x7e][\x21-\x7e]{7,999}$"
+"""A token of an account, after `clean_secret`: it travels in a header or a URL, and begins as no comment does."""
 
 
 def clean_secret(value: str, *, ascii_only: bool = False) -> str:
@@ -60,6 +63,18 @@ def guessable(secrets: Iterable[bytes], *, least: int) -> str | None:
     if any(len(set(secret)) == 1 for secret in given):
         return f"is one character repeated: take a random one, as of `openssl rand -hex {least}`"
     return None
+
+
+REPEATED_BYTES = 3
+"""One character of base64, repeated, stands for three different bytes at most. 32 random bytes have about thirty."""
+
+
+def key_is_guessable(key: str) -> bool:
+    """Is it one byte, or one character, repeated? `False` also for what is no key: `TokenCipher` refuses it."""
+    try:
+        return len(set(base64.urlsafe_b64decode(key))) <= REPEATED_BYTES
+    except ValueError:
+        return False
 
 
 class TokenCipher:

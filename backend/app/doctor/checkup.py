@@ -46,9 +46,17 @@ async def examine(settings: Settings, broken: Mapping[str, str]) -> list[Finding
         if checks.keys() >= {"redis", "database"}:
             checks[SUBJECT] = lambda: check_namespace(settings, stack)
         checks |= {"gemini": lambda: check_gemini(settings), "whatsapp": lambda: check_whatsapp(settings)}
-        for result in await asyncio.gather(*(bounded(subject, check) for subject, check in checks.items())):
-            findings += result
+        for result in await asyncio.gather(*(_told(subject, check) for subject, check in checks.items())):
+            findings += [finding for finding in result if finding not in findings]
     return findings
+
+
+async def _told(subject: str, check: Check) -> list[Finding]:
+    """A setting that only its dependency finds wrong is told as the others are, once for all checks that use it."""
+    try:
+        return await bounded(subject, check)
+    except ConfigurationError as exc:
+        return [Finding(exc.variable, "bad", "", exc.problem)]
 
 
 def _settings(settings: Settings, problems: Mapping[str, str]) -> list[Finding]:

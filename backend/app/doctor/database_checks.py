@@ -32,7 +32,7 @@ async def check_database(settings: Settings, stack: AsyncExitStack) -> list[Find
         started = time.perf_counter()
         await store.ping()
         seconds = time.perf_counter() - started
-    except (Unavailable, ConfigurationError) as exc:
+    except Unavailable as exc:
         cause = of_database(exc, settings)
         return [Finding("database", "bad", cause.said, cause.mend)]
     state = "warn" if seconds > SLOW_SECONDS else "ok"
@@ -49,9 +49,11 @@ async def check_database(settings: Settings, stack: AsyncExitStack) -> list[Find
     for subject, part in parts.items():
         try:
             findings.append(await part(settings, store))
-        except (Unavailable, ConfigurationError) as exc:
+        except Unavailable as exc:
             cause = of_database(exc, settings)
             findings.append(Finding(subject, "bad", cause.said, cause.mend))
+        except ConfigurationError as exc:
+            findings.append(Finding(subject, "bad", "", str(exc)))
     return findings
 
 
@@ -74,6 +76,8 @@ async def _schema(settings: Settings, store: Store) -> Finding:
         except ConfigurationError as exc:
             if exc.variable != "DATABASE_URL":
                 raise
+            if settings.migrate_database_url:
+                raise ConfigurationError("MIGRATE_DATABASE_URL", exc.problem) from exc
             # A replica's user may not read that; the list above is what the schema says of itself.
     if missing:
         return Finding("schema", "bad", f"not applied: {', '.join(missing)}", "chorus migrate")

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from app.core.failure_words import place_of
+from app.domain.errors import ConfigurationError
 
 CHECK_TIMEOUT_SECONDS = 10.0
 
@@ -28,11 +29,14 @@ class Finding:
 
 
 async def bounded(subject: str, check: Check, *, seconds: float = CHECK_TIMEOUT_SECONDS) -> list[Finding]:
-    """What the check found. One that takes too long, or breaks, is a finding of its own; it hides no other."""
+    """What the check found. One that takes too long, or breaks, is a finding of its own; it hides no other. Raises
+    `ConfigurationError`: a setting is wrong, and only the dependency could tell."""
     try:
         async with asyncio.timeout(seconds):
             return await check()
     except TimeoutError:
         return [Finding(subject, "bad", f"no answer within {seconds:.0f} s", "is it overloaded, frozen, or cut off?")]
+    except ConfigurationError:
+        raise
     except Exception as exc:  # noqa: BLE001  a bug in one check must not cost the report
         return [Finding(subject, "bad", f"the check failed: {place_of(exc)}", "please report this")]

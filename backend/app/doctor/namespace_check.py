@@ -18,7 +18,8 @@ START_SECONDS = 5.0
 
 
 async def check_namespace(settings: Settings, stack: AsyncExitStack) -> list[Finding]:
-    """Binds nothing. No finding where one of the two cannot be asked: the other checks say why."""
+    """Binds nothing. No finding where one of the two cannot be asked: the other checks say why. Raises
+    `ConfigurationError` for a setting that only the database could find wrong."""
     redis = open_door(settings.redis_url or "", stack, answer_seconds=REDIS_TIMEOUT_SECONDS)
     bindings = open_bindings(settings, stack, redis)
     store = await open_store(settings, policy=operator_policy())

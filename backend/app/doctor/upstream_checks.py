@@ -1,4 +1,4 @@
-"""Gemini and WhatsApp, asked as /health asks them: no tokens spent, nothing sent."""
+"""Gemini and WhatsApp, asked without sending anything: Gemini for one token, WhatsApp without a token of an account."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from app.adapters.gemini import GeminiModel
 from app.adapters.whatsapp import WhatsAppMessenger
 from app.core.errors import Unavailable
 from app.core.secrets import TokenCipher
-from app.doctor.causes import of_gemini, of_http
+from app.doctor.causes import of_gemini, of_whatsapp
 from app.doctor.findings import Finding
 from app.settings import Settings
 
@@ -32,8 +32,8 @@ async def check_whatsapp(settings: Settings) -> list[Finding]:
         cipher=TokenCipher([TokenCipher.generate_key()]),  # nothing is decrypted here
     )
     try:
-        await messenger.probe()
+        await messenger.find_api()
     except Unavailable as exc:
-        cause = of_http(exc, "WHATSAPP_BASE_URL")
-        return [Finding("whatsapp", "bad", f"{settings.whatsapp_base_url}: {cause.said}", cause.mend)]
+        cause = of_whatsapp(exc, settings)
+        return [Finding("whatsapp", "bad", cause.said, cause.mend)]
     return [Finding("whatsapp", "ok", settings.whatsapp_base_url)]

@@ -33,6 +33,13 @@ def read_app_secrets(items: Iterable[str]) -> tuple[AppSecret, ...]:
     return tuple(found)
 
 
+def app_secrets_problem(items: Iterable[str]) -> str | None:
+    """What is wrong with an item, `None` if nothing is. Meta's secrets are hexadecimal: a colon ends an app's id."""
+    if any(":" in item and not _NAMED.fullmatch(item) for item in items):
+        return "has a colon without an app's id before it, 5 to 20 digits, and a secret behind it"
+    return None
+
+
 def binds(secrets: Sequence[AppSecret]) -> bool:
     """Is any secret bound to an app? Then each number has an app, and no other one speaks for it."""
     return any(secret.app_id for secret in secrets)

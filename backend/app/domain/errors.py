@@ -48,13 +48,15 @@ class ChorusError(Expected):
 
 
 class ConfigurationError(ChorusError):
-    """A setting is missing, contradictory or unsafe. `variable` is the environment name to change."""
+    """A setting is missing, contradictory or unsafe. `variable` is the environment name to change, `problem` what is
+    wrong with it and what to do."""
 
     code = "configuration_error"
 
     def __init__(self, variable: str, message: str) -> None:
         super().__init__(f"{variable}: {message}")
         self.variable = variable
+        self.problem = message
 
 
 class MigrationFailed(ChorusError):

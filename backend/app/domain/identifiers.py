@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 
 PHONE_NUMBER_ID = r"^[0-9]{1,32}$"
+"""Meta's id of a business number, which is not the number itself (Graph API, WhatsApp Business phone number)."""
 MEMBER_ID = r"^[A-Za-z0-9_-][A-Za-z0-9._:@|-]{0,254}$"
 """The `sub` of a Supabase access token, usually a UUID."""
 

@@ -11,6 +11,8 @@ Behind `?` comes what redis-py's connection takes (`ssl_ca_certs=/etc/ssl/ours.p
 
 from __future__ import annotations
 
+import re
+import ssl
 from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import parse_qsl, urlsplit
@@ -19,20 +21,30 @@ from app.core.credentials import credentials_problem
 
 SENTINEL_PORT = 26379
 REDIS_PORT = 6379
+_DATABASE = re.compile(r"(\d+/?)?", re.ASCII)
 _TLS_SCHEMES = {"redis": False, "rediss": True}
 
 
-_NUMBERS = frozenset({
-    "db", "health_check_interval", "max_connections", "protocol", "socket_connect_timeout", "socket_read_size",
-    "socket_timeout", "ssl_min_version",
-})  # fmt: skip
+_WHOLE_NUMBERS = frozenset({"db", "health_check_interval", "max_connections", "socket_read_size"})
+_SECONDS = frozenset({"socket_connect_timeout", "socket_timeout"})
+_MAY_BE_0 = frozenset({"db", "health_check_interval"})
+_CHOICES = {
+    "protocol": ("2", "3"),
+    "ssl_cert_reqs": ("none", "optional", "required"),
+    "ssl_min_version": ("769", "770", "771", "772"),
+}
+"""The last are those of `ssl.TLSVersion`: TLS 1.0 to 1.3."""
+_VERIFY_FLAGS = frozenset({"ssl_exclude_verify_flags", "ssl_include_verify_flags"})
 _WORDS = frozenset({
     "client_name", "legacy_responses", "password", "retry_on_timeout", "sentinel_password", "sentinel_username",
-    "socket_keepalive", "ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile",
-    "ssl_check_hostname", "ssl_ciphers", "ssl_exclude_verify_flags", "ssl_include_verify_flags", "ssl_keyfile",
-    "ssl_password", "username",
+    "socket_keepalive", "ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_certfile", "ssl_check_hostname",
+    "ssl_ciphers", "ssl_keyfile", "ssl_password", "username",
 })  # fmt: skip
+_OPTIONS = _WHOLE_NUMBERS | _SECONDS | _CHOICES.keys() | _VERIFY_FLAGS | _WORDS
 """What may stand behind `?` (redis-py 8.1, `URL_QUERY_ARGUMENT_PARSERS` and the arguments of its connections)."""
+_OF_SENTINEL = frozenset({"sentinel_password", "sentinel_username"})
+_NOT_OF_CLUSTER = frozenset({"retry_on_timeout", "ssl_ca_path", "ssl_password"})
+"""Arguments that redis-py's `RedisCluster` does not have."""
 
 
 class Topology(StrEnum):
@@ -58,7 +70,7 @@ class RedisUrl:
         if not colon or not rest or scheme == "":
             raise ValueError("is not a URL, such as redis://127.0.0.1:6379/0")
         if scheme == "unix":
-            return cls(Topology.SINGLE, (), url)
+            return _socket(url)
         if base not in _TLS_SCHEMES or kind not in {"", Topology.SENTINEL, Topology.CLUSTER}:
             raise ValueError("must start with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
         if problem := credentials_problem(url, tolerated="@%"):  # redis-py reads these two as they are
@@ -77,22 +89,64 @@ class RedisUrl:
                 raise ValueError("names no service: redis+sentinel://host:26379/<service>")
         if topology is Topology.CLUSTER and path not in {"", "0"}:
             raise ValueError("names a database; a cluster has only database 0")
+        if not _DATABASE.fullmatch(path):  # redis-py would take database 0, or put the digits together
+            raise ValueError("has no number of a database behind the last /, as in redis://127.0.0.1:6379/0")
         host, port = hosts[0]
         plain = f"{base}://{credentials}{at}{_bracketed(host)}:{port}/{path}{question}{query}"
         return cls(topology, hosts, plain, service)
 
 
 def option_problem(url: str) -> str | None:
-    """What redis-py would trip over behind `?` when it connects; `None` if nothing."""
-    query = url.partition("?")[2]
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in _NUMBERS | _WORDS:
-            return f"has an option that does not exist: {name[:40]}"
-        if name in _NUMBERS and not value.replace(".", "", 1).isdecimal():
-            return f"has no number as {name}"
-        if name.startswith("ssl_") and not url.startswith("rediss"):
-            return f"has {name}, which needs rediss://"
+    """What redis-py would trip over behind `?` when it connects; `None` if nothing. Raises as `RedisUrl.parse`."""
+    where = RedisUrl.parse(url)
+    database = "" if url.startswith("unix") else urlsplit(where.plain).path.strip("/")
+    for name, value in parse_qsl(url.partition("?")[2], keep_blank_values=True):
+        if problem := _misplaced(name, url, where.topology) or _value_problem(name, value):
+            return problem
+        if name == "db" and where.topology is Topology.CLUSTER and value.strip("0"):
+            return "names a database; a cluster has only database 0"
+        if name == "db" and database not in {"", value}:
+            return "names one database behind the last / and another one as db"
     return None
+
+
+def _misplaced(name: str, url: str, topology: Topology) -> str | None:
+    if name not in _OPTIONS:
+        return f"has an option that does not exist: {name[:40]}"
+    if name.startswith("ssl_") and not url.startswith("rediss"):
+        return f"has {name}, which needs rediss://"
+    if name in _OF_SENTINEL and topology is not Topology.SENTINEL:
+        return f"has {name}, which needs redis+sentinel://"
+    if name in _NOT_OF_CLUSTER and topology is Topology.CLUSTER:
+        return f"has {name}, which a cluster's connections do not take"
+    if name == "socket_keepalive" and url.startswith("unix"):
+        return f"has {name}, which a socket of the file system does not take"
+    return None
+
+
+def _value_problem(name: str, value: str) -> str | None:
+    number = value.replace(".", "", 1) if name in _SECONDS else value
+    if name in _WHOLE_NUMBERS | _SECONDS:
+        if not (number.isascii() and number.isdecimal()):
+            return f"has no {'whole ' if name in _WHOLE_NUMBERS else ''}number as {name}"
+        if not number.strip("0") and name not in _MAY_BE_0:
+            return f"has 0 as {name}, with which nothing is read"
+    if name in _CHOICES and value not in _CHOICES[name]:
+        return f"takes {', '.join(_CHOICES[name])} as {name}, nothing else"
+    if name in _VERIFY_FLAGS:
+        unknown = {flag.strip() for flag in value.strip("[]").split(",")} - ssl.VerifyFlags.__members__.keys()
+        if unknown:
+            return f"has a flag as {name} that does not exist: {sorted(unknown)[0][:40]}"
+    return None
+
+
+def _socket(url: str) -> RedisUrl:
+    if problem := credentials_problem(url, tolerated="@%"):
+        raise ValueError(problem)
+    authority, _, path = url.partition("://")[2].partition("?")[0].partition("/")
+    if authority.rpartition("@")[2] or not path:
+        raise ValueError("names no socket by its whole path, as in unix:///run/redis.sock")
+    return RedisUrl(Topology.SINGLE, (), url)
 
 
 def _hosts(names: str, default_port: int) -> tuple[tuple[str, int], ...]:
@@ -103,9 +157,11 @@ def _hosts(names: str, default_port: int) -> tuple[tuple[str, int], ...]:
         except ValueError:
             raise ValueError("has an IPv6 address without its brackets") from None
         try:
-            port = parts.port or default_port
+            port = default_port if parts.port is None else parts.port
         except ValueError:
-            raise ValueError("has a port that is none") from None
+            port = 0
+        if port == 0:
+            raise ValueError("has a port that is none")
         if not parts.hostname:
             raise ValueError("names no host")
         hosts.append((parts.hostname, port))
