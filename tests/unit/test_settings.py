@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from app.api.schemas import AccountChanges, AccountIn
 from app.core.credentials import credentials_problem, place_of
 from app.core.errors import SettingsError
-from app.core.secrets import TokenCipher, clean_secret
+from app.core.secrets import clean_secret
 from app.setting_names import misspelt
 from app.settings import Settings, file_problems, load_settings, misspelt_settings
 
-KEY = TokenCipher.generate_key()
+KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="  # in the names of tests, which workers must agree on
 SECRETS = (
     "DATABASE_URL", "SUPABASE_KEY", "SUPABASE_JWT_SECRET", "GEMINI_API_KEY", "WHATSAPP_VERIFY_TOKEN", "META_APP_SECRET",
     "WHATSAPP_TOKEN", "ADMIN_API_KEY", "ENCRYPTION_KEY", "REDIS_URL", "REDIS_CACHE_URL",
