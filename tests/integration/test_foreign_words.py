@@ -164,7 +164,7 @@ def tokens(issuer: str) -> list[str]:
     """Of users named as our planted one; the first is valid, the second's key is asked for, the third is none."""
     claims = {
         "iss": f"{issuer}/auth/v1", "aud": "authenticated", "role": "authenticated", "exp": time.time() + 600,
-        "sub": f"{NAME} {NUMBER}", "email": f"{NAME}@{NUMBER}.test", "user_metadata": {"name": NAME},
+        "sub": f"{NAME.replace(' ', '-')}.{NUMBER}", "email": f"{NAME}@{NUMBER}.test", "user_metadata": {"name": NAME},
     }  # fmt: skip
     signed = jwt.encode(claims, JWT_SECRET, algorithm="HS256")
     asked = jwt.encode(claims, JWT_SECRET, algorithm="HS512", headers={"kid": f"{NAME} {NUMBER}"})

@@ -21,6 +21,7 @@ OURS = (Expected, SecretError, asyncio.CancelledError)
 NO_PRODUCT = {"sandbox", "localhost", "demo"}
 """Run on the developer's machine, with made-up customers."""
 EXCEPTIONS = {
+    "adapters/postgres_url.py": "of a connection that was refused; it repeats the name of an option of DATABASE_URL",
     "settings.py": "the `ValueError` of `RedisUrl.parse` says in our words what is wrong with a setting",
     "cli/sandbox.py": "it talks to the sandbox on the developer's machine",
 }
