@@ -288,8 +288,9 @@ def test_who_gets_an_answer_and_who_a_person() -> None:
     ]  # fmt: skip
     unavailable = [{"code": 131060, "title": "This message is unavailable"}]
     person = [
-        wa.message(AMINA, "hologram"), wa.text(AMINA, "x", group_id="g1"),
-        wa.message(AMINA, "unsupported", errors=unavailable),
+        wa.message(AMINA, "hologram"), wa.text(AMINA, "x", group_id="g1"), wa.text(AMINA, "x", group_id=1),
+        wa.message(AMINA, "unsupported", errors=unavailable), wa.message(AMINA, "unsupported", errors=unavailable[0]),
+        wa.message(AMINA, "interactive", {"type": "call_permission_reply", "call_permission_reply": {}}),
     ]  # fmt: skip
     assert all(expects_answer(inbound(m)) and not needs_a_person(inbound(m)) for m in answered)
     assert not any(expects_answer(inbound(m)) or needs_a_person(inbound(m)) for m in silent)

@@ -202,8 +202,9 @@ def _ids_before(message: Json) -> tuple[str | None, str | None]:
 
 
 def group_of(message: Json) -> str | None:
-    """The group a message was written in; `None`: a private conversation."""
-    return _text(message.get("group_id"))
+    """The group a message was written in; `None`: a private conversation. The database reads a number as text, too."""
+    group = message.get("group_id")
+    return str(group) if type(group) is int else _text(group)
 
 
 def _status(number: str, status: Json, _contacts: _Contacts) -> WebhookEvent:
@@ -384,10 +385,11 @@ ANSWERABLE_TYPES = frozenset({
 
 def expects_answer(message: InboundMessage) -> bool:
     """Would the customer be surprised by silence? Not after a reaction, nor in a group, nor for what the bot cannot
-    know anything of: types yet to be invented, edits without readable words, and messages that only the business's
-    phone shows."""
+    know anything of: types yet to be invented, edits without readable words, messages that only the business's phone
+    shows, and what a customer says to a call that a person has asked for."""
     return (
         message.type in ANSWERABLE_TYPES
+        and not _is_about_a_call(message)
         and group_of(message.payload) is None
         and (message.type != "edit" or message.text is not None)
         and not _is_only_on_the_phone(message.type, message.payload)
@@ -400,11 +402,18 @@ def needs_a_person(message: InboundMessage) -> bool:
 
 def opens_chat(message: InboundMessage) -> bool:
     """The customer opened the chat for the first time and has written nothing yet."""
-    return message.type == "request_welcome" and "group_id" not in message.payload
+    return message.type == "request_welcome" and group_of(message.payload) is None
+
+
+def _is_about_a_call(message: InboundMessage) -> bool:
+    interactive = message.payload.get("interactive")
+    return isinstance(interactive, dict) and interactive.get("type") == "call_permission_reply"
 
 
 def _is_only_on_the_phone(kind: str, message: Json) -> bool:
     errors = message.get("errors")
+    if isinstance(errors, dict):
+        errors = [errors]
     if kind != "unsupported" or not isinstance(errors, list):
         return False
     codes = {str(error.get("code")) for error in errors if isinstance(error, dict)}
