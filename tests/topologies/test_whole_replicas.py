@@ -19,6 +19,8 @@ from app.core.redis.door import Door
 from app.doctor import examine
 from app.main import create_app
 from app.sandbox import webhooks as wa
+from app.sandbox.app import running_sandbox
+from app.sandbox.config import SandboxConfig
 from tests.support.redis_topologies import Cluster, Guarded, client
 from tests.support.serving import APP_SECRET, OPERATOR_KEY, OutsideWorld, served, settings_of
 
@@ -93,8 +95,9 @@ async def test_a_replica_on_a_cluster_does_all_it_does(valkey_url: str, store_ur
             assert (await http.get(path)).status_code == 200, path
 
 
-async def test_doctor_examines_a_cluster(valkey_url: str, store_url: str, outside: OutsideWorld) -> None:
-    findings = await examine(settings_of(outside.url, valkey_url, store_url), {})
+async def test_doctor_examines_a_cluster(valkey_url: str, store_url: str) -> None:
+    async with running_sandbox(SandboxConfig()) as sandbox:
+        findings = await examine(settings_of(sandbox.url, valkey_url, store_url), {})
     assert [finding for finding in findings if finding.is_bad] == []
     assert any(", cluster," in finding.detail for finding in findings if finding.subject == "redis")
 
