@@ -27,9 +27,9 @@ from app.core.queue.events import (
     QueueStats,
     QueueUnavailable,
 )
-from app.core.queue.mailboxes import Queue
+from app.core.queue.mailboxes import EVENTS, Queue
 
 __all__ = [
-    "Claim", "DeadLetter", "Event", "Failure", "LeaseLost", "PutResult", "Queue", "QueueFull", "QueueStats",
+    "EVENTS", "Claim", "DeadLetter", "Event", "Failure", "LeaseLost", "PutResult", "Queue", "QueueFull", "QueueStats",
     "QueueUnavailable",
 ]  # fmt: skip
