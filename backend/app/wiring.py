@@ -51,6 +51,7 @@ from app.core.uptime import Uptime
 from app.domain.app_secrets import binds, first_app, read_app_secrets
 from app.domain.ports import Store
 from app.domain.usage import DailyLimits
+from app.domain.webhook import OF_A_NUMBER
 from app.loops import start_loops
 from app.replica import Outside, Replica
 from app.services.account_notices import AccountNotices
@@ -490,6 +491,7 @@ def open_queue(settings: Settings, stack: AsyncExitStack, redis: Door) -> Queue:
         lease_seconds=settings.lease_seconds,
         max_pending=settings.queue_max_pending,
         max_bytes=settings.queue_max_bytes,
+        one_share=OF_A_NUMBER,
         put_timeout_seconds=DIVERT_SECONDS if _has_somewhere_else(settings) else PUT_SECONDS,
     )
     stack.push_async_callback(queue.aclose)

@@ -122,7 +122,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "overflow": Mutation(
         "full_mailbox",
-        [Edit("backend/app/wiring.py", "before(inbox or intake)", "before(inbox or outside.queue)")],
+        [Edit("backend/app/wiring.py", "before(intake)", "before(inbox or outside.queue)")],
     ),
     "lease renewal": Mutation(
         "slower_than_the_lease",

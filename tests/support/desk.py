@@ -15,7 +15,7 @@ from app.core.lifecycle import Supervisor
 from app.core.queue import Event, Queue
 from app.domain.models import Account, Conversation
 from app.domain.ports import Store
-from app.domain.webhook import parse_webhook
+from app.domain.webhook import OF_A_NUMBER, parse_webhook
 from app.sandbox import webhooks as wa
 from app.services.account_notices import AccountNotices
 from app.services.conversation_service import ConversationService
@@ -92,7 +92,8 @@ async def desk(
         settings = settings_of(NOWHERE, valkey_url, store_url, redis_namespace="test", **changed)
         outside = await wiring.open_outside(settings, stack)
         waiting = wiring.open_door(valkey_url, stack, name="chorus-wait")
-        queue = Queue(outside.redis, waiting, namespace="test", debounce_seconds=0, **({"max_pending": 1000} | limits))
+        chosen: dict[str, Any] = {"max_pending": 1000, "one_share": OF_A_NUMBER} | limits
+        queue = Queue(outside.redis, waiting, namespace="test", debounce_seconds=0, **chosen)
         stack.push_async_callback(queue.aclose)
         outside = replace(outside, queue=queue)
         replica = await fit_replica(settings, outside, Supervisor())
