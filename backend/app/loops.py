@@ -105,12 +105,13 @@ def _caretaker(replica: Replica, outside: Outside) -> Caretaker:
     namespace, queue, store = replica.settings.redis_namespace, outside.queue, outside.store
     conversations, notices = replica.services.conversations, AccountNotices(replica.services.accounts)
     known = LastKnown(outside.redis, key=f"{namespace}:{{fleet}}:database_position")
+    journal = replica.inbox if isinstance(replica.inbox, Journal) else None
     duties = {
         "database": DatabaseWatch(store, cache.invalidate_everywhere, known).look,
         "overflow": OverflowDrain(queue, store, conversations, notices).drain,
-        "dead_letters": DeadLetterWatch(queue, conversations).tell,
+        "dead_letters": DeadLetterWatch(queue, conversations, journal).tell,
     }
-    if not isinstance(replica.inbox, Journal):
+    if journal is None:
         duties["unanswered"] = UnansweredSearch(queue, store).look
     holder = outside.registry.replica_id
     lease = Lease(outside.redis, key=f"{namespace}:{{fleet}}:caretaker", holder=holder, seconds=CARETAKER_LEASE_SECONDS)

@@ -51,6 +51,7 @@ from app.core.uptime import Uptime
 from app.domain.app_secrets import binds, first_app, read_app_secrets
 from app.domain.ports import Store
 from app.domain.usage import DailyLimits
+from app.domain.webhook import OF_A_NUMBER
 from app.loops import start_loops
 from app.replica import Outside, Replica
 from app.services.account_notices import AccountNotices
@@ -206,9 +207,9 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
     delivery = delivery_of(settings, outside, accounts)
     account_watch = AccountWatch(outside.store)
     silence = SilenceWatch(outside.arrivals, outside.board)
-    intake = Overflow(outside.queue, outside.store, max_rows=OVERFLOW_ROWS, put_timeout_seconds=OVERFLOW_SECONDS)
-    inbox = _inbox(settings, outside, intake)
+    inbox = _inbox(settings, outside)
     journal = inbox if isinstance(inbox, Journal) else None
+    intake = inbox if isinstance(inbox, InboxFallback) else _with_overflow(journal or outside.queue, outside)
     conversations = ConversationService(
         accounts=accounts, store=outside.store, queue=namespace.before(journal or outside.queue), delivery=delivery
     )
@@ -250,7 +251,7 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
             metrics_key=revealed(settings.metrics_api_key) or None,
             verify_token=revealed(settings.whatsapp_verify_token) or None,
         ),
-        ingest=_ingest(settings, outside, accounts, namespace.before(inbox or intake)),
+        ingest=_ingest(settings, outside, accounts, namespace.before(intake)),
         inbox=inbox,
         app_secrets=_values(settings.meta_app_secret),
         account_watch=account_watch,
@@ -314,13 +315,21 @@ def _daily_limits(settings: Settings) -> DailyLimits:
     )
 
 
-def _inbox(settings: Settings, outside: Outside, intake: Overflow) -> InboxFallback | Journal | None:
-    max_rows = settings.queue_max_pending
+def _inbox(settings: Settings, outside: Outside) -> InboxFallback | Journal | None:
+    queue, store = outside.queue, outside.store
+    max_rows, max_bytes = settings.queue_max_pending, settings.queue_max_bytes
     if settings.redis_durability is RedisDurability.NONE:
-        return Journal(outside.queue, outside.store, max_rows=max_rows, put_timeout_seconds=PUT_SECONDS)
+        return Journal(queue, store, max_rows=max_rows, max_bytes=max_bytes, put_timeout_seconds=PUT_SECONDS)
     if settings.ingest_fallback is IngestFallback.DATABASE:
-        return InboxFallback(intake, outside.store, max_rows=max_rows, put_timeout_seconds=PUT_SECONDS)
+        return InboxFallback(
+            queue, _with_overflow(queue, outside), store,
+            max_rows=max_rows, max_bytes=max_bytes, put_timeout_seconds=PUT_SECONDS,
+        )  # fmt: skip
     return None
+
+
+def _with_overflow(destination: Queue | Journal, outside: Outside) -> Overflow:
+    return Overflow(destination, outside.store, max_rows=OVERFLOW_ROWS, put_timeout_seconds=OVERFLOW_SECONDS)
 
 
 def _worker_hooks(inbox: InboxFallback | Journal | None) -> dict[str, Any]:
@@ -484,6 +493,7 @@ def open_queue(settings: Settings, stack: AsyncExitStack, redis: Door) -> Queue:
         lease_seconds=settings.lease_seconds,
         max_pending=settings.queue_max_pending,
         max_bytes=settings.queue_max_bytes,
+        one_share=OF_A_NUMBER,
         put_timeout_seconds=DIVERT_SECONDS if _has_somewhere_else(settings) else PUT_SECONDS,
     )
     stack.push_async_callback(queue.aclose)

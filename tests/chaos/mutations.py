@@ -125,7 +125,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "overflow": Mutation(
         "full_mailbox",
-        [Edit("backend/app/wiring.py", "before(inbox or intake)", "before(inbox or outside.queue)")],
+        [Edit("backend/app/wiring.py", "before(intake)", "before(inbox or outside.queue)")],
     ),
     "hopeless waits": Mutation(
         "quota_for_a_day",

@@ -25,8 +25,8 @@ def event(name: str, *, immediate: bool = False) -> Event:
 
 async def test_events_come_out_as_they_went_in_and_in_order(store: SqlStore) -> None:
     events = [event(unique("e"), immediate=n % 2 == 0) for n in range(30)]
-    assert await store.inbox_put(events[:10], max_rows=100, reopen=True) == (InboxState.OPEN, 10)
-    assert await store.inbox_put(events[10:], max_rows=100, reopen=False) == (InboxState.OPEN, 20)
+    assert await store.inbox_put(events[:10], max_rows=100, max_bytes=10**9, reopen=True) == (InboxState.OPEN, 10, ())
+    assert await store.inbox_put(events[10:], max_rows=100, max_bytes=10**9, reopen=False) == (InboxState.OPEN, 20, ())
     rows = await store.inbox_peek(limit=100)
     assert [each for _, each in rows] == events
     assert [each for _, each in await store.inbox_peek(limit=5)] == events[:5]
@@ -36,15 +36,19 @@ async def test_events_come_out_as_they_went_in_and_in_order(store: SqlStore) -> 
 
 async def test_an_event_is_there_once(store: SqlStore) -> None:
     twice = event(unique("e"))
-    assert await store.inbox_put([twice], max_rows=100, reopen=True) == (InboxState.OPEN, 1)
-    assert await store.inbox_put([twice, event(unique("e"))], max_rows=100, reopen=True) == (InboxState.OPEN, 1)
+    assert await store.inbox_put([twice], max_rows=100, max_bytes=10**9, reopen=True) == (InboxState.OPEN, 1, ())
+    assert await store.inbox_put([twice, event(unique("e"))], max_rows=100, max_bytes=10**9, reopen=True) == (
+        InboxState.OPEN,
+        1,
+        (),
+    )
     assert len(await store.inbox_peek(limit=100)) == 2
 
 
 async def test_beyond_the_bound_nothing_is_stored(store: SqlStore) -> None:
-    await store.inbox_put([event(unique("e"))], max_rows=2, reopen=True)
+    await store.inbox_put([event(unique("e"))], max_rows=2, max_bytes=10**9, reopen=True)
     with pytest.raises(Conflict) as refused:
-        await store.inbox_put([event(unique("e")), event(unique("e"))], max_rows=2, reopen=True)
+        await store.inbox_put([event(unique("e")), event(unique("e"))], max_rows=2, max_bytes=10**9, reopen=True)
     assert refused.value.code == "inbox_full"
     assert len(await store.inbox_peek(limit=100)) == 1
 
@@ -52,7 +56,9 @@ async def test_beyond_the_bound_nothing_is_stored(store: SqlStore) -> None:
 async def test_writers_at_once_leave_no_gap_behind_a_reader(store: SqlStore) -> None:
     """Whatever a reader sees, nothing older can still appear."""
     names = [unique("e") for _ in range(10)]
-    writes = asyncio.gather(*(store.inbox_put([event(name)], max_rows=100, reopen=True) for name in names))
+    writes = asyncio.gather(
+        *(store.inbox_put([event(name)], max_rows=100, max_bytes=10**9, reopen=True) for name in names)
+    )
     seen: list[int] = []
     while not writes.done():
         now = [row for row, _ in await store.inbox_peek(limit=100)]
@@ -64,18 +70,18 @@ async def test_writers_at_once_leave_no_gap_behind_a_reader(store: SqlStore) -> 
 
 async def test_a_closed_inbox_takes_nothing_until_it_is_opened(store: SqlStore) -> None:
     assert await store.inbox_state() is InboxState.CLOSED
-    refused = await store.inbox_put([event(unique("e"))], max_rows=100, reopen=False)
-    assert refused == (InboxState.CLOSED, 0)
+    refused = await store.inbox_put([event(unique("e"))], max_rows=100, max_bytes=10**9, reopen=False)
+    assert refused == (InboxState.CLOSED, 0, ())
     assert await store.inbox_peek(limit=100) == []
-    assert await store.inbox_put([], max_rows=100, reopen=True) == (InboxState.OPEN, 0)
+    assert await store.inbox_put([], max_rows=100, max_bytes=10**9, reopen=True) == (InboxState.OPEN, 0, ())
     assert await store.inbox_state() is InboxState.OPEN
 
 
 async def test_a_closing_inbox_takes_nothing_and_is_closed_once_it_is_empty(store: SqlStore) -> None:
-    await store.inbox_put([event(unique("e"))], max_rows=100, reopen=True)
+    await store.inbox_put([event(unique("e"))], max_rows=100, max_bytes=10**9, reopen=True)
     assert await store.inbox_close() is InboxState.CLOSING
-    refused = await store.inbox_put([event(unique("e"))], max_rows=100, reopen=False)
-    assert refused == (InboxState.CLOSING, 0)
+    refused = await store.inbox_put([event(unique("e"))], max_rows=100, max_bytes=10**9, reopen=False)
+    assert refused == (InboxState.CLOSING, 0, ())
     rows = await store.inbox_peek(limit=100)
     assert len(rows) == 1
     assert await store.inbox_close() is InboxState.CLOSING
@@ -85,17 +91,25 @@ async def test_a_closing_inbox_takes_nothing_and_is_closed_once_it_is_empty(stor
 
 
 async def test_a_closing_inbox_can_be_opened_again(store: SqlStore) -> None:
-    await store.inbox_put([event(unique("e"))], max_rows=100, reopen=True)
+    await store.inbox_put([event(unique("e"))], max_rows=100, max_bytes=10**9, reopen=True)
     await store.inbox_close()
-    assert await store.inbox_put([event(unique("e"))], max_rows=100, reopen=True) == (InboxState.OPEN, 1)
-    assert await store.inbox_put([event(unique("e"))], max_rows=100, reopen=False) == (InboxState.OPEN, 1)
+    assert await store.inbox_put([event(unique("e"))], max_rows=100, max_bytes=10**9, reopen=True) == (
+        InboxState.OPEN,
+        1,
+        (),
+    )
+    assert await store.inbox_put([event(unique("e"))], max_rows=100, max_bytes=10**9, reopen=False) == (
+        InboxState.OPEN,
+        1,
+        (),
+    )
 
 
 async def test_nothing_goes_in_behind_the_back_of_a_close(store: SqlStore) -> None:
     """Every put beside it is either stored before, and seen, or refused."""
-    await store.inbox_put([], max_rows=100, reopen=True)
-    puts = [store.inbox_put([event(unique("e"))], max_rows=100, reopen=False) for _ in range(9)]
+    await store.inbox_put([], max_rows=100, max_bytes=10**9, reopen=True)
+    puts = [store.inbox_put([event(unique("e"))], max_rows=100, max_bytes=10**9, reopen=False) for _ in range(9)]
     *answers, left = await asyncio.gather(*puts, store.inbox_close())
-    stored = sum(count for _, count in answers)
+    stored = sum(count for _, count, _ in answers)
     assert len(await store.inbox_peek(limit=100)) == stored
     assert left is (InboxState.CLOSING if stored else InboxState.CLOSED)

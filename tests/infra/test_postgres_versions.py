@@ -86,7 +86,7 @@ async def test_the_schema_works_on_an_older_version(url: str) -> None:
     reply = await store.open_reply(conversation.id, key="k", author=Author.BOT, covers=("wamid.1",), fence=1)
     assert (await store.save_body(reply.key, fence=1, covers=("wamid.1",), body="Hi")).body == "Hi"
     assert len((await store.list_messages(conversation.id, limit=10, cursor=None)).items) == 1
-    assert await store.journal_put([Event("e", "box", b"x")], max_rows=10) == 1
+    assert await store.journal_put([Event("e", "box", b"x")], max_rows=10, max_bytes=10**9) == (1, ())
     assert await store.applied_migrations()
     await store.aclose()
     connection = await asyncpg.connect(url, timeout=5)

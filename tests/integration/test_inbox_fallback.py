@@ -17,6 +17,7 @@ from app.core.redis.door import Door, DoorTimings
 from app.domain.models import InboxState
 from app.localhost.servers import Postgres, Valkey
 from app.services.inbox_fallback import InboxFallback
+from app.services.overflow import Overflow
 
 Make = Callable[..., Awaitable[tuple[InboxFallback, Queue]]]
 
@@ -39,7 +40,10 @@ async def replica(valkey_url: str, store: PostgresStore) -> AsyncIterator[Make]:
                 stack.push_async_callback(client.aclose)
             queue = Queue(*clients, namespace="test", debounce_seconds=0, max_pending=5000, put_timeout_seconds=0.2)
             stack.push_async_callback(queue.aclose)
-            fallback = InboxFallback(queue, store, max_rows=max_rows, put_timeout_seconds=0.9)
+            overflow = Overflow(queue, store, max_rows=100, put_timeout_seconds=0.7)
+            fallback = InboxFallback(
+                queue, overflow, store, max_rows=max_rows, max_bytes=10**8, put_timeout_seconds=0.9
+            )
             if moving:
                 mover = asyncio.create_task(fallback.run())
                 stack.callback(mover.cancel)
@@ -110,7 +114,7 @@ async def test_another_replica_does_not_overtake_what_the_first_put_aside(
     valkey: Valkey, replica: Make, store: PostgresStore
 ) -> None:
     first, queue = await replica()
-    await store.inbox_put([event(0)], max_rows=10, reopen=True)
+    await store.inbox_put([event(0)], max_rows=10, max_bytes=10**9, reopen=True)
     second, _ = await replica()
     async with asyncio.timeout(5):
         while await rows_left(store):
@@ -120,7 +124,7 @@ async def test_another_replica_does_not_overtake_what_the_first_put_aside(
 
 
 async def test_movers_of_several_replicas_do_no_harm(valkey: Valkey, replica: Make, store: PostgresStore) -> None:
-    await store.inbox_put([event(n, f"box{n % 7}") for n in range(200)], max_rows=1000, reopen=True)
+    await store.inbox_put([event(n, f"box{n % 7}") for n in range(200)], max_rows=1000, max_bytes=10**9, reopen=True)
     movers = [await replica() for _ in range(3)]
     seen = await claimed(movers[0][1], 200)
     assert len(seen) == len(set(seen)) == 200
@@ -132,9 +136,9 @@ async def test_movers_of_several_replicas_do_no_harm(valkey: Valkey, replica: Ma
 async def test_a_full_inbox_refuses(valkey: Valkey, replica: Make) -> None:
     fallback, _ = await replica(max_rows=2)
     valkey.kill()
-    await fallback.put([event(0), event(1)])
+    await fallback.put([event(0, "first"), event(1, "second")])
     with pytest.raises(QueueFull):
-        await fallback.put([event(2)])
+        await fallback.put([event(2, "third")])
 
 
 async def test_under_steady_traffic_both_replicas_leave_the_inbox_soon_after_the_outage(
@@ -183,7 +187,7 @@ async def test_under_steady_traffic_both_replicas_leave_the_inbox_soon_after_the
 async def test_what_a_crashed_mover_was_closing_another_finishes(
     valkey: Valkey, replica: Make, store: PostgresStore
 ) -> None:
-    await store.inbox_put([event(0)], max_rows=10, reopen=True)
+    await store.inbox_put([event(0)], max_rows=10, max_bytes=10**9, reopen=True)
     assert await store.inbox_close() is InboxState.CLOSING
     waiting, queue = await replica(moving=False)
     put = asyncio.create_task(waiting.put([event(1)]))
@@ -194,7 +198,7 @@ async def test_what_a_crashed_mover_was_closing_another_finishes(
 
 
 async def test_a_put_waits_for_a_closing_inbox_no_longer_than_its_budget(replica: Make, store: PostgresStore) -> None:
-    await store.inbox_put([event(0)], max_rows=10, reopen=True)
+    await store.inbox_put([event(0)], max_rows=10, max_bytes=10**9, reopen=True)
     await store.inbox_close()
     fallback, queue = await replica(moving=False)
     async with asyncio.timeout(1.5):
@@ -208,7 +212,7 @@ async def test_a_put_waits_for_a_closing_inbox_no_longer_than_its_budget(replica
 async def test_a_queue_that_fails_while_the_inbox_closes_opens_it_again(
     valkey: Valkey, replica: Make, store: PostgresStore
 ) -> None:
-    await store.inbox_put([event(0)], max_rows=10, reopen=True)
+    await store.inbox_put([event(0)], max_rows=10, max_bytes=10**9, reopen=True)
     await store.inbox_close()
     valkey.kill()
     fallback, queue = await replica()
@@ -223,7 +227,7 @@ async def test_a_suspicious_replica_asks_before_it_overtakes(replica: Make, stor
     """It has seen nothing of the outage itself, and the queue is back."""
     fallback, queue = await replica(moving=False)
     await fallback.put([event(0)])
-    await store.inbox_put([event(1)], max_rows=10, reopen=True)
+    await store.inbox_put([event(1)], max_rows=10, max_bytes=10**9, reopen=True)
     fallback.suspect()
     await fallback.put([event(2)])
     assert await rows_left(store) == 2
@@ -235,7 +239,7 @@ async def test_without_the_database_a_suspicion_is_nothing_and_a_diversion_is_re
 ) -> None:
     suspicious, queue = await replica(moving=False)
     diverted, _ = await replica(moving=False)
-    await store.inbox_put([event(0)], max_rows=10, reopen=True)
+    await store.inbox_put([event(0)], max_rows=10, max_bytes=10**9, reopen=True)
     await diverted.put([event(1)])
     await asyncio.to_thread(postgres.kill)
     suspicious.suspect()

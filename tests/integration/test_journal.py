@@ -50,7 +50,7 @@ async def replica(forgetful: ForgetfulValkey, store: PostgresStore) -> AsyncIter
                 *clients, namespace="test", debounce_seconds=0, max_pending=5000, max_per_mailbox=max_per_mailbox
             )
             stack.push_async_callback(queue.aclose)
-            journal = Journal(queue, store, max_rows=max_rows, put_timeout_seconds=0.9)
+            journal = Journal(queue, store, max_rows=max_rows, max_bytes=10**8, put_timeout_seconds=0.9)
             if moving:
                 mover = asyncio.create_task(journal.run())
                 stack.callback(mover.cancel)

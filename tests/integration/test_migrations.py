@@ -267,12 +267,12 @@ async def test_a_member_of_service_role_may_do_everything_a_replica_does(store_u
         )
         await store.update_profile(account.id, {"description": "Bread"})
         assert await store.get_account(account.id) == account
-        assert await store.journal_put([Event("e", "box", b"x")], max_rows=10) == 1
+        assert await store.journal_put([Event("e", "box", b"x")], max_rows=10, max_bytes=10**9) == (1, ())
         assert await store.journal_begin(life="a", keep_seconds=1e6) == 0
         ((row, _),) = await store.journal_next(after=0, limit=10)
         await store.journal_moved([row], life="a")
         await store.journal_settle([row])
-        assert await store.inbox_put([Event("e", "box", b"x")], max_rows=10, reopen=True)
+        assert await store.inbox_put([Event("e", "box", b"x")], max_rows=10, max_bytes=10**9, reopen=True)
         assert await store.pending_invalidations(limit=10) is not None
         assert await store.applied_migrations() == tuple(ALL)
     finally:

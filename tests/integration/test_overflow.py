@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pytest
 
+from app import wiring
 from app.core.queue import QueueFull
 from app.domain.errors import Unavailable
 from app.domain.models import HandoverReason
+from app.domain.webhook import parse_webhook
 from app.localhost.servers import Postgres
 from app.sandbox import webhooks as wa
-from tests.support.desk import Desk, desk
+from app.services.ingest_service import encode
+from tests.support.desk import NOWHERE, Desk, desk
+from tests.support.serving import settings_of
 
 
 @pytest.fixture
@@ -83,3 +88,25 @@ async def test_two_customers_with_the_longest_messages_leave_room_for_the_others
         for _ in range(40):
             person = made.person()
             assert (await made.overflow.put(made.events(person, wa.text(person, "hello")))).accepted == 1
+
+
+async def test_a_number_has_one_share_of_the_queue_whatever_kinds_of_updates_it_brings(
+    valkey_url: str, store_url: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        settings = settings_of(NOWHERE, valkey_url, store_url, redis_namespace="test", queue_max_pending=100)
+        queue = (await wiring.open_outside(settings, stack)).queue
+        loud, quiet = wa.Business("8200000001"), wa.Business("8200000002")
+        people = [wa.Person(f"3366{n:07d}", "Ada") for n in range(60)]
+        flood = []
+        for person in people:
+            flood += [
+                wa.messages_change(loud, [wa.text(person, "hello")], [person]),
+                wa.statuses_change(loud, [wa.status(f"wamid.{person.wa_id}", "read", recipient=str(person.wa_id))]),
+                wa.echoes_change(loud, [wa.echo(loud, str(person.wa_id), "hi")]),
+            ]
+        await queue.put([encode(event) for event in parse_webhook(wa.envelope(*flood))])
+        assert (await queue.stats()).pending == 50
+        others = [wa.messages_change(quiet, [wa.text(person, "hello")], [person]) for person in people[:20]]
+        result = await queue.put([encode(event) for event in parse_webhook(wa.envelope(*others))])
+        assert (result.accepted, result.diverted) == (20, ())

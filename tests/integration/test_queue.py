@@ -436,6 +436,35 @@ async def test_a_group_may_hold_as_much_as_is_free_so_that_there_is_room_for_the
     assert await queue.put([event("quiet:1")]) == PutResult(1, 0)
 
 
+async def test_groups_of_several_kinds_have_one_share_of_what_follows_the_kind(replicas: Replicas) -> None:
+    queue = replicas.queue(max_pending=100, one_share=("message", "status", "echo"))
+    for kind in ("message", "status", "echo", "message"):
+        await queue.put([event(f"{kind}:1:{n}") for n in range(100)])
+    assert (await queue.stats()).pending == 50
+    assert await queue.put([event(f"message:2:{n}") for n in range(25)]) == PutResult(25, 0)
+    await queue.put([event(f"other:1:{n}") for n in range(100)])
+    assert (await queue.stats()).pending == 88, "a kind that is not named has a share of its own"
+    (claim,) = await queue.claim(1)
+    await queue.done(claim)
+    assert (await queue.put([event("status:1:new")])).diverted, "50 of 100 while less than that is free"
+
+
+async def test_in_one_call_the_kinds_take_each_others_room(replicas: Replicas) -> None:
+    queue = replicas.queue(max_pending=100, one_share=("message", "status"))
+    both = [event(f"{kind}:1:{n}") for n in range(50) for kind in ("message", "status")]
+    assert (await queue.put(both)).accepted == 50
+    assert await queue.audit() == 0
+    assert (await queue.put([event("status:1:new")])).diverted, "counted anew, it is the same share"
+
+
+async def test_bytes_of_kinds_with_one_share_are_added_up(replicas: Replicas) -> None:
+    queue = replicas.queue(max_bytes=100_000, one_share=("message", "status"))
+    for kind in ("message", "status"):
+        await queue.put([Event(f"{kind}{n}", f"{kind}:1:{n}", bytes(1000)) for n in range(60)])
+    assert 45_000 < (await queue.stats()).bytes <= 51_000, "half of it, and what one event adds"
+    assert (await queue.put([Event("quiet", "message:2:1", bytes(1000))])).accepted == 1
+
+
 async def test_bytes_of_a_group_are_bounded_like_its_events(replicas: Replicas) -> None:
     queue = replicas.queue(max_bytes=100_000)
     loud = [Event(f"l{n}", f"loud:{n}", bytes(10_000)) for n in range(20)]

@@ -66,7 +66,9 @@ async def test_it_does_all_that_a_replica_does(replica_url: str) -> None:
         )
         assert human.sent_by == "ada"
         assert (await store.list_messages(conversation.id, limit=10, cursor=None)).items
-        state, stored = await store.inbox_put([Event("e", "message:1:2", b"{}")], max_rows=10, reopen=True)
+        state, stored, _ = await store.inbox_put(
+            [Event("e", "message:1:2", b"{}")], max_rows=10, max_bytes=10**9, reopen=True
+        )
         assert (state, stored) == (InboxState.OPEN, 1)
         assert await store.inbox_peek(limit=10)
         assert await store.applied_migrations()

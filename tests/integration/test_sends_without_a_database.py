@@ -264,7 +264,7 @@ def _spend(seconds: float) -> None:
 
 async def test_a_send_is_not_judged_while_events_of_the_fallback_are_on_their_way(make_office: MakeOffice) -> None:
     judged = await Judged.of(await make_office(send_reconcile_seconds=0))
-    await judged.office.store.inbox_put([Event("e", "status:1:2", b"{}")], max_rows=10, reopen=True)
+    await judged.office.store.inbox_put([Event("e", "status:1:2", b"{}")], max_rows=10, max_bytes=10**9, reopen=True)
     with pytest.raises(Postponed, match="queue was away"):
         await judged.again(resend=True)
     assert await judged.sends() == 0

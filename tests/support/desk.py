@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import count
+from types import MappingProxyType
 from typing import Any
 
 from app import wiring
@@ -14,12 +15,13 @@ from app.core.lifecycle import Supervisor
 from app.core.queue import Event, Queue
 from app.domain.models import Account, Conversation
 from app.domain.ports import Store
-from app.domain.webhook import parse_webhook
+from app.domain.webhook import OF_A_NUMBER, parse_webhook
 from app.sandbox import webhooks as wa
 from app.services.account_notices import AccountNotices
 from app.services.conversation_service import ConversationService
 from app.services.dead_letter_watch import DeadLetterWatch
-from app.services.ingest_service import decode, encode
+from app.services.ingest_service import IngestService, decode, encode
+from app.services.journal import Journal
 from app.services.overflow import Overflow, OverflowDrain
 from app.services.unanswered import UnansweredSearch
 from tests.support.office import fit_replica
@@ -36,6 +38,8 @@ class Desk:
     store: Store
     account: Account
     conversations: ConversationService
+    ingest: IngestService
+    journal: Journal | None
     overflow: Overflow
     drain: OverflowDrain
     watch: DeadLetterWatch
@@ -44,6 +48,9 @@ class Desk:
     @property
     def business(self) -> wa.Business:
         return wa.Business(self.account.phone_number_id)
+
+    async def another_account(self) -> Account:
+        return await new_account(self.store)
 
     def person(self) -> wa.Person:
         return wa.Person(f"3363{next(_numbers):07d}", "Amina")
@@ -67,27 +74,36 @@ class Desk:
         return [message.text for message in reversed(page.items)]
 
 
+async def new_account(store: Store) -> Account:
+    """Its token is no cipher: nothing is sent."""
+    return await store.create_account(
+        name="Shop", slug=f"desk-{next(_numbers)}", phone_number_id=f"8100{next(_numbers):06d}",
+        access_token="token", verify_token="verify-me",
+    )  # fmt: skip
+
+
 @asynccontextmanager
-async def desk(valkey_url: str, store_url: str, **limits: Any) -> AsyncIterator[Desk]:
-    """`limits` of the queue."""
+async def desk(
+    valkey_url: str, store_url: str, *, changed: Mapping[str, Any] = MappingProxyType({}), **limits: Any
+) -> AsyncIterator[Desk]:
+    """`changed`: settings. `limits` of the queue."""
     async with AsyncExitStack() as stack:
         stack.push_async_callback(invalidate_cache_pattern, "*")
-        settings = settings_of(NOWHERE, valkey_url, store_url, redis_namespace="test")
+        settings = settings_of(NOWHERE, valkey_url, store_url, redis_namespace="test", **changed)
         outside = await wiring.open_outside(settings, stack)
         waiting = wiring.open_door(valkey_url, stack, name="chorus-wait")
-        queue = Queue(outside.redis, waiting, namespace="test", debounce_seconds=0, **({"max_pending": 1000} | limits))
+        chosen: dict[str, Any] = {"max_pending": 1000, "one_share": OF_A_NUMBER} | limits
+        queue = Queue(outside.redis, waiting, namespace="test", debounce_seconds=0, **chosen)
         stack.push_async_callback(queue.aclose)
         outside = replace(outside, queue=queue)
         replica = await fit_replica(settings, outside, Supervisor())
         store, conversations = outside.store, replica.services.conversations
-        account = await store.create_account(
-            name="Shop", slug=f"desk-{next(_numbers)}", phone_number_id=f"8100{next(_numbers):06d}",
-            access_token=outside.cipher.encrypt("token"), verify_token="verify-me",
-        )  # fmt: skip
+        journal = replica.inbox if isinstance(replica.inbox, Journal) else None
         yield Desk(
-            queue, store, account, conversations,
+            queue, store, await new_account(store), conversations,
+            ingest=replica.ingest, journal=journal,
             overflow=Overflow(queue, store, max_rows=100, put_timeout_seconds=5),
             drain=OverflowDrain(queue, store, conversations, AccountNotices(replica.services.accounts)),
-            watch=DeadLetterWatch(queue, conversations),
+            watch=DeadLetterWatch(queue, conversations, journal),
             search=UnansweredSearch(queue, store, grace_seconds=0),
         )  # fmt: skip

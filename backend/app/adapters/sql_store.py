@@ -181,9 +181,13 @@ class SqlStore(Store):
 
     # -- inbox ---------------------------------------------------------------------------------------------------
 
-    async def inbox_put(self, events: Sequence[Event], *, max_rows: int, reopen: bool) -> tuple[InboxState, int]:
-        answer = await self._call("inbox_put", events=_event_rows(events), max_rows=max_rows, reopen=reopen)
-        return InboxState(answer["state"]), answer["stored"]
+    async def inbox_put(
+        self, events: Sequence[Event], *, max_rows: int, max_bytes: int, reopen: bool
+    ) -> tuple[InboxState, int, tuple[Event, ...]]:
+        answer = await self._call(
+            "inbox_put", events=_event_rows(events), max_rows=max_rows, max_bytes=max_bytes, reopen=reopen
+        )
+        return InboxState(answer["state"]), answer["stored"], tuple(events[at] for at in answer["diverted"])
 
     async def inbox_state(self) -> InboxState:
         return InboxState(await self._call("inbox_state"))
@@ -231,9 +235,11 @@ class SqlStore(Store):
 
     # -- journal -------------------------------------------------------------------------------------------------
 
-    async def journal_put(self, events: Sequence[Event], *, max_rows: int) -> int:
-        stored: int = await self._call("journal_put", events=_event_rows(events), max_rows=max_rows)
-        return stored
+    async def journal_put(
+        self, events: Sequence[Event], *, max_rows: int, max_bytes: int
+    ) -> tuple[int, tuple[Event, ...]]:
+        answer = await self._call("journal_put", events=_event_rows(events), max_rows=max_rows, max_bytes=max_bytes)
+        return answer["stored"], tuple(events[at] for at in answer["diverted"])
 
     async def journal_begin(self, *, life: str, keep_seconds: float) -> int:
         again: int = await self._call("journal_begin", life=life, keep_seconds=keep_seconds)
@@ -244,6 +250,9 @@ class SqlStore(Store):
 
     async def journal_moved(self, rows: Sequence[int], *, life: str) -> None:
         await self._call("journal_moved", rows=rows, life=life)
+
+    async def journal_bury(self, rows: Sequence[int], *, life: str, keep: int) -> None:
+        await self._call("journal_bury", rows=rows, life=life, keep=keep)
 
     async def journal_settle(self, rows: Sequence[int]) -> None:
         await self._call("journal_settle", rows=rows)

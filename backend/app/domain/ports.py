@@ -367,10 +367,13 @@ class ReplyStore(Protocol):
 class InboxStore(Protocol):
     """Where events wait, in order, while the queue is away."""
 
-    async def inbox_put(self, events: Sequence[Event], *, max_rows: int, reopen: bool) -> tuple[InboxState, int]:
+    async def inbox_put(
+        self, events: Sequence[Event], *, max_rows: int, max_bytes: int, reopen: bool
+    ) -> tuple[InboxState, int, tuple[Event, ...]]:
         """Append every event that is not there yet if the inbox is open, or `reopen` says to open it; otherwise store
-        nothing. Returns the state it leaves and how many were new. Raises `Conflict("inbox_full")` and stores nothing
-        if there would be more than `max_rows`."""
+        nothing. Returns the state it leaves, how many were new, and which were not stored because their account holds
+        as many rows, or bytes of payload, as are free. Raises `Conflict("inbox_full")` and stores nothing if there
+        would be more than `max_rows` or `max_bytes` of all accounts."""
         ...
 
     async def inbox_state(self) -> InboxState: ...
@@ -426,14 +429,17 @@ class WaitingStore(Protocol):
 class JournalStore(Protocol):
     """What is accepted and not handled yet, in order, where the queue may forget."""
 
-    async def journal_put(self, events: Sequence[Event], *, max_rows: int) -> int:
-        """Append every event that is not there yet. Returns how many were new. Raises `Conflict("journal_full")` and
-        stores nothing if there would be more than `max_rows`."""
+    async def journal_put(
+        self, events: Sequence[Event], *, max_rows: int, max_bytes: int
+    ) -> tuple[int, tuple[Event, ...]]:
+        """Append every event that is not there yet. Returns how many were new, and which were not stored because their
+        account holds as many rows, or bytes of payload, as are free. Raises `Conflict("journal_full")` and stores
+        nothing if there would be more than `max_rows` or `max_bytes` of all accounts. Dead letters do not count."""
         ...
 
     async def journal_begin(self, *, life: str, keep_seconds: float) -> int:
-        """Of the rows marked with another life forget the mark, and delete rows older than `keep_seconds`. Returns how
-        many lost their mark."""
+        """Of the rows marked with another life forget the mark, and that they are dead letters; delete rows older than
+        `keep_seconds`. Returns how many lost their mark."""
         ...
 
     async def journal_next(self, *, after: int, limit: int) -> list[tuple[int, Event]]:
@@ -442,6 +448,10 @@ class JournalStore(Protocol):
 
     async def journal_moved(self, rows: Sequence[int], *, life: str) -> None:
         """Mark them with `life`."""
+        ...
+
+    async def journal_bury(self, rows: Sequence[int], *, life: str, keep: int) -> None:
+        """They are dead letters, unless another life has them by now. Of each account the newest `keep` stay."""
         ...
 
     async def journal_settle(self, rows: Sequence[int]) -> None:

@@ -61,6 +61,10 @@ class Kind(StrEnum):
     `sketch`, its shape without contents."""
 
 
+OF_A_NUMBER = (Kind.MESSAGE, Kind.STATUS, Kind.ECHO, Kind.OUTBOUND)
+"""Their mailboxes are `<kind>:<number>:<peer>`: each kind waits for its own turn, and all take their number's room."""
+
+
 class WebhookEvent(NamedTuple):
     """One update. `id` is the same for every delivery of it; `mailbox` names what it must stay in order with.
 

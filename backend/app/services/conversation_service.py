@@ -97,7 +97,7 @@ class ConversationService:
             account = await self._accounts.by_id(conversation.account_id)
             event = outbound_event(account.phone_number_id, account.id, conversation_id, key, text)
             if (await self._queue.put([event])).diverted:
-                raise QueueFull("queue", "too many replies of this account are on their way", retry_after=5.0)
+                raise QueueFull("queue", "too many messages and replies of this account wait", retry_after=5.0)
         return reply
 
     async def send_human(self, incoming: Incoming, hold: Hold) -> Delivered:

@@ -12,6 +12,7 @@ from app.core.queue import DeadLetter, Queue
 from app.domain.errors import Unavailable, UnknownAccount
 from app.services.conversation_service import ConversationService
 from app.services.ingest_service import decode
+from app.services.journal import Journal
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +26,19 @@ TOLD = Counter("chorus_dead_letters_told_total", "Dead letters seen, by whether 
 class DeadLetterWatch:
     """On one replica at a time, though two do no harm: to call a person twice changes nothing."""
 
-    def __init__(self, queue: Queue, conversations: ConversationService) -> None:
+    def __init__(self, queue: Queue, conversations: ConversationService, journal: Journal | None = None) -> None:
+        """`journal`: it keeps a row of each letter, which takes no room of what waits."""
         self._queue = queue
         self._conversations = conversations
+        self._journal = journal
 
     async def tell(self) -> bool:
         """One page. Returns whether there may be more. Raises `Unavailable`: the rest is told later."""
+        # Asked first: letters of a later life are then left as they are, and never one that waits again buried.
+        life = await self._queue.life() if self._journal else ""
         letters = await self._queue.untold(limit=PAGE, since=time.time() - FIRST_LOOK_SECONDS)
+        if self._journal:
+            await self._journal.bury([letter.event for letter in letters], life=life)
         for letter in letters:
             called = await self._call_a_person(letter)
             TOLD.labels("called" if called else "not_called").inc()

@@ -15,7 +15,8 @@ The inbox has a state in the database, changed under the lock of its writers: `c
     6. A failed call to the queue (a put, the worker's claim, the mover's look), a start and the end of a diversion are
        reasons to suspect: for `SUSPECT_SECONDS` each direct put first asks the database for the state. If that does
        not answer, it puts directly: a suspicion is not worth a refused webhook.
-    7. The database does not take a diverted put: `Unavailable`, to be repeated soon. If it has said that the inbox is
+    7. An account may hold at most as much of the inbox as is still free. What exceeds that goes into the overflow.
+    8. The database does not take a diverted put: `Unavailable`, to be repeated soon. If it has said that the inbox is
        in use, webhooks are refused until it is back: the queue may be, but to put directly would overtake. If it has
        not, this replica has put nothing aside: it is no longer diverted, only suspicious (6.), and a queue that is back
        takes what comes although the database is gone.
@@ -35,7 +36,7 @@ from contextlib import suppress
 from prometheus_client import Gauge
 
 from app.core.clock import SYSTEM_CLOCK, Clock
-from app.core.queue import Event, PutResult, Queue, QueueFull, QueueUnavailable
+from app.core.queue import EVENTS, Event, PutResult, Queue, QueueFull, QueueUnavailable
 from app.domain.errors import Conflict, Unavailable
 from app.domain.models import InboxState
 from app.domain.ports import InboxStore
@@ -58,16 +59,21 @@ class InboxFallback:
 
     def __init__(
         self,
-        queue: Queue | Overflow,
+        queue: Queue,
+        overflow: Overflow,
         store: InboxStore,
         *,
         max_rows: int,
+        max_bytes: int,
         put_timeout_seconds: float,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        """`overflow`: that of `queue`. `max_rows`, and `max_bytes` of payload, bound the inbox."""
         self._queue = queue
+        self._overflow = overflow
         self._store = store
         self._max_rows = max_rows
+        self._max_bytes = max_bytes
         self._put_timeout_seconds = put_timeout_seconds
         self._clock = clock
         self._diverted = False
@@ -101,28 +107,33 @@ class InboxFallback:
             reopen = False
             if not self._diverted:
                 try:
-                    return await self._queue.put(events)
+                    return await self._overflow.put(events)
                 except QueueUnavailable as exc:
                     self.suspect()
                     self._divert(str(exc))
                     reopen = True
-            state, stored = await self._put_aside(events, reopen=reopen)
+            state, stored, diverted = await self._put_aside(events, reopen=reopen)
             if state is InboxState.OPEN:
-                return PutResult(stored, len(events) - stored)
+                if diverted:
+                    EVENTS.labels("diverted").inc(len(diverted))
+                    await self._overflow.keep(diverted)
+                return PutResult(stored, len(events) - stored - len(diverted), diverted)
             if state is InboxState.CLOSING:
                 await self._wait_until_closed()
 
-    async def _put_aside(self, events: Sequence[Event], *, reopen: bool) -> tuple[InboxState, int]:
+    async def _put_aside(self, events: Sequence[Event], *, reopen: bool) -> tuple[InboxState, int, tuple[Event, ...]]:
         news = self._news
         try:
-            state, stored = await self._store.inbox_put(events, max_rows=self._max_rows, reopen=reopen)
+            state, stored, diverted = await self._store.inbox_put(
+                events, max_rows=self._max_rows, max_bytes=self._max_bytes, reopen=reopen
+            )
         except Conflict as exc:
             raise QueueFull("queue", str(exc), retry_after=LOOK_SECONDS) from exc
         except Unavailable as exc:
             self._give_up_aside()
             raise Unavailable(exc.dependency, str(exc), retry_after=LOOK_SECONDS) from exc
         self._learn(state, news)
-        return state, stored
+        return state, stored, diverted
 
     async def _wait_until_closed(self) -> None:
         async with self._waiting:  # one asks for all
@@ -165,7 +176,7 @@ class InboxFallback:
     async def _move_rows(self) -> int:
         rows = await self._store.inbox_peek(limit=MOVE_ROWS)
         if rows:
-            await self._queue.put([event for _, event in rows])
+            await self._overflow.put([event for _, event in rows])
             await self._store.inbox_delete([row for row, _ in rows])
             logger.warning("inbox moved into the queue", extra={"events": len(rows)})
         return len(rows)

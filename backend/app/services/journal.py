@@ -1,6 +1,7 @@
 """REDIS_DURABILITY=none: Redis may forget everything at any moment, so Postgres keeps each event until it is handled.
 
-    1. put: into the journal, a table. Only then 200. Nothing goes into the queue past it.
+    1. put: into the journal, a table. Only then 200. Nothing goes into the queue past it. An account may hold at most
+       as much of the journal as is still free (docs/adr/0010); what exceeds that is diverted, as the queue does it.
     2. The mover of every replica, told by its puts and once a second: ask the queue for its *life*, a text that changes
        when its data is lost or another server takes over. Rows that went into another life count as not moved. Move
        what is not moved, oldest first: put into the queue, then mark with the life.
@@ -8,8 +9,10 @@
        no harm. A delivery that Meta repeats after the row is gone is handled again, which finds what was done.
     4. A worker deletes the row when the event is handled, before it tells the queue (`settle`). A crash in between, or
        a queue that is lost in between, costs a repetition, never a message.
-    5. A dead letter keeps its row: with a lost queue its letter is lost too, and it is tried again. Rows go after eight
-       days, as what the queue remembers of ids does.
+    5. A dead letter keeps its row: with a lost queue its letter is lost too, and it is tried again. The row is marked
+       when a person is called (services/dead_letter_watch.py) and from then on takes no room of what waits; of each
+       account the newest 1,000 stay. Rows go after eight days, as what the queue remembers of ids does. The mark of a
+       letter that is replayed goes with its row, or with the queue.
 
 Order within a conversation is that of the rows, also after a loss: what is new waits behind what is moved again. The
 window: the queue's data is lost between the look at its life and the put, some milliseconds. A newer message of a
@@ -28,7 +31,7 @@ from collections.abc import Sequence
 from prometheus_client import Gauge
 
 from app.core.clock import SYSTEM_CLOCK, Clock
-from app.core.queue import Event, PutResult, Queue, QueueFull
+from app.core.queue import EVENTS, Event, PutResult, Queue, QueueFull
 from app.domain.errors import Conflict, Unavailable
 from app.domain.ports import JournalStore
 
@@ -37,6 +40,8 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 MOVE_ROWS = 500
 KEEP_SECONDS = 8 * 86400.0
+KEEP_DEAD = 1000
+"""Dead letters of one account."""
 _ROW = "#"
 
 UNMOVED = Gauge("chorus_journal_unmoved", "Accepted events that the queue did not take in the last round")
@@ -51,12 +56,15 @@ class Journal:
         store: JournalStore,
         *,
         max_rows: int,
+        max_bytes: int,
         put_timeout_seconds: float,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        """`max_rows`, and `max_bytes` of payload, bound what waits."""
         self._queue = queue
         self._store = store
         self._max_rows = max_rows
+        self._max_bytes = max_bytes
         self._put_timeout_seconds = put_timeout_seconds
         self._clock = clock
         self._news = asyncio.Event()
@@ -68,7 +76,9 @@ class Journal:
         take it in time; put the same events again, the ids make it safe."""
         try:
             async with asyncio.timeout(self._put_timeout_seconds):
-                stored = await self._store.journal_put(events, max_rows=self._max_rows)
+                stored, diverted = await self._store.journal_put(
+                    events, max_rows=self._max_rows, max_bytes=self._max_bytes
+                )
         except Conflict as exc:
             raise QueueFull("queue", str(exc), retry_after=LOOK_SECONDS) from exc
         except TimeoutError as exc:
@@ -76,13 +86,21 @@ class Journal:
         except Unavailable as exc:
             raise Unavailable(exc.dependency, str(exc), retry_after=LOOK_SECONDS) from exc
         self._news.set()
-        return PutResult(stored, len(events) - stored)
+        EVENTS.labels("diverted").inc(len(diverted))
+        return PutResult(stored, len(events) - stored - len(diverted), diverted)
 
     async def settle(self, events: Sequence[Event]) -> None:
         """They are handled. Raises `Unavailable`; to settle again does nothing."""
         rows = [row for event in events if (row := _row_of(event)) is not None]
         if rows:
             await self._store.journal_settle(rows)
+
+    async def bury(self, events: Sequence[Event], *, life: str) -> None:
+        """They were among the dead letters of the queue when it had this `life`, or later. Raises `Unavailable`; to
+        bury again does nothing."""
+        rows = [row for event in events if (row := _row_of(event)) is not None]
+        if rows:
+            await self._store.journal_bury(rows, life=life, keep=KEEP_DEAD)
 
     async def run(self) -> None:
         """Move what is new, at once; look for what others left, every second."""

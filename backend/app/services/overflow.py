@@ -1,7 +1,8 @@
 """What finds no room in the queue: one customer's flood, or an account whose conversations wait for too long.
 
-    1. put: into the queue. It diverts what exceeds a mailbox, or an account's share (core/lua/queue_put.lua): that goes
-       into a table, in the same request, and Meta gets its 200. Everything beside it is in the queue.
+    1. put: into the queue, or the journal in its place. It diverts what exceeds a mailbox, or an account's share
+       (core/lua/queue_put.lua): that goes into a table, in the same request, and Meta gets its 200. Everything beside
+       it is in the queue.
     2. drain, on one replica: each row is recorded as what it is. A message is stored and a person is called, the bot
        does not answer it; a status is applied; an echo turns the bot off. Then the row goes.
 
@@ -18,14 +19,14 @@ from contextlib import suppress
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.failure_words import place_of
-from app.core.queue import Event, PutResult, Queue, QueueFull, QueueStats
+from app.core.queue import Event, PutResult, Queue, QueueFull
 from app.domain.errors import Conflict, Unavailable, Unprocessable
 from app.domain.models import HandoverReason
 from app.domain.ports import OverflowStore
 from app.domain.webhook import Kind
 from app.services.account_notices import AccountNotices
 from app.services.conversation_service import ConversationService
-from app.services.ingest_service import Incoming, decode
+from app.services.ingest_service import Destination, Incoming, decode
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +36,11 @@ TELL_SECONDS = 30.0
 
 
 class Overflow:
-    """Stands in for the queue's `put`; `stats` is the queue's."""
+    """Stands in for the `put` of the queue, or of the journal."""
 
     def __init__(
         self,
-        queue: Queue,
+        queue: Destination,
         store: OverflowStore,
         *,
         max_rows: int,
@@ -59,13 +60,11 @@ class Overflow:
         what the queue has no room for; what it had room for is stored by then, and safe to repeat."""
         result = await self._queue.put(events)
         if result.diverted:
-            await self._keep(result.diverted)
+            await self.keep(result.diverted)
         return result
 
-    async def stats(self) -> QueueStats:
-        return await self._queue.stats()
-
-    async def _keep(self, events: Sequence[Event]) -> None:
+    async def keep(self, events: Sequence[Event]) -> None:
+        """Store what there is no room for elsewhere. Raises `QueueFull`, `Unavailable`: put all of it again."""
         try:
             async with asyncio.timeout(self._put_timeout_seconds):
                 await self._store.overflow_put(events, max_rows=self._max_rows)

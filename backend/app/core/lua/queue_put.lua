@@ -4,16 +4,20 @@ queue_put: store events once each and make their mailboxes due. Several puts sha
 KEYS[1]  prefix of the shard's keys, carrying its hash tag
 ARGV     1 debounce ms · 2 its cap ms · 3 dedupe s · 4 most events in the shard · 5 most events in a mailbox
          6 block ms, the longest a worker waits without looking · 7 most bytes in the shard · 8 most bytes in a mailbox
-         9… one put after the other: n, then n times (id, mailbox, frame); a frame's first byte is 1 for immediate
+         9 kinds that have one share of a group's room, with a space between them
+         10… one put after the other: n, then n times (id, mailbox, frame); a frame's first byte is 1 for immediate
 Returns  for each put the number of events stored; or {that number, position of each event that was diverted, from 0};
          the rest were duplicates. Or -1: the shard is full, nothing of this put was stored
 
 Schedule   mailboxes wait in `r:<group>` with the time they are due; a mailbox's group is its name up to the last ":"
            (the account, for a conversation), "" without one. `groups` holds each group that has any, with the earliest of them.
            `wait` holds the ms that a retry was put off by, while it waits: it is due no later than that from now.
-Room       a group may hold as many events, and bytes, as are still free: n groups that want everything end with 1/(n+1) of
-           it each, and there is always room for one more (dynamic thresholds, Choudhury and Hahne 1998). What exceeds that,
-           or its mailbox, is diverted: not stored, no mark left, and so is what follows it in that mailbox.
+Room       a share is a group, or the groups `<kind>:<rest>` of one rest and the kinds in ARGV: an account's messages and its
+           statuses wait for different turns and take the same room. A share may hold as many events, and bytes, as are still
+           free: n shares that want everything end with 1/(n+1) of it each, and there is always room for one more (dynamic
+           thresholds, Choudhury and Hahne 1998). What exceeds that, or its mailbox, is diverted: not stored, no mark left,
+           and so is what follows it in that mailbox. The counters are those of groups: a version that knew no kinds keeps
+           them the same way.
 Invariant  a list is non-empty <=> its mailbox is in exactly one of its `r:<group>`, `lease`, and in `heads` with the age of
            its head; a group is in `groups` with score s <=> s is the lowest score in its `r:<group>`;
            `first` holds "start:due" of a burst that is still being debounced, and nothing else.
@@ -21,7 +25,7 @@ Invariant  a list is non-empty <=> its mailbox is in exactly one of its `r:<grou
            and `bytes`, that of all; `weight` has the bytes of each list. What is 0 has no field.
 Steps, for each put
   1 for each event: mark its id as seen, unless it is. No room in the shard: take back this put's entries and marks, refuse
-    it. No room in its group or mailbox: divert it. Otherwise append (server time .. frame) to the mailbox
+    it. No room in its share or mailbox: divert it. Otherwise append (server time .. frame) to the mailbox
   2 for each mailbox that grew:
     a it was empty: due now (only immediate events), else after the debounce: the burst begins
     b a burst is running: due = min(last + debounce, first + cap); a leased mailbox gets that time from queue_settle
@@ -41,33 +45,55 @@ local stamp = string.format("%013.0f", now)
 local depth = tonumber(redis.call("GET", prefix .. "depth") or 0)
 local bytes = tonumber(redis.call("HGET", held, "bytes") or 0)
 local depth_before, bytes_before = depth, bytes
-local soonest, replies, changed, shares = math.huge, {}, {}, {}
+local soonest, replies, changed, groups_of, shares, kinds = math.huge, {}, {}, {}, {}, {}
+for kind in string.gmatch(ARGV[9], "%S+") do kinds[#kinds + 1], kinds[kind] = kind, true end
 
-local function share_of(box)
-  local group = string.match(box, "^(.*):") or ""
-  local share = shares[group]
+local function share_of(name)
+  local kind, rest = string.match(name, "^([^:]*):(.+)$")
+  local fields, key = {"events:" .. name, "bytes:" .. name}, name
+  if kinds[kind] then
+    fields, key = {}, ":" .. rest
+    for _, each in ipairs(kinds) do
+      fields[#fields + 1], fields[#fields + 2] = "events:" .. each .. key, "bytes:" .. each .. key
+    end
+  end
+  local share = shares[key]
   if not share then
-    local found = redis.call("HMGET", held, "events:" .. group, "bytes:" .. group)
-    share = {group = group, events = tonumber(found[1] or 0), bytes = tonumber(found[2] or 0), new_events = 0, new_bytes = 0}
-    shares[group] = share
+    share = {events = 0, bytes = 0}
+    for i, amount in ipairs(redis.call("HMGET", held, unpack(fields))) do
+      local what = i % 2 == 1 and "events" or "bytes"
+      share[what] = share[what] + tonumber(amount or 0)
+    end
+    shares[key] = share
   end
   return share
 end
 
-local function count(share, events, size)
+local function group_of(box)
+  local name = string.match(box, "^(.*):") or ""
+  local group = groups_of[name]
+  if not group then
+    group = {name = name, share = share_of(name), new_events = 0, new_bytes = 0}
+    groups_of[name] = group
+  end
+  return group
+end
+
+local function count(group, events, size)
+  local share = group.share
   depth, bytes = depth + events, bytes + size
   share.events, share.bytes = share.events + events, share.bytes + size
-  share.new_events, share.new_bytes = share.new_events + events, share.new_bytes + size
+  group.new_events, group.new_bytes = group.new_events + events, group.new_bytes + size
 end
 
 -- Nil if it does not fit, else the length of the mailbox with it.
-local function append(box, share, entry)
-  local size = #entry
+local function append(box, group, entry)
+  local size, share = #entry, group.share
   if share.events + 1 > max_pending - depth or share.bytes + size > max_bytes - bytes then return end
   local heavy, list = redis.call("HINCRBY", weight, box, size), prefix .. "m:" .. box
   local length = heavy <= max_mailbox_bytes and redis.call("RPUSH", list, entry)
   if length and length <= max_mailbox then
-    count(share, 1, size)
+    count(group, 1, size)
     return length
   end
   if length then redis.call("RPOP", list) end
@@ -80,7 +106,7 @@ local function take_back(marks, boxes_of, sizes)
     redis.call("RPOP", prefix .. "m:" .. box)
     redis.call("DEL", marks[i])
     if redis.call("HINCRBY", weight, box, -size) <= 0 then redis.call("HDEL", weight, box) end
-    count(share_of(box), -1, -size)
+    count(group_of(box), -1, -size)
   end
 end
 
@@ -108,7 +134,7 @@ end
 
 local function put(at, n)
   local marks, boxes_of, sizes, boxes, diverted = {}, {}, {}, {}, {}
-  local share, length, grown, debounced, over = {}, {}, {}, {}, {}
+  local group, length, grown, debounced, over = {}, {}, {}, {}, {}
   for i = 0, n - 1 do
     local mark, box, frame = prefix .. "d:" .. ARGV[at + 3 * i], ARGV[at + 3 * i + 1], ARGV[at + 3 * i + 2]
     if redis.call("SET", mark, "", "NX", "EX", dedupe) then
@@ -118,8 +144,8 @@ local function put(at, n)
         take_back(marks, boxes_of, sizes)
         return -1
       end
-      share[box] = share[box] or share_of(box)
-      local longer = not over[box] and append(box, share[box], entry)
+      group[box] = group[box] or group_of(box)
+      local longer = not over[box] and append(box, group[box], entry)
       if longer then
         if not grown[box] then
           boxes[#boxes + 1], grown[box] = box, 0
@@ -134,13 +160,13 @@ local function put(at, n)
     end
   end
   for _, box in ipairs(boxes) do
-    schedule(box, share[box].group, length[box] == grown[box], debounced[box])
+    schedule(box, group[box].name, length[box] == grown[box], debounced[box])
   end
   if #diverted == 0 then return #marks end
   return {#marks, unpack(diverted)}
 end
 
-local at = 9
+local at = 10
 while ARGV[at] do
   local n = tonumber(ARGV[at])
   replies[#replies + 1] = put(at + 1, n)
@@ -153,10 +179,10 @@ end
 if depth > depth_before then
   redis.call("INCRBY", prefix .. "depth", depth - depth_before)
   redis.call("HINCRBY", held, "bytes", bytes - bytes_before)
-  for group, share in pairs(shares) do
-    if share.new_events > 0 then
-      redis.call("HINCRBY", held, "events:" .. group, share.new_events)
-      redis.call("HINCRBY", held, "bytes:" .. group, share.new_bytes)
+  for name, group in pairs(groups_of) do
+    if group.new_events > 0 then
+      redis.call("HINCRBY", held, "events:" .. name, group.new_events)
+      redis.call("HINCRBY", held, "bytes:" .. name, group.new_bytes)
     end
   end
 end

@@ -9,7 +9,7 @@ idempotent and fenced by `Claim.token`. It is NOT a log: what is done is gone.
 
 A mailbox's group is its name up to the last ":", for a conversation its account. A claim serves the groups in turn, and
 no more of one than its worker has set aside for any: a group with ten thousand mailboxes due, or one whose handling
-hangs, keeps nobody else waiting.
+hangs, keeps nobody else waiting. A share of the queue's room is a group's, or that of several kinds of groups together.
 
 The protocol is in `core/lua/queue_*.lua`, one script an operation, each with its steps and invariant.
 """
@@ -27,9 +27,9 @@ from app.core.queue.events import (
     QueueStats,
     QueueUnavailable,
 )
-from app.core.queue.mailboxes import Queue
+from app.core.queue.mailboxes import EVENTS, Queue
 
 __all__ = [
-    "Claim", "DeadLetter", "Event", "Failure", "LeaseLost", "PutResult", "Queue", "QueueFull", "QueueStats",
+    "EVENTS", "Claim", "DeadLetter", "Event", "Failure", "LeaseLost", "PutResult", "Queue", "QueueFull", "QueueStats",
     "QueueUnavailable",
 ]  # fmt: skip

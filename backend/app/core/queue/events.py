@@ -51,7 +51,7 @@ class PutResult:
     accepted: int
     duplicates: int
     diverted: tuple[Event, ...] = ()
-    """Not stored, and not remembered: their mailbox, or its group, has as much as it may. The caller must keep them."""
+    """Not stored, and not remembered: their mailbox, or its share, has as much as it may. The caller must keep them."""
 
 
 @dataclass(frozen=True, slots=True)

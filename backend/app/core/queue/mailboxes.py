@@ -103,6 +103,7 @@ class Queue:
         max_bytes: int = 100_000_000,
         max_per_mailbox: int = 1000,
         max_mailbox_bytes: int = 2 * 2**20,
+        one_share: Sequence[str] = (),
         max_dead: int = 100_000,
         max_dead_bytes: int = 64 * 1024 * 1024,
         dedupe_seconds: int = 8 * 86400,
@@ -111,7 +112,8 @@ class Queue:
     ) -> None:
         """`debounce_seconds` after the last event of a burst, at most `debounce_cap_seconds` after its first.
         `max_pending` events and `max_bytes` bound the whole queue (each shard has an equal part), `max_per_mailbox` and
-        `max_mailbox_bytes` one mailbox; a group may hold as much as is still free (core/lua/queue_put.lua). `max_dead`
+        `max_mailbox_bytes` one mailbox; a group may hold as much as is still free (core/lua/queue_put.lua), and so may
+        the groups `<kind>:<rest>` of one rest together, for the kinds in `one_share` (no spaces in them). `max_dead`
         bounds the dead letters of each shard and `max_dead_bytes` those of all shards; beyond them the oldest are
         dropped. `dedupe_seconds` exceeds the 7 days in which Meta redelivers."""
         self.lease_seconds = lease_seconds
@@ -125,7 +127,7 @@ class Queue:
         self._put_header = (
             _ms(debounce_seconds), _ms(debounce_cap_seconds), dedupe_seconds,
             math.ceil(max_pending / shards), max_per_mailbox, _ms(BLOCK_SECONDS),
-            math.ceil(max_bytes / shards), max_mailbox_bytes,
+            math.ceil(max_bytes / shards), max_mailbox_bytes, " ".join(one_share),
         )  # fmt: skip
         self._most = (math.ceil(max_pending / shards), math.ceil(max_bytes / shards))
         self._refused_at = -math.inf
