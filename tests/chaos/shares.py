@@ -23,6 +23,7 @@ SETTINGS = {
 """Small enough to be filled in seconds, at the rate at which an account would fill the default in hours."""
 RATIO = 1.5
 QUIET_PER_SECOND = 10
+LOUD_PER_SECOND = 1.2
 LONG_TEXT = 65_536
 
 
@@ -66,7 +67,11 @@ async def measure(world: ChaosWorld, *, seconds: float) -> Shares:
         before = await _recorded(world)
         async with asyncio.timeout(10 * seconds + 60):
             fault = await loud(world, poster)
+            # It was filled within a second, for which the machine is busy; an account takes hours for that.
+            await _until_settled(world)
+            going_on = asyncio.create_task(_write_on(world, poster))
             shares.during[way] = await _quiet(world, seconds, poster)
+            going_on.cancel()
             await _until_recorded(world, before + 1)
         shares.refused[way] = _refusals(poster.posts)
         shares.diverted[way] = await _recorded(world) - before
@@ -89,6 +94,25 @@ async def _quiet(world: ChaosWorld, seconds: float, poster: TimedSender | None =
         await asyncio.sleep(started + (n + 1) / QUIET_PER_SECOND - time.monotonic())
     sends = await stage.sends(1, *asked, timeout_seconds=60)
     return [float(str(send["at"])) - accepted[str(send["to"])] for send in sends]
+
+
+async def _until_settled(world: ChaosWorld) -> None:
+    """No question to the model for a second: what was accepted is worked off, or waits."""
+    seen, since = -1, time.monotonic()
+    async with asyncio.timeout(60):
+        while time.monotonic() - since < 1.0:
+            asked = (await world.sandbox.summary())["kinds"].get("generate", {}).get("received", 0)
+            if asked != seen:
+                seen, since = asked, time.monotonic()
+            await asyncio.sleep(0.05)
+
+
+async def _write_on(world: ChaosWorld, poster: TimedSender) -> None:
+    """The other account's customers, at the rate of the report."""
+    stage = Stage(world)
+    while True:
+        await poster.deliver(_payload(stage.conversation(1, world.businesses[0])[0]))
+        await asyncio.sleep(1 / LOUD_PER_SECOND)
 
 
 async def _refused_token(world: ChaosWorld, poster: TimedSender) -> str:
