@@ -89,6 +89,8 @@ def test_the_workers_scale_on_what_waits_in_the_queue_whichever_scaler_is_chosen
 
 def test_the_ingress_speaks_tls_and_routes_what_the_balancer_lets_through() -> None:
     (ingress,) = of_kind("Ingress")
+    annotations = ingress["metadata"]["annotations"]
+    assert annotations["nginx.ingress.kubernetes.io/enable-access-log"] == "false", "it would hold verify tokens"
     spec = ingress["spec"]
     (rule,) = spec["rules"]
     assert [hosts["hosts"] for hosts in spec["tls"]] == [[rule["host"]]]
