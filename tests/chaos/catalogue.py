@@ -13,9 +13,8 @@ from typing import NamedTuple, Protocol
 
 from app.localhost.servers import Valkey
 
-from . import bad_way, database, fairness, outages, own_limits, pooler, scenarios, shares
+from . import bad_way, database, fairness, given_up, outages, own_limits, pooler, scenarios, shares
 from .database import DATABASE_SCENARIOS
-from .given_up import given_up_message_calls_a_person, quota_for_a_day
 from .moved_clock import LIBRARIES, MovedValkey
 from .name_server import why_not
 from .names import names_that_hang
@@ -72,8 +71,9 @@ EVERY_SCENARIO: Mapping[str, Scenario] = {
             full_redis,
             another_database_on_the_namespace,
             own_limits.answers_of_one_moment,
-            quota_for_a_day,
-            given_up_message_calls_a_person,
+            given_up.gemini_back,
+            given_up.quota_for_a_day,
+            given_up.given_up_message_calls_a_person,
             *_WITH_A_POOLER,
             *_WITH_A_NAME_SERVER,
             *_IN_A_WORLD_OF_ITS_OWN,
@@ -95,6 +95,8 @@ def place_of(name: str) -> Place:
     settings = scenarios.SETTINGS
     if name in DATABASE_SCENARIOS:
         settings = database.SETTINGS
+    elif scenario is given_up.gemini_back:
+        settings = given_up.PATIENT_SETTINGS
     elif scenario is bad_way.woken_replica:
         settings = bad_way.WOKEN_SETTINGS
     elif name in LONG:

@@ -13,12 +13,14 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import asyncpg
 import httpx
 
 from app.sandbox.webhooks import Business
+from tests.support.proxy import proxied
 
 from .scenarios import QUIET_SECONDS, Broken, Stage
 from .traffic import Message, Traffic, sender
@@ -127,7 +129,23 @@ async def frozen_while_sending(world: ChaosWorld, length: Length = SHORT) -> str
     return await _away(world, length.away, world.servers.postgres.pause, world.servers.postgres.resume)
 
 
+async def slow_while_sending(world: ChaosWorld, length: Length = SHORT) -> str:
+    """A second for each statement."""
+    async with proxied(world.servers.database_url) as way:
+        await world.replace_all({"DATABASE_URL": way.url})
+        try:
+            return await _away(
+                world,
+                length.away,
+                partial(setattr, way, "delay_seconds", 1.0),
+                partial(setattr, way, "delay_seconds", 0.0),
+            )
+        finally:
+            await world.replace_all({})
+
+
 async def _away(world: ChaosWorld, seconds: float, end: Callable[[], object], begin: Callable[[], object]) -> str:
+    """`end` and `begin` are called on a thread of their own: they may wait."""
     stage = Stage(world)
     resending, cautious = world.businesses[:2]
     await _resend(world, resending)
@@ -195,7 +213,8 @@ async def _rest(world: ChaosWorld, stage: Stage) -> Verdict:
 
 Scenario = Callable[..., Awaitable[Any]]
 DATABASE_SCENARIOS: Mapping[str, Scenario] = {
-    scenario.__name__: scenario for scenario in (locked_account, gone_while_sending, frozen_while_sending)
+    scenario.__name__: scenario
+    for scenario in (locked_account, gone_while_sending, frozen_while_sending, slow_while_sending)
 }
 
 

@@ -6,9 +6,11 @@ import asyncio
 import time
 
 from .poison import poison
-from .scenarios import QUIET_SECONDS, Broken, Stage
+from .scenarios import QUIET_SECONDS, SETTINGS, Broken, Stage
 from .world import FALLBACK_TEXT, LOOK_SECONDS, ChaosWorld
 
+PATIENT_SETTINGS = SETTINGS | {"REPLY_DEADLINE_SECONDS": "120"}
+"""For circuits that open for longer than the scenarios' customers wait."""
 TOLD_SECONDS = 3.0
 """To tell a customer that no answer will come today."""
 LETTERS_SECONDS = 6.0
@@ -41,6 +43,26 @@ async def quota_for_a_day(world: ChaosWorld) -> None:
             break
         if time.monotonic() - removed > MODEL_BACK_SECONDS:
             raise Broken(f"the model is back, and not noticed within {MODEL_BACK_SECONDS:g} s")
+    await stage.ends_well()
+
+
+async def gemini_back(world: ChaosWorld) -> None:
+    """The model is away until its circuit opens: when it is back, a look finds it, and who waited gets an answer."""
+    stage = Stage(world)
+    fault = await world.sandbox.add_fault("gemini", gemini="unavailable")
+    talks = [stage.conversation(1)[0] for _ in range(6)]
+    await stage.post(*talks, replica=0)
+    deadline = time.monotonic() + QUIET_SECONDS
+    while (await world.api("GET", "/admin/breakers"))["gemini"]["state"] != "open":
+        if time.monotonic() > deadline:
+            raise Broken("no circuit opens")
+        await asyncio.sleep(LOOK_SECONDS)
+    await world.sandbox.remove_fault(fault)
+    back = time.time()
+    sends = await stage.sends(1, *talks)
+    slowest = max(float(str(send["at"])) for send in sends) - back
+    if slowest > MODEL_BACK_SECONDS or any(send["text"] == FALLBACK_TEXT for send in sends):
+        raise Broken(f"{slowest:.1f} s after the model was back the last customer read {sends[-1]['text']}")
     await stage.ends_well()
 
 

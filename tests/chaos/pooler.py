@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from functools import partial
 
 from tests.support.pgbouncer import pgbouncer
 
@@ -21,7 +20,7 @@ async def pooler_switched(world: ChaosWorld) -> None:
     and nothing becomes a dead letter."""
     stage = Stage(world)
     with pgbouncer(world.servers.database_url, pool_mode="session", pool_size=60) as bouncer:
-        await _lead(world, {"DATABASE_URL": bouncer.url})
+        await world.replace_all({"DATABASE_URL": bouncer.url})
         try:
             before = (await world.sandbox.summary())["last_seq"]
             async with Stream(stage).flowing():
@@ -31,11 +30,4 @@ async def pooler_switched(world: ChaosWorld) -> None:
             await answered_at(world, stage.messages)
             await stage.ends_well()
         finally:
-            await _lead(world, {})
-
-
-async def _lead(world: ChaosWorld, settings: dict[str, str]) -> None:
-    """Every replica is replaced by one with these settings."""
-    for number, replica in enumerate(world.fleet.replicas):
-        world.logs.look(replica.log_file)
-        await asyncio.to_thread(partial(world.fleet.replace_replica, number, settings))
+            await world.replace_all({})

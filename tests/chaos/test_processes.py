@@ -27,7 +27,9 @@ async def world() -> AsyncIterator[ChaosWorld]:
         yield world
 
 
-MEASURED = {"locked_account", "given_up_message_calls_a_person", "pooler_switched", *LONG}
+MEASURED = {
+    "locked_account", "slow_while_sending", "given_up_message_calls_a_person", "pooler_switched", "gemini_back", *LONG,
+}  # fmt: skip
 """Ratios of medians, and what takes long: for `make chaos`, on a machine that does nothing else."""
 
 

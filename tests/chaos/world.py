@@ -87,6 +87,12 @@ class ChaosWorld(World):
         self.logs.look(replica.log_file)
         await asyncio.to_thread(replica.start)
 
+    async def replace_all(self, settings: Mapping[str, str]) -> None:
+        """Each replica by one with these settings beside the fleet's."""
+        for number, replica in enumerate(self.fleet.replicas):
+            self.logs.look(replica.log_file)
+            await asyncio.to_thread(self.fleet.replace_replica, number, settings)
+
     def secrets(self) -> list[str]:
         keys = self.fleet.keys
         passwords = [urlsplit(url).password or "" for url in (self.servers.redis_url, self.servers.database_url)]
