@@ -60,13 +60,6 @@ class Mutation:
     edits: Sequence[Edit]
 
 
-NO_RECORDS_AND_PROOFS = [
-    Edit(f"{ADAPTERS}sql_store.py", "if operation in _RECORDS_A_SEND:", "if False:"),
-    Edit(f"{SERVICES}delivery.py", "if self.clock.monotonic() >= deadline:", "if True:"),
-    Edit(f"{SERVICES}proofs.py", "if wamid := await self._receipts.find(key):", "if wamid := None:"),
-    Edit(f"{SERVICES}proofs.py", "if outbound_key(incoming) == key:", "if False:"),
-    Edit(f"{SERVICES}proofs.py", "return self._uptime.lost_seconds(since)", "return 0.0"),
-]
 MUTATIONS: dict[str, Mutation] = {
     "dedupe": Mutation(
         "delivered_again_beside_news",
@@ -108,9 +101,16 @@ MUTATIONS: dict[str, Mutation] = {
         "anothers_model_is_down",
         [Edit("backend/app/adapters/gemini.py", "if self._is_chosen(prompt):", "if False:")],
     ),
-    "records and proofs": Mutation("gone_while_sending", NO_RECORDS_AND_PROOFS),
-    "records and proofs, frozen": Mutation("frozen_while_sending", NO_RECORDS_AND_PROOFS),
-    "records and proofs, slow": Mutation("slow_while_sending", NO_RECORDS_AND_PROOFS),
+    "records and proofs": Mutation(
+        "gone_while_sending",
+        [
+            Edit(f"{ADAPTERS}sql_store.py", "if operation in _RECORDS_A_SEND:", "if False:"),
+            Edit(f"{SERVICES}delivery.py", "if self.clock.monotonic() >= deadline:", "if True:"),
+            Edit(f"{SERVICES}proofs.py", "if wamid := await self._receipts.find(key):", "if wamid := None:"),
+            Edit(f"{SERVICES}proofs.py", "if outbound_key(incoming) == key:", "if False:"),
+            Edit(f"{SERVICES}proofs.py", "return self._uptime.lost_seconds(since)", "return 0.0"),
+        ],
+    ),
     "looks at the model": Mutation(
         "gemini_back", [Edit(f"{SERVICES}probes.py", "            await circuit.seen_well()\n", "            pass\n")]
     ),
