@@ -527,7 +527,7 @@ class SqlStore(Store):
             "input_tokens": spent and spent.input_tokens,
             "output_tokens": spent and spent.output_tokens,
         }
-        return _REPLY.validate_python(await self._call("save_answer", **p, **cost))
+        return _REPLY.validate_python(await self._call("save_answer", **p, **cost, apart=True))
 
     async def begin_part(
         self,
