@@ -80,14 +80,14 @@ async def test_a_message_lost_is_made_good_by_the_resync(make: Make):
 async def test_one_replica_alone_opens_only_its_own_circuit(make: Make):
     well, ill = await make(2)
     assert await well.call() == "ok"
-    await well.fleet.sync()
+    await well.sync()
     ill.fails()
     for _ in range(7):
         await ill.call()
     assert ill.called == 5
     assert ill.state == "open"
-    await ill.fleet.sync()
-    await well.fleet.sync()
+    await ill.sync()
+    await well.sync()
     assert (ill.state, well.state) == ("open", "closed")
     assert await well.call() == "ok"
     ill.recovers()
@@ -99,7 +99,7 @@ async def test_one_replica_alone_opens_only_its_own_circuit(make: Make):
 async def test_two_replicas_in_trouble_open_it_for_the_third(make: Make):
     well, *ill = await make(3)
     assert await well.call() == "ok"
-    await well.fleet.sync()
+    await well.sync()
     await five_failures(*ill)
     await until(lambda: well.state == "open")
 
@@ -112,12 +112,12 @@ async def test_successes_of_others_break_the_row(make: Make):
         await one.call()
         await until(lambda: one.breaker._fleet_failures == 2)
         assert await other.call() == "ok"
-        await one.fleet.sync()
-        await other.fleet.sync()
+        await one.sync()
+        await other.sync()
     other.fails()
     await other.call()
-    await one.fleet.sync()
-    await other.fleet.sync()
+    await one.sync()
+    await other.sync()
     assert (one.state, other.state) == ("closed", "closed")
     assert {replica.breaker.snapshot().failure_count for replica in (one, other)} <= {1, 4}
 
@@ -143,7 +143,7 @@ async def test_a_failure_rate_trips_without_any_failures_in_a_row(make: Make):
         replica = replicas[n % 2]
         replica.recovers() if n % 4 < 2 else replica.fails()
         await replica.call()
-        await asyncio.gather(*(each.fleet.sync() for each in replicas))
+        await asyncio.gather(*(each.sync() for each in replicas))
     await until(lambda: all(replica.state == "open" for replica in replicas))
     states = await replicas[0].fleet.list(["some_api"])
     assert states["some_api"].view.why == "failure rate: ConnectFailed: ConnectError"
@@ -252,7 +252,7 @@ async def test_a_call_cancelled_while_it_asks_gives_back_what_it_is_granted(make
 async def test_a_newcomer_knows_before_its_first_call(make: Make):
     await trip(await make(2))
     (newcomer,) = await make(1, started=False)
-    await newcomer.fleet.sync()
+    await newcomer.sync()
     assert await newcomer.call() == "CircuitBreakerOpenError"
     assert newcomer.called == 0
 
@@ -370,8 +370,8 @@ async def test_a_newcomer_that_fails_from_its_start_does_not_open_it_for_others_
     newcomer.fails()
     for _ in range(7):
         await newcomer.call()
-    await newcomer.fleet.sync()
-    await idle.fleet.sync()
+    await newcomer.sync()
+    await idle.sync()
     assert (newcomer.called, newcomer.state, idle.state) == (5, "open", "closed")
     assert newcomer.breaker.is_cut_off
     assert not idle.breaker.is_cut_off

@@ -46,11 +46,15 @@ class BreakerReplica:
         self._loop: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Knows what the fleet knows, unless Redis is away: a patient one is about what comes after that."""
+        """Knows what the fleet knows, unless Redis is away."""
+        await self.sync()
+        self._loop = asyncio.create_task(self.fleet.run())
+
+    async def sync(self) -> None:
+        """Once; a patient one until Redis has answered, whom a busy machine may keep waiting."""
         async with asyncio.timeout(self._patience_seconds):
             while not await self.fleet.sync() and self._patience_seconds:
                 await asyncio.sleep(0.01)
-        self._loop = asyncio.create_task(self.fleet.run())
 
     async def stop(self) -> None:
         if self._loop is not None:
