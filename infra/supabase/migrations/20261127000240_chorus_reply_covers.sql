@@ -95,9 +95,8 @@ begin
     'elsewhere', chorus.covered_elsewhere(v_conversation, v_reply.reply_key, array_remove(v_covers, p->>'key'))));
 end $$;
 
--- p: key, fence, covers, body, apart. Only before anything was sent; otherwise the reply stays as it is. With apart, a
--- conflict if it would cover what another reply covers by now; the version before does not send it, and knows no such
--- conflict.
+-- p: key, fence, covers, body. Only before anything was sent; otherwise the reply stays as it is. A conflict if it would
+-- cover what another reply covers by now.
 create or replace function public.chorus_save_body(p jsonb) returns jsonb
 language plpgsql set search_path = public, pg_temp as $$
 declare
@@ -113,7 +112,7 @@ begin
     return chorus.fenced();
   end if;
   if v_reply.state = 'pending' and v_reply.part = 0 then
-    if p ? 'apart' and not v_covers <@ v_reply.covers then
+    if not v_covers <@ v_reply.covers then
       perform from conversations where id = v_reply.conversation_id for no key update;
       if chorus.covered_elsewhere(v_reply.conversation_id, v_reply.reply_key, v_covers) <> '{}' then
         return chorus.conflict('covered_elsewhere');
