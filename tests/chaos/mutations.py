@@ -35,6 +35,7 @@ SERVICES = "backend/app/services/"
 ADAPTERS = "backend/app/adapters/"
 REPLIES = "infra/supabase/migrations/20261123000004_chorus_replies.sql"
 COVERS = "infra/supabase/migrations/20261127000240_chorus_reply_covers.sql"
+COVERS_APART = "infra/supabase/migrations/20261127000242_chorus_reply_covers_apart.sql"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ MUTATIONS: dict[str, Mutation] = {
             Edit(f"{LUA}queue_refresh.lua", 'redis.call("HGET", KEYS[1] .. "own", ARGV[i]) == ARGV[i + 1]', "true"),
             Edit(f"{LUA}queue_extend.lua", "local held = owner == ARGV[2 * i + 1]", "local held = true"),
             Edit(COVERS, "if v_reply.fence > v_fence then", "if false then", times=2),
+            Edit(COVERS_APART, "if v_reply.fence > v_fence then", "if false then"),
             Edit(REPLIES, "if v_reply.fence > (p->>'fence')::bigint then", "if false then", times=2),
         ],
     ),
