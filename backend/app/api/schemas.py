@@ -12,6 +12,8 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictBool,
+    StrictInt,
+    StrictStr,
     StringConstraints,
     TypeAdapter,
     ValidationError,
@@ -79,7 +81,7 @@ class LabelledField(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    id: str | int | None = None
+    id: StrictStr | StrictInt | None = None
     label: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=SOME_TEXT)]
     value: Any
 
