@@ -75,7 +75,7 @@ def create_app(settings: Settings) -> Chorus:
                 yield {"services": replica.services}
                 phase = "stop"
         except Exception as exc:
-            # Starlette hands its whole text to uvicorn, of which our formatter writes nothing.
+            # Starlette hands its whole text to uvicorn, and our formatter writes nothing of that.
             logger.critical("failed at its %s", phase, exc_info=exc)
             raise
 

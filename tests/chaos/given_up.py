@@ -83,7 +83,7 @@ async def given_up_message_calls_a_person(world: ChaosWorld) -> None:
     deadline = time.monotonic() + LETTERS_SECONDS
     while not (called := await world.rows(query, good.person.wa_id)):
         if time.monotonic() > deadline:
-            raise Broken("nobody is called for the customer whose message was given up on")
+            raise Broken("no person is called for the customer whose message was given up on")
         await asyncio.sleep(LOOK_SECONDS)
     letters = (await world.api("GET", "/admin/dead-letters"))["items"]
     await world.api("POST", "/admin/dead-letters/drop", json={"ids": [letter["id"] for letter in letters]})

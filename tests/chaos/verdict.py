@@ -133,7 +133,7 @@ def _answered_once(verdict: Verdict, messages: Sequence[Message], evidence: Evid
 
 
 def _called_for_a_reason(verdict: Verdict, evidence: Evidence) -> None:
-    """Who got the model's answer, and nothing else, needs nobody."""
+    """A customer who got the model's answer, and nothing else, needs no person."""
     reasons = {
         reply["conversation"]
         for reply in evidence.replies

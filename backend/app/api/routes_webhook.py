@@ -192,7 +192,7 @@ NOT_STORED = "nothing durable could store this"
 
 
 class Handshake:
-    """`GET /webhook/whatsapp`: Meta's, once for an app. Whoever guesses tokens gets two looks into the database at a
+    """`GET /webhook/whatsapp`: Meta's, once for an app. Guessed tokens get two looks into the database at a
     time; a handshake beside them is answered 503, and Meta's form is sent again."""
 
     def __init__(self) -> None:
