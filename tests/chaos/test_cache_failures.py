@@ -97,9 +97,9 @@ async def test_redis_dies_and_comes_back_with_its_old_values(replicas, valkey):
     assert b.cache.stats().owed == 1
     await asyncio.to_thread(valkey.start)
     await until(lambda: a.trusted and b.trusted and not b.cache.stats().owed)
-    channels = [replica.shared.of("user:1").channel for replica in replicas]
-    await until(lambda: channels[0].position == channels[1].position)
-    assert (await a.read(), await b.read()) == ("new", "new")
+    async with asyncio.timeout(BACK_SECONDS):  # the word of an edit may come after the answer to its writer
+        while (await a.read(), await b.read()) != ("new", "new"):
+            await asyncio.sleep(0.005)
 
 
 async def test_lost_data_empties_memory(replicas, valkey_url):

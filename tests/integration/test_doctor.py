@@ -136,12 +136,13 @@ async def test_a_wrong_gemini_key_or_model_is_named(doctor: Doctor) -> None:
 
 
 def says(answer: bytes) -> Handler:
-    """Reads a little of what it is asked, says that and closes."""
+    """Reads a little of what it is asked, says that and ends, without the reset that unread words would bring with them."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(65536)
         writer.write(answer)
-        await writer.drain()
+        writer.write_eof()
+        await reader.read()
 
     return handle
 
