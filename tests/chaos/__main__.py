@@ -1,5 +1,5 @@
-"""`python -m tests.chaos --messages 10000 --seed 7`: every scenario and measurement, then the long schedule of faults;
-their tables, exit code 1 when a promise broke.
+"""`python -m tests.chaos --messages 10000 --seed 7`: the scenarios of this seed, every measurement, then the long
+schedule of faults; their tables, exit code 1 when a promise broke.
 
     python -m tests.chaos --only full_redis --only fairness       # some of them, by name
     python -m tests.chaos --list
@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from .catalogue import EVERY_SCENARIO, MEASUREMENTS, place_of
+from .catalogue import EVERY_SCENARIO, MEASUREMENTS, place_of, scenarios_of
 from .run import Plan, run
 from .scenarios import Broken
 from .world import running_world
@@ -43,7 +43,7 @@ async def main() -> int:
     if asked.list:
         sys.stdout.write("\n".join([*NAMES, ""]))
         return 0
-    chosen = asked.only or NAMES
+    chosen = asked.only or [*scenarios_of(asked.seed), *MEASUREMENTS, *CONFIGURATIONS]
     problems = await _scenarios([name for name in EVERY_SCENARIO if name in chosen])
     for name in (name for name in MEASUREMENTS if name in chosen):
         problems += await _measure(name)

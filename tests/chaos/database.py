@@ -25,9 +25,11 @@ from tests.support.proxy import proxied
 from .scenarios import QUIET_SECONDS, Broken, Stage
 from .traffic import Message, Traffic, sender
 from .verdict import Verdict, judge
-from .world import ChaosWorld, running_world
+from .world import STATUSES_AFTER_SECONDS, ChaosWorld, running_world
 
 SETTINGS = {"LEASE_SECONDS": "5", "DEBOUNCE_SECONDS": "0.2", "SEND_RECONCILE_SECONDS": "3"}
+LATE_SECONDS = 10.0
+"""More than a conversation waits for its next try and for a proof together."""
 CUSTOMERS_PER_SECOND = 15
 RATIO = 1.2
 GRACE_SECONDS = 0.1
@@ -40,9 +42,11 @@ class Length:
 
     locked: float
     away: float
+    silent: float
+    """Longer than a call may take, or each is answered in the end and nothing is at stake."""
 
 
-SHORT, LONG = Length(locked=6, away=4), Length(locked=40, away=25)
+SHORT, LONG = Length(locked=6, away=4, silent=9), Length(locked=40, away=25, silent=25)
 
 
 # -- one account's conversations are locked ----------------------------------------------------------------------------
@@ -126,7 +130,7 @@ async def gone_while_sending(world: ChaosWorld, length: Length = SHORT) -> str:
 
 async def frozen_while_sending(world: ChaosWorld, length: Length = SHORT) -> str:
     """It answers nothing, and carries out later what was asked before."""
-    return await _away(world, length.away, world.servers.postgres.pause, world.servers.postgres.resume)
+    return await _without_statuses(world, length.silent, world.servers.postgres.pause, world.servers.postgres.resume)
 
 
 async def slow_while_sending(world: ChaosWorld, length: Length = SHORT) -> str:
@@ -134,14 +138,26 @@ async def slow_while_sending(world: ChaosWorld, length: Length = SHORT) -> str:
     async with proxied(world.servers.database_url) as way:
         await world.replace_all({"DATABASE_URL": way.url})
         try:
-            return await _away(
+            return await _without_statuses(
                 world,
-                length.away,
+                length.silent,
                 partial(setattr, way, "delay_seconds", 1.0),
                 partial(setattr, way, "delay_seconds", 0.0),
             )
         finally:
             await world.replace_all({})
+
+
+async def _without_statuses(
+    world: ChaosWorld, seconds: float, end: Callable[[], object], begin: Callable[[], object]
+) -> str:
+    """As `_away`, and WhatsApp tells what became of the messages only when all is well again and they were judged."""
+    late = seconds + LATE_SECONDS
+    await world.sandbox.change_behaviour(**dict.fromkeys(STATUSES_AFTER_SECONDS, late))
+    try:
+        return await _away(world, seconds, end, begin)
+    finally:
+        await world.sandbox.change_behaviour(**STATUSES_AFTER_SECONDS)
 
 
 async def _away(world: ChaosWorld, seconds: float, end: Callable[[], object], begin: Callable[[], object]) -> str:

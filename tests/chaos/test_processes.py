@@ -28,7 +28,8 @@ async def world() -> AsyncIterator[ChaosWorld]:
 
 
 MEASURED = {
-    "locked_account", "slow_while_sending", "given_up_message_calls_a_person", "pooler_switched", "gemini_back", *LONG,
+    "locked_account", "frozen_while_sending", "slow_while_sending", "given_up_message_calls_a_person",
+    "pooler_switched", "gemini_back", "database_slots_taken", *LONG,
 }  # fmt: skip
 """Ratios of medians, and what takes long: for `make chaos`, on a machine that does nothing else."""
 

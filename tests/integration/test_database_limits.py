@@ -17,8 +17,8 @@ from app.sandbox import webhooks as wa
 from tests.support.office import MakeOffice
 from tests.support.serving import OPERATOR_KEY, outside_world, served, settings_of
 
-BACK_SECONDS = 6.0
-"""From the end of the trouble to the answer: two seconds in the mailbox, one between two tries, and a slow machine."""
+BACK_SECONDS = 4.0
+"""From the end of the trouble to the last answer: a second to the next try, which tells the others; a slow machine."""
 
 Lack = Callable[[], Awaitable[None]]
 

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import pytest
 
+from tests.chaos.catalogue import EVERY_SCENARIO, scenarios_of
 from tests.chaos.mutations import MUTATIONS, ROOT
+
+UNMUTATED: dict[str, str] = {}
+"""Scenarios without a mutation, each with its reason."""
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_what_a_mutation_replaces_is_still_there(name: str) -> None:
     for edit in MUTATIONS[name].edits:
         assert (ROOT / edit.path).read_text(encoding="utf-8").count(edit.old) == edit.times, edit.path
+
+
+def test_every_scenario_has_a_mutation_that_must_break_it() -> None:
+    assert {mutation.scenario for mutation in MUTATIONS.values()} == EVERY_SCENARIO.keys() - UNMUTATED.keys()
+    assert UNMUTATED.keys() <= EVERY_SCENARIO.keys()
+
+
+def test_every_scenario_is_played_by_one_of_three_seeds_in_a_row() -> None:
+    assert {name for seed in (7, 8, 9) for name in scenarios_of(seed)} == EVERY_SCENARIO.keys()
