@@ -1,4 +1,4 @@
-"""`python -m tests.chaos --messages 10000 --seed 7`: the scenarios of this seed, every measurement, then the long
+"""`python -m tests.chaos --messages 6000 --seed 7`: the scenarios of this seed, every measurement, then the long
 schedule of faults; their tables, exit code 1 when a promise broke.
 
     python -m tests.chaos --only full_redis --only fairness       # some of them, by name
@@ -33,8 +33,8 @@ NAMES = (*EVERY_SCENARIO, *MEASUREMENTS, *CONFIGURATIONS)
 
 async def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos")
-    parser.add_argument("--messages", type=int, default=10_000)
-    parser.add_argument("--seconds", type=float, default=180, help="how long messages and faults go on")
+    parser.add_argument("--messages", type=int, default=6_000)
+    parser.add_argument("--seconds", type=float, default=110, help="how long messages and faults go on")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
     parser.add_argument("--only", choices=NAMES, action="append", metavar="NAME")
     parser.add_argument("--list", action="store_true", help="the names, and nothing else")

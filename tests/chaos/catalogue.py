@@ -15,6 +15,7 @@ from app.localhost.servers import Valkey
 
 from . import bad_way, database, fairness, given_up, outages, own_limits, pooler, scenarios, shares
 from .database import DATABASE_SCENARIOS
+from .failover import database_loses_seconds
 from .moved_clock import LIBRARIES, MovedValkey
 from .name_server import why_not
 from .names import names_that_hang
@@ -60,6 +61,11 @@ _WITH_A_NAME_SERVER = () if why_not() else (names_that_hang,)
 LONG: Mapping[str, Scenario] = bad_way.SCENARIOS
 """About a minute each: played by `make chaos` only."""
 
+IN_TURN: Mapping[str, str] = {
+    f"{dependency}_lost_by_one_{how}": dependency for dependency in bad_way.DEPENDENCIES for how in ("silent", "start")
+}
+"""The longest ones, by dependency: one of them with each seed."""
+
 EVERY_SCENARIO: Mapping[str, Scenario] = {
     **SCENARIOS,
     **DATABASE_SCENARIOS,
@@ -75,6 +81,7 @@ EVERY_SCENARIO: Mapping[str, Scenario] = {
             given_up.gemini_back,
             given_up.quota_for_a_day,
             given_up.given_up_message_calls_a_person,
+            database_loses_seconds,
             *_WITH_A_POOLER,
             *_WITH_A_NAME_SERVER,
             *_IN_A_WORLD_OF_ITS_OWN,
@@ -84,12 +91,9 @@ EVERY_SCENARIO: Mapping[str, Scenario] = {
 
 
 def scenarios_of(seed: int) -> Sequence[str]:
-    """What `make chaos` plays with this seed: of the long kinds of a bad way one dependency, another with each seed."""
-    in_turn = bad_way.DEPENDENCIES[seed % len(bad_way.DEPENDENCIES)]
-    left_out = {
-        f"{name}_lost_by_one_{how}" for name in bad_way.DEPENDENCIES for how in ("silent", "start") if name != in_turn
-    }
-    return [name for name in EVERY_SCENARIO if name not in left_out]
+    """What `make chaos` plays with this seed: all but those in turn of the other dependencies."""
+    dependency = bad_way.DEPENDENCIES[seed % len(bad_way.DEPENDENCIES)]
+    return [name for name in EVERY_SCENARIO if IN_TURN.get(name, dependency) == dependency]
 
 
 class Place(NamedTuple):

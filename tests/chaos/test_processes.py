@@ -29,7 +29,8 @@ async def world() -> AsyncIterator[ChaosWorld]:
 
 MEASURED = {
     "locked_account", "frozen_while_sending", "slow_while_sending", "given_up_message_calls_a_person",
-    "pooler_switched", "gemini_back", "database_slots_taken", *LONG,
+    "pooler_switched", "gemini_back", "database_slots_taken", "no_connection_left",
+    "database_loses_seconds", *LONG,
 }  # fmt: skip
 """Ratios of medians, and what takes long: for `make chaos`, on a machine that does nothing else."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.chaos.catalogue import EVERY_SCENARIO, scenarios_of
-from tests.chaos.mutations import MUTATIONS, ROOT
+from tests.chaos.mutations import MUTATIONS, ROOT, mutations_of
 
 UNMUTATED: dict[str, str] = {}
 """Scenarios without a mutation, each with its reason."""
@@ -22,5 +22,6 @@ def test_every_scenario_has_a_mutation_that_must_break_it() -> None:
     assert UNMUTATED.keys() <= EVERY_SCENARIO.keys()
 
 
-def test_every_scenario_is_played_by_one_of_three_seeds_in_a_row() -> None:
+def test_three_seeds_in_a_row_play_every_scenario_and_every_mutation() -> None:
     assert {name for seed in (7, 8, 9) for name in scenarios_of(seed)} == EVERY_SCENARIO.keys()
+    assert {name for seed in (7, 8, 9) for name in mutations_of(seed)} == MUTATIONS.keys()

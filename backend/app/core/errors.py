@@ -28,11 +28,12 @@ class Unavailable(Expected):
     something.
     """
 
+    shared_by: SharedBy | None = None
+
     def __init__(self, dependency: str, message: str = "", *, retry_after: float | None = None) -> None:
         super().__init__(message or f"{dependency} is unavailable")
         self.dependency = dependency
         self.retry_after = retry_after
-        self.shared_by: SharedBy | None = None
 
 
 class DeadlineExceeded(Unavailable):
