@@ -194,7 +194,9 @@ def within_bar(seen: Waits) -> None:
 def _scenario(dependency: str, how: str) -> Callable[[ChaosWorld], Awaitable[None]]:
     async def scenario(world: ChaosWorld) -> None:
         seconds = SILENT_SECONDS if how == "silent" else BAD_SECONDS
-        within_bar(await one_bad_replica(world, dependency, how=how, bad_seconds=seconds))
+        seen = await one_bad_replica(world, dependency, how=how, bad_seconds=seconds)
+        sys.stdout.write(f"    {seen}\n")
+        within_bar(seen)
 
     scenario.__name__ = f"{dependency}_lost_by_one" if how == "refused" else f"{dependency}_lost_by_one_{how}"
     return scenario

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import statistics
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ LATE_SECONDS = 10.0
 """More than a conversation waits for its next try and for a proof together."""
 CUSTOMERS_PER_SECOND = 15
 RATIO = 1.2
+BACK_SECONDS = 2.0
 GRACE_SECONDS = 0.1
 """For a machine that carries three replicas, their servers and the driver; far from the seconds that a lock costs."""
 
@@ -67,7 +69,12 @@ async def locked_account(world: ChaosWorld, length: Length = SHORT) -> str:
         during, pages = await asyncio.gather(
             _replies(world, stage, healthy, seconds), _pages(world, [healthy, locked], seconds)
         )
+    ended = time.time()
     verdict = await _rest(world, stage)
+    sends = await stage.sends(2, *[messages[1] for messages in known])
+    first, *_, last = sorted(at - ended for send in sends if (at := float(str(send["at"]))) > ended)
+    if first > BACK_SECONDS:
+        raise Broken(f"the first of the locked customers was answered {first:.2f} s after the lock's end")
     before, beside = statistics.median(without), statistics.median(during)
     if beside > RATIO * before + GRACE_SECONDS:
         raise Broken(f"p50 of the other account: {before:.2f} s alone, {beside:.2f} s beside the locked one")
@@ -75,7 +82,8 @@ async def locked_account(world: ChaosWorld, length: Length = SHORT) -> str:
         raise Broken(f"{failed} of {len(pages)} pages were not shown")
     return (
         f"p50 of the others {before * 1000:.0f} -> {beside * 1000:.0f} ms, {len(pages)} pages, 0 x 503,"
-        f" {verdict.replies} replies, {verdict.lost} lost, {verdict.duplicated} twice"
+        f" {verdict.replies} replies, {verdict.lost} lost, {verdict.duplicated} twice; of {len(known)} locked ones the"
+        f" first was answered {first:.2f} s and the last {last:.2f} s after the lock's end"
     )
 
 

@@ -78,6 +78,9 @@ NO_RECORDS_AND_PROOFS = [
 CLAIMS_WHAT_IT_CANNOT_DO = [
     Edit("backend/app/wiring.py", "            is_cut_off=cut_off.leaves_work_to_others,\n", "")
 ]
+NO_LOOK_OPENS_A_CIRCUIT = [
+    Edit(f"{SERVICES}probes.py", 'dependency.circuit.seen_ill(dependency.error or "", start)', "pass")
+]
 NO_QUORUM = [Edit("backend/app/core/circuit_breaker/rules.py", "quorum: int = 2", "quorum: int = 1")]
 MUTATIONS: dict[str, Mutation] = {
     "taking over": Mutation(
@@ -189,8 +192,7 @@ MUTATIONS: dict[str, Mutation] = {
     "leaving work to others, WhatsApp": Mutation("whatsapp_lost_by_one", CLAIMS_WHAT_IT_CANNOT_DO),
     "leaving work to others, database": Mutation("database_lost_by_one", CLAIMS_WHAT_IT_CANNOT_DO),
     "looks at calls that hang": Mutation(
-        "gemini_lost_by_one_silent",
-        [Edit(f"{SERVICES}probes.py", 'dependency.circuit.seen_ill(dependency.error or "", start)', "pass")],
+        "gemini_lost_by_one_silent", NO_LOOK_OPENS_A_CIRCUIT
     ),
     "leaving work to others, silent WhatsApp": Mutation("whatsapp_lost_by_one_silent", CLAIMS_WHAT_IT_CANNOT_DO),
     "leaving work to others, silent database": Mutation("database_lost_by_one_silent", CLAIMS_WHAT_IT_CANNOT_DO),
@@ -212,7 +214,8 @@ MUTATIONS: dict[str, Mutation] = {
                 f"{SERVICES}inbox_worker.py",
                 "if shared_by := self._lacking.pop(claim.mailbox, None):",
                 "if shared_by := None:",
-            )
+            ),
+            *NO_LOOK_OPENS_A_CIRCUIT,
         ],
     ),
     "write probe": Mutation(

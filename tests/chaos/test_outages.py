@@ -12,7 +12,9 @@ from .world import running_world
 
 @pytest.mark.parametrize("dependency", DEPENDENCIES)
 async def test_no_outage_of_one_replica_is_contagious(dependency: str) -> None:
-    """The README's promise. Everything is answered, the replica says what it lacks, and works again when it is back."""
+    """The README's promise: everything is answered, the replica says what it lacks, and works again when it is back.
+    That answers are as fast as with two healthy replicas is held by `make chaos` (`…_lost_by_one`), on a quiet machine.
+    """
     async with running_world(settings=bad_way.SETTINGS) as world:
         print(f"\n{dependency}: {await one_bad_replica(world, dependency, calm_seconds=3, bad_seconds=8)}")
 

@@ -307,8 +307,8 @@ class InboxWorker:
                     await self._give_back(claim, exc.delay_seconds, reason)
                     return "postponed"
                 case Unavailable():
-                    if exc.shared_by and len(self._lacking) < MAX_LACKING:
-                        self._lacking[claim.mailbox] = exc.shared_by
+                    if exc.shared_by:
+                        self._note_lacking(claim.mailbox, exc.shared_by)
                     await self._give_back(claim, exc.retry_after or UNAVAILABLE_RETRY_SECONDS, reason)
                     return "unavailable"
                 case AccountRejected():
@@ -344,6 +344,11 @@ class InboxWorker:
         # Jitter: what waited for one recovery must not arrive all at once. Bounded: a deadline may end the wait.
         delay = delay_seconds + min(0.2 * delay_seconds, JITTER_CAP_SECONDS) * random.random()
         await self._tell(lambda: self._queue.retry_later(claim, delay, counted=False, reason=reason))
+
+    def _note_lacking(self, mailbox: str, shared_by: SharedBy) -> None:
+        if len(self._lacking) >= MAX_LACKING:
+            self._lacking.clear()  # other replicas may have served them
+        self._lacking[mailbox] = shared_by
 
     async def _wake(self, claim: Claim, shared_by: SharedBy) -> None:
         """One that waited for the database got what it lacked: so may the others."""
