@@ -41,7 +41,7 @@ ADAPTERS = "backend/app/adapters/"
 REPLIES = "infra/supabase/migrations/20261123000004_chorus_replies.sql"
 COVERS = "infra/supabase/migrations/20261127000240_chorus_reply_covers.sql"
 COVERS_APART = "infra/supabase/migrations/20261127000242_chorus_reply_covers_apart.sql"
-AT_ONCE = 2
+AT_ONCE = 3
 """Copies that are played at a time: most of a scenario waits, and what must fail may fail late."""
 
 

@@ -4,7 +4,7 @@ python -m tests.chaos.whole            # all that the seed of this moment plays
 python -m tests.chaos.whole --seed 7   # the same again
 
 What holds times to milliseconds plays alone. What waits, or must fail, plays side by side at the end. Three seeds in a
-row (7, 8, 9) play every scenario and every mutation.
+row (7, 8, 9) play every scenario and every mutation; five (7 to 11) also each timed test.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ MACHINES = (
 )
 WAITING = ("tests/chaos/test_outages.py", "tests/e2e/test_blocked_account.py")
 """Timed tests that wait for minutes, and hold what comes then to seconds."""
+IN_TURN = tuple(
+    f"tests/integration/test_courtesies.py::test_receipts_in_trouble_for_a_minute_delay_no_answer[{fault}]"
+    for fault in ("error", "hang", "drop", "reset", "late")
+)
+"""Minutes each: one with each seed."""
 PYTEST = ("-m", "pytest", "-q")
 TIMED = (*PYTEST, "-m", "timed")
 
@@ -37,14 +42,15 @@ Part = Mapping[str, Sequence[str]]
 def parts(seed: int) -> Sequence[Part]:
     """One after the other."""
     of_this_seed = ("--seed", str(seed))
+    left_out = [f"--deselect={test}" for number, test in enumerate(IN_TURN) if number != seed % len(IN_TURN)]
     return (
         {"scenarios, measurements, schedule": ("-m", "tests.chaos", *of_this_seed)},
-        {"timed tests": (*TIMED, "tests", *(f"--ignore={path}" for path in WAITING))},
+        {"timed tests": (*TIMED, "tests", *(f"--ignore={path}" for path in WAITING), *left_out)},
         {
             "mutations": ("-m", "tests.chaos.mutations", "--mutants-only", *of_this_seed),
-            "timed tests that wait": (*TIMED, *WAITING),
+            **{f"timed tests that wait, {number}": (*TIMED, path) for number, path in enumerate(WAITING, 1)},
+            "state machines, by chance": (*PYTEST, "--hypothesis-profile=explore", *MACHINES),
         },
-        {"state machines, by chance": (*PYTEST, "--hypothesis-profile=explore", *MACHINES)},
     )
 
 
