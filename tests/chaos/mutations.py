@@ -198,7 +198,13 @@ MUTATIONS: dict[str, Mutation] = {
     "leaving work to others, silent database": Mutation("database_lost_by_one_silent", CLAIMS_WHAT_IT_CANNOT_DO),
     "leaving work to others, Gemini from the start": Mutation("gemini_lost_by_one_start", CLAIMS_WHAT_IT_CANNOT_DO),
     "quorum": Mutation("whatsapp_lost_by_one_start", NO_QUORUM),
-    "leaving work to others, database from the start": Mutation("database_lost_by_one_start", CLAIMS_WHAT_IT_CANNOT_DO),
+    "schema gate": Mutation(
+        "database_lost_by_one_start",
+        [
+            *CLAIMS_WHAT_IT_CANNOT_DO,
+            Edit("backend/app/wiring.py", "may_claim=lambda: schema.is_open() and namespace.is_open(),", ""),
+        ],
+    ),
     "stalls": Mutation(
         "woken_replica",
         [Edit("backend/app/core/loop_watch.py", "return _STALLS.since(since, time.monotonic())", "return 0.0")],
