@@ -1,6 +1,6 @@
 """Chorus beside the service of `headline_before`: the same traffic, stand-ins and faults, in the same minutes.
 
-`HEADLINE_SCALE=1 make bench BENCH=headline` is the whole of it (5 minutes of traffic, an outage of Gemini of 60 s) and
+`make bench BENCH=headline HEADLINE_SCALE=1` is the whole of it (5 minutes of traffic, an outage of Gemini of 60 s) and
 writes the table and the plot into docs/. Without it everything lasts a fifth as long, and nothing is written.
 """
 
@@ -101,11 +101,10 @@ def run(stage: Stage) -> tuple[list[str], list[Bar]]:
     if scale == 1:
         folder = ROOT / "docs"
         (folder / "headline.svg").write_text(_plot(before, chorus, scale), encoding="utf-8")
-        told = f"{time.strftime('%Y-%m-%d')}, {quiet}"
+        command = f"`make bench BENCH=headline HEADLINE_SCALE=1`, {time.strftime('%Y-%m-%d')}, {quiet}"
         for page, words in ((folder / "benchmarks.md", 0), (folder / "SOLUTIONS_IMPLEMENTEES.md", 1)):
-            write_block(
-                page, "headline", [*_markdown(rows, words), "", f"`HEADLINE_SCALE=1 make bench BENCH=headline`, {told}"]
-            )
+            plot = f"![{('before and after', 'avant et après')[words]}](headline.svg)"
+            write_block(page, "headline", [*_markdown(rows, words), "", command, "", plot])
     notes = [
         (
             f"{FULL_SECONDS * scale:.0f} s of traffic, {len(chorus.wrote_at)} messages, "
@@ -128,17 +127,14 @@ async def _compare(stage: Stage, scale: float) -> tuple[Contender, Contender]:
             await asyncio.gather(
                 _faults(pair, seconds, scale), *(_traffic(each, client, stage, seconds, begun) for each in pair)
             )
-            await asyncio.gather(*(_all_answered(each) for each in pair))
+            await asyncio.gather(*(_all_settled(stage, each) for each in pair))
         await asyncio.sleep(2)  # PostgreSQL publishes its counters once a second
         for each, start in zip(pair, starts, strict=True):
             end = await _counters(stage, each)
-            each.figures = {name: end[name] - start[name] for name in end}
+            each.figures |= {name: end[name] - start[name] for name in end}
             each.figures["memory"] = _peak_memory(each.pid)
             await _read_answers(each)
-            silent = {marker: marker[2:] for marker in each.wrote_at.keys() - each.answers.keys()}
-            called = await _with_a_person(stage) if each.name == "Chorus" else set()
-            each.figures["person"] = sum(n in called for n in silent.values())
-            each.figures["lost"] = len(silent) - each.figures["person"]
+            await _read_silent(stage, each)
         await close_http_client()
         return pair
 
@@ -314,14 +310,23 @@ async def _watched(each: Contender, client: httpx.AsyncClient, request: httpx.Re
     return status
 
 
-async def _all_answered(each: Contender) -> None:
-    """Or the time for it is up."""
+async def _all_settled(stage: Stage, each: Contender) -> None:
+    """Every message is answered or with a person, or the time for it is up."""
     deadline = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < deadline:
         await _read_answers(each)
-        if len(each.answers) == len(each.wrote_at):
+        await _read_silent(stage, each)
+        if not each.figures["lost"]:
             return
         await asyncio.sleep(1)
+
+
+async def _read_silent(stage: Stage, each: Contender) -> None:
+    """What is not answered: with a person, or lost."""
+    silent = {marker.removeprefix("#m") for marker in each.wrote_at.keys() - each.answers.keys()}
+    called = await _with_a_person(stage) if each.name == "Chorus" else set()
+    each.figures["person"] = len(silent & called)
+    each.figures["lost"] = len(silent - called)
 
 
 async def _read_answers(each: Contender) -> None:
@@ -403,7 +408,8 @@ def _rows(before: Contender, chorus: Contender) -> list[Row]:
         of(("answers, P95", "réponses au client, P95"), answers(95), unit=" s"),
         of(("answers, P99", "réponses au client, P99"), answers(99), unit=" s"),
         of(("5xx, or no answer within 10 s", "5xx, ou pas de réponse en 10 s"), _failures, -80),
-        of(("not answered, a person was called", "sans réponse, une personne appelée"), lambda each: each.figures["person"]),
+        of(("not answered, a person was called", "sans réponse, une personne appelée"),
+           lambda each: each.figures["person"]),
         of(("messages lost", "messages perdus"), lambda each: each.figures["lost"]),
         of(("answers doubled", "réponses en double"), lambda each: each.figures["doubled"]),
         of(("database requests", "requêtes à la base"), lambda each: each.figures["transactions"], -80),
