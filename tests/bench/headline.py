@@ -362,7 +362,8 @@ async def _with_a_person(stage: Stage) -> set[str]:
     """The numbers of the messages in whose conversation Chorus called a person."""
     connection = await asyncpg.connect(stage.database_url)
     query = "select wa_id from conversations join contacts on contacts.id = contact_id where needs_human"
-    found = {str(int(row["wa_id"][4:])) for row in await connection.fetch(query) if row["wa_id"].startswith("3365")}
+    rows = await connection.fetch(f"{query} and wa_id like '3365%'")
+    found = {str(int(row["wa_id"][4:])) for row in rows}
     await connection.close()
     return found
 
