@@ -260,7 +260,7 @@ async def _faults(pair: Sequence[Contender], seconds: float, scale: float) -> No
 async def _traffic(each: Contender, client: httpx.AsyncClient, stage: Stage, seconds: float, begun: float) -> None:
     """An open loop: what is slow does not slow down what comes next."""
     draw = random.Random(7)
-    tasks: list[asyncio.Task[None]] = []
+    tasks: list[asyncio.Task[object]] = []
 
     async def stream(rate: float, start: Callable[[int], None]) -> None:
         at, n = begun, 0
