@@ -34,12 +34,18 @@ settings.load_profile("repeatable")  # a change is judged by what it does, not b
 
 
 FLEETS = ("tests/chaos/", "tests/e2e/", "tests/topologies/")
-"""Folders whose tests hold real replicas to seconds: with `-n`, one worker plays them, one after the other."""
+"""Folders whose tests hold real replicas to seconds: with `-n`, one worker plays one folder, test after test."""
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """What `-n auto` starts unless the environment says it: one more than there are processors, because half of the
+    time a test waits: for a lease, a time-out, a process that starts."""
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else (os.cpu_count() or 1) + 1
 
 
 class _FleetsTogether(LoadFileScheduling):
     def _split_scope(self, nodeid: str) -> str:
-        return "fleets" if nodeid.startswith(FLEETS) else super()._split_scope(nodeid)
+        return next((folder for folder in FLEETS if nodeid.startswith(folder)), super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
