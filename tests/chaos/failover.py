@@ -46,7 +46,7 @@ async def database_loses_seconds(world: ChaosWorld) -> None:
 
 
 async def _left_alone(world: ChaosWorld, messages: Sequence[Message]) -> list[str]:
-    """Customers without an answer, and replies under way, for whom nobody was called."""
+    """Customers without an answer, and replies under way, for whom no person was called."""
     called = {
         row["wa_id"]
         for row in await world.rows(

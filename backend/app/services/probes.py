@@ -30,8 +30,8 @@ from app.domain.models import Json
 logger = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 0.5
-"""A lost dependency, or one in trouble, is looked at more often, so that the end is seen at once; and so is one nobody
-has seen yet."""
+"""A lost dependency, or one in trouble, is looked at more often, so that the end is seen at once; and so is one that
+was not seen yet."""
 READ_SECONDS = 5.0
 """How often a replica reads what another one saw."""
 SILENT_SECONDS = 1.5
