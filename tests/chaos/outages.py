@@ -103,12 +103,9 @@ async def database_away(world: ChaosWorld, seconds: float) -> Return:
         await asyncio.to_thread(postgres.kill)
         await asyncio.sleep(seconds)  # time itself: the length of the outage is the fault
         await asyncio.to_thread(postgres.start)
-        back = time.time()
-        waited = stage.messages[before:]
-        api, ready = await asyncio.gather(_until_api(world), _until_ready(world))
-        answers = [at for at in (await answered_at(world, waited)).values() if at > back]
+        seen = await _return(world, stage.messages[before:], time.time())
     await stage.ends_well()
-    return Return(api - back, ready - back, min(answers) - back, max(answers) - back)
+    return seen
 
 
 async def connections_taken(world: ChaosWorld, seconds: float) -> Return:
@@ -120,11 +117,15 @@ async def connections_taken(world: ChaosWorld, seconds: float) -> Return:
             before = len(stage.messages)
             await asyncio.sleep(seconds)  # time itself: the length of the shortage is the fault
             await _says_what_is_lacking(world)
-        back = time.time()
-        waited = stage.messages[before:]
-        api, ready = await asyncio.gather(_until_api(world), _until_ready(world))
-        answers = [at for at in (await answered_at(world, waited)).values() if at > back]
+        seen = await _return(world, stage.messages[before:], time.time())
     await stage.ends_well()
+    return seen
+
+
+async def _return(world: ChaosWorld, waited: list[Message], back: float) -> Return:
+    """Measured from `back`, the time of the database's return."""
+    api, ready = await asyncio.gather(_until_api(world), _until_ready(world))
+    answers = [at for at in (await answered_at(world, waited)).values() if at > back]
     return Return(api - back, ready - back, min(answers) - back, max(answers) - back)
 
 
