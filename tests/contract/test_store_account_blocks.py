@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,6 +27,14 @@ async def now(store: SqlStore, account: Account) -> Account:
     found = await store.get_account(account.id)
     assert found is not None
     return found
+
+
+async def tries_remembered(store: SqlStore, account: Account) -> int:
+    """How often the replicas were told to try it again, since this was asked last."""
+    found = await store.pending_invalidations(limit=10_000)
+    ours = [i.id for i in found if i.pattern == f"account:try_again:{account.phone_number_id}"]
+    await store.settle_invalidations(ours)
+    return len(ours)
 
 
 async def test_the_third_refusal_in_a_row_blocks_and_is_news_once(store: SqlStore, new_account: NewAccount) -> None:
@@ -92,6 +101,17 @@ async def test_a_refusal_of_the_token_before_counts_for_nothing(store: SqlStore,
     assert (await now(store, account)).refusals == 0
 
 
+async def test_a_refusal_of_the_token_before_is_remembered_for_the_replicas(
+    store: SqlStore, new_account: NewAccount
+) -> None:
+    """The number's circuit counted it."""
+    account = await new_account()
+    await store.update_account(account.id, {"access_token": "another"})
+    assert await tries_remembered(store, account) == 1
+    await refuse(store, account, 1)
+    assert await tries_remembered(store, account) == 1
+
+
 async def test_nobody_writes_the_state_by_hand(store: SqlStore, new_account: NewAccount) -> None:
     account = await new_account()
     for field in ("refusals", "blocked_reason", "blocked_since"):
@@ -124,13 +144,7 @@ async def test_what_may_have_mended_it_is_remembered_for_the_replicas_and_nothin
     store: SqlStore, new_account: NewAccount
 ) -> None:
     account = await new_account()
-
-    async def remembered() -> int:
-        wanted = f"account:try_again:{account.phone_number_id}"
-        found = await store.pending_invalidations(limit=10_000)
-        await store.settle_invalidations([i.id for i in found if i.pattern == wanted])
-        return len([i for i in found if i.pattern == wanted])
-
+    remembered = partial(tries_remembered, store, account)
     await store.update_account(account.id, {"name": "New"})
     await refuse(store, account, 3)
     assert await remembered() == 0

@@ -14,6 +14,7 @@ from app.core.cache import invalidate_everywhere
 from app.core.circuit_breaker import (
     CIRCUIT_BREAKERS,
     BreakerFleet,
+    CircuitBreaker,
     State,
     whatsapp_account_breakers,
 )
@@ -22,7 +23,8 @@ from app.core.lifecycle import Supervisor
 from app.core.queue import Event
 from app.core.redis.door import Door
 from app.core.secrets import TokenCipher
-from app.domain.models import Account, HandoverReason, Status, User
+from app.domain.errors import AccountRejected
+from app.domain.models import Account, HandoverReason, Recipient, Status, User
 from app.sandbox import webhooks as wa
 from app.services import breaker_service, delivery
 from app.services.account_watch import AccountWatch
@@ -94,6 +96,10 @@ async def until_blocked(office: Office) -> None:
     await office.until(blocked)
 
 
+async def circuit_is(circuit: CircuitBreaker, state: State) -> bool:
+    return circuit.snapshot().state is state
+
+
 async def until_answered(office: Office, people: list[wa.Person], since: float) -> None:
     async def answered() -> bool:
         done = {entry["to"] for entry in await office.control.record(kind="send", processed=True)}
@@ -148,6 +154,28 @@ async def test_who_waits_is_answered_at_once_when_the_token_is_replaced(
         await sql.close()
 
 
+async def test_refusals_of_the_token_before_that_come_late_do_not_keep_the_circuit_open(
+    make_office: MakeOffice, valkey_url: str
+) -> None:
+    office = await make_office()
+    await with_a_wrong_token(office)
+    before = await account(office)
+    circuit = whatsapp_account_breakers.get(before.phone_number_id)
+    await office.accounts.update(before.id, {"access_token": "the-right-one"})
+    async with part_of_a_fleet(office, valkey_url):
+        people = await ask(office, 1)
+        await until_answered(office, people, time.monotonic())
+
+        for _ in range(3):
+            with pytest.raises(AccountRejected) as refused:
+                await office.outside.messenger.send_text(
+                    before, Recipient(wa_id=people[0].wa_id, user_id=None), "Yes.", outbound_key="late"
+                )
+        await office.until(lambda: circuit_is(circuit, State.OPEN))
+        await office.accounts.refused(before, refused.value.reason)
+        await office.until(lambda: circuit_is(circuit, State.CLOSED))
+
+
 async def test_an_account_switched_off_and_on_again_is_tried_at_once(make_office: MakeOffice, valkey_url: str) -> None:
     office = await make_office()
     fault = await office.control.add_fault("whatsapp", error="131031", match={"operation": "send"})
@@ -159,10 +187,8 @@ async def test_an_account_switched_off_and_on_again_is_tried_at_once(make_office
         await office.until_idle()  # a bot that is off waits for nothing
         await office.accounts.update(office.account.id, {"is_active": True})
 
-        async def closed() -> bool:
-            return whatsapp_account_breakers.get(office.account.phone_number_id).snapshot().state is State.CLOSED
-
-        await office.until(closed)
+        circuit = whatsapp_account_breakers.get(office.account.phone_number_id)
+        await office.until(lambda: circuit_is(circuit, State.CLOSED))
         since = time.monotonic()
         await until_answered(office, await ask(office, 3), since)
 
