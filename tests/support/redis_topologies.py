@@ -171,7 +171,7 @@ def running_cluster(
     program: Path, folder: Path, *, primaries: int = 3, fronts: TlsFronts | None = None
 ) -> Iterator[Cluster]:
     public: dict[str, Any] = {"front": fronts.before, "announce": "cluster-announce-port"} if fronts else {}
-    config = f"cluster-enabled yes\ncluster-node-timeout 2000\n{DATA}"
+    config = f"cluster-enabled yes\n{DATA}"
     with ExitStack() as stack:
         # Not the default, 10,000 above the other: there the system finds ports for outgoing connections.
         buses = [free_port() for _ in range(primaries)]
