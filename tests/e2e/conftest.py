@@ -54,7 +54,7 @@ async def world(servers_and_fleet: tuple[EmbeddedServers, LocalFleet]) -> AsyncI
     sandbox = SandboxClient(fleet.sandbox.url)
     await sandbox.reset()
     await sandbox.set_callbacks(fleet.webhook_urls, app_secret=fleet.keys.app_secret)
-    async with httpx.AsyncClient(timeout=10) as http:
+    async with httpx.AsyncClient(timeout=30) as http:
         world = World(servers, fleet, sandbox, http)
         world.account = await world.new_account()
         try:

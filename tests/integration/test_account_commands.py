@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from app.adapters.postgres_store import PostgresStore
 from app.api.deps import OPERATOR
 from app.cli import main
-from app.core.cache import Cache, join_fleet
+from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.http_client import close_http_client
 from app.core.secrets import SecretError, TokenCipher
 from app.domain.models import Account
@@ -208,7 +208,7 @@ async def test_a_token_is_replaced_from_stdin_once_meta_takes_it(
 async def test_a_changed_token_is_forgotten_by_the_replicas_at_once(
     chorus: Chorus, bakery: Account, store: PostgresStore, valkey_url: str
 ) -> None:
-    replica = Cache()
+    replica = Cache(timings=CacheTimings(call=5))
     async with join_fleet(replica, valkey_url, namespace="chorus"):
 
         async def token() -> str:

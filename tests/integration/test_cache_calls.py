@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 import app
-from app.core.cache import Cache, join_fleet
+from app.core.cache import Cache, CacheTimings, join_fleet
 
 ROOT = str(Path(app.__file__).parent)
 
@@ -37,7 +37,7 @@ async def test_a_hit_in_redis_and_a_cold_read_are_short_ways(valkey_url: str) ->
     async def load() -> dict[str, int]:
         return {"a": 1}
 
-    first, second = Cache(), Cache()
+    first, second = (Cache(timings=CacheTimings(call=5)) for _ in range(2))
     async with join_fleet(first, valkey_url, namespace="test"), join_fleet(second, valkey_url, namespace="test"):
         for cache, key in ((first, "user:0"), (second, "user:00")):  # what is only done once
             await cache.get_or_fetch(key, load, ttl_seconds=300)

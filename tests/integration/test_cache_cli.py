@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli import main
-from app.core.cache import Cache, join_fleet
+from app.core.cache import Cache, CacheTimings, join_fleet
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def fill(url: str, *keys: str) -> None:
         return {"secret": "s3cret"}
 
     async def load() -> None:
-        cache = Cache()
+        cache = Cache(timings=CacheTimings(call=5))
         async with join_fleet(cache, url, namespace="chorus"):
             for key in keys:
                 await cache.get_or_fetch(key, source, ttl_seconds=300)

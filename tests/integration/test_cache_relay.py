@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from app.adapters.postgres_store import PostgresStore
-from app.core.cache import Cache, join_fleet
+from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.errors import Unavailable
 from app.core.leader import Lease
 from app.core.redis.client import Redis, connect
@@ -61,7 +61,7 @@ async def fleet(valkey_url: str, store_url: str) -> AsyncIterator[Fleet]:
         stack.push_async_callback(store.aclose)
         caches, relays = [], []
         for number in range(2):
-            cache = Cache()
+            cache = Cache(timings=CacheTimings(call=5))
             await stack.enter_async_context(join_fleet(cache, valkey_url, namespace="test"))
             own_store = PostgresStore(store_url)
             stack.push_async_callback(own_store.aclose)

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.core.cache import Cache
+from app.core.cache import Cache, CacheTimings
 from app.core.cache.membership import join_fleet
 from app.core.queue import Event, Queue, QueueUnavailable
 from app.core.redis.client import connect
@@ -111,7 +111,7 @@ async def test_caches_on_a_cluster_share_values_and_invalidations(valkey_url: st
         return loads
 
     async with AsyncExitStack() as stack:
-        caches = [Cache(), Cache()]
+        caches = [Cache(timings=CacheTimings(call=5)) for _ in range(2)]
         for cache in caches:
             await stack.enter_async_context(join_fleet(cache, valkey_url, namespace="test"))
         values = [await cache.get_or_fetch("user:1", load, ttl_seconds=60) for cache in caches]
