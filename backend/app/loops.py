@@ -115,7 +115,7 @@ def _caretaker(replica: Replica, outside: Outside) -> Caretaker:
         duties["unanswered"] = UnansweredSearch(queue, store).look
     holder = outside.registry.replica_id
     lease = Lease(outside.redis, key=f"{namespace}:{{fleet}}:caretaker", holder=holder, seconds=CARETAKER_LEASE_SECONDS)
-    return Caretaker(duties, lease)
+    return Caretaker(duties, lease, without_lease=["overflow"])
 
 
 def _cache_relay(replica: Replica, outside: Outside) -> CacheRelay:

@@ -96,6 +96,8 @@ MODEL_TIMEOUT_SECONDS = 5.0
 MAX_SHOWN = 20
 """Circuits of single models that /health lists; `chorus breakers list` has all."""
 OVERFLOW_ROWS = 100_000
+OVERFLOW_BYTES = 250_000_000
+"""Of payload, of all accounts. It is full only while no replica can record what is in it."""
 """They are recorded within seconds; more of them means that the database does not keep up."""
 OVERFLOW_SECONDS = 0.7
 """What the queue has no room for is stored by then, or the webhook is refused."""
@@ -329,7 +331,10 @@ def _inbox(settings: Settings, outside: Outside) -> InboxFallback | Journal | No
 
 
 def _with_overflow(destination: Queue | Journal, outside: Outside) -> Overflow:
-    return Overflow(destination, outside.store, max_rows=OVERFLOW_ROWS, put_timeout_seconds=OVERFLOW_SECONDS)
+    return Overflow(
+        destination, outside.store,
+        max_rows=OVERFLOW_ROWS, max_bytes=OVERFLOW_BYTES, put_timeout_seconds=OVERFLOW_SECONDS,
+    )  # fmt: skip
 
 
 def _worker_hooks(inbox: InboxFallback | Journal | None) -> dict[str, Any]:

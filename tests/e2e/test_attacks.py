@@ -58,8 +58,8 @@ def victim(servers_and_fleet: tuple[EmbeddedServers, LocalFleet]) -> Iterator[Se
         replica.stop()
 
 
-async def attacked(victim: Served, name: str) -> tuple[float, float]:
-    """(growth in MB, the time within which 95 of 100 /health/live were answered, in seconds)"""
+async def attacked(victim: Served, name: str, baseline: float) -> tuple[float, float]:
+    """(the most memory in MB above `baseline`, the time within which 95 of 100 /health/live were answered)"""
     assert victim.pid is not None
     before = most = rss_mb(victim.pid)
     times: list[float] = []
@@ -75,15 +75,24 @@ async def attacked(victim: Served, name: str) -> tuple[float, float]:
     times.sort()
     p95 = times[int(len(times) * 0.95)]
     sys.stdout.write(
-        f"{name:32} {before:4.0f} MB +{most - before:3.0f}; {len(times)} x /health/live: median"
+        f"{name:32} {before:4.0f} MB, at most +{most - baseline:3.0f} of the start; {len(times)} x /health/live: median"
         f" {times[len(times) // 2] * 1000:3.0f}, p95 {p95 * 1000:3.0f}, worst {times[-1] * 1000:3.0f} ms\n"
     )
-    return most - before, p95
+    return most - baseline, p95
+
+
+@pytest.fixture(scope="module")
+def baseline(victim: Served) -> float:
+    """MB before the first attack: what an attack leaves behind counts for those after it."""
+    assert victim.pid is not None
+    return rss_mb(victim.pid)
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-async def test_strangers_cost_no_memory_and_stop_no_webhook(world: World, victim: Served, name: str) -> None:
-    growth, _ = await attacked(victim, name)
+async def test_strangers_cost_no_memory_and_stop_no_webhook(
+    world: World, victim: Served, baseline: float, name: str
+) -> None:
+    growth, _ = await attacked(victim, name, baseline)
     assert growth <= MAX_GROWTH_MB
     customer = world.customer("Amina")
     message = wa.text(customer.person, "Where are you?")
@@ -93,6 +102,6 @@ async def test_strangers_cost_no_memory_and_stop_no_webhook(world: World, victim
 
 @pytest.mark.timed
 @pytest.mark.parametrize("name", ATTACKS)
-async def test_strangers_cost_no_time(victim: Served, name: str) -> None:
-    _, p95 = await attacked(victim, name)
+async def test_strangers_cost_no_time(victim: Served, baseline: float, name: str) -> None:
+    _, p95 = await attacked(victim, name, baseline)
     assert p95 <= MAX_LIVE_SECONDS

@@ -15,6 +15,7 @@ from app.core.leader import Lease
 from app.core.lifecycle import Supervisor
 from app.core.redis.client import Redis, connect
 from app.core.redis.door import Door
+from app.localhost.servers import Valkey
 from app.services.caretaker import Caretaker, Duty
 from app.services.database_watch import DatabaseWatch
 
@@ -32,9 +33,9 @@ async def redis(valkey_url: str) -> AsyncIterator[Redis]:
 async def start(redis: Redis) -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
-        def start(holder: str, **duties: Duty) -> Caretaker:
+        def start(holder: str, *, without_lease: tuple[str, ...] = (), **duties: Duty) -> Caretaker:
             lease = Lease(Door(redis), key="test:{fleet}:caretaker", holder=holder, seconds=5)
-            made = Caretaker(duties, lease, round_seconds=0.02)
+            made = Caretaker(duties, lease, without_lease=without_lease, round_seconds=0.02)
             supervisor = Supervisor()
             supervisor.start("caretaker", made.run)
             stack.push_async_callback(supervisor.stop)
@@ -91,6 +92,21 @@ async def test_a_replica_that_cannot_lets_another_do_it(start: Start) -> None:
     start("a", work=Counted(error=Unavailable("database")))
     start("b", work=able)
     await within(5, able.done.wait())
+
+
+async def test_without_redis_every_replica_does_what_needs_none(start: Start, valkey: Valkey) -> None:
+    valkey.kill()
+    try:
+        needs_redis, pages, broken = Counted(), [Counted(pages=3) for _ in range(2)], Counted(error=RuntimeError())
+        for holder, needs_none in zip("ab", pages, strict=True):
+            duties = {"needs_redis": needs_redis, "broken": broken, "needs_none": needs_none}
+            start(holder, without_lease=("broken", "needs_none"), **duties)
+        for needs_none in pages:
+            await within(10, needs_none.done.wait())
+        assert broken.calls
+        assert not needs_redis.calls
+    finally:
+        valkey.start()
 
 
 @pytest.mark.parametrize(

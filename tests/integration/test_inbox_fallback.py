@@ -40,7 +40,7 @@ async def replica(valkey_url: str, store: PostgresStore) -> AsyncIterator[Make]:
                 stack.push_async_callback(client.aclose)
             queue = Queue(*clients, namespace="test", debounce_seconds=0, max_pending=5000, put_timeout_seconds=0.2)
             stack.push_async_callback(queue.aclose)
-            overflow = Overflow(queue, store, max_rows=100, put_timeout_seconds=0.7)
+            overflow = Overflow(queue, store, max_rows=100, max_bytes=10**7, put_timeout_seconds=0.7)
             fallback = InboxFallback(
                 queue, overflow, store, max_rows=max_rows, max_bytes=10**8, put_timeout_seconds=0.9
             )

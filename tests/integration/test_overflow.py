@@ -12,7 +12,7 @@ from app.core.queue import QueueFull
 from app.domain.errors import Unavailable
 from app.domain.models import HandoverReason
 from app.domain.webhook import parse_webhook
-from app.localhost.servers import Postgres
+from app.localhost.servers import Postgres, Valkey
 from app.sandbox import webhooks as wa
 from app.services.ingest_service import encode
 from tests.support.desk import NOWHERE, Desk, desk
@@ -76,6 +76,45 @@ async def test_a_full_overflow_refuses_and_the_database_being_away_too(small: De
         await small.overflow.put(small.events(person, wa.text(person, "y")))
 
 
+async def test_an_account_that_has_its_share_is_refused_and_what_came_beside_it_is_kept(
+    valkey_url: str, store_url: str
+) -> None:
+    async with desk(valkey_url, store_url, max_per_mailbox=1) as made:
+        await made.store.create_account(
+            name="Other", slug="other", phone_number_id="8200000009", access_token="token", verify_token="verify-me"
+        )
+        loud, quiet, other = made.person(), made.person(), wa.Business("8200000009")
+        await made.overflow.put(made.events(loud, *(wa.text(loud, f"{n}") for n in range(48))))
+        flood = made.events(loud, *(wa.text(loud, f"more {n}") for n in range(10)))
+        beside = made.events(quiet, *(wa.text(quiet, f"{n}") for n in range(4)), business=other)
+        with pytest.raises(QueueFull):
+            await made.overflow.put([*flood, *beside])
+        kept = [event.id for _, event in await made.store.overflow_peek(limit=1000)]
+        assert {event.id for event in beside[1:]} <= set(kept)
+        assert len(kept) == 50 + 3
+        await made.drain.drain()
+        assert (await made.overflow.put([*flood, *beside])).accepted == 0, "there is room again"
+
+
+async def test_a_person_is_called_while_redis_is_away(small: Desk, valkey: Valkey) -> None:
+    nowhere, person = small.person(), small.person()
+    await small.overflow.put(
+        small.events(nowhere, *(wa.text(nowhere, f"{n}") for n in range(4)), business=wa.Business("999"))
+    )
+    await small.overflow.put(small.events(person, *(wa.text(person, f"{n}") for n in range(4))))
+    valkey.kill()
+    try:
+        assert not await small.drain.drain()
+        conversation = await small.conversation_with(person.wa_id)
+        assert conversation.needs_human_reason == HandoverReason.OVERFLOW
+        assert len(await small.store.overflow_peek(limit=10)) == 1, "what can only become a dead letter waits for Redis"
+    finally:
+        valkey.start()
+    await small.drain.drain()
+    assert await small.store.overflow_peek(limit=10) == []
+    assert [letter.reason for letter in (await small.queue.dead(limit=10))[0]] == ["unknown phone_number_id 999"]
+
+
 async def test_two_customers_with_the_longest_messages_leave_room_for_the_others(
     valkey_url: str, store_url: str
 ) -> None:
@@ -84,6 +123,7 @@ async def test_two_customers_with_the_longest_messages_leave_room_for_the_others
         for n in range(60):
             for person in loud:
                 await made.overflow.put(made.events(person, wa.text(person, "é" * 65_536, id=f"{person.wa_id}{n}")))
+            await made.drain.drain()
         assert (await made.queue.stats()).bytes < 2 * 2 * 2**20 + 100_000
         for _ in range(40):
             person = made.person()

@@ -102,7 +102,7 @@ async def desk(
         yield Desk(
             queue, store, await new_account(store), conversations,
             ingest=replica.ingest, journal=journal,
-            overflow=Overflow(queue, store, max_rows=100, put_timeout_seconds=5),
+            overflow=Overflow(queue, store, max_rows=100, max_bytes=10**8, put_timeout_seconds=5),
             drain=OverflowDrain(queue, store, conversations, AccountNotices(replica.services.accounts)),
             watch=DeadLetterWatch(queue, conversations, journal),
             search=UnansweredSearch(queue, store, grace_seconds=0),

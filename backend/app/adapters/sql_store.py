@@ -208,9 +208,11 @@ class SqlStore(Store):
 
     # -- what found no room in the queue, and what waits for an answer ---------------------------------------------
 
-    async def overflow_put(self, events: Sequence[Event], *, max_rows: int) -> int:
-        stored: int = await self._call("overflow_put", events=_event_rows(events), max_rows=max_rows)
-        return stored
+    async def overflow_put(
+        self, events: Sequence[Event], *, max_rows: int, max_bytes: int
+    ) -> tuple[int, tuple[Event, ...]]:
+        answer = await self._call("overflow_put", events=_event_rows(events), max_rows=max_rows, max_bytes=max_bytes)
+        return answer["stored"], tuple(events[at] for at in answer["refused"])
 
     async def overflow_peek(self, *, limit: int) -> list[tuple[int, Event]]:
         return _events(await self._call("overflow_peek", limit=limit))

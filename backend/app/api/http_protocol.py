@@ -36,9 +36,10 @@ from uvicorn.server import ServerState
 
 from app.api.advice import sentence
 
-RECEIVE_BYTES = 64 * 1024
-"""The kernel's receive buffer of a connection, which Linux doubles: the most that one read can bring. Left alone it
-grows to megabytes, and 200 clients that fill it keep the loop from everything else."""
+RECEIVE_BYTES = 32 * 1024
+"""The kernel's receive buffer of a connection, which Linux doubles: the most that one read can bring, and one read of
+each connection may be in memory before anything counts it. Left alone the buffer grows to megabytes, and 200 clients
+that fill it keep the loop from everything else."""
 CHUNK_BYTES = 512
 """Smaller chunks than proxies and clients send on average."""
 
@@ -158,6 +159,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             # uvicorn tells only the newest request of the connection.
             self._running.disconnected = True
             self._running.message_event.set()
+        self._forget_bodies()
         super().connection_lost(exc)
 
     def give_way(self) -> None:
@@ -343,10 +345,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]  # as uvicorn does when the connection is lost
         self.headers = []
 
+    def _forget_bodies(self) -> None:
+        """What no application will read. A connection and its transport refer to each other: they, and all that they
+        hold, stay until the garbage collector comes."""
+        for cycle in (self._running, self.cycle):
+            if cycle is not None:
+                cycle.body = bytearray()
+
     def linger(self) -> bool:
         """Is there more to come, which must be read before the connection can close? From now on it is thrown away."""
         more = self._is_receiving or self._has_ended or self.flow.read_paused
         self._stop_parsing()
+        self._forget_bodies()
         self._since, self._discarded = self.loop.time(), 0
         if more:
             self.flow.resume_reading()

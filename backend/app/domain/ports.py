@@ -392,9 +392,12 @@ class InboxStore(Protocol):
 class OverflowStore(Protocol):
     """Where events wait for which the queue has no room, until they are recorded."""
 
-    async def overflow_put(self, events: Sequence[Event], *, max_rows: int) -> int:
-        """Append every event that is not there yet; how many were new. Raises `Conflict("overflow_full")` and stores
-        nothing if there would be more than about `max_rows`."""
+    async def overflow_put(
+        self, events: Sequence[Event], *, max_rows: int, max_bytes: int
+    ) -> tuple[int, tuple[Event, ...]]:
+        """Append every event that is not there yet. Returns how many were new, and which were not stored because their
+        account holds as many rows, or bytes of payload, as are free. Raises `Conflict("overflow_full")` and stores
+        nothing if there would be more than about `max_rows` or `max_bytes` of all accounts."""
         ...
 
     async def overflow_peek(self, *, limit: int) -> list[tuple[int, Event]]:

@@ -1,10 +1,11 @@
-"""What one replica does for the fleet every two seconds, on a lease: its duties in order, each a page at a time."""
+"""What one replica does for the fleet every two seconds, on a lease: its duties in order, each a page at a time. While
+Redis, which keeps the lease, is away, every replica does those that need no Redis."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
 from app.core.clock import SYSTEM_CLOCK, Clock
@@ -31,10 +32,13 @@ class Caretaker:
         duties: Mapping[str, Duty],
         lease: Lease,
         *,
+        without_lease: Sequence[str] = (),
         round_seconds: float = ROUND_SECONDS,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        """`without_lease`: duties that every replica does while the lease cannot be asked for."""
         self._duties = duties
+        self._without_lease = {name: duties[name] for name in without_lease}
         self._round_seconds = round_seconds
         self._lease = lease
         self._clock = clock
@@ -43,10 +47,13 @@ class Caretaker:
         """For ever. A replica that cannot do a duty gives up the lease: perhaps another one can."""
         try:
             while True:
-                with suppress(Unavailable):  # the lease: asked for again in the next round
+                try:
                     if await self._lease.hold() and not await self.round():
                         await self._lease.release()
                         await self._clock.sleep(self._round_seconds)
+                except Unavailable:  # the lease: asked for again in the next round
+                    for name, duty in self._without_lease.items():
+                        await self._do(name, duty)
                 await self._clock.sleep(self._round_seconds)
         finally:
             with suppress(Unavailable):  # it ends by itself
@@ -56,17 +63,23 @@ class Caretaker:
         """Every duty. Returns whether all went well. Raises `Unavailable` if the lease could not be renewed."""
         went_well = True
         for name, duty in self._duties.items():
-            try:
-                for _ in range(PAGES):
-                    async with asyncio.timeout(DUTY_SECONDS):
-                        more = await duty()
-                    if not more:
-                        break
-                    await self._lease.hold()
-            except (Unavailable, TimeoutError) as exc:
-                went_well = False
-                logger.warning("a duty has to wait", extra={"duty": name, "reason": in_words(exc)})
-            except Exception as exc:  # a bug in one duty must not stop the others
-                logger.error("a duty failed", exc_info=exc, extra={"duty": name})
+            went_well &= await self._do(name, duty, between_pages=self._lease.hold)
             await self._lease.hold()
         return went_well
+
+    async def _do(self, name: str, duty: Duty, between_pages: Callable[[], Awaitable[object]] | None = None) -> bool:
+        """Returns whether nothing that it needs was away."""
+        try:
+            for _ in range(PAGES):
+                async with asyncio.timeout(DUTY_SECONDS):
+                    more = await duty()
+                if not more:
+                    break
+                if between_pages:
+                    await between_pages()
+        except (Unavailable, TimeoutError) as exc:
+            logger.warning("a duty has to wait", extra={"duty": name, "reason": in_words(exc)})
+            return False
+        except Exception as exc:  # a bug in one duty must not stop the others
+            logger.error("a duty failed", exc_info=exc, extra={"duty": name})
+        return True

@@ -4,10 +4,13 @@
        (core/lua/queue_put.lua): that goes into a table, in the same request, and Meta gets its 200. Everything beside
        it is in the queue.
     2. drain, on one replica: each row is recorded as what it is. A message is stored and a person is called, the bot
-       does not answer it; a status is applied; an echo turns the bot off. Then the row goes.
+       does not answer it; a status is applied; an echo turns the bot off. Then the row goes. While Redis, which says
+       which replica it is, is away, every replica drains.
+    3. An account may hold at most as much of the table as is still free. What exceeds that is refused with 503, so that
+       Meta delivers it again; the others' events of the same request are stored.
 
-A row that is recorded twice changes nothing. What nobody can record becomes a dead letter. The windows: a message here
-may be recorded before an older one that still waits in its mailbox.
+A row that is recorded twice changes nothing. What cannot be recorded becomes a dead letter, once Redis is there. The
+windows: a message here may be recorded before an older one that still waits in its mailbox.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from contextlib import suppress
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.failure_words import place_of
-from app.core.queue import Event, PutResult, Queue, QueueFull
+from app.core.queue import Event, PutResult, Queue, QueueFull, QueueUnavailable
 from app.domain.errors import Conflict, Unavailable, Unprocessable
 from app.domain.models import HandoverReason
 from app.domain.ports import OverflowStore
@@ -44,13 +47,16 @@ class Overflow:
         store: OverflowStore,
         *,
         max_rows: int,
+        max_bytes: int,
         put_timeout_seconds: float,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """`put_timeout_seconds`: for what the database is asked to keep."""
+        """`max_rows`, and `max_bytes` of payload, bound the table. `put_timeout_seconds`: for what the database is
+        asked to keep."""
         self._queue = queue
         self._store = store
         self._max_rows = max_rows
+        self._max_bytes = max_bytes
         self._put_timeout_seconds = put_timeout_seconds
         self._clock = clock
         self._told_at = float("-inf")
@@ -67,11 +73,13 @@ class Overflow:
         """Store what there is no room for elsewhere. Raises `QueueFull`, `Unavailable`: put all of it again."""
         try:
             async with asyncio.timeout(self._put_timeout_seconds):
-                await self._store.overflow_put(events, max_rows=self._max_rows)
+                _, refused = await self._store.overflow_put(events, max_rows=self._max_rows, max_bytes=self._max_bytes)
         except Conflict as exc:
             raise QueueFull("queue", str(exc), retry_after=FULL_RETRY_SECONDS) from exc
         except TimeoutError as exc:
             raise Unavailable("database", "the overflow was not taken in time", retry_after=1.0) from exc
+        if refused:
+            raise QueueFull("queue", "an account has its share of the overflow", retry_after=FULL_RETRY_SECONDS)
         if self._clock.monotonic() - self._told_at > TELL_SECONDS:
             self._told_at = self._clock.monotonic()
             logger.warning("no room in the queue: stored for a person", extra={"events": len(events)})
@@ -100,28 +108,38 @@ class OverflowDrain:
         by_mailbox: dict[str, list[Event]] = {}
         for _, event in rows:
             by_mailbox.setdefault(event.mailbox, []).append(event)
+        kept: set[str] = set()
         for mailbox, events in by_mailbox.items():
-            await self._record(mailbox.partition(":")[0], events)
-        if rows:
-            await self._store.overflow_delete([row for row, _ in rows])
-            logger.warning("overflow recorded", extra={"events": len(rows), "mailboxes": len(by_mailbox)})
-        return len(rows) == PAGE
+            kept.update(await self._record(mailbox.partition(":")[0], events))
+        done = [row for row, event in rows if event.id not in kept]
+        if done:
+            await self._store.overflow_delete(done)
+            logger.warning("overflow recorded", extra={"events": len(done), "mailboxes": len(by_mailbox)})
+        return len(done) == PAGE
 
-    async def _record(self, kind: str, events: Sequence[Event]) -> None:
+    async def _record(self, kind: str, events: Sequence[Event]) -> list[str]:
+        """Returns the ids of those that stay: dead letters for which Redis is not there."""
         if kind == Kind.MESSAGE and len(events) > 1:
             with suppress(Unprocessable, TypeError, ValueError, LookupError, AttributeError):  # then one by one
                 await self._leave([decode(event) for event in events], HandoverReason.OVERFLOW)
-                return
+                return []
+        kept = []
         for event in events:
             try:
                 await self._one.get(kind, _refuse)(decode(event))
+                continue
             except Unavailable:
                 raise
             except Unprocessable as exc:
-                await self._queue.bury(event, exc.reason)
+                reason = exc.reason
             except Exception as exc:
                 logger.error("an event that found no room cannot be recorded", exc_info=exc)
-                await self._queue.bury(event, place_of(exc))
+                reason = place_of(exc)
+            try:
+                await self._queue.bury(event, reason)
+            except QueueUnavailable:
+                kept.append(event.id)
+        return kept
 
 
 async def _refuse(incoming: Incoming) -> None:
