@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import asyncpg
 import pytest
@@ -19,11 +19,11 @@ ANSWERED = ["chorus_record_inbound", "chorus_open_answer", "chorus_save_and_begi
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The functions that were called in the database, in order. Each call is one statement, and so one transaction."""
     called: list[str] = []
-    fetch: Callable[..., object] = PostgresStore._fetch
+    fetch: Callable[..., Awaitable[str]] = PostgresStore._fetch
 
     async def counted(store: PostgresStore, connection: asyncpg.Connection, function: str, body: str) -> str:
         called.append(function)
-        return str(await fetch(store, connection, function, body))  # type: ignore[misc]
+        return str(await fetch(store, connection, function, body))
 
     monkeypatch.setattr(PostgresStore, "_fetch", counted)
     return called
