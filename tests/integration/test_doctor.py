@@ -136,7 +136,7 @@ async def test_a_wrong_gemini_key_or_model_is_named(doctor: Doctor) -> None:
 
 
 def says(answer: bytes) -> Handler:
-    """Reads a little of what it is asked, says that and ends, without the reset that unread words would bring with them."""
+    """Reads a little of what it is asked, says that and ends, without the reset that unread words would bring."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(65536)
