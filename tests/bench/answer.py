@@ -157,7 +157,8 @@ def _slow_model(stage: Stage, world: Child, outside: str, trees: Mapping[str, Pa
             lines.append(
                 f"  {each.name}, model {SLOW_SECONDS:.0f} s, {SLOW_CONCURRENCY} at once: {number(each.rates[0])} "
                 f"answers/s, {number(each.cpu_ms[0])} ms of CPU and {number(answers)} transactions each, "
-                f"outcomes {outcomes}; its three statuses: {number(status_ms)} ms, {number(each.transactions)} transactions"
+                f"outcomes {outcomes}; its three statuses: {number(status_ms)} ms, {number(each.transactions)} "
+                "transactions"
             )
             if each is contenders[0]:
                 postponed = sum(n for outcome, n in outcomes.items() if outcome != "replied")
