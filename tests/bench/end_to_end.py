@@ -49,7 +49,7 @@ def run(stage: Stage) -> tuple[list[str], list[Bar]]:
         f"  where the time goes, by the replica's own log, p50: {stages}",
     ]
     return lines, [
-        Bar("from the 200 to the send, p50", 1000 * percentile(pooled, 50), 15, " ms", at_most=True),
+        Bar("from the 200 to the send, p50", 1000 * percentile(pooled, 50), 8, " ms", at_most=True),
         Bar("from the 200 to the send, p99", 1000 * percentile(pooled, 99), 60, " ms", at_most=True),
     ]
 

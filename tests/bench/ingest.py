@@ -58,7 +58,7 @@ def run(stage: Stage) -> tuple[list[str], list[Bar]]:
         (replica,) = fleet.replicas
         contenders = [
             Contender("bare ASGI callable", floor.pid, floor.answer(ANSWER_SECONDS)["port"]),
-            Contender("chorus serve", _pid(replica), replica.port),
+            Contender("chorus serve", pid_of(replica), replica.port),
             Contender("FastAPI, pydantic, XADD", fastapi.pid, fastapi.answer(ANSWER_SECONDS)["port"]),
         ]
         load.ask("ready", ANSWER_SECONDS)
@@ -138,7 +138,7 @@ def _valkey_pid(stage: Stage) -> int:
     return int(stage.redis.info("server")["process_id"])
 
 
-def _pid(served: Served) -> int:
+def pid_of(served: Served) -> int:
     if served.pid is None:
         raise BenchError(f"{served.name} is not running")
     return served.pid

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -137,19 +137,26 @@ async def test_a_beginning_whose_answer_is_lost_was_no_send(
     """The database has committed `sending`, and nobody sent: the next attempt sends at once."""
     office = await make_office(send_reconcile_seconds=LATER)
     person = office.person()
-    begin, lost = office.store.begin_part, []
+    lost: list[str] = []
 
-    async def begin_and_lose_the_answer(*args: Any, **kwargs: Any) -> SendDecision:
-        decision = await begin(*args, **kwargs)
-        if not lost:
-            lost.append(decision)
-            raise DatabaseUnavailable(Trouble.AWAY, "the answer was lost")
-        return decision
+    def lose_the_first_answer(name: str) -> Callable[..., Awaitable[object]]:
+        call = getattr(office.store, name)
 
-    monkeypatch.setattr(office.store, "begin_part", begin_and_lose_the_answer)
+        async def begin(*args: Any, **kwargs: Any) -> object:
+            answer = await call(*args, **kwargs)
+            decision = answer[1] if isinstance(answer, tuple) else answer
+            if decision is SendDecision.SEND and name not in lost:
+                lost.append(name)
+                raise DatabaseUnavailable(Trouble.AWAY, "the answer was lost")
+            return answer
+
+        return begin
+
+    for name in ("save_and_begin", "begin_part"):
+        monkeypatch.setattr(office.store, name, lose_the_first_answer(name))
     await office.receive(person, wa.text(person, "Where are you?"))
     await office.until_idle()
-    assert lost == [SendDecision.SEND]
+    assert lost == ["save_and_begin", "begin_part"]
     assert [send["processed"] for send in await office.sends(person)] == [True]
     assert not (await conversation(office)).needs_human
 

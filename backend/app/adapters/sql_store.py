@@ -50,6 +50,7 @@ from app.domain.models import (
     Json,
     Member,
     Message,
+    OpenedAnswer,
     Page,
     Refusal,
     Reply,
@@ -481,15 +482,11 @@ class SqlStore(Store):
         found = await self._call(
             "background", conversation_id=conversation_id, limit=limit, exclude=exclude, characters=characters
         )
-        return Background(_TURNS.validate_python(found["turns"]), _USAGE.validate_python(found["usage"] or {}))
+        return _background(found)
 
     async def set_bot(self, conversation_id: str, *, enabled: bool) -> Conversation:
         conversation = await self._call("set_bot", conversation_id=conversation_id, enabled=enabled)
         return _CONVERSATION.validate_python(conversation)
-
-    async def count_bot_replies(self, conversation_id: str, *, minutes: int) -> int:
-        count: int = await self._call("count_bot_replies", conversation_id=conversation_id, minutes=minutes)
-        return count
 
     async def set_needs_human(self, conversation_id: str, reason: HandoverReason) -> None:
         await self._call("set_needs_human", conversation_id=conversation_id, reason=reason)
@@ -517,6 +514,23 @@ class SqlStore(Store):
             reply = await self._call("open_human_reply", **given, body=body, sent_by=sent_by)
         return _REPLY.validate_python(reply)
 
+    async def open_answer(
+        self,
+        conversation_id: str,
+        *,
+        key: str,
+        covers: Sequence[str],
+        fence: int,
+        limit: int,
+        characters: int,
+        minutes: int,
+    ) -> OpenedAnswer:
+        opened = await self._call(
+            "open_answer", conversation_id=conversation_id, key=key, author=Author.BOT, covers=covers, fence=fence,
+            limit=limit, characters=characters, minutes=minutes,
+        )  # fmt: skip
+        return OpenedAnswer(_REPLY.validate_python(opened["reply"]), _background(opened), opened["recent"])
+
     async def save_body(
         self, key: str, *, fence: int, covers: Sequence[str], body: str, spent: Spent | None = None
     ) -> Reply:
@@ -528,12 +542,27 @@ class SqlStore(Store):
         return await self._save_answer(spent, key=key, fence=fence, covers=covers, body=body, fallback=fallback)
 
     async def _save_answer(self, spent: Spent | None, **p: object) -> Reply:
-        cost = {
-            "spent_id": spent and spent.id,
-            "input_tokens": spent and spent.input_tokens,
-            "output_tokens": spent and spent.output_tokens,
-        }
-        return _REPLY.validate_python(await self._call("save_answer", **p, **cost, apart=True))
+        return _REPLY.validate_python(await self._call("save_answer", **p, **_cost(spent), apart=True))
+
+    async def save_and_begin(
+        self,
+        key: str,
+        *,
+        fence: int,
+        covers: Sequence[str],
+        body: str,
+        spent: Spent | None,
+        parts: int,
+        text: str,
+        attempt: str,
+    ) -> tuple[Reply, SendDecision | None]:
+        answer = await self._call(
+            "save_and_begin", key=key, fence=fence, covers=covers, body=body, **_cost(spent), apart=True, parts=parts,
+            text=text, attempt=attempt,
+        )  # fmt: skip
+        decision = answer["decision"]
+        saved = _REPLY.validate_python({"body": body.replace("\0", "\ufffd")} | answer["reply"])
+        return saved, None if decision is None else SendDecision(decision)
 
     async def begin_part(
         self,
@@ -557,6 +586,18 @@ class SqlStore(Store):
 
     async def fail_part(self, key: str, *, fence: int, part: int, error: Mapping[str, object], final: bool) -> None:
         await self._call("fail_part", key=key, fence=fence, part=part, error=error, final=final)
+
+
+def _background(found: Json) -> Background:
+    return Background(_TURNS.validate_python(found["turns"]), _USAGE.validate_python(found["usage"] or {}))
+
+
+def _cost(spent: Spent | None) -> dict[str, object]:
+    return {
+        "spent_id": spent and spent.id,
+        "input_tokens": spent and spent.input_tokens,
+        "output_tokens": spent and spent.output_tokens,
+    }
 
 
 def _event_rows(events: Sequence[Event]) -> list[dict[str, Any]]:

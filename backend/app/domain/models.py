@@ -469,6 +469,17 @@ class Background:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenedAnswer:
+    """The bot's reply as it was found or inserted, and what is known before its answer is made."""
+
+    reply: Reply
+    background: Background
+    """Without the messages that the reply is to cover."""
+    recent_replies: int
+    """Of the bot, that went out of late."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """Everything the model gets. `turns` starts and ends with `user`, roles alternate."""
 

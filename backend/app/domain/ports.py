@@ -32,6 +32,7 @@ from app.domain.models import (
     Json,
     Member,
     Message,
+    OpenedAnswer,
     Page,
     Prompt,
     Recipient,
@@ -284,11 +285,6 @@ class ConversationStore(Protocol):
         """Enabling also clears `needs_human`. Raises `NotFound("conversation")`."""
         ...
 
-    async def count_bot_replies(self, conversation_id: str, *, minutes: int) -> int:
-        """Replies of the bot that went out in the last so many minutes, since it was last turned on; at most 1000 are
-        counted. The messages of people and replies under way are not among them."""
-        ...
-
     async def set_needs_human(self, conversation_id: str, reason: HandoverReason) -> None:
         """Call a person. The first reason stays until the flag is cleared; an unknown conversation is ignored."""
         ...
@@ -322,12 +318,44 @@ class ReplyStore(Protocol):
         Raises `NotFound("conversation")`, `Conflict` (`reply_key_taken`: by another conversation)."""
         ...
 
+    async def open_answer(
+        self,
+        conversation_id: str,
+        *,
+        key: str,
+        covers: Sequence[str],
+        fence: int,
+        limit: int,
+        characters: int,
+        minutes: int,
+    ) -> OpenedAnswer:
+        """`open_reply` of the bot, `background` without what it covers, and how many replies of the bot went out in the
+        last so many minutes, since it was last turned on, at most 1000: one call. The messages of people and replies
+        under way are not counted. Raises as `open_reply`."""
+        ...
+
     async def save_body(
         self, key: str, *, fence: int, covers: Sequence[str], body: str, spent: Spent | None = None
     ) -> Reply:
         """Raises `Fenced`, `Conflict` (`covered_elsewhere`: another reply covers some of `covers` by now). Only a
         `pending` reply of which no part was sent changes; returns it as it is now. What was `spent` is counted in the
         same step, once for its id, whether or not the body is taken."""
+        ...
+
+    async def save_and_begin(
+        self,
+        key: str,
+        *,
+        fence: int,
+        covers: Sequence[str],
+        body: str,
+        spent: Spent | None,
+        parts: int,
+        text: str,
+        attempt: str,
+    ) -> tuple[Reply, SendDecision | None]:
+        """`save_body`, and `begin_part` of the first of `parts` in the same transaction. `None`: the reply has another
+        body, which stays, and nothing is begun. Raises as both."""
         ...
 
     async def save_fallback(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Protocol
 
 from prometheus_client import Histogram
@@ -32,6 +30,7 @@ from app.domain.models import (
     HandoverReason,
     Inbound,
     InboundMessage,
+    OpenedAnswer,
     Prompt,
     Reply,
     ReplyState,
@@ -43,12 +42,14 @@ from app.domain.usage import DailyLimits
 from app.domain.webhook import needs_a_person, opens_chat
 from app.services.account_service import NO_LIMITS, AccountService
 from app.services.courtesy import Courtesy
-from app.services.delivery import Delivered, Delivery, Postponed
+from app.services.delivery import Begun, Delivered, Delivery, Postponed
 from app.services.spending import Bill, DailyGuard
 
 logger = logging.getLogger(__name__)
 
 HISTORY_MESSAGES = 30
+CHARACTERS = MESSAGE_BYTES + 1
+"""One more than the prompt takes of a message: then it is cut there, with a note."""
 GENERATION_SECONDS = 40
 """For all attempts of one generation together; one attempt has 15 s."""
 MODEL_RETRY_SECONDS = 5.0
@@ -198,11 +199,17 @@ class BotService:
             raise Postponed(
                 min(blocked, left) if left > 0 else blocked, f"whatsapp: {self._messenger.blocked_reason(account)}"
             )
-        reply, profile = await self._ready_reply(work)
+        with _stage(stages, "load", self._clock):
+            profile = await self._accounts.profile(account.id)
+            opened = await self._open_answer(work, profile)
+        reply, answer = await self._answer(work, profile, opened)
         if reply is None:
             return await self._end_loop(work, profile)
         with _stage(stages, "send", self._clock):
-            state, reason = await self._deliver(work, reply, profile)
+            begun = None
+            if answer is not None:
+                reply, begun = await self._save(work, reply, answer)
+            state, reason = await self._deliver(work, reply, profile, begun)
         return Handled(_OUTCOMES[state], _finished(work, reply), stages, reason or work.reason)
 
     async def aclose(self) -> None:
@@ -271,36 +278,35 @@ class BotService:
             work.conversation.id, key=work.covers[0], author=Author.BOT, covers=work.covers, fence=work.hold.fence
         )
 
-    async def _recent_replies(self, work: _Work) -> int:
-        profile = await self._accounts.profile(work.account.id)
-        return await self._store.count_bot_replies(work.conversation.id, minutes=profile.auto_reply_minutes)
+    async def _open_answer(self, work: _Work, profile: BotProfile) -> OpenedAnswer:
+        return await self._store.open_answer(
+            work.conversation.id,
+            key=work.covers[0],
+            covers=work.covers,
+            fence=work.hold.fence,
+            limit=HISTORY_MESSAGES,
+            characters=CHARACTERS,
+            minutes=profile.auto_reply_minutes,
+        )
 
-    async def _ready_reply(self, work: _Work) -> tuple[Reply | None, BotProfile]:
-        """The reply with its text, stored before anything is sent: found as an earlier attempt left it, or made now.
-        `None`: there were too many of late."""
-        with _stage(work.stages, "load", self._clock):
-            reply, profile, background, recent = await asyncio.gather(
-                self._open_reply(work),
-                self._accounts.profile(work.account.id),
-                self._background(work),
-                self._recent_replies(work),
-            )
+    async def _answer(
+        self, work: _Work, profile: BotProfile, opened: OpenedAnswer
+    ) -> tuple[Reply | None, _Answer | None]:
+        """The reply as an earlier attempt left it, with its text; or the reply and an answer that is to become its
+        text; or neither: there were too many replies of late."""
+        reply, background = opened.reply, opened.background
         work.leave_out(frozenset(reply.elsewhere))
         if reply.state is not ReplyState.PENDING or not (reply.body is None or _is_outdated(reply, work)):
-            return reply, profile
+            return reply, None
         if work.elsewhere:  # what stands in other replies is no longer asked: it belongs to the history
             background = await self._background(work)
-        if recent >= profile.auto_reply_limit:
-            return None, profile
+        if opened.recent_replies >= profile.auto_reply_limit:
+            return None, None
         if not self._model.blocked_seconds(profile):  # else no answer comes soon
             self._courtesy.show_typing(work.account, work.asked[-1].wa_message_id)
         with _stage(work.stages, "generate", self._clock):
             answer = await self._compose(work, profile, background)
-            answer = await self._once_more(work, profile, answer)
-        work.hold.ensure_held()
-        saved = await self._save(work, reply, answer)
-        self._daily.tell(saved.usage_change, work.conversation)
-        return saved, profile
+            return reply, await self._once_more(work, profile, answer)
 
     async def _once_more(self, work: _Work, profile: BotProfile, answer: _Answer) -> _Answer:
         """An answer to all that is asked by now, which may be `answer` itself. Once: a customer who keeps typing must
@@ -316,16 +322,26 @@ class BotService:
         work.asked, work.covers = before.asked, before.covers
         return answer
 
-    async def _save(self, work: _Work, reply: Reply, answer: _Answer) -> Reply:
-        """Raises `Postponed` if another reply has taken some of its messages meanwhile."""
-        fence, covers, spent = work.hold.fence, work.covers, work.bill.total()
-        save = self._store.save_body
-        if answer.fallback is not None:
-            save = partial(self._store.save_fallback, fallback=answer.fallback)
+    async def _save(self, work: _Work, reply: Reply, answer: _Answer) -> tuple[Reply, Begun | None]:
+        """Before anything is sent. Raises `Postponed`, also if another reply has taken some of its messages by now."""
+        work.hold.ensure_held()
+        fence, covers, body, spent = work.hold.fence, work.covers, answer.text, work.bill.total()
+        begun = None
         try:
-            return await save(reply.key, fence=fence, covers=covers, body=answer.text, spent=spent)
+            if answer.fallback is not None:
+                saved = await self._store.save_fallback(
+                    reply.key, fence=fence, covers=covers, body=body, fallback=answer.fallback, spent=spent
+                )
+            elif body.strip():
+                saved, begun = await self._delivery.save_and_begin(
+                    reply, covers=covers, body=body, spent=spent, account=work.account, fence=fence
+                )
+            else:
+                saved = await self._store.save_body(reply.key, fence=fence, covers=covers, body=body, spent=spent)
         except Conflict as exc:
             raise Postponed(0, str(exc)) from exc
+        self._daily.tell(saved.usage_change, work.conversation)
+        return saved, begun
 
     async def _grew(self, work: _Work) -> bool:
         """Did the customer write or edit while the answer was made? Then it is stored and part of what is asked."""
@@ -337,9 +353,8 @@ class BotService:
         return work.asked != before
 
     async def _background(self, work: _Work) -> Background:
-        # One character more than the prompt takes of a message: then it is cut there, with a note.
         return await self._store.background(
-            work.conversation.id, limit=HISTORY_MESSAGES, exclude=work.covers, characters=MESSAGE_BYTES + 1
+            work.conversation.id, limit=HISTORY_MESSAGES, exclude=work.covers, characters=CHARACTERS
         )
 
     async def _compose(self, work: _Work, profile: BotProfile, background: Background) -> _Answer:
@@ -405,7 +420,7 @@ class BotService:
         """Until the customer gets the fallback text instead of an answer."""
         return self._delivery.seconds_left(work.run.accepted_at)
 
-    async def _deliver(self, work: _Work, reply: Reply, profile: BotProfile) -> Delivered:
+    async def _deliver(self, work: _Work, reply: Reply, profile: BotProfile, begun: Begun | None = None) -> Delivered:
         if reply.state in _FINISHED:
             return Delivered(reply.state)
         return await self._delivery.deliver(
@@ -416,6 +431,7 @@ class BotService:
             fence=work.hold.fence,
             ensure_held=work.hold.ensure_held,
             resend=profile.resend_ambiguous,
+            begun=begun,
         )
 
 

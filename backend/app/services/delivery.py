@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -27,6 +27,7 @@ from app.domain.errors import (
 from app.domain.models import Account, HandoverReason, Recipient, Reply, ReplyState
 from app.domain.ports import Messenger, SendDecision, Store
 from app.domain.text import split_text
+from app.domain.usage import Spent
 from app.services.account_service import AccountService
 from app.services.proofs import Proofs
 
@@ -70,6 +71,14 @@ class Delivered(NamedTuple):
 
     state: ReplyState
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The first part of a reply, begun in the transaction that stored its text."""
+
+    attempt: str
+    decision: SendDecision
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,18 +130,24 @@ class Delivery:
         fence: int,
         ensure_held: Callable[[], None],
         resend: bool,
+        begun: Begun | None = None,
     ) -> Delivered:
         """Bring `reply` to its end and return which. `resend`: an ambiguous part may go out again after
         `reconcile_seconds` in which a proof could have come and did not. `accepted_at`: since when somebody has waited
-        for it. Raises `Postponed`, `Unavailable`, `SendThrottled`, `AccountRejected`, `Fenced`."""
+        for it. `begun`: of `save_and_begin`, a moment ago. Raises `Postponed`, `Unavailable`, `SendThrottled`,
+        `AccountRejected`, `Fenced`."""
         if reply.state is ReplyState.FAILED:
             # By an attempt that may have ended before it could call a person.
             return await self._ended(reply, SendDecision.FAILED)
         parts = split_text(reply.body or "")
         for index in range(reply.part, len(parts)):
-            await self._pace(account, to)
-            step = _Step(reply, index, parts, account, to, fence, ensure_held, attempt=str(uuid.uuid4()))
-            decision = await self._begin(step)
+            if begun is not None and index == 0:
+                step = _Step(reply, index, parts, account, to, fence, ensure_held, attempt=begun.attempt)
+                decision = begun.decision
+            else:
+                await self._pace(account, to)
+                step = _Step(reply, index, parts, account, to, fence, ensure_held, attempt=str(uuid.uuid4()))
+                decision = await self._begin(step)
             if decision is SendDecision.AMBIGUOUS:
                 decision = await self._settle_ambiguous(step, resend=resend)
             if decision is SendDecision.SENT:
@@ -143,6 +158,30 @@ class Delivery:
             if ended is not None:
                 return ended
         return Delivered(ReplyState.SENT)
+
+    async def save_and_begin(
+        self, reply: Reply, *, covers: Sequence[str], body: str, spent: Spent | None, account: Account, fence: int
+    ) -> tuple[Reply, Begun | None]:
+        """Store the answer, which is not empty, and begin to send it in the same transaction. It is stored as well when
+        WhatsApp's limits let nothing out now. `None`: the reply has another text, and nothing is begun. Raises
+        `Postponed`, `Unavailable`, `Fenced`, `Conflict`."""
+        parts = split_text(body)
+        try:
+            await self._pace(account, reply.to)
+        except Postponed:
+            await self.store.save_body(reply.key, fence=fence, covers=covers, body=body, spent=spent)
+            raise
+        attempt = str(uuid.uuid4())
+        try:
+            saved, decision = await self.store.save_and_begin(
+                reply.key, fence=fence, covers=covers, body=body, spent=spent, parts=len(parts), text=parts[0],
+                attempt=attempt,
+            )  # fmt: skip
+        except (Unavailable, asyncio.CancelledError):
+            # As in `_begin`.
+            await self._note_unsent(attempt)
+            raise
+        return saved, Begun(attempt, decision) if decision else None
 
     def seconds_left(self, accepted_at: datetime) -> float:
         """Until somebody who has waited since `accepted_at` gets a person's help instead of an answer."""
@@ -166,7 +205,7 @@ class Delivery:
             )  # fmt: skip
         except (Unavailable, asyncio.CancelledError):
             # The database may have committed it, or do so later. Nothing is sent on the strength of it.
-            await self._note_unsent(step)
+            await self._note_unsent(step.attempt)
             raise
 
     async def _send(self, step: _Step, accepted_at: datetime) -> Delivered | None:
@@ -178,7 +217,7 @@ class Delivery:
         except SendAmbiguous as exc:
             raise Postponed(self.reconcile_seconds, "waiting for the status that proves or refutes the send") from exc
         except Fenced:
-            await self._note_unsent(step)
+            await self._note_unsent(step.attempt)
             raise
         except SendRejected as exc:
             await self._record_failure(step, _error(exc), final=True)
@@ -237,8 +276,8 @@ class Delivery:
             await self.clock.sleep(RECORD_AGAIN_SECONDS)
             step.ensure_held()
 
-    async def _note_unsent(self, step: _Step) -> None:
-        await self._try(lambda: self.proofs.note_unsent(step.attempt))
+    async def _note_unsent(self, attempt: str) -> None:
+        await self._try(lambda: self.proofs.note_unsent(attempt))
 
     async def _try(self, note: Callable[[], Awaitable[None]]) -> bool:
         try:

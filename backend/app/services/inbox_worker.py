@@ -46,6 +46,7 @@ from app.services.conversation_service import ConversationService
 from app.services.dead_letters import about
 from app.services.delivery import ACCOUNT_RETRY_SECONDS, Postponed
 from app.services.ingest_service import Incoming, decode, trace_carrier, whatsapp_id
+from app.services.statuses import superseded
 
 logger = logging.getLogger(__name__)
 
@@ -278,7 +279,13 @@ class InboxWorker:
             Kind.UNKNOWN: _refuse,
         }
         outcome = reason = ""
+        needless: set[int] = set()
+        if kind == Kind.STATUS and len(claim.events) > 1:
+            with suppress(Exception):  # one that cannot be read is judged in its turn
+                needless = superseded([decode(event) for event in claim.events])
         for index, event in enumerate(claim.events):
+            if index in needless:
+                continue
             try:
                 said = await one[kind](decode(event))
             except Exception:

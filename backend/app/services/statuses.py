@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from app.domain.errors import Unprocessable
-from app.domain.models import Json, Status
+from app.domain.models import STATUS_RANK, Json, Status
 from app.domain.ports import Store
 from app.domain.webhook import REPORTED, event_time
 from app.services.ingest_service import Incoming
@@ -15,6 +15,23 @@ def outbound_key(incoming: Incoming) -> str | None:
     """Our own name of the message, if WhatsApp repeats it."""
     key = incoming.body["status"].get("biz_opaque_callback_data")
     return key if isinstance(key, str) else None
+
+
+def superseded(run: Sequence[Incoming]) -> set[int]:
+    """Which of these statuses another one of them makes needless, by their places: one of the same message that ranks
+    higher, or the same again. A failure stands alone."""
+    best: dict[tuple[str, str | None], tuple[int, int]] = {}
+    ranked = set()
+    for place, incoming in enumerate(run):
+        status = incoming.body["status"]
+        rank = STATUS_RANK.get(status.get("status"))
+        if rank is None:
+            continue
+        ranked.add(place)
+        message = str(status["id"]), outbound_key(incoming)
+        if message not in best or rank > best[message][0]:
+            best[message] = rank, place
+    return ranked.difference(place for _, place in best.values())
 
 
 async def apply_status(store: Store, account_id: str, incoming: Incoming) -> tuple[str, str]:

@@ -1,0 +1,131 @@
+"""An answer is opened with what its making needs, and saved together with the beginning of its sending."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+
+from app.domain.errors import Conflict, Fenced, NotFound
+from app.domain.models import OpenedAnswer, Reply, ReplyState
+from app.domain.ports import SendDecision
+from app.domain.usage import Spent
+from tests.support.store_kit import Scene, begin, look, message, outbound, unique
+
+NOBODY = "00000000-0000-4000-8000-000000000000"
+
+
+async def opened(scene: Scene, *, fence: int = 1, **more: Any) -> OpenedAnswer:
+    asked = message("are you open?")
+    conversation = await scene.receive(asked)
+    given = {"key": asked.wa_message_id, "covers": [asked.wa_message_id], "limit": 5, "characters": 9, "minutes": 10}
+    return await scene.store.open_answer(conversation.id, fence=fence, **given | more)
+
+
+async def save(
+    scene: Scene, reply: Reply, body: str = "yes", *, fence: int = 1, spent: Spent | None = None, attempt: str = "",
+    covers: tuple[str, ...] | None = None,
+) -> tuple[Reply, SendDecision | None]:  # fmt: skip
+    return await scene.store.save_and_begin(
+        reply.key, fence=fence, covers=reply.covers if covers is None else covers, body=body, spent=spent, parts=1,
+        text=body, attempt=attempt or str(uuid.uuid4()),
+    )  # fmt: skip
+
+
+async def test_an_answer_is_opened_with_the_history_before_what_it_covers(scene: Scene) -> None:
+    earlier = await scene.reply(body="hello to you")
+    await begin(scene.store, earlier)
+    await scene.store.complete_part(earlier.key, part=0, wamid=unique("out"), last=True)
+    found = await opened(scene)
+    assert (found.reply.state, found.reply.body, found.reply.fence) == (ReplyState.PENDING, None, 1)
+    assert [turn.text for turn in found.background.turns] == ["hello", "part 0"]
+    assert found.recent_replies == 1
+    assert found.background.usage.conversation.answers == 0
+
+
+async def test_opening_again_finds_it_and_a_lower_fence_does_not(scene: Scene) -> None:
+    found = await opened(scene, fence=4)
+    again = {"key": found.reply.key, "covers": found.reply.covers, "limit": 5, "characters": 9, "minutes": 10}
+    later = await scene.store.open_answer(found.reply.conversation_id, fence=5, **again)
+    assert (later.reply.key, later.reply.fence) == (found.reply.key, 5)
+    with pytest.raises(Fenced):
+        await scene.store.open_answer(found.reply.conversation_id, fence=4, **again)
+    with pytest.raises(NotFound):
+        await scene.store.open_answer(NOBODY, fence=1, **again | {"key": unique()})
+
+
+async def test_the_body_is_saved_and_its_sending_begun(scene: Scene) -> None:
+    reply = (await opened(scene)).reply
+    attempt = str(uuid.uuid4())
+    saved, decision = await save(scene, reply, attempt=attempt)
+    assert (saved.key, saved.body, saved.to, decision) == (reply.key, "yes", reply.to, SendDecision.SEND)
+    stored = await look(scene.store, reply)
+    assert (stored.state, stored.body, stored.attempt) == (ReplyState.SENDING, "yes", attempt)
+    assert (await outbound(scene.store, reply)).text == "yes"
+
+
+async def test_a_repetition_after_a_lost_answer_sends_and_counts_once(scene: Scene) -> None:
+    reply = (await opened(scene)).reply
+    cost, attempt = Spent(str(uuid.uuid4()), 10, 5), str(uuid.uuid4())
+    first, _ = await save(scene, reply, spent=cost, attempt=attempt)
+    again, decision = await save(scene, reply, spent=cost, attempt=attempt)
+    assert decision is SendDecision.SEND
+    assert first.usage_change is not None
+    assert again.usage_change is None
+    assert first.usage_change.after.conversation.input_tokens == 10
+
+
+async def test_an_attempt_of_another_is_of_unknown_outcome(scene: Scene) -> None:
+    reply = (await opened(scene)).reply
+    await save(scene, reply)
+    assert (await save(scene, reply))[1] is SendDecision.AMBIGUOUS
+
+
+async def test_another_text_under_way_stays_and_nothing_is_begun_for_this_one(scene: Scene) -> None:
+    reply = (await opened(scene)).reply
+    attempt, cost = str(uuid.uuid4()), Spent(str(uuid.uuid4()), 10, 5)
+    await save(scene, reply, "yes", attempt=attempt)
+    kept, decision = await save(scene, reply, "no", fence=2, spent=cost)
+    assert (kept.body, kept.state, decision) == ("yes", ReplyState.SENDING, None)
+    assert (await look(scene.store, reply)).attempt == attempt
+    assert kept.usage_change is not None, "it was paid for"
+
+
+async def test_a_person_who_takes_over_silences_what_is_saved(scene: Scene) -> None:
+    reply = (await opened(scene)).reply
+    await scene.store.set_bot(reply.conversation_id, enabled=False)
+    assert (await save(scene, reply))[1] is SendDecision.SILENCED
+    stored = await look(scene.store, reply)
+    assert (stored.state, stored.body) == (ReplyState.SILENCED, "yes")
+
+
+async def test_a_lower_fence_saves_nothing_and_begins_nothing(scene: Scene) -> None:
+    reply = (await opened(scene, fence=3)).reply
+    with pytest.raises(Fenced):
+        await save(scene, reply, fence=2)
+    stored = await look(scene.store, reply)
+    assert (stored.state, stored.body) == (ReplyState.PENDING, None)
+
+
+async def test_what_another_reply_covers_by_now_is_a_conflict_and_nothing_is_begun(scene: Scene) -> None:
+    first, second = (await opened(scene)).reply, (await opened(scene)).reply
+    with pytest.raises(Conflict) as caught:
+        await save(scene, second, covers=(*second.covers, *first.covers))
+    assert caught.value.code == "covered_elsewhere"
+    assert (await look(scene.store, second)).state is ReplyState.PENDING
+
+
+async def test_a_zero_byte_in_the_model_s_words_is_replaced(scene: Scene) -> None:
+    reply = (await opened(scene)).reply
+    saved, decision = await save(scene, reply, "y\0es")
+    assert (saved.body, decision) == ("y\ufffdes", SendDecision.SEND)
+    assert (await look(scene.store, reply)).body == saved.body
+
+
+async def test_a_reply_that_is_gone_is_not_found(scene: Scene) -> None:
+    reply = (await opened(scene)).reply
+    with pytest.raises(NotFound):
+        await scene.store.save_and_begin(
+            f"{reply.key}-gone", fence=1, covers=(), body="x", spent=None, parts=1, text="x", attempt=str(uuid.uuid4())
+        )
