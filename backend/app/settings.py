@@ -193,6 +193,7 @@ class Settings(BaseSettings):
     redis_namespace: str = Field("chorus", pattern="^[a-z0-9_-]{1,40}$")
     database_url: SecretStr | None = None
     database_pooling: Pooling = Pooling.AUTO
+    database_connections: int | None = Field(None, ge=1, le=500)
     migrate_database_url: SecretStr | None = None
     supabase_url: BaseUrl | None = None
     supabase_key: SecretStr | None = None

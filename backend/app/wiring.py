@@ -21,6 +21,7 @@ from app.adapters.supabase_auth import SupabaseTokenVerifier
 from app.adapters.supabase_store import SupabaseStore
 from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
+from app.capacity import capacity_of
 from app.core import cache
 from app.core.allowance import Allowance
 from app.core.arrivals import Arrivals
@@ -51,7 +52,7 @@ from app.core.uptime import Uptime
 from app.domain.app_secrets import binds, first_app, read_app_secrets
 from app.domain.ports import Store
 from app.domain.usage import DailyLimits
-from app.domain.webhook import OF_A_NUMBER
+from app.domain.webhook import OF_A_NUMBER, Kind
 from app.loops import start_loops
 from app.replica import Outside, Replica
 from app.services.account_notices import AccountNotices
@@ -81,8 +82,6 @@ logger = logging.getLogger(__name__)
 
 REDIS_TIMEOUT_SECONDS = 1.0
 """The webhook promises 503 within a second, so that Meta delivers again (docs/architecture.md)."""
-SPARE_CONNECTIONS = 20
-"""To Redis, besides one for each conversation that is handled: the API's, and the worker's own calls."""
 PUT_SECONDS = 0.9
 DIVERT_SECONDS = 0.2
 """With somewhere else to go there is no point in waiting for a Redis that does not answer."""
@@ -101,6 +100,8 @@ OVERFLOW_BYTES = 250_000_000
 """They are recorded within seconds; more of them means that the database does not keep up."""
 OVERFLOW_SECONDS = 0.7
 """What the queue has no room for is stored by then, or the webhook is refused."""
+GATHER_SECONDS = 0.25
+"""ADR 17."""
 CLUSTER_SHARDS = 16
 """ADR 4."""
 
@@ -140,10 +141,11 @@ async def connect(settings: Settings) -> AsyncIterator[Replica]:
 async def open_outside(settings: Settings, stack: AsyncExitStack) -> Outside:
     """Closed with `stack`. The toolbox's own objects stay out of the fleet."""
     leave_by(settings.egress)
-    make_room_for(settings.worker_concurrency)
+    capacity = capacity_of(settings)
+    make_room_for(capacity.http_calls_per_host)
     stack.push_async_callback(close_http_client)
     url = settings.redis_url or ""
-    redis = open_door(url, stack, max_connections=settings.worker_concurrency + SPARE_CONNECTIONS)
+    redis = open_door(url, stack, max_connections=capacity.redis_connections)
     control = open_door(url, stack, name="chorus-control")
     queue = open_queue(settings, stack, redis)
     registry = Registry(control, namespace=settings.redis_namespace, replica_id=new_replica_id())
@@ -163,14 +165,14 @@ async def open_outside(settings: Settings, stack: AsyncExitStack) -> Outside:
             base_url=settings.gemini_base_url,
             api_key=revealed(settings.gemini_api_key),
             default_model=settings.gemini_model,
-            max_concurrent=settings.worker_concurrency,
+            max_concurrent=capacity.answers,
             look_again_seconds=UPSTREAM_PROBE_SECONDS,
         ),
         messenger=WhatsAppMessenger(
             base_url=settings.whatsapp_base_url,
             api_version=settings.whatsapp_api_version,
             cipher=cipher,
-            max_concurrent=settings.worker_concurrency,
+            max_concurrent=capacity.answers,
         ),
         pacer=Pacer(
             redis,
@@ -232,7 +234,7 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
             bot,
             conversations,
             notices,
-            concurrency=settings.worker_concurrency,
+            concurrency=capacity_of(settings).answers,
             on_beat=lambda: supervisor.beat("worker"),
             may_claim=lambda: schema.is_open() and namespace.is_open(),
             is_cut_off=cut_off.leaves_work_to_others,
@@ -499,6 +501,8 @@ def open_queue(settings: Settings, stack: AsyncExitStack, redis: Door) -> Queue:
         max_pending=settings.queue_max_pending,
         max_bytes=settings.queue_max_bytes,
         one_share=OF_A_NUMBER,
+        gather_seconds=GATHER_SECONDS,
+        gathered=[Kind.STATUS],
         put_timeout_seconds=DIVERT_SECONDS if _has_somewhere_else(settings) else PUT_SECONDS,
     )
     stack.push_async_callback(queue.aclose)
@@ -513,9 +517,11 @@ async def open_store(settings: Settings, *, policy: ResiliencePolicy | None = No
     """Postgres by DATABASE_URL, or Supabase over REST. `policy`: other than a replica's."""
     if settings.database_url:
         url = settings.database_url.get_secret_value()
-        return PostgresStore(url, pooling=settings.database_pooling, policy=policy)
+        most = capacity_of(settings).database_connections
+        return PostgresStore(url, pooling=settings.database_pooling, max_connections=most, policy=policy)
     url, key = settings.supabase_url or "", revealed(settings.supabase_key)
-    return SupabaseStore(url, key, await get_http_client(), policy=policy)
+    most = capacity_of(settings).rest_calls
+    return SupabaseStore(url, key, await get_http_client(), max_concurrent=most, policy=policy)
 
 
 def _verifier(settings: Settings) -> SupabaseTokenVerifier | None:

@@ -106,7 +106,12 @@ MUTATIONS: dict[str, Mutation] = {
     "stored reply": Mutation(
         "killed_between_send_and_record",
         [
-            Edit(f"{SERVICES}bot_service.py", "key=work.covers[0],", 'key=f"{work.covers[0]}-{work.hold.fence}",'),
+            Edit(
+                f"{SERVICES}bot_service.py",
+                "key=work.covers[0],",
+                'key=f"{work.covers[0]}-{work.hold.fence}",',
+                times=2,
+            ),
             Edit(COVERS, "and c.wamid = any (wamids)", "and false"),
         ],
     ),
@@ -121,7 +126,7 @@ MUTATIONS: dict[str, Mutation] = {
                 "            await self._turns.acquire()  # returns at once\n",
                 "",
             ),
-            Edit("backend/app/wiring.py", "settings.worker_concurrency + SPARE_CONNECTIONS", "20"),
+            Edit("backend/app/capacity.py", "answers + SPARE_REDIS_CONNECTIONS", "20"),
         ],
     ),
     "waiting for a turn": Mutation(

@@ -82,6 +82,39 @@ async def test_burst_is_due_after_its_last_event_at_most_the_cap_after_its_first
     assert due_of_three == first + 400 <= claim.token // 1000, "a token starts with the time of the claim"
 
 
+async def test_a_mailbox_that_gathers_is_due_a_time_after_the_first_event_however_many_follow(
+    replicas: Replicas,
+) -> None:
+    queue = replicas.queue(gather_seconds=0.3, gathered=["status"])
+    await queue.put([event("status:7:a", "sent", immediate=True), event("message:7:a", immediate=True)])
+    due = await replicas.due_ms("status:7:a")
+    assert [claim.mailbox for claim in await queue.claim(10)] == ["message:7:a"]
+    await asyncio.sleep(0.05)
+    await queue.put([event("status:7:a", "delivered", immediate=True)])
+    assert await replicas.due_ms("status:7:a") == due
+    claim = await claim_one(queue)
+    assert ids(claim) == ["sent", "delivered"]
+    assert due == accepted_ms(claim)[0] + 300
+
+
+async def test_what_comes_while_a_gathering_mailbox_is_held_is_gathered_as_well(replicas: Replicas) -> None:
+    queue = replicas.queue(gather_seconds=0.2, gathered=["status"])
+    await queue.put([event("status:7:a", immediate=True)])
+    held = await claim_one(queue)
+    await queue.put([event("status:7:a", immediate=True)])
+    await queue.done(held)
+    due = await replicas.due_ms("status:7:a")
+    assert due == accepted_ms(await claim_one(queue))[0] + 200
+
+
+async def test_a_version_that_does_not_gather_works_beside_one_that_does(replicas: Replicas) -> None:
+    queue, before = replicas.queue(gather_seconds=0.3, gathered=["status"]), replicas.queue()
+    await queue.put([event("status:7:a", "sent", immediate=True)])
+    await before.put([event("status:7:a", "delivered", immediate=True), event("status:7:b", "read", immediate=True)])
+    assert [claim.mailbox for claim in await before.claim(10)] == ["status:7:b"]
+    assert ids(await claim_one(before)) == ["sent", "delivered"]
+
+
 async def test_burst_that_arrives_while_the_conversation_is_held_is_debounced_too(replicas: Replicas) -> None:
     queue = replicas.queue(debounce_seconds=0.2)
     await queue.put([event(immediate=True)])

@@ -45,7 +45,7 @@ async def test_an_answered_message_takes_four(make_office: MakeOffice, calls: li
 
 
 async def test_the_statuses_of_a_message_take_one(make_office: MakeOffice, calls: list[str]) -> None:
-    office = await make_office(debounce_seconds=1)
+    office = await make_office()
     person = office.person()
     await answer(office, person, "Do you have vegan pastries?", 1)
     (send,) = await office.sends(person)

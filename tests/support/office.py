@@ -27,7 +27,7 @@ from app.demo.bakery import BAKERY
 from app.domain.models import Account
 from app.domain.ports import Store
 from app.domain.usage import DailyLimits
-from app.domain.webhook import OF_A_NUMBER
+from app.domain.webhook import OF_A_NUMBER, Kind
 from app.replica import Outside, Replica
 from app.sandbox import webhooks as wa
 from app.sandbox.app import RunningSandbox, running_sandbox
@@ -152,7 +152,8 @@ async def open_office(
     queue = Queue(
         outside.redis, wiring.open_door(redis_url, stack, name="chorus-wait"), namespace=given.redis_namespace,
         debounce_seconds=given.debounce_seconds, lease_seconds=given.lease_seconds, max_attempts=max_attempts,
-        max_pending=given.queue_max_pending, one_share=OF_A_NUMBER,
+        max_pending=given.queue_max_pending, one_share=OF_A_NUMBER, gather_seconds=wiring.GATHER_SECONDS,
+        gathered=[Kind.STATUS],
     )  # fmt: skip
     stack.push_async_callback(queue.aclose)
     outside = replace(

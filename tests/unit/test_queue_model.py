@@ -24,12 +24,13 @@ from app.core.redis.door import Door
 T = TypeVar("T")
 
 # Times are multiples of 1/8 s, which floats hold exactly.
-DEBOUNCE, CAP, LEASE, DEDUPE = 1000, 2500, 4000, 60_000
+DEBOUNCE, CAP, GATHER, LEASE, DEDUPE = 1000, 2500, 500, 4000, 60_000
 MAX_ATTEMPTS, MAX_PENDING, MAX_PER_MAILBOX, PEEK = 3, 60, 24, 20
 MAX_BYTES, MAX_MAILBOX_BYTES = 1500, 600
 MAILBOXES = ("a", "g:7:ü", "g:7:b", "h:7:c")
 GROUPS = ("", "g:7", "h:7")
 KINDS = ("g", "h")
+GATHERED = ("h",)
 CRASHED = "no verdict: the worker died or its lease ran out"
 
 
@@ -140,11 +141,14 @@ class Model:
                 room[key] = (room[key][0] + 1, room[key][1] + size)
         for name, new in grown.items():
             if new:
-                self._append(self.boxes[name], [e.id for e in new], all(e.immediate for e in new), now)
+                self._append(name, [e.id for e in new], all(e.immediate for e in new), now)
         self.seen.update(dict.fromkeys(kept, now + DEDUPE))
         return kept, diverted
 
-    def _append(self, box: Box, ids: list[str], immediate: bool, now: int) -> None:
+    def _append(self, name: str, ids: list[str], immediate: bool, now: int) -> None:
+        box, pause, cap = self.boxes[name], DEBOUNCE, CAP
+        if name.partition(":")[0] in GATHERED:
+            immediate, pause, cap = False, GATHER, GATHER
         was_empty = not box.events
         box.events += ids
         if was_empty and immediate:
@@ -153,7 +157,7 @@ class Model:
             return
         if was_empty or box.burst or box.due is None:
             start = box.burst[0] if box.burst else now
-            box.burst = (start, min(now + DEBOUNCE, start + CAP))
+            box.burst = (start, min(now + pause, start + cap))
             if box.due is not None or was_empty:
                 box.due = box.burst[1]
 
@@ -273,7 +277,8 @@ class QueueMachine(RuleBasedStateMachine):
             debounce_seconds=DEBOUNCE / 1000, debounce_cap_seconds=CAP / 1000,
             lease_seconds=LEASE / 1000, max_attempts=MAX_ATTEMPTS, max_pending=MAX_PENDING,
             max_per_mailbox=MAX_PER_MAILBOX, max_bytes=MAX_BYTES, max_mailbox_bytes=MAX_MAILBOX_BYTES,
-            one_share=KINDS, dedupe_seconds=DEDUPE // 1000, clock=self.clock,
+            one_share=KINDS, gather_seconds=GATHER / 1000, gathered=GATHERED,
+            dedupe_seconds=DEDUPE // 1000, clock=self.clock,
         )  # fmt: skip
 
     def teardown(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import asyncpg
 import orjson
@@ -20,10 +21,15 @@ from app.settings import Pooling
 logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 10
-"""Per replica, and as many calls at once: PostgreSQL allows 100 in all by default. A call takes about a millisecond."""
+"""And as many calls at once, each of about a millisecond."""
 CONNECT_SECONDS = 3.0
 COMMAND_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
+
+_FOR_USERS = """
+select current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
+  - coalesce(current_setting('reserved_connections', true), '0')::integer
+"""
 
 
 class PostgresStore(SqlStore):
@@ -40,12 +46,14 @@ class PostgresStore(SqlStore):
         database_url: str,
         *,
         pooling: Pooling = Pooling.AUTO,
+        max_connections: int = MAX_CONNECTIONS,
         policy: ResiliencePolicy | None = None,
         lock_seconds: float = LOCK_SECONDS,
     ) -> None:
-        super().__init__(policy or database_policy(max_concurrent=MAX_CONNECTIONS))
+        super().__init__(policy or database_policy(max_concurrent=max_connections))
         self._url = database_url
         self._pooling = pooling
+        self._max_connections = max_connections
         self._lock_seconds = lock_seconds
         self._pooled = pooling is Pooling.TRANSACTION or (pooling is Pooling.AUTO and is_known_pooler(database_url))
         self._opening = asyncio.Lock()
@@ -68,22 +76,23 @@ class PostgresStore(SqlStore):
     async def ignore_invalidations(self) -> None:
         await self._notifications.aclose()
 
+    async def connection_limit(self) -> int:
+        """How many connections the server has for ordinary users, of all programs. Raises `DatabaseUnavailable`."""
+        with _translated():
+            pool, connection = await self._connection()
+            try:
+                return int(await connection.fetchval(_FOR_USERS))
+            finally:
+                await pool.release(connection)
+
     async def _execute(self, function: str, body: bytes) -> object:
-        try:
+        with _translated():
             try:
                 answer = await self._once(function, body)
             except asyncpg.PostgresError as exc:
                 if not self._recognises_pooler(exc):
                     raise
                 answer = await self._once(function, body)  # nothing was carried out
-        except asyncpg.PostgresError as exc:
-            if unavailable := trouble(exc.sqlstate or ""):
-                raise unavailable from exc
-            raise
-        except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
-            # The last one: the server has said goodbye on an idle connection, and asyncpg, which has not yet seen it
-            # closed, finds itself in the middle of reading that when the next call comes.
-            raise DatabaseUnavailable(Trouble.AWAY, type(exc).__name__) from exc
         return orjson.loads(answer)
 
     async def _once(self, function: str, body: bytes) -> str:
@@ -150,7 +159,7 @@ class PostgresStore(SqlStore):
                 self._pool = await asyncpg.create_pool(
                     self._url,
                     min_size=0,
-                    max_size=MAX_CONNECTIONS,
+                    max_size=self._max_connections,
                     timeout=CONNECT_SECONDS,
                     command_timeout=COMMAND_SECONDS,
                     statement_cache_size=0 if self._pooled else 100,
@@ -178,6 +187,21 @@ class PostgresStore(SqlStore):
 
     def _limits(self, how: str) -> str:
         return f"{how} statement_timeout = '{COMMAND_SECONDS}s'; {how} lock_timeout = '{self._lock_seconds}s'"
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """What asyncpg says, as `DatabaseUnavailable` where it is about the database and not about what we asked."""
+    try:
+        yield
+    except asyncpg.PostgresError as exc:
+        if unavailable := trouble(exc.sqlstate or ""):
+            raise unavailable from exc
+        raise
+    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
+        # The last one: the server has said goodbye on an idle connection, and asyncpg, which has not yet seen it
+        # closed, finds itself in the middle of reading that when the next call comes.
+        raise DatabaseUnavailable(Trouble.AWAY, type(exc).__name__) from exc
 
 
 async def _close(pool: asyncpg.Pool) -> None:

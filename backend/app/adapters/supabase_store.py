@@ -14,7 +14,7 @@ from app.core.http_client import is_network_error, is_pool_full
 from app.core.resilience import ResiliencePolicy
 
 MAX_CONCURRENT = 50
-"""Half of the shared HTTP client's connections: the model and WhatsApp need theirs."""
+"""As many as the shared HTTP client lets through to one host by default."""
 
 _KEY_REFUSED = frozenset({"401", "403"})
 
@@ -23,8 +23,16 @@ class SupabaseStore(SqlStore):
     """`key` is the secret (service) key: it bypasses row-level security, tenant checks are the services'. `http_client`
     is the shared one, with its time limits instead of supabase-py's 120 s; it is not ours to close."""
 
-    def __init__(self, url: str, key: str, http_client: HttpClient, *, policy: ResiliencePolicy | None = None) -> None:
-        super().__init__(policy or database_policy(max_concurrent=MAX_CONCURRENT))
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        http_client: HttpClient,
+        *,
+        max_concurrent: int = MAX_CONCURRENT,
+        policy: ResiliencePolicy | None = None,
+    ) -> None:
+        super().__init__(policy or database_policy(max_concurrent=max_concurrent))
         options = AsyncClientOptions(httpx_client=http_client, auto_refresh_token=False, persist_session=False)
         self._client = AsyncClient(url, key, options)
 

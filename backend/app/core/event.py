@@ -16,6 +16,7 @@ class Event(NamedTuple):
     payload: bytes
     """Opaque."""
     immediate: bool = False
-    """Due now instead of after the debounce. It neither delays nor advances a mailbox that already has a due time."""
+    """Due now instead of after the debounce, unless its mailbox gathers. It neither delays nor advances a mailbox that
+    already has a due time."""
     accepted_at: float = 0.0
     """Unix seconds by the server's clock; set by `put`, and anew by `replay`."""

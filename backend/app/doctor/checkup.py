@@ -13,7 +13,7 @@ from app.core.registry import Registry
 from app.doctor.causes import of_redis
 from app.doctor.database_checks import check_database
 from app.doctor.findings import Check, Finding, bounded
-from app.doctor.limits import check_connections, check_limits
+from app.doctor.limits import check_connections, check_database_connections, check_limits
 from app.doctor.namespace_check import SUBJECT, check_namespace
 from app.doctor.upstream_checks import check_gemini, check_whatsapp
 from app.domain.errors import ConfigurationError
@@ -45,6 +45,7 @@ async def examine(settings: Settings, broken: Mapping[str, str]) -> list[Finding
             checks["database"] = lambda: check_database(settings, stack)
         if checks.keys() >= {"redis", "database"}:
             checks[SUBJECT] = lambda: check_namespace(settings, stack)
+            checks["database connections"] = lambda: check_database_connections(settings, stack)
         checks |= {"gemini": lambda: check_gemini(settings), "whatsapp": lambda: check_whatsapp(settings)}
         for result in await asyncio.gather(*(_told(subject, check) for subject, check in checks.items())):
             findings += [finding for finding in result if finding not in findings]

@@ -79,10 +79,7 @@ class WebhookEvent(NamedTuple):
 
     @property
     def is_immediate(self) -> bool:
-        """What the bot answers waits for the customer to finish typing, and a status for the next ones of its message:
-        sent, delivered and read come within a second, and the last one says it all."""
-        if self.kind is Kind.STATUS:
-            return False
+        """Only what the bot answers waits for the customer to finish typing."""
         if self.kind is not Kind.MESSAGE:
             return True
         kind = self.body["message"].get("type")

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 from app.core.clock import SYSTEM_CLOCK, Clock
@@ -162,24 +163,22 @@ class Delivery:
     async def save_and_begin(
         self, reply: Reply, *, covers: Sequence[str], body: str, spent: Spent | None, account: Account, fence: int
     ) -> tuple[Reply, Begun | None]:
-        """Store the answer, which is not empty, and begin to send it in the same transaction. It is stored as well when
-        WhatsApp's limits let nothing out now. `None`: the reply has another text, and nothing is begun. Raises
-        `Postponed`, `Unavailable`, `Fenced`, `Conflict`."""
-        parts = split_text(body)
-        try:
-            await self._pace(account, reply.to)
-        except Postponed:
-            await self.store.save_body(reply.key, fence=fence, covers=covers, body=body, spent=spent)
-            raise
-        attempt = str(uuid.uuid4())
+        """Store the answer, which is not empty, and begin to send it in the same transaction. `None`: nothing is begun,
+        because the reply has another text, or the text is stored alone: WhatsApp's limits make it wait, or the database
+        lacks what the beginning needs. Raises `Unavailable`, `Fenced`, `Conflict`."""
+        save = partial(self.store.save_body, reply.key, fence=fence, covers=covers, body=body, spent=spent)
+        if await self.pacer.ask(account.phone_number_id, _peer(reply.to)):
+            return await save(), None
+        parts, attempt = split_text(body), str(uuid.uuid4())
         try:
             saved, decision = await self.store.save_and_begin(
                 reply.key, fence=fence, covers=covers, body=body, spent=spent, parts=len(parts), text=parts[0],
                 attempt=attempt,
             )  # fmt: skip
-        except (Unavailable, asyncio.CancelledError):
-            # As in `_begin`.
-            await self._note_unsent(attempt)
+        except (Unavailable, asyncio.CancelledError) as exc:
+            await self._note_unsent(attempt)  # as in `_begin`
+            if isinstance(exc, Unavailable) and exc.shared_by:
+                return await save(), None  # a locked conversation: the model need not be asked again for that
             raise
         return saved, Begun(attempt, decision) if decision else None
 

@@ -46,7 +46,7 @@ from app.services.conversation_service import ConversationService
 from app.services.dead_letters import about
 from app.services.delivery import ACCOUNT_RETRY_SECONDS, Postponed
 from app.services.ingest_service import Incoming, decode, trace_carrier, whatsapp_id
-from app.services.statuses import superseded
+from app.services.statuses import in_fewer_steps
 
 logger = logging.getLogger(__name__)
 
@@ -278,23 +278,21 @@ class InboxWorker:
             Kind.NOTICE: self._notices.receive,
             Kind.UNKNOWN: _refuse,
         }
+        incoming = _readable(claim.events)
+        steps = in_fewer_steps(incoming) if kind == Kind.STATUS else incoming
         outcome = reason = ""
-        needless: set[int] = set()
-        if kind == Kind.STATUS and len(claim.events) > 1:
-            with suppress(Exception):  # one that cannot be read is judged in its turn
-                needless = superseded([decode(event) for event in claim.events])
-        for index, event in enumerate(claim.events):
-            if index in needless:
+        for index, step in enumerate(steps):
+            if step is None:
                 continue
             try:
-                said = await one[kind](decode(event))
+                said = await one[kind](step)
             except Exception:
                 if index == 0:
                     raise
                 # What went well is finished; the one in trouble becomes the head and is judged alone.
                 return Handled(outcome, index, reason=reason)
             outcome, reason = said if isinstance(said, tuple) else (said, "")
-        return Handled(str(outcome), len(claim.events), reason=reason)
+        return Handled(str(outcome), len(steps), reason=reason)
 
     def _hold(self, claim: Claim) -> _Hold:
         return _Hold(self._queue, claim, self._acted)
@@ -438,6 +436,20 @@ def _reason(exc: Exception) -> str:
             return in_words(exc)
         case _:
             return place_of(exc)
+
+
+def _readable(events: Sequence[Event]) -> list[Incoming]:
+    """Decoded, up to the first one that cannot be: it becomes the head and is judged alone. Raises what that one
+    raises if it is the head."""
+    found: list[Incoming] = []
+    for event in events:
+        try:
+            found.append(decode(event))
+        except Exception:
+            if not found:
+                raise
+            break
+    return found
 
 
 async def _refuse(incoming: Incoming) -> str:

@@ -17,21 +17,25 @@ def outbound_key(incoming: Incoming) -> str | None:
     return key if isinstance(key, str) else None
 
 
-def superseded(run: Sequence[Incoming]) -> set[int]:
-    """Which of these statuses another one of them makes needless, by their places: one of the same message that ranks
-    higher, or the same again. A failure stands alone."""
-    best: dict[tuple[str, str | None], tuple[int, int]] = {}
-    ranked = set()
+def in_fewer_steps(run: Sequence[Incoming]) -> list[Incoming | None]:
+    """The statuses to apply in place of `run`: at the place of the first one of a message the one that ranks highest,
+    nothing at the places of its others. Whatever place is reached, nothing before it is left to do. A failure stands
+    for itself, and so does what has no rank."""
+    steps: list[Incoming | None] = list(run)
+    first: dict[tuple[str, str | None], tuple[int, int]] = {}
     for place, incoming in enumerate(run):
         status = incoming.body["status"]
-        rank = STATUS_RANK.get(status.get("status"))
+        rank = STATUS_RANK.get(str(status.get("status")))
         if rank is None:
             continue
-        ranked.add(place)
         message = str(status["id"]), outbound_key(incoming)
-        if message not in best or rank > best[message][0]:
-            best[message] = rank, place
-    return ranked.difference(place for _, place in best.values())
+        where, highest = first.setdefault(message, (place, rank))
+        if where == place:
+            continue
+        steps[place] = None
+        if rank > highest:
+            steps[where], first[message] = incoming, (where, rank)
+    return steps
 
 
 async def apply_status(store: Store, account_id: str, incoming: Incoming) -> tuple[str, str]:

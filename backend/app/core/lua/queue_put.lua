@@ -5,7 +5,8 @@ KEYS[1]  prefix of the shard's keys, carrying its hash tag
 ARGV     1 debounce ms · 2 its cap ms · 3 dedupe s · 4 most events in the shard · 5 most events in a mailbox
          6 block ms, the longest a worker waits without looking · 7 most bytes in the shard · 8 most bytes in a mailbox
          9 kinds that have one share of a group's room, with a space between them
-         10… one put after the other: n, then n times (id, mailbox, frame); a frame's first byte is 1 for immediate
+         10 gather ms · 11 kinds whose mailboxes gather, with a space between them
+         12… one put after the other: n, then n times (id, mailbox, frame); a frame's first byte is 1 for immediate
 Returns  for each put the number of events stored; or {that number, position of each event that was diverted, from 0};
          the rest were duplicates. Or -1: the shard is full, nothing of this put was stored
 
@@ -26,7 +27,7 @@ Invariant  a list is non-empty <=> its mailbox is in exactly one of its `r:<grou
 Steps, for each put
   1 for each event: mark its id as seen, unless it is. No room in the shard: take back this put's entries and marks, refuse
     it. No room in its share or mailbox: divert it. Otherwise append (server time .. frame) to the mailbox
-  2 for each mailbox that grew:
+  2 for each mailbox that grew (one of a kind that gathers: debounce = cap = gather ms, also for immediate events):
     a it was empty: due now (only immediate events), else after the debounce: the burst begins
     b a burst is running: due = min(last + debounce, first + cap); a leased mailbox gets that time from queue_settle
     c leased, no burst yet: the burst begins
@@ -45,8 +46,10 @@ local stamp = string.format("%013.0f", now)
 local depth = tonumber(redis.call("GET", prefix .. "depth") or 0)
 local bytes = tonumber(redis.call("HGET", held, "bytes") or 0)
 local depth_before, bytes_before = depth, bytes
+local gather, gathers = tonumber(ARGV[10]), {}
 local soonest, replies, changed, groups_of, shares, kinds = math.huge, {}, {}, {}, {}, {}
 for kind in string.gmatch(ARGV[9], "%S+") do kinds[#kinds + 1], kinds[kind] = kind, true end
+for kind in string.gmatch(ARGV[11], "%S+") do gathers[kind] = gather > 0 end
 
 local function share_of(name)
   local kind, rest = string.match(name, "^([^:]*):(.+)$")
@@ -111,7 +114,10 @@ local function take_back(marks, boxes_of, sizes)
 end
 
 local function schedule(box, group, was_empty, debounced)
-  local ready, start, due = prefix .. "r:" .. group, now, now
+  local ready, start, due, pause, most = prefix .. "r:" .. group, now, now, debounce, cap
+  if gathers[string.match(box, "^[^:]*")] then
+    debounced, pause, most = true, gather, gather
+  end
   if debounced then
     local burst = not was_empty and redis.call("HGET", first, box)
     if burst then
@@ -119,7 +125,7 @@ local function schedule(box, group, was_empty, debounced)
     elseif not was_empty and redis.call("ZSCORE", ready, box) then
       return
     end
-    due = math.min(now + debounce, start + cap)
+    due = math.min(now + pause, start + most)
     redis.call("HSET", first, box, string.format("%.0f:%.0f", start, due))
   end
   if was_empty then
@@ -166,7 +172,7 @@ local function put(at, n)
   return {#marks, unpack(diverted)}
 end
 
-local at = 10
+local at = 12
 while ARGV[at] do
   local n = tonumber(ARGV[at])
   replies[#replies + 1] = put(at + 1, n)

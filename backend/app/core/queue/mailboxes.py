@@ -104,6 +104,8 @@ class Queue:
         max_per_mailbox: int = 1000,
         max_mailbox_bytes: int = 2 * 2**20,
         one_share: Sequence[str] = (),
+        gather_seconds: float = 0.0,
+        gathered: Sequence[str] = (),
         max_dead: int = 100_000,
         max_dead_bytes: int = 64 * 1024 * 1024,
         dedupe_seconds: int = 8 * 86400,
@@ -113,9 +115,11 @@ class Queue:
         """`debounce_seconds` after the last event of a burst, at most `debounce_cap_seconds` after its first.
         `max_pending` events and `max_bytes` bound the whole queue (each shard has an equal part), `max_per_mailbox` and
         `max_mailbox_bytes` one mailbox; a group may hold as much as is still free (core/lua/queue_put.lua), and so may
-        the groups `<kind>:<rest>` of one rest together, for the kinds in `one_share` (no spaces in them). `max_dead`
-        bounds the dead letters of each shard and `max_dead_bytes` those of all shards; beyond them the oldest are
-        dropped. `dedupe_seconds` exceeds the 7 days in which Meta redelivers."""
+        the groups `<kind>:<rest>` of one rest together, for the kinds in `one_share` (no spaces in them). Mailboxes of
+        the kinds in `gathered` are due `gather_seconds` after the first event that waits in them, however many follow
+        and whether they are immediate: one claim takes them together. `max_dead` bounds
+        the dead letters of each shard and `max_dead_bytes` those of all shards; beyond them the oldest are dropped.
+        `dedupe_seconds` exceeds the 7 days in which Meta redelivers."""
         self.lease_seconds = lease_seconds
         self._audit_rules = _ms(lease_seconds), _ms(MAX_LEASE_SECONDS), _ms(debounce_cap_seconds)
         # Our clock may run a little slower than the server's, and a side effect takes time after its check.
@@ -128,6 +132,7 @@ class Queue:
             _ms(debounce_seconds), _ms(debounce_cap_seconds), dedupe_seconds,
             math.ceil(max_pending / shards), max_per_mailbox, _ms(BLOCK_SECONDS),
             math.ceil(max_bytes / shards), max_mailbox_bytes, " ".join(one_share),
+            _ms(gather_seconds), " ".join(gathered),
         )  # fmt: skip
         self._most = (math.ceil(max_pending / shards), math.ceil(max_bytes / shards))
         self._refused_at = -math.inf
