@@ -14,7 +14,6 @@ from app.core import cache
 from app.core.errors import Unavailable
 from app.core.last_known import LastKnown
 from app.core.leader import Lease
-from app.core.loop_watch import LoopWatch
 from app.core.registry import HEARTBEAT_SECONDS
 from app.replica import Outside, Replica
 from app.services.account_notices import AccountNotices
@@ -44,7 +43,7 @@ def start_loops(replica: Replica, outside: Outside) -> None:
     outside.breakers.on_recovery = replica.services.breakers.recovered
     start = replica.supervisor.start
     beating = {
-        "event_loop": LoopWatch().run,
+        "event_loop": replica.loop_watch.run,
         "schema": replica.schema.run,
         "namespace": replica.namespace.run,
         **replica.services.health.loops(),

@@ -11,6 +11,7 @@ from app.api.deps import Services
 from app.core.arrivals import Arrivals
 from app.core.circuit_breaker import BreakerFleet
 from app.core.lifecycle import Supervisor
+from app.core.loop_watch import LoopWatch
 from app.core.namespace import Binding
 from app.core.pacing import Pacer
 from app.core.probe_board import ProbeBoard
@@ -48,6 +49,7 @@ class Replica:
     settings: Settings
     schema: SchemaGate
     namespace: NamespaceGate
+    loop_watch: LoopWatch
 
     def when_fit(self, loop: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
         """`loop`, started only once this replica may work."""

@@ -36,6 +36,7 @@ from app.core.circuit_breaker import (
 from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, get_http_client, leave_by, make_room_for
 from app.core.lifecycle import Supervisor
+from app.core.loop_watch import LoopWatch
 from app.core.metrics import tell_build
 from app.core.namespace import Binding
 from app.core.pacing import Pacer
@@ -219,7 +220,7 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
     )
     cut_off = CutOff(CIRCUIT_BREAKERS, lambda: [other.info for other in outside.registry.others])
     notices = AccountNotices(accounts)
-    bot, worker = None, None
+    loop_watch, bot, worker = LoopWatch(), None, None
     if settings.app_role is not ReplicaRole.API:
         bot = BotService(
             accounts=accounts,
@@ -235,6 +236,7 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
             conversations,
             notices,
             concurrency=capacity_of(settings).answers,
+            lag_seconds=lambda: loop_watch.lag_seconds,
             on_beat=lambda: supervisor.beat("worker"),
             may_claim=lambda: schema.is_open() and namespace.is_open(),
             is_cut_off=cut_off.leaves_work_to_others,
@@ -265,6 +267,7 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
         settings=settings,
         schema=schema,
         namespace=namespace,
+        loop_watch=loop_watch,
     )
 
 

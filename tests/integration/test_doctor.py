@@ -444,16 +444,25 @@ def test_strangers_accounts_without_a_bound_are_warned_of(more: dict[str, int], 
 
 async def test_limits_that_contradict_each_other_are_warned_of(doctor: Doctor, valkey_url: str) -> None:
     everything = await doctor()
-    assert not {"WORKER_CONCURRENCY", "QUEUE_MAX_PENDING", "redis connections"} & set(everything)
+    names = {
+        "WORKER_CONCURRENCY",
+        "QUEUE_MAX_PENDING",
+        "redis connections",
+        "DATABASE_CONNECTIONS",
+        "database connections",
+    }
+    assert not names & set(everything)
     with redis.Redis.from_url(valkey_url) as server:
         before = server.config_get("maxclients")["maxclients"]
         server.config_set("maxclients", 500)
         try:
-            found = await doctor(WORKER_CONCURRENCY="401", QUEUE_MAX_PENDING="400")
+            found = await doctor(WORKER_CONCURRENCY="401", QUEUE_MAX_PENDING="400", DATABASE_CONNECTIONS="10")
         finally:
             server.config_set("maxclients", before)
     told = {name: finding for name, finding in found.items() if name not in everything}
-    assert set(told) == {"WORKER_CONCURRENCY", "QUEUE_MAX_PENDING", "redis connections"}
+    assert set(told) == names - {"database connections"}
     assert {finding["state"] for finding in told.values()} == {"warn"}
     assert "maxclients is 500" in told["redis connections"]["detail"]
+    many = (await doctor(DATABASE_CONNECTIONS="450"))["database connections"]
+    assert (many["state"], "may open 451" in many["detail"]) == ("warn", True)
     assert not set(await doctor(WORKER_CONCURRENCY="401", APP_ROLE="api")) - set(everything)

@@ -42,6 +42,7 @@ from app.domain.errors import (
 from app.domain.webhook import Kind, to_inbound
 from app.services.account_notices import AccountNotices
 from app.services.bot_service import BotService, Handled, Run
+from app.services.claim_room import LOOK_SECONDS, ClaimRoom
 from app.services.conversation_service import ConversationService
 from app.services.dead_letters import about
 from app.services.delivery import ACCOUNT_RETRY_SECONDS, Postponed
@@ -58,7 +59,6 @@ FAILED_RETRY_CAP_SECONDS = 60.0
 JITTER_CAP_SECONDS = 5.0
 QUEUE_RETRY_SECONDS = 0.5
 """Pause after the queue itself could not be reached; work resumes within a second of its return."""
-FULL_BEAT_SECONDS = 1.0
 MAX_LACKING = 1000
 GROUP_SHARE = 0.8
 """Most of the slots that one account's conversations may take. When the model or WhatsApp hangs for an account, every
@@ -79,8 +79,8 @@ async def _nothing(_events: Sequence[Event]) -> None:
 
 
 class InboxWorker:
-    """At most `concurrency` conversations at a time, `GROUP_SHARE` of them of one account; never more claimed than can
-    be worked on."""
+    """At most `concurrency` conversations at a time (`ClaimRoom`), `GROUP_SHARE` of them of one account; never more
+    claimed than can be worked on."""
 
     def __init__(
         self,
@@ -90,21 +90,22 @@ class InboxWorker:
         notices: AccountNotices,
         *,
         concurrency: int,
+        lag_seconds: Callable[[], float] = lambda: 0.0,
         on_beat: Callable[[], None] = lambda: None,
         on_queue_away: Callable[[], None] = lambda: None,
         may_claim: Callable[[], bool] = lambda: True,
         is_cut_off: Callable[[], bool] = lambda: False,
         on_handled: Callable[[Sequence[Event]], Awaitable[None]] = _nothing,
     ) -> None:
-        """`may_claim`: asked before every claim; while it says no, nothing new is taken. `is_cut_off`: nothing new
-        either, and what is held goes back at once, to replicas that can do it. `on_handled`: awaited before the queue
-        is told; if it raises `Unavailable`, the events are handled again."""
+        """`lag_seconds`: of the event loop; while it is late, fewer are held. `may_claim`: asked before every claim;
+        while it says no, nothing new is taken. `is_cut_off`: nothing new either, and what is held goes back at once, to
+        replicas that can do it. `on_handled`: awaited before the queue is told; if it raises `Unavailable`, the events
+        are handled again."""
         self._queue = queue
         self._bot = bot
         self._conversations = conversations
         self._notices = notices
-        self._concurrency = concurrency
-        self._per_group = max(1, int(concurrency * GROUP_SHARE))
+        self._room = ClaimRoom(concurrency, lag_seconds)
         self._on_beat = on_beat
         self._on_queue_away = on_queue_away
         self._may_claim = may_claim
@@ -159,20 +160,21 @@ class InboxWorker:
 
     async def _claim_once(self) -> None:
         self._slot_freed.clear()
-        free = self._concurrency - len(self._held)
+        room = self._room.look(len(self._held))
+        free, per_group = room - len(self._held), max(1, int(room * GROUP_SHARE))
         if free <= 0:
             with suppress(TimeoutError):  # a beat now and then also while everything is busy
-                async with asyncio.timeout(FULL_BEAT_SECONDS):
+                async with asyncio.timeout(LOOK_SECONDS):
                     await self._slot_freed.wait()
             return
         held = Counts(Queue.group_of(claim.mailbox) for claim in self._held.values())
-        claims = await self._queue.claim(free, held=held, per_group=self._per_group)
+        claims = await self._queue.claim(free, held=held, per_group=per_group)
         for claim in claims:
             task = asyncio.create_task(self._handle(claim), name=f"handle {claim.token}")
             self._held[task] = claim
             task.add_done_callback(self._release)
         if not claims:
-            await self._wait(also_for_a_slot=self._per_group in held.values())
+            await self._wait(also_for_a_slot=max(held.values(), default=0) >= per_group)
 
     async def _wait(self, *, also_for_a_slot: bool) -> None:
         """For work; also for a slot if an account has all it may have: what it left in the queue is not waited for."""
