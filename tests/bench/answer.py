@@ -295,7 +295,7 @@ def _round(
     if who.floor is not None:
         who.floor.ask("run", PATIENCE_SECONDS, messages=messages)
     else:
-        _post_all(stage, who, _questions(stage, who, messages))
+        _post_all(who, _questions(stage, who, messages))
     result = world.ask("wait", 2 * PATIENCE_SECONDS, sends=messages, seconds=PATIENCE_SECONDS)
     _until_idle(stage, who)
     sends = result["calls"].get("send", 0)
@@ -320,7 +320,7 @@ def _questions(stage: Stage, who: Contender, messages: int) -> list[bytes]:
     return found
 
 
-def _post_all(stage: Stage, who: Contender, requests: Sequence[bytes]) -> None:
+def _post_all(who: Contender, requests: Sequence[bytes]) -> None:
     def some(part: Sequence[bytes]) -> None:
         with _connection(who) as connection:
             for request in part:
@@ -349,7 +349,7 @@ def _until_idle(stage: Stage, who: Contender) -> None:
 
 
 def _statuses(stage: Stage, who: Contender, sends: Sequence[Mapping[str, str]]) -> float:
-    """CPU in ms for the three statuses of a message, each in a POST of its own."""
+    """CPU in ms for the three statuses of a message, each in a POST of its own, by as many clients as post messages."""
     requests = []
     for send in sends:
         for name in ("sent", "delivered", "read"):
@@ -357,9 +357,7 @@ def _statuses(stage: Stage, who: Contender, sends: Sequence[Mapping[str, str]]) 
             change = statuses_change(Business(send["number"]), [said])
             requests.append(http_request(encode_like_meta(envelope(change)), stage.keys.app_secret))
     cpu = process_seconds(who.pid)
-    with _connection(who) as connection:
-        for request in requests:
-            post(connection, request)
+    _post_all(who, requests)
     _until_idle(stage, who)
     who.answered = len(sends)
     return 1000 * (process_seconds(who.pid) - cpu) / len(sends)
@@ -368,7 +366,7 @@ def _statuses(stage: Stage, who: Contender, sends: Sequence[Mapping[str, str]]) 
 def _webhooks(stage: Stage, world: Child, who: Contender) -> tuple[int, list[float], int]:
     """Refused, seconds of each that was taken, and how many messages still waited at the end."""
     world.ask("reset", PATIENCE_SECONDS, model_seconds=0.0)
-    _post_all(stage, who, _questions(stage, who, BACKLOG))
+    _post_all(who, _questions(stage, who, BACKLOG))
     requests = _questions(stage, who, int(WEBHOOKS_PER_SECOND * WEBHOOK_SECONDS))
     began, refused, delays = time.monotonic(), Counter[str](), []
 

@@ -10,6 +10,7 @@ import uuid
 
 import pytest
 
+from app.cli.root import main
 from app.core.errors import Unavailable
 from app.core.logging import bind_request_id, configure_logging, forget_context, log_canonical, request_id
 
@@ -245,6 +246,18 @@ def test_a_handler_that_is_taken_away_again_changes_nothing(canonical):
     log_canonical("second")
     assert canonical() == ["first", "second"]
     assert [record.getMessage() for record in other.records] == ["first"]
+
+
+async def test_what_keeps_a_command_quiet_keeps_no_line_of_a_replica_from_its_quick_way(canonical, logged):
+    """`chorus` adds a handler that does nothing, before `serve` sets up its own."""
+    logging.getLogger().handlers.clear()
+    main.callback()
+    logged.configure("INFO")
+    log_canonical("first")
+    log_canonical("second")
+    await asyncio.sleep(0)
+    stamps = {json.loads(line)["timestamp"] for line in logged().splitlines()}
+    assert (canonical(), len(stamps)) == (["first", "second"], 1), "those of one turn are written at once (ADR 14)"
 
 
 def test_caplog_sees_canonical_lines(canonical, caplog):

@@ -150,7 +150,7 @@ class _Lines:
         a handler or filter may be added at any time, by OpenTelemetry for example."""
         handler, parent, root = self._handler, _canonical.parent, logging.root
         return (
-            root.handlers == [handler]
+            [other for other in root.handlers if type(other) is not logging.NullHandler] == [handler]
             and not handler.filters
             and handler.level <= logging.INFO
             and handler.formatter is self._formatter
