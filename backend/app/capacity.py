@@ -2,7 +2,7 @@
 
 answers in the making          WORKER_CONCURRENCY: as many calls of the model, and as many sends
 calls of one HTTP host         those, and the read receipts that go beside them; 50 or more
-connections to Postgres        a fifth, 10 to 50, unless DATABASE_CONNECTIONS says otherwise: an answer waits for the
+connections to Postgres        a twentieth, 10 to 50, unless DATABASE_CONNECTIONS says otherwise: an answer waits for the
                                model most of the time, and for Postgres some 10 ms
 calls of Supabase over REST    as many, 50 or more: they go through the HTTP client, and take longer
 connections to Redis           as many, and some for what is no answer
@@ -18,7 +18,7 @@ from app.settings import Settings
 LEAST_HTTP_CALLS = 50
 LEAST_CONNECTIONS, MOST_CONNECTIONS = 10, 50
 """PostgreSQL allows 100 in all by default; more than it has cores for only wait there instead of here."""
-ANSWERS_PER_CONNECTION = 5
+ANSWERS_PER_CONNECTION = 20
 SPARE_REDIS_CONNECTIONS = 20
 """The API's, and the worker's own calls."""
 

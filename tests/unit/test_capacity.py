@@ -12,8 +12,8 @@ def capacity(**given: int) -> Capacity:
     return capacity_of(Settings(_env_file=None, **given))
 
 
-@pytest.mark.parametrize(("answers", "connections"), [(1, 10), (50, 10), (100, 20), (200, 40), (250, 50), (1000, 50)])
-def test_connections_to_postgres_are_a_fifth_of_the_answers_within_bounds(answers: int, connections: int) -> None:
+@pytest.mark.parametrize(("answers", "connections"), [(1, 10), (50, 10), (200, 10), (400, 20), (1000, 50)])
+def test_connections_to_postgres_are_a_twentieth_of_the_answers_within_bounds(answers: int, connections: int) -> None:
     assert capacity(worker_concurrency=answers).database_connections == connections
 
 

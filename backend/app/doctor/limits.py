@@ -18,7 +18,7 @@ from app.wiring import open_door, open_store
 MOST_AT_ONCE = 200
 """Answers in the making. One process makes 35 to 45 a second on a core whatever their number (docs/operations.md): more
 at once are of use only while the model takes longer than about 5 s for each."""
-ANSWERS_AT_MOST = 25
+ANSWERS_AT_MOST = 40
 """For each connection to Postgres. It is in use for about 10 ms of an answer, which takes a second or more."""
 LISTENING = 1
 """Connection of a replica that waits for changes made elsewhere."""
