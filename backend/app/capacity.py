@@ -2,8 +2,8 @@
 
 answers in the making          WORKER_CONCURRENCY: as many calls of the model, and as many sends
 calls of one HTTP host         those, and the read receipts that go beside them; 50 or more
-connections to Postgres        a twentieth, 10 to 50, unless DATABASE_CONNECTIONS says otherwise: an answer waits for the
-                               model most of the time, and for Postgres some 10 ms
+connections to Postgres        a twentieth, 10 to 50, unless DATABASE_CONNECTIONS says otherwise: an answer waits for
+                               the model most of the time, and for Postgres some 10 ms
 calls of Supabase over REST    as many, 50 or more: they go through the HTTP client, and take longer
 connections to Redis           as many, and some for what is no answer
 """
