@@ -95,7 +95,7 @@ async def broken_model(world: ChaosWorld, *, seconds: float = 6.0) -> Fairness:
     return Fairness("another's own model is down", without, during, 0.95)
 
 
-async def slow_model(world: ChaosWorld, *, seconds: float = SECONDS) -> Fairness:
+async def slow_model(world: ChaosWorld, *, seconds: float = 6.0) -> Fairness:
     """Another account has chosen a model that takes as long as the longest answer may, and five of its customers
     write, again as soon as they are answered."""
     stage, (slow, healthy) = Stage(world), world.businesses[:2]
