@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
@@ -16,6 +17,7 @@ from app.core.deadline import Deadline
 from app.demo.bakery import BAKERY
 from app.domain.models import BlockReason, BotProfile, Generation, Prompt
 from app.sandbox import webhooks as wa
+from app.services import inbox_worker
 from tests.support.office import MakeOffice, Office
 
 INTERIM, FALLBACK = BAKERY["interim_text"], BAKERY["fallback_text"]
@@ -87,7 +89,11 @@ async def test_who_waits_in_vain_gets_the_interim_text_and_then_the_fallback_tex
     assert await texts(office, person) == [INTERIM, FALLBACK]
 
 
-async def test_a_conversation_put_off_for_long_comes_back_in_time_and_asks_nothing(make_office: MakeOffice) -> None:
+async def test_a_conversation_put_off_for_long_comes_back_in_time_and_asks_nothing(
+    make_office: MakeOffice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The time of the interim text is not spread, as that of a try after an outage is: that would be six seconds here.
+    monkeypatch.setattr(inbox_worker, "random", SimpleNamespace(random=lambda: 20.0))
     office = await make_office(interim_seconds=1.5)
     person = office.person()
     await office.control.add_fault("gemini", gemini="quota_per_minute", retry_delay="50s")
