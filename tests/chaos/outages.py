@@ -16,9 +16,8 @@ from .traffic import Message, payload, sender
 from .world import LOOK_SECONDS, ChaosWorld
 
 BACK_SECONDS = 2.0
-"""From the moment the database takes connections again."""
-LAST_SECONDS = 3.0
-"""Until the last of what had waited: a replica that has not heard of the end is told again after two seconds."""
+"""From the moment the database takes connections again. After a long outage the last of what had waited comes later:
+a core makes 35 to 45 answers a second. The 72 of six seconds are within it too."""
 POLL_SECONDS = 0.02
 PER_SECOND = 12
 SETTINGS: Mapping[str, str] = {"READINESS_REQUIRES": "redis,database"}
@@ -201,7 +200,7 @@ async def no_connection_left(world: ChaosWorld) -> None:
     """Postgres has no connection left: it is told, nothing is lost, and it works two seconds after it has some."""
     seen = await connections_taken(world, 6.0)
     within_bar(seen)
-    if seen.last_answer > LAST_SECONDS:
+    if seen.last_answer > BACK_SECONDS:
         raise Broken(str(seen))
 
 
