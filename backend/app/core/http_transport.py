@@ -314,13 +314,14 @@ _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _HEAD = re.compile(
     rb"%b [\x21-\x7e]+ HTTP/1\.1\r\n(?:%b: (?:[^\x00\s]+(?:[ \t]+[^\x00\s]+)*)?\r\n)+\r\n" % (_TOKEN, _TOKEN)
 )
-"""RFC 9112. A value with a line break would be a header of its own, or a request."""
+"""RFC 9112."""
 
 
 def _checked(method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
     """Raises `LocalProtocolError` for what may not stand in a head."""
     head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, b"".join([b"%b: %b\r\n" % header for header in headers]))
-    if not _HEAD.fullmatch(head):
+    # A value with a line break would be a header of its own.
+    if head.count(b"\n") != len(headers) + 2 or not _HEAD.fullmatch(head):
         raise httpx.LocalProtocolError("characters that a method, a path or a header must not have")
     return head
 
