@@ -27,6 +27,7 @@ from app.core.http_client import (
     request,
 )
 from app.core.network_trouble import network_cause
+from tests.integration.test_egress import HttpProxy
 from tests.support.fakes import peer, read_request, response
 from tests.support.tls import running_fronts
 
@@ -332,6 +333,28 @@ async def test_a_proxy_that_breaks_off_was_sent_nothing_of_the_request(says: byt
     assert cause.setting == "HTTPS_PROXY"
 
 
+@pytest.mark.parametrize("scheme", ["https", "http"])
+async def test_a_proxy_that_is_reached_by_tls(tmp_path: Path, scheme: str) -> None:
+    """TLS within TLS for an https URL."""
+    server, proxy = Peer(), HttpProxy()
+    with running_fronts(tmp_path) as fronts:
+        async with peer(server) as url, peer(proxy.handle) as proxy_url:
+            proxy_port, port = (fronts.before(urlsplit(each).port or 0) for each in (proxy_url, url))
+            by_tls = f"https://u:p@127.0.0.1:{proxy_port}"
+            leave_by(Egress(https_proxy=by_tls, http_proxy=by_tls, ca_file=str(fronts.authority)))
+            where = f"https://127.0.0.1:{port}/x" if scheme == "https" else f"{url}/x"
+            for _ in range(2):
+                assert (await request("POST", where, timeout_seconds=5, payload={})).status == 200
+            await close_http_client()
+        assert fronts.encrypted[proxy_port] >= 1
+    if scheme == "https":
+        assert proxy.asked == [f"CONNECT 127.0.0.1:{port}"]
+        assert len(server.requests) == 2
+    else:
+        assert set(proxy.asked) == {f"POST {where}"}
+    assert set(proxy.credentials) == {"Basic dTpw"}
+
+
 async def test_no_turn_within_the_time_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_client, "POOL_SECONDS", 0.05)
     monkeypatch.setattr(http_client, "_room", http_client._Room(connections=1, keepalive=1, per_host=1))
@@ -349,6 +372,29 @@ async def test_no_turn_within_the_time_was_not_sent(monkeypatch: pytest.MonkeyPa
         stuck.cancel()
         await asyncio.wait([stuck])
     assert server.connections == 0
+
+
+async def test_the_time_limit_of_the_whole_says_if_it_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_client, "_room", http_client._Room(connections=9, keepalive=1, per_host=1))
+    monkeypatch.setattr(http_client, "_timeout", lambda _seconds: httpx.Timeout(5))
+
+    async def hang(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with peer(hang) as url:
+        with pytest.raises(ConnectFailed, match=r"^TimeoutError while connecting$"):
+            await request("POST", url.replace("http:", "https:"), timeout_seconds=0.1, payload={})
+        stuck = asyncio.create_task(request("POST", url, timeout_seconds=5, payload={}))
+        await asyncio.sleep(0.02)
+        with pytest.raises(PoolFull, match=r"^TimeoutError while waiting for its turn$"):
+            await request("POST", url, timeout_seconds=0.1, payload={})
+        with pytest.raises(PoolFull, match=r"^PoolTimeout$"):
+            async with asyncio.timeout(1):
+                await request("POST", url, timeout_seconds=5, payload={}, waits_for_turn=False)
+        stuck.cancel()
+        await asyncio.wait([stuck])
+        with pytest.raises(AmbiguousFailure, match=r"^TimeoutError$"):
+            await request("POST", url, timeout_seconds=0.1, payload={})
 
 
 # -- perhaps sent --

@@ -1,4 +1,4 @@
-"""The process's HTTP clients, and the only module that imports httpx.
+"""The process's HTTP clients; with their transport the only modules that import httpx.
 
     client = await get_http_client()      # connect 3 s, read 10 s; at most 100 connections, 20 kept alive
     media = await get_http_client_for_media()                                   # the same with read and write 30 s
@@ -23,8 +23,8 @@ failures by the one question that matters for a message that must not be sent tw
     └── AmbiguousFailure       the peer may have processed it
         └── BodyTooLarge       it answered, with more than we take in
 
-A kept-alive connection that the peer closed just before our request looks exactly like one lost while the peer was
-working, so it is ambiguous too. `KEEPALIVE_SECONDS` makes it rare.
+A kept connection whose end reaches this machine after our request left looks exactly like one lost while the peer was
+working, so it is ambiguous too. `KEEPALIVE_SECONDS` makes it rare. What is beneath the clients is `http_transport.py`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from httpx import AsyncClient
 
 from app.core.egress import Egress
 from app.core.errors import Expected
-from app.core.http_transport import Transport
+from app.core.http_transport import UNSENT, Transport
 from app.core.network_trouble import went_through_proxy
 from app.core.tracing import span
 
@@ -361,12 +361,13 @@ async def request(
     payload: object = None,
     max_body_bytes: int = MAX_BODY_BYTES,
     get_client: GetClient = get_http_client,
+    waits_for_turn: bool = True,
 ) -> Response:
     """One exchange within `timeout_seconds`, from the wait for a connection to the last byte of the body.
 
-    `payload` is sent as JSON. A response of any status is returned; raises `ConnectFailed` or `AmbiguousFailure`.
-    Does not retry, follow redirects or raise for a status. With less than about 9 s, a connection that hangs in
-    its handshake can count as ambiguous although nothing was sent: the doubt goes to the safe side.
+    `payload` is sent as JSON. Without `waits_for_turn` it is `PoolFull` at once when as many requests are under way as
+    may be. A response of any status is returned; raises `ConnectFailed` or `AmbiguousFailure`.
+    Does not retry, follow redirects or raise for a status.
     """
     client = await get_client()
     sent = {**_HEADERS, **headers} if headers else dict(_HEADERS)
@@ -374,7 +375,11 @@ async def request(
     if payload is not None:
         content = orjson.dumps(payload)
         sent["content-type"] = "application/json"
-    limits = {"timeout": _timeout(timeout_seconds).as_dict(), "max_body_bytes": max_body_bytes}
+    seconds = _timeout(timeout_seconds).as_dict()
+    if not waits_for_turn:
+        seconds["pool"] = 0
+    limits = {"timeout": seconds, "max_body_bytes": max_body_bytes}
+    prepared: httpx.Request | None = None
     try:
         where = _url(url)
         # Without user and password, which a base URL may carry.
@@ -391,7 +396,12 @@ async def request(
         raise PoolFull(_describe(exc)) from exc
     except _NOT_SENT as exc:
         raise ConnectFailed(_describe(exc)) from exc
-    except (httpx.RequestError, TimeoutError) as exc:
+    except TimeoutError as exc:
+        unsent = prepared.extensions.get(UNSENT) if prepared else None
+        if unsent is None:
+            raise AmbiguousFailure(_describe(exc)) from exc
+        raise (ConnectFailed if unsent == "connecting" else PoolFull)(f"{_describe(exc)} while {unsent}") from exc
+    except httpx.RequestError as exc:
         raise AmbiguousFailure(_describe(exc)) from exc
 
 

@@ -31,6 +31,10 @@ from app.core.http_connection import BrokenAnswer, Connection
 
 DEFAULT_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
 
+UNSENT = "unsent"
+"""The extension of a request that tells a caller whose time limit ends it how far it was: there until the request is
+given to a connection."""
+
 Seconds = Mapping[str, float | None]
 """httpx's time limits by name: connect, read, write, pool."""
 
@@ -70,9 +74,12 @@ class Transport(httpx.AsyncBaseTransport):
         head, body = self._head(request), _body(request)
         seconds: Seconds = request.extensions.get("timeout", {})
         origin = f"{url.scheme}://{url.netloc.decode('ascii')}"
+        request.extensions[UNSENT] = "waiting for its turn"
         await self._enter(origin, seconds.get("pool"))
         try:
+            request.extensions[UNSENT] = "connecting"
             connection = self._kept(origin) or await self._connect(url, seconds)
+            del request.extensions[UNSENT]
             try:
                 with _WRITING:
                     await connection.send(head, body, method=request.method, seconds=seconds.get("write"))
