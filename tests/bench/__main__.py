@@ -1,4 +1,4 @@
-"""`make bench`, or `python -m tests.bench [ingest] [end_to_end] [queue] [mixed] [cache] [breaker]`."""
+"""`make bench`, or `python -m tests.bench [ingest] [end_to_end] [queue] [mixed] [headline] [cache] [breaker]`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 
-from tests.bench import end_to_end, ingest, mixed, queue_rates
+from tests.bench import end_to_end, headline, ingest, mixed, queue_rates
 from tests.bench.machine import Stage, describe, load, stage
 from tests.bench.peers import beside_peers
 from tests.bench.report import Bar
@@ -17,6 +17,7 @@ BENCHMARKS: Mapping[str, Callable[[Stage], tuple[list[str], list[Bar]]]] = {
     "end_to_end": end_to_end.run,
     "queue": queue_rates.run,
     "mixed": mixed.run,
+    "headline": headline.run,
     "cache": beside_peers("tests.bench.cache"),
     "breaker": beside_peers("tests.bench.breaker"),
 }

@@ -26,7 +26,7 @@ class Bar:
 
     def __str__(self) -> str:
         sign = "<=" if self.at_most else ">="
-        by = f"{abs(self.value - self.limit) / self.limit:.0%}" if self.limit else number(self.value)
+        by = f"{abs((self.value - self.limit) / self.limit):.0%}" if self.limit else number(self.value)
         verdict = "met" if self.is_met else f"MISSED by {by}"
         return f"{self.what}: {number(self.value)}{self.unit} (bar {sign} {number(self.limit)}{self.unit}) {verdict}"
 

@@ -36,6 +36,8 @@ NOISE_SECONDS = 0.15
 """Two runs of the same on a busy machine differ by as much."""
 WOKEN_SETTINGS = SETTINGS | {"LEASE_SECONDS": "60", "REPLY_DEADLINE_SECONDS": "120"}
 STOPPED_SECONDS = 20.0
+ANSWERED_SECONDS = 20.0
+"""After the last message: far more than an answer may take."""
 BACK_SECONDS = 10.0
 """Within this a replica whose way is well again works again: two looks at an upstream."""
 
@@ -119,7 +121,8 @@ async def _resend_unproven(world: ChaosWorld, *, resend: bool) -> None:
 
 async def _waits(world: ChaosWorld, stream: Stream) -> list[float]:
     customers = {message.person.wa_id: message for message in stream.stage.messages}
-    answers = await answered_at(world, [customers[who] for who in stream.posted_at])
+    asked = [customers[who] for who in stream.posted_at]
+    answers = await answered_at(world, asked, timeout_seconds=ANSWERED_SECONDS)
     return [answers[who] - at for who, at in stream.posted_at.items()]
 
 
@@ -191,7 +194,9 @@ def within_bar(seen: Waits) -> None:
 def _scenario(dependency: str, how: str) -> Callable[[ChaosWorld], Awaitable[None]]:
     async def scenario(world: ChaosWorld) -> None:
         seconds = SILENT_SECONDS if how == "silent" else BAD_SECONDS
-        within_bar(await one_bad_replica(world, dependency, how=how, bad_seconds=seconds))
+        seen = await one_bad_replica(world, dependency, how=how, bad_seconds=seconds)
+        sys.stdout.write(f"    {seen}\n")
+        within_bar(seen)
 
     scenario.__name__ = f"{dependency}_lost_by_one" if how == "refused" else f"{dependency}_lost_by_one_{how}"
     return scenario

@@ -15,6 +15,7 @@ from app.localhost.servers import Valkey
 
 from . import bad_way, database, fairness, given_up, outages, own_limits, pooler, scenarios, shares
 from .database import DATABASE_SCENARIOS
+from .failover import database_loses_seconds
 from .moved_clock import LIBRARIES, MovedValkey
 from .name_server import why_not
 from .names import names_that_hang
@@ -60,6 +61,11 @@ _WITH_A_NAME_SERVER = () if why_not() else (names_that_hang,)
 LONG: Mapping[str, Scenario] = bad_way.SCENARIOS
 """About a minute each: played by `make chaos` only."""
 
+IN_TURN: Mapping[str, str] = {
+    name: dependency for dependency in bad_way.DEPENDENCIES for name in LONG if name.startswith(f"{dependency}_lost")
+}
+"""The longest ones, by dependency: those of one of them with each seed."""
+
 EVERY_SCENARIO: Mapping[str, Scenario] = {
     **SCENARIOS,
     **DATABASE_SCENARIOS,
@@ -71,15 +77,23 @@ EVERY_SCENARIO: Mapping[str, Scenario] = {
             full_redis,
             another_database_on_the_namespace,
             own_limits.answers_of_one_moment,
+            own_limits.database_slots_taken,
             given_up.gemini_back,
             given_up.quota_for_a_day,
             given_up.given_up_message_calls_a_person,
+            database_loses_seconds,
             *_WITH_A_POOLER,
             *_WITH_A_NAME_SERVER,
             *_IN_A_WORLD_OF_ITS_OWN,
         )
     },
 }
+
+
+def scenarios_of(seed: int) -> Sequence[str]:
+    """What `make chaos` plays with this seed: all but those of the other dependencies in turn."""
+    dependency = bad_way.DEPENDENCIES[seed % len(bad_way.DEPENDENCIES)]
+    return [name for name in EVERY_SCENARIO if IN_TURN.get(name, dependency) == dependency]
 
 
 class Place(NamedTuple):

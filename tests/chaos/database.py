@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import statistics
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,11 +26,14 @@ from tests.support.proxy import proxied
 from .scenarios import QUIET_SECONDS, Broken, Stage
 from .traffic import Message, Traffic, sender
 from .verdict import Verdict, judge
-from .world import ChaosWorld, running_world
+from .world import STATUSES_AFTER_SECONDS, ChaosWorld, running_world
 
 SETTINGS = {"LEASE_SECONDS": "5", "DEBOUNCE_SECONDS": "0.2", "SEND_RECONCILE_SECONDS": "3"}
+LATE_SECONDS = 10.0
+"""More than a conversation waits for its next try and for a proof together."""
 CUSTOMERS_PER_SECOND = 15
 RATIO = 1.2
+BACK_SECONDS = 2.0
 GRACE_SECONDS = 0.1
 """For a machine that carries three replicas, their servers and the driver; far from the seconds that a lock costs."""
 
@@ -40,9 +44,11 @@ class Length:
 
     locked: float
     away: float
+    silent: float
+    """Longer than a call may take, or each is answered in the end and nothing is at stake."""
 
 
-SHORT, LONG = Length(locked=6, away=4), Length(locked=40, away=25)
+SHORT, LONG = Length(locked=6, away=4, silent=9), Length(locked=40, away=25, silent=25)
 
 
 # -- one account's conversations are locked ----------------------------------------------------------------------------
@@ -63,7 +69,12 @@ async def locked_account(world: ChaosWorld, length: Length = SHORT) -> str:
         during, pages = await asyncio.gather(
             _replies(world, stage, healthy, seconds), _pages(world, [healthy, locked], seconds)
         )
+    ended = time.time()
     verdict = await _rest(world, stage)
+    sends = await stage.sends(2, *[messages[1] for messages in known])
+    first, *_, last = sorted(at - ended for send in sends if (at := float(str(send["at"]))) > ended)
+    if first > BACK_SECONDS:
+        raise Broken(f"the first of the locked customers was answered {first:.2f} s after the lock's end")
     before, beside = statistics.median(without), statistics.median(during)
     if beside > RATIO * before + GRACE_SECONDS:
         raise Broken(f"p50 of the other account: {before:.2f} s alone, {beside:.2f} s beside the locked one")
@@ -71,7 +82,8 @@ async def locked_account(world: ChaosWorld, length: Length = SHORT) -> str:
         raise Broken(f"{failed} of {len(pages)} pages were not shown")
     return (
         f"p50 of the others {before * 1000:.0f} -> {beside * 1000:.0f} ms, {len(pages)} pages, 0 x 503,"
-        f" {verdict.replies} replies, {verdict.lost} lost, {verdict.duplicated} twice"
+        f" {verdict.replies} replies, {verdict.lost} lost, {verdict.duplicated} twice; of {len(known)} locked ones the"
+        f" first was answered {first:.2f} s and the last {last:.2f} s after the lock's end"
     )
 
 
@@ -126,7 +138,7 @@ async def gone_while_sending(world: ChaosWorld, length: Length = SHORT) -> str:
 
 async def frozen_while_sending(world: ChaosWorld, length: Length = SHORT) -> str:
     """It answers nothing, and carries out later what was asked before."""
-    return await _away(world, length.away, world.servers.postgres.pause, world.servers.postgres.resume)
+    return await _without_statuses(world, length.silent, world.servers.postgres.pause, world.servers.postgres.resume)
 
 
 async def slow_while_sending(world: ChaosWorld, length: Length = SHORT) -> str:
@@ -134,14 +146,26 @@ async def slow_while_sending(world: ChaosWorld, length: Length = SHORT) -> str:
     async with proxied(world.servers.database_url) as way:
         await world.replace_all({"DATABASE_URL": way.url})
         try:
-            return await _away(
+            return await _without_statuses(
                 world,
-                length.away,
+                length.silent,
                 partial(setattr, way, "delay_seconds", 1.0),
                 partial(setattr, way, "delay_seconds", 0.0),
             )
         finally:
             await world.replace_all({})
+
+
+async def _without_statuses(
+    world: ChaosWorld, seconds: float, end: Callable[[], object], begin: Callable[[], object]
+) -> str:
+    """As `_away`, and WhatsApp tells what became of the messages only when all is well again and they were judged."""
+    late = seconds + LATE_SECONDS
+    await world.sandbox.change_behaviour(**dict.fromkeys(STATUSES_AFTER_SECONDS, late))
+    try:
+        return await _away(world, seconds, end, begin)
+    finally:
+        await world.sandbox.change_behaviour(**STATUSES_AFTER_SECONDS)
 
 
 async def _away(world: ChaosWorld, seconds: float, end: Callable[[], object], begin: Callable[[], object]) -> str:

@@ -1,24 +1,28 @@
 """Does the check notice? Each safeguard is taken out of a copy of the sources, and its scenario must then fail.
 
-    python -m tests.chaos.mutations            # all of them, and every scenario on an unchanged copy first
+    python -m tests.chaos.mutations                           # all, and every scenario on an unchanged copy first
     python -m tests.chaos.mutations dedupe
+    python -m tests.chaos.mutations --mutants-only --seed 7   # as `make chaos` does
 
 A mutation names the text it replaces. When the source has moved on, it says so instead of passing for the wrong reason.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from .catalogue import EVERY_SCENARIO, place_of
+from .catalogue import EVERY_SCENARIO, IN_TURN, LONG, place_of, scenarios_of
 from .moved_clock import LIBRARIES
 from .scenarios import Broken
 from .world import running_world
@@ -29,6 +33,7 @@ BROKEN = 3
 """Exit code of a scenario whose promise did not hold; anything else but 0 is trouble of another kind."""
 START_SECONDS = 90
 SCENARIO_SECONDS = 90
+LONG_SECONDS = 180
 
 LUA = "backend/app/core/lua/"
 SERVICES = "backend/app/services/"
@@ -36,6 +41,8 @@ ADAPTERS = "backend/app/adapters/"
 REPLIES = "infra/supabase/migrations/20261123000004_chorus_replies.sql"
 COVERS = "infra/supabase/migrations/20261127000240_chorus_reply_covers.sql"
 COVERS_APART = "infra/supabase/migrations/20261127000242_chorus_reply_covers_apart.sql"
+AT_ONCE = 3
+"""Copies that are played at a time: most of a scenario waits, and what must fail may fail late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,25 @@ class Mutation:
     edits: Sequence[Edit]
 
 
+NO_RECORDS_AND_PROOFS = [
+    Edit(f"{ADAPTERS}sql_store.py", "if operation in _RECORDS_A_SEND:", "if False:"),
+    Edit(f"{SERVICES}delivery.py", "if self.clock.monotonic() >= deadline:", "if True:"),
+    Edit(f"{SERVICES}proofs.py", "if wamid := await self._receipts.find(key):", "if wamid := None:"),
+    Edit(f"{SERVICES}proofs.py", "if outbound_key(incoming) == key:", "if False:"),
+    Edit(f"{SERVICES}proofs.py", "return self._uptime.lost_seconds(since)", "return 0.0"),
+]
+CLAIMS_WHAT_IT_CANNOT_DO = [
+    Edit("backend/app/wiring.py", "            is_cut_off=cut_off.leaves_work_to_others,\n", "")
+]
+NO_LOOK_OPENS_A_CIRCUIT = [
+    Edit(f"{SERVICES}probes.py", 'dependency.circuit.seen_ill(dependency.error or "", start)', "pass")
+]
+NO_QUORUM = [Edit("backend/app/core/circuit_breaker/rules.py", "quorum: int = 2", "quorum: int = 1")]
 MUTATIONS: dict[str, Mutation] = {
+    "taking over": Mutation(
+        "killed_while_generating",
+        [Edit(f"{LUA}queue_claim.lua", 'lease, "-inf", now, "WITHSCORES"', 'lease, "-inf", now - 5000, "WITHSCORES"')],
+    ),
     "dedupe": Mutation(
         "delivered_again_beside_news",
         [Edit(f"{LUA}queue_put.lua", '"SET", mark, "", "NX", "EX", dedupe', '"SET", mark, "", "EX", dedupe')],
@@ -99,18 +124,21 @@ MUTATIONS: dict[str, Mutation] = {
             Edit("backend/app/wiring.py", "settings.worker_concurrency + SPARE_CONNECTIONS", "20"),
         ],
     ),
+    "waiting for a turn": Mutation(
+        "database_slots_taken",
+        [Edit(f"{ADAPTERS}database_trouble.py", "PATIENCE_SECONDS = 10.0", "PATIENCE_SECONDS = 1.0")],
+    ),
     "a circuit per model": Mutation(
         "anothers_model_is_down",
         [Edit("backend/app/adapters/gemini.py", "if self._is_chosen(prompt):", "if False:")],
     ),
-    "records and proofs": Mutation(
-        "gone_while_sending",
+    "records and proofs": Mutation("gone_while_sending", NO_RECORDS_AND_PROOFS),
+    "records and proofs, frozen": Mutation("frozen_while_sending", NO_RECORDS_AND_PROOFS),
+    "records, proofs and patience": Mutation(
+        "slow_while_sending",
         [
-            Edit(f"{ADAPTERS}sql_store.py", "if operation in _RECORDS_A_SEND:", "if False:"),
-            Edit(f"{SERVICES}delivery.py", "if self.clock.monotonic() >= deadline:", "if True:"),
-            Edit(f"{SERVICES}proofs.py", "if wamid := await self._receipts.find(key):", "if wamid := None:"),
-            Edit(f"{SERVICES}proofs.py", "if outbound_key(incoming) == key:", "if False:"),
-            Edit(f"{SERVICES}proofs.py", "return self._uptime.lost_seconds(since)", "return 0.0"),
+            *NO_RECORDS_AND_PROOFS,
+            Edit(f"{ADAPTERS}database_trouble.py", "PATIENCE_SECONDS = 10.0", "PATIENCE_SECONDS = 0.1"),
         ],
     ),
     "looks at the model": Mutation(
@@ -127,6 +155,16 @@ MUTATIONS: dict[str, Mutation] = {
     "search": Mutation(
         "wiped_redis",
         [Edit("backend/app/loops.py", 'duties["unanswered"] = UnansweredSearch(queue, store).look', "pass")],
+    ),
+    "watch of the database's history": Mutation(
+        "database_loses_seconds",
+        [
+            Edit(
+                "backend/app/loops.py",
+                '        "database": DatabaseWatch(store, cache.invalidate_everywhere, known).look,\n',
+                "",
+            )
+        ],
     ),
     "overflow": Mutation(
         "full_mailbox",
@@ -150,9 +188,22 @@ MUTATIONS: dict[str, Mutation] = {
         "slower_than_the_lease",
         [Edit("backend/app/loops.py", '        start("lease_renewal", replica.worker.renew)\n', "")],
     ),
-    "leaving work to others": Mutation(
-        "gemini_lost_by_one",
-        [Edit("backend/app/wiring.py", "            is_cut_off=cut_off.leaves_work_to_others,\n", "")],
+    "leaving work to others": Mutation("gemini_lost_by_one", CLAIMS_WHAT_IT_CANNOT_DO),
+    "leaving work to others, WhatsApp": Mutation("whatsapp_lost_by_one", CLAIMS_WHAT_IT_CANNOT_DO),
+    "leaving work to others, database": Mutation("database_lost_by_one", CLAIMS_WHAT_IT_CANNOT_DO),
+    "looks at calls that hang": Mutation(
+        "gemini_lost_by_one_silent", NO_LOOK_OPENS_A_CIRCUIT
+    ),
+    "leaving work to others, silent WhatsApp": Mutation("whatsapp_lost_by_one_silent", CLAIMS_WHAT_IT_CANNOT_DO),
+    "leaving work to others, silent database": Mutation("database_lost_by_one_silent", CLAIMS_WHAT_IT_CANNOT_DO),
+    "leaving work to others, Gemini from the start": Mutation("gemini_lost_by_one_start", CLAIMS_WHAT_IT_CANNOT_DO),
+    "quorum": Mutation("whatsapp_lost_by_one_start", NO_QUORUM),
+    "schema gate": Mutation(
+        "database_lost_by_one_start",
+        [
+            *CLAIMS_WHAT_IT_CANNOT_DO,
+            Edit("backend/app/wiring.py", "may_claim=lambda: schema.is_open() and namespace.is_open(),", ""),
+        ],
     ),
     "stalls": Mutation(
         "woken_replica",
@@ -161,6 +212,17 @@ MUTATIONS: dict[str, Mutation] = {
     "probes past the circuit": Mutation(
         "database_back_after_two_seconds",
         [Edit(f"{SERVICES}probes.py", "            await circuit.seen_well()\n", "            pass\n")],
+    ),
+    "telling those who wait for the same": Mutation(
+        "no_connection_left",
+        [
+            Edit(
+                f"{SERVICES}inbox_worker.py",
+                "if shared_by := self._lacking.pop(claim.mailbox, None):",
+                "if shared_by := None:",
+            ),
+            *NO_LOOK_OPENS_A_CIRCUIT,
+        ],
     ),
     "write probe": Mutation(
         "full_redis", [Edit("backend/app/wiring.py", "            await outside.queue.probe()\n", "            pass\n")]
@@ -194,29 +256,44 @@ if LIBRARIES:
     }
 
 
+def mutations_of(seed: int) -> list[str]:
+    """Of the scenarios of this seed; every second one of those that are played with each seed."""
+    played = scenarios_of(seed)
+    return [
+        name
+        for number, (name, mutation) in enumerate(MUTATIONS.items())
+        if mutation.scenario in played and (mutation.scenario in IN_TURN or number % 2 == seed % 2)
+    ]
+
+
 def run_scenarios(root: Path, names: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """In a process of its own, on the sources under `root`."""
     env = os.environ | {"PYTHONPATH": str(root / "backend")}
     command = [sys.executable, "-m", "tests.chaos.mutations", "--scenarios", *names]
-    limit = START_SECONDS + SCENARIO_SECONDS * len(names)
+    limit = START_SECONDS + sum(LONG_SECONDS if name in LONG else SCENARIO_SECONDS for name in names)
     try:
         return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 1, stdout=f"no end within {limit} s", stderr="")
 
 
-def check(names: Sequence[str]) -> int:
+def check(names: Sequence[str], *, with_unchanged: bool) -> int:
+    """`with_unchanged`: the scenarios first on a copy without a mutation, alone."""
     failures = 0
     with tempfile.TemporaryDirectory(prefix="chorus-mutants-") as folder:
-        clean = _copy(Path(folder) / "unchanged")
-        scenarios = list(dict.fromkeys(MUTATIONS[name].scenario for name in names))
-        failures += _report("nothing", run_scenarios(clean, scenarios), expected=0)
-        for name in names:
-            mutant = _copy(Path(folder) / name.replace(" ", "-"))
-            for edit in MUTATIONS[name].edits:
-                edit.apply(mutant)
-            failures += _report(name, run_scenarios(mutant, [MUTATIONS[name].scenario]), expected=BROKEN)
+        if with_unchanged:
+            scenarios = list(dict.fromkeys(MUTATIONS[name].scenario for name in names))
+            failures += _play("nothing", _copy(Path(folder) / "unchanged"), scenarios, expected=0)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            failures += sum(pool.map(lambda name: _play_without(name, Path(folder)), names))
     return failures
+
+
+def _play_without(name: str, folder: Path) -> int:
+    mutant = _copy(folder / name.replace(" ", "-"))
+    for edit in MUTATIONS[name].edits:
+        edit.apply(mutant)
+    return _play(name, mutant, [MUTATIONS[name].scenario], expected=BROKEN)
 
 
 def _copy(root: Path) -> Path:
@@ -225,14 +302,16 @@ def _copy(root: Path) -> Path:
     return root
 
 
-def _report(removed: str, done: subprocess.CompletedProcess[str], *, expected: int) -> int:
+def _play(removed: str, root: Path, scenarios: Sequence[str], *, expected: int) -> int:
+    started = time.monotonic()
+    done = run_scenarios(root, scenarios)
     good = done.returncode == expected
     told = done.stdout.strip().splitlines()[-1:] or done.stderr.strip().splitlines()[-1:]
     verdict = ("fails, as it must" if expected else "holds") if good else f"WRONG (exit code {done.returncode})"
-    sys.stdout.write(f"without {removed:<14} {verdict}: {' '.join(told)[:300]}\n")
+    seconds = time.monotonic() - started
+    details = "" if good else done.stderr[-3000:]
+    sys.stdout.write(f"without {removed:<34} {verdict} ({seconds:.0f} s): {' '.join(told)[:300]}\n{details}")
     sys.stdout.flush()
-    if not good:
-        sys.stdout.write(done.stderr[-3000:])
     return int(not good)
 
 
@@ -249,8 +328,22 @@ async def _scenarios(names: Sequence[str]) -> int:
     return 0
 
 
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.mutations")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MUTATIONS))
+    parser.add_argument(
+        "--scenarios", action="store_true", help="NAME is a scenario: play it on the sources as they are"
+    )
+    parser.add_argument("--mutants-only", action="store_true", help="not the scenarios on an unchanged copy first")
+    parser.add_argument("--seed", type=int, help="those whose turn it is with this seed")
+    asked = parser.parse_args()
+    if asked.scenarios:
+        return asyncio.run(_scenarios(asked.names))
+    names = asked.names or list(MUTATIONS)
+    if asked.seed is not None:
+        names = mutations_of(asked.seed)
+    return check(names, with_unchanged=not asked.mutants_only)
+
+
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    if arguments[:1] == ["--scenarios"]:
-        sys.exit(asyncio.run(_scenarios(arguments[1:])))
-    sys.exit(check(arguments or list(MUTATIONS)))
+    sys.exit(main())

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+import asyncpg
 import httpx
 
 from .scenarios import QUIET_SECONDS, Broken, Stage
@@ -16,6 +17,8 @@ from .world import LOOK_SECONDS, ChaosWorld
 
 BACK_SECONDS = 2.0
 """From the moment the database takes connections again."""
+LAST_SECONDS = 3.0
+"""Until the last of what had waited: a replica that has not heard of the end is told again after two seconds."""
 POLL_SECONDS = 0.02
 PER_SECOND = 12
 SETTINGS: Mapping[str, str] = {"READINESS_REQUIRES": "redis,database"}
@@ -108,6 +111,68 @@ async def database_away(world: ChaosWorld, seconds: float) -> Return:
     return Return(api - back, ready - back, min(answers) - back, max(answers) - back)
 
 
+async def connections_taken(world: ChaosWorld, seconds: float) -> Return:
+    """Another client takes every connection of Postgres, those of the replicas too, for `seconds` under traffic."""
+    stage = Stage(world)
+    async with Stream(stage).flowing():
+        await world.sandbox.wait(5, kind="send", processed="true", after=(await world.sandbox.summary())["last_seq"])
+        async with _every_connection(world.servers.database_url):
+            before = len(stage.messages)
+            await asyncio.sleep(seconds)  # time itself: the length of the shortage is the fault
+            await _says_what_is_lacking(world)
+        back = time.time()
+        waited = stage.messages[before:]
+        api, ready = await asyncio.gather(_until_api(world), _until_ready(world))
+        answers = [at for at in (await answered_at(world, waited)).values() if at > back]
+    await stage.ends_well()
+    return Return(api - back, ready - back, min(answers) - back, max(answers) - back)
+
+
+@asynccontextmanager
+async def _every_connection(url: str) -> AsyncIterator[None]:
+    """Held until the end, and what becomes free is taken. Enters when the replicas have none left."""
+    held: list[asyncpg.Connection] = []
+    ended, all_held = asyncio.Event(), asyncio.Event()
+
+    async def take() -> None:
+        held.append(await asyncpg.connect(url))
+        while not ended.is_set():
+            try:
+                held.append(await asyncpg.connect(url))
+            except asyncpg.TooManyConnectionsError:
+                others = await held[0].fetch(
+                    "select pg_terminate_backend(pid) from pg_stat_activity"
+                    " where application_name = 'chorus' and backend_type = 'client backend'"
+                )
+                if not others:
+                    all_held.set()
+                    await asyncio.sleep(LOOK_SECONDS)
+
+    task = asyncio.create_task(take())
+    try:
+        async with asyncio.timeout(QUIET_SECONDS):
+            await asyncio.wait([task, asyncio.create_task(all_held.wait())], return_when=asyncio.FIRST_COMPLETED)
+        yield
+    finally:
+        ended.set()
+        await task
+        for connection in held:
+            connection.terminate()
+
+
+async def _says_what_is_lacking(world: ChaosWorld) -> None:
+    """`/health` of every replica, in words; and no counter of the queue is negative."""
+    for replica in range(len(world.fleet.replicas)):
+        headers = {"Authorization": f"Bearer {world.fleet.keys.admin}"}
+        page = (await world.http.get(f"{world.fleet.replicas[replica].url}/health", headers=headers)).json()
+        database, queue = page["dependencies"]["supabase"], page["queue"]
+        said = f"{database.get('trouble')} {database.get('error')}"
+        if page["status"] == "ok" or "no connection left" not in said:
+            raise Broken(f"/health is {page['status']} and says of the database: {database}")
+        if negative := {name: count for name, count in queue.items() if not isinstance(count, str) and count < 0}:
+            raise Broken(f"counters are negative: {negative}")
+
+
 async def _until_api(world: ChaosWorld) -> float:
     """When every replica served a read of the database."""
     for replica in range(len(world.fleet.replicas)):
@@ -131,8 +196,16 @@ async def database_back_after_two_seconds(world: ChaosWorld) -> None:
     within_bar(await database_away(world, 2.0))
 
 
+async def no_connection_left(world: ChaosWorld) -> None:
+    """Postgres has no connection left: it is told, nothing is lost, and it works two seconds after it has some."""
+    seen = await connections_taken(world, 6.0)
+    within_bar(seen)
+    if seen.last_answer > LAST_SECONDS:
+        raise Broken(str(seen))
+
+
 SCENARIOS: Mapping[str, Callable[[ChaosWorld], Awaitable[None]]] = {
-    "database_back_after_two_seconds": database_back_after_two_seconds
+    scenario.__name__: scenario for scenario in (database_back_after_two_seconds, no_connection_left)
 }
 
 

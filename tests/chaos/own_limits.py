@@ -45,6 +45,14 @@ AT_ONCE = 40
 NEW_ONES = 30
 STALL = 0.4
 
+TALKS = 48
+"""Nearly all the places of a replica, in two accounts: together they may make seven calls of the ten at a time."""
+WRITE_SECONDS = 0.25
+"""Of one write to a reply: the last handler in the row waits for nearly two seconds, for each of them. Less than calls
+wait for a row, which its other writes keep."""
+SLOW_SECONDS = 60.0
+PUT_OFF = ("postponed", "unavailable", "failed")
+
 
 async def answers_of_one_moment(world: ChaosWorld) -> None:
     """More answers are ready at once than Redis used to get connections, and it stands still: none is made twice, none
@@ -79,6 +87,44 @@ async def answers_of_one_moment(world: ChaosWorld) -> None:
     unpaced = told(world)["pacing without Redis"] - unpaced
     if unpaced:
         raise Broken(f"sends were paced without Redis {unpaced} times")
+
+
+async def database_slots_taken(world: ChaosWorld) -> None:
+    """Writes take so long that all the calls a replica may make are under way: its handlers wait in order. None
+    is postponed, no answer is made twice, the database does not count as lost."""
+    stage = Stage(world)
+    before, told_before = (await world.sandbox.summary())["last_seq"], told(world)
+    with stage.only(0):
+        async with _slow_writes(world, WRITE_SECONDS):
+            talks = [stage.conversation(1, business)[0] for business in world.businesses[:2] for _ in range(TALKS // 2)]
+            await stage.post(*talks, replica=0)
+            await stage.sends(1, *talks, timeout_seconds=SLOW_SECONDS)
+            found = told(world)
+    found.subtract(told_before)
+    await stage.ends_well()
+    made = [str(entry["text"]) for entry in await world.sandbox.record(kind="generate", after=before)]
+    counts = {
+        "conversations postponed": sum(found[outcome] for outcome in PUT_OFF),
+        "dependencies lost": found["dependency lost"],
+        "answers of the model thrown away": sum(sum(m.marker in text for text in made) > 1 for m in talks),
+    }
+    if problems := [f"{count} {what}" for what, count in counts.items() if count]:
+        raise Broken(", ".join([*problems, str({name: n for name, n in found.items() if n and ":" in name})]))
+
+
+@asynccontextmanager
+async def _slow_writes(world: ChaosWorld, seconds: float) -> AsyncIterator[None]:
+    """As on a disk that is busy with something else. Reads and pings are as fast as ever."""
+    await world.execute(
+        "create function public.slow_write() returns trigger language plpgsql as $$"
+        f" begin perform pg_sleep({seconds}); return new; end $$;"
+        " create trigger slow_write before insert or update on public.replies"
+        " for each row execute function public.slow_write()"
+    )
+    try:
+        yield
+    finally:
+        await world.execute("drop trigger slow_write on public.replies; drop function public.slow_write()")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +233,7 @@ async def pressed(
         cpu_seconds=cpu,
         refused=sum(post.status == 503 for post in poster.posts),
         thrown_away=sum("kumquat" in str(entry["text"]) for entry in generated) - customers,
-        postponed=found["postponed"] + found["unavailable"] + found["failed"],
+        postponed=sum(found[outcome] for outcome in PUT_OFF),
         unpaced=found["pacing without Redis"],
         heartbeats_failed=found["heartbeat failed"],
         dependencies_lost=found["dependency lost"],
@@ -215,7 +261,7 @@ def told(world: ChaosWorld) -> Counter[str]:
         event = json.loads(line)
         if event["event"] == "handled":
             found[event["outcome"]] += 1
-            if event["outcome"] in ("postponed", "unavailable", "failed"):
+            if event["outcome"] in PUT_OFF:
                 found[f"reason: {event['reason']}"] += 1
         else:
             found[event["event"]] += 1

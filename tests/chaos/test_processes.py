@@ -12,6 +12,7 @@ import pytest_asyncio
 from app.localhost.servers import Valkey
 from app.sandbox.webhooks import encode_like_meta
 
+from . import outages
 from .catalogue import EVERY_SCENARIO, LONG, place_of
 from .moved_clock import LIBRARIES, MovedValkey
 from .scenarios import SETTINGS, Stage
@@ -28,13 +29,18 @@ async def world() -> AsyncIterator[ChaosWorld]:
 
 
 MEASURED = {
-    "locked_account", "slow_while_sending", "given_up_message_calls_a_person", "pooler_switched", "gemini_back", *LONG,
+    "locked_account", "frozen_while_sending", "slow_while_sending", "given_up_message_calls_a_person",
+    "pooler_switched", "gemini_back", "database_slots_taken", "no_connection_left",
+    "database_loses_seconds", *LONG,
 }  # fmt: skip
 """Ratios of medians, and what takes long: for `make chaos`, on a machine that does nothing else."""
+PLAYED_ELSEWHERE = set(outages.SCENARIOS)
+"""By test_outages.py, where readiness needs the database too."""
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in EVERY_SCENARIO if place_of(name).server is Valkey and name not in MEASURED]
+    "name",
+    [name for name in EVERY_SCENARIO if place_of(name).server is Valkey and name not in MEASURED | PLAYED_ELSEWHERE],
 )
 async def test_the_promise_holds(world: ChaosWorld, name: str) -> None:
     await EVERY_SCENARIO[name](world)

@@ -40,6 +40,7 @@ SETTINGS = {
 }
 """Shorter than in production, so that a run sees many leases end; the ratios stay: a lease outlives a slow reply,
 the wait for a proof outlives a lease."""
+STATUSES_AFTER_SECONDS = {"sent_after_seconds": 0.01, "delivered_after_seconds": 0.02, "read_after_seconds": 0.05}
 LOOK_SECONDS = 0.1
 PREFIX = "chorus:{q0}:"
 
@@ -143,8 +144,8 @@ async def _watched(
     sandbox = SandboxClient(fleet.sandbox.url)
     await sandbox.set_callbacks(fleet.webhook_urls, app_secret=fleet.keys.app_secret)
     await sandbox.change_behaviour(
-        messages_per_second=0, shuffle=True, duplicate_rate=0.1, callback_timeout_seconds=2, sent_after_seconds=0.01,
-        redelivery_seconds=[0.0, 0.2, 1.0, *[2.0] * 60],
+        messages_per_second=0, shuffle=True, duplicate_rate=0.1, callback_timeout_seconds=2,
+        redelivery_seconds=[0.0, 0.2, 1.0, *[2.0] * 60], **STATUSES_AFTER_SECONDS,
     )  # fmt: skip
     server = redis.asyncio.Redis.from_url(
         servers.redis_url, socket_timeout=2, socket_connect_timeout=2, retry=Retry(ConstantBackoff(0.1), 30)

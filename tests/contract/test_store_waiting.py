@@ -7,10 +7,16 @@ from app.domain.models import Author, Conversation, HandoverReason, Unanswered, 
 from app.domain.ports import SendDecision
 from tests.support.store_kit import Scene, message, unique
 
+FIRST_ID = "00000000-0000-0000-0000-000000000000"
+
 
 async def waiting(store: SqlStore, conversation: Conversation) -> Waiting | None:
-    """Also through pages of one row."""
-    after: Waiting | None = None
+    """Through pages of one row, from before this conversation on: other tests have left hundreds that wait longer."""
+    started = conversation.created_at
+    after = Waiting(
+        FIRST_ID, "", "", None, None, None, is_served=True, awaiting_since=started, last_message_at=started,
+        needs_human_since=None,
+    )  # fmt: skip
     while page := await store.waiting_conversations(older_than_seconds=0, limit=1, after=after):
         after = page[0]
         if after.conversation_id == conversation.id:

@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 import redis
 from click import Group
+from click.testing import CliRunner
 
 from app.cli import main
 from app.core.secrets import TokenCipher
@@ -243,14 +244,9 @@ async def test_migrating_an_up_to_date_database_does_nothing(
 
 
 def test_every_command_has_help(tmp_path: Path) -> None:
-    for args in (
-        [],
-        *(command.split() for command in EVERY_COMMAND),
-        ["account"],
-        ["queue"],
-        ["breakers"],
-        ["cache"],
-    ):
-        result = chorus(tmp_path, *args, "--help")
-        assert result.returncode == 0
+    whole = chorus(tmp_path, "--help")
+    assert (whole.returncode, "Usage: " in whole.stdout) == (0, True)
+    for command in [*EVERY_COMMAND, *_GROUPS]:
+        result = CliRunner().invoke(main, [*command.split(), "--help"])
+        assert result.exit_code == 0
         assert "Usage: " in result.stdout

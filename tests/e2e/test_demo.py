@@ -93,7 +93,7 @@ def test_with_taken_ports_it_ends_with_0_and_leaves_no_process(folder: Path) -> 
 
 
 @needs_proc
-def test_after_a_killed_run_the_next_one_reuses_its_data_and_ctrl_c_ends_it(folder: Path) -> None:
+def test_after_a_killed_run_the_next_one_reuses_its_data_answers_a_person_and_ctrl_c_ends_it(folder: Path) -> None:
     killed = start_demo(folder)
     read_until(killed, "Ctrl-C ends it")
     killed.kill()
@@ -104,6 +104,12 @@ def test_after_a_killed_run_the_next_one_reuses_its_data_and_ctrl_c_ends_it(fold
         output = read_until(again, "Ctrl-C ends it")
         assert FINISHED in output
         assert (folder / ".data" / "demo" / "keys.json").read_text() == keys
+        (url,) = re.findall(r"sandbox +(http://\S+)", output)
+        command = [sys.executable, "-m", "app.cli", "sandbox", "say", "Do you have vegan pastries?", "--url", url]
+        said = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": str(SOURCE_ROOT)}, capture_output=True, text=True, timeout=60
+        )
+        assert (said.returncode, "apple turnover" in said.stdout) == (0, True), said.stderr
         again.send_signal(signal.SIGINT)
         again.communicate(timeout=30)
         assert again.returncode == 0
@@ -160,24 +166,6 @@ def test_a_wrong_key_is_named_once_and_nothing_is_played(folder: Path) -> None:
     assert "GEMINI_API_KEY" in output
     assert "Amina" not in output
     assert processes_in(folder) == []
-
-
-@needs_proc
-def test_a_person_writes_to_the_demo_as_a_customer_and_reads_the_answer(folder: Path) -> None:
-    demo = start_demo(folder)
-    try:
-        opening = read_until(demo, "Ctrl-C ends it")
-        (url,) = re.findall(r"sandbox +(http://\S+)", opening)
-        command = [sys.executable, "-m", "app.cli", "sandbox", "say", "Do you have vegan pastries?", "--url", url]
-        said = subprocess.run(
-            command, env=os.environ | {"PYTHONPATH": str(SOURCE_ROOT)}, capture_output=True, text=True, timeout=60
-        )
-        assert (said.returncode, "apple turnover" in said.stdout) == (0, True), said.stderr
-        demo.send_signal(signal.SIGINT)
-        demo.communicate(timeout=30)
-    finally:
-        demo.kill()
-        demo.wait()
 
 
 @contextmanager

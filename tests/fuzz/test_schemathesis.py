@@ -19,7 +19,7 @@ from app.sandbox.webhooks import encode_like_meta, signed_headers
 from tests.support.replica import NUMBER, NUMBERS_TOKEN, Replica, one_replica, token_of
 from tests.support.serving import APP_SECRET, OPERATOR_KEY, served
 
-SECONDS = int(os.environ.get("FUZZ_SECONDS", "60"))
+SECONDS = int(os.environ.get("FUZZ_SECONDS", "30"))
 IS_LONG = "FUZZ_SECONDS" in os.environ
 SPARE_SECONDS = 120
 EXCEPTIONS = """

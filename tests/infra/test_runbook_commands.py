@@ -1,5 +1,5 @@
-"""Every command that a runbook names, or a block of docs/operations.md holds, is run: by the user it names, on the
-Redis that ships and beside a replica."""
+"""Every command that a runbook names, or a block of docs/operations.md and of the French guides holds, is run: by the
+user it names, on the Redis that ships and beside a replica. Targets of make are read by make, not made."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,10 @@ from app.settings import Settings
 from tests.support.guarded_redis import Guarded, guarded_redis
 from tests.support.serving import APP_SECRET, OPERATOR_KEY, served, settings_of
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-RUNBOOKS, OPERATIONS = DOCS / "runbooks", DOCS / "operations.md"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+RUNBOOKS, SOLUTIONS = DOCS / "runbooks", DOCS / "SOLUTIONS_IMPLEMENTEES.md"
+GUIDES = (DOCS / "operations.md", DOCS / "ANALYSE_ERREURS_5XX.md", DOCS / "GUIDE_IMPLEMENTATION.md", SOLUTIONS)
 NUMBER = "106540352242922"
 COMMAND = re.compile(
     r"`((?:chorus|curl|redis-cli|docker|kubectl) [^`]+|(?:CONFIG|SLOWLOG|INFO|MEMORY|CLIENT|LATENCY|ACL) [A-Z][^`]*)`"
@@ -35,7 +38,11 @@ COMMAND = re.compile(
 COMMANDS = sorted(
     {found for page in RUNBOOKS.glob("*.md") for found in COMMAND.findall(page.read_text(encoding="utf-8"))}
 )
-BLOCKS = re.findall(r"^```sh\n(.*?)^```", OPERATIONS.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+BLOCKS = [
+    block
+    for page in GUIDES
+    for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+]
 PASTED = [re.sub(r"\s+#.*", "", line) for block in BLOCKS for line in block.splitlines()]
 """Each line as a shell takes it: a command without its comment."""
 ELSEWHERE = {
@@ -49,7 +56,8 @@ IN_TEST_RESTORE = {
     'infra/postgres/backup.sh "$DATABASE_URL" chorus.dump',
     'infra/postgres/restore.sh "$EMPTY_DATABASE_URL" chorus.dump',
 }  # fmt: skip
-RUN_HERE = sorted({*COMMANDS, *PASTED} - ELSEWHERE - IN_TEST_RESTORE)
+MADE = sorted(command for command in {*PASTED} if command.startswith("make "))
+RUN_HERE = sorted({*COMMANDS, *PASTED} - ELSEWHERE - IN_TEST_RESTORE - {*MADE})
 
 
 @dataclass
@@ -171,6 +179,24 @@ async def test_a_command_of_a_page_does_what_it_says(stack: Stack, command: str)
             await asyncio.to_thread(on_the_server, stack, command)
 
 
+@pytest.mark.parametrize("command", MADE)
+def test_a_target_of_a_page_exists(command: str) -> None:
+    """`make --dry-run` fails for one that does not."""
+    done = subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_example_of_the_tools_runs() -> None:
+    (example,) = re.findall(
+        r"^```python\n(.*?)^```", SOLUTIONS.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=ROOT / "backend", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "'gemini_api': 'closed'" in done.stdout.lower()
+
+
 def test_what_is_not_run_is_the_orchestrators() -> None:
     assert {command for command in {*COMMANDS, *PASTED} if command.startswith(("docker", "kubectl"))} == ELSEWHERE
     assert {command for command in PASTED if command.startswith("infra/")} == IN_TEST_RESTORE
@@ -179,7 +205,7 @@ def test_what_is_not_run_is_the_orchestrators() -> None:
 def test_a_line_of_a_block_is_one_command() -> None:
     """Not the rest of a sentence: a block that was wrapped like prose runs its first command alone."""
     assert PASTED
-    programs = ("chorus ", "curl ", "kubectl ", "docker ", "infra/postgres/")
+    programs = ("chorus ", "curl ", "kubectl ", "docker ", "make ", "infra/postgres/")
     assert [command for command in PASTED if not command.startswith(programs)] == []
     lines = [line for block in BLOCKS for line in block.splitlines()]
     assert [line for line in lines if re.search(r"#.*\b(chorus [a-z]+ |curl -)", line)] == []

@@ -25,6 +25,8 @@ class Proxy:
         """Of everything the server says."""
         self.refusing = False
         """Accepts and closes; `close_door` refuses before that."""
+        self.accepted = 0
+        """Connections so far."""
         self._port = 0
 
     @property
@@ -81,6 +83,7 @@ class Proxy:
         assert task is not None
         self._tasks.add(task)
         self._writers.add(writer)
+        self.accepted += 1
         try:
             if self.refusing:
                 return

@@ -16,7 +16,7 @@ from app.core.circuit_breaker import (
     supabase_circuit_breaker,
 )
 from app.core.clock import SYSTEM_CLOCK, Clock
-from app.core.errors import Unavailable
+from app.core.errors import SharedBy, Unavailable
 from app.core.network_trouble import Cause, causes, network_cause
 from app.core.resilience import ResiliencePolicy
 from app.core.slots import Slots
@@ -28,12 +28,13 @@ PATIENCE_SECONDS = 10.0
 """How long a call may wait for its turn, if its deadline allows: our own limit is load, not an outage."""
 LOCK_SECONDS = 0.4
 """How long a call waits for a row that somebody else has locked. It keeps a connection all that time."""
-LOCKED_RETRY_SECONDS = 1.0
-"""What was locked is locked by a person or a migration: not a matter of milliseconds."""
-LOCKED_SPACING_SECONDS = 0.3
-"""Between two tries of one account that find something locked: one or two connections, not all of its share."""
-LOCKED_MAX_SECONDS = 10.0
-"""However many wait for the lock, none of them comes much later than this after its end."""
+LACKING_RETRY_SECONDS = 1.0
+"""What was locked is locked by a person or a migration, and a disk is not emptied in milliseconds either."""
+LACKING_SPACING_SECONDS = 0.3
+"""Between two tries that find the same lacking: one or two connections, not all of an account's share. The first one
+that gets it makes the others due (`services/inbox_worker.py`)."""
+LACKING_MAX_SECONDS = 10.0
+"""However many wait, none of them comes much later than this after the end, should that first one be lost."""
 MAX_GROUPS = 1000
 OPERATOR_CONCURRENT = 4
 OPERATOR_FAILURES = 1000
@@ -185,24 +186,29 @@ _SAYS_NOTHING = frozenset({Trouble.BUSY, Trouble.LOCKED, Trouble.EXHAUSTED, Trou
 _WORTH_REPEATING = frozenset({Trouble.AWAY, Trouble.BUSY, Trouble.EXHAUSTED, Trouble.POOLED})
 
 
-class LockedTurns:
-    """When to come back to what was locked: the tries of one account one after the other, not all at once."""
+class Turns:
+    """When to come back to what the database lacked: the tries of those who wait for the same one after the other, not
+    all at once."""
 
     def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
         self._next: dict[str, float] = {}
 
     def delay_seconds(self, group: str) -> float:
-        """For the call of `group` that has just found something locked; `""` has no turns."""
+        """For the call of `group` that has just failed; `""` has no turns."""
         now = self._clock.monotonic()
-        soonest = now + LOCKED_RETRY_SECONDS
+        soonest = now + LACKING_RETRY_SECONDS
         if not group:
-            return LOCKED_RETRY_SECONDS
+            return LACKING_RETRY_SECONDS
         if len(self._next) >= MAX_GROUPS:
             self._next = {name: at for name, at in self._next.items() if at > now}
-        at = min(max(soonest, self._next.get(group, 0.0)), now + LOCKED_MAX_SECONDS)
-        self._next[group] = at + LOCKED_SPACING_SECONDS
+        at = min(max(soonest, self._next.get(group, 0.0)), now + LACKING_MAX_SECONDS)
+        self._next[group] = at + LACKING_SPACING_SECONDS
         return at - now
+
+
+SHARED_BY = {Trouble.LOCKED: SharedBy.ACCOUNT, Trouble.EXHAUSTED: SharedBy.ALL}
+"""What the database lacks while it lives, by who waits for the same."""
 
 
 def _classify(exc: Exception) -> Verdict:

@@ -23,9 +23,10 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import TypeAdapter
 
-from app.adapters.database_trouble import DatabaseUnavailable, LockedTurns, Trouble
+from app.adapters.database_trouble import SHARED_BY, DatabaseUnavailable, Trouble, Turns
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.deadline import Deadline
+from app.core.errors import SharedBy
 from app.core.event import Event
 from app.core.resilience import ResiliencePolicy
 from app.core.slots import CALLER
@@ -66,8 +67,9 @@ T = TypeVar("T")
 
 CALL_SECONDS = 10.0
 """For one operation, retries included."""
-TROUBLE_SECONDS = 10.0
-"""How long a call that failed is told of by `trouble`."""
+TROUBLE_SECONDS = 4.0
+"""How long a call that failed is told of by `trouble`: longer than the pause between two looks."""
+EVERY_GROUP = "*"
 MAX_PAGE = 200
 INBOX_BREAKER = BreakerPolicy(5, 1.0, max_open_seconds=1.0, success_threshold=1)
 
@@ -121,7 +123,7 @@ class SqlStore(Store):
         # Webhooks wait behind it, each for less than a second: refusing them for as long as the others' circuit is
         # open, half a minute, would make a moment without Redis an outage of ingest.
         self._inbox_policy = policy.behind(CircuitBreaker("supabase_inbox", INBOX_BREAKER, dependency="database"))
-        self._locked_turns = LockedTurns()
+        self._turns = Turns()
         self._noted_trouble: tuple[DatabaseUnavailable, float] | None = None
         self._record_policy = policy.insistent()
         self._ping_policy = policy.urgent()
@@ -140,8 +142,11 @@ class SqlStore(Store):
             )
         except DatabaseUnavailable as exc:
             self._noted_trouble = exc, time.monotonic()
-            if exc.trouble is Trouble.LOCKED:
-                exc.retry_after = self._locked_turns.delay_seconds(CALLER.get().group)
+            if shared_by := SHARED_BY.get(exc.trouble):
+                exc.shared_by, group = shared_by, CALLER.get().group
+                exc.retry_after = self._turns.delay_seconds(
+                    EVERY_GROUP if group and shared_by is SharedBy.ALL else group
+                )
             raise
         match answer:
             case {"ok": value}:
@@ -261,8 +266,7 @@ class SqlStore(Store):
         if self._noted_trouble is None:
             return None
         exc, at = self._noted_trouble
-        is_partial = exc.trouble in (Trouble.LOCKED, Trouble.EXHAUSTED)
-        return str(exc) if is_partial and time.monotonic() - at < TROUBLE_SECONDS else None
+        return str(exc) if exc.trouble in SHARED_BY and time.monotonic() - at < TROUBLE_SECONDS else None
 
     async def ping(self) -> None:
         await self._call("ping")

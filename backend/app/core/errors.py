@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from enum import Enum, auto
+
+
+class SharedBy(Enum):
+    """Who waits for the same, where no circuit tells that it is back: if one of them gets it, all may try again."""
+
+    ACCOUNT = auto()
+    """The account's own calls: something of it is locked."""
+    ALL = auto()
+    """Every call: connections, memory, disk."""
+
 
 class Expected(Exception):
     """Raised on purpose. Its text is ours: codes, ids, numbers, names of classes; never what a peer, a library or a
@@ -13,8 +24,11 @@ class Unavailable(Expected):
     """`dependency` cannot serve anybody at the moment; the request itself was fine.
 
     An expected infrastructure failure: log it as a warning and count it, never as a bug.
-    `retry_after` is in seconds, `None` when nobody told us.
+    `retry_after` is in seconds, `None` when nobody told us. `shared_by`: set where the dependency lives and lacks
+    something.
     """
+
+    shared_by: SharedBy | None = None
 
     def __init__(self, dependency: str, message: str = "", *, retry_after: float | None = None) -> None:
         super().__init__(message or f"{dependency} is unavailable")

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from prometheus_client import Counter, Histogram
 
+from app.core.errors import SharedBy
 from app.core.failure_words import in_words, one_line, place_of
 from app.core.logging import bind_messages, log_canonical
 from app.core.queue import Claim, Event, LeaseLost, Queue
@@ -57,6 +58,7 @@ JITTER_CAP_SECONDS = 5.0
 QUEUE_RETRY_SECONDS = 0.5
 """Pause after the queue itself could not be reached; work resumes within a second of its return."""
 FULL_BEAT_SECONDS = 1.0
+MAX_LACKING = 1000
 GROUP_SHARE = 0.8
 """Most of the slots that one account's conversations may take. When the model or WhatsApp hangs for an account, every
 slot it has stays taken until a timeout: a fifth is enough to go on serving the others, and all that an account which is
@@ -111,6 +113,8 @@ class InboxWorker:
         self._held: dict[asyncio.Task[None], Claim] = {}
         self._acted: set[int] = set()
         """Tokens of the claims for which something irrevocable may have been done: they are brought to their end."""
+        self._lacking: dict[str, SharedBy] = {}
+        """Mailboxes put off for what the database lacks, by who waits for the same."""
         self._slot_freed = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -232,6 +236,8 @@ class InboxWorker:
                 result = await self._dispatch(kind, claim)
             await self._on_handled(claim.events[: result.count])
             await self._tell(lambda: self._queue.done(claim, result.count))
+            if shared_by := self._lacking.pop(claim.mailbox, None):
+                await self._wake(claim, shared_by)
         except asyncio.CancelledError as exc:
             result.reason = one_line(str(exc)) or "interrupted"
             # Lease lost: the token no longer stands and this is a no-op. Drain: another replica has it at once.
@@ -301,6 +307,8 @@ class InboxWorker:
                     await self._give_back(claim, exc.delay_seconds, reason)
                     return "postponed"
                 case Unavailable():
+                    if exc.shared_by:
+                        self._note_lacking(claim.mailbox, exc.shared_by)
                     await self._give_back(claim, exc.retry_after or UNAVAILABLE_RETRY_SECONDS, reason)
                     return "unavailable"
                 case AccountRejected():
@@ -336,6 +344,18 @@ class InboxWorker:
         # Jitter: what waited for one recovery must not arrive all at once. Bounded: a deadline may end the wait.
         delay = delay_seconds + min(0.2 * delay_seconds, JITTER_CAP_SECONDS) * random.random()
         await self._tell(lambda: self._queue.retry_later(claim, delay, counted=False, reason=reason))
+
+    def _note_lacking(self, mailbox: str, shared_by: SharedBy) -> None:
+        if len(self._lacking) >= MAX_LACKING:
+            self._lacking.clear()  # other replicas may have served them
+        self._lacking[mailbox] = shared_by
+
+    async def _wake(self, claim: Claim, shared_by: SharedBy) -> None:
+        """One that waited for the database got what it lacked: so may the others."""
+        number = _account_of(claim)
+        groups = None if shared_by is SharedBy.ALL else [f"{kind}:{number}" for kind in Kind]
+        with suppress(Unavailable):  # then each comes in its own time
+            await self._queue.wake(groups)
 
     async def _tell(self, verdict: Callable[[], Awaitable[bool]]) -> bool:
         """Deliver a verdict, also to a queue that is away for a moment: one that is lost costs the event an attempt

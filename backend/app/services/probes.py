@@ -30,7 +30,8 @@ from app.domain.models import Json
 logger = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 0.5
-"""A lost dependency is looked at more often, so that its return is seen at once; and so is one nobody has seen yet."""
+"""A lost dependency, or one in trouble, is looked at more often, so that the end is seen at once; and so is one nobody
+has seen yet."""
 READ_SECONDS = 5.0
 """How often a replica reads what another one saw."""
 SILENT_SECONDS = 1.5
@@ -131,7 +132,7 @@ class Prober:
         dependency = self._dependency
         if dependency.is_shared:
             return AGAIN_SECONDS if dependency.status == "unknown" else min(READ_SECONDS, dependency.interval_seconds)
-        is_watched = dependency.status == "error" or dependency.is_urgent
+        is_watched = dependency.status in {"error", "degraded"} or dependency.is_urgent
         return AGAIN_SECONDS if is_watched else dependency.interval_seconds
 
     def _interval_seconds(self) -> float:
