@@ -98,8 +98,8 @@ async def test_a_hundred_connections_over_all_hosts_and_twenty_of_them_kept():
         async with asyncio.timeout(10):
             while connections() < http_client.MAX_CONNECTIONS:
                 await asyncio.sleep(0.005)
-        pool = (await get_http_client())._transport._pool
-        assert len(pool._requests) == 3 * wanted, "all have asked, a third of them waits"
+        origins = (await get_http_client())._transport._origins.values()
+        assert sum(turns.users for turns in origins) == 3 * wanted, "all have asked, a third of them waits"
         assert connections() == http_client.MAX_CONNECTIONS
         for host in hosts:
             host.gate.set()
@@ -221,7 +221,7 @@ async def test_a_redirect_is_not_followed_and_a_body_not_read_beyond_its_bound()
 async def test_a_process_that_makes_more_calls_at_once_gets_room_for_them(monkeypatch):
     monkeypatch.setattr(http_client, "_room", http_client._room)
     http_client.make_room_for(10)
-    assert (await get_http_client())._transport._pool._max_connections == http_client.MAX_CONNECTIONS
+    assert (await get_http_client())._transport.connections == http_client.MAX_CONNECTIONS
     await close_http_client()
     http_client.make_room_for(120)
     host = Host()
