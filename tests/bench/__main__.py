@@ -1,4 +1,4 @@
-"""`make bench`, or `python -m tests.bench [ingest] [end_to_end] [queue] [mixed] [headline] [http] [cache] [breaker]`."""
+"""`make bench`, or `python -m tests.bench [ingest] [end_to_end] [queue] [mixed] [headline] [http] [cache] …`."""
 
 from __future__ import annotations
 

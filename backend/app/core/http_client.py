@@ -365,8 +365,8 @@ async def request(
 ) -> Response:
     """One exchange within `timeout_seconds`, from the wait for a connection to the last byte of the body.
 
-    `payload` is sent as JSON. Without `waits_for_turn` it is `PoolFull` at once when as many requests are under way as
-    may be. A response of any status is returned; raises `ConnectFailed` or `AmbiguousFailure`.
+    `payload` is sent as JSON. Without `waits_for_turn` it is `PoolFull` at once while more than half of the host's
+    connections are in use. A response of any status is returned; raises `ConnectFailed` or `AmbiguousFailure`.
     Does not retry, follow redirects or raise for a status.
     """
     client = await get_client()

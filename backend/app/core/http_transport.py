@@ -1,15 +1,15 @@
-"""What is beneath the HTTP clients: httpx's requests over our own connections (core/http_connection.py) and pool.
+"""What is beneath the HTTP clients: httpx's requests over aiohttp's connections, TLS, proxies and parser.
 
-httpx's own transport costs 0.6 ms of CPU a request, and three times that with 50 at once; ADR 16 has the figures, and
-why none of the libraries beneath httpx would do. This one promises what "never sent twice" rests on:
+httpx's own transport costs five times as much; ADR 18 has the figures, and why not one of the published transports.
+This one promises what "never sent twice" rests on:
 
     not sent    ConnectError, ConnectTimeout, ProxyError, PoolTimeout, LocalProtocolError, UnsupportedProtocol:
-                no byte of the request was given to a connection
+                the request was given to no connection
     ambiguous   everything else
 
-A kept connection is looked at before it is used, with no step of the event loop in between: one that the peer has
-closed, as far as this machine knows, is not used. Nothing is repeated. A connection is closed, not kept, when its
-exchange was left half-way, by a failure or a cancellation.
+Not by aiohttp's exceptions, of which one may mean either, but by how far the request was (`UNSENT`). Nothing is
+repeated. A kept connection from which something has arrived, be it its end, is not used. A connection is closed, not
+kept, when its exchange was left half-way, by a failure or a cancellation.
 
 At most `per_host` exchanges with one origin and `connections` in all, each with one connection; those beyond wait their
 turn. At most `keepalive` connections are kept, each `keepalive_seconds`. It belongs to one event loop.
@@ -19,28 +19,38 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
-from types import TracebackType
-from typing import cast
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextvars import ContextVar
+from functools import lru_cache, partial
+from typing import Any, cast
 
+import aiohttp
 import httpx
-
-from app.core.http_connection import BrokenAnswer, Connection
-
-DEFAULT_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from yarl import URL
 
 UNSENT = "unsent"
 """The extension of a request that tells a caller whose time limit ends it how far it was: there until the request is
 given to a connection."""
 
-Seconds = Mapping[str, float | None]
-"""httpx's time limits by name: connect, read, write, pool."""
+MAX_HEADER_BYTES = 100_000
+MAX_HEADERS = 500
+JOINED_BYTES = 65_536
+"""A body up to this size leaves in one piece."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+"""RFC 9110 §5.6.2."""
+_extensions: ContextVar[dict[str, Any]] = ContextVar("extensions")
+"""Of the request under way in this task."""
 
 
 class Transport(httpx.AsyncBaseTransport):
-    """`context`: for peers, and `proxy.ssl_context` for a proxy that is reached by TLS."""
+    """`context`: for peers, and for a proxy that is reached by TLS."""
 
     def __init__(
         self,
@@ -55,70 +65,84 @@ class Transport(httpx.AsyncBaseTransport):
         self.connections = connections
         self.keepalive = keepalive
         self._per_host = per_host
-        self._keepalive_seconds = keepalive_seconds
-        self._context = context
-        self._proxy = proxy
         self._turns = asyncio.Semaphore(connections)
         self._origins: dict[str, _Turns] = {}
-        self._under_way = 0
-        self._idle: dict[str, list[Connection]] = {}
-        """By origin, the one that was used last at the end."""
-        self._open: set[Connection] = set()
-        self._closing_idle: asyncio.TimerHandle | None = None
+        self._connector = _Connector(connections, keepalive, keepalive_seconds, context)
+        self._session = aiohttp.ClientSession(
+            connector=self._connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
+            middlewares=(_once,),
+        )
+        self._proxy = None if proxy is None else str(proxy.url)
+        self._of_proxy = {} if proxy is None else _of_proxy(proxy)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Raises httpx's exceptions, by what had happened to the request."""
-        url = request.url
-        if url.scheme not in DEFAULT_PORTS or not url.raw_host:
-            raise httpx.UnsupportedProtocol("a URL begins with http:// or https:// and a host")
-        head, body = self._head(request), _body(request)
-        seconds: Seconds = request.extensions.get("timeout", {})
-        origin = f"{url.scheme}://{url.netloc.decode('ascii')}"
+        origin, url = _target(request.url)
+        headers, body = _headers(request), _body(request)
+        if url.scheme == "http":  # the proxy reads the request itself
+            headers += self._of_proxy.items()
+        seconds = request.extensions.get("timeout", {})
         request.extensions[UNSENT] = "waiting for its turn"
         await self._enter(origin, seconds.get("pool"))
         try:
-            request.extensions[UNSENT] = "connecting"
-            connection = self._kept(origin) or await self._connect(url, seconds)
-            del request.extensions[UNSENT]
-            try:
-                with _WRITING:
-                    await connection.send(head, body, method=request.method, seconds=seconds.get("write"))
-                with _READING:
-                    await connection.receive_head(seconds=seconds.get("read"))
-            except BaseException:
-                self._close(connection)
-                raise
+            response = await self._begin(request, url, headers, body, seconds)
         except BaseException:
             self._leave(origin)
             raise
         return httpx.Response(
-            connection.status,
-            headers=connection.headers,
-            stream=_Body(connection, seconds.get("read"), lambda: self._give_back(origin, connection)),
-            extensions={"http_version": b"HTTP/1.1", "reason_phrase": connection.reason},
+            response.status,
+            headers=response.raw_headers,
+            stream=_Body(response, lambda: self._leave(origin)),
+            extensions={"http_version": b"HTTP/1.1", "reason_phrase": (response.reason or "").encode()},
         )
 
     async def aclose(self) -> None:
         """Close all connections, and return when they are closed."""
-        if self._closing_idle is not None:
-            self._closing_idle.cancel()
-            self._closing_idle = None
-        closing = list(self._open)
-        for connection in closing:
-            self._close(connection)
-        self._idle.clear()
-        if closing:
-            await asyncio.wait([connection.gone for connection in closing])
+        await self._session.close()
 
-    # -- turns --
+    async def _begin(
+        self, request: httpx.Request, url: URL, headers: Any, body: Any, seconds: Mapping[str, float | None]
+    ) -> aiohttp.ClientResponse:
+        """The exchange up to the end of the answer's head."""
+        connect, read = seconds.get("connect"), seconds.get("read")
+        limits = [each for each in (connect, read, seconds.get("write")) if each is not None]
+        extensions = request.extensions
+        extensions[UNSENT] = "connecting"
+        mark = _extensions.set(extensions)
+        try:
+            # aiohttp begins to count `read` when all is written, and has no limit for that.
+            async with asyncio.timeout(sum(limits) if len(limits) == 3 else None):
+                return await self._session.request(
+                    request.method, url, headers=headers, data=body, allow_redirects=False,
+                    timeout=_timeout(connect, read), proxy=self._proxy, proxy_headers=self._of_proxy,
+                )  # fmt: skip
+        except TimeoutError as exc:
+            raise (httpx.ConnectTimeout if UNSENT in extensions else httpx.WriteTimeout)("not in time") from exc
+        except (aiohttp.ClientError, OSError) as exc:
+            failure = exc
+        finally:
+            _extensions.reset(mark)
+        raise _named(failure, unsent=UNSENT in extensions)
 
     async def _enter(self, origin: str, seconds: float | None) -> None:
+        """`seconds`: to wait. With none it is let in only while half of the origin's places are free: what may not wait
+        is not worth one for which another would have to."""
         turns = self._origins.get(origin)
         if turns is None:
             turns = self._origins[origin] = _Turns(self._per_host)
         turns.users += 1
+        is_full = turns.free.locked() or self._turns.locked()
         try:
-            if turns.free.locked() or self._turns.locked():
+            if seconds == 0 and (is_full or turns.users > (self._per_host + 1) // 2):
+                raise TimeoutError
+            if is_full:
                 async with asyncio.timeout(seconds):
                     await turns.free.acquire()
                     try:
@@ -134,11 +158,9 @@ class Transport(httpx.AsyncBaseTransport):
             if isinstance(exc, TimeoutError):
                 raise httpx.PoolTimeout("as many requests as may be") from exc
             raise
-        self._under_way += 1
 
     def _leave(self, origin: str) -> None:
         turns = self._origins[origin]
-        self._under_way -= 1
         self._turns.release()
         turns.free.release()
         self._forget(origin, turns)
@@ -147,110 +169,6 @@ class Transport(httpx.AsyncBaseTransport):
         turns.users -= 1
         if not turns.users:
             del self._origins[origin]
-
-    # -- connections --
-
-    def _kept(self, origin: str) -> Connection | None:
-        kept = self._idle.get(origin)
-        while kept:
-            connection = kept.pop()
-            if not kept:
-                del self._idle[origin]
-            if not self._is_old(connection) and connection.is_reusable():
-                return connection
-            self._close(connection)
-        return None
-
-    def _give_back(self, origin: str, connection: Connection) -> None:
-        if connection in self._open and connection.is_reusable():
-            loop = asyncio.get_running_loop()
-            connection.idle_since = loop.time()
-            self._idle.setdefault(origin, []).append(connection)
-            if self._number_idle() > self.keepalive:
-                self._close_oldest()
-            if self._closing_idle is None:
-                self._closing_idle = loop.call_later(self._keepalive_seconds, self._close_old)
-        else:
-            self._close(connection)
-        self._leave(origin)
-
-    async def _connect(self, url: httpx.URL, seconds: Seconds) -> Connection:
-        while self._number_idle() + self._under_way > self.connections:
-            self._close_oldest()
-        proxy = self._proxy
-        place = url if proxy is None else proxy.url
-        context = None
-        if place.scheme == "https":
-            context = self._context if proxy is None else proxy.ssl_context or self._context
-        with _CONNECTING:
-            connection = await Connection.open(
-                place.raw_host.decode("ascii"),
-                place.port or DEFAULT_PORTS[place.scheme],
-                context,
-                seconds=seconds.get("connect"),
-                on_lost=self._lost,
-            )
-            self._open.add(connection)
-            if proxy is not None and url.scheme == "https":
-                try:
-                    await self._tunnel(connection, proxy, url, seconds)
-                except BaseException:
-                    self._close(connection)
-                    raise
-        return connection
-
-    async def _tunnel(self, connection: Connection, proxy: httpx.Proxy, url: httpx.URL, seconds: Seconds) -> None:
-        host = url.raw_host.decode("ascii")
-        target = b"%b:%d" % (f"[{host}]".encode() if ":" in host else host.encode(), url.port or DEFAULT_PORTS["https"])
-        head = _checked(b"CONNECT", target, [(b"Host", target), (b"Accept", b"*/*"), *_of_proxy(proxy)])
-        await connection.send(head, b"", method="CONNECT", seconds=seconds.get("write"))
-        await connection.receive_head(seconds=seconds.get("read"))
-        if not 200 <= connection.status < 300:
-            raise httpx.ProxyError(f"{connection.status} {connection.reason.decode('ascii', 'replace')}")
-        await connection.start_tls(self._context, host, seconds=seconds.get("connect"))
-
-    def _head(self, request: httpx.Request) -> bytes:
-        url, headers = request.url, request.headers.raw
-        if self._proxy is None or url.scheme == "https":
-            return _checked(request.method.encode(), url.raw_path, headers)
-        target = b"http://%b%b" % (url.netloc, url.raw_path)
-        return _checked(request.method.encode(), target, [*_of_proxy(self._proxy), *headers])
-
-    def _close(self, connection: Connection) -> None:
-        self._open.discard(connection)
-        connection.close()
-
-    def _lost(self, connection: Connection) -> None:
-        """The peer closed it, or we did."""
-        self._open.discard(connection)
-        for origin, kept in self._idle.items():
-            if connection in kept:
-                kept.remove(connection)
-                if not kept:
-                    del self._idle[origin]
-                return
-
-    def _number_idle(self) -> int:
-        return sum(map(len, self._idle.values()))
-
-    def _close_oldest(self) -> None:
-        origin = min(self._idle, key=lambda each: self._idle[each][0].idle_since)
-        self._close(self._idle[origin].pop(0))
-        if not self._idle[origin]:
-            del self._idle[origin]
-
-    def _is_old(self, connection: Connection) -> bool:
-        return asyncio.get_running_loop().time() >= connection.idle_since + self._keepalive_seconds
-
-    def _close_old(self) -> None:
-        self._closing_idle = None
-        while self._idle:
-            oldest = min((kept[0] for kept in self._idle.values()), key=lambda kept: kept.idle_since)
-            if not self._is_old(oldest):
-                loop = asyncio.get_running_loop()
-                self._closing_idle = loop.call_at(oldest.idle_since + self._keepalive_seconds, self._close_old)
-                return
-            self._close_oldest()
 
 
 class _Turns:
@@ -263,93 +181,167 @@ class _Turns:
         self.users = 0
 
 
+class _Connector(aiohttp.TCPConnector):
+    """aiohttp's, which bounds neither what is kept nor looks at it before it is used. Names are the event loop's
+    affair (core/event_loop.py); how many are in use at once is `Transport`'s."""
+
+    def __init__(self, connections: int, keepalive: int, keepalive_seconds: float, context: ssl.SSLContext) -> None:
+        super().__init__(
+            limit=0,
+            ssl=context,
+            keepalive_timeout=keepalive_seconds,
+            use_dns_cache=False,
+            resolver=aiohttp.ThreadedResolver(),
+        )
+        self._connections = connections
+        self._keepalive = keepalive
+        self.open: set[ResponseHandler] = set()
+        self.kept: dict[ResponseHandler, object] = {}
+        """Where they lead, the one that was used last at the end."""
+
+    async def connect(self, req: aiohttp.ClientRequest, traces: Any, timeout: Any) -> Connection:  # noqa: ASYNC109
+        while len(self.open) >= self._connections and self.kept and req.connection_key not in self.kept.values():
+            self._close_oldest()
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = cast(ResponseHandler, connection.protocol)
+            was_kept = self.kept.pop(protocol, None) is not None
+            if was_kept and (protocol.should_close or _has_arrived(connection.transport)):
+                connection.close()
+                continue
+            if not was_kept and (closed := protocol.closed) is not None:
+                self.open.add(protocol)
+                closed.add_done_callback(partial(self._lost, protocol))
+            connection.add_callback(partial(self._keep, protocol, req.connection_key))
+            _extensions.get().pop(UNSENT, None)
+            return connection
+
+    def _keep(self, protocol: ResponseHandler, key: object) -> None:
+        """Its exchange has ended, perhaps half-way; then aiohttp closes it right after this. At once if a part of the
+        request has not left: a peer that takes nothing more must not hold the connection."""
+        transport = protocol.transport
+        if transport is None or protocol.should_close or transport.get_write_buffer_size():
+            protocol.abort()
+            return
+        self.kept[protocol] = key
+        if len(self.kept) > self._keepalive:
+            self._close_oldest()
+
+    def _close_oldest(self) -> None:
+        protocol = next(iter(self.kept))
+        del self.kept[protocol]
+        self.open.discard(protocol)
+        protocol.close()
+
+    def _lost(self, protocol: ResponseHandler, closed: asyncio.Future[None]) -> None:
+        closed.cancelled() or closed.exception()  # else asyncio complains that it was not looked at
+        self.open.discard(protocol)
+        self.kept.pop(protocol, None)
+
+
+def _has_arrived(transport: asyncio.Transport | None) -> bool:
+    """Anything that the event loop may not have read yet."""
+    if transport is None:
+        return True
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
 class _Body(httpx.AsyncByteStream):
     """Of a response, as it arrives. Closing it ends the exchange."""
 
-    def __init__(self, connection: Connection, seconds: float | None, end: Callable[[], None]) -> None:
-        self._connection = connection
-        self._seconds = seconds
+    def __init__(self, response: aiohttp.ClientResponse, end: Callable[[], None]) -> None:
+        self._response = response
         self._end: Callable[[], None] | None = end
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
-            with _READING:
-                piece = await self._connection.receive_piece(seconds=self._seconds)
-            if not piece:
-                return
-            yield piece
+        try:
+            async for piece in self._response.content.iter_any():
+                yield piece
+        except (aiohttp.ClientError, OSError) as exc:
+            raise _named(exc, unsent=False) from exc
 
     async def aclose(self) -> None:
         end, self._end = self._end, None
         if end is not None:
+            self._response.close()  # of its connection only if the body is not at its end
             end()
 
 
-class _Named:
-    """What a failure is called to httpx's callers. The cause stays: core/network_trouble.py reads it."""
-
-    def __init__(self, error: type[httpx.TransportError], timeout: type[httpx.TransportError]) -> None:
-        self._error = error
-        self._timeout = timeout
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        match exc:
-            case None:
-                return
-            case TimeoutError():
-                raise self._timeout(str(exc)) from exc
-            case OSError():
-                raise self._error(str(exc)) from exc
-            case BrokenAnswer():
-                remote = httpx.RemoteProtocolError(str(exc))
-                remote.__cause__ = exc
-                if self._error is httpx.ConnectError:
-                    raise httpx.ConnectError(str(exc)) from remote
-                raise remote
-
-
-_CONNECTING = _Named(httpx.ConnectError, httpx.ConnectTimeout)
-_WRITING = _Named(httpx.WriteError, httpx.WriteTimeout)
-_READING = _Named(httpx.ReadError, httpx.ReadTimeout)
-
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_HEAD = re.compile(
-    rb"%b [\x21-\x7e]+ HTTP/1\.1\r\n(?:%b: (?:[^\x00\s]+(?:[ \t]+[^\x00\s]+)*)?\r\n)+\r\n" % (_TOKEN, _TOKEN)
-)
-"""RFC 9112."""
-
-
-def _checked(method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
-    """Raises `LocalProtocolError` for what may not stand in a head."""
-    head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, b"".join([b"%b: %b\r\n" % header for header in headers]))
-    # A value with a line break would be a header of its own.
-    if head.count(b"\n") != len(headers) + 2 or not _HEAD.fullmatch(head):
-        raise httpx.LocalProtocolError("characters that a method, a path or a header must not have")
-    return head
-
-
-def _of_proxy(proxy: httpx.Proxy) -> list[tuple[bytes, bytes]]:
-    """Its headers, and its user and password as one more."""
-    if proxy.raw_auth is None:
-        return proxy.headers.raw
-    return [*proxy.headers.raw, (b"Proxy-Authorization", b"Basic " + b64encode(b":".join(proxy.raw_auth)))]
-
-
-def _body(request: httpx.Request) -> bytes | AsyncIterable[bytes]:
+async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """aiohttp sends a GET, PUT or DELETE once more when a kept connection breaks; only the callers may decide that."""
     try:
-        return request.content
+        return await handler(request)
+    except aiohttp.ClientError as exc:
+        failure = exc
+    raise _named(failure, unsent=UNSENT in _extensions.get())
+
+
+def _named(exc: Exception, *, unsent: bool) -> httpx.TransportError:
+    """What a failure is called to httpx's callers. Its cause is what the system or TLS said, for
+    core/network_trouble.py: aiohttp's errors have the URL in their words, and those of TLS lack what TLS said."""
+    what = type(exc).__name__
+    named: httpx.TransportError
+    match exc:
+        case TimeoutError():
+            named = httpx.ConnectTimeout(what) if unsent else httpx.ReadTimeout(what)
+        case aiohttp.ClientHttpProxyError() if unsent:
+            named = httpx.ProxyError(f"{exc.status} {exc.message}")
+        case OSError():
+            named = httpx.ConnectError(what) if unsent else httpx.ReadError(what)
+        case _:
+            named = httpx.RemoteProtocolError(what)
+            if unsent:
+                exc, named = named, httpx.ConnectError(what)
+    named.__cause__ = exc.os_error if isinstance(exc, aiohttp.ClientConnectorError) else exc
+    return named
+
+
+@lru_cache(1000)
+def _target(url: httpx.URL) -> tuple[str, URL]:
+    """The origin, and the URL without user and password, which httpx has made a header of."""
+    if url.scheme not in ("http", "https") or not url.raw_host:
+        raise httpx.UnsupportedProtocol("a URL begins with http:// or https:// and a host")
+    return f"{url.scheme}://{url.netloc.decode('ascii')}", URL(str(url.copy_with(userinfo=b"")), encoded=True)
+
+
+@lru_cache(100)
+def _timeout(connect: float | None, read: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=connect, sock_read=read)
+
+
+def _of_proxy(proxy: httpx.Proxy) -> dict[str, str]:
+    """Its headers, user and password."""
+    if proxy.raw_auth is None:
+        return dict(proxy.headers)
+    return {**proxy.headers, "proxy-authorization": f"Basic {b64encode(b':'.join(proxy.raw_auth)).decode('ascii')}"}
+
+
+def _headers(request: httpx.Request) -> list[tuple[str, str]]:
+    """Raises `LocalProtocolError` for what may not stand in a head."""
+    encoding = request.headers.encoding
+    headers = [(_name(name), value.decode(encoding)) for name, value in request.headers.raw]
+    if _CONTROL.search("".join([value for _, value in headers])):
+        raise httpx.LocalProtocolError("a header with characters that it must not have")
+    return [header for header in headers if header[0] != "transfer-encoding"]  # aiohttp does that
+
+
+@lru_cache(1000)
+def _name(raw: bytes) -> str:
+    if not _TOKEN.fullmatch(raw):
+        raise httpx.LocalProtocolError("a header's name with characters that it must not have")
+    return raw.decode("ascii").lower()
+
+
+def _body(request: httpx.Request) -> Any:
+    try:
+        content = request.content
     except httpx.RequestNotRead:
-        stream = cast(AsyncIterable[bytes], request.stream)
-        return _chunks(stream) if request.headers.get("transfer-encoding") == "chunked" else stream
+        return request.stream
+    return content if len(content) <= JOINED_BYTES else _pieces(content)
 
 
-async def _chunks(stream: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    async for piece in stream:
-        if piece:
-            yield b"%x\r\n%b\r\n" % (len(piece), piece)
-    yield b"0\r\n\r\n"
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(content), JOINED_BYTES):
+        yield content[at : at + JOINED_BYTES]
