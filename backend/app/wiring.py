@@ -96,9 +96,9 @@ MODEL_TIMEOUT_SECONDS = 5.0
 MAX_SHOWN = 20
 """Circuits of single models that /health lists; `chorus breakers list` has all."""
 OVERFLOW_ROWS = 100_000
+"""They are recorded within seconds; more of them means that the database does not keep up."""
 OVERFLOW_BYTES = 250_000_000
 """Of payload, of all accounts. It is full only while no replica can record what is in it."""
-"""They are recorded within seconds; more of them means that the database does not keep up."""
 OVERFLOW_SECONDS = 0.7
 """What the queue has no room for is stored by then, or the webhook is refused."""
 CLUSTER_SHARDS = 16
