@@ -36,7 +36,7 @@ import socket
 import ssl
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
@@ -376,6 +376,7 @@ async def request(
         content = orjson.dumps(payload)
         sent["content-type"] = "application/json"
     seconds = _timeout(timeout_seconds).as_dict()
+    seconds["write"] = None  # the limit of the whole covers it
     if not waits_for_turn:
         seconds["pool"] = 0
     limits = {"timeout": seconds, "max_body_bytes": max_body_bytes}
@@ -454,7 +455,9 @@ _url = lru_cache(1000)(httpx.URL)
 
 async def _read(response: httpx.Response, max_body_bytes: int) -> bytes:
     body = bytearray()
-    async for chunk in response.aiter_bytes():
+    # Ours are unpacked already; the way around that costs httpx a tenth of an exchange.
+    pieces = response.aiter_bytes() if "content-encoding" in response.headers else response.stream
+    async for chunk in cast(AsyncIterable[bytes], pieces):
         body += chunk
         if len(body) > max_body_bytes:
             raise BodyTooLarge(f"response of more than {max_body_bytes} bytes")

@@ -12,7 +12,8 @@ repeated. A kept connection from which something has arrived, be it its end, is 
 kept, when its exchange was left half-way, by a failure or a cancellation.
 
 At most `per_host` exchanges with one origin and `connections` in all, each with one connection; those beyond wait their
-turn. At most `keepalive` connections are kept, each `keepalive_seconds`. It belongs to one event loop.
+turn. At most `keepalive` connections are kept, each `keepalive_seconds`; more than that no longer than `SPARE_SECONDS`,
+because exchanges that end together are often followed by as many. It belongs to one event loop.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ given to a connection."""
 
 MAX_HEADER_BYTES = 100_000
 MAX_HEADERS = 500
+SPARE_SECONDS = 1.0
 JOINED_BYTES = 65_536
 """A body up to this size leaves in one piece."""
 
@@ -198,6 +200,7 @@ class _Connector(aiohttp.TCPConnector):
         self.open: set[ResponseHandler] = set()
         self.kept: dict[ResponseHandler, object] = {}
         """Where they lead, the one that was used last at the end."""
+        self._trimming = False
 
     async def connect(self, req: aiohttp.ClientRequest, traces: Any, timeout: Any) -> Connection:  # noqa: ASYNC109
         while len(self.open) >= self._connections and self.kept and req.connection_key not in self.kept.values():
@@ -224,7 +227,13 @@ class _Connector(aiohttp.TCPConnector):
             protocol.abort()
             return
         self.kept[protocol] = key
-        if len(self.kept) > self._keepalive:
+        if len(self.kept) > self._keepalive and not self._trimming:
+            self._trimming = True
+            asyncio.get_running_loop().call_later(SPARE_SECONDS, self._trim)
+
+    def _trim(self) -> None:
+        self._trimming = False
+        while len(self.kept) > self._keepalive:
             self._close_oldest()
 
     def _close_oldest(self) -> None:
