@@ -160,7 +160,7 @@ def contenders() -> tuple[dict[str, Any], list[str]]:
         return over_httpx(library)
 
     def floor() -> Any:
-        import aiohttp  # noqa: F401
+        import aiohttp  # noqa: F401  is it there?
 
         return aiohttp_alone
 
@@ -324,7 +324,7 @@ async def _stale(make: Any) -> str:
             time.sleep(0.2)
             try:
                 await exchange(peer.url, {})
-            except Exception as exc:  # noqa: BLE001
+            except Exception as exc:  # noqa: BLE001  as above
                 return f"{_name(exc)}: {'not sent: it is SENT TWICE' if _is_not_sent(exc) else 'ambiguous'}"
             return "served"
 

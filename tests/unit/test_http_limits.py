@@ -234,6 +234,37 @@ async def test_a_process_that_makes_more_calls_at_once_gets_room_for_them(monkey
         assert {answer.status for answer in await asyncio.gather(*asking)} == {200}
 
 
+async def test_what_does_not_wait_leaves_half_of_a_host_s_places_to_what_does():
+    host = Host()
+    async with peer(host) as url:
+        asking = [
+            asyncio.create_task(request("GET", url, timeout_seconds=30, waits_for_turn=False))
+            for _ in range(http_client.MAX_PER_HOST)
+        ]
+        _, waiting = await asyncio.wait(asking, timeout=20, return_when=asyncio.FIRST_EXCEPTION)
+        async with asyncio.timeout(20):
+            while host.open < http_client.MAX_PER_HOST // 2:
+                await asyncio.sleep(0.005)
+        assert {type(task.exception()) for task in asking if task.done()} == {PoolFull}
+        assert sum(not task.done() for task in asking) == http_client.MAX_PER_HOST // 2
+        host.gate.set()
+        assert (await request("GET", url, timeout_seconds=5)).status == 200
+        assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
+
+
+async def test_a_burst_s_connections_serve_the_next_one_although_fewer_are_kept_in_the_end():
+    host = Host()
+    host.gate.set()
+    async with peer(host) as url:
+        for _ in range(3):
+            await asyncio.gather(*(request("GET", url, timeout_seconds=5) for _ in range(40)))
+        assert host.served <= 40
+        async with asyncio.timeout(5):
+            while host.open > http_client.MAX_KEEPALIVE:
+                await asyncio.sleep(0.005)
+        assert host.open == http_client.MAX_KEEPALIVE
+
+
 async def test_a_probe_waits_behind_no_call():
     async with peer(hang) as url, peer(answer) as well:
         stuck = [asyncio.create_task(request("GET", url, timeout_seconds=30)) for _ in range(http_client.MAX_PER_HOST)]

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -90,24 +91,26 @@ async def test_one_that_the_peer_has_closed_is_not_used_even_if_the_loop_has_not
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(5)
     got: list[bytes] = []
+    may_close, closed = threading.Event(), threading.Event()
 
     def serve(close: bool) -> None:
         connection, _ = listener.accept()
         got.append(connection.recv(65536))
         connection.sendall(response(b"ok"))
         if close:
-            time.sleep(0.05)
-            connection.close()
+            may_close.wait(5)
         else:
             connection.recv(1)
-            connection.close()
+        connection.close()
+        closed.set()
 
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with listener:
         first = asyncio.create_task(asyncio.to_thread(serve, True))
         assert (await request("POST", url, timeout_seconds=5, payload={})).status == 200
         second = asyncio.create_task(asyncio.to_thread(serve, False))
-        time.sleep(0.2)  # the loop stands still: the end lies in the system's buffer
+        may_close.set()
+        assert closed.wait(5), "the loop stands still: the end lies in the system's buffer"
         assert len((await connector()).open) == 1, "the loop knows nothing of it"
         assert (await request("POST", url, timeout_seconds=5, payload={})).status == 200
         await close_http_client()
@@ -493,14 +496,17 @@ async def test_silence_is_bounded_by_the_time_to_read() -> None:
 
 
 async def test_an_answer_before_the_body_was_taken_counts() -> None:
+    read = asyncio.Event()
+
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(response(b"too large", status="413 Content Too Large", headers="connection: close\r\n"))
         await writer.drain()
-        await asyncio.sleep(0.2)
+        await read.wait()
 
     async with peer(refuse) as url:
         answer = await (await get_http_client()).post(url, content=b"x" * 20_000_000)
+        read.set()
         assert (answer.status_code, answer.text) == (413, "too large")
         assert (await connector()).kept == {}
 
@@ -581,7 +587,10 @@ async def test_a_reader_that_is_slow_holds_the_peer_back() -> None:
             sent += 100_000
 
     async with peer(flood) as url, (await get_http_client()).stream("GET", url) as answer:
-        await asyncio.sleep(0.3)
+        before = -1
+        while sent != before:
+            before = sent
+            await asyncio.sleep(0.05)
         assert sent < 20_000_000
         size = 0
         async for piece in answer.aiter_raw():

@@ -202,7 +202,12 @@ class _Connector(aiohttp.TCPConnector):
         """Where they lead, the one that was used last at the end."""
         self._trimming = False
 
-    async def connect(self, req: aiohttp.ClientRequest, traces: Any, timeout: Any) -> Connection:  # noqa: ASYNC109
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: Any,
+        timeout: Any,  # noqa: ASYNC109  aiohttp's signature
+    ) -> Connection:
         while len(self.open) >= self._connections and self.kept and req.connection_key not in self.kept.values():
             self._close_oldest()
         while True:
