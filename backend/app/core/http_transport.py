@@ -308,7 +308,13 @@ def _named(exc: Exception, *, unsent: bool) -> httpx.TransportError:
             named = httpx.RemoteProtocolError(what)
             if unsent:
                 exc, named = named, httpx.ConnectError(what)
-    named.__cause__ = exc.os_error if isinstance(exc, aiohttp.ClientConnectorError) else exc
+    match exc:
+        case aiohttp.ClientConnectorError():
+            named.__cause__ = exc.os_error
+        case aiohttp.ClientResponseError():
+            named.__cause__ = exc.__cause__
+        case _:
+            named.__cause__ = exc
     return named
 
 
