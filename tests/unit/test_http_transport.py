@@ -31,7 +31,7 @@ from app.core.http_client import (
 from app.core.network_trouble import network_cause
 from tests.integration.test_egress import HttpProxy
 from tests.support.fakes import peer, read_request, response
-from tests.support.tls import running_fronts
+from tests.support.tls import certificate_of, running_fronts
 
 
 @pytest.fixture(autouse=True)
@@ -484,6 +484,37 @@ async def test_a_body_that_the_peer_does_not_take_is_bounded_and_ambiguous() -> 
             await client.post(url, content=b"x" * 50_000_000, timeout=limits)
         assert caught.value.request.method == "POST"
         await all_closed()
+
+
+async def test_a_peer_that_falls_silent_within_tls_holds_no_connection(tmp_path: Path) -> None:
+    """It takes no farewell either."""
+    silent = asyncio.Event()
+    asked = asyncio.Event()
+    closed = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  a transport that reads
+        asked.set()
+        await silent.wait()
+        writer.transport.resume_reading()  # type: ignore[attr-defined]  as above
+        await reader.read()
+        closed.set()
+
+    certificate, key = certificate_of(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    leave_by(Egress(ca_file=str(certificate)))
+    server = await asyncio.start_server(hang, "127.0.0.1", 0, ssl=context)
+    async with server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        with pytest.raises(AmbiguousFailure):
+            await request("POST", url, timeout_seconds=0.5, payload={})
+        assert asked.is_set()
+        await all_closed()
+        silent.set()
+        async with asyncio.timeout(2):
+            await closed.wait()
 
 
 async def test_silence_is_bounded_by_the_time_to_read() -> None:

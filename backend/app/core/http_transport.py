@@ -184,8 +184,9 @@ class _Turns:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """aiohttp's, which bounds neither what is kept nor looks at it before it is used. Names are the event loop's
-    affair (core/event_loop.py); how many are in use at once is `Transport`'s."""
+    """aiohttp's, which does not bound what is kept, nor look at it before it is used. Names are the event loop's affair
+    (core/event_loop.py); how many are in use at once is `Transport`'s. `_release` is not of aiohttp's documented
+    interface: the tests of what is kept and of what is closed say if it changes."""
 
     def __init__(self, connections: int, keepalive: int, keepalive_seconds: float, context: ssl.SSLContext) -> None:
         super().__init__(
@@ -220,21 +221,21 @@ class _Connector(aiohttp.TCPConnector):
             if not was_kept and (closed := protocol.closed) is not None:
                 self.open.add(protocol)
                 closed.add_done_callback(partial(self._lost, protocol))
-            connection.add_callback(partial(self._keep, protocol, req.connection_key))
             _extensions.get().pop(UNSENT, None)
             return connection
 
-    def _keep(self, protocol: ResponseHandler, key: object) -> None:
-        """Its exchange has ended, perhaps half-way; then aiohttp closes it right after this. At once if a part of the
-        request has not left: a peer that takes nothing more must not hold the connection."""
+    def _release(self, key: Any, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        """An exchange has ended, half-way if it `should_close`. aiohttp would close with a farewell and when all is
+        written: a peer that takes nothing more would hold the connection for half a minute or for ever."""
         transport = protocol.transport
-        if transport is None or protocol.should_close or transport.get_write_buffer_size():
+        if transport is None or should_close or protocol.should_close or transport.get_write_buffer_size():
             protocol.abort()
-            return
-        self.kept[protocol] = key
-        if len(self.kept) > self._keepalive and not self._trimming:
-            self._trimming = True
-            asyncio.get_running_loop().call_later(SPARE_SECONDS, self._trim)
+        else:
+            self.kept[protocol] = key
+            if len(self.kept) > self._keepalive and not self._trimming:
+                self._trimming = True
+                asyncio.get_running_loop().call_later(SPARE_SECONDS, self._trim)
+        super()._release(key, protocol, should_close=should_close)
 
     def _trim(self) -> None:
         self._trimming = False
@@ -245,7 +246,7 @@ class _Connector(aiohttp.TCPConnector):
         protocol = next(iter(self.kept))
         del self.kept[protocol]
         self.open.discard(protocol)
-        protocol.close()
+        protocol.abort()
 
     def _lost(self, protocol: ResponseHandler, closed: asyncio.Future[None]) -> None:
         closed.cancelled() or closed.exception()  # else asyncio complains that it was not looked at
