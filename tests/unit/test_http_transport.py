@@ -486,6 +486,23 @@ async def test_a_body_that_the_peer_does_not_take_is_bounded_and_ambiguous() -> 
         await all_closed()
 
 
+async def test_closing_waits_for_no_peer() -> None:
+    async def hang(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async with peer(hang) as url:
+        client = await get_http_client()
+        stuck = asyncio.create_task(client.post(url, content=b"x" * 50_000_000))
+        async with asyncio.timeout(5):
+            while not (await connector()).open:
+                await asyncio.sleep(0.005)
+        async with asyncio.timeout(2):
+            await close_http_client()
+            with pytest.raises(httpx.TransportError) as caught:
+                await stuck
+    assert http_client.is_ambiguous(caught.value)
+
+
 async def test_a_peer_that_falls_silent_within_tls_holds_no_connection(tmp_path: Path) -> None:
     """It takes no farewell either."""
     silent = asyncio.Event()
@@ -579,6 +596,26 @@ async def test_byte_by_byte_is_read_as_well() -> None:
         answer = await (await get_http_client()).get(url)
     assert (answer.status_code, answer.reason_phrase, answer.headers["x"]) == (200, "Fine so far", "y")
     assert answer.content == b"ab"
+
+
+async def test_a_reason_that_is_no_text_does_no_harm() -> None:
+    async with peer(Peer(b"HTTP/1.1 200 \xff\xfe\r\ncontent-length: 2\r\n\r\nok")) as url:
+        answer = await (await get_http_client()).get(url)
+    assert answer.text == "ok"
+
+
+async def test_what_leaves_is_what_was_asked_for() -> None:
+    """No header of aiohttp's own."""
+    server = Peer()
+    async with peer(server) as url:
+        await request("GET", f"{url}/a%2Fb%20c?d=%C3%A9&e=+", timeout_seconds=5)
+        await request("POST", url, timeout_seconds=5, headers={"X-Own": "e"}, payload={})
+    (get, of_get, _), (_, of_post, body) = server.requests
+    assert get == "GET /a%2Fb%20c?d=%C3%A9&e=+ HTTP/1.1"
+    ours = {"host", "accept", "accept-encoding", "user-agent"}
+    assert set(of_get) == ours
+    assert set(of_post) == ours | {"content-type", "content-length", "x-own"}
+    assert body == b"{}"
 
 
 async def test_head_has_no_body_whatever_its_length() -> None:

@@ -98,15 +98,18 @@ class Transport(httpx.AsyncBaseTransport):
         except BaseException:
             self._leave(origin)
             raise
+        reason = response.reason or ""
         return httpx.Response(
             response.status,
             headers=response.raw_headers,
             stream=_Body(response, lambda: self._leave(origin)),
-            extensions={"http_version": b"HTTP/1.1", "reason_phrase": (response.reason or "").encode()},
+            extensions={"http_version": b"HTTP/1.1", "reason_phrase": reason.encode("ascii", "replace")},
         )
 
     async def aclose(self) -> None:
-        """Close all connections, and return when they are closed."""
+        """Close all connections, and return when they are closed. aiohttp would wait for what is not written yet."""
+        for protocol in tuple(self._connector.open):
+            protocol.abort()
         await self._session.close()
 
     async def _begin(
@@ -360,6 +363,8 @@ def _body(request: httpx.Request) -> Any:
         content = request.content
     except httpx.RequestNotRead:
         return request.stream
+    if not content:
+        return None
     return content if len(content) <= JOINED_BYTES else _pieces(content)
 
 
