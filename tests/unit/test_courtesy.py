@@ -211,4 +211,20 @@ async def test_closing_ends_what_hangs(monkeypatch: Any) -> None:
     await desk.write(3)
     await desk.courtesy.aclose()
     await desk.courtesy.aclose()
+    assert await desk.write() == 0
+    assert not desk.courtesy._tasks
+
+
+async def test_closing_waits_for_one_under_way_and_sends_none_that_waits() -> None:
+    desk, clock = busy_desk()
+    clock.turn_seconds = 0
+    desk.phone.gate.clear()
+    await desk.hear("c", "under way")
+    clock.turn_seconds = 0.1
+    await desk.hear("d", "waits")
+    closing = asyncio.create_task(desk.courtesy.aclose())
+    await desk.turns()
+    desk.phone.gate.set()
+    await closing
+    assert desk.phone.messages == ["under way"]
     assert not desk.courtesy._tasks

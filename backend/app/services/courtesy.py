@@ -67,9 +67,12 @@ class Courtesy:
         self._shown: OrderedDict[str, float] = OrderedDict()
         """When messages had theirs, the oldest first."""
         self._troubles: OrderedDict[str, _Trouble] = OrderedDict()
+        self._is_closed = False
 
     def show_typing(self, account: Account, conversation_id: str, wa_message_id: str) -> None:
         """Mark the message as read and show "typing…". Dropped while the account's courtesies fail, or too many run."""
+        if self._is_closed:
+            return
         if conversation_id in self._waiting:
             self._waiting[conversation_id] = _Waiting(account, wa_message_id)
             return
@@ -146,7 +149,8 @@ class Courtesy:
             self._troubles.popitem(last=False)
 
     async def aclose(self) -> None:
-        """Wait a moment for what is under way, then cancel it. Idempotent."""
+        """Wait a moment for what is under way, then cancel it. Idempotent; nothing begins afterwards."""
+        self._is_closed = True
         self._waiting.clear()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks.values(), timeout=CLOSE_SECONDS)
