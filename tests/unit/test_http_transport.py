@@ -511,10 +511,10 @@ async def test_a_peer_that_falls_silent_within_tls_holds_no_connection(tmp_path:
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.transport.pause_reading()  # type: ignore[attr-defined]  a transport that reads
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # it reads as well
         asked.set()
         await silent.wait()
-        writer.transport.resume_reading()  # type: ignore[attr-defined]  as above
+        writer.transport.resume_reading()  # type: ignore[attr-defined]  # it reads as well
         await reader.read()
         closed.set()
 
