@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from app.core.cache import Cache, CacheTimings, join_fleet
-from tests.support.cache_kit import CachedWorld, CacheReplica
+from tests.support.cache_kit import CachedWorld, CacheReplica, until
 from tests.support.proxy import proxied
 
 
@@ -22,6 +22,5 @@ async def replicas(valkey_url: str, cache_timings: CacheTimings) -> AsyncIterato
             cache = Cache(timings=cache_timings)
             shared = await stack.enter_async_context(join_fleet(cache, proxy.url, namespace="test"))
             made.append(CacheReplica(cache, shared, proxy, world))
-        for replica in made:
-            assert replica.trusted
+        await until(lambda: all(replica.trusted for replica in made))
         yield made[0], made[1]

@@ -57,7 +57,7 @@ async def trip(replicas: list[BreakerReplica]) -> None:
         while not is_open():
             await five_failures(*replicas)
             with suppress(TimeoutError):
-                await until(is_open)
+                await until(is_open, timeout_seconds=5)
 
 
 async def test_five_failures_spread_over_three_replicas_open_it_for_all(make: Make):

@@ -89,7 +89,7 @@ class BreakerReplica:
         return self.breaker.snapshot().state.value
 
 
-async def until(happened: Callable[[], object], *, timeout_seconds: float = 5.0) -> None:
+async def until(happened: Callable[[], object], *, timeout_seconds: float = 15.0) -> None:
     async with asyncio.timeout(timeout_seconds):
         while not happened():
             await asyncio.sleep(0.002)

@@ -10,7 +10,7 @@ from typing import Any
 
 from app.core.queue import Claim, Event, Queue
 from app.core.redis.client import Redis, connect
-from app.core.redis.door import Door
+from app.core.redis.door import Door, DoorTimings
 
 _serial = count(1)
 
@@ -29,12 +29,19 @@ class Replicas:
         return client
 
     def door(self) -> Door:
-        door = Door.to(self._url)
+        """One that waits for an answer longer than the product does: a busy machine is late sometimes."""
+        door = Door.to(self._url, timings=DoorTimings(answer_seconds=10.0))
         self._stack.push_async_callback(door.aclose)
         return door
 
     def queue(self, *, door: Door | None = None, **settings: Any) -> Queue:
-        chosen = {"namespace": "test", "debounce_seconds": 0.0, "max_pending": 10_000, **settings}
+        chosen = {
+            "namespace": "test",
+            "debounce_seconds": 0.0,
+            "max_pending": 10_000,
+            "put_timeout_seconds": 10.0,
+            **settings,
+        }
         queue = Queue(door or self.door(), self.door(), **chosen)
         self._stack.push_async_callback(queue.aclose)
         return queue

@@ -11,7 +11,7 @@ import pytest
 from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.redis import corrections
 from tests.chaos.test_cache_failures import *  # noqa: F403  the same tests again
-from tests.support.cache_kit import CachedWorld, CacheReplica
+from tests.support.cache_kit import CachedWorld, CacheReplica, until
 from tests.support.proxy import Proxy, proxied
 from tests.support.redis_topologies import PASSWORD, Cluster
 
@@ -92,8 +92,7 @@ async def replicas(
             cache = Cache(timings=cache_timings)
             shared = await stack.enter_async_context(join_fleet(cache, proxies.url, namespace="test"))
             made.append(CacheReplica(cache, shared, proxies, world))
-        for replica in made:
-            assert replica.trusted
+        await until(lambda: all(replica.trusted for replica in made))
         yield made[0], made[1]
 
 

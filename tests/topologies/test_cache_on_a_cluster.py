@@ -13,7 +13,7 @@ from app.core.cache import Cache, CacheTimings, inspect_key, join_fleet, survey
 from app.core.cache.shared import SharedTier
 from tests.support.redis_topologies import Cluster
 
-PATIENT = CacheTimings(shared=2.0)
+PATIENT = CacheTimings(shared=5.0, call=5.0, poll=5.0)
 """These tests are about where keys live; how long a read may wait is tested elsewhere, on a server of its own."""
 
 
@@ -50,7 +50,7 @@ async def read_all(cache: Cache, source: Source) -> set[int]:
 
 
 async def until_read(caches: list[Cache], source: Source, version: int) -> None:
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(10):
         while {frozenset(await read_all(cache, source)) for cache in caches} != {frozenset({version})}:
             await asyncio.sleep(0.01)
 

@@ -13,7 +13,7 @@ import pytest
 from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.queue import Event, Queue, QueueUnavailable
 from app.core.redis.client import connect
-from app.core.redis.door import Door
+from app.core.redis.door import Door, DoorTimings
 from tests.support.breaker_kit import PATIENT, BreakerReplica, until
 from tests.support.redis_topologies import Cluster, Guarded, running_cluster, running_sentinels
 from tests.support.tls import TlsFronts, running_fronts
@@ -40,9 +40,13 @@ def guarded(program: Path, tmp_path: Path, fronts: TlsFronts) -> Iterator[Guarde
 
 
 @asynccontextmanager
-async def queue_on(url: str) -> AsyncIterator[Queue]:
-    redis = connect(url, timeout_seconds=2)
-    queue = Queue(Door(redis), Door(redis), namespace="test", shards=4, debounce_seconds=0, max_pending=100)
+async def queue_on(url: str, *, answer_seconds: float = 10.0) -> AsyncIterator[Queue]:
+    redis = connect(url, timeout_seconds=None)
+    door = Door(redis, timings=DoorTimings(answer_seconds=answer_seconds))
+    queue = Queue(
+        door, door, namespace="test", shards=4, debounce_seconds=0, max_pending=100,
+        put_timeout_seconds=answer_seconds,
+    )  # fmt: skip
     try:
         yield queue
     finally:
@@ -69,7 +73,7 @@ async def everything_works(url: str) -> None:
             seen = await a.get_or_fetch("user:1", load, ttl_seconds=60)
             assert await b.get_or_fetch("user:1", load, ttl_seconds=60) == seen
             await a.invalidate_everywhere(pattern)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(10):
                 while await b.get_or_fetch("user:1", load, ttl_seconds=60) == seen:
                     await asyncio.sleep(0.005)
     replicas = [BreakerReplica(url, f"replica-{n}", replicas=2, timings=PATIENT) for n in range(2)]
@@ -104,7 +108,7 @@ async def test_sentinels_and_the_primary_they_name_are_spoken_to_by_tls_through_
     assert fronts.encrypted[guarded.primary.public_port]
     assert not fronts.encrypted[guarded.replica.public_port]
     await asyncio.to_thread(guarded.fail_over)
-    async with asyncio.timeout(BACK_SECONDS), queue_on(guarded.url) as queue:
+    async with asyncio.timeout(BACK_SECONDS), queue_on(guarded.url, answer_seconds=1.0) as queue:
         while True:
             try:
                 await queue.put([Event("after", "mailbox", b"x")])

@@ -21,7 +21,7 @@ from app.domain.models import Json
 from app.settings import Durability, Env, RedisDurability, Settings, file_problems, misspelt_settings
 from app.wiring import open_door
 
-REDIS_TIMEOUT_SECONDS = 2.0
+REDIS_TIMEOUT_SECONDS = 5.0
 SLOW_REDIS_SECONDS = 0.05
 """A webhook promises its answer within a second and makes one round trip, an answer makes about ten."""
 

@@ -13,7 +13,7 @@ from app.settings import Settings
 from app.wiring import open_bindings, open_door, open_store
 
 SUBJECT = "redis namespace"
-REDIS_TIMEOUT_SECONDS = 2.0
+REDIS_TIMEOUT_SECONDS = 5.0
 START_SECONDS = 5.0
 
 
