@@ -618,6 +618,21 @@ async def test_what_leaves_is_what_was_asked_for() -> None:
     assert body == b"{}"
 
 
+async def test_no_cookie_reaches_the_next_request() -> None:
+    """By name: aiohttp keeps none of an address."""
+    server = Peer(response(b"ok", headers="set-cookie: account=1; path=/\r\n"))
+    async with peer(server) as url:
+        for _ in range(2):
+            await request("GET", url.replace("127.0.0.1", "localhost"), timeout_seconds=5)
+    assert ["cookie" in headers for _, headers, _ in server.requests] == [False, False]
+
+
+async def test_a_long_header_is_read() -> None:
+    async with peer(Peer(response(b"ok", headers=f"content-security-policy: {'x' * 50_000}\r\n"))) as url:
+        answer = await request("GET", url, timeout_seconds=5)
+    assert len(answer.headers["content-security-policy"]) == 50_000
+
+
 async def test_head_has_no_body_whatever_its_length() -> None:
     server = Peer(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n")
     async with peer(server) as url:
