@@ -202,6 +202,7 @@ class BotService:
                 min(blocked, left) if left > 0 else blocked, f"whatsapp: {self._messenger.blocked_reason(account)}"
             )
         reply, profile = await self._ready_reply(work)
+        self._courtesy.answer_is_there(conversation.id)
         if reply is None:
             return await self._end_loop(work, profile)
         with _stage(stages, "send", self._clock):
@@ -299,7 +300,7 @@ class BotService:
         if recent >= profile.auto_reply_limit:
             return None, profile
         if not self._model.blocked_seconds(profile):  # else no answer comes soon
-            self._courtesy.show_typing(work.account, work.asked[-1].wa_message_id)
+            self._courtesy.show_typing(work.account, work.conversation.id, work.asked[-1].wa_message_id)
         with _stage(work.stages, "generate", self._clock):
             answer = await self._told_if_late(work, profile, background, reply)
             answer = await self._once_more(work, profile, answer)
