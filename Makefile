@@ -8,6 +8,8 @@ CORE := tests/unit tests/contract $(addprefix tests/integration/test_,$(addsuffi
   egress migrations queue redis_tls sandbox_customers sandbox_whatsapp transaction_pooler)) tests/e2e/test_strict_input.py
 VERSIONS ?= lowest-direct highest
 UV := uv==0.13.9
+COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml \
+  $(if $(PACKAGE),--upgrade-package $(PACKAGE),--upgrade)
 
 .PHONY: setup demo test check coverage versions fuzz openapi licences bench chaos alerts lock clean help
 .DEFAULT_GOAL := help
@@ -77,13 +79,10 @@ chaos: setup     ## the failure suite, half an hour: everything killed, frozen, 
 alerts: setup    ## infra/k8s/alerts.yaml from infra/prometheus/alerts.yml
 	"$(BIN)/python" infra/prometheus/prometheus_rule.py > infra/k8s/alerts.yaml
 
-lock: setup      ## renew the lock files (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	  pyproject.toml --extra embedded --extra tracing --group dev -o requirements.lock --upgrade
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	  pyproject.toml --extra tracing -c requirements.lock -o requirements-runtime.lock
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	  pyproject.toml --extra embedded --group bench -c requirements.lock -o requirements-bench.lock
+lock:            ## renew the lock files (PACKAGE=name: this pin alone); needs uv
+	$(COMPILE) --extra embedded --extra tracing --group dev -o requirements.lock
+	$(COMPILE) --extra tracing -c requirements.lock -o requirements-runtime.lock
+	$(COMPILE) --extra embedded --group bench -c requirements.lock -o requirements-bench.lock
 
 clean:           ## delete what the targets made; refuses while a demo is running
 	@test ! -x "$(BIN)/python" || "$(BIN)/python" -c "from pathlib import Path; from app.localhost.servers import remove_data; remove_data(Path('.data/demo/servers'))"

@@ -105,10 +105,12 @@ def _caretaker(replica: Replica, outside: Outside) -> Caretaker:
     conversations, notices = replica.services.conversations, AccountNotices(replica.services.accounts)
     known = LastKnown(outside.redis, key=f"{namespace}:{{fleet}}:database_position")
     journal = replica.inbox if isinstance(replica.inbox, Journal) else None
+    dead_letters = DeadLetterWatch(queue, conversations, journal)
     duties = {
         "database": DatabaseWatch(store, cache.invalidate_everywhere, known).look,
         "overflow": OverflowDrain(queue, store, conversations, notices).drain,
-        "dead_letters": DeadLetterWatch(queue, conversations, journal).tell,
+        "dead_letters": dead_letters.tell,
+        "old_dead_letters": dead_letters.forget,
     }
     if journal is None:
         duties["unanswered"] = UnansweredSearch(queue, store).look

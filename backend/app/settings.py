@@ -218,6 +218,7 @@ class Settings(BaseSettings):
     worker_concurrency: int = Field(50, ge=1, le=1000)
     debounce_seconds: float = Field(1.0, ge=0, le=60)
     lease_seconds: float = Field(15, ge=1, le=300)
+    interim_seconds: float = Field(30, ge=0)
     reply_deadline_seconds: float = Field(600, gt=0)
     send_reconcile_seconds: float = Field(20, ge=0)
     daily_messages_per_conversation: int = Field(300, ge=0)

@@ -69,6 +69,7 @@ from app.services.health_service import HealthService
 from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import Destination, IngestService
+from app.services.interim import Interim
 from app.services.journal import Journal
 from app.services.namespace_gate import NamespaceGate
 from app.services.overflow import Overflow
@@ -228,6 +229,7 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
             model=outside.model,
             messenger=outside.messenger,
             delivery=delivery,
+            interim=Interim(outside.store, outside.messenger, delivery, after_seconds=settings.interim_seconds),
             limits=limits,
         )
         worker = InboxWorker(

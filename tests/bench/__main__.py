@@ -1,4 +1,4 @@
-"""`make bench`, or `python -m tests.bench` and some of: ingest end_to_end answer queue mixed headline cache breaker."""
+"""`make bench`, or `python -m tests.bench` and some of BENCHMARKS."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ BENCHMARKS: Mapping[str, Callable[[Stage], tuple[list[str], list[Bar]]]] = {
     "queue": queue_rates.run,
     "mixed": mixed.run,
     "headline": headline.run,
+    "http": beside_peers("tests.bench.http"),
     "cache": beside_peers("tests.bench.cache"),
     "breaker": beside_peers("tests.bench.breaker"),
 }

@@ -49,7 +49,11 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "own-limits": Measurement(own_limits.limits_as_load),
     "a model that is down": Measurement(fairness.broken_model, fairness.IMPATIENT_SETTINGS),
     "long messages": Measurement(fairness.long_messages, fairness.SETTINGS),
+    "a slow model": Measurement(fairness.slow_model, fairness.SETTINGS),
     "shares": Measurement(partial(shares.measure, seconds=SHARES_SECONDS), shares.SETTINGS),
+    "a full mailbox, a small Redis": Measurement(
+        partial(shares.measure_default_size, seconds=SHARES_SECONDS), shares.DEFAULT_SIZE
+    ),
 }
 
 _IN_A_WORLD_OF_ITS_OWN = {clock_an_hour_ahead} if LIBRARIES else set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ import orjson
 
 from app.sandbox.webhooks import Business
 
-from .scenarios import Broken, Stage, model_is_down
+from .scenarios import Broken, Stage, chosen_model
 from .traffic import Message, Traffic, sender
 from .world import FALLBACK_TEXT, ChaosWorld
 
@@ -20,6 +21,8 @@ SETTINGS = {"LEASE_SECONDS": "15", "DEBOUNCE_SECONDS": "0.2"}
 IMPATIENT_SETTINGS = SETTINGS | {"REPLY_DEADLINE_SECONDS": "10"}
 """Who waits for a model that is down gets the fallback text before the run ends."""
 RATIO = 1.5
+SLOW_SECONDS = 13.7
+"""What 2,048 tokens take at 150 a second: the longest answer that a profile may ask for."""
 MOST_BYTES = 150_000
 """Of one request to the model: profile, rules and 48 KB of turns, as JSON."""
 CUSTOMERS_PER_SECOND = 30
@@ -84,12 +87,39 @@ async def broken_model(world: ChaosWorld, *, seconds: float = 6.0) -> Fairness:
     count = round(CUSTOMERS_PER_SECOND * seconds)
     await _replies(world, stage, healthy, CUSTOMERS_PER_SECOND, 1.0)
     without = await _replies(world, stage, healthy, count, seconds)
-    async with model_is_down(world, broken):
+    async with chosen_model(world, broken, gemini="unavailable"):
         talks = [stage.conversation(1, broken)[0] for _ in range(5)]
         await stage.post(*talks, replica=0)
         during = await _replies(world, stage, healthy, count, seconds)
     await stage.ends_well()
     return Fairness("another's own model is down", without, during, 0.95)
+
+
+async def slow_model(world: ChaosWorld, *, seconds: float = 6.0) -> Fairness:
+    """Another account has chosen a model that takes as long as the longest answer may, and five of its customers
+    write, again as soon as they are answered."""
+    stage, (slow, healthy) = Stage(world), world.businesses[:2]
+    count = round(CUSTOMERS_PER_SECOND * seconds)
+    await _replies(world, stage, healthy, CUSTOMERS_PER_SECOND, 1.0)
+    without = await _replies(world, stage, healthy, count, seconds)
+    async with chosen_model(world, slow, latency_ms=SLOW_SECONDS * 1000):
+        talks = [stage.conversation(2, slow) for _ in range(5)]
+        during, answers = await asyncio.gather(
+            _replies(world, stage, healthy, count, seconds), _write_twice(stage, talks)
+        )
+        await stage.ends_well()
+    problems = [f"its answers took {answers:.1f} s"] if answers < 2 * SLOW_SECONDS else []
+    return Fairness(f"another's own model takes {SLOW_SECONDS:g} s", without, during, 0.95, problems)
+
+
+async def _write_twice(stage: Stage, talks: Sequence[Sequence[Message]]) -> float:
+    """The seconds until all have both answers."""
+    started = time.time()
+    await stage.post(*(first for first, _ in talks), replica=0)
+    await stage.sends(1, *(first for first, _ in talks), timeout_seconds=60)
+    await stage.post(*(second for _, second in talks), replica=1)
+    sends = await stage.sends(2, *(second for _, second in talks), timeout_seconds=60)
+    return max(float(str(send["at"])) for send in sends) - started
 
 
 async def long_messages(world: ChaosWorld, *, seconds: float = 6.0) -> Fairness:

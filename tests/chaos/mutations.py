@@ -187,7 +187,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "word of dead letters": Mutation(
         "given_up_message_calls_a_person",
-        [Edit("backend/app/loops.py", '"dead_letters": DeadLetterWatch(queue, conversations, journal).tell,', "")],
+        [Edit("backend/app/loops.py", '        "dead_letters": dead_letters.tell,\n', "")],
     ),
     "lease renewal": Mutation(
         "slower_than_the_lease",

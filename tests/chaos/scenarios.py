@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 from app.sandbox.webhooks import Business, JsonObject, envelope, messages_change, text
 
@@ -186,7 +187,7 @@ async def anothers_model_is_down(world: ChaosWorld) -> None:
     """What one account has chosen for itself opens no circuit of the others: they are answered as ever."""
     stage = Stage(world)
     broken, healthy = await world.add_business(), world.businesses[0]
-    async with model_is_down(world, broken):
+    async with chosen_model(world, broken, gemini="unavailable"):
         talks = [stage.conversation(1, broken)[0] for _ in range(5)]
         await stage.post(*talks, replica=0)
         await _until_a_circuit_opens(world)
@@ -203,14 +204,14 @@ async def anothers_model_is_down(world: ChaosWorld) -> None:
 
 
 @asynccontextmanager
-async def model_is_down(world: ChaosWorld, business: Business) -> AsyncIterator[None]:
-    """The account has chosen a model of its own, and that answers 503."""
+async def chosen_model(world: ChaosWorld, business: Business, **fault: Any) -> AsyncIterator[None]:
+    """The account has chosen a model of its own, and that has this fault."""
     await world.change_profile(business, model=OWN_MODEL)
-    fault = await world.sandbox.add_fault("gemini", gemini="unavailable", match={"model": OWN_MODEL})
+    rule = await world.sandbox.add_fault("gemini", match={"model": OWN_MODEL}, **fault)
     try:
         yield
     finally:
-        await world.sandbox.remove_fault(fault)
+        await world.sandbox.remove_fault(rule)
         await world.change_profile(business, model=None)
 
 

@@ -1,6 +1,6 @@
-"""What a healthy account feels of another one that fills the queue: a refused token, the longest messages.
+"""What a healthy account feels of another one that fills the queue, one mailbox of it, or all of a small Redis.
 
-python -m tests.chaos.shares            # the table at full length
+python -m tests.chaos --only shares --only "a full mailbox, a small Redis"
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from app.sandbox import webhooks as wa
@@ -21,10 +21,15 @@ SETTINGS = {
     "LEASE_SECONDS": "15", "DEBOUNCE_SECONDS": "0.2", "QUEUE_MAX_PENDING": "400", "QUEUE_MAX_BYTES": "8000000",
 }  # fmt: skip
 """Small enough to be filled in seconds, at the rate at which an account would fill the default in hours."""
+DEFAULT_SIZE = {"LEASE_SECONDS": "15", "DEBOUNCE_SECONDS": "0.2"}
+"""The queue as large as it is by default, for a Redis of `REDIS_BYTES`."""
+REDIS_BYTES = 200 * 1024 * 1024
+MAILBOX_EVENTS = 1000
 RATIO = 1.5
 QUIET_PER_SECOND = 10
 LOUD_PER_SECOND = 1.2
-LONG_TEXT = 65_536
+LONG_TEXT = "é€€" * 21_845 + "x"
+"""65,536 characters, 175 KB in Redis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +64,46 @@ def p95(seconds: Sequence[float]) -> float:
     return sorted(seconds)[math.ceil(len(seconds) * 0.95) - 1]
 
 
+@dataclass(frozen=True, slots=True)
+class Loud:
+    """What the other account has done: the fault that keeps it waiting, and what its customers write next."""
+
+    fault: str
+    more: Callable[[], wa.JsonObject]
+
+
+Way = Callable[[ChaosWorld, TimedSender], Awaitable[Loud]]
+
+
 async def measure(world: ChaosWorld, *, seconds: float) -> Shares:
     """`seconds` of the healthy account alone, then beside each way in which the other one fills the queue."""
+    ways = {"is refused by WhatsApp": _refused_token, "sends the longest texts": _longest_texts}
+    return await _measure(world, ways, seconds)
+
+
+async def measure_default_size(world: ChaosWorld, *, seconds: float) -> Shares:
+    """The same with a queue of the default size, in a Redis that holds little more."""
+    await world.redis.config_set("maxmemory", REDIS_BYTES)
+    ways = {"has a full mailbox": _full_mailbox, "fills a Redis of 200 MB": _texts_of_many}
+    return await _measure(world, ways, seconds)
+
+
+async def _measure(world: ChaosWorld, ways: Mapping[str, Way], seconds: float) -> Shares:
     shares = Shares(await _quiet(world, seconds))
-    for way, loud in {"is refused by WhatsApp": _refused_token, "sends the longest texts": _longest_texts}.items():
+    for way, fill in ways.items():
         poster = sender(world.fleet.webhook_urls, app_secret=world.fleet.keys.app_secret)
         before = await _recorded(world)
         async with asyncio.timeout(10 * seconds + 60):
-            fault = await loud(world, poster)
+            loud = await fill(world, poster)
             # It was filled within a second, for which the machine is busy; an account takes hours for that.
             await _until_settled(world)
-            going_on = asyncio.create_task(_write_on(world, poster))
+            going_on = asyncio.create_task(_write_on(loud, poster))
             shares.during[way] = await _quiet(world, seconds, poster)
             going_on.cancel()
             await _until_recorded(world, before + 1)
         shares.refused[way] = _refusals(poster.posts)
         shares.diverted[way] = await _recorded(world) - before
-        await world.sandbox.remove_fault(fault)
+        await world.sandbox.remove_fault(loud.fault)
         await _forget_the_loud(world)
     return shares
 
@@ -97,44 +125,77 @@ async def _quiet(world: ChaosWorld, seconds: float, poster: TimedSender | None =
 
 
 async def _until_settled(world: ChaosWorld) -> None:
-    """No question to the model for a second: what was accepted is worked off, or waits."""
+    """No question to the model for a second, and no overflow to be recorded: the rest of what was accepted waits."""
     seen, since = -1, time.monotonic()
     async with asyncio.timeout(60):
         while time.monotonic() - since < 1.0:
             asked = (await world.sandbox.summary())["kinds"].get("generate", {}).get("received", 0)
-            if asked != seen:
+            if asked != seen or (await world.rows("select 1 from overflow limit 1")):
                 seen, since = asked, time.monotonic()
             await asyncio.sleep(0.05)
 
 
-async def _write_on(world: ChaosWorld, poster: TimedSender) -> None:
+async def _write_on(loud: Loud, poster: TimedSender) -> None:
     """The other account's customers, at the rate of the report."""
-    stage = Stage(world)
     while True:
-        await poster.deliver(_payload(stage.conversation(1, world.businesses[0])[0]))
+        await poster.deliver(loud.more())
         await asyncio.sleep(1 / LOUD_PER_SECOND)
 
 
-async def _refused_token(world: ChaosWorld, poster: TimedSender) -> str:
+async def _refused_token(world: ChaosWorld, poster: TimedSender) -> Loud:
     """Its conversations stay in the queue: 300 of them, where it may hold half of 400."""
     loud, stage = world.businesses[0], Stage(world)
-    match = {"operation": "send", "phone_number_id": loud.phone_number_id}
-    fault = await world.sandbox.add_fault("whatsapp", error="190", match=match)
+    fault = await _refuse_sends(world)
     for _ in range(60):
         await poster.deliver(_payload(*(stage.conversation(1, loud)[0] for _ in range(5))))
-    return fault
+    return Loud(fault, lambda: _payload(stage.conversation(1, loud)[0]))
 
 
-async def _longest_texts(world: ChaosWorld, poster: TimedSender) -> str:
-    """Two customers whose model hangs, 60 texts of 65,536 characters each: 20 MB, where it may hold half of 8."""
-    loud, stage = world.businesses[0], Stage(world)
-    fault = await world.sandbox.add_fault("gemini", action="hang_before", match={"system_contains": "Orchard 1"})
-    people = [stage.conversation(1, loud)[0].person for _ in range(2)]
-    for n in range(60):
-        for person in people:
-            node = wa.text(person, "é" * LONG_TEXT, id=f"wamid.long-{stage.run}-{person.wa_id}-{n}")
-            await poster.deliver(wa.envelope(wa.messages_change(loud, [node], [person])))
-    return fault
+async def _longest_texts(world: ChaosWorld, poster: TimedSender) -> Loud:
+    """Two customers whose model hangs, 60 of the longest texts each: 21 MB, where it may hold half of 8."""
+    stage = Stage(world)
+    fault = await _hang(world)
+    for person in [stage.conversation(1)[0].person for _ in range(2)]:
+        for _ in range(60):
+            await poster.deliver(_written(stage, person, LONG_TEXT))
+    return Loud(fault, lambda: _payload(stage.conversation(1)[0]))
+
+
+async def _full_mailbox(world: ChaosWorld, poster: TimedSender) -> Loud:
+    """One customer whose model hangs, 1,100 messages where a mailbox holds 1,000; and the customer writes on."""
+    stage = Stage(world)
+    fault = await _hang(world)
+    person = stage.conversation(1)[0].person
+    for _ in range(MAILBOX_EVENTS // 50 + 2):
+        await poster.deliver(_written(stage, person, *["flood"] * 50))
+    return Loud(fault, lambda: _written(stage, person, "flood"))
+
+
+async def _texts_of_many(world: ChaosWorld, poster: TimedSender) -> Loud:
+    """1,300 of the longest texts, 227 MB, of customers whose answers WhatsApp refuses: ten of each, since a mailbox
+    holds 2 MB; and new customers write on at that length."""
+    stage = Stage(world)
+    fault = await _refuse_sends(world)
+    for _ in range(130):
+        person = stage.conversation(1)[0].person
+        for _ in range(10):
+            await poster.deliver(_written(stage, person, LONG_TEXT))
+    return Loud(fault, lambda: _written(stage, stage.conversation(1)[0].person, LONG_TEXT))
+
+
+async def _refuse_sends(world: ChaosWorld) -> str:
+    match = {"operation": "send", "phone_number_id": world.businesses[0].phone_number_id}
+    return await world.sandbox.add_fault("whatsapp", error="190", match=match)
+
+
+async def _hang(world: ChaosWorld) -> str:
+    return await world.sandbox.add_fault("gemini", action="hang_before", match={"system_contains": "Orchard 1"})
+
+
+def _written(stage: Stage, person: wa.Person, *texts: str) -> wa.JsonObject:
+    """A POST of one customer of the other account."""
+    nodes = [wa.text(person, words) for words in texts]
+    return wa.envelope(wa.messages_change(stage.world.businesses[0], nodes, [person]))
 
 
 def _payload(*messages: Message) -> wa.JsonObject:

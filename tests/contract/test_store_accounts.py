@@ -205,6 +205,7 @@ async def test_a_profile_keeps_free_form_parts_as_they_are(store: SqlStore, new_
         "model": "gemini-x",
         "resend_ambiguous": True,
         "fallback_text": "Later",
+        "interim_text": "",
         "greeting_text": "Bonjour !",
         "auto_reply_limit": 5,
     }
@@ -213,6 +214,7 @@ async def test_a_profile_keeps_free_form_parts_as_they_are(store: SqlStore, new_
     assert await store.get_profile(account.id) == changed
 
     again = await store.update_profile(account.id, {"temperature": None, "fallback_text": None, "hours": "9-17"})
+    assert again.interim_text == "", "nothing is sent, which is not the same as what the application says"
     assert again.temperature is None
     assert again.fallback_text == BotProfile(account.id).fallback_text  # None: as the application says
     assert (again.hours, again.business_name, again.model) == ("9-17", "Le Fournil", "gemini-x")

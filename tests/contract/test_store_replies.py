@@ -372,10 +372,27 @@ async def answer(scene: Scene, text: str, *, fallback: Fallback | None = None, a
 
 
 async def test_a_fallback_text_goes_out_once_until_an_answer_does(scene: Scene) -> None:
-    states = [(await answer(scene, "later", fallback=why)).state for why in [*Fallback, *Fallback]]
+    kinds = [Fallback.REFUSED, Fallback.UNAVAILABLE]
+    states = [(await answer(scene, "later", fallback=why)).state for why in [*kinds, *kinds]]
     assert states == [ReplyState.SENT, *[ReplyState.SILENCED] * 3]
     assert (await answer(scene, "We open at seven.")).state is ReplyState.SENT
     assert (await answer(scene, "later", fallback=Fallback.UNAVAILABLE)).state is ReplyState.SENT
+
+
+async def test_an_interim_text_goes_out_once_in_a_silence_and_before_a_fallback_text(scene: Scene) -> None:
+    kinds = [Fallback.INTERIM, Fallback.INTERIM, Fallback.UNAVAILABLE, Fallback.INTERIM, Fallback.UNAVAILABLE]
+    states = [(await answer(scene, "later", fallback=kind)).state for kind in kinds]
+    sent, silenced = ReplyState.SENT, ReplyState.SILENCED
+    assert states == [sent, silenced, sent, silenced, silenced]
+    assert (await answer(scene, "We open at seven.")).state is ReplyState.SENT
+    assert (await answer(scene, "later", fallback=Fallback.INTERIM)).state is ReplyState.SENT
+
+
+async def test_an_interim_text_is_no_part_of_the_history(scene: Scene) -> None:
+    await answer(scene, "later", fallback=Fallback.INTERIM, asked="When do you open?")
+    reply = await answer(scene, "Seven.", asked="Hello?")
+    turns = await scene.store.history(reply.conversation_id, limit=10, exclude=())
+    assert [turn.text for turn in turns] == ["When do you open?", "Hello?", "Seven."]
 
 
 async def test_a_persons_message_ends_the_silence(scene: Scene) -> None:

@@ -171,7 +171,7 @@ async def test_nul_is_refused_where_text_is_meant_and_replaced_in_free_form(api:
     account = await api.new_account()
     path = f"/bot/profile?account_id={account['id']}"
     texts = ("business_name", "description", "address", "hours", "knowledge_base", "fallback_text", "non_text_reply",
-             "model", "greeting_text")  # fmt: skip
+             "model", "greeting_text", "interim_text")  # fmt: skip
     for field in texts:
         assert (await api.refused("PUT", path, status=422, json={field: "a\x00b"}))["field"] == field
     for field in ("name", "slug", "access_token", "verify_token", "phone_number"):

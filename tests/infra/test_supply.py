@@ -27,12 +27,34 @@ def _licences() -> ModuleType:
     return module
 
 
+def _files(pattern: str) -> list[Path]:
+    """Of the tree, what is installed or made in it left out."""
+    found = (path.relative_to(ROOT) for path in ROOT.rglob(pattern))
+    return [path for path in found if not any(part == "node_modules" or part.startswith(".") for part in path.parts)]
+
+
+def _with_hashes() -> list[Path]:
+    pins = [path for pattern in ("*.lock", "*.txt") for path in _files(pattern)]
+    return [path for path in pins if "--hash=sha256:" in (ROOT / path).read_text(encoding="utf-8")]
+
+
 def test_every_lock_file_is_audited_each_day_and_at_each_push() -> None:
-    audited = set(WORKFLOW["jobs"]["audit"]["strategy"]["matrix"]["lock"])
-    assert audited == {path.name for path in ROOT.glob("*.lock")}
-    assert any("pip-audit" in step.get("run", "") for step in WORKFLOW["jobs"]["audit"]["steps"])
+    audited = WORKFLOW["jobs"]["audit"]["strategy"]["matrix"]["lock"]
+    assert sorted(audited) == sorted(map(str, _with_hashes()))
+    (audit,) = [step["run"] for step in WORKFLOW["jobs"]["audit"]["steps"] if "pip-audit --" in step.get("run", "")]
+    assert audit.endswith("-r ${{ matrix.lock }}")
+    (audit_node,) = [step["run"] for step in WORKFLOW["jobs"]["audit-node"]["steps"] if "run" in step]
+    (package_lock,) = _files("package-lock.json")
+    assert audit_node.endswith(f"--prefix {package_lock.parent}")
     triggers = WORKFLOW[True]  # YAML 1.1 reads `on` as true
     assert {"push", "schedule"} <= set(triggers)
+
+
+def test_make_lock_writes_every_lock_file_and_names_no_host() -> None:
+    (recipe,) = re.findall(r"^lock: .*\n((?:\t.*\n)+)", MAKEFILE, flags=re.MULTILINE)
+    assert sorted(re.findall(r"-o (\S+)", recipe)) == sorted(map(str, _files("*.lock")))
+    (compiles,) = re.findall(r"^COMPILE = (.+)$", MAKEFILE, flags=re.MULTILINE)
+    assert {"--generate-hashes", "--no-emit-index-url"} <= set(compiles.split())
 
 
 def test_the_suite_runs_on_every_python_that_the_package_names() -> None:

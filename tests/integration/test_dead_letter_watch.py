@@ -9,6 +9,7 @@ import pytest
 from app.core.queue import Claim
 from app.domain.models import HandoverReason
 from app.sandbox import webhooks as wa
+from app.services import dead_letter_watch
 from app.services.conversation_service import outbound_event
 from tests.support.desk import Desk, desk
 from tests.support.queue_kit import claim_one, eventually
@@ -78,3 +79,15 @@ async def test_letters_of_unknown_accounts_and_of_statuses_call_nobody(made: Des
     await made.watch.tell()
     assert (await made.store.list_conversations(made.account.id, limit=10, cursor=None)).items == ()
     assert await made.queue.untold(limit=10, since=0) == []
+
+
+async def test_a_letter_that_is_too_old_is_forgotten_and_a_younger_one_is_kept(
+    made: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = made.person()
+    await made.queue.park(await put(made, person, "old"), 1, "its own fault")
+    assert not await made.watch.forget()
+    assert (await made.queue.stats()).dead == 1
+    monkeypatch.setattr(dead_letter_watch, "KEEP_SECONDS", 0.0)
+    await made.watch.forget()
+    assert (stats := await made.queue.stats()).dead == stats.dead_bytes == stats.dead_lost == 0

@@ -442,6 +442,13 @@ def test_strangers_accounts_without_a_bound_are_warned_of(more: dict[str, int], 
     assert [finding.subject for finding in check_limits(settings)] == subjects
 
 
+@pytest.mark.parametrize(("interim", "deadline", "subjects"), [(30, 30, ["INTERIM_SECONDS"]), (30, 31, []), (0, 1, [])])
+def test_an_interim_text_that_can_never_come_is_warned_of(interim: float, deadline: float, subjects: list[str]) -> None:
+    more = {"interim_seconds": interim, "reply_deadline_seconds": deadline}
+    settings = settings_of("http://127.0.0.1:1", "redis://127.0.0.1:1", "postgresql://127.0.0.1:1/a", **more)
+    assert [finding.subject for finding in check_limits(settings)] == subjects
+
+
 async def test_limits_that_contradict_each_other_are_warned_of(doctor: Doctor, valkey_url: str) -> None:
     everything = await doctor()
     names = {

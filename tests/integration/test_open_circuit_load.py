@@ -77,7 +77,7 @@ class Town:
                 answer = await self.http.post("/webhook/whatsapp", content=raw, headers=headers)
                 if answer.status_code != 503:
                     break
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.02)
         assert answer.status_code == 200
 
     async def ask(self, shop: Shop, many: int) -> list[wa.Person]:

@@ -28,7 +28,7 @@ class TlsFronts:
     """In a thread of their own, so that whoever starts servers may wait for them. `authority` vouches for them all."""
 
     def __init__(self, folder: Path) -> None:
-        self.authority, key = _certificate(folder)
+        self.authority, key = certificate_of(folder)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(self.authority, key)
         self._loop = asyncio.new_event_loop()
@@ -129,8 +129,8 @@ def running_fronts(folder: Path) -> Iterator[TlsFronts]:
         fronts.close()
 
 
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    """Of 127.0.0.1 and `NAME`, signed by itself: certificate and key."""
+def certificate_of(folder: Path) -> tuple[Path, Path]:
+    """For 127.0.0.1 and `NAME`, signed by itself: certificate and key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "of the test suite")])
     now = datetime.datetime.now(datetime.UTC)

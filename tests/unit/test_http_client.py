@@ -42,8 +42,8 @@ async def test_its_time_limits_are_the_documented_ones():
 
 
 async def test_it_never_opens_more_than_a_hundred_connections():
-    pool = (await get_http_client())._transport._pool
-    assert (pool._max_connections, pool._max_keepalive_connections) == (100, 20)
+    transport = (await get_http_client())._transport
+    assert (transport.connections, transport.keepalive) == (100, 20)
 
 
 async def test_closing_closes_both_may_be_repeated_and_the_next_use_opens_a_new_one():
@@ -209,7 +209,9 @@ async def test_cancelling_a_request_gives_its_connection_back():
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert (await get_http_client())._transport._pool.connections == []
+        async with asyncio.timeout(2):
+            while (await get_http_client())._transport._connector.open:
+                await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,8 @@ async def test_a_hundred_connections_over_all_hosts_and_twenty_of_them_kept():
         async with asyncio.timeout(10):
             while connections() < http_client.MAX_CONNECTIONS:
                 await asyncio.sleep(0.005)
-        pool = (await get_http_client())._transport._pool
-        assert len(pool._requests) == 3 * wanted, "all have asked, a third of them waits"
+        origins = (await get_http_client())._transport._origins.values()
+        assert sum(turns.users for turns in origins) == 3 * wanted, "all have asked, a third of them waits"
         assert connections() == http_client.MAX_CONNECTIONS
         for host in hosts:
             host.gate.set()
@@ -221,7 +221,7 @@ async def test_a_redirect_is_not_followed_and_a_body_not_read_beyond_its_bound()
 async def test_a_process_that_makes_more_calls_at_once_gets_room_for_them(monkeypatch):
     monkeypatch.setattr(http_client, "_room", http_client._room)
     http_client.make_room_for(10)
-    assert (await get_http_client())._transport._pool._max_connections == http_client.MAX_CONNECTIONS
+    assert (await get_http_client())._transport.connections == http_client.MAX_CONNECTIONS
     await close_http_client()
     http_client.make_room_for(120)
     host = Host()
@@ -232,6 +232,37 @@ async def test_a_process_that_makes_more_calls_at_once_gets_room_for_them(monkey
                 await asyncio.sleep(0.005)
         host.gate.set()
         assert {answer.status for answer in await asyncio.gather(*asking)} == {200}
+
+
+async def test_what_does_not_wait_leaves_half_of_a_host_s_places_to_what_does():
+    host = Host()
+    async with peer(host) as url:
+        asking = [
+            asyncio.create_task(request("GET", url, timeout_seconds=30, waits_for_turn=False))
+            for _ in range(http_client.MAX_PER_HOST)
+        ]
+        _, waiting = await asyncio.wait(asking, timeout=20, return_when=asyncio.FIRST_EXCEPTION)
+        async with asyncio.timeout(20):
+            while host.open < http_client.MAX_PER_HOST // 2:
+                await asyncio.sleep(0.005)
+        assert {type(task.exception()) for task in asking if task.done()} == {PoolFull}
+        assert sum(not task.done() for task in asking) == http_client.MAX_PER_HOST // 2
+        host.gate.set()
+        assert (await request("GET", url, timeout_seconds=5)).status == 200
+        assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
+
+
+async def test_a_burst_s_connections_serve_the_next_one_although_fewer_are_kept_in_the_end():
+    host = Host()
+    host.gate.set()
+    async with peer(host) as url:
+        for _ in range(3):
+            await asyncio.gather(*(request("GET", url, timeout_seconds=5) for _ in range(40)))
+        assert host.served <= 40
+        async with asyncio.timeout(5):
+            while host.open > http_client.MAX_KEEPALIVE:
+                await asyncio.sleep(0.005)
+        assert host.open == http_client.MAX_KEEPALIVE
 
 
 async def test_a_probe_waits_behind_no_call():

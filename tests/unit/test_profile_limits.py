@@ -10,7 +10,7 @@ from app.domain.errors import InvalidInput
 from app.domain.models import BotProfile
 from app.domain.profile_limits import PROFILE_BYTES, check_profile
 
-EMPTY = BotProfile("a", fallback_text="", non_text_reply="")
+EMPTY = BotProfile("a", fallback_text="", interim_text="", non_text_reply="")
 
 
 def deep(levels: int) -> Any:
@@ -22,7 +22,9 @@ def deep(levels: int) -> Any:
 
 def test_all_fields_count_together() -> None:
     check_profile(EMPTY, {"description": "x" * (PROFILE_BYTES // 2), "knowledge_base": "x" * (PROFILE_BYTES // 2)})
-    before = BotProfile("a", fallback_text="", non_text_reply="", custom_fields={"notes": "x" * 40_000})
+    before = BotProfile(
+        "a", fallback_text="", interim_text="", non_text_reply="", custom_fields={"notes": "x" * 40_000}
+    )
     with pytest.raises(InvalidInput, match=r"6553[0-9]|65536") as refused:
         check_profile(before, {"knowledge_base": "x" * 30_000, "hours": "x"})
     assert refused.value.field == "knowledge_base"

@@ -58,8 +58,6 @@ DEPENDENCY = "whatsapp"
 ATTEMPT_SECONDS = 10.0
 SEND_SECONDS = 25.0
 """For all attempts of one send; only those that certainly failed are repeated."""
-COURTESY_SECONDS = 3.0
-"""For a read receipt with typing indicator; one that takes longer is late anyway."""
 PROBE_SECONDS = 5.0
 NO_GRAPH_API = "what answers there is not the Graph API"
 UNKNOWN_PATH = "the Graph API knows no such path or version:"
@@ -194,7 +192,8 @@ class WhatsAppMessenger:
         if typing:
             body["typing_indicator"] = {"type": "text"}
         # Past policy and circuits: what happens to a courtesy says nothing about sends and takes nothing of theirs.
-        await self._post(account.phone_number_id, self._token(account), body, timeout_seconds=COURTESY_SECONDS)
+        # It does not stand in line before them either, and has as much time as they: cut off it costs its connection.
+        await self._post(account.phone_number_id, self._token(account), body, waits_for_turn=False)
 
     async def fetch_media(self, account: Account, media_id: str, *, max_bytes: int) -> Media:
         """The bytes behind a media id, at most `max_bytes` of them. The URL lives five minutes, so it is asked for anew
@@ -344,19 +343,20 @@ class WhatsAppMessenger:
         self, phone_number_id: str, token: str, body: Mapping[str, object], ensure_held: Callable[[], None]
     ) -> Response:
         ensure_held()
-        return await self._post(phone_number_id, token, body, timeout_seconds=ATTEMPT_SECONDS)
+        return await self._post(phone_number_id, token, body)
 
     async def _post(
-        self, phone_number_id: str, token: str, body: Mapping[str, object], *, timeout_seconds: float
+        self, phone_number_id: str, token: str, body: Mapping[str, object], *, waits_for_turn: bool = True
     ) -> Response:
         try:
             response = await request(
                 "POST",
                 f"{self._base_url}/{self._api_version}/{quote(phone_number_id, safe='')}/messages",
-                timeout_seconds=timeout_seconds,
+                timeout_seconds=ATTEMPT_SECONDS,
                 headers={"authorization": f"Bearer {token}"},
                 payload=body,
                 get_client=self._get_client,
+                waits_for_turn=waits_for_turn,
             )
         except PoolFull as exc:
             raise Overloaded(DEPENDENCY, f"whatsapp: {exc}") from exc

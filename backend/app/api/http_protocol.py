@@ -5,7 +5,7 @@ httptools has no limit on the size of a head, and uvicorn none on the time that 
     a head (request line and headers)   32 KB, 100 headers, 10 s
     a body                              10 s, and no more chunks than its size explains (how large it may be is the
                                         application's affair: api/body_limit.py)
-    requests sent ahead of the answers  8
+    requests sent ahead of the answers  4
     a new connection without a byte     10 s; idle after an answer: `idle_seconds`
     an answer that the client does not read   30 s without progress
     connections                         `connections`: the one that has made us wait the longest gives way to a new one
@@ -49,7 +49,7 @@ class ConnectionLimits:
     connections: int = 2000
     head_bytes: int = 32 * 1024
     headers: int = 100
-    requests_ahead: int = 8
+    requests_ahead: int = 4
     chunks: int = 100
     """Of a body, besides one for each `CHUNK_BYTES`: every chunk costs a call, even one of a single byte."""
     receive_seconds: float = 10.0

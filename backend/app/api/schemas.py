@@ -69,6 +69,8 @@ VerifyToken = Token
 LongText = Annotated[str, StringConstraints(max_length=PROFILE_BYTES, pattern=NO_NUL)]
 ReplyText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=SOME_TEXT)]
 """Sent to customers as it is; WhatsApp refuses a text without any."""
+ReplyTextOrNone = Annotated[str, StringConstraints(max_length=4096, pattern=NO_NUL)]
+"""A blank one is not sent."""
 FreeForm = Annotated[
     dict[str, Any],
     AfterValidator(_is_shallow),
@@ -233,6 +235,7 @@ class ProfileChanges(_In):
     custom_fields: CustomFields | None = None
     template_config: FreeForm | None = None
     fallback_text: ReplyText | None = None
+    interim_text: ReplyTextOrNone | None = None
     non_text_reply: ReplyText | None = None
     model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")] | None = None
     temperature: Annotated[float, Field(strict=True, ge=0, le=2)] | None = None
@@ -253,6 +256,7 @@ class ProfileOut(_Out):
     custom_fields: dict[str, Any]
     template_config: dict[str, Any]
     fallback_text: str
+    interim_text: str
     non_text_reply: str
     model: str | None
     temperature: float | None

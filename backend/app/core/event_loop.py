@@ -1,5 +1,5 @@
 """uvloop with our way to look names up (core/resolver.py), for every library that opens a connection on it: redis-py
-and asyncpg (`create_connection`) as well as httpx (`getaddrinfo`). None of them has a hook of its own for that."""
+and asyncpg (`create_connection`) as well as aiohttp (`getaddrinfo`). Only aiohttp has a hook of its own for that."""
 
 from __future__ import annotations
 

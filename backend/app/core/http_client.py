@@ -1,4 +1,4 @@
-"""The process's HTTP clients, and the only module that imports httpx.
+"""The process's HTTP clients; with their transport the only modules that import httpx.
 
     client = await get_http_client()      # connect 3 s, read 10 s; at most 100 connections, 20 kept alive
     media = await get_http_client_for_media()                                   # the same with read and write 30 s
@@ -23,8 +23,8 @@ failures by the one question that matters for a message that must not be sent tw
     └── AmbiguousFailure       the peer may have processed it
         └── BodyTooLarge       it answered, with more than we take in
 
-A kept-alive connection that the peer closed just before our request looks exactly like one lost while the peer was
-working, so it is ambiguous too. `KEEPALIVE_SECONDS` makes it rare.
+A kept connection whose end reaches this machine after our request left looks exactly like one lost while the peer was
+working, so it is ambiguous too. `KEEPALIVE_SECONDS` makes it rare. What is beneath the clients is `http_transport.py`.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ import email.utils
 import http.cookiejar
 import socket
 import ssl
+import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cache
+from datetime import UTC, datetime, timedelta
+from functools import cache, lru_cache
 from typing import Any, NamedTuple, cast
-from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import httpx
@@ -49,6 +49,7 @@ from httpx import AsyncClient
 
 from app.core.egress import Egress
 from app.core.errors import Expected
+from app.core.http_transport import UNSENT, Transport
 from app.core.network_trouble import went_through_proxy
 from app.core.tracing import span
 
@@ -180,94 +181,87 @@ def _shared_client(name: str, io_seconds: float, room: _Room) -> AsyncClient:
 
 
 def _new_client(io_seconds: float, room: _Room) -> AsyncClient:
-    limits = httpx.Limits(
-        max_connections=room.connections,
-        max_keepalive_connections=room.keepalive,
-        keepalive_expiry=KEEPALIVE_SECONDS,
-    )
     options: dict[str, Any] = {
-        "per_host": room.per_host, "verify": _tls_context(_egress.ca_file), "http2": False, "trust_env": False,
-        "limits": limits,
+        **room._asdict(), "keepalive_seconds": KEEPALIVE_SECONDS, "context": _tls_context(_egress.ca_file),
     }  # fmt: skip
-    return AsyncClient(
-        transport=_PerHostTransport(**options),
+    return _Client(
+        transport=_BoundedTransport(**options),
         mounts=_proxies(_egress, options),
         trust_env=False,
         follow_redirects=False,
         cookies=http.cookiejar.CookieJar(policy=http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
         timeout=_timeout(io_seconds),
-        # A body of a kilobyte may unpack to gigabytes, and what we read is small.
-        headers={"user-agent": "chorus", "accept-encoding": "identity"},
+        headers=_HEADERS,
     )
 
 
-class _PerHostTransport(httpx.AsyncHTTPTransport):
-    """httpx's own, with at most `per_host` exchanges per origin; one more waits as for a connection of the pool."""
+class _Client(AsyncClient):
+    """httpx's, without what ours never does, which is half of what a request costs in it. A caller that asks for
+    authentication by httpx, for redirects that are followed or for hooks gets httpx's way."""
 
-    def __init__(self, *, per_host: int, proxy_setting: str = "", **options: Any) -> None:
+    async def send(
+        self,
+        request: httpx.Request,
+        *,
+        stream: bool = False,
+        auth: Any = httpx.USE_CLIENT_DEFAULT,
+        follow_redirects: Any = httpx.USE_CLIENT_DEFAULT,
+    ) -> httpx.Response:
+        is_plain = auth in (None, httpx.USE_CLIENT_DEFAULT) and follow_redirects in (False, httpx.USE_CLIENT_DEFAULT)
+        if self.is_closed or not is_plain or request.url.userinfo or any(self.event_hooks.values()):
+            return await super().send(request, stream=stream, auth=auth, follow_redirects=follow_redirects)
+        if "timeout" not in request.extensions:
+            request.extensions["timeout"] = self.timeout.as_dict()
+        try:
+            response = await self._transport_for_url(request.url).handle_async_request(request)
+        except httpx.RequestError as exc:
+            exc.request = request
+            raise
+        response.request = request
+        if not stream:
+            try:
+                await response.aread()
+            except BaseException:
+                await response.aclose()
+                raise
+        return response
+
+
+class _BoundedTransport(Transport):
+    """Bodies are unpacked here, and bounded by what comes out of them. `proxy_setting` is told in errors."""
+
+    def __init__(self, *, proxy_setting: str = "", **options: Any) -> None:
         super().__init__(**options)
-        self._per_host = per_host
         self._proxy_setting = proxy_setting
-        self._origins: dict[str, tuple[asyncio.Semaphore, list[int]]] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        origin = f"{request.url.scheme}://{request.url.netloc.decode()}"
-        slots, users = self._origins.setdefault(origin, (asyncio.Semaphore(self._per_host), [0]))
-        users[0] += 1
-        try:
-            await _take(slots, request)
-        except BaseException:
-            self._leave(origin)
-            raise
-
-        def release() -> None:
-            slots.release()
-            self._leave(origin)
-
+        begun = time.perf_counter()
         try:
             response = await super().handle_async_request(request)
         except BaseException as exc:
-            release()
             if self._proxy_setting:
                 went_through_proxy(exc, self._proxy_setting)
             raise
-        stream = cast(httpx.AsyncByteStream, response.stream)
         try:
             unpack = _unpacker(response.headers)
         except httpx.DecodingError as exc:
             exc.request = request
-            await stream.aclose()
-            release()
+            await response.aclose()
             raise
         limit = request.extensions.get("max_body_bytes", MAX_RESPONSE_BYTES)
-        response.stream = _BoundedStream(stream, release, unpack, limit)
+        response.stream = _BoundedStream(response, unpack, limit, begun)
         return response
 
-    def _leave(self, origin: str) -> None:
-        users = self._origins[origin][1]
-        users[0] -= 1
-        if not users[0]:
-            del self._origins[origin]
 
-
-async def _take(slots: asyncio.Semaphore, request: httpx.Request) -> None:
-    if not slots.locked():
-        await slots.acquire()  # returns at once
-        return
-    try:
-        async with asyncio.timeout(request.extensions.get("timeout", {}).get("pool", POOL_SECONDS)):
-            await slots.acquire()
-    except TimeoutError as exc:
-        raise httpx.PoolTimeout("as many requests to this host as may be", request=request) from exc
-
-
-def _unpacker(headers: httpx.Headers) -> _Unpack:
+def _unpacker(headers: httpx.Headers) -> _Unpack | None:
     """How a body is unpacked, in pieces: we ask for none that is packed, yet a proxy may do it. Takes the header away:
     httpx would unpack it once more. Raises `DecodingError` for layers upon layers, and for other formats."""
+    if "content-encoding" not in headers:
+        return None
     layers = [layer.strip().lower() for layer in headers.get_list("content-encoding", split_commas=True)]
     layers = [layer for layer in layers if layer not in ("", "identity")]
     if not layers:
-        return lambda chunk: (chunk,)
+        return None
     if len(layers) > 1 or layers[0] not in _WINDOWS:
         raise httpx.DecodingError("a content encoding that was not asked for")
     del headers["content-encoding"]
@@ -293,31 +287,28 @@ def _inflate(inflator: Any, packed: bytes) -> Iterator[bytes]:
 
 
 class _BoundedStream(httpx.AsyncByteStream):
-    """A response's body, unpacked, at most `limit` bytes of it; its slot is free when it is closed. Not only `request`
-    is bounded this way: supabase-py reads through this client as well."""
+    """A response's body, unpacked, at most `limit` bytes of it. Not only `request` is bounded this way: supabase-py
+    reads through this client as well."""
 
-    def __init__(self, stream: httpx.AsyncByteStream, release: Callable[[], None], unpack: _Unpack, limit: int) -> None:
-        self._stream = stream
-        self._release: Callable[[], None] | None = release
+    def __init__(self, response: httpx.Response, unpack: _Unpack | None, limit: int, begun: float) -> None:
+        self._response = response
+        self._stream = cast(httpx.AsyncByteStream, response.stream)
         self._unpack = unpack
         self._limit = limit
+        self._begun = begun
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
         async for chunk in self._stream:
-            for piece in self._unpack(chunk):
+            for piece in self._unpack(chunk) if self._unpack else (chunk,):
                 size += len(piece)
                 if size > self._limit:
                     raise BodyTooLarge(f"response of more than {self._limit} bytes")
                 yield piece
 
     async def aclose(self) -> None:
-        try:
-            await self._stream.aclose()
-        finally:
-            release, self._release = self._release, None
-            if release is not None:
-                release()
+        self._response.elapsed = timedelta(seconds=time.perf_counter() - self._begun)
+        await self._stream.aclose()
 
 
 def _proxies(egress: Egress, options: Mapping[str, Any]) -> dict[str, httpx.AsyncBaseTransport | None]:
@@ -329,9 +320,8 @@ def _proxies(egress: Egress, options: Mapping[str, Any]) -> dict[str, httpx.Asyn
         return mounts
     for scheme, url in by_scheme.items():
         if url:
-            context = _tls_context(egress.ca_file) if url.startswith("https://") else None
-            proxy = httpx.Proxy(url, ssl_context=context)
-            mounts[f"{scheme}://"] = _PerHostTransport(**options, proxy=proxy, proxy_setting=f"{scheme.upper()}_PROXY")
+            setting = f"{scheme.upper()}_PROXY"
+            mounts[f"{scheme}://"] = _BoundedTransport(**options, proxy=httpx.Proxy(url), proxy_setting=setting)
     return mounts | dict.fromkeys(_pattern(host) for host in straight if mounts)
 
 
@@ -347,6 +337,7 @@ def _pattern(host: str) -> str:
 def _tls_context(ca_file: str | None) -> ssl.SSLContext:
     """Loading the trust store costs tens of milliseconds; both clients share one."""
     context = httpx.create_ssl_context(trust_env=False)
+    context.set_alpn_protocols(["http/1.1"])
     if ca_file:
         context.load_verify_locations(cafile=ca_file)
     return context
@@ -370,39 +361,48 @@ async def request(
     payload: object = None,
     max_body_bytes: int = MAX_BODY_BYTES,
     get_client: GetClient = get_http_client,
+    waits_for_turn: bool = True,
 ) -> Response:
     """One exchange within `timeout_seconds`, from the wait for a connection to the last byte of the body.
 
-    `payload` is sent as JSON. A response of any status is returned; raises `ConnectFailed` or `AmbiguousFailure`.
-    Does not retry, follow redirects or raise for a status. With less than about 9 s, a connection that hangs in
-    its handshake can count as ambiguous although nothing was sent: the doubt goes to the safe side.
+    `payload` is sent as JSON. Without `waits_for_turn` it is `PoolFull` at once while more than half of the host's
+    connections are in use. A response of any status is returned; raises `ConnectFailed` or `AmbiguousFailure`.
+    Does not retry, follow redirects or raise for a status.
     """
     client = await get_client()
-    sent = dict(headers or {})
+    sent = {**_HEADERS, **headers} if headers else dict(_HEADERS)
     content = None
     if payload is not None:
         content = orjson.dumps(payload)
         sent["content-type"] = "application/json"
+    seconds = _timeout(timeout_seconds).as_dict()
+    seconds["write"] = None  # the limit of the whole covers it
+    if not waits_for_turn:
+        seconds["pool"] = 0
+    limits = {"timeout": seconds, "max_body_bytes": max_body_bytes}
+    prepared: httpx.Request | None = None
     try:
+        where = _url(url)
         # Without user and password, which a base URL may carry.
-        with span("http", method=method, host=urlsplit(url).netloc.rpartition("@")[2]):
-            async with (
-                asyncio.timeout(timeout_seconds),
-                client.stream(
-                    method,
-                    url,
-                    headers=sent,
-                    content=content,
-                    timeout=_timeout(timeout_seconds),
-                    extensions={"max_body_bytes": max_body_bytes},
-                ) as response,
-            ):
-                return Response(response.status_code, response.headers, await _read(response, max_body_bytes))
+        with span("http", method=method, host=where.netloc.decode("ascii")):
+            # Not the client's own way to make one, which parses the URL each time and merges what ours has nothing of.
+            prepared = httpx.Request(method, where, headers=sent, content=content, extensions=limits)
+            async with asyncio.timeout(timeout_seconds):
+                response = await client.send(prepared, stream=True)
+                try:
+                    return Response(response.status_code, response.headers, await _read(response, max_body_bytes))
+                finally:
+                    await response.aclose()
     except httpx.PoolTimeout as exc:
         raise PoolFull(_describe(exc)) from exc
     except _NOT_SENT as exc:
         raise ConnectFailed(_describe(exc)) from exc
-    except (httpx.RequestError, TimeoutError) as exc:
+    except TimeoutError as exc:
+        unsent = prepared.extensions.get(UNSENT) if prepared else None
+        if unsent is None:
+            raise AmbiguousFailure(_describe(exc)) from exc
+        raise (ConnectFailed if unsent == "connecting" else PoolFull)(f"{_describe(exc)} while {unsent}") from exc
+    except httpx.RequestError as exc:
         raise AmbiguousFailure(_describe(exc)) from exc
 
 
@@ -441,9 +441,23 @@ _NOT_SENT = (
 )  # fmt: skip
 
 
+_HEADERS = {
+    "accept": "*/*",
+    # A body of a kilobyte may unpack to gigabytes, and what we read is small.
+    "accept-encoding": "identity",
+    "user-agent": "chorus",
+}
+"""Of every request. Names in small letters: a caller's of the same name take their place."""
+
+_url = lru_cache(1000)(httpx.URL)
+"""The same few places again and again, and parsing one costs more than the rest of a request's making."""
+
+
 async def _read(response: httpx.Response, max_body_bytes: int) -> bytes:
     body = bytearray()
-    async for chunk in response.aiter_bytes():
+    # Ours are unpacked already; the way around that costs httpx a tenth of an exchange.
+    pieces = response.aiter_bytes() if "content-encoding" in response.headers else response.stream
+    async for chunk in cast(AsyncIterable[bytes], pieces):
         body += chunk
         if len(body) > max_body_bytes:
             raise BodyTooLarge(f"response of more than {max_body_bytes} bytes")

@@ -58,5 +58,6 @@ BAKERY: dict[str, Any] = {
         "special_rules": ["Never confirm that a cake order is accepted; only the shop does that."],
     },
     "fallback_text": "Thank you for your message! Our team will answer you personally in a moment.",
+    "interim_text": "Thank you! We are a little slower than usual; your answer follows here in a few minutes.",
     "non_text_reply": "Thank you! I can only read text for now. Could you please write it to me in a few words?",
 }

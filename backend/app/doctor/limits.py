@@ -35,6 +35,9 @@ def check_limits(settings: Settings) -> Iterator[Finding]:
     most = settings.worker_concurrency
     if settings.app_role is ReplicaRole.API:
         return
+    if settings.interim_seconds >= settings.reply_deadline_seconds:
+        detail = f"{settings.interim_seconds:g}: REPLY_DEADLINE_SECONDS={settings.reply_deadline_seconds:g} comes first"
+        yield Finding("INTERIM_SECONDS", "warn", detail, "less, or 0 for no interim text")
     if most > MOST_AT_ONCE:
         detail = f"{most}: a process has one core, which is used up long before"
         yield Finding("WORKER_CONCURRENCY", "warn", detail, f"{MOST_AT_ONCE} or less, and more replicas")

@@ -109,12 +109,14 @@ class BlockReason(StrEnum):
 
 
 class Fallback(StrEnum):
-    """Why a customer gets the profile's fallback text. Stored with the reply: stable words."""
+    """Why a customer gets a text of the profile instead of the model's answer. Stored with the reply: stable words."""
 
     REFUSED = "refused"
     """The model does not answer this; the turn is left out of what it reads later."""
     UNAVAILABLE = "unavailable"
     """No answer in time; the question stays in the history."""
+    INTERIM = "interim"
+    """Not a fallback text but the interim text, before an answer that takes long."""
 
 
 class InboxState(StrEnum):
@@ -210,6 +212,8 @@ class BotProfile:
     custom_fields: Json = field(default_factory=dict)
     template_config: Json = field(default_factory=dict)
     fallback_text: str = "Thank you for your message. Somebody from our team will get back to you shortly."
+    interim_text: str = "Thank you for your message. The answer takes a little longer than usual; it will come here."
+    """Sent once to a customer who has waited INTERIM_SECONDS for the model; blank: nothing is sent."""
     non_text_reply: str = "I can only read text messages for now. Could you please write it to me?"
     model: str | None = None
     temperature: float | None = None

@@ -84,8 +84,8 @@ class Messenger(Protocol):
         ...
 
     async def mark_read(self, account: Account, wa_message_id: str, *, typing: bool) -> None:
-        """Blue ticks, and "typing…" for at most 25 s if `typing`. A courtesy: one short try that touches neither the
-        circuits nor the retries nor the places of sends; callers ignore its failures."""
+        """Blue ticks, and "typing…" for at most 25 s if `typing`. A courtesy: one try that touches neither the
+        circuits nor the retries, and does not wait for a place of a send; callers ignore its failures."""
         ...
 
     async def confirm_number(self, phone_number_id: str, access_token: str) -> None:

@@ -20,6 +20,7 @@ appendonly yes
 appendfsync everysec
 save ""
 maxmemory-policy noeviction
+stream-node-max-entries 1
 """
 
 

@@ -43,6 +43,7 @@ from app.domain.webhook import needs_a_person, opens_chat
 from app.services.account_service import NO_LIMITS, AccountService
 from app.services.courtesy import Courtesy
 from app.services.delivery import Begun, Delivered, Delivery, Postponed
+from app.services.interim import Interim, Wait
 from app.services.spending import Bill, DailyGuard
 
 logger = logging.getLogger(__name__)
@@ -154,6 +155,7 @@ class BotService:
         model: Model,
         messenger: Messenger,
         delivery: Delivery,
+        interim: Interim,
         limits: DailyLimits = NO_LIMITS,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -163,6 +165,7 @@ class BotService:
         self._messenger = messenger
         self._courtesy = Courtesy(messenger, clock=clock)
         self._delivery = delivery
+        self._interim = interim
         self._daily = DailyGuard(limits)
         self._clock = clock
 
@@ -203,6 +206,7 @@ class BotService:
             profile = await self._accounts.profile(account.id)
             opened = await self._open_answer(work, profile)
         reply, answer = await self._answer(work, profile, opened)
+        self._courtesy.answer_is_there(conversation.id)
         if reply is None:
             return await self._end_loop(work, profile)
         with _stage(stages, "send", self._clock):
@@ -210,6 +214,7 @@ class BotService:
             if answer is not None:
                 reply, begun = await self._save(work, reply, answer)
             state, reason = await self._deliver(work, reply, profile, begun)
+        await self._end_interim(work, reply)
         return Handled(_OUTCOMES[state], _finished(work, reply), stages, reason or work.reason)
 
     async def aclose(self) -> None:
@@ -259,7 +264,9 @@ class BotService:
     async def _leave_to_a_person(self, work: _Work) -> Handled:
         """WhatsApp takes nothing from the account, and the customer has waited long enough. The messages are stored;
         the bot answers again from the next one on, once the account is restored."""
-        await self._delivery.give_up(await self._open_reply(work), fence=work.hold.fence)
+        reply = await self._open_reply(work)
+        await self._delivery.give_up(reply, fence=work.hold.fence)
+        await self._end_interim(work, reply)
         why = f"WhatsApp takes nothing from the account: {work.account.blocked_reason}"
         return Handled("account_blocked", len(work.run.messages), work.stages, why)
 
@@ -303,10 +310,22 @@ class BotService:
         if opened.recent_replies >= profile.auto_reply_limit:
             return None, None
         if not self._model.blocked_seconds(profile):  # else no answer comes soon
-            self._courtesy.show_typing(work.account, work.asked[-1].wa_message_id)
+            self._courtesy.show_typing(work.account, work.conversation.id, work.asked[-1].wa_message_id)
         with _stage(work.stages, "generate", self._clock):
-            answer = await self._compose(work, profile, background)
+            answer = await self._told_if_late(work, profile, background, reply)
             return reply, await self._once_more(work, profile, answer)
+
+    async def _told_if_late(self, work: _Work, profile: BotProfile, background: Background, reply: Reply) -> _Answer:
+        """The answer. A customer who waits long for it, or has to wait for another try, gets the interim text."""
+        hold = work.hold
+        wait = Wait(reply, work.account, work.run.accepted_at, profile.interim_text, hold.fence, hold.ensure_held)
+        try:
+            return await self._interim.while_making(wait, self._compose(work, profile, background))
+        except Postponed as exc:
+            raise await self._interim.before(wait, exc) from exc
+
+    async def _end_interim(self, work: _Work, reply: Reply) -> None:
+        await self._interim.end(reply.key, accepted_at=work.run.accepted_at, fence=work.hold.fence)
 
     async def _once_more(self, work: _Work, profile: BotProfile, answer: _Answer) -> _Answer:
         """An answer to all that is asked by now, which may be `answer` itself. Once: a customer who keeps typing must

@@ -1,5 +1,6 @@
 """A message that was given up on calls a person. Every dead letter passes here, whatever made it one: a verdict of a
-worker, a worker that died again and again, or no room in the queue."""
+worker, a worker that died again and again, or no room in the queue. And an old one is forgotten: a text stays in Redis
+no longer than it can be of use (docs/adr/0016)."""
 
 from __future__ import annotations
 
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 PAGE = 100
 FIRST_LOOK_SECONDS = 86400.0
 """How old a dead letter may be that was there before the first look."""
+KEEP_SECONDS = 8 * 86400.0
+"""As the ids of messages seen and the journal's rows: longer than the 7 days in which Meta redelivers."""
 
 TOLD = Counter("chorus_dead_letters_told_total", "Dead letters seen, by whether a person was called", ["outcome"])
 
@@ -44,6 +47,13 @@ class DeadLetterWatch:
             TOLD.labels("called" if called else "not_called").inc()
             await self._queue.told(letter.id)
         return len(letters) >= PAGE
+
+    async def forget(self) -> bool:
+        """What is too old, one page. Returns whether there may be more."""
+        forgotten = await self._queue.forget_dead(older_than_seconds=KEEP_SECONDS, limit=PAGE)
+        if forgotten:
+            logger.warning("dead letters are forgotten: they are 8 days old", extra={"dead_letters": forgotten})
+        return forgotten >= PAGE
 
     async def _call_a_person(self, letter: DeadLetter) -> bool:
         try:

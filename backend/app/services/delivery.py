@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -19,6 +20,7 @@ from app.core.pacing import Limit, Pacer
 from app.domain.errors import (
     AccountRejected,
     Fenced,
+    NotFound,
     SendAmbiguous,
     SendError,
     SendRejected,
@@ -48,6 +50,7 @@ PROOF_AGAIN_SECONDS = 1.0
 PAIR_RATE = 131056
 """Too many messages to one customer; Meta wants 4^n seconds of silence (Cloud API, error codes)."""
 
+_UNPROVEN: Mapping[str, object] = {"code": SendAmbiguous.code, "message": "no proof that the message went out"}
 
 PER_PAIR = Limit(6.0, 45)
 """One message per 6 s to one customer, 45 of them borrowed from the future (Cloud API, pair rate limit)."""
@@ -60,11 +63,13 @@ def per_number(messages_per_second: float) -> Limit:
 
 
 class Postponed(Expected):
-    """Nothing is wrong with the message; come back in `delay_seconds`. Not a failed attempt."""
+    """Nothing is wrong with the message; come back in `delay_seconds`. Not a failed attempt. `is_punctual`: what comes
+    then has a time of its own, and need not be spread as the tries after an outage are."""
 
-    def __init__(self, delay_seconds: float, reason: str) -> None:
+    def __init__(self, delay_seconds: float, reason: str, *, is_punctual: bool = False) -> None:
         super().__init__(reason)
         self.delay_seconds = delay_seconds
+        self.is_punctual = is_punctual
 
 
 class Delivered(NamedTuple):
@@ -155,7 +160,11 @@ class Delivery:
                 continue
             if decision is not SendDecision.SEND:
                 return await self._ended(reply, decision)
-            ended = await self._send(step, accepted_at)
+            try:
+                ended = await self._send(step, accepted_at)
+            except SendAmbiguous as exc:
+                why = "waiting for the status that proves or refutes the send"
+                raise Postponed(self.reconcile_seconds, why) from exc
             if ended is not None:
                 return ended
         return Delivered(ReplyState.SENT)
@@ -181,6 +190,39 @@ class Delivery:
                 return await save(), None  # a locked conversation: the model need not be asked again for that
             raise
         return saved, Begun(attempt, decision) if decision else None
+
+    async def tell(
+        self,
+        reply: Reply,
+        *,
+        account: Account,
+        to: Recipient,
+        accepted_at: datetime,
+        fence: int,
+        ensure_held: Callable[[], None],
+    ) -> bool:
+        """Send `reply`, a text of one message on which nothing depends; whether it went out for certain. One of unknown
+        outcome is not sent again, not waited for, and calls no person; a status may still prove it. Raises as
+        `deliver`."""
+        await self._pace(account, to)
+        parts = split_text(reply.body or "")[:1]
+        step = _Step(reply, 0, parts, account, to, fence, ensure_held, attempt=str(uuid.uuid4()))
+        decision = await self._begin(step)
+        if decision is SendDecision.AMBIGUOUS:
+            await self.end_unsent(reply.key, fence=fence)
+        if decision is not SendDecision.SEND:
+            return decision is SendDecision.SENT
+        try:
+            return await self._send(step, accepted_at) is None
+        except SendAmbiguous:
+            await self._record_failure(step, _UNPROVEN, final=True)
+            return False
+
+    async def end_unsent(self, key: str, *, fence: int) -> None:
+        """A text as for `tell` that is not known to have gone out never will. No such reply, or one that has ended:
+        nothing happens."""
+        with suppress(NotFound):
+            await self.store.fail_part(key, fence=fence, part=0, error=_UNPROVEN, final=True)
 
     def seconds_left(self, accepted_at: datetime) -> float:
         """Until somebody who has waited since `accepted_at` gets a person's help instead of an answer."""
@@ -213,8 +255,6 @@ class Delivery:
             wamid = await self.messenger.send_text(
                 account, step.to, step.text, outbound_key=step.key, ensure_held=step.ensure_held
             )
-        except SendAmbiguous as exc:
-            raise Postponed(self.reconcile_seconds, "waiting for the status that proves or refutes the send") from exc
         except Fenced:
             await self._note_unsent(step.attempt)
             raise
@@ -244,7 +284,7 @@ class Delivery:
             note=lambda: self.proofs.note(step.key, wamid),
         )
 
-    async def _record_failure(self, step: _Step, error: dict[str, object], *, final: bool) -> None:
+    async def _record_failure(self, step: _Step, error: Mapping[str, object], *, final: bool) -> None:
         await self._record(
             step,
             lambda: self.store.fail_part(
@@ -333,8 +373,7 @@ class Delivery:
             raise Postponed(PROOF_AGAIN_SECONDS, "waiting for the events that came while the queue was away")
         if resend:
             return await self._begin(step, resend=True)
-        error = {"code": SendAmbiguous.code, "message": "no proof that the message went out"}
-        await self.store.fail_part(reply.key, fence=step.fence, part=step.index, error=error, final=True)
+        await self.store.fail_part(reply.key, fence=step.fence, part=step.index, error=_UNPROVEN, final=True)
         decision = await self._begin(step)  # a proof that came just now stands
         if decision is SendDecision.FAILED:
             await self.store.set_needs_human(reply.conversation_id, HandoverReason.SEND_UNPROVEN)

@@ -311,7 +311,7 @@ class InboxWorker:
                         _tell_given_up(claim, count, reason)
                     return "parked"
                 case Postponed():
-                    await self._give_back(claim, exc.delay_seconds, reason)
+                    await self._give_back(claim, exc.delay_seconds, reason, spread=not exc.is_punctual)
                     return "postponed"
                 case Unavailable():
                     if exc.shared_by:
@@ -345,11 +345,13 @@ class InboxWorker:
             _tell_given_up(claim, 1, reason)
         return "parked" if parked else "failed"
 
-    async def _give_back(self, claim: Claim, delay_seconds: float, reason: str) -> None:
+    async def _give_back(self, claim: Claim, delay_seconds: float, reason: str, *, spread: bool = True) -> None:
         if self._is_cut_off():
             delay_seconds = 0.0  # what we cannot do another replica can, now
-        # Jitter: what waited for one recovery must not arrive all at once. Bounded: a deadline may end the wait.
-        delay = delay_seconds + min(0.2 * delay_seconds, JITTER_CAP_SECONDS) * random.random()
+        delay = delay_seconds
+        if spread:
+            # What waited for one recovery must not arrive all at once. Bounded: a deadline may end the wait.
+            delay += min(0.2 * delay_seconds, JITTER_CAP_SECONDS) * random.random()
         await self._tell(lambda: self._queue.retry_later(claim, delay, counted=False, reason=reason))
 
     def _note_lacking(self, mailbox: str, shared_by: SharedBy) -> None:

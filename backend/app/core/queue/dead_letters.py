@@ -17,7 +17,9 @@ from app.core.queue.events import (
 from app.core.queue.shards import Shards, all_of
 from app.core.redis.script import Script
 
-REPLAY, DROP, BURY = (Script(f"queue_{name}", prelude="queue_dead") for name in ("replay", "drop", "bury"))
+REPLAY, DROP, BURY, FORGET = (
+    Script(f"queue_{name}", prelude="queue_dead") for name in ("replay", "drop", "bury", "forget")
+)
 
 # Stream ids are two 64-bit numbers; 19 digits never exceed that.
 _ID = re.compile(r"(\d{1,4})-(\d{1,19}-\d{1,19})", re.ASCII)
@@ -77,6 +79,10 @@ class DeadLetters:
     async def drop(self, ids: Sequence[str]) -> int:
         parts = self._by_shard(ids)
         return sum(await all_of(self._shards.call(DROP, shard, part) for shard, part in parts.items()))
+
+    async def forget(self, *, older_than_seconds: float, limit: int) -> int:
+        args = (round(older_than_seconds * 1000), limit)
+        return sum(await all_of(self._shards.call(FORGET, shard, args) for shard in range(len(self._shards))))
 
     async def _read(self, shard: int, start: str, count: int) -> list[DeadLetter]:
         rows: Any = await self._shards.ask("dead", shard, "XRANGE", self._key(shard), start, "+", "COUNT", count)

@@ -433,6 +433,11 @@ class Queue:
         """Forget dead letters for good. Returns how many there were."""
         return await self._dead_letters.drop(ids)
 
+    async def forget_dead(self, *, older_than_seconds: float, limit: int) -> int:
+        """Forget dead letters that were parked so long ago by the server's clock, at most `limit` of each shard, the
+        oldest first. Returns how many."""
+        return await self._dead_letters.forget(older_than_seconds=older_than_seconds, limit=limit)
+
     # --- watching ---
 
     async def probe(self) -> None:

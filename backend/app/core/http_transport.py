@@ -1,0 +1,373 @@
+"""What is beneath the HTTP clients: httpx's requests over aiohttp's connections, TLS, proxies and parser.
+
+httpx's own transport costs five times as much; ADR 18 has the figures, and why not one of the published transports.
+This one promises what "never sent twice" rests on:
+
+    not sent    ConnectError, ConnectTimeout, ProxyError, PoolTimeout, LocalProtocolError, UnsupportedProtocol:
+                the request was given to no connection
+    ambiguous   everything else
+
+Not by aiohttp's exceptions, of which one may mean either, but by how far the request was (`UNSENT`). Nothing is
+repeated. A kept connection from which something has arrived, be it its end, is not used. A connection is closed, not
+kept, when its exchange was left half-way, by a failure or a cancellation.
+
+At most `per_host` exchanges with one origin and `connections` in all, each with one connection; those beyond wait their
+turn. At most `keepalive` connections are kept, each `keepalive_seconds`; more than that no longer than `SPARE_SECONDS`,
+because exchanges that end together are often followed by as many. It belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import select
+import ssl
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextvars import ContextVar
+from functools import lru_cache, partial
+from typing import Any, cast
+
+import aiohttp
+import httpx
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from yarl import URL
+
+UNSENT = "unsent"
+"""The extension of a request that tells a caller whose time limit ends it how far it was: there until the request is
+given to a connection."""
+
+MAX_HEADER_BYTES = 100_000
+MAX_HEADERS = 500
+SPARE_SECONDS = 1.0
+JOINED_BYTES = 65_536
+"""A body up to this size leaves in one piece."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+"""RFC 9110 §5.6.2."""
+_extensions: ContextVar[dict[str, Any]] = ContextVar("extensions")
+"""Of the request under way in this task."""
+
+
+class Transport(httpx.AsyncBaseTransport):
+    """`context`: for peers, and for a proxy that is reached by TLS."""
+
+    def __init__(
+        self,
+        *,
+        connections: int,
+        keepalive: int,
+        per_host: int,
+        keepalive_seconds: float,
+        context: ssl.SSLContext,
+        proxy: httpx.Proxy | None = None,
+    ) -> None:
+        self.connections = connections
+        self.keepalive = keepalive
+        self._per_host = per_host
+        self._turns = asyncio.Semaphore(connections)
+        self._origins: dict[str, _Turns] = {}
+        self._connector = _Connector(connections, keepalive, keepalive_seconds, context)
+        self._session = aiohttp.ClientSession(
+            connector=self._connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
+            middlewares=(_once,),
+        )
+        self._proxy = None if proxy is None else str(proxy.url)
+        self._of_proxy = {} if proxy is None else _of_proxy(proxy)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Raises httpx's exceptions, by what had happened to the request."""
+        origin, url = _target(request.url)
+        headers, body = _headers(request), _body(request)
+        if url.scheme == "http":  # the proxy reads the request itself
+            headers += self._of_proxy.items()
+        seconds = request.extensions.get("timeout", {})
+        request.extensions[UNSENT] = "waiting for its turn"
+        await self._enter(origin, seconds.get("pool"))
+        try:
+            response = await self._begin(request, url, headers, body, seconds)
+        except BaseException:
+            self._leave(origin)
+            raise
+        reason = response.reason or ""
+        return httpx.Response(
+            response.status,
+            headers=response.raw_headers,
+            stream=_Body(response, lambda: self._leave(origin)),
+            extensions={"http_version": b"HTTP/1.1", "reason_phrase": reason.encode("ascii", "replace")},
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections, and return when they are closed. aiohttp would wait for what is not written yet."""
+        for protocol in tuple(self._connector.open):
+            protocol.abort()
+        await self._session.close()
+
+    async def _begin(
+        self, request: httpx.Request, url: URL, headers: Any, body: Any, seconds: Mapping[str, float | None]
+    ) -> aiohttp.ClientResponse:
+        """The exchange up to the end of the answer's head."""
+        connect, read = seconds.get("connect"), seconds.get("read")
+        limits = [each for each in (connect, read, seconds.get("write")) if each is not None]
+        extensions = request.extensions
+        extensions[UNSENT] = "connecting"
+        mark = _extensions.set(extensions)
+        try:
+            # aiohttp begins to count `read` when all is written, and has no limit for that.
+            async with asyncio.timeout(sum(limits) if len(limits) == 3 else None):
+                return await self._session.request(
+                    request.method, url, headers=headers, data=body, allow_redirects=False,
+                    timeout=_timeout(connect, read), proxy=self._proxy, proxy_headers=self._of_proxy,
+                )  # fmt: skip
+        except TimeoutError as exc:
+            raise (httpx.ConnectTimeout if UNSENT in extensions else httpx.WriteTimeout)("not in time") from exc
+        except (aiohttp.ClientError, OSError) as exc:
+            failure = exc
+        finally:
+            _extensions.reset(mark)
+        raise _named(failure, unsent=UNSENT in extensions)
+
+    async def _enter(self, origin: str, seconds: float | None) -> None:
+        """`seconds`: to wait. With none it is let in only while half of the origin's places are free: what may not wait
+        is not worth one for which another would have to."""
+        turns = self._origins.get(origin)
+        if turns is None:
+            turns = self._origins[origin] = _Turns(self._per_host)
+        turns.users += 1
+        is_full = turns.free.locked() or self._turns.locked()
+        try:
+            if seconds == 0 and (is_full or turns.users > (self._per_host + 1) // 2):
+                raise TimeoutError
+            if is_full:
+                async with asyncio.timeout(seconds):
+                    await turns.free.acquire()
+                    try:
+                        await self._turns.acquire()
+                    except BaseException:
+                        turns.free.release()
+                        raise
+            else:  # both return at once
+                await turns.free.acquire()
+                await self._turns.acquire()
+        except BaseException as exc:
+            self._forget(origin, turns)
+            if isinstance(exc, TimeoutError):
+                raise httpx.PoolTimeout("as many requests as may be") from exc
+            raise
+
+    def _leave(self, origin: str) -> None:
+        turns = self._origins[origin]
+        self._turns.release()
+        turns.free.release()
+        self._forget(origin, turns)
+
+    def _forget(self, origin: str, turns: _Turns) -> None:
+        turns.users -= 1
+        if not turns.users:
+            del self._origins[origin]
+
+
+class _Turns:
+    """Of one origin. `users`: with a turn or waiting for one."""
+
+    __slots__ = ("free", "users")
+
+    def __init__(self, number: int) -> None:
+        self.free = asyncio.Semaphore(number)
+        self.users = 0
+
+
+class _Connector(aiohttp.TCPConnector):
+    """aiohttp's, which does not bound what is kept, nor look at it before it is used. Names are the event loop's affair
+    (core/event_loop.py); how many are in use at once is `Transport`'s. `_release` is not of aiohttp's documented
+    interface: the tests of what is kept and of what is closed say if it changes."""
+
+    def __init__(self, connections: int, keepalive: int, keepalive_seconds: float, context: ssl.SSLContext) -> None:
+        super().__init__(
+            limit=0,
+            ssl=context,
+            keepalive_timeout=keepalive_seconds,
+            use_dns_cache=False,
+            resolver=aiohttp.ThreadedResolver(),
+        )
+        self._connections = connections
+        self._keepalive = keepalive
+        self.open: set[ResponseHandler] = set()
+        self.kept: dict[ResponseHandler, object] = {}
+        """Where they lead, the one that was used last at the end."""
+        self._trimming = False
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: Any,
+        timeout: Any,  # noqa: ASYNC109  aiohttp's signature
+    ) -> Connection:
+        while len(self.open) >= self._connections and self.kept and req.connection_key not in self.kept.values():
+            self._close_oldest()
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = cast(ResponseHandler, connection.protocol)
+            was_kept = self.kept.pop(protocol, None) is not None
+            if was_kept and (protocol.should_close or _has_arrived(connection.transport)):
+                connection.close()
+                continue
+            if not was_kept and (closed := protocol.closed) is not None:
+                self.open.add(protocol)
+                closed.add_done_callback(partial(self._lost, protocol))
+            _extensions.get().pop(UNSENT, None)
+            return connection
+
+    def _release(self, key: Any, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        """An exchange has ended, half-way if it `should_close`. aiohttp would close with a farewell and when all is
+        written: a peer that takes nothing more would hold the connection for half a minute or for ever."""
+        transport = protocol.transport
+        if transport is None or should_close or protocol.should_close or transport.get_write_buffer_size():
+            protocol.abort()
+        else:
+            self.kept[protocol] = key
+            if len(self.kept) > self._keepalive and not self._trimming:
+                self._trimming = True
+                asyncio.get_running_loop().call_later(SPARE_SECONDS, self._trim)
+        super()._release(key, protocol, should_close=should_close)
+
+    def _trim(self) -> None:
+        self._trimming = False
+        while len(self.kept) > self._keepalive:
+            self._close_oldest()
+
+    def _close_oldest(self) -> None:
+        protocol = next(iter(self.kept))
+        del self.kept[protocol]
+        self.open.discard(protocol)
+        protocol.abort()
+
+    def _lost(self, protocol: ResponseHandler, closed: asyncio.Future[None]) -> None:
+        closed.cancelled() or closed.exception()  # else asyncio complains that it was not looked at
+        self.open.discard(protocol)
+        self.kept.pop(protocol, None)
+
+
+def _has_arrived(transport: asyncio.Transport | None) -> bool:
+    """Anything that the event loop may not have read yet."""
+    if transport is None:
+        return True
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+class _Body(httpx.AsyncByteStream):
+    """Of a response, as it arrives. Closing it ends the exchange."""
+
+    def __init__(self, response: aiohttp.ClientResponse, end: Callable[[], None]) -> None:
+        self._response = response
+        self._end: Callable[[], None] | None = end
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece in self._response.content.iter_any():
+                yield piece
+        except (aiohttp.ClientError, OSError) as exc:
+            raise _named(exc, unsent=False) from exc
+
+    async def aclose(self) -> None:
+        end, self._end = self._end, None
+        if end is not None:
+            self._response.close()  # of its connection only if the body is not at its end
+            end()
+
+
+async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """aiohttp sends a GET, PUT or DELETE once more when a kept connection breaks; only the callers may decide that."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientError as exc:
+        failure = exc
+    raise _named(failure, unsent=UNSENT in _extensions.get())
+
+
+def _named(exc: Exception, *, unsent: bool) -> httpx.TransportError:
+    """What a failure is called to httpx's callers. Its cause is what the system or TLS said, for
+    core/network_trouble.py: aiohttp's errors have the URL in their words, and those of TLS lack what TLS said."""
+    what = type(exc).__name__
+    named: httpx.TransportError
+    match exc:
+        case TimeoutError():
+            named = httpx.ConnectTimeout(what) if unsent else httpx.ReadTimeout(what)
+        case aiohttp.ClientHttpProxyError() if unsent:
+            named = httpx.ProxyError(f"{exc.status} {exc.message}")
+        case OSError():
+            named = httpx.ConnectError(what) if unsent else httpx.ReadError(what)
+        case _:
+            named = httpx.RemoteProtocolError(what)
+            if unsent:
+                exc, named = named, httpx.ConnectError(what)
+    match exc:
+        case aiohttp.ClientConnectorError():
+            named.__cause__ = exc.os_error
+        case aiohttp.ClientResponseError():
+            named.__cause__ = exc.__cause__
+        case _:
+            named.__cause__ = exc
+    return named
+
+
+@lru_cache(1000)
+def _target(url: httpx.URL) -> tuple[str, URL]:
+    """The origin, and the URL without user and password, which httpx has made a header of."""
+    if url.scheme not in ("http", "https") or not url.raw_host:
+        raise httpx.UnsupportedProtocol("a URL begins with http:// or https:// and a host")
+    return f"{url.scheme}://{url.netloc.decode('ascii')}", URL(str(url.copy_with(userinfo=b"")), encoded=True)
+
+
+@lru_cache(100)
+def _timeout(connect: float | None, read: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=connect, sock_read=read)
+
+
+def _of_proxy(proxy: httpx.Proxy) -> dict[str, str]:
+    """Its headers, user and password."""
+    if proxy.raw_auth is None:
+        return dict(proxy.headers)
+    return {**proxy.headers, "proxy-authorization": f"Basic {b64encode(b':'.join(proxy.raw_auth)).decode('ascii')}"}
+
+
+def _headers(request: httpx.Request) -> list[tuple[str, str]]:
+    """Raises `LocalProtocolError` for what may not stand in a head."""
+    encoding = request.headers.encoding
+    headers = [(_name(name), value.decode(encoding)) for name, value in request.headers.raw]
+    if _CONTROL.search("".join([value for _, value in headers])):
+        raise httpx.LocalProtocolError("a header with characters that it must not have")
+    return [header for header in headers if header[0] != "transfer-encoding"]  # aiohttp does that
+
+
+@lru_cache(1000)
+def _name(raw: bytes) -> str:
+    if not _TOKEN.fullmatch(raw):
+        raise httpx.LocalProtocolError("a header's name with characters that it must not have")
+    return raw.decode("ascii").lower()
+
+
+def _body(request: httpx.Request) -> Any:
+    try:
+        content = request.content
+    except httpx.RequestNotRead:
+        return request.stream
+    if not content:
+        return None
+    return content if len(content) <= JOINED_BYTES else _pieces(content)
+
+
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(content), JOINED_BYTES):
+        yield content[at : at + JOINED_BYTES]
