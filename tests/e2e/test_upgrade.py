@@ -30,6 +30,8 @@ from app.sandbox import webhooks as wa
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "infra" / "deploy"
 MIGRATIONS = Path("infra/supabase/migrations")
+PROFILE = {name: BAKERY[name] for name in ("business_name", "description", "knowledge_base")}
+"""Fields that every version knows."""
 FOLLOWING = "29991231235959_chorus_next"
 APP_SECRET, ADMIN = "a-secret-of-the-test-suite", "an-operator-key-of-the-test-suite"
 BUSINESS = wa.Business("900000000002")
@@ -171,7 +173,7 @@ async def add_account(port: int) -> None:
         }  # fmt: skip
         made = await http.post("/accounts", json=account)
         assert made.status_code == 201, made.text
-        profile = await http.put(f"/bot/profile?account_id={made.json()['id']}", json=BAKERY)
+        profile = await http.put(f"/bot/profile?account_id={made.json()['id']}", json=PROFILE)
         assert profile.status_code == 200, profile.text
 
 

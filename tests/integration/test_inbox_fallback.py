@@ -18,6 +18,7 @@ from app.domain.models import InboxState
 from app.localhost.servers import Postgres, Valkey
 from app.services.inbox_fallback import InboxFallback
 from app.services.overflow import Overflow
+from tests.support.written import kill_once_written
 
 Make = Callable[..., Awaitable[tuple[InboxFallback, Queue]]]
 
@@ -83,7 +84,7 @@ async def test_an_outage_is_bridged_in_order_and_nothing_comes_twice(
 ) -> None:
     fallback, queue = await replica()
     await fallback.put([event(n) for n in range(3)])
-    valkey.kill()
+    kill_once_written(valkey)
     for n in range(3, 6):
         assert (await fallback.put([event(n)])).accepted == 1
     assert (await fallback.put([event(4)])).duplicates == 1
