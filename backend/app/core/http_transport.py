@@ -7,7 +7,7 @@ This one promises what "never sent twice" rests on:
                 the request was given to no connection
     ambiguous   everything else
 
-Not by aiohttp's exceptions, of which one may mean either, but by how far the request was (`UNSENT`). Nothing is
+It goes by how far the request was (`UNSENT`), because one exception of aiohttp may mean either. Nothing is
 repeated. A kept connection from which something has arrived, be it its end, is not used. A connection is closed, not
 kept, when its exchange was left half-way, by a failure or a cancellation.
 
