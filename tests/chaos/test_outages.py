@@ -36,6 +36,7 @@ async def test_a_short_restart_of_the_database_costs_its_own_length(world: Chaos
 
 
 @pytest.mark.timed
+@pytest.mark.timeout(300)
 async def test_the_return_of_the_database_is_noticed_as_soon_after_two_minutes(world: ChaosWorld) -> None:
     seen = await database_away(world, 115.0)
     print(f"\nPostgres away for 115 s: {seen}")
