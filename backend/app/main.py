@@ -16,6 +16,7 @@ from app.api import (
     routes_admin,
     routes_bot,
     routes_conversations,
+    routes_endpoints,
     routes_health,
     routes_members,
     routes_webhook,
@@ -86,7 +87,9 @@ def create_app(settings: Settings) -> Chorus:
         *routes_health.ROUTES,
         PlainRoute(routes_webhook.PATH, routes_webhook.Handshake().answer, methods=["GET"]),
     ]
-    for module in (routes_accounts, routes_members, routes_bot, routes_conversations, routes_admin):
+    for module in (
+        routes_accounts, routes_members, routes_endpoints, routes_bot, routes_conversations, routes_admin,
+    ):  # fmt: skip
         app.include_router(module.router)
     return app
 

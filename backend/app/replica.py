@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from app.adapters.gemini import GeminiModel
+from app.adapters.receivers import HttpReceiver
 from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.core.arrivals import Arrivals
@@ -76,6 +77,7 @@ class Outside:
     cipher: TokenCipher
     model: GeminiModel
     messenger: WhatsAppMessenger
+    receiver: HttpReceiver
     pacer: Pacer
     bindings: Mapping[str, Binding]
     breakers: BreakerFleet

@@ -233,6 +233,8 @@ class Settings(BaseSettings):
     metrics_api_key: SecretStr | None = None
     encryption_key: Annotated[tuple[SecretStr, ...], NoDecode] = ()
 
+    events_allow_private: bool = False
+
     http_trust_env: bool = False
     https_proxy: SecretStr | None = None
     http_proxy: SecretStr | None = None
@@ -260,13 +262,15 @@ class Settings(BaseSettings):
     @property
     def egress(self) -> Egress:
         """How HTTP requests leave. Without HTTP_TRUST_ENV neither proxies nor certificates of the environment count."""
+        private = self.events_allow_private
         if not self.http_trust_env:
-            return Egress()
+            return Egress(strangers_may_be_private=private)
         return Egress(
             https_proxy=self.https_proxy.get_secret_value() if self.https_proxy else None,
             http_proxy=self.http_proxy.get_secret_value() if self.http_proxy else None,
             no_proxy=self.no_proxy or "",
             ca_file=self.ssl_cert_file,
+            strangers_may_be_private=private,
         )
 
     @property
@@ -381,6 +385,8 @@ class Settings(BaseSettings):
         ):
             if url and not url.startswith("https://"):
                 problems[name] = "must be https when APP_ENV=production: it carries tokens"
+        if self.events_allow_private:
+            problems["EVENTS_ALLOW_PRIVATE"] = "must not be set when APP_ENV=production: it opens your own network"
         if not self.admin_api_key:
             problems["ADMIN_API_KEY"] = f"must be set, {MIN_SECRET_BYTES} bytes or more, when APP_ENV=production"
         if not self.whatsapp_verify_token:

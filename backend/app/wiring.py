@@ -17,6 +17,7 @@ from app import __version__
 from app.adapters.gemini import GeminiModel
 from app.adapters.migrations import read_migrations
 from app.adapters.postgres_store import PostgresStore
+from app.adapters.receivers import HttpReceiver
 from app.adapters.supabase_auth import SupabaseTokenVerifier
 from app.adapters.supabase_store import SupabaseStore
 from app.adapters.whatsapp import WhatsAppMessenger
@@ -65,6 +66,7 @@ from app.services.breaker_service import BreakerService
 from app.services.conversation_service import ConversationService
 from app.services.cut_off import CutOff
 from app.services.delivery import PER_PAIR, Delivery, per_number
+from app.services.endpoint_service import EndpointService
 from app.services.health_service import HealthService
 from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
@@ -176,6 +178,7 @@ async def open_outside(settings: Settings, stack: AsyncExitStack) -> Outside:
             cipher=cipher,
             max_concurrent=capacity.answers,
         ),
+        receiver=HttpReceiver(may_be_private=settings.events_allow_private),
         pacer=Pacer(
             redis,
             namespace=settings.redis_namespace,
@@ -249,6 +252,7 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
             accounts=accounts,
             signup=_signup(settings, outside, accounts),
             conversations=conversations,
+            endpoints=EndpointService(accounts, outside.store, outside.cipher, outside.receiver),
             health=_health(settings, outside, supervisor, schema, namespace, silence, account_watch, cut_off, build),
             queue=outside.queue,
             registry=outside.registry,

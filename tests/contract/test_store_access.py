@@ -22,7 +22,9 @@ from tests.support.store_kit import Scene, quick_policy, unique
 
 READABLE = ("account_members", "account_usage", "bot_profiles", "contacts", "conversations", "messages", "replies")
 NOBODY = str(uuid.uuid4())
-SERVICE_ONLY = ("inbox", "inbox_state", "orphan_statuses", "overflow")
+SERVICE_ONLY = (
+    "inbox", "inbox_state", "orphan_statuses", "outbox", "overflow", "webhook_deliveries", "webhook_endpoints",
+)  # fmt: skip
 
 
 @asynccontextmanager

@@ -30,6 +30,7 @@ from app.core.errors import SharedBy
 from app.core.event import Event
 from app.core.resilience import ResiliencePolicy
 from app.core.slots import CALLER
+from app.domain.endpoints import Answer, Delivery, Endpoint, OutboxEvent, Settled, Waybill
 from app.domain.errors import Conflict, Fenced, InvalidInput, NotFound
 from app.domain.models import (
     Account,
@@ -79,6 +80,10 @@ _ACCOUNT_DAYS = TypeAdapter(tuple[AccountDay, ...])
 _ACCOUNTS = TypeAdapter(tuple[Account, ...])
 _BLOCKED = TypeAdapter(BlockedAccounts)
 _CONVERSATION = TypeAdapter(Conversation)
+_DELIVERIES = TypeAdapter(tuple[Delivery, ...])
+_ENDPOINT = TypeAdapter(Endpoint)
+_ENDPOINTS = TypeAdapter(tuple[Endpoint, ...])
+_EVENTS = TypeAdapter(tuple[OutboxEvent, ...])
 _HISTORY = TypeAdapter(DatabaseHistory)
 _INBOUND = TypeAdapter(Inbound)
 _INVALIDATIONS = TypeAdapter(tuple[Invalidation, ...])
@@ -88,16 +93,20 @@ _MESSAGE = TypeAdapter(Message)
 _PROFILE = TypeAdapter(BotProfile)
 _REPLY = TypeAdapter(Reply)
 _RIGHTS = TypeAdapter(CallerRights)
+_SETTLED = TypeAdapter(Settled)
 _TABLES = TypeAdapter(dict[str, TableSecurity])
 _TURNS = TypeAdapter(tuple[Turn, ...])
 _UNANSWERED = TypeAdapter(tuple[Unanswered, ...])
 _USAGE = TypeAdapter(Usage)
 _WAITING = TypeAdapter(tuple[Waiting, ...])
+_WAYBILLS = TypeAdapter(tuple[Waybill, ...])
 
 _PROFILE_CHANGES = {f.name for f in fields(BotProfile)} - {"account_id", "updated_at"}
 _ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {
     "id", "created_at", "updated_at", "refusals", "blocked_reason", "blocked_since",
 }  # fmt: skip
+
+_ENDPOINT_CHANGES = {"url", "events", "enabled", "secret"}
 
 _RECORDS_A_SEND = frozenset({"complete_part", "fail_part"})
 """What WhatsApp said must not be forgotten because of us: neither a full bulkhead nor an open circuit keeps it back.
@@ -109,6 +118,7 @@ CONFLICTS = {
     "inbox_full": "as many events wait in the inbox as may",
     "overflow_full": "as many events wait in the overflow as may",
     "journal_full": "as many events wait in the journal as may",
+    "too_many_webhooks": "the account has as many webhooks as it may",
     "slug_taken": "another account has this slug",
     "phone_number_id_taken": "another account has this phone_number_id",
     "reply_key_taken": "this key belongs to a reply in another conversation",
@@ -408,6 +418,89 @@ class SqlStore(Store):
 
     async def account_usage(self, account_ids: Sequence[str], *, since: date | None = None) -> tuple[AccountDay, ...]:
         return _ACCOUNT_DAYS.validate_python(await self._call("account_usage", account_ids=account_ids, since=since))
+
+    # -- events for other systems ----------------------------------------------------------------------------------
+
+    async def create_endpoint(
+        self, account_id: str, *, url: str, events: Sequence[str], secret: str, most: int
+    ) -> Endpoint:
+        made = await self._call(
+            "create_endpoint", id=str(uuid.uuid4()), account_id=account_id, url=url, events=events, secret=secret,
+            most=most,
+        )  # fmt: skip
+        return _ENDPOINT.validate_python(made)
+
+    async def list_endpoints(self, account_id: str) -> tuple[Endpoint, ...]:
+        found = await self._call("list_endpoints", account_id=account_id, endpoint_id=None)
+        return _ENDPOINTS.validate_python(found)
+
+    async def get_endpoint(self, account_id: str, endpoint_id: str) -> Endpoint | None:
+        found = await self._call("list_endpoints", account_id=account_id, endpoint_id=endpoint_id)
+        return _optional(_ENDPOINT, next(iter(found), None))
+
+    async def update_endpoint(self, account_id: str, endpoint_id: str, changes: Mapping[str, object]) -> Endpoint:
+        _check_known(changes, _ENDPOINT_CHANGES)
+        changed = await self._call(
+            "update_endpoint", account_id=account_id, endpoint_id=endpoint_id, changes=dict(changes)
+        )
+        return _ENDPOINT.validate_python(changed)
+
+    async def delete_endpoint(self, account_id: str, endpoint_id: str) -> None:
+        await self._call("delete_endpoint", account_id=account_id, endpoint_id=endpoint_id)
+
+    async def list_deliveries(self, endpoint_id: str, *, limit: int) -> tuple[Delivery, ...]:
+        found = await self._call("list_deliveries", endpoint_id=endpoint_id, limit=_page_size(limit))
+        return _DELIVERIES.validate_python(found)
+
+    async def endpoint_secrets(self, *, after: str | None, limit: int) -> tuple[tuple[str, str], ...]:
+        found = await self._call("endpoint_secrets", after=after, limit=limit)
+        return tuple((row["id"], row["secret"]) for row in found)
+
+    async def replace_endpoint_secret(self, endpoint_id: str, *, expected: str, secret: str) -> bool:
+        replaced: bool = await self._call(
+            "replace_endpoint_secret", endpoint_id=endpoint_id, expected=expected, secret=secret
+        )
+        return replaced
+
+    async def outbox_next(self, *, limit: int) -> tuple[tuple[Waybill, ...], int]:
+        found = await self._call("outbox_next", limit=limit)
+        return _WAYBILLS.validate_python(found["rows"]), found["seen"]
+
+    async def outbox_moved(self, ids: Sequence[str], *, life: str) -> None:
+        await self._call("outbox_moved", ids=ids, life=life)
+
+    async def outbox_begin(self, *, life: str, keep_seconds: float, limit: int) -> tuple[int, int]:
+        answer = await self._call("outbox_begin", life=life, keep_seconds=keep_seconds, limit=limit)
+        return answer["again"], answer["gone"]
+
+    async def outbox_load(
+        self, endpoint_id: str, ids: Sequence[str]
+    ) -> tuple[Endpoint | None, tuple[OutboxEvent, ...]]:
+        found = await self._call("outbox_load", endpoint_id=endpoint_id, ids=ids)
+        return _optional(_ENDPOINT, found["endpoint"]), _EVENTS.validate_python(found["events"])
+
+    async def outbox_settle(
+        self,
+        endpoint_id: str,
+        *,
+        told: Sequence[str],
+        deliveries: Sequence[tuple[OutboxEvent, Answer]],
+        last: str | None,
+        off_after_seconds: float,
+        keep: int,
+    ) -> Settled:
+        rows = [
+            {
+                "event_id": event.id, "conversation_id": event.conversation_id, "type": event.type,
+                "status": answer.status, "outcome": answer.outcome, "ms": answer.ms, "answer": answer.text,
+            }
+            for event, answer in deliveries
+        ]  # fmt: skip
+        settled = await self._call(
+            "outbox_settle", endpoint_id=endpoint_id, told=told, deliveries=rows, last=last,
+            off_after_seconds=off_after_seconds, keep=keep,
+        )  # fmt: skip
+        return _SETTLED.validate_python(settled)
 
     # -- conversations -------------------------------------------------------------------------------------------
 

@@ -33,9 +33,11 @@ ADVICE: Mapping[str, str] = {
     "slug_taken": "Choose another one.",
     "too_many_chunks": "Send larger chunks, or a Content-Length.",
     "too_many_connections": "Try again after the seconds in Retry-After.",
+    "too_many_webhooks": "Delete one first.",
     "too_many_requests_ahead": "Wait for answers before you send more on one connection.",
     "unauthenticated": "Sign in again, or use the operator's key.",
     "verification_failed": "Type the account's verify token, or WHATSAPP_VERIFY_TOKEN, into Meta's webhook form.",
+    "webhook_not_found": "GET /accounts/{id}/webhooks lists them.",
     "window_closed": "Wait until the customer writes again, or send a template.",
 }  # fmt: skip
 """By code, where there is more to say than what the status says."""

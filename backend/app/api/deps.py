@@ -18,6 +18,7 @@ from app.domain.ports import TokenVerifier
 from app.services.account_service import AccountService
 from app.services.breaker_service import BreakerService
 from app.services.conversation_service import ConversationService
+from app.services.endpoint_service import EndpointService
 from app.services.health_service import HealthService
 from app.services.signup_service import SignupService
 from app.services.silence_watch import SilenceWatch
@@ -34,6 +35,7 @@ class Services:
     accounts: AccountService
     signup: SignupService
     conversations: ConversationService
+    endpoints: EndpointService
     health: HealthService
     queue: Queue
     registry: Registry

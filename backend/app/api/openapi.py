@@ -51,6 +51,7 @@ _TAGS = [
     {"name": "members", "description": "The people who may act for an account: owners, agents, viewers."},
     {"name": "bot", "description": "What an account's bot knows and how it speaks."},
     {"name": "conversations", "description": "What customers and the account have written; answering by hand."},
+    {"name": "events", "description": "Webhooks that tell other systems what happens; signed as in Standard Webhooks."},
     {"name": "admin", "description": "For operators: fleet, circuits, cache, queue, dead letters."},
     {"name": "health", "description": "For balancers, orchestrators and dashboards. Unknown parameters are ignored."},
     {"name": "webhook", "description": "For Meta. Unknown parameters are ignored."},

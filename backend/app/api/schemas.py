@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from app.core.secrets import STORED_TOKEN, clean_secret
+from app.domain.endpoints import MAX_URL_CHARACTERS, EventType
 from app.domain.identifiers import MEMBER_ID, PHONE_NUMBER_ID
 from app.domain.models import MAX_OUTPUT_TOKENS, Author, Direction, HandoverReason, ReplyState, Role, Status
 from app.domain.profile_limits import MAX_DEPTH, PROFILE_BYTES
@@ -217,6 +218,81 @@ class MemberOut(_Out):
     user_id: str
     role: Role
     created_at: datetime
+
+
+def _are_different(events: list[EventType]) -> list[EventType]:
+    if len(set(events)) != len(events):
+        raise PydanticCustomError("unique", "each event may be named once")
+    return events
+
+
+WebhookUrl = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URL_CHARACTERS, pattern=r"^[\x21-\x7e]+$")]
+WebhookEvents = Annotated[
+    list[EventType],
+    Field(min_length=1, max_length=len(EventType), json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_are_different),
+]
+
+
+class WebhookIn(_In):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"url": "https://crm.example/chorus", "events": ["conversation.needs_human"]}]}
+    )
+
+    url: WebhookUrl
+    events: WebhookEvents
+
+
+class WebhookChanges(_In):
+    """Only what changes."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"enabled": True}]})
+
+    url: WebhookUrl = may_be_absent()
+    events: WebhookEvents = may_be_absent()
+    enabled: StrictBool = may_be_absent()
+    rotate_secret: StrictBool = may_be_absent()
+
+
+class WebhookOut(_Out):
+    id: str
+    account_id: str
+    url: str
+    events: tuple[str, ...]
+    enabled: bool
+    disabled_reason: str | None
+    """Why it is switched off: `by_hand`, `gone` (it answered 410), `failing` (for three days)."""
+    disabled_at: datetime | None
+    failing_since: datetime | None
+    """The first failed delivery since the last one that went well."""
+    created_at: datetime
+    updated_at: datetime
+
+
+class WebhookWithSecretOut(WebhookOut):
+    secret: str | None
+    """`whsec_…`, shown once: when it is made."""
+
+
+class WebhookTestOut(_Out):
+    """`status` is null where there was no answer. `text`: the answer's first characters."""
+
+    outcome: str
+    status: int | None
+    ms: int
+    text: str
+
+
+class DeliveryOut(_Out):
+    """One attempt. `answer`: the first characters of what the receiver said."""
+
+    event_id: str
+    type: str
+    outcome: str
+    status: int | None
+    ms: int
+    answer: str
+    at: datetime
 
 
 class ProfileChanges(_In):

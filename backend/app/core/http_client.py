@@ -3,6 +3,7 @@
     client = await get_http_client()      # connect 3 s, read 10 s; at most 100 connections, 20 kept alive
     media = await get_http_client_for_media()                                   # the same with read and write 30 s
     probe = await get_http_client_for_probes()                                  # a few connections of its own
+    stranger = await get_http_client_for_strangers()                            # public addresses only, no proxy
     await close_http_client()             # closes them all, may be called twice, and the next `get` opens anew
 
 One pool per process and event loop: a connection belongs to the loop that opened it. One host gets at most
@@ -47,9 +48,9 @@ import httpx
 import orjson
 from httpx import AsyncClient
 
-from app.core.egress import Egress
+from app.core.egress import Egress, is_public
 from app.core.errors import Expected
-from app.core.http_transport import UNSENT, Transport
+from app.core.http_transport import UNSENT, ForbiddenAddress, Transport
 from app.core.network_trouble import went_through_proxy
 from app.core.tracing import span
 
@@ -63,6 +64,7 @@ MAX_KEEPALIVE = 20
 MAX_PER_HOST = 50
 """Half of the pool."""
 MAX_PROBES = 10
+MAX_PER_STRANGER = 10
 KEEPALIVE_SECONDS = 4.0
 """Below the shortest idle limit in common use (5 s: uvicorn, Node), so that we are the side that closes first."""
 
@@ -70,6 +72,8 @@ MAX_BODY_BYTES = 2_000_000
 MAX_RESPONSE_BYTES = 32_000_000
 """Of any response that is not read through `request`: a page of the database's rows, unpacked."""
 PIECE_BYTES = 65_536
+MAX_PIECE_BYTES = 1_048_576
+"""More than the transport hands over at once."""
 MAX_MEDIA_BYTES = 100_000_000
 """The largest document WhatsApp takes."""
 
@@ -78,8 +82,8 @@ GetClient = Callable[[], Awaitable[AsyncClient]]
 __all__ = [
     "MEDIA_SECONDS", "AmbiguousFailure", "AsyncClient", "BodyTooLarge", "ConnectFailed", "ForbiddenHost", "GetClient",
     "HttpError", "PoolFull", "Response", "close_http_client", "download", "get_http_client",
-    "get_http_client_for_media", "get_http_client_for_probes", "is_ambiguous", "is_network_error", "is_pool_full",
-    "leave_by", "make_room_for", "parse_retry_after", "request", "status_error",
+    "get_http_client_for_media", "get_http_client_for_probes", "get_http_client_for_strangers", "is_ambiguous",
+    "is_network_error", "is_pool_full", "leave_by", "make_room_for", "parse_retry_after", "request", "status_error",
 ]  # fmt: skip
 
 
@@ -96,7 +100,7 @@ class PoolFull(ConnectFailed):
 
 
 class ForbiddenHost(ConnectFailed):
-    """The URL is not https, or not on an allowed host. Nothing was sent."""
+    """The URL is not https, not on an allowed host, or leads to an address that is not public. Nothing was sent."""
 
 
 class AmbiguousFailure(HttpError):
@@ -130,6 +134,7 @@ class _Room(NamedTuple):
 
 _DEFAULT_ROOM = _Room(MAX_CONNECTIONS, MAX_KEEPALIVE, MAX_PER_HOST)
 _PROBES_ROOM = _Room(2 * MAX_PROBES, MAX_PROBES, MAX_PROBES)
+_STRANGERS_ROOM = _Room(MAX_CONNECTIONS, MAX_KEEPALIVE, MAX_PER_STRANGER)
 
 _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AsyncClient]] = WeakKeyDictionary()
 _egress = Egress()
@@ -166,27 +171,36 @@ async def get_http_client_for_probes() -> AsyncClient:
     return _shared_client("probes", READ_SECONDS, _PROBES_ROOM)
 
 
+async def get_http_client_for_strangers() -> AsyncClient:
+    """For URLs that came from outside: it connects to public addresses alone (`core/egress.py`), and past every proxy,
+    which would look the name up once more. The URL's own form is the caller's to judge (`url_problem`)."""
+    allows = None if _egress.strangers_may_be_private else is_public
+    return _shared_client("strangers", READ_SECONDS, _STRANGERS_ROOM, straight=True, allows=allows)
+
+
 async def close_http_client() -> None:
     """Close all clients of this event loop. Idempotent; a later `get_http_client` opens a new one."""
     for client in _clients.pop(asyncio.get_running_loop(), {}).values():
         await client.aclose()
 
 
-def _shared_client(name: str, io_seconds: float, room: _Room) -> AsyncClient:
+def _shared_client(name: str, io_seconds: float, room: _Room, **way: Any) -> AsyncClient:
     clients = _clients.setdefault(asyncio.get_running_loop(), {})
     client = clients.get(name)
     if client is None or client.is_closed:
-        client = clients[name] = _new_client(io_seconds, room)
+        client = clients[name] = _new_client(io_seconds, room, **way)
     return client
 
 
-def _new_client(io_seconds: float, room: _Room) -> AsyncClient:
+def _new_client(
+    io_seconds: float, room: _Room, *, straight: bool = False, allows: Callable[[str], bool] | None = None
+) -> AsyncClient:
     options: dict[str, Any] = {
         **room._asdict(), "keepalive_seconds": KEEPALIVE_SECONDS, "context": _tls_context(_egress.ca_file),
     }  # fmt: skip
     return _Client(
-        transport=_BoundedTransport(**options),
-        mounts=_proxies(_egress, options),
+        transport=_BoundedTransport(**options, allows=allows),
+        mounts={} if straight else _proxies(_egress, options),
         trust_env=False,
         follow_redirects=False,
         cookies=http.cookiejar.CookieJar(policy=http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
@@ -360,14 +374,16 @@ async def request(
     headers: Mapping[str, str] | None = None,
     payload: object = None,
     max_body_bytes: int = MAX_BODY_BYTES,
+    cuts_body: bool = False,
     get_client: GetClient = get_http_client,
     waits_for_turn: bool = True,
 ) -> Response:
     """One exchange within `timeout_seconds`, from the wait for a connection to the last byte of the body.
 
-    `payload` is sent as JSON. Without `waits_for_turn` it is `PoolFull` at once while more than half of the host's
-    connections are in use. A response of any status is returned; raises `ConnectFailed` or `AmbiguousFailure`.
-    Does not retry, follow redirects or raise for a status.
+    `payload` is sent as JSON. With `cuts_body` the rest of a longer body is not read, instead of `BodyTooLarge`.
+    Without `waits_for_turn` it is `PoolFull` at once while more than half of the host's connections are in use. A
+    response of any status is returned; raises `ConnectFailed` or `AmbiguousFailure`. Does not retry, follow redirects
+    or raise for a status.
     """
     client = await get_client()
     sent = {**_HEADERS, **headers} if headers else dict(_HEADERS)
@@ -379,7 +395,8 @@ async def request(
     seconds["write"] = None  # the limit of the whole covers it
     if not waits_for_turn:
         seconds["pool"] = 0
-    limits = {"timeout": seconds, "max_body_bytes": max_body_bytes}
+    # One piece more than is kept: the transport raises where its bound is exceeded, the cut comes before.
+    limits = {"timeout": seconds, "max_body_bytes": max_body_bytes + (MAX_PIECE_BYTES if cuts_body else 0)}
     prepared: httpx.Request | None = None
     try:
         where = _url(url)
@@ -390,13 +407,15 @@ async def request(
             async with asyncio.timeout(timeout_seconds):
                 response = await client.send(prepared, stream=True)
                 try:
-                    return Response(response.status_code, response.headers, await _read(response, max_body_bytes))
+                    answer = await _read(response, max_body_bytes, cuts=cuts_body)
+                    return Response(response.status_code, response.headers, answer)
                 finally:
                     await response.aclose()
     except httpx.PoolTimeout as exc:
         raise PoolFull(_describe(exc)) from exc
     except _NOT_SENT as exc:
-        raise ConnectFailed(_describe(exc)) from exc
+        kind = ForbiddenHost if isinstance(exc.__cause__, ForbiddenAddress) else ConnectFailed
+        raise kind(_describe(exc)) from exc
     except TimeoutError as exc:
         unsent = prepared.extensions.get(UNSENT) if prepared else None
         if unsent is None:
@@ -453,12 +472,14 @@ _url = lru_cache(1000)(httpx.URL)
 """The same few places again and again, and parsing one costs more than the rest of a request's making."""
 
 
-async def _read(response: httpx.Response, max_body_bytes: int) -> bytes:
+async def _read(response: httpx.Response, max_body_bytes: int, *, cuts: bool) -> bytes:
     body = bytearray()
     # Ours are unpacked already; the way around that costs httpx a tenth of an exchange.
     pieces = response.aiter_bytes() if "content-encoding" in response.headers else response.stream
     async for chunk in cast(AsyncIterable[bytes], pieces):
         body += chunk
+        if len(body) > max_body_bytes and cuts:
+            return bytes(body[:max_body_bytes])
         if len(body) > max_body_bytes:
             raise BodyTooLarge(f"response of more than {max_body_bytes} bytes")
     return bytes(body)

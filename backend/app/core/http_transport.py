@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import re
 import select
+import socket
 import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -30,8 +31,10 @@ from typing import Any, cast
 
 import aiohttp
 import httpx
+from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
+from aiohttp.helpers import is_ip_address
 from yarl import URL
 
 UNSENT = "unsent"
@@ -51,8 +54,14 @@ _extensions: ContextVar[dict[str, Any]] = ContextVar("extensions")
 """Of the request under way in this task."""
 
 
+class ForbiddenAddress(OSError):
+    """A name or a URL leads to an address that the transport may not connect to. Nothing was sent."""
+
+
 class Transport(httpx.AsyncBaseTransport):
-    """`context`: for peers, and for a proxy that is reached by TLS."""
+    """`context`: for peers, and for a proxy that is reached by TLS. `allows`: judges each address before a connection
+    is opened; a name of which one address is refused is refused, and the connection goes to an address that was judged.
+    """
 
     def __init__(
         self,
@@ -63,13 +72,16 @@ class Transport(httpx.AsyncBaseTransport):
         keepalive_seconds: float,
         context: ssl.SSLContext,
         proxy: httpx.Proxy | None = None,
+        allows: Callable[[str], bool] | None = None,
     ) -> None:
+        self._allows = allows
         self.connections = connections
         self.keepalive = keepalive
         self._per_host = per_host
         self._turns = asyncio.Semaphore(connections)
         self._origins: dict[str, _Turns] = {}
-        self._connector = _Connector(connections, keepalive, keepalive_seconds, context)
+        resolver = aiohttp.ThreadedResolver() if allows is None else _JudgingResolver(allows)
+        self._connector = _Connector(connections, keepalive, keepalive_seconds, context, resolver)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -87,6 +99,8 @@ class Transport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Raises httpx's exceptions, by what had happened to the request."""
         origin, url = _target(request.url)
+        if self._allows is not None and is_ip_address(url.raw_host or "") and not self._allows(url.raw_host or ""):
+            raise httpx.ConnectError("a forbidden address") from ForbiddenAddress()  # aiohttp resolves no literal
         headers, body = _headers(request), _body(request)
         if url.scheme == "http":  # the proxy reads the request itself
             headers += self._of_proxy.items()
@@ -186,18 +200,37 @@ class _Turns:
         self.users = 0
 
 
+class _JudgingResolver(aiohttp.ThreadedResolver):
+    """What it returns is what aiohttp connects to: a name that is looked up anew with another answer gains nothing."""
+
+    def __init__(self, allows: Callable[[str], bool]) -> None:
+        super().__init__()
+        self._allows = allows
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await super().resolve(host, port, family)
+        if not all(self._allows(each["host"]) for each in found):
+            raise ForbiddenAddress
+        return found
+
+
 class _Connector(aiohttp.TCPConnector):
     """aiohttp's, which does not bound what is kept, nor look at it before it is used. Names are the event loop's affair
     (core/event_loop.py); how many are in use at once is `Transport`'s. `_release` is not of aiohttp's documented
     interface: the tests of what is kept and of what is closed say if it changes."""
 
-    def __init__(self, connections: int, keepalive: int, keepalive_seconds: float, context: ssl.SSLContext) -> None:
+    def __init__(
+        self,
+        connections: int,
+        keepalive: int,
+        keepalive_seconds: float,
+        context: ssl.SSLContext,
+        resolver: AbstractResolver,
+    ) -> None:
         super().__init__(
-            limit=0,
-            ssl=context,
-            keepalive_timeout=keepalive_seconds,
-            use_dns_cache=False,
-            resolver=aiohttp.ThreadedResolver(),
+            limit=0, ssl=context, keepalive_timeout=keepalive_seconds, use_dns_cache=False, resolver=resolver
         )
         self._connections = connections
         self._keepalive = keepalive

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from app.core.deadline import Deadline
 from app.core.event import Event
+from app.domain.endpoints import Answer, Delivery, Endpoint, OutboxEvent, Settled, Waybill
 from app.domain.models import (
     Account,
     Author,
@@ -510,11 +511,98 @@ class InvalidationStore(Protocol):
         ...
 
 
+class EndpointStore(Protocol):
+    """Who wants to hear of an account's events, and how the deliveries went."""
+
+    async def create_endpoint(
+        self, account_id: str, *, url: str, events: Sequence[str], secret: str, most: int
+    ) -> Endpoint:
+        """`secret` is ciphertext. Raises `NotFound("account")`, and `Conflict("too_many_webhooks")` if the account has
+        `most` already."""
+        ...
+
+    async def list_endpoints(self, account_id: str) -> tuple[Endpoint, ...]:
+        """The oldest first."""
+        ...
+
+    async def get_endpoint(self, account_id: str, endpoint_id: str) -> Endpoint | None: ...
+
+    async def update_endpoint(self, account_id: str, endpoint_id: str, changes: Mapping[str, object]) -> Endpoint:
+        """`changes` of url, events, enabled, secret. Raises `NotFound("webhook")`."""
+        ...
+
+    async def delete_endpoint(self, account_id: str, endpoint_id: str) -> None:
+        """One that is gone already stays gone."""
+        ...
+
+    async def list_deliveries(self, endpoint_id: str, *, limit: int) -> tuple[Delivery, ...]:
+        """The newest first."""
+        ...
+
+    async def endpoint_secrets(self, *, after: str | None, limit: int) -> tuple[tuple[str, str], ...]:
+        """Ids of endpoints and their ciphertexts, in the order of the ids."""
+        ...
+
+    async def replace_endpoint_secret(self, endpoint_id: str, *, expected: str, secret: str) -> bool:
+        """Both ciphertexts. `False` and nothing written if the stored one is not `expected` any more."""
+        ...
+
+
+class OutboxStore(Protocol):
+    """Events that are to be told, written in the transaction of the change that each is about."""
+
+    async def outbox_next(self, *, limit: int) -> tuple[tuple[Waybill, ...], int]:
+        """The oldest events that are not in the queue yet, and how many rows were looked at: as many as `limit`, and
+        there may be more. What no endpoint wants is deleted."""
+        ...
+
+    async def outbox_moved(self, ids: Sequence[str], *, life: str) -> None:
+        """They are in the queue of that life."""
+        ...
+
+    async def outbox_begin(self, *, life: str, keep_seconds: float, limit: int) -> tuple[int, int]:
+        """What was moved into a queue of another life is to be moved again; delete rows older than `keep_seconds`, at
+        most `limit`. Returns how many of each."""
+        ...
+
+    async def outbox_load(
+        self, endpoint_id: str, ids: Sequence[str]
+    ) -> tuple[Endpoint | None, tuple[OutboxEvent, ...]]:
+        """The endpoint, and those of the events that it has not got yet, in order."""
+        ...
+
+    async def outbox_settle(
+        self,
+        endpoint_id: str,
+        *,
+        told: Sequence[str],
+        deliveries: Sequence[tuple[OutboxEvent, Answer]],
+        last: str | None,
+        off_after_seconds: float,
+        keep: int,
+    ) -> Settled:
+        """The endpoint needs the events `told` no more. Note the `deliveries`, of which `keep` are kept. `last`: how
+        the last one went, "ok", "failed", "gone", or `None` for none; gone, or failing for `off_after_seconds`, the
+        endpoint is switched off."""
+        ...
+
+
+class Receiver(Protocol):
+    async def deliver(self, url: str, event: OutboxEvent, *, secret: str) -> Answer:
+        """POST the event, signed with `secret` (not encrypted), within 10 s. Raises nothing: every way it may go is an
+        answer."""
+        ...
+
+    def problem_with(self, url: str) -> str | None:
+        """Why no event may go to this URL as far as it can be told without a look-up, in words; `None` if it may."""
+        ...
+
+
 class Store(
     AccountStore, ConversationStore, ReplyStore, InboxStore, JournalStore, OverflowStore, WaitingStore,
-    InvalidationStore, Protocol,
+    InvalidationStore, EndpointStore, OutboxStore, Protocol,
 ):  # fmt: skip
-    """All of it: one adapter implements the eight."""
+    """All of it: one adapter implements the ten."""
 
     async def ping(self) -> None:
         """One round trip. Raises `Unavailable`."""
@@ -558,6 +646,7 @@ class Store(
 
 
 __all__ = [
-    "AccountStore", "ConversationStore", "InboxStore", "InvalidationStore", "JournalStore", "Messenger", "Model",
-    "OverflowStore", "ReplyStore", "SendDecision", "Store", "TokenVerifier", "WaitingStore",
+    "AccountStore", "ConversationStore", "EndpointStore", "InboxStore", "InvalidationStore", "JournalStore",
+    "Messenger", "Model", "OutboxStore", "OverflowStore", "Receiver", "ReplyStore", "SendDecision", "Store",
+    "TokenVerifier", "WaitingStore",
 ]  # fmt: skip

@@ -1,0 +1,140 @@
+"""Events for other systems: who wants to hear of what, and what is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from app.domain.models import Json
+
+MAX_ENDPOINTS = 20
+"""Of one account."""
+MAX_URL_CHARACTERS = 2000
+KEPT_DELIVERIES = 200
+"""Of one endpoint."""
+ANSWER_CHARACTERS = 500
+
+
+class EventType(StrEnum):
+    """Stable words; a newer version may have more."""
+
+    MESSAGE_RECEIVED = "message.received"
+    MESSAGE_SENT = "message.sent"
+    MESSAGE_STATUS = "message.status"
+    NEEDS_HUMAN = "conversation.needs_human"
+    BOT_SWITCHED = "conversation.bot_switched"
+    ACCOUNT_BLOCKED = "account.blocked"
+    ACCOUNT_RESTORED = "account.restored"
+
+
+TEST_EVENT = "webhook.test"
+"""Sent on request only."""
+
+
+class DisabledReason(StrEnum):
+    """Why an endpoint is switched off. Stored and shown: stable words."""
+
+    BY_HAND = "by_hand"
+    GONE = "gone"
+    """It answered 410."""
+    FAILING = "failing"
+    """No delivery went well for three days."""
+
+
+class Outcome(StrEnum):
+    """How one delivery went. Stored, shown and a metric's label: stable words."""
+
+    DELIVERED = "delivered"
+    REFUSED = "refused"
+    """An answer other than 2xx."""
+    TIMEOUT = "timeout"
+    UNREACHABLE = "unreachable"
+    FORBIDDEN_ADDRESS = "forbidden_address"
+    """The URL leads to an address that is not public. Nothing was sent."""
+    UNREADABLE_SECRET = "unreadable_secret"
+    """Stored under another ENCRYPTION_KEY. Nothing was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A receiver of one account's events."""
+
+    id: str
+    account_id: str
+    url: str
+    events: tuple[str, ...]
+    secret: str
+    """Ciphertext."""
+    enabled: bool
+    disabled_reason: str | None
+    disabled_at: datetime | None
+    failing_since: datetime | None
+    """The first failed delivery since the last one that went well."""
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEvent:
+    """What is told, once stored: the same bytes at every attempt."""
+
+    id: str
+    account_id: str
+    conversation_id: str | None
+    type: str
+    payload: Json
+    created_at: datetime
+
+    def envelope(self) -> dict[str, object]:
+        """The body, before it becomes JSON."""
+        return {
+            "id": self.id,
+            "type": self.type,
+            "timestamp": self.created_at.isoformat(),
+            "account_id": self.account_id,
+            "data": self.payload,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Waybill:
+    """An event in the outbox and the endpoints that have not got it yet."""
+
+    id: str
+    account_id: str
+    conversation_id: str | None
+    created_at: datetime
+    endpoints: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Of a receiver. `status` is `None` where there was none; `text`: its first characters."""
+
+    outcome: Outcome
+    status: int | None
+    ms: int
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One attempt, as it is kept and shown."""
+
+    id: int
+    event_id: str
+    type: str
+    status: int | None
+    outcome: str
+    ms: int
+    answer: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """`switched_off`: why, if this call switched the endpoint off. `recovered`: it had failed before."""
+
+    switched_off: str | None
+    recovered: bool

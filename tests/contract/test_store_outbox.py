@@ -1,0 +1,319 @@
+"""Events for other systems: written if and only if the change committed, kept until each endpoint has them."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+
+import asyncpg
+import pytest
+
+from app.adapters.sql_store import SqlStore
+from app.domain.endpoints import Answer, Endpoint, EventType, OutboxEvent, Outcome
+from app.domain.errors import Conflict, NotFound
+from app.domain.models import Author, BlockReason, HandoverReason, Status
+from tests.support.store_kit import NOW, Scene, begin, message, uncommitted, unique
+
+GOOD = Answer(Outcome.DELIVERED, 200, 3, "ok")
+BAD = Answer(Outcome.REFUSED, 500, 3, "oops \0 é")
+
+
+async def listen(scene: Scene, *events: str, url: str = "https://receiver.example/") -> Endpoint:
+    return await scene.store.create_endpoint(
+        scene.account.id, url=url, events=events or [*EventType], secret="cipher", most=20
+    )
+
+
+async def written(scene: Scene, sql: asyncpg.Connection) -> list[asyncpg.Record]:
+    return await sql.fetch(
+        "select * from outbox where account_id = $1 order by seq", uuid.UUID(scene.account.id)
+    )  # fmt: skip
+
+
+async def types(scene: Scene, sql: asyncpg.Connection) -> list[str]:
+    return [row["type"] for row in await written(scene, sql)]
+
+
+async def settle(
+    store: SqlStore, endpoint: Endpoint, events: Sequence[OutboxEvent], *, last: str | None, answer: Answer = GOOD
+) -> tuple[str | None, bool]:
+    told = [event.id for event in events] if last == "ok" else []
+    done = await store.outbox_settle(
+        endpoint.id, told=told, deliveries=[(event, answer) for event in events], last=last,
+        off_after_seconds=3 * 86400, keep=5,
+    )  # fmt: skip
+    return done.switched_off, done.recovered
+
+
+async def look(scene: Scene, endpoint: Endpoint) -> Endpoint:
+    found = await scene.store.get_endpoint(scene.account.id, endpoint.id)
+    assert found is not None
+    return found
+
+
+# -- what is written ---------------------------------------------------------------------------------------------------
+
+
+async def test_each_change_that_is_listened_for_writes_one_event_in_order(
+    scene: Scene, sql: asyncpg.Connection
+) -> None:
+    await listen(scene)
+    reply = await scene.reply(body="part 0")
+    await begin(scene.store, reply)
+    assert await types(scene, sql) == ["message.received"]  # a send that is under way has not gone out
+    wamid = unique("wamid")
+    for _ in range(2):  # a repetition tells nothing twice
+        await scene.store.complete_part(reply.key, part=0, wamid=wamid, last=True)
+        await scene.status(Status.DELIVERED, wamid=wamid)
+        await scene.store.set_needs_human(reply.conversation_id, HandoverReason.UNREADABLE)
+    await scene.store.set_bot(reply.conversation_id, enabled=True)
+    await scene.store.set_bot(reply.conversation_id, enabled=False)
+    rows = await written(scene, sql)
+    assert [row["type"] for row in rows] == [
+        "message.received", "message.sent", "message.status", "conversation.needs_human", "conversation.bot_switched",
+    ]  # fmt: skip
+    assert {str(row["conversation_id"]) for row in rows} == {reply.conversation_id}
+    _, waybills = await scene.store.outbox_load(str(uuid.uuid4()), [str(row["id"]) for row in rows])
+    received, sent, status, needs, switched = [event.payload for event in waybills]
+    assert received["message"]["text"] == "hello"
+    assert (received["contact"]["wa_id"], received["contact"]["name"]) == (scene.wa_id, "Ada")
+    assert (sent["message"]["wa_message_id"], sent["message"]["text"], sent["message"]["author"]) == (
+        wamid, "part 0", "bot",
+    )  # fmt: skip
+    assert (status["message"]["status"], status["message"]["wa_message_id"]) == ("delivered", wamid)
+    assert "text" not in status["message"]
+    assert needs["conversation"]["needs_human_reason"] == "unreadable"
+    assert switched["conversation"]["bot_enabled"] is False
+
+
+async def test_an_account_that_nobody_listens_to_writes_nothing(scene: Scene, sql: asyncpg.Connection) -> None:
+    other = await listen(scene, "message.status")
+    await scene.store.update_endpoint(scene.account.id, other.id, {"enabled": False})
+    await listen(scene, "account.blocked")
+    reply = await scene.reply()
+    await begin(scene.store, reply)
+    await scene.store.complete_part(reply.key, part=0, wamid=unique("wamid"), last=True)
+    await scene.store.set_needs_human(reply.conversation_id, HandoverReason.UNREADABLE)
+    assert await written(scene, sql) == []
+
+
+async def test_a_change_that_is_rolled_back_is_not_told_and_one_that_waits_is_not_yet(
+    scene: Scene, sql: asyncpg.Connection
+) -> None:
+    await listen(scene)
+    conversation = await scene.receive()
+    flag = "update conversations set needs_human = true where id = $1"
+    transaction = sql.transaction()
+    await transaction.start()
+    await sql.execute(flag, uuid.UUID(conversation.id))
+    assert len(await unmoved(scene)) == 1  # the store's session does not see what is not committed
+    await transaction.rollback()
+    assert await types(scene, sql) == ["message.received"]
+    async with uncommitted(sql, flag, uuid.UUID(conversation.id)):
+        pass
+    assert await types(scene, sql) == ["message.received", "conversation.needs_human"]  # psql made the change
+
+
+async def test_a_status_that_overtakes_its_send_is_told_after_it(scene: Scene, sql: asyncpg.Connection) -> None:
+    await listen(scene, "message.sent", "message.status")
+    reply = await scene.reply()
+    await begin(scene.store, reply)
+    wamid = unique("wamid")
+    await scene.status(Status.READ, wamid=wamid, key=f"{reply.key}#0")
+    await scene.store.complete_part(reply.key, part=0, wamid=wamid, last=True)
+    assert await types(scene, sql) == ["message.sent", "message.status"]
+
+
+async def test_a_send_that_failed_is_a_status_and_not_sent(scene: Scene, sql: asyncpg.Connection) -> None:
+    await listen(scene, "message.sent", "message.status")
+    reply = await scene.reply()
+    await begin(scene.store, reply)
+    await scene.store.fail_part(reply.key, fence=1, part=0, error={"code": 1}, final=True)
+    assert await types(scene, sql) == ["message.status"]
+
+
+async def test_a_message_from_the_business_app_is_sent_and_switches_the_bot(
+    scene: Scene, sql: asyncpg.Connection
+) -> None:
+    await listen(scene)
+    await scene.store.record_echo(scene.account.id, wa_id=scene.wa_id, user_id=None, message=message("by hand"))
+    assert await types(scene, sql) == ["message.sent", "conversation.bot_switched"]
+
+
+async def test_a_block_and_its_end_are_told_with_the_reason(scene: Scene, sql: asyncpg.Connection) -> None:
+    await listen(scene)
+    given = {"access_token": "cipher", "reason": BlockReason.TOKEN_INVALID}
+    for _ in range(4):
+        await scene.store.account_refused(scene.account.id, **given, confirm=2)
+    await scene.store.account_accepted(scene.account.id, access_token="cipher")
+    assert await types(scene, sql) == ["account.blocked", "account.restored"]
+    for row in await written(scene, sql):
+        assert row["conversation_id"] is None
+        assert "token_invalid" in row["payload"]
+
+
+# -- endpoints ---------------------------------------------------------------------------------------------------------
+
+
+async def test_endpoints_are_bounded_changed_and_deleted(scene: Scene) -> None:
+    first = await listen(scene, "message.sent")
+    assert (first.enabled, first.events, first.disabled_reason) == (True, ("message.sent",), None)
+    second = await listen(scene, "message.sent", url="https://other.example/")
+    with pytest.raises(Conflict, match="as many webhooks"):
+        await scene.store.create_endpoint(
+            scene.account.id, url="https://x.example/", events=["message.sent"], secret="c", most=2
+        )
+    assert await scene.store.list_endpoints(scene.account.id) == (first, second)
+    off = await scene.store.update_endpoint(scene.account.id, first.id, {"enabled": False})
+    assert (off.enabled, off.disabled_reason, off.disabled_at is None) == (False, "by_hand", False)
+    on = await scene.store.update_endpoint(
+        scene.account.id, first.id, {"enabled": True, "events": ["account.blocked"], "url": "https://y.example/"}
+    )
+    assert (on.enabled, on.disabled_reason, on.events, on.url) == (
+        True, None, ("account.blocked",), "https://y.example/",
+    )  # fmt: skip
+    assert on.secret == "cipher"
+    await scene.store.delete_endpoint(scene.account.id, first.id)
+    await scene.store.delete_endpoint(scene.account.id, first.id)
+    assert await scene.store.list_endpoints(scene.account.id) == (second,)
+
+
+async def test_an_endpoint_belongs_to_its_account(scene: Scene, store: SqlStore, new_account: object) -> None:
+    endpoint = await listen(scene)
+    other = (await new_account()).id  # type: ignore[operator]  # the fixture's type is a protocol of its own
+    assert await store.get_endpoint(other, endpoint.id) is None
+    with pytest.raises(NotFound, match="webhook"):
+        await store.update_endpoint(other, endpoint.id, {"enabled": False})
+    await store.delete_endpoint(other, endpoint.id)
+    assert await look(scene, endpoint) == endpoint
+    with pytest.raises(NotFound, match="account"):
+        await store.create_endpoint(str(uuid.uuid4()), url="https://x.example/", events=["a"], secret="c", most=2)
+
+
+async def test_a_secret_is_replaced_only_by_whoever_knows_the_stored_one(scene: Scene) -> None:
+    endpoint = await listen(scene)
+    assert not await scene.store.replace_endpoint_secret(endpoint.id, expected="another", secret="new")
+    assert await scene.store.replace_endpoint_secret(endpoint.id, expected="cipher", secret="new")
+    assert await scene.store.replace_endpoint_secret(endpoint.id, expected="cipher", secret="new")  # a repetition
+    pages, after = [], None
+    while page := await scene.store.endpoint_secrets(after=after, limit=3):
+        pages += page
+        after = page[-1][0]
+    assert (endpoint.id, "new") in pages
+    assert pages == sorted(pages)
+
+
+# -- the way out -------------------------------------------------------------------------------------------------------
+
+
+async def unmoved(scene: Scene) -> list[tuple[str, tuple[str, ...]]]:
+    """This account's: the database is shared."""
+    found, _ = await scene.store.outbox_next(limit=1000)
+    return [(each.id, each.endpoints) for each in found if each.account_id == scene.account.id]
+
+
+async def test_an_event_stays_until_each_endpoint_has_it(scene: Scene, sql: asyncpg.Connection) -> None:
+    first, second = await listen(scene, "message.received"), await listen(scene)
+    await listen(scene, "account.blocked")
+    await scene.receive(message(), message())
+    ids = [str(row["id"]) for row in await written(scene, sql)]
+    assert await unmoved(scene) == [(event, (first.id, second.id)) for event in ids]
+    await scene.store.outbox_moved(ids, life="one")
+    assert await unmoved(scene) == []
+    found, events = await scene.store.outbox_load(first.id, ids)
+    assert found == first
+    assert [event.id for event in events] == ids
+    for _ in range(2):
+        await settle(scene.store, first, events, last="ok")
+        assert (await scene.store.outbox_load(first.id, ids))[1] == ()
+        assert (await scene.store.outbox_load(second.id, ids))[1] == events
+    await settle(scene.store, second, events, last="ok")
+    assert await written(scene, sql) == []
+
+
+async def test_what_a_queue_forgot_is_moved_again_but_not_to_those_who_have_it(
+    scene: Scene, sql: asyncpg.Connection
+) -> None:
+    first, second = await listen(scene), await listen(scene)
+    await scene.receive()
+    ((event, _),) = await unmoved(scene)
+    await scene.store.outbox_moved([event], life="one")
+    _, events = await scene.store.outbox_load(first.id, [event])
+    await settle(scene.store, first, events, last="ok")
+    await scene.store.outbox_begin(life="one", keep_seconds=1000, limit=1000)
+    assert await unmoved(scene) == []
+    await scene.store.outbox_begin(life="two", keep_seconds=1000, limit=1000)
+    assert await unmoved(scene) == [(event, (second.id,))]
+    await scene.store.outbox_moved([event], life="two")
+    await sql.execute("update outbox set created_at = now() - interval '1 hour' where id = $1", uuid.UUID(event))
+    await scene.store.outbox_begin(life="two", keep_seconds=1000, limit=1000)
+    assert await written(scene, sql) == []
+
+
+async def test_what_no_endpoint_wants_any_more_goes(scene: Scene, sql: asyncpg.Connection) -> None:
+    endpoint = await listen(scene)
+    await scene.receive()
+    await scene.store.delete_endpoint(scene.account.id, endpoint.id)
+    assert await unmoved(scene) == []
+    assert await written(scene, sql) == []
+
+
+async def test_deliveries_are_shown_the_newest_first_and_the_oldest_go(scene: Scene) -> None:
+    endpoint = await listen(scene)
+    events = [OutboxEvent(str(uuid.uuid4()), scene.account.id, None, f"type.{n}", {}, NOW) for n in range(8)]
+    await settle(scene.store, endpoint, events[:6], last=None)
+    await settle(scene.store, endpoint, events[6:], last="failed", answer=BAD)
+    found = await scene.store.list_deliveries(endpoint.id, limit=200)
+    assert [each.event_id for each in found] == [event.id for event in reversed(events[3:])]
+    assert (found[0].status, found[0].outcome, found[0].ms, found[0].answer) == (500, "refused", 3, "oops \ufffd é")
+    assert [each.type for each in await scene.store.list_deliveries(endpoint.id, limit=1)] == ["type.7"]
+
+
+async def test_an_endpoint_that_fails_for_too_long_or_is_gone_is_switched_off_once(
+    scene: Scene, sql: asyncpg.Connection
+) -> None:
+    endpoint = await listen(scene)
+    event = [OutboxEvent(str(uuid.uuid4()), scene.account.id, None, "t", {}, NOW)]
+    assert await settle(scene.store, endpoint, event, last="failed", answer=BAD) == (None, False)
+    since = (await look(scene, endpoint)).failing_since
+    assert since is not None
+    assert await settle(scene.store, endpoint, event, last="failed", answer=BAD) == (None, False)
+    assert (await look(scene, endpoint)).failing_since == since
+    assert await settle(scene.store, endpoint, event, last="ok") == (None, True)
+    assert await settle(scene.store, endpoint, event, last="ok") == (None, False)
+    await settle(scene.store, endpoint, event, last="failed", answer=BAD)
+    await sql.execute(
+        "update webhook_endpoints set failing_since = now() - $2::interval where id = $1", uuid.UUID(endpoint.id),
+        timedelta(days=3, seconds=1),
+    )  # fmt: skip
+    assert await settle(scene.store, endpoint, event, last="failed", answer=BAD) == ("failing", False)
+    assert await settle(scene.store, endpoint, event, last="gone", answer=BAD) == (None, False)
+    off = await look(scene, endpoint)
+    assert (off.enabled, off.disabled_reason) == (False, "failing")
+    await scene.store.update_endpoint(scene.account.id, endpoint.id, {"enabled": True})
+    assert (await look(scene, endpoint)).failing_since is None
+    assert await settle(scene.store, endpoint, event, last="gone", answer=BAD) == ("gone", False)
+
+
+async def test_workers_that_settle_at_the_same_moment_lose_nothing(scene: Scene, sql: asyncpg.Connection) -> None:
+    endpoints = [await listen(scene) for _ in range(3)]
+    await scene.receive(*[message() for _ in range(5)])
+    ids = [event for event, _ in await unmoved(scene)]
+    loaded = [(await scene.store.outbox_load(endpoint.id, ids))[1] for endpoint in endpoints]
+    await asyncio.gather(
+        *(
+            settle(scene.store, endpoint, order, last="ok")
+            for endpoint, events in zip(endpoints, loaded, strict=True)
+            for order in (events, events[::-1])
+        )
+    )
+    assert await written(scene, sql) == []
+
+
+async def test_the_bot_of_a_person_is_told_once(scene: Scene, sql: asyncpg.Connection) -> None:
+    """A person's reply switches the bot off in the same transaction as it is stored."""
+    await listen(scene, "conversation.bot_switched")
+    await scene.reply(author=Author.HUMAN)
+    assert await types(scene, sql) == ["conversation.bot_switched"]
