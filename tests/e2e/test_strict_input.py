@@ -219,7 +219,13 @@ async def test_a_body_that_grows_beyond_the_limit_is_413(api: Replica) -> None:
 @pytest.mark.parametrize("name", ["acount_id", "limits", "Limit", "%00", "%FF", "é", "a[]", ""])
 async def test_an_unknown_query_parameter_is_refused_by_name(api: Replica, name: str) -> None:
     account = await api.new_account(owner="ada")
-    known = {"account_id": account["id"], "conversation_id": MISSING, "user_id": "ada", "name": "gemini"}
+    known = {
+        "account_id": account["id"],
+        "conversation_id": MISSING,
+        "webhook_id": MISSING,
+        "user_id": "ada",
+        "name": "gemini",
+    }
     tried = 0
     for path, item in openapi_document()["paths"].items():
         for method, operation in item.items():

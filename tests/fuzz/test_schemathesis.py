@@ -32,6 +32,11 @@ checks.negative_data_rejection.enabled = false
 [[operations]]
 include-name = "POST /conversations/{conversation_id}/messages"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404", "409", "422"]
+
+# Nor that a URL leads to public addresses.
+[[operations]]
+include-path-regex = "^/accounts/[^/]+/webhooks"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404", "409", "422"]
 """
 
 
