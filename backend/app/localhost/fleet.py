@@ -9,6 +9,7 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,19 +149,21 @@ class LocalFleet:
         return dict(self._env)
 
     def start(self) -> None:
-        """Migrate, then sandbox, then replicas. On failure what was started is stopped."""
+        """Migration and sandbox, then replicas, side by side: each takes a second of imports. On failure what was
+        started is stopped."""
         try:
-            done = run(
-                [sys.executable, "-m", "app.cli", "migrate"], env=self._env, cwd=self._folder, timeout_seconds=60
-            )
-            if done.returncode != 0:
-                raise ProcessError(f"the migration failed:\n{done.stdout}{done.stderr}")
-            self.sandbox.start()
-            for number in range(1, self._count + 1):
-                self.add_replica(number)
+            with ThreadPoolExecutor() as side_by_side:
+                _all_done([side_by_side.submit(self._migrate), side_by_side.submit(self.sandbox.start)])
+                self.replicas = [self._replica(number, {}) for number in range(1, self._count + 1)]
+                _all_done([side_by_side.submit(replica.start) for replica in self.replicas])
         except BaseException:
             self.stop()
             raise
+
+    def _migrate(self) -> None:
+        done = run([sys.executable, "-m", "app.cli", "migrate"], env=self._env, cwd=self._folder, timeout_seconds=60)
+        if done.returncode != 0:
+            raise ProcessError(f"the migration failed:\n{done.stdout}{done.stderr}")
 
     def add_replica(self, number: int) -> Served:
         replica = self._replica(number, {})
@@ -204,6 +207,13 @@ class LocalFleet:
         for replica in reversed(self.replicas):
             replica.stop()
         self.sandbox.stop()
+
+
+def _all_done(tasks: Sequence[Future[None]]) -> None:
+    """Raises what the first of them raised, when all have ended."""
+    wait(tasks)
+    for task in tasks:
+        task.result()
 
 
 def _environment() -> dict[str, str]:
