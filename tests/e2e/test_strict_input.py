@@ -142,6 +142,7 @@ async def test_custom_fields_may_be_a_list_of_labelled_ones(api: Replica) -> Non
     for wrong in (
         [1], [{"label": "a"}], [{"label": " ", "value": 1}], [{"label": "a", "value": 1, "more": 2}],
         [{"id": False, "label": "a", "value": 1}], [{"id": 1.5, "label": "a", "value": 1}],
+        [{"id": 2**63, "label": "a", "value": 1}],
         [{"label": "a", "value": deep}], [{"label": "a", "value": 1}] * 201, "text",
     ):  # fmt: skip
         response = await api.raw("PUT", path, json={"custom_fields": wrong})

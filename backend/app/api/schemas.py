@@ -80,11 +80,12 @@ FreeForm = Annotated[
 
 
 class LabelledField(BaseModel):
-    """One of the custom fields in the order of a form. `id` is the form's own."""
+    """One of the custom fields in the order of a form. `id` is the form's own; a whole number beyond 64 bits would
+    arrive as a floating-point number."""
 
     model_config = ConfigDict(extra="forbid")
 
-    id: StrictStr | StrictInt | None = None
+    id: StrictStr | Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
     label: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=SOME_TEXT)]
     value: Any
 
