@@ -24,6 +24,7 @@ from app.services.database_watch import DatabaseWatch
 from app.services.dead_letter_watch import DeadLetterWatch
 from app.services.journal import Journal
 from app.services.overflow import OverflowDrain
+from app.services.search_index import SearchIndex
 from app.services.unanswered import UnansweredSearch
 from app.settings import Settings, revealed
 
@@ -111,6 +112,7 @@ def _caretaker(replica: Replica, outside: Outside) -> Caretaker:
         "overflow": OverflowDrain(queue, store, conversations, notices).drain,
         "dead_letters": dead_letters.tell,
         "old_dead_letters": dead_letters.forget,
+        "search": SearchIndex(store).update,
     }
     if journal is None:
         duties["unanswered"] = UnansweredSearch(queue, store).look

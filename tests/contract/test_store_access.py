@@ -23,7 +23,8 @@ from tests.support.store_kit import Scene, quick_policy, unique
 READABLE = ("account_members", "account_usage", "bot_profiles", "contacts", "conversations", "messages", "replies")
 NOBODY = str(uuid.uuid4())
 SERVICE_ONLY = (
-    "inbox", "inbox_state", "orphan_statuses", "outbox", "overflow", "webhook_deliveries", "webhook_endpoints",
+    "conversation_words", "inbox", "inbox_state", "orphan_statuses", "outbox", "overflow", "search_pending",
+    "webhook_deliveries", "webhook_endpoints",
 )  # fmt: skip
 
 

@@ -229,3 +229,26 @@ async def test_the_cache_is_inspected_and_invalidated(world: World) -> None:
     assert (await world.api("GET", "/admin/cache"))["entries"] > 0
     answer = await world.api("POST", "/admin/cache/invalidate", json={"pattern": "bot_profile:*"})
     assert answer["invalidated"] >= 1
+
+
+async def test_lists_are_filtered_counted_and_searched(world: World) -> None:
+    customer = world.customer("Séverine", 0)
+    await customer.say("Avez-vous des mirabelles ?")
+    await world.until_idle()
+    conversation = await world.conversation_of(customer)
+    path = f"/conversations?account_id={world.account['id']}&unread=true&bot=true&q="
+    async with asyncio.timeout(20):  # words are written down every two seconds
+        while not (found := (await world.api("GET", f"{path}MIRABELLE"))["items"]):
+            await asyncio.sleep(0.2)  # time itself
+    assert [item["id"] for item in found] == [conversation["id"]]
+    assert [item["id"] for item in (await world.api("GET", f"{path}severine"))["items"]] == [conversation["id"]]
+    assert (await world.api("GET", f"{path}mirabelle&needs_human=true"))["items"] == []
+    counts = await world.api("GET", f"/conversations/counts?account_id={world.account['id']}")
+    assert counts["all"] >= counts["unread"] >= 1
+    assert counts["counted_to"] == 1000
+    for wrong in ("needs_human=yes", "q=", "q=%20", "bots=true"):
+        answer = await world.http.get(
+            f"{world.fleet.replicas[0].url}/conversations?account_id={world.account['id']}&{wrong}",
+            headers=world.operator,
+        )
+        assert (answer.status_code, answer.json()["error"]["field"]) == (422, wrong.partition("=")[0])

@@ -16,7 +16,7 @@ import time
 import uuid
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -33,6 +33,7 @@ from app.core.slots import CALLER
 from app.domain.endpoints import Answer, Delivery, Endpoint, OutboxEvent, Settled, Waybill
 from app.domain.errors import Conflict, Fenced, InvalidInput, NotFound
 from app.domain.models import (
+    EVERY_CONVERSATION,
     Account,
     Author,
     Background,
@@ -41,6 +42,8 @@ from app.domain.models import (
     BotProfile,
     CallerRights,
     Conversation,
+    ConversationCounts,
+    ConversationFilter,
     DatabaseHistory,
     Fallback,
     HandoverReason,
@@ -80,6 +83,7 @@ _ACCOUNT_DAYS = TypeAdapter(tuple[AccountDay, ...])
 _ACCOUNTS = TypeAdapter(tuple[Account, ...])
 _BLOCKED = TypeAdapter(BlockedAccounts)
 _CONVERSATION = TypeAdapter(Conversation)
+_COUNTS = TypeAdapter(ConversationCounts)
 _DELIVERIES = TypeAdapter(tuple[Delivery, ...])
 _ENDPOINT = TypeAdapter(Endpoint)
 _ENDPOINTS = TypeAdapter(tuple[Endpoint, ...])
@@ -549,15 +553,26 @@ class SqlStore(Store):
     async def get_conversation(self, conversation_id: str) -> Conversation | None:
         return _optional(_CONVERSATION, await self._call("get_conversation", conversation_id=conversation_id))
 
-    async def list_conversations(self, account_id: str, *, limit: int, cursor: str | None) -> Page[Conversation]:
+    async def list_conversations(
+        self, account_id: str, *, limit: int, cursor: str | None, only: ConversationFilter = EVERY_CONVERSATION
+    ) -> Page[Conversation]:
         before_at, before_id = _decode_place(cursor)
         size = _page_size(limit)
         rows = await self._call(
-            "list_conversations", account_id=account_id, limit=size + 1, before_at=before_at, before_id=before_id
-        )
+            "list_conversations", account_id=account_id, limit=size + 1, before_at=before_at, before_id=before_id,
+            **asdict(only),
+        )  # fmt: skip
         return _page(
             _CONVERSATION, rows, size, lambda item, row: _place(datetime.fromisoformat(row["last_message_at"]), item.id)
         )
+
+    async def count_conversations(self, account_id: str, *, most: int) -> ConversationCounts:
+        counts = await self._call("count_conversations", account_id=account_id, most=most)
+        return _COUNTS.validate_python(counts | {"counted_to": most})
+
+    async def index_search(self, *, rows: int, messages: int) -> int:
+        done: int = await self._call("index_search", rows=rows, messages=messages)
+        return done
 
     async def list_messages(self, conversation_id: str, *, limit: int, cursor: str | None) -> Page[Message]:
         before_seq = _decode_sequence(cursor)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Header, Query, Request
-from pydantic import WithJsonSchema
+from pydantic import BeforeValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from app.core.queue import Queue
 from app.core.registry import Registry
@@ -136,6 +137,28 @@ _KEY = r"^[\x21-\x7e]{1,200}$"
 ConversationCursor = Annotated[str | None, Query(pattern=_PLACE, description=_FROM_PAGE_BEFORE), _form(_PLACE)]
 MessageCursor = Annotated[str | None, Query(pattern=_SEQUENCE, description=_FROM_PAGE_BEFORE), _form(_SEQUENCE)]
 LetterCursor = Annotated[str | None, Query(pattern=_LETTER, description=_FROM_PAGE_BEFORE), _form(_LETTER)]
+
+
+def _switch(value: object) -> bool:
+    """pydantic reads "yes", "on" and "1" too."""
+    if value not in ("true", "false"):
+        raise PydanticCustomError("bool_type", "Input should be true or false")
+    return value == "true"
+
+
+Switch = Annotated[Annotated[bool, BeforeValidator(_switch)] | None, WithJsonSchema({"type": "boolean"})]
+_WORDS = r"^[^\x00]*[^\s\x00][^\x00]*$"
+SearchWords = Annotated[
+    str | None,
+    Query(
+        min_length=1,
+        max_length=200,
+        pattern=_WORDS,
+        description="Words of the contact's name or of one message, or their beginnings, without regard to accents and"
+        " capitals; or a part of the number. At most ten words count.",
+    ),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 200, "pattern": _WORDS}),
+]
 IdempotencyKey = Annotated[
     str | None,
     Header(

@@ -2,21 +2,60 @@
 
 from __future__ import annotations
 
-from app.api.deps import AccountId, ConversationCursor, CurrentUser, IdempotencyKey, Limit, MessageCursor, Replica
+from typing import Annotated
+
+from fastapi import Query
+
+from app.api.deps import (
+    AccountId,
+    ConversationCursor,
+    CurrentUser,
+    IdempotencyKey,
+    Limit,
+    MessageCursor,
+    Replica,
+    SearchWords,
+    Switch,
+)
 from app.api.json_route import json_router
 from app.api.openapi import problems
-from app.api.schemas import BotIn, ConversationOut, ConversationPage, MessageIn, MessagePage, ReplyOut
+from app.api.schemas import (
+    BotIn,
+    ConversationCountsOut,
+    ConversationOut,
+    ConversationPage,
+    MessageIn,
+    MessagePage,
+    ReplyOut,
+)
+from app.domain.models import ConversationFilter
 
 router = json_router("/conversations", "conversations")
 
 
 @router.get("", responses=problems(401, 404, 422, 503))
 async def list_conversations(
-    replica: Replica, user: CurrentUser, account_id: AccountId, limit: Limit = 50, cursor: ConversationCursor = None
+    replica: Replica,
+    user: CurrentUser,
+    account_id: AccountId,
+    needs_human: Annotated[Switch, Query(description="Is a person called?")] = None,
+    unread: Annotated[Switch, Query(description="Is there a message that no person has read?")] = None,
+    bot: Annotated[Switch, Query(description="Does the bot answer here?")] = None,
+    q: SearchWords = None,
+    limit: Limit = 50,
+    cursor: ConversationCursor = None,
 ) -> ConversationPage:
-    """For members: the most recently active first."""
-    page = await replica.conversations.list_for(user, account_id, limit=limit, cursor=cursor)
+    """For members: the most recently active first. A conversation is listed if it meets every filter that is given.
+    A message is found by its words a few seconds after it came."""
+    only = ConversationFilter(needs_human, unread, bot, q)
+    page = await replica.conversations.list_for(user, account_id, limit=limit, cursor=cursor, only=only)
     return ConversationPage.model_validate(page)
+
+
+@router.get("/counts", responses=problems(401, 404, 422, 503))
+async def count_conversations(replica: Replica, user: CurrentUser, account_id: AccountId) -> ConversationCountsOut:
+    """For members: how many conversations each list has. `counted_to` means as many or more."""
+    return ConversationCountsOut.model_validate(await replica.conversations.counts(user, account_id))
 
 
 @router.get("/{conversation_id}/messages", responses=problems(401, 404, 422, 503))

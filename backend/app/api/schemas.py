@@ -397,6 +397,16 @@ class MessagePage(_Out):
     next_cursor: str | None
 
 
+class ConversationCountsOut(_Out):
+    needs_human: int
+    unread: int
+    bot: int
+    """Where the bot answers."""
+    all: int
+    counted_to: int
+    """No list is counted further."""
+
+
 class MessageIn(_In):
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": "Claire here: we keep a table for you."}]})
 

@@ -321,6 +321,32 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
+class ConversationFilter:
+    """Which conversations a list has: those that meet all that is not `None`."""
+
+    needs_human: bool | None = None
+    unread: bool | None = None
+    bot: bool | None = None
+    """Does the bot answer there?"""
+    q: str | None = None
+    """Each of its words begins a word of the contact's name or of one message, or it is a part of the number."""
+
+
+EVERY_CONVERSATION = ConversationFilter()
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationCounts:
+    """How many conversations each list has; `counted_to` means as many or more."""
+
+    needs_human: int
+    unread: int
+    bot: int
+    all: int
+    counted_to: int
+
+
+@dataclass(frozen=True, slots=True)
 class InboundMessage:
     """One message as WhatsApp delivered it. `text` is what the model may read of it, `None` if there is nothing."""
 

@@ -14,6 +14,7 @@ from app.core.deadline import Deadline
 from app.core.event import Event
 from app.domain.endpoints import Answer, Delivery, Endpoint, OutboxEvent, Settled, Waybill
 from app.domain.models import (
+    EVERY_CONVERSATION,
     Account,
     Author,
     Background,
@@ -22,6 +23,8 @@ from app.domain.models import (
     BotProfile,
     CallerRights,
     Conversation,
+    ConversationCounts,
+    ConversationFilter,
     DatabaseHistory,
     Fallback,
     Generation,
@@ -262,8 +265,20 @@ class ConversationStore(Protocol):
 
     async def get_conversation(self, conversation_id: str) -> Conversation | None: ...
 
-    async def list_conversations(self, account_id: str, *, limit: int, cursor: str | None) -> Page[Conversation]:
-        """Most recently active first. Raises `InvalidInput(field="cursor")`."""
+    async def list_conversations(
+        self, account_id: str, *, limit: int, cursor: str | None, only: ConversationFilter = EVERY_CONVERSATION
+    ) -> Page[Conversation]:
+        """Most recently active first. What was written a moment ago may not be found by its words yet: see
+        `index_search`. Raises `InvalidInput(field="cursor")`."""
+        ...
+
+    async def count_conversations(self, account_id: str, *, most: int) -> ConversationCounts:
+        """How many there are in each list, counted up to `most`."""
+        ...
+
+    async def index_search(self, *, rows: int, messages: int) -> int:
+        """Make findable what was written since: at most so many pending rows, and about so many messages. Returns how
+        many rows are done."""
         ...
 
     async def list_messages(self, conversation_id: str, *, limit: int, cursor: str | None) -> Page[Message]:

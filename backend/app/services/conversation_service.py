@@ -14,10 +14,13 @@ from app.core.failure_words import place_of
 from app.core.queue import Event, QueueFull
 from app.domain.errors import Conflict, IdempotencyKeyReused, NotFound, Unavailable, UnknownAccount, Unprocessable
 from app.domain.models import (
+    EVERY_CONVERSATION,
     WINDOW_HOURS,
     Account,
     Author,
     Conversation,
+    ConversationCounts,
+    ConversationFilter,
     HandoverReason,
     Message,
     Page,
@@ -36,6 +39,9 @@ from app.services.statuses import apply_status
 
 logger = logging.getLogger(__name__)
 
+COUNTED_TO = 1000
+"""How far the conversations of a list are counted."""
+
 
 class ConversationService:
     def __init__(
@@ -53,9 +59,21 @@ class ConversationService:
         self._delivery = delivery
         self._clock = clock
 
-    async def list_for(self, user: User, account_id: str, *, limit: int, cursor: str | None) -> Page[Conversation]:
+    async def list_for(
+        self,
+        user: User,
+        account_id: str,
+        *,
+        limit: int,
+        cursor: str | None,
+        only: ConversationFilter = EVERY_CONVERSATION,
+    ) -> Page[Conversation]:
         await self._accounts.authorize(user, account_id, Role.VIEWER)
-        return await self._store.list_conversations(account_id, limit=limit, cursor=cursor)
+        return await self._store.list_conversations(account_id, limit=limit, cursor=cursor, only=only)
+
+    async def counts(self, user: User, account_id: str) -> ConversationCounts:
+        await self._accounts.authorize(user, account_id, Role.VIEWER)
+        return await self._store.count_conversations(account_id, most=COUNTED_TO)
 
     async def messages(self, user: User, conversation_id: str, *, limit: int, cursor: str | None) -> Page[Message]:
         await self._authorized(user, conversation_id, Role.VIEWER)
