@@ -20,10 +20,13 @@ from app.domain.usage import Spent
 from tests.contract.conftest import PUBLIC_KEY
 from tests.support.store_kit import Scene, quick_policy, unique
 
-READABLE = ("account_members", "account_usage", "bot_profiles", "contacts", "conversations", "messages", "replies")
+READABLE = (
+    "account_members", "account_usage", "bot_profiles", "contacts", "conversations", "media", "messages", "replies",
+)  # fmt: skip
 NOBODY = str(uuid.uuid4())
 SERVICE_ONLY = (
-    "conversation_words", "inbox", "inbox_state", "orphan_statuses", "outbox", "overflow", "search_pending",
+    "conversation_words", "inbox", "inbox_state", "media_chunks", "media_leftovers", "orphan_statuses", "outbox",
+    "overflow", "search_pending",
     "webhook_deliveries", "webhook_endpoints",
 )  # fmt: skip
 
@@ -64,6 +67,7 @@ async def member_of_one(store_url: str) -> AsyncIterator[tuple[str, str]]:
         reply = await Scene(store, account).reply()
         await store.save_body(reply.key, fence=1, covers=reply.covers, body="hi", spent=Spent(NOBODY, 1, 1))
         await store.begin_part(reply.key, fence=1, part=0, parts=1, text="hi")
+        await store.create_media(str(uuid.uuid4()), account_id=account.id, kind="image", mime="image/png", name=None)
         ids.append(account.id)
     yield user, ids[0]
     await store.aclose()

@@ -32,6 +32,7 @@ from app.core.resilience import ResiliencePolicy
 from app.core.slots import CALLER
 from app.domain.endpoints import Answer, Delivery, Endpoint, OutboxEvent, Settled, Waybill
 from app.domain.errors import Conflict, Fenced, InvalidInput, NotFound
+from app.domain.media import Announced, Media
 from app.domain.models import (
     EVERY_CONVERSATION,
     Account,
@@ -65,7 +66,7 @@ from app.domain.models import (
     Unanswered,
     Waiting,
 )
-from app.domain.ports import SendDecision, Store
+from app.domain.ports import OpenedMedia, SendDecision, Store
 from app.domain.usage import AccountDay, Spent, Usage
 
 T = TypeVar("T")
@@ -91,6 +92,9 @@ _EVENTS = TypeAdapter(tuple[OutboxEvent, ...])
 _HISTORY = TypeAdapter(DatabaseHistory)
 _INBOUND = TypeAdapter(Inbound)
 _INVALIDATIONS = TypeAdapter(tuple[Invalidation, ...])
+_MEDIA = TypeAdapter(Media)
+_MEDIA_BY_ID = TypeAdapter(dict[str, Media])
+_MEDIA_FILES = TypeAdapter(tuple[Media, ...])
 _MEMBER = TypeAdapter(Member)
 _MEMBERS = TypeAdapter(tuple[Member, ...])
 _MESSAGE = TypeAdapter(Message)
@@ -506,6 +510,63 @@ class SqlStore(Store):
         )  # fmt: skip
         return _SETTLED.validate_python(settled)
 
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    async def open_media(self, account_id: str, files: Sequence[Announced], *, quoted: Sequence[str]) -> OpenedMedia:
+        opened = await self._call("open_media", account_id=account_id, files=files, quoted=quoted)
+        return OpenedMedia(_MEDIA_FILES.validate_python(opened["files"]), opened["quoted"])
+
+    async def create_media(self, media_id: str, *, account_id: str, kind: str, mime: str, name: str | None) -> Media:
+        made = await self._call("create_media", id=media_id, account_id=account_id, kind=kind, mime=mime, name=name)
+        return _MEDIA.validate_python(made)
+
+    async def settle_media(
+        self, media_id: str, state: str, *, sha256: str | None = None, size: int | None = None, mime: str | None = None
+    ) -> None:
+        await self._call("settle_media", media_id=media_id, state=state, sha256=sha256, size=size, mime=mime)
+
+    async def describe_media(self, files: Sequence[tuple[str, str, str]]) -> None:
+        rows = [{"media_id": id_, "description": description, "text": text} for id_, description, text in files]
+        await self._call("describe_media", files=rows)
+
+    async def get_media(self, message_id: str) -> Media | None:
+        return _optional(_MEDIA, await self._call("get_media", message_id=message_id))
+
+    async def media_of(self, message_ids: Sequence[str]) -> Mapping[str, Media]:
+        return _MEDIA_BY_ID.validate_python(await self._call("media_of", message_ids=message_ids))
+
+    async def media_to_send(self, media_id: str) -> Media | None:
+        return _optional(_MEDIA, await self._call("media_to_send", media_id=media_id))
+
+    async def expire_media(self, *, keep_seconds: float, loose_seconds: float, limit: int) -> int:
+        found: int = await self._call(
+            "expire_media", keep_seconds=keep_seconds, loose_seconds=loose_seconds, limit=limit
+        )
+        return found
+
+    async def media_leftovers(self, *, limit: int) -> tuple[str, ...]:
+        return tuple(await self._call("media_leftovers", limit=limit))
+
+    async def settle_leftovers(self, media_ids: Sequence[str]) -> None:
+        await self._call("settle_leftovers", media_ids=media_ids)
+
+    async def put_media_chunk(self, media_id: str, position: int, content: bytes) -> bool:
+        taken: bool = await self._call(
+            "media_chunk_put", media_id=media_id, position=position, content=base64.b64encode(content).decode()
+        )
+        return taken
+
+    async def media_chunks_size(self, media_id: str) -> int | None:
+        size: int | None = await self._call("media_chunks_size", media_id=media_id)
+        return size
+
+    async def get_media_chunk(self, media_id: str, position: int) -> bytes | None:
+        content = await self._call("media_chunk_get", media_id=media_id, position=position)
+        return None if content is None else base64.b64decode(content)
+
+    async def delete_media_chunks(self, media_ids: Sequence[str]) -> None:
+        await self._call("media_chunks_delete", media_ids=media_ids)
+
     # -- conversations -------------------------------------------------------------------------------------------
 
     async def record_inbound(
@@ -621,6 +682,15 @@ class SqlStore(Store):
         else:
             reply = await self._call("open_human_reply", **given, body=body, sent_by=sent_by)
         return _REPLY.validate_python(reply)
+
+    async def open_file_reply(
+        self, conversation_id: str, *, key: str, body: str, media_id: str, sent_by: str
+    ) -> tuple[Reply, Media | None]:
+        opened = await self._call(
+            "open_file_reply", conversation_id=conversation_id, key=key, author=Author.HUMAN, covers=(), fence=0,
+            body=body, media_id=media_id, sent_by=sent_by,
+        )  # fmt: skip
+        return _REPLY.validate_python(opened["reply"]), _optional(_MEDIA, opened["media"])
 
     async def open_answer(
         self,

@@ -321,6 +321,7 @@ class ProfileChanges(_In):
     greeting_text: ReplyText | None = None
     auto_reply_limit: Annotated[int, Field(ge=1, le=1000), NOT_TEXT] | None = None
     auto_reply_minutes: Annotated[int, Field(ge=1, le=1440), NOT_TEXT] | None = None
+    media_understanding: StrictBool | None = None
 
 
 class ProfileOut(_Out):
@@ -342,6 +343,7 @@ class ProfileOut(_Out):
     greeting_text: str | None
     auto_reply_limit: int
     auto_reply_minutes: int
+    media_understanding: bool
     updated_at: datetime | None
 
 

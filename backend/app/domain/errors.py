@@ -21,6 +21,8 @@
         └── SendError                      what WhatsApp said of one send
             ├── SendThrottled              a limit; try again after `retry_after`
             ├── SendRejected               this message can never be sent
+            ├── MediaTooLarge              … or this file not be taken in: it is larger than it may be
+            ├── MediaGone                  … WhatsApp does not have it (any more), or names a place that is not its own
             ├── AccountRejected            this account's token or number is unusable
             └── SendAmbiguous              it may have been sent; never repeat it blindly
 
@@ -35,9 +37,9 @@ from app.domain.models import BlockReason
 
 __all__ = [
     "AccountRejected", "ChorusError", "ConfigurationError", "Conflict", "DeadlineExceeded", "Fenced", "Forbidden",
-    "IdempotencyKeyReused", "InvalidInput", "MigrationFailed", "ModelRefused", "NotFound", "RateLimited",
-    "SendAmbiguous", "SendError", "SendRejected", "SendThrottled", "Unauthenticated", "Unavailable", "UnknownAccount",
-    "Unprocessable",
+    "IdempotencyKeyReused", "InvalidInput", "MediaGone", "MediaTooLarge", "MigrationFailed", "ModelRefused",
+    "NotFound", "RateLimited", "SendAmbiguous", "SendError", "SendRejected", "SendThrottled", "Unauthenticated",
+    "Unavailable", "UnknownAccount", "Unprocessable",
 ]  # fmt: skip
 
 
@@ -170,6 +172,14 @@ class SendThrottled(SendError):
 
 class SendRejected(SendError):
     code = "send_rejected"
+
+
+class MediaTooLarge(SendError):
+    code = "media_too_large"
+
+
+class MediaGone(SendError):
+    code = "media_gone"
 
 
 class AccountRejected(SendError):

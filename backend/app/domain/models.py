@@ -225,6 +225,8 @@ class BotProfile:
     """Automatic replies to one conversation within `auto_reply_minutes`, above which a person is called and the bot
     pauses: two robots would answer each other for ever."""
     auto_reply_minutes: int = 10
+    media_understanding: bool = True
+    """Does the model get what customers send that is not text? If not, `non_text_reply` answers it."""
     updated_at: datetime | None = None
 
 
@@ -428,6 +430,8 @@ class Reply:
     """The user who wrote it through the API."""
     usage_change: UsageChange | None = field(default=None, compare=False)
     """Set by the call that counted what the answer cost."""
+    media_id: str | None = None
+    """The file that goes out with it, a person's."""
     elsewhere: tuple[str, ...] = field(default=(), compare=False)
     """Set by the call that opened it: of the messages it was to cover, those that other replies cover."""
 

@@ -5,14 +5,15 @@ Every method may raise `Unavailable`; what else it raises is said where it is de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from app.core.deadline import Deadline
 from app.core.event import Event
 from app.domain.endpoints import Answer, Delivery, Endpoint, OutboxEvent, Settled, Waybill
+from app.domain.media import Announced, Media
 from app.domain.models import (
     EVERY_CONVERSATION,
     Account,
@@ -51,6 +52,8 @@ from app.domain.models import (
     Waiting,
 )
 from app.domain.usage import AccountDay, Spent
+
+T = TypeVar("T")
 
 
 class Model(Protocol):
@@ -103,6 +106,51 @@ class Messenger(Protocol):
 
     def blocked_reason(self, account: Account) -> str:
         """Why, in words, while `blocked_seconds` is not 0."""
+        ...
+
+
+class Offered(NamedTuple):
+    """A file that WhatsApp is about to hand over. What it does not say is `None`."""
+
+    mime: str | None
+    sha256: str | None
+    """Hexadecimal."""
+    size: int | None
+    pieces: AsyncIterator[bytes]
+
+
+class MediaSource(Protocol):
+    async def fetch_media(
+        self, account: Account, source_id: str, *, max_bytes: int, take: Callable[[Offered], Awaitable[T]]
+    ) -> T:
+        """What `take` makes of the file; it is called again, with the file from its start, if the file is cut off.
+        Raises `MediaTooLarge`, `MediaGone`, another `SendError`, or `Unavailable`; and what `take` raises."""
+        ...
+
+    def media_blocked_seconds(self) -> float:
+        """For how long a fetch would certainly fail without asking; 0 if it is worth a try."""
+        ...
+
+
+class MediaStore(Protocol):
+    """Where the bytes of files are, by the ids of their rows."""
+
+    async def put(self, media_id: str, pieces: AsyncIterator[bytes], *, mime: str) -> None:
+        """Whole when this returns; a file of the same id is replaced. What `pieces` raises comes through, and leaves
+        nothing that `size` takes for the whole."""
+        ...
+
+    async def size(self, media_id: str) -> int | None:
+        """How many bytes are there, perhaps of a file that was cut off. `None`: none."""
+        ...
+
+    def read(self, media_id: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from `start` up to, not with, `end`, in pieces whose lengths, but for the first and the last one,
+        are multiples of 3. Raises `NotFound("media")`."""
+        ...
+
+    async def delete(self, media_ids: Sequence[str]) -> None:
+        """What is gone already does not matter."""
         ...
 
 
@@ -382,6 +430,13 @@ class ReplyStore(Protocol):
         vain."""
         ...
 
+    async def open_file_reply(
+        self, conversation_id: str, *, key: str, body: str, media_id: str, sent_by: str
+    ) -> tuple[Reply, Media | None]:
+        """`open_reply` of a person, not fenced, with the file `media_id`, in one step: the reply, and the file that it
+        has, which is another one if the reply was there before."""
+        ...
+
     async def begin_part(
         self,
         key: str,
@@ -406,6 +461,70 @@ class ReplyStore(Protocol):
         """The send certainly did not go out. `final`: the reply and its message are `failed`; otherwise back to
         `pending`. Raises `Fenced`."""
         ...
+
+
+class OpenedMedia(NamedTuple):
+    """`quoted`: the texts of messages that were asked for, by WhatsApp's ids."""
+
+    files: tuple[Media, ...]
+    quoted: Mapping[str, str]
+
+
+class MediaRecordStore(Protocol):
+    """What is known of files, and the pieces of those that the database itself keeps."""
+
+    async def open_media(self, account_id: str, files: Sequence[Announced], *, quoted: Sequence[str]) -> OpenedMedia:
+        """The rows of these files of stored messages, made where there is none; each with its `wa_message_id`, in no
+        order. Each that is still pending counts one more fetch."""
+        ...
+
+    async def create_media(self, media_id: str, *, account_id: str, kind: str, mime: str, name: str | None) -> Media:
+        """A person's file, which belongs to no reply yet."""
+        ...
+
+    async def settle_media(
+        self, media_id: str, state: str, *, sha256: str | None = None, size: int | None = None, mime: str | None = None
+    ) -> None:
+        """What became of its fetch. One that is kept stays so."""
+        ...
+
+    async def describe_media(self, files: Sequence[tuple[str, str, str]]) -> None:
+        """(id, description, text) of each: the text becomes its message's, unless that was edited."""
+        ...
+
+    async def get_media(self, message_id: str) -> Media | None:
+        """The file of a message, with its `conversation_id`."""
+        ...
+
+    async def media_of(self, message_ids: Sequence[str]) -> Mapping[str, Media]:
+        """By the message's id, of those that have one."""
+        ...
+
+    async def media_to_send(self, media_id: str) -> Media | None: ...
+
+    async def expire_media(self, *, keep_seconds: float, loose_seconds: float, limit: int) -> int:
+        """Mark files older than `keep_seconds` as deleted, and forget those of people that belong to no reply after
+        `loose_seconds`. Their ids become leftovers. Returns how many, at most `limit` of each."""
+        ...
+
+    async def media_leftovers(self, *, limit: int) -> tuple[str, ...]:
+        """Ids of files to delete where they are kept: expired, or of messages that are gone. The oldest first."""
+        ...
+
+    async def settle_leftovers(self, media_ids: Sequence[str]) -> None:
+        """They are deleted."""
+        ...
+
+    async def put_media_chunk(self, media_id: str, position: int, content: bytes) -> bool:
+        """The chunks from `position` on are replaced. `False`: the file is kept already, or unknown; nothing is
+        written."""
+        ...
+
+    async def media_chunks_size(self, media_id: str) -> int | None: ...
+
+    async def get_media_chunk(self, media_id: str, position: int) -> bytes | None: ...
+
+    async def delete_media_chunks(self, media_ids: Sequence[str]) -> None: ...
 
 
 class InboxStore(Protocol):
@@ -615,9 +734,9 @@ class Receiver(Protocol):
 
 class Store(
     AccountStore, ConversationStore, ReplyStore, InboxStore, JournalStore, OverflowStore, WaitingStore,
-    InvalidationStore, EndpointStore, OutboxStore, Protocol,
+    InvalidationStore, EndpointStore, OutboxStore, MediaRecordStore, Protocol,
 ):  # fmt: skip
-    """All of it: one adapter implements the ten."""
+    """All of it: one adapter implements the eleven."""
 
     async def ping(self) -> None:
         """One round trip. Raises `Unavailable`."""
@@ -662,6 +781,6 @@ class Store(
 
 __all__ = [
     "AccountStore", "ConversationStore", "EndpointStore", "InboxStore", "InvalidationStore", "JournalStore",
-    "Messenger", "Model", "OutboxStore", "OverflowStore", "Receiver", "ReplyStore", "SendDecision", "Store",
-    "TokenVerifier", "WaitingStore",
+    "MediaRecordStore", "MediaSource", "MediaStore", "Messenger", "Model", "Offered", "OpenedMedia", "OutboxStore",
+    "OverflowStore", "Receiver", "ReplyStore", "SendDecision", "Store", "TokenVerifier", "WaitingStore",
 ]  # fmt: skip
