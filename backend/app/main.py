@@ -19,6 +19,7 @@ from app.api import (
     routes_endpoints,
     routes_health,
     routes_members,
+    routes_session,
     routes_webhook,
 )
 from app.api.deps import Services
@@ -87,8 +88,10 @@ def create_app(settings: Settings) -> Chorus:
         *routes_health.ROUTES,
         PlainRoute(routes_webhook.PATH, routes_webhook.Handshake().answer, methods=["GET"]),
     ]
+    app.include_router(routes_session.public)
     for module in (
-        routes_accounts, routes_members, routes_endpoints, routes_bot, routes_conversations, routes_admin,
+        routes_session, routes_accounts, routes_members, routes_endpoints, routes_bot, routes_conversations,
+        routes_admin,
     ):  # fmt: skip
         app.include_router(module.router)
     return app

@@ -32,7 +32,7 @@ NEIGHBOURS = frozenset({
     "ALL_PROXY", "API_VERSION", "APP_SECRET", "CACHE_URL", "CERT_FILE", "DATABASE_USER", "GRAFANA_PASSWORD",
     "GRAFANA_PORT", "JWT_SECRET", "MAX_BYTES", "POSTGRES_PASSWORD", "PUBLIC_PORT", "REDIS_HOST", "REDIS_NAME",
     "REDIS_PASSWORD", "REDIS_PORT", "REDIS_TLS_URL", "SSL_CERT_DIR", "SUPABASE_ANON_KEY", "SUPABASE_DB_URL",
-    "SUPABASE_JWT_ISSUER", "SUPABASE_PUBLISHABLE_KEY",
+    "SUPABASE_JWT_ISSUER",
 })  # fmt: skip
 """Names that look like ours and belong to other programs: of compose, of managed Redis, of the Supabase clients."""
 

@@ -155,7 +155,9 @@ POSTGRES_SCHEMES = ("postgresql://", "postgres://")
 _LISTS = frozenset({"meta_app_secret", "encryption_key", "readiness_requires"})
 _PROGRAMS_OF_THE_MACHINE = frozenset({"https_proxy", "http_proxy", "no_proxy", "ssl_cert_file"})
 """Other programs read these too, and may want a form of their own: judged only when HTTP_TRUST_ENV asks for them."""
-_IN_HEADERS = frozenset({"gemini_api_key", "supabase_key", "whatsapp_token", "admin_api_key", "metrics_api_key"})
+_IN_HEADERS = frozenset({
+    "gemini_api_key", "supabase_key", "supabase_publishable_key", "whatsapp_token", "admin_api_key", "metrics_api_key",
+})  # fmt: skip
 
 
 def _redis_problems(**urls: str | None) -> dict[str, str]:
@@ -197,6 +199,7 @@ class Settings(BaseSettings):
     migrate_database_url: SecretStr | None = None
     supabase_url: BaseUrl | None = None
     supabase_key: SecretStr | None = None
+    supabase_publishable_key: SecretStr | None = None
     supabase_jwt_secret: SecretStr | None = None
 
     gemini_api_key: SecretStr | None = None
@@ -229,6 +232,9 @@ class Settings(BaseSettings):
     readiness_requires: Annotated[tuple[str, ...], NoDecode] = ()
 
     signup: Signup = Signup.OPERATOR
+    session_idle_hours: float = Field(12, gt=0, le=24 * 90)
+    session_max_days: float = Field(7, gt=0, le=90)
+    trusted_proxies: int = Field(0, ge=0, le=10)
     admin_api_key: SecretStr | None = None
     metrics_api_key: SecretStr | None = None
     encryption_key: Annotated[tuple[SecretStr, ...], NoDecode] = ()

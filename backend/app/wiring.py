@@ -19,6 +19,7 @@ from app.adapters.migrations import read_migrations
 from app.adapters.postgres_store import PostgresStore
 from app.adapters.receivers import HttpReceiver
 from app.adapters.supabase_auth import SupabaseTokenVerifier
+from app.adapters.supabase_sign_in import SupabaseSignIn
 from app.adapters.supabase_store import SupabaseStore
 from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
@@ -50,13 +51,15 @@ from app.core.redis.info import trouble
 from app.core.registry import Registry, new_replica_id
 from app.core.resilience import ResiliencePolicy
 from app.core.secrets import TokenCipher
+from app.core.sessions import Sessions
 from app.core.uptime import Uptime
 from app.domain.app_secrets import binds, first_app, read_app_secrets
-from app.domain.ports import Store
+from app.domain.ports import Store, TokenVerifier
 from app.domain.usage import DailyLimits
 from app.domain.webhook import OF_A_NUMBER, Kind
 from app.loops import start_loops
 from app.replica import Outside, Replica
+from app.services import session_service
 from app.services.account_notices import AccountNotices
 from app.services.account_service import AccountService
 from app.services.account_watch import AccountWatch
@@ -78,6 +81,7 @@ from app.services.overflow import Overflow
 from app.services.probes import TROUBLE, Dependency, Proof
 from app.services.proofs import Proofs
 from app.services.schema_gate import SchemaGate
+from app.services.session_service import SessionService
 from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES, WINDOW_SECONDS, SignupService
 from app.services.silence_watch import SilenceWatch
 from app.settings import Env, IngestFallback, RedisDurability, ReplicaRole, Settings, Signup, revealed
@@ -224,17 +228,10 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
     )
     cut_off = CutOff(CIRCUIT_BREAKERS, lambda: [other.info for other in outside.registry.others])
     notices = AccountNotices(accounts)
+    verifier, admin_key = _verifier(settings), _admin_key(settings)
     loop_watch, bot, worker = LoopWatch(), None, None
     if settings.app_role is not ReplicaRole.API:
-        bot = BotService(
-            accounts=accounts,
-            store=outside.store,
-            model=outside.model,
-            messenger=outside.messenger,
-            delivery=delivery,
-            interim=Interim(outside.store, outside.messenger, delivery, after_seconds=settings.interim_seconds),
-            limits=limits,
-        )
+        bot = _bot(settings, outside, accounts, delivery)
         worker = InboxWorker(
             outside.queue,
             bot,
@@ -258,8 +255,10 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
             registry=outside.registry,
             breakers=_breakers(outside),
             silence=silence,
-            verifier=_verifier(settings),
-            admin_key=_admin_key(settings),
+            sessions=_sessions(settings, outside, accounts, verifier, admin_key),
+            proxies=settings.trusted_proxies,
+            verifier=verifier,
+            admin_key=admin_key,
             metrics_key=revealed(settings.metrics_api_key) or None,
             verify_token=revealed(settings.whatsapp_verify_token) or None,
         ),
@@ -274,6 +273,18 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
         schema=schema,
         namespace=namespace,
         loop_watch=loop_watch,
+    )
+
+
+def _bot(settings: Settings, outside: Outside, accounts: AccountService, delivery: Delivery) -> BotService:
+    return BotService(
+        accounts=accounts,
+        store=outside.store,
+        model=outside.model,
+        messenger=outside.messenger,
+        delivery=delivery,
+        interim=Interim(outside.store, outside.messenger, delivery, after_seconds=settings.interim_seconds),
+        limits=_daily_limits(settings),
     )
 
 
@@ -306,6 +317,35 @@ def _signup(settings: Settings, outside: Outside, accounts: AccountService) -> S
         tries=allowance(name="signup_tries", limit=MAX_TRIES),
         created=allowance(name="signup_created", limit=MAX_ACCOUNTS),
         is_open=settings.signup is Signup.OPEN,
+    )
+
+
+def _sessions(
+    settings: Settings, outside: Outside, accounts: AccountService, verifier: TokenVerifier | None, admin_key: str
+) -> SessionService:
+    allowance = partial(Allowance, outside.redis, namespace=settings.redis_namespace)
+    tries = partial(allowance, window_seconds=session_service.WINDOW_SECONDS)
+    mails = partial(allowance, window_seconds=session_service.MAIL_WINDOW_SECONDS)
+    key = revealed(settings.supabase_publishable_key) or revealed(settings.supabase_key)
+    return SessionService(
+        Sessions(
+            outside.redis,
+            namespace=settings.redis_namespace,
+            idle_seconds=settings.session_idle_hours * 3600,
+            longest_seconds=settings.session_max_days * 86_400,
+        ),
+        accounts,
+        outside.cipher,
+        session_service.Limits(
+            tries_of_address=tries(name="sign_in_address", limit=session_service.TRIES_OF_AN_ADDRESS),
+            tries_of_email=tries(name="sign_in_email", limit=session_service.TRIES_OF_AN_EMAIL),
+            mails_for_address=mails(name="sign_in_mails_address", limit=session_service.MAILS_FOR_AN_ADDRESS),
+            mails_to_email=mails(name="sign_in_mails_email", limit=session_service.MAILS_TO_AN_EMAIL),
+        ),
+        identity=SupabaseSignIn(settings.supabase_url, key) if settings.supabase_url and key else None,
+        verifier=verifier,
+        operator_key=admin_key,
+        tokens_are_keys=settings.app_env is Env.DEVELOPMENT,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import jwt
@@ -91,7 +92,13 @@ class SupabaseTokenVerifier:
         if not is_member_id(claims["sub"]):
             # Signed or not: no member has such an id, and Postgres takes neither NUL nor a lone surrogate.
             raise Unauthenticated("the access token names no user")
-        return User(id=claims["sub"], is_anonymous=claims.get("is_anonymous") is True)
+        email = claims.get("email")
+        return User(
+            id=claims["sub"],
+            is_anonymous=claims.get("is_anonymous") is True,
+            email=email if isinstance(email, str) and email else None,
+            expires_at=datetime.fromtimestamp(int(claims["exp"]), UTC),
+        )
 
     async def _key_for(self, header: Json) -> tuple[Any, str]:
         """The key and the one algorithm it may be used with."""

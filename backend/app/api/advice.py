@@ -30,6 +30,7 @@ ADVICE: Mapping[str, str] = {
     "rate_limited": "Try again after the seconds in Retry-After.",
     "reply_key_taken": "Use a new Idempotency-Key.",
     "request_timeout": "Send it again, on a new connection.",
+    "sign_in_not_configured": "Sign in with the operator's key, or ask the operator to set it.",
     "slug_taken": "Choose another one.",
     "too_many_chunks": "Send larger chunks, or a Content-Length.",
     "too_many_connections": "Try again after the seconds in Retry-After.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
@@ -11,9 +12,10 @@ from fastapi import Depends, Header, Query, Request
 from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from app.api.session_cookie import refuse_cross_site, token_in
 from app.core.queue import Queue
 from app.core.registry import Registry
-from app.domain.errors import Forbidden, InvalidInput, Unauthenticated
+from app.domain.errors import Forbidden, InvalidInput, Unauthenticated, Unavailable
 from app.domain.models import User
 from app.domain.ports import TokenVerifier
 from app.services.account_service import AccountService
@@ -21,6 +23,7 @@ from app.services.breaker_service import BreakerService
 from app.services.conversation_service import ConversationService
 from app.services.endpoint_service import EndpointService
 from app.services.health_service import HealthService
+from app.services.session_service import SessionService
 from app.services.signup_service import SignupService
 from app.services.silence_watch import SilenceWatch
 
@@ -42,6 +45,9 @@ class Services:
     registry: Registry
     breakers: BreakerService
     silence: SilenceWatch
+    sessions: SessionService
+    proxies: int
+    """In front of this replica, each adding to X-Forwarded-For."""
     verifier: TokenVerifier | None
     admin_key: str
     metrics_key: str | None
@@ -64,26 +70,42 @@ async def current_user(request: Request) -> User:
 
 
 async def _user(request: Request) -> User:
+    if "authorization" not in request.headers and (cookie := token_in(request)):
+        return await _user_of_cookie(request, cookie)
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("send Authorization: Bearer <token>")
     replica = services(request)
-    if is_operator(request):
+    if _has_key(request, replica.admin_key):
         return OPERATOR
     if replica.verifier is None:
         raise Unauthenticated("the token is not valid")
     return await replica.verifier.verify(token)
 
 
-def is_operator(request: Request) -> bool:
+async def _user_of_cookie(request: Request, cookie: str) -> User:
+    refuse_cross_site(request)
+    session = await services(request).sessions.find(cookie)
+    if session is None:
+        raise Unauthenticated("the session has ended")
+    return session.user
+
+
+async def is_operator(request: Request) -> bool:
     """Without complaint: /health shows more to the operator and something to everybody."""
-    return _has_key(request, services(request).admin_key)
+    if _has_key(request, services(request).admin_key):
+        return True
+    if "authorization" in request.headers or not (cookie := token_in(request)):
+        return False
+    with suppress(Unavailable, Unauthenticated):
+        return (await _user_of_cookie(request, cookie)).is_operator
+    return False
 
 
-def may_read_metrics(request: Request) -> bool:
+async def may_read_metrics(request: Request) -> bool:
     """The operator, and Prometheus with a key that opens nothing else."""
     key = services(request).metrics_key
-    return is_operator(request) or (key is not None and _has_key(request, key))
+    return (key is not None and _has_key(request, key)) or await is_operator(request)
 
 
 def _has_key(request: Request, key: str) -> bool:
@@ -101,8 +123,12 @@ def operator(user: CurrentUser) -> User:
 
 
 async def known_query(request: Request, _user: CurrentUser) -> None:
-    """A query parameter that the route does not have is refused by name: a typing error must not look like success.
-    After `current_user`: who may not ask is told that first."""
+    """As `only_known_query`, after `current_user`: who may not ask is told that first."""
+    await only_known_query(request)
+
+
+async def only_known_query(request: Request) -> None:
+    """A query parameter that the route does not have is refused by name: a typing error must not look like success."""
     known = set(_query_names(request.scope["route"].dependant))
     unknown = sorted({name for name in request.query_params if name not in known})
     if unknown:

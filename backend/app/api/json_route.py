@@ -9,10 +9,15 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Depends
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.deps import authenticate, known_query
+from app.api.body_limit import announced_bytes
+from app.api.deps import authenticate, known_query, only_known_query
+
+OPEN_BYTES = 16 * 1024
+"""As much of a body as no limit of all bodies together counts (`body_limit.py`)."""
 
 
 class StrictJsonRequest(Request):
@@ -34,6 +39,32 @@ class JsonRoute(APIRoute):
             return await handle(StrictJsonRequest(request.scope, request.receive))
 
         return strictly
+
+
+class OpenRoute(APIRoute):
+    """For strangers: a body of theirs is read only if it says that it is small, which costs the others nothing."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[object, object, Response]]:
+        handle = super().get_route_handler()
+
+        async def small(request: Request) -> Response:
+            announced = request.headers.get("content-length", "0").encode("latin-1")
+            if "transfer-encoding" in request.headers or announced_bytes(announced, limit=OPEN_BYTES) > OPEN_BYTES:
+                raise HTTPException(413)
+            return await handle(StrictJsonRequest(request.scope, request.receive))
+
+        return small
+
+
+def open_router(prefix: str, tag: str) -> APIRouter:
+    """Routes that need no credentials."""
+    return APIRouter(
+        prefix=prefix,
+        tags=[tag],
+        route_class=OpenRoute,
+        dependencies=[Depends(only_known_query)],
+        generate_unique_id_function=_operation_id,
+    )
 
 
 def json_router(prefix: str, tag: str, *conditions: Callable[..., object]) -> APIRouter:

@@ -21,6 +21,7 @@ Security = dict[str, list[str]]
 OPERATOR: Security = {"operatorKey": []}
 USER: Security = {"supabaseToken": []}
 METRICS: Security = {"metricsKey": []}
+SESSION: Security = {"session": []}
 
 _RETRY_AFTER = {
     "Retry-After": {
@@ -47,6 +48,7 @@ _STATUSES: Mapping[int, tuple[str, str, Json]] = {
 """Status -> an example of its code, what it means, its headers."""
 
 _TAGS = [
+    {"name": "session", "description": "Signing in to the console: a cookie in place of a bearer token."},
     {"name": "accounts", "description": "Businesses and their WhatsApp numbers."},
     {"name": "members", "description": "The people who may act for an account: owners, agents, viewers."},
     {"name": "bot", "description": "What an account's bot knows and how it speaks."},
@@ -66,6 +68,13 @@ _SECURITY_SCHEMES = {
         "bearerFormat": "JWT",
         "description": "The access token of a person who has signed in with Supabase; the membership in the account"
         " decides what they may do.",
+    },
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": "chorus_session",
+        "description": "From `POST /session`; `__Host-chorus_session` over https. With it a request that changes"
+        " something must come from a page of the same origin (`Sec-Fetch-Site` or `Origin`).",
     },
 }
 
@@ -120,7 +129,8 @@ def document(app: FastAPI, plain: Mapping[str, Mapping[str, object]]) -> dict[st
     )
     for item in found["paths"].values():
         for operation in item.values():
-            operation["security"] = [OPERATOR] if "admin" in operation["tags"] else [OPERATOR, USER]
+            people = [] if "admin" in operation["tags"] else [USER]
+            operation.setdefault("security", [OPERATOR, *people, SESSION])
     found["paths"] |= plain
     found["components"]["securitySchemes"] = _SECURITY_SCHEMES
     return found

@@ -30,12 +30,12 @@ async def ready(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    status, body = services(request).health.page(full=is_operator(request))
+    status, body = services(request).health.page(full=await is_operator(request))
     return Response(body, status, NOT_KEPT, media_type="application/json")
 
 
 async def metrics(request: Request) -> Response:
-    if not may_read_metrics(request):
+    if not await may_read_metrics(request):
         raise Unauthenticated("this needs METRICS_API_KEY or the operator's key")
     body, content_type = render()
     return Response(body, media_type=content_type)

@@ -17,6 +17,7 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -430,3 +431,48 @@ class BotIn(_In):
     model_config = ConfigDict(json_schema_extra={"examples": [{"enabled": True}]})
 
     enabled: StrictBool
+
+
+Email = Annotated[str, StringConstraints(max_length=320, pattern=r"^\s*[^\s@\x00]+@[^\s@\x00]+\s*$")]
+Secret = Annotated[str, StringConstraints(min_length=1, max_length=8192, pattern=NO_NUL)]
+"""A password, a key or a token."""
+_WAYS = ({"email", "password"}, {"operator_key"}, {"token"}, {"token", "refresh_token"})
+
+
+class SessionIn(_In):
+    """One of: `email` with `password` · `operator_key` · `token`, a person's access token, and the `refresh_token` that
+    came with it, so that the session outlives it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"email": "ada@example.com", "password": "battery"}]})
+
+    email: Email | None = None
+    password: Secret | None = None
+    operator_key: Secret | None = None
+    token: Secret | None = None
+    refresh_token: Secret | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SessionIn:
+        if {name for name in self.model_fields_set if getattr(self, name) is not None} not in _WAYS:
+            raise ValueError("give email and password, or operator_key, or token")
+        return self
+
+
+class MagicLinkIn(_In):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"email": "ada@example.com"}]})
+
+    email: Email
+
+
+class AccessOut(_Out):
+    id: str
+    name: str
+    role: Role
+
+
+class SessionOut(_Out):
+    kind: Literal["member", "operator"]
+    user_id: str
+    email: str | None
+    accounts: Annotated[list[AccessOut], Field(description="By name; to the operator all.")]
+    expires_at: Annotated[datetime | None, Field(description="At the latest; a session also ends when it is not used.")]

@@ -543,6 +543,19 @@ class User:
     id: str
     is_operator: bool = False
     is_anonymous: bool = False
+    email: str | None = field(default=None, compare=False)
+    expires_at: datetime | None = field(default=None, compare=False)
+    """When what they showed ends to be good."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """What the identity provider gives a person who signed in. The access token is good for `seconds`; the refresh
+    token gets the next one, once."""
+
+    access_token: str
+    refresh_token: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

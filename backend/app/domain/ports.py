@@ -44,6 +44,7 @@ from app.domain.models import (
     Refusal,
     Reply,
     Role,
+    SignedIn,
     Status,
     TableSecurity,
     Turn,
@@ -157,6 +158,24 @@ class MediaStore(Protocol):
 class TokenVerifier(Protocol):
     async def verify(self, token: str) -> User:
         """The user behind an access token. Raises `Unauthenticated`."""
+        ...
+
+
+class IdentityProvider(Protocol):
+    """Where people have their passwords and mailboxes. Every call raises `Unavailable`, and `RateLimited` when the
+    provider is asked too often."""
+
+    async def with_password(self, email: str, password: str) -> SignedIn:
+        """Raises `Unauthenticated`: no such person, another password, or not allowed to sign in."""
+        ...
+
+    async def refresh(self, refresh_token: str) -> SignedIn:
+        """Raises `Unauthenticated`: the person was signed out, banned or deleted."""
+        ...
+
+    async def send_link(self, email: str, *, back_to: str | None) -> None:
+        """A mail with a link that signs in, if there is such a person; nothing tells whether there is. `back_to`: the
+        page that the link leads to, which the provider must know."""
         ...
 
 

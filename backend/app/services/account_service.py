@@ -243,6 +243,10 @@ class AccountService:
             raise Forbidden(f"this needs the role {needed} in the account")
         return account
 
+    async def role(self, account_id: str, user: User) -> Role | None:
+        """`None` for a stranger."""
+        return await self._store.get_role(account_id, user.id)
+
     async def members(self, user: User, account_id: str) -> tuple[Member, ...]:
         """Any member may see who else is one."""
         await self.authorize(user, account_id, Role.VIEWER)
