@@ -22,6 +22,7 @@ from app.services.cache_relay import CacheRelay
 from app.services.caretaker import Caretaker
 from app.services.database_watch import DatabaseWatch
 from app.services.dead_letter_watch import DeadLetterWatch
+from app.services.handover_notices import HandoverNotices
 from app.services.journal import Journal
 from app.services.overflow import OverflowDrain
 from app.services.search_index import SearchIndex
@@ -113,6 +114,7 @@ def _caretaker(replica: Replica, outside: Outside) -> Caretaker:
         "dead_letters": dead_letters.tell,
         "old_dead_letters": dead_letters.forget,
         "search": SearchIndex(store).update,
+        "handover_notices": HandoverNotices(store, replica.services.accounts, outside.messenger).send,
     }
     if journal is None:
         duties["unanswered"] = UnansweredSearch(queue, store).look

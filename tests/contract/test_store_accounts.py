@@ -15,7 +15,7 @@ from app.adapters.postgres_store import PostgresStore
 from app.adapters.row_security import expected_policies, holes
 from app.adapters.sql_store import SqlStore
 from app.domain.errors import Conflict, InvalidInput, NotFound
-from app.domain.models import Account, BotProfile, Role
+from app.domain.models import Account, BotProfile, OnHandover, Role
 from tests.support.store_kit import NewAccount, unique
 
 NOBODY = str(uuid.uuid4())
@@ -208,6 +208,12 @@ async def test_a_profile_keeps_free_form_parts_as_they_are(store: SqlStore, new_
         "interim_text": "",
         "greeting_text": "Bonjour !",
         "auto_reply_limit": 5,
+        "handover_keywords": ("agent", "une personne"),
+        "on_handover": OnHandover.CONTINUE,
+        "handover_pause_minutes": 5,
+        "handover_notify_number": "33600000099",
+        "business_hours": {"time_zone": "Europe/Paris", "weekly": {"monday": [["09:00", "12:00"]]}},
+        "outside_hours_text": "Tomorrow",
     }
     changed = await store.update_profile(account.id, changes)
     assert {name: getattr(changed, name) for name in changes} == changes

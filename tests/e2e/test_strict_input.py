@@ -162,7 +162,7 @@ async def test_free_form_numbers_of_any_size_are_kept_as_json_knows_them(api: Re
 @pytest.mark.parametrize("number", ["9" * 30, "-1", "1.5", "9" * 5000, "true", '"5"'])
 async def test_numbers_that_a_field_cannot_take_are_refused(api: Replica, number: str) -> None:
     path = f"/bot/profile?account_id={(await api.new_account())['id']}"
-    for field in ("max_output_tokens", "auto_reply_limit", "auto_reply_minutes"):
+    for field in ("max_output_tokens", "auto_reply_limit", "auto_reply_minutes", "handover_pause_minutes"):
         response = await send(api, "PUT", path, f'{{"{field}": {number}}}'.encode())
         assert response.status_code in (400, 422), field
     assert (await api("PUT", path, json={"max_output_tokens": 5.0}))["max_output_tokens"] == 5
@@ -172,7 +172,7 @@ async def test_nul_is_refused_where_text_is_meant_and_replaced_in_free_form(api:
     account = await api.new_account()
     path = f"/bot/profile?account_id={account['id']}"
     texts = ("business_name", "description", "address", "hours", "knowledge_base", "fallback_text", "non_text_reply",
-             "model", "greeting_text", "interim_text")  # fmt: skip
+             "model", "greeting_text", "interim_text", "outside_hours_text", "handover_notify_number")  # fmt: skip
     for field in texts:
         assert (await api.refused("PUT", path, status=422, json={field: "a\x00b"}))["field"] == field
     for field in ("name", "slug", "access_token", "verify_token", "phone_number"):
@@ -185,6 +185,34 @@ async def test_nul_is_refused_where_text_is_meant_and_replaced_in_free_form(api:
     for action in ("replay", "drop"):
         answer = await api("POST", f"/admin/dead-letters/{action}", json={"ids": ["\x00", "0-1-1\x00", "é", "0-0-0"]})
         assert set(answer.values()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("handover_keywords", ["!?"]), ("handover_keywords", ["x" * 61]), ("handover_keywords", ["a"] * 51),
+        ("on_handover", "sometimes"), ("handover_pause_minutes", 0), ("handover_notify_number", "Claire"),
+        ("business_hours.time_zone", {"time_zone": "Mars/Olympus", "weekly": {}}),
+        ("business_hours.weekly.monday.0.1", {"time_zone": "UTC", "weekly": {"monday": [["09:00", "25:00"]]}}),
+        ("business_hours.weekly.someday", {"time_zone": "UTC", "weekly": {"someday": []}}),
+        ("business_hours.exceptions", {"time_zone": "UTC", "weekly": {}, "exceptions": {"2026-02-30": []}}),
+    ],
+)  # fmt: skip
+async def test_what_the_handover_cannot_use_is_refused_by_name(api: Replica, field: str, value: object) -> None:
+    path = f"/bot/profile?account_id={(await api.new_account())['id']}"
+    error = await api.refused("PUT", path, status=422, json={field.partition(".")[0]: value})
+    assert error["field"].startswith(field)
+
+
+async def test_the_fields_of_the_handover_are_kept_as_they_were_given(api: Replica) -> None:
+    path = f"/bot/profile?account_id={(await api.new_account())['id']}"
+    hours = {"time_zone": "Europe/Paris", "weekly": {"monday": [["09:00", "24:00"]]}, "exceptions": {"2026-12-25": []}}
+    given = {"handover_keywords": ["agent"], "on_handover": "continue", "business_hours": hours}
+    kept = await api("PUT", path, json=given | {"handover_notify_number": "+33 6 98 00 00 01"})
+    assert {name: kept[name] for name in given} == given
+    assert kept["handover_notify_number"] == "33698000001", "as webhooks write it"
+    back = await api("PUT", path, json=dict.fromkeys(given) | {"handover_pause_minutes": None})
+    assert (back["handover_keywords"], back["on_handover"], back["handover_pause_minutes"]) == ([], "pause", 60)
 
 
 async def test_an_unknown_field_is_refused_whatever_its_name_is(api: Replica) -> None:

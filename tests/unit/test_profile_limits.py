@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.domain.errors import InvalidInput
-from app.domain.models import BotProfile
+from app.domain.models import BotProfile, OnHandover
 from app.domain.profile_limits import PROFILE_BYTES, check_profile
 
 EMPTY = BotProfile("a", fallback_text="", interim_text="", non_text_reply="")
@@ -36,6 +36,13 @@ def test_a_free_form_field_is_counted_in_bytes_as_json(name: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         check_profile(EMPTY, {name: {"menu": "é" * 33_000}})
     assert refused.value.field == name
+
+
+def test_a_list_counts_as_json_and_a_choice_as_nothing() -> None:
+    full = {"description": "x" * (PROFILE_BYTES - 12)}
+    check_profile(EMPTY, full | {"handover_keywords": ["agent"], "on_handover": OnHandover.CONTINUE})
+    with pytest.raises(InvalidInput):
+        check_profile(EMPTY, full | {"handover_keywords": ["agent", "human"]})
 
 
 def test_one_that_is_too_large_already_may_become_smaller() -> None:

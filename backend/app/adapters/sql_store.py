@@ -47,6 +47,8 @@ from app.domain.models import (
     ConversationFilter,
     DatabaseHistory,
     Fallback,
+    Handover,
+    HandoverNotice,
     HandoverReason,
     Inbound,
     InboundMessage,
@@ -55,6 +57,7 @@ from app.domain.models import (
     Json,
     Member,
     Message,
+    NoticeOutcome,
     OpenedAnswer,
     Page,
     Refusal,
@@ -98,6 +101,7 @@ _MEDIA_FILES = TypeAdapter(tuple[Media, ...])
 _MEMBER = TypeAdapter(Member)
 _MEMBERS = TypeAdapter(tuple[Member, ...])
 _MESSAGE = TypeAdapter(Message)
+_NOTICES = TypeAdapter(tuple[HandoverNotice, ...])
 _PROFILE = TypeAdapter(BotProfile)
 _REPLY = TypeAdapter(Reply)
 _RIGHTS = TypeAdapter(CallerRights)
@@ -663,6 +667,16 @@ class SqlStore(Store):
     async def mark_read(self, conversation_id: str) -> Conversation:
         return _CONVERSATION.validate_python(await self._call("mark_read", conversation_id=conversation_id))
 
+    async def take_notices(self, *, limit: int, lost_after_seconds: float) -> tuple[HandoverNotice, ...]:
+        taken = await self._call("take_notices", limit=limit, lost_after_seconds=lost_after_seconds)
+        return _NOTICES.validate_python(taken)
+
+    async def end_notice(self, notice_id: str, outcome: NoticeOutcome) -> None:
+        await self._call("end_notice", id=notice_id, outcome=outcome)
+
+    async def put_off_notice(self, notice_id: str, *, seconds: float) -> None:
+        await self._call("end_notice", id=notice_id, outcome=None, again_seconds=seconds)
+
     # -- replies -------------------------------------------------------------------------------------------------
 
     async def open_reply(
@@ -710,14 +724,33 @@ class SqlStore(Store):
         return OpenedAnswer(_REPLY.validate_python(opened["reply"]), _background(opened), opened["recent"])
 
     async def save_body(
-        self, key: str, *, fence: int, covers: Sequence[str], body: str, spent: Spent | None = None
+        self,
+        key: str,
+        *,
+        fence: int,
+        covers: Sequence[str],
+        body: str,
+        spent: Spent | None = None,
+        handover: Handover | None = None,
     ) -> Reply:
-        return await self._save_answer(spent, key=key, fence=fence, covers=covers, body=body, fallback=None)
+        return await self._save_answer(
+            spent, key=key, fence=fence, covers=covers, body=body, fallback=None, handover=handover
+        )
 
     async def save_fallback(
-        self, key: str, *, fence: int, covers: Sequence[str], body: str, fallback: Fallback, spent: Spent | None = None
+        self,
+        key: str,
+        *,
+        fence: int,
+        covers: Sequence[str],
+        body: str,
+        fallback: Fallback,
+        spent: Spent | None = None,
+        handover: Handover | None = None,
     ) -> Reply:
-        return await self._save_answer(spent, key=key, fence=fence, covers=covers, body=body, fallback=fallback)
+        return await self._save_answer(
+            spent, key=key, fence=fence, covers=covers, body=body, fallback=fallback, handover=handover
+        )
 
     async def _save_answer(self, spent: Spent | None, **p: object) -> Reply:
         return _REPLY.validate_python(await self._call("save_answer", **p, **_cost(spent), apart=True))
@@ -733,10 +766,11 @@ class SqlStore(Store):
         parts: int,
         text: str,
         attempt: str,
+        handover: Handover | None = None,
     ) -> tuple[Reply, SendDecision | None]:
         answer = await self._call(
             "save_and_begin", key=key, fence=fence, covers=covers, body=body, **_cost(spent), apart=True, parts=parts,
-            text=text, attempt=attempt,
+            text=text, attempt=attempt, handover=handover,
         )  # fmt: skip
         decision = answer["decision"]
         saved = _REPLY.validate_python({"body": body.replace("\0", "\ufffd")} | answer["reply"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -22,9 +22,22 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from app.core.secrets import STORED_TOKEN, clean_secret
+from app.domain.business_hours import MAX_EXCEPTIONS, MAX_RANGES, is_time_zone
 from app.domain.endpoints import MAX_URL_CHARACTERS, EventType
+from app.domain.handover import MAX_KEYWORD_CHARACTERS, MAX_KEYWORDS
 from app.domain.identifiers import MEMBER_ID, PHONE_NUMBER_ID
-from app.domain.models import MAX_OUTPUT_TOKENS, Author, Direction, HandoverReason, ReplyState, Role, Status
+from app.domain.models import (
+    MAX_OUTPUT_TOKENS,
+    Author,
+    Direction,
+    HandoverReason,
+    NoticeOutcome,
+    OnHandover,
+    ReplyState,
+    Role,
+    Status,
+)
+from app.domain.phone import phone_digits
 from app.domain.profile_limits import MAX_DEPTH, PROFILE_BYTES
 
 # Patterns say what PostgreSQL's text cannot hold (NUL) and, where white space is cut off, that something must be left.
@@ -297,6 +310,76 @@ class DeliveryOut(_Out):
     at: datetime
 
 
+def _has_letters(keyword: str) -> str:
+    if not any(sign.isalnum() for sign in keyword):
+        raise PydanticCustomError("keyword", "a keyword has at least one letter or digit")
+    return keyword
+
+
+Keyword = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_KEYWORD_CHARACTERS, pattern=SOME_TEXT),
+    AfterValidator(_has_letters),
+]
+Keywords = Annotated[list[Keyword], Field(max_length=MAX_KEYWORDS)]
+MAX_PAUSE_MINUTES = 10_080
+"""A week."""
+
+
+def _digits(number: str) -> str:
+    digits = phone_digits(number)
+    if digits is None or len(digits) < 6:
+        raise PydanticCustomError("phone_number", "Input should be a phone number with its country code")
+    return digits
+
+
+NotifyNumber = Annotated[str, StringConstraints(pattern=r"^\+?[0-9][0-9 ().-]{4,30}[0-9]$"), AfterValidator(_digits)]
+"""Kept as digits."""
+
+Opening = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+Closing = Annotated[str, StringConstraints(pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$")]
+Ranges = Annotated[list[tuple[Opening, Closing]], Field(max_length=MAX_RANGES)]
+
+
+class WeekIn(_In):
+    """A day that is left out is closed."""
+
+    monday: Ranges = []
+    tuesday: Ranges = []
+    wednesday: Ranges = []
+    thursday: Ranges = []
+    friday: Ranges = []
+    saturday: Ranges = []
+    sunday: Ranges = []
+
+
+def _is_time_zone(name: str) -> str:
+    if not is_time_zone(name):
+        raise PydanticCustomError("time_zone", "Input should be a time zone of the IANA database, as Europe/Paris")
+    return name
+
+
+def _are_days(exceptions: dict[str, Ranges]) -> dict[str, Ranges]:
+    for day in exceptions:
+        try:
+            date.fromisoformat(day)
+        except ValueError:
+            raise PydanticCustomError("date", "an exception is named by its day, as 2026-12-25") from None
+    return exceptions
+
+
+class BusinessHoursIn(_In):
+    """When people are there, in local time. A range that ends at or before its start ends on the next day."""
+
+    time_zone: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+/-]{1,64}$"), AfterValidator(_is_time_zone)]
+    weekly: WeekIn
+    exceptions: Annotated[
+        dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")], Ranges],
+        Field(max_length=MAX_EXCEPTIONS),
+        AfterValidator(_are_days),
+    ] = {}
+
+
 class ProfileChanges(_In):
     """Only what changes; null puts the application's default back. NUL characters in free-form parts are stored as
     U+FFFD, whole numbers beyond 64 bits as floating-point numbers."""
@@ -323,6 +406,12 @@ class ProfileChanges(_In):
     auto_reply_limit: Annotated[int, Field(ge=1, le=1000), NOT_TEXT] | None = None
     auto_reply_minutes: Annotated[int, Field(ge=1, le=1440), NOT_TEXT] | None = None
     media_understanding: StrictBool | None = None
+    handover_keywords: Keywords | None = None
+    on_handover: OnHandover | None = None
+    handover_pause_minutes: Annotated[int, Field(ge=1, le=MAX_PAUSE_MINUTES), NOT_TEXT] | None = None
+    handover_notify_number: NotifyNumber | None = None
+    business_hours: BusinessHoursIn | None = None
+    outside_hours_text: ReplyTextOrNone | None = None
 
 
 class ProfileOut(_Out):
@@ -345,6 +434,12 @@ class ProfileOut(_Out):
     auto_reply_limit: int
     auto_reply_minutes: int
     media_understanding: bool
+    handover_keywords: tuple[str, ...]
+    on_handover: OnHandover
+    handover_pause_minutes: int
+    handover_notify_number: str | None
+    business_hours: dict[str, Any] | None
+    outside_hours_text: str | None
     updated_at: datetime | None
 
 
@@ -365,6 +460,10 @@ class ConversationOut(_Out):
     needs_human_reason: Annotated[str | None, Field(examples=[str(reason) for reason in HandoverReason])]
     """A word of the list; a newer version may have more."""
     needs_human_since: datetime | None
+    bot_paused_until: datetime | None
+    """The bot is silent until then, because a person is to come; null, or a time that is over: it is not."""
+    handover_notice: Annotated[str | None, Field(examples=[str(outcome) for outcome in NoticeOutcome])]
+    """What became of the text to the profile's `handover_notify_number`; null: none was due, or not yet."""
     unread_count: int
     last_inbound_at: datetime | None
     created_at: datetime

@@ -64,6 +64,12 @@ unless the message is known to have been delivered."""
 class HandoverReason(StrEnum):
     """Why a person is called. Stored with the conversation and shown to people: stable words."""
 
+    CUSTOMER_ASKED = "customer_asked"
+    """By a keyword of the profile, or as the model understood it."""
+    NEEDS_PERSON = "needs_person"
+    """The model found that only a person can do what the customer needs."""
+    PROMISED = "promised"
+    """The bot's text says that a person will see to it."""
     MODEL_REFUSED = "model_refused"
     MODEL_UNAVAILABLE = "model_unavailable"
     """No answer of the model before the reply deadline."""
@@ -86,6 +92,49 @@ class HandoverReason(StrEnum):
     """A message was found without an answer after an outage, and an answer now could be the second one, or too late."""
     REPLY_LOOP = "reply_loop"
     """So many automatic replies in so short a time that the other side is probably a robot."""
+
+
+class OnHandover(StrEnum):
+    """What the bot does once the customer knows that a person will come."""
+
+    PAUSE = "pause"
+    CONTINUE = "continue"
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """A person is called, with the reply that is stored in the same step. `pause_minutes`: how long the bot is silent
+    after that reply; `None`: it goes on."""
+
+    reason: HandoverReason
+    pause_minutes: int | None = None
+
+
+class NoticeOutcome(StrEnum):
+    """What became of the text to the profile's `handover_notify_number`."""
+
+    SENT = "sent"
+    WINDOW_CLOSED = "window_closed"
+    """That number has not written to the business for 24 hours: WhatsApp takes no free text for it."""
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    """A replica ended while it was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverNotice:
+    """A text that is to go to `number` (digits). `outcome`: it is over without having been sent."""
+
+    id: str
+    account_id: str
+    conversation_id: str
+    created_at: datetime
+    number: str
+    name: str | None
+    """The customer's, as they set it; their number is `wa_id`."""
+    wa_id: str | None
+    reason: str | None
+    outcome: NoticeOutcome | None
 
 
 class BlockReason(StrEnum):
@@ -227,6 +276,17 @@ class BotProfile:
     auto_reply_minutes: int = 10
     media_understanding: bool = True
     """Does the model get what customers send that is not text? If not, `non_text_reply` answers it."""
+    handover_keywords: tuple[str, ...] = ()
+    """Who writes one of these, as whole words, gets a person without the model being asked."""
+    on_handover: OnHandover = OnHandover.PAUSE
+    handover_pause_minutes: int = 60
+    """How long the bot is silent, unless a person gives the conversation back to it before."""
+    handover_notify_number: str | None = None
+    """Digits. Gets a WhatsApp text for each call of a person."""
+    business_hours: Json | None = None
+    """When people are there: see `domain.business_hours`; `None`: not known."""
+    outside_hours_text: str | None = None
+    """Sent instead of `fallback_text` outside these hours."""
     updated_at: datetime | None = None
 
 
@@ -320,6 +380,12 @@ class Conversation:
     updated_at: datetime
     needs_human_reason: str | None = None
     needs_human_since: datetime | None = None
+    bot_paused_until: datetime | None = None
+    """The bot is silent until then, because a person is to come."""
+    handover_key: str | None = None
+    """Of the reply that began the pause; it may still go out."""
+    handover_notice: str | None = None
+    """What became of the text to the profile's number (a `NoticeOutcome`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ from app.domain.models import (
     DatabaseHistory,
     Fallback,
     Generation,
+    Handover,
+    HandoverNotice,
     HandoverReason,
     Inbound,
     InboundMessage,
@@ -37,6 +39,7 @@ from app.domain.models import (
     Json,
     Member,
     Message,
+    NoticeOutcome,
     OpenedAnswer,
     Page,
     Prompt,
@@ -365,7 +368,7 @@ class ConversationStore(Protocol):
         ...
 
     async def set_bot(self, conversation_id: str, *, enabled: bool) -> Conversation:
-        """Enabling also clears `needs_human`. Raises `NotFound("conversation")`."""
+        """Enabling also clears `needs_human` and ends a pause. Raises `NotFound("conversation")`."""
         ...
 
     async def set_needs_human(self, conversation_id: str, reason: HandoverReason) -> None:
@@ -374,6 +377,19 @@ class ConversationStore(Protocol):
 
     async def mark_read(self, conversation_id: str) -> Conversation:
         """Unread count to zero. Raises `NotFound("conversation")`."""
+        ...
+
+    async def take_notices(self, *, limit: int, lost_after_seconds: float) -> tuple[HandoverNotice, ...]:
+        """The texts that are due to the numbers of profiles, one for each call of a person; those without an `outcome`
+        are this caller's to send, once. One that a caller took `lost_after_seconds` ago is over."""
+        ...
+
+    async def end_notice(self, notice_id: str, outcome: NoticeOutcome) -> None:
+        """The conversation shows it, as long as its flag is up."""
+        ...
+
+    async def put_off_notice(self, notice_id: str, *, seconds: float) -> None:
+        """It certainly did not go out, and is due again after so long."""
         ...
 
 
@@ -418,11 +434,19 @@ class ReplyStore(Protocol):
         ...
 
     async def save_body(
-        self, key: str, *, fence: int, covers: Sequence[str], body: str, spent: Spent | None = None
+        self,
+        key: str,
+        *,
+        fence: int,
+        covers: Sequence[str],
+        body: str,
+        spent: Spent | None = None,
+        handover: Handover | None = None,
     ) -> Reply:
         """Raises `Fenced`, `Conflict` (`covered_elsewhere`: another reply covers some of `covers` by now). Only a
         `pending` reply of which no part was sent changes; returns it as it is now. What was `spent` is counted in the
-        same step, once for its id, whether or not the body is taken."""
+        same step, once for its id, whether or not the body is taken. `handover`: the person who is called in the same
+        step, if the body is taken and no person has the conversation. During a pause only this reply may go out."""
         ...
 
     async def save_and_begin(
@@ -436,17 +460,26 @@ class ReplyStore(Protocol):
         parts: int,
         text: str,
         attempt: str,
+        handover: Handover | None = None,
     ) -> tuple[Reply, SendDecision | None]:
         """`save_body`, and `begin_part` of the first of `parts` in the same transaction. `None`: the reply has another
         body, which stays, and nothing is begun. Raises as both."""
         ...
 
     async def save_fallback(
-        self, key: str, *, fence: int, covers: Sequence[str], body: str, fallback: Fallback, spent: Spent | None = None
+        self,
+        key: str,
+        *,
+        fence: int,
+        covers: Sequence[str],
+        body: str,
+        fallback: Fallback,
+        spent: Spent | None = None,
+        handover: Handover | None = None,
     ) -> Reply:
         """`save_body` for the fallback text, once per silence: if the last that went out in the conversation, at most
         24 h ago, was a fallback text too, the reply is `silenced`. Raises as `save_body`. `spent`: what was asked in
-        vain."""
+        vain. `handover`: also for a reply that is silenced."""
         ...
 
     async def open_file_reply(
@@ -468,8 +501,9 @@ class ReplyStore(Protocol):
         attempt: str | None = None,
     ) -> SendDecision:
         """Decide about part `part` (from 0) of `parts`, and on `SEND` commit `sending` and the outbound message
-        `<key>#<part>`. Bot replies are silenced when the conversation's bot is off. `resend=True`: an ambiguous part
-        may go out again. `attempt`: a UUID of the caller's try, which the reply then shows. Raises `Fenced`."""
+        `<key>#<part>`. Bot replies are silenced when the conversation's bot is off or pauses. `resend=True`: an
+        ambiguous part may go out again. `attempt`: a UUID of the caller's try, which the reply then shows. Raises
+        `Fenced`."""
         ...
 
     async def complete_part(self, key: str, *, part: int, wamid: str, last: bool) -> None:

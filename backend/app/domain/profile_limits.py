@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import fields
+from enum import Enum
 
 from app.domain.errors import InvalidInput
 from app.domain.models import BotProfile
@@ -30,10 +31,12 @@ def check_profile(before: BotProfile, changes: Mapping[str, object]) -> None:
 
 
 def _size(value: object) -> int:
-    """Bytes of UTF-8; a free-form field as JSON. Numbers, switches and times cost nothing worth counting."""
-    if isinstance(value, Mapping):
+    """Bytes of UTF-8; a free-form field or a list as JSON. Numbers, switches and times cost nothing worth counting."""
+    if isinstance(value, Mapping | list | tuple):
         try:
             value = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str) if value else ""
         except RecursionError:  # written by SQL
             return PROFILE_BYTES
-    return len(value.encode("utf-8", "surrogatepass")) if isinstance(value, str) else 0
+    if not isinstance(value, str) or isinstance(value, Enum):
+        return 0
+    return len(value.encode("utf-8", "surrogatepass"))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from prometheus_client import Histogram
 
@@ -18,6 +18,7 @@ from app.core.failure_words import in_words
 from app.core.metrics import SLOW_SECONDS
 from app.domain.edits import questions
 from app.domain.errors import Conflict, ModelRefused, Unavailable, UnknownAccount
+from app.domain.handover import handover, handover_text, has_keyword
 from app.domain.markup import to_whatsapp
 from app.domain.models import (
     WINDOW_HOURS,
@@ -27,6 +28,7 @@ from app.domain.models import (
     BotProfile,
     Conversation,
     Fallback,
+    Handover,
     HandoverReason,
     Inbound,
     InboundMessage,
@@ -110,10 +112,12 @@ class Handled:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What the customer is to read; `fallback`: why it is not the model's answer."""
+    """What the customer is to read; `fallback`: why it is not the model's answer; `handover`: the person who is called
+    with it."""
 
     text: str
     fallback: Fallback | None = None
+    handover: Handover | None = None
 
 
 @dataclass(slots=True)
@@ -190,6 +194,8 @@ class BotService:
         if not account.is_active or not conversation.bot_enabled:
             why = "the conversation's bot is off" if account.is_active else "the account is not active"
             return Handled("bot_off", everything, stages, why)
+        if self._is_paused(account, conversation, covers):
+            return Handled("paused", everything, stages, "a person is to come")
         if self._clock.now() - max(m.timestamp for m in asked) > timedelta(hours=WINDOW_HOURS):
             await self._store.set_needs_human(conversation.id, HandoverReason.WINDOW_CLOSED)
             return Handled("window_closed", everything, stages, f"the last message is older than {WINDOW_HOURS} h")
@@ -216,6 +222,11 @@ class BotService:
             state, reason = await self._deliver(work, reply, profile, begun)
         await self._end_interim(work, reply)
         return Handled(_OUTCOMES[state], _finished(work, reply), stages, reason or work.reason)
+
+    def _is_paused(self, account: Account, conversation: Conversation, covers: Sequence[str]) -> bool:
+        """The customer waits for a person. The reply that told them so is still brought to its end."""
+        until, key = conversation.bot_paused_until, conversation.handover_key or ""
+        return until is not None and self._clock.now() < until and key.removesuffix(f"@{account.id}") not in covers
 
     async def aclose(self) -> None:
         """End what runs in the background. Idempotent."""
@@ -344,19 +355,18 @@ class BotService:
     async def _save(self, work: _Work, reply: Reply, answer: _Answer) -> tuple[Reply, Begun | None]:
         """Before anything is sent. Raises `Postponed`, also if another reply has taken some of its messages by now."""
         work.hold.ensure_held()
-        fence, covers, body, spent = work.hold.fence, work.covers, answer.text, work.bill.total()
+        given: dict[str, Any] = {
+            "fence": work.hold.fence, "covers": work.covers, "body": answer.text, "spent": work.bill.total(),
+            "handover": answer.handover,
+        }  # fmt: skip
         begun = None
         try:
             if answer.fallback is not None:
-                saved = await self._store.save_fallback(
-                    reply.key, fence=fence, covers=covers, body=body, fallback=answer.fallback, spent=spent
-                )
-            elif body.strip():
-                saved, begun = await self._delivery.save_and_begin(
-                    reply, covers=covers, body=body, spent=spent, account=work.account, fence=fence
-                )
+                saved = await self._store.save_fallback(reply.key, **given, fallback=answer.fallback)
+            elif answer.text.strip():
+                saved, begun = await self._delivery.save_and_begin(reply, **given, account=work.account)
             else:
-                saved = await self._store.save_body(reply.key, fence=fence, covers=covers, body=body, spent=spent)
+                saved = await self._store.save_body(reply.key, **given)
         except Conflict as exc:
             raise Postponed(0, str(exc)) from exc
         self._daily.tell(saved.usage_change, work.conversation)
@@ -383,12 +393,15 @@ class BotService:
         if not texts:
             work.reason = _types(work.asked)
             return _Answer(profile.non_text_reply)
+        if has_keyword(profile.handover_keywords, texts):
+            work.reason = "a keyword calls a person"
+            asked_for_one = handover(profile, HandoverReason.CUSTOMER_ASKED)
+            return _Answer(handover_text(profile, self._clock.now()), handover=asked_for_one)
         if len(texts) < len(work.asked):
             texts.append("[The customer also sent something that is not text and that you cannot see.]")
         if limit := self._daily.used_up(background.usage):
             work.reason = f"daily limit: {limit}"
-            await self._store.set_needs_human(work.conversation.id, HandoverReason.DAILY_LIMIT)
-            return _Answer(profile.fallback_text, Fallback.UNAVAILABLE)
+            return self._fallback(profile, Fallback.UNAVAILABLE, HandoverReason.DAILY_LIMIT)
         blocked = self._model.blocked_seconds(profile)
         if blocked > 0 and self._model.away_seconds(profile) <= self._seconds_left(work):
             raise Postponed(blocked, f"model unavailable: {self._model.blocked_reason(profile)}")
@@ -409,8 +422,10 @@ class BotService:
             why, fallback = HandoverReason.MODEL_UNAVAILABLE, Fallback.UNAVAILABLE
             work.reason = f"model unavailable: {in_words(exc)}"
             logger.warning("no reply in time", extra={"conversation": work.conversation.id, "reason": str(exc)})
-        await self._store.set_needs_human(work.conversation.id, why)
-        return _Answer(profile.fallback_text, fallback)
+        return self._fallback(profile, fallback, why)
+
+    def _fallback(self, profile: BotProfile, fallback: Fallback, why: HandoverReason) -> _Answer:
+        return _Answer(handover_text(profile, self._clock.now()), fallback, handover(profile, why))
 
     async def _generate(self, work: _Work, profile: BotProfile, history: Sequence[Turn], texts: Sequence[str]) -> str:
         """The model's answer. Raises `ModelRefused`, `Unavailable`."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Expected
@@ -27,7 +27,7 @@ from app.domain.errors import (
     SendThrottled,
     Unavailable,
 )
-from app.domain.models import Account, HandoverReason, Recipient, Reply, ReplyState
+from app.domain.models import Account, Handover, HandoverReason, Recipient, Reply, ReplyState
 from app.domain.ports import Messenger, SendDecision, Store
 from app.domain.text import split_text
 from app.domain.usage import Spent
@@ -170,20 +170,28 @@ class Delivery:
         return Delivered(ReplyState.SENT)
 
     async def save_and_begin(
-        self, reply: Reply, *, covers: Sequence[str], body: str, spent: Spent | None, account: Account, fence: int
+        self,
+        reply: Reply,
+        *,
+        covers: Sequence[str],
+        body: str,
+        spent: Spent | None,
+        handover: Handover | None,
+        account: Account,
+        fence: int,
     ) -> tuple[Reply, Begun | None]:
         """Store the answer, which is not empty, and begin to send it in the same transaction. `None`: nothing is begun,
         because the reply has another text, or the text is stored alone: WhatsApp's limits make it wait, or the database
         lacks what the beginning needs. Raises `Unavailable`, `Fenced`, `Conflict`."""
-        save = partial(self.store.save_body, reply.key, fence=fence, covers=covers, body=body, spent=spent)
+        answer: dict[str, Any] = {"fence": fence, "covers": covers, "body": body, "spent": spent, "handover": handover}
+        save = partial(self.store.save_body, reply.key, **answer)
         if await self.pacer.ask(account.phone_number_id, _peer(reply.to)):
             return await save(), None
         parts, attempt = split_text(body), str(uuid.uuid4())
         try:
             saved, decision = await self.store.save_and_begin(
-                reply.key, fence=fence, covers=covers, body=body, spent=spent, parts=len(parts), text=parts[0],
-                attempt=attempt,
-            )  # fmt: skip
+                reply.key, **answer, parts=len(parts), text=parts[0], attempt=attempt
+            )
         except (Unavailable, asyncio.CancelledError) as exc:
             await self._note_unsent(attempt)  # as in `_begin`
             if isinstance(exc, Unavailable) and exc.shared_by:

@@ -1,0 +1,59 @@
+"""Which words call a person, how long the bot is silent, and what the customer reads."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from app.domain.handover import handover, handover_text, has_keyword
+from app.domain.models import BotProfile, Handover, HandoverReason, OnHandover
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)  # a Monday
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("agent", "AGENT!"), ("agent", "please, an agent."), ("real person", "a real\u00a0 person, now"),
+        ("atención al cliente", "ATENCION AL CLIENTE"), ("conseillère", "une Conseille\u0300re ?"),
+        ("موظف", "أريد مُوَظَّف"), ("人工", "我要人工客服"), ("คน", "ขอคุยกับคน"), ("व्यक्ति", "व्यक्ति से बात"),
+        ("c'est urgent", "C\u2019est urgent"), ("*911*", "call *911* now"),
+    ],
+)  # fmt: skip
+def test_a_keyword_is_found_as_whole_words_in_any_script(keyword: str, text: str) -> None:
+    assert has_keyword(("human", keyword), ["hello", text])
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("agent", "a magenta cake for the agents' ball: reagent, agent_7"), ("man", "woman, mankind, manly"),
+        ("موظف", "موظفون"), ("कर", "करना"), ("real person", "really personal"),
+    ],
+)  # fmt: skip
+def test_a_part_of_a_word_is_none(keyword: str, text: str) -> None:
+    assert not has_keyword((keyword,), [text.replace("agents'", "").replace("agent_7", "agent_7x")])
+
+
+def test_no_keywords_and_blank_ones_find_nothing() -> None:
+    assert not has_keyword((), ["agent"])
+    assert not has_keyword(("", "  ", "\u0301"), ["agent", "", " "])
+
+
+def test_the_bot_pauses_where_the_customer_expects_a_person_and_the_profile_wants_it() -> None:
+    profile = BotProfile("a", handover_pause_minutes=15)
+    for reason in HandoverReason:
+        expected = reason in ("customer_asked", "needs_person", "promised")
+        assert handover(profile, reason) == Handover(reason, 15 if expected else None)
+    going_on = BotProfile("a", on_handover=OnHandover.CONTINUE)
+    assert handover(going_on, HandoverReason.CUSTOMER_ASKED) == Handover(HandoverReason.CUSTOMER_ASKED)
+
+
+def test_outside_business_hours_the_customer_reads_when_a_person_comes() -> None:
+    hours = {"time_zone": "UTC", "weekly": {"monday": [["09:00", "12:00"]]}}
+    profile = BotProfile("a", fallback_text="Soon.", outside_hours_text="Tomorrow.", business_hours=hours)
+    assert handover_text(profile, NOON.replace(hour=9)) == "Soon."
+    assert handover_text(profile, NOON) == "Tomorrow."
+    assert handover_text(BotProfile("a", fallback_text="Soon.", business_hours=hours), NOON) == "Soon."
+    assert handover_text(BotProfile("a", fallback_text="Soon.", outside_hours_text="Tomorrow."), NOON) == "Soon."
