@@ -24,6 +24,7 @@ from app.services.database_watch import DatabaseWatch
 from app.services.dead_letter_watch import DeadLetterWatch
 from app.services.handover_notices import HandoverNotices
 from app.services.journal import Journal
+from app.services.outbox_relay import OutboxRelay
 from app.services.overflow import OverflowDrain
 from app.services.search_index import SearchIndex
 from app.services.unanswered import UnansweredSearch
@@ -79,6 +80,7 @@ def start_loops(replica: Replica, outside: Outside) -> None:
             await asyncio.sleep(AUDIT_SECONDS)
             try:
                 await outside.queue.audit()
+                await outside.events.audit()
             except Unavailable as exc:
                 logger.warning("audit failed", extra={"reason": str(exc)})
 
@@ -98,6 +100,10 @@ def start_loops(replica: Replica, outside: Outside) -> None:
         start("lease_renewal", replica.worker.renew)
         start("caretaker", _caretaker(replica, outside).run)
         start("audit", audit, beat_within_seconds=3 * AUDIT_SECONDS)
+    if replica.event_worker is not None:
+        start("event_worker", replica.event_worker.loop.run, beat_within_seconds=STUCK_SECONDS)
+        start("event_lease_renewal", replica.event_worker.loop.renew)
+        start("outbox_relay", replica.when_fit(_outbox_relay(replica, outside).run))
 
 
 def _caretaker(replica: Replica, outside: Outside) -> Caretaker:
@@ -121,6 +127,17 @@ def _caretaker(replica: Replica, outside: Outside) -> Caretaker:
     holder = outside.registry.replica_id
     lease = Lease(outside.redis, key=f"{namespace}:{{fleet}}:caretaker", holder=holder, seconds=CARETAKER_LEASE_SECONDS)
     return Caretaker(duties, lease, without_lease=["overflow"])
+
+
+def _outbox_relay(replica: Replica, outside: Outside) -> OutboxRelay:
+    """Moves events for other systems into their queue; one replica at a time."""
+    lease = Lease(
+        outside.control,
+        key=f"{replica.settings.redis_namespace}:{{fleet}}:outbox_relay",
+        holder=outside.registry.replica_id,
+        seconds=RELAY_LEASE_SECONDS,
+    )
+    return OutboxRelay(outside.store, outside.events, lease)
 
 
 def _cache_relay(replica: Replica, outside: Outside) -> CacheRelay:

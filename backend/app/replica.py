@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from app.core.uptime import Uptime
 from app.domain.ports import Store
 from app.services.account_watch import AccountWatch
 from app.services.bot_service import BotService
+from app.services.event_worker import EventWorker
 from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
@@ -46,6 +48,7 @@ class Replica:
     account_watch: AccountWatch
     bot: BotService | None
     worker: InboxWorker | None
+    event_worker: EventWorker | None
     supervisor: Supervisor
     settings: Settings
     schema: SchemaGate
@@ -58,8 +61,9 @@ class Replica:
 
     async def drain(self, grace_seconds: float) -> None:
         """Finish or give back what is held. Idempotent."""
-        if self.worker is not None:
-            await self.worker.drain(grace_seconds)
+        drains = [self.worker.drain] if self.worker else []
+        drains += [self.event_worker.loop.drain] if self.event_worker else []
+        await asyncio.gather(*(drain(grace_seconds) for drain in drains))
         if self.bot is not None:
             await self.bot.aclose()
 
@@ -72,6 +76,8 @@ class Outside:
     control: Door
     """For what tells whether Redis, and this replica, are well: it must not wait behind what they do."""
     queue: Queue
+    events: Queue
+    """For other systems."""
     registry: Registry
     store: Store
     cipher: TokenCipher

@@ -240,6 +240,7 @@ class Settings(BaseSettings):
     encryption_key: Annotated[tuple[SecretStr, ...], NoDecode] = ()
 
     events_allow_private: bool = False
+    events_retry_cap_seconds: float = Field(3600, gt=0, le=86400)
 
     http_trust_env: bool = False
     https_proxy: SecretStr | None = None

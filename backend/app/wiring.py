@@ -70,6 +70,7 @@ from app.services.conversation_service import ConversationService
 from app.services.cut_off import CutOff
 from app.services.delivery import PER_PAIR, Delivery, per_number
 from app.services.endpoint_service import EndpointService
+from app.services.event_worker import EventPolicy, EventWorker
 from app.services.health_service import HealthService
 from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
@@ -77,6 +78,7 @@ from app.services.ingest_service import Destination, IngestService
 from app.services.interim import Interim
 from app.services.journal import Journal
 from app.services.namespace_gate import NamespaceGate
+from app.services.outbox_relay import EVENTS_QUEUE
 from app.services.overflow import Overflow
 from app.services.probes import TROUBLE, Dependency, Proof
 from app.services.proofs import Proofs
@@ -110,6 +112,9 @@ OVERFLOW_SECONDS = 0.7
 """What the queue has no room for is stored by then, or the webhook is refused."""
 GATHER_SECONDS = 0.25
 """ADR 17."""
+EVENTS_DEDUPE_SECONDS = 3600
+"""Longer than a relay may take from putting an event to noting that. An event that is put again later is not told
+again: the database knows that it was."""
 CLUSTER_SHARDS = 16
 """ADR 4."""
 
@@ -166,6 +171,7 @@ async def open_outside(settings: Settings, stack: AsyncExitStack) -> Outside:
         redis=redis,
         control=control,
         queue=queue,
+        events=open_events_queue(settings, stack, redis),
         registry=registry,
         store=store,
         cipher=cipher,
@@ -212,9 +218,8 @@ async def _join_fleet(settings: Settings, outside: Outside, stack: AsyncExitStac
 def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build: str) -> Replica:
     """The services around `outside`. Nothing runs yet."""
     limits = _daily_limits(settings)
-    accounts = AccountService(
-        outside.store, outside.cipher, limits=limits, least_verify_bytes=settings.least_verify_bytes
-    )
+    least = settings.least_verify_bytes
+    accounts = AccountService(outside.store, outside.cipher, limits=limits, least_verify_bytes=least)
     namespace = NamespaceGate(outside.store, outside.bindings, namespace=settings.redis_namespace)
     schema = SchemaGate(outside.store, [migration.id for migration in read_migrations()])
     delivery = delivery_of(settings, outside, accounts)
@@ -268,6 +273,7 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
         account_watch=account_watch,
         bot=bot,
         worker=worker,
+        event_worker=_event_worker(settings, outside, supervisor, schema, namespace, cut_off),
         supervisor=supervisor,
         settings=settings,
         schema=schema,
@@ -295,6 +301,27 @@ def _ingest(settings: Settings, outside: Outside, accounts: AccountService, dest
 def _app_binding(settings: Settings, accounts: AccountService) -> AppBinding | None:
     secrets = read_app_secrets(_values(settings.meta_app_secret))
     return AppBinding(accounts, first_app(secrets)) if binds(secrets) else None
+
+
+def _event_worker(
+    settings: Settings,
+    outside: Outside,
+    supervisor: Supervisor,
+    schema: SchemaGate,
+    namespace: NamespaceGate,
+    cut_off: CutOff,
+) -> EventWorker | None:
+    if settings.app_role is ReplicaRole.API:
+        return None
+    return EventWorker(
+        outside.events,
+        outside.store,
+        outside.receiver,
+        outside.cipher,
+        policy=EventPolicy(retry_cap_seconds=settings.events_retry_cap_seconds),
+        may_claim=lambda: schema.is_open() and namespace.is_open() and not cut_off.leaves_work_to_others(),
+        on_beat=lambda: supervisor.beat("event_worker"),
+    )
 
 
 def delivery_of(settings: Settings, outside: Outside, accounts: AccountService) -> Delivery:
@@ -553,6 +580,26 @@ def open_queue(settings: Settings, stack: AsyncExitStack, redis: Door) -> Queue:
         gather_seconds=GATHER_SECONDS,
         gathered=[Kind.STATUS],
         put_timeout_seconds=DIVERT_SECONDS if _has_somewhere_else(settings) else PUT_SECONDS,
+    )
+    stack.push_async_callback(queue.aclose)
+    return queue
+
+
+def open_events_queue(settings: Settings, stack: AsyncExitStack, redis: Door) -> Queue:
+    """Of events for other systems: a queue of its own, so that they take neither room nor a turn from messages, and a
+    replica of a version that does not know them finds none."""
+    url = settings.redis_url or ""
+    queue = Queue(
+        redis,
+        open_door(url, stack, name="chorus-events-wait"),
+        namespace=f"{settings.redis_namespace}:events",
+        shards=CLUSTER_SHARDS if is_cluster(url) else 1,
+        debounce_seconds=0.0,
+        lease_seconds=settings.lease_seconds,
+        max_pending=settings.queue_max_pending,
+        max_bytes=settings.queue_max_bytes,
+        dedupe_seconds=EVENTS_DEDUPE_SECONDS,
+        metrics=EVENTS_QUEUE,
     )
     stack.push_async_callback(queue.aclose)
     return queue

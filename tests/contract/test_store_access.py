@@ -26,7 +26,7 @@ READABLE = (
 NOBODY = str(uuid.uuid4())
 SERVICE_ONLY = (
     "conversation_words", "inbox", "inbox_state", "media_chunks", "media_leftovers", "orphan_statuses", "outbox",
-    "overflow", "search_pending",
+    "outbox_held", "overflow", "search_pending",
     "webhook_deliveries", "webhook_endpoints",
 )  # fmt: skip
 

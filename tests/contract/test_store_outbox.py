@@ -10,6 +10,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
+from app.adapters.postgres_store import PostgresStore
 from app.adapters.sql_store import SqlStore
 from app.domain.endpoints import Answer, Endpoint, EventType, OutboxEvent, Outcome
 from app.domain.errors import Conflict, NotFound
@@ -210,8 +211,8 @@ async def test_a_secret_is_replaced_only_by_whoever_knows_the_stored_one(scene: 
 
 async def unmoved(scene: Scene) -> list[tuple[str, tuple[str, ...]]]:
     """This account's: the database is shared."""
-    found, _ = await scene.store.outbox_next(limit=1000)
-    return [(each.id, each.endpoints) for each in found if each.account_id == scene.account.id]
+    page = await scene.store.outbox_next(limit=1000)
+    return [(each.id, each.endpoints) for each in page.rows if each.account_id == scene.account.id]
 
 
 async def test_an_event_stays_until_each_endpoint_has_it(scene: Scene, sql: asyncpg.Connection) -> None:
@@ -317,3 +318,70 @@ async def test_the_bot_of_a_person_is_told_once(scene: Scene, sql: asyncpg.Conne
     await listen(scene, "conversation.bot_switched")
     await scene.reply(author=Author.HUMAN)
     assert await types(scene, sql) == ["conversation.bot_switched"]
+
+
+async def test_what_finds_no_room_waits_for_one_endpoint_and_not_for_the_others(
+    scene: Scene, sql: asyncpg.Connection
+) -> None:
+    full, fine = await listen(scene), await listen(scene)
+    await scene.receive(message(), message())
+    ids = [event for event, _ in await unmoved(scene)]
+    for _ in range(2):
+        await scene.store.outbox_moved(ids, life="one", held=[(event, full.id) for event in ids])
+    assert full.id in (await scene.store.outbox_next(limit=1)).held
+    assert fine.id not in (await scene.store.outbox_next(limit=1)).held
+    assert [(each.id, each.endpoints) for each in await scene.store.outbox_held(full.id, limit=1)] == [
+        (ids[0], (full.id,))
+    ]
+    _, events = await scene.store.outbox_load(fine.id, ids)
+    await settle(scene.store, fine, events, last="ok")
+    await scene.store.outbox_unhold(full.id, ids[:1])
+    assert [each.id for each in await scene.store.outbox_held(full.id, limit=10)] == ids[1:]
+    await scene.store.outbox_begin(life="two", keep_seconds=1000, limit=1000)  # looked at anew
+    assert await scene.store.outbox_held(full.id, limit=10) == ()
+    assert await unmoved(scene) == [(event, (full.id,)) for event in ids]
+    await scene.store.outbox_moved(ids, life="two", held=[(event, full.id) for event in ids])
+    await scene.store.delete_endpoint(scene.account.id, full.id)
+    assert await sql.fetchval("select count(*) from outbox_held where endpoint_id = $1", uuid.UUID(full.id)) == 0
+
+
+async def test_a_success_before_the_failure_of_the_same_call_ends_an_earlier_failing(
+    scene: Scene, sql: asyncpg.Connection
+) -> None:
+    endpoint = await listen(scene)
+    first, second = [OutboxEvent(str(uuid.uuid4()), scene.account.id, None, "t", {}, NOW) for _ in range(2)]
+    await settle(scene.store, endpoint, [first], last="failed", answer=BAD)
+    await sql.execute("update webhook_endpoints set failing_since = now() - interval '4 days'")
+    done = await scene.store.outbox_settle(
+        endpoint.id, told=[first.id], deliveries=[(first, GOOD), (second, BAD)], last="failed",
+        off_after_seconds=3 * 86400, keep=5,
+    )  # fmt: skip
+    assert (done.switched_off, done.recovered, done.failing_seconds) == (None, True, 0)
+    assert (await look(scene, endpoint)).failing_since is not None
+
+
+async def test_the_others_of_the_account_hear_that_one_was_switched_off(scene: Scene, sql: asyncpg.Connection) -> None:
+    endpoint = await listen(scene, "message.sent", url="https://receiver.example/?key=secret")
+    other = await listen(scene, "webhook.disabled")
+    event = [OutboxEvent(str(uuid.uuid4()), scene.account.id, None, "t", {}, NOW)]
+    await settle(scene.store, endpoint, event, last="gone", answer=BAD)
+    (row,) = await written(scene, sql)
+    assert row["type"] == "webhook.disabled"
+    assert "secret" not in row["payload"]
+    await scene.store.update_endpoint(scene.account.id, other.id, {"enabled": False})  # by hand: nothing is told
+    assert len(await written(scene, sql)) == 1
+    failing = [each for each in await scene.store.failing_endpoints(limit=100) if each.account_id == scene.account.id]
+    assert [(each.id, each.enabled, each.disabled_reason, each.waiting) for each in failing] == [
+        (endpoint.id, False, "gone", 0)
+    ]
+
+
+async def test_a_waiting_relay_hears_of_a_new_event_at_once(scene: Scene, store: SqlStore) -> None:
+    if not isinstance(store, PostgresStore):
+        pytest.skip("only a session can listen")
+    await listen(scene)
+    await store.wait_for_events(30)  # connects
+    waiting = asyncio.create_task(store.wait_for_events(30))
+    await scene.receive()
+    await asyncio.wait_for(waiting, 5)
+    await store.ignore_events()

@@ -12,7 +12,8 @@ from app.core.failure_words import in_words
 
 logger = logging.getLogger(__name__)
 
-CHANNEL = "chorus_cache"
+CACHE_CHANNEL = "chorus_cache"
+OUTBOX_CHANNEL = "chorus_outbox"
 CONNECT_SECONDS = 3.0
 CHECK_SECONDS = 5.0
 """How long a connection that says nothing may take to answer."""
@@ -23,8 +24,9 @@ TROUBLE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError,
 class Notifications:
     """Notifications are a hint to look: they carry nothing, and one that is lost is made up for by the next look."""
 
-    def __init__(self, database_url: str) -> None:
+    def __init__(self, database_url: str, channel: str = CACHE_CHANNEL) -> None:
         self._url = database_url
+        self._channel = channel
         self._connection: asyncpg.Connection | None = None
         self._heard = asyncio.Event()
         self._is_lost = False
@@ -46,7 +48,8 @@ class Notifications:
             if not self._is_lost:
                 self._is_lost = True
                 logger.warning(
-                    "no notifications from the database, looking now and then", extra={"reason": in_words(exc)}
+                    "no notifications from the database, looking now and then",
+                    extra={"reason": in_words(exc), "channel": self._channel},
                 )
             await asyncio.sleep(timeout_seconds)
 
@@ -58,10 +61,10 @@ class Notifications:
         self._drop()
         self._connection = await asyncpg.connect(self._url, timeout=CONNECT_SECONDS, command_timeout=CHECK_SECONDS)
         self._connection.add_termination_listener(self._hear)
-        await self._connection.add_listener(CHANNEL, self._hear)
+        await self._connection.add_listener(self._channel, self._hear)
         if self._is_lost:
             self._is_lost = False
-            logger.warning("notifications from the database are back")
+            logger.warning("notifications from the database are back", extra={"channel": self._channel})
 
     def _hear(self, *_: object) -> None:
         self._heard.set()

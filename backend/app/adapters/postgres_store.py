@@ -11,7 +11,7 @@ import asyncpg
 import orjson
 
 from app.adapters.database_trouble import LOCK_SECONDS, DatabaseUnavailable, Trouble, database_policy, trouble
-from app.adapters.postgres_notifications import Notifications
+from app.adapters.postgres_notifications import OUTBOX_CHANNEL, Notifications
 from app.adapters.postgres_pooling import SIGNS, is_known_pooler, is_transaction_pooler
 from app.adapters.postgres_url import connecting
 from app.adapters.sql_store import SqlStore
@@ -61,6 +61,7 @@ class PostgresStore(SqlStore):
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
         self._notifications = Notifications(database_url)
+        self._event_notifications = Notifications(database_url, OUTBOX_CHANNEL)
 
     @property
     def is_pooled(self) -> bool:
@@ -75,6 +76,15 @@ class PostgresStore(SqlStore):
 
     async def ignore_invalidations(self) -> None:
         await self._notifications.aclose()
+
+    async def wait_for_events(self, timeout_seconds: float) -> None:
+        if self._pooled:
+            await super().wait_for_events(timeout_seconds)
+        else:
+            await self._event_notifications.wait(timeout_seconds)
+
+    async def ignore_events(self) -> None:
+        await self._event_notifications.aclose()
 
     async def connection_limit(self) -> int:
         """How many connections the server has for ordinary users, of all programs. Raises `DatabaseUnavailable`."""
@@ -173,6 +183,7 @@ class PostgresStore(SqlStore):
     async def aclose(self) -> None:
         """Idempotent. Waits for calls under way, `CLOSE_SECONDS` at most."""
         await self.ignore_invalidations()
+        await self.ignore_events()
         async with self._opening:
             self._closed = True
             pool, self._pool = self._pool, None

@@ -13,6 +13,7 @@ from app.core.http_client import (
     HttpError,
     Response,
     get_http_client_for_strangers,
+    parse_retry_after,
     request,
 )
 from app.core.webhook_signature import signed_headers
@@ -49,7 +50,8 @@ class HttpReceiver:
         if response is None:
             return Answer(outcome, None, ms)
         text = response.body[: 4 * ANSWER_CHARACTERS].decode(errors="replace")[:ANSWER_CHARACTERS]
-        return Answer(outcome, response.status, ms, text)
+        retry_after = parse_retry_after(response.headers.get("retry-after"))
+        return Answer(outcome, response.status, ms, text, retry_after)
 
     async def _post(self, url: str, event: OutboxEvent, body: bytes, secret: str) -> tuple[Outcome, Response | None]:
         try:

@@ -30,7 +30,16 @@ from app.core.errors import SharedBy
 from app.core.event import Event
 from app.core.resilience import ResiliencePolicy
 from app.core.slots import CALLER
-from app.domain.endpoints import Answer, Delivery, Endpoint, OutboxEvent, Settled, Waybill
+from app.domain.endpoints import (
+    Answer,
+    Delivery,
+    Endpoint,
+    FailingEndpoint,
+    OutboxEvent,
+    OutboxPage,
+    Settled,
+    Waybill,
+)
 from app.domain.errors import Conflict, Fenced, InvalidInput, NotFound
 from app.domain.media import Announced, Media
 from app.domain.models import (
@@ -111,6 +120,8 @@ _TURNS = TypeAdapter(tuple[Turn, ...])
 _UNANSWERED = TypeAdapter(tuple[Unanswered, ...])
 _USAGE = TypeAdapter(Usage)
 _WAITING = TypeAdapter(tuple[Waiting, ...])
+_OUTBOX_PAGE = TypeAdapter(OutboxPage)
+_FAILING = TypeAdapter(tuple[FailingEndpoint, ...])
 _WAYBILLS = TypeAdapter(tuple[Waybill, ...])
 
 _PROFILE_CHANGES = {f.name for f in fields(BotProfile)} - {"account_id", "updated_at"}
@@ -474,12 +485,28 @@ class SqlStore(Store):
         )
         return replaced
 
-    async def outbox_next(self, *, limit: int) -> tuple[tuple[Waybill, ...], int]:
-        found = await self._call("outbox_next", limit=limit)
-        return _WAYBILLS.validate_python(found["rows"]), found["seen"]
+    async def outbox_next(self, *, limit: int) -> OutboxPage:
+        return _OUTBOX_PAGE.validate_python(await self._call("outbox_next", limit=limit))
 
-    async def outbox_moved(self, ids: Sequence[str], *, life: str) -> None:
-        await self._call("outbox_moved", ids=ids, life=life)
+    async def outbox_moved(self, ids: Sequence[str], *, life: str, held: Sequence[tuple[str, str]] = ()) -> None:
+        pairs = [{"event_id": event, "endpoint_id": endpoint} for event, endpoint in held]
+        await self._call("outbox_moved", ids=ids, life=life, held=pairs)
+
+    async def outbox_held(self, endpoint_id: str, *, limit: int) -> tuple[Waybill, ...]:
+        return _WAYBILLS.validate_python(await self._call("outbox_held", endpoint_id=endpoint_id, limit=limit))
+
+    async def outbox_unhold(self, endpoint_id: str, ids: Sequence[str]) -> None:
+        await self._call("outbox_unhold", endpoint_id=endpoint_id, ids=ids)
+
+    async def wait_for_events(self, timeout_seconds: float) -> None:
+        """The database notifies only where a session can listen."""
+        await asyncio.sleep(timeout_seconds)
+
+    async def ignore_events(self) -> None:
+        """There is no session that listens."""
+
+    async def failing_endpoints(self, *, limit: int) -> tuple[FailingEndpoint, ...]:
+        return _FAILING.validate_python(await self._call("failing_endpoints", limit=limit))
 
     async def outbox_begin(self, *, life: str, keep_seconds: float, limit: int) -> tuple[int, int]:
         answer = await self._call("outbox_begin", life=life, keep_seconds=keep_seconds, limit=limit)

@@ -64,7 +64,9 @@ MAX_KEEPALIVE = 20
 MAX_PER_HOST = 50
 """Half of the pool."""
 MAX_PROBES = 10
-MAX_PER_STRANGER = 10
+MAX_STRANGERS = 250
+"""More than a worker delivers to at a time, also of one host: receivers may share it, and one that hangs must leave
+room to the others."""
 KEEPALIVE_SECONDS = 4.0
 """Below the shortest idle limit in common use (5 s: uvicorn, Node), so that we are the side that closes first."""
 
@@ -134,7 +136,7 @@ class _Room(NamedTuple):
 
 _DEFAULT_ROOM = _Room(MAX_CONNECTIONS, MAX_KEEPALIVE, MAX_PER_HOST)
 _PROBES_ROOM = _Room(2 * MAX_PROBES, MAX_PROBES, MAX_PROBES)
-_STRANGERS_ROOM = _Room(MAX_CONNECTIONS, MAX_KEEPALIVE, MAX_PER_STRANGER)
+_STRANGERS_ROOM = _Room(MAX_STRANGERS, MAX_KEEPALIVE, MAX_STRANGERS)
 
 _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AsyncClient]] = WeakKeyDictionary()
 _egress = Egress()

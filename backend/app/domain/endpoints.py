@@ -26,6 +26,8 @@ class EventType(StrEnum):
     BOT_SWITCHED = "conversation.bot_switched"
     ACCOUNT_BLOCKED = "account.blocked"
     ACCOUNT_RESTORED = "account.restored"
+    WEBHOOK_DISABLED = "webhook.disabled"
+    """Another endpoint of the account was switched off because of its failures."""
 
 
 TEST_EVENT = "webhook.test"
@@ -109,13 +111,42 @@ class Waybill:
 
 
 @dataclass(frozen=True, slots=True)
+class OutboxPage:
+    """`seen`: rows looked at; as many as the limit, and there may be more. `held`: endpoints for which older events
+    wait for room in the queue."""
+
+    rows: tuple[Waybill, ...]
+    seen: int
+    held: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FailingEndpoint:
+    """`waiting`: events that it has not got."""
+
+    id: str
+    account_id: str
+    enabled: bool
+    disabled_reason: str | None
+    failing_since: datetime | None
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """Of a receiver. `status` is `None` where there was none; `text`: its first characters."""
+    """Of a receiver. `status` is `None` where there was none; `text`: its first characters; `retry_after`: seconds that
+    it asks for (429, 503)."""
 
     outcome: Outcome
     status: int | None
     ms: int
     text: str = ""
+    retry_after: float | None = None
+
+    @property
+    def is_gone(self) -> bool:
+        """The receiver wants nothing any more (Standard Webhooks: 410)."""
+        return self.status == 410
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +165,9 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """`switched_off`: why, if this call switched the endpoint off. `recovered`: it had failed before."""
+    """`switched_off`: why, if this call switched the endpoint off. `recovered`: it had failed before.
+    `failing_seconds`: for how long it has been failing by now; 0: it does not."""
 
     switched_off: str | None
     recovered: bool
+    failing_seconds: float = 0.0

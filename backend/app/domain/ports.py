@@ -12,7 +12,16 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from app.core.deadline import Deadline
 from app.core.event import Event
-from app.domain.endpoints import Answer, Delivery, Endpoint, OutboxEvent, Settled, Waybill
+from app.domain.endpoints import (
+    Answer,
+    Delivery,
+    Endpoint,
+    FailingEndpoint,
+    OutboxEvent,
+    OutboxPage,
+    Settled,
+    Waybill,
+)
 from app.domain.media import Announced, Media
 from app.domain.models import (
     EVERY_CONVERSATION,
@@ -738,13 +747,32 @@ class EndpointStore(Protocol):
 class OutboxStore(Protocol):
     """Events that are to be told, written in the transaction of the change that each is about."""
 
-    async def outbox_next(self, *, limit: int) -> tuple[tuple[Waybill, ...], int]:
-        """The oldest events that are not in the queue yet, and how many rows were looked at: as many as `limit`, and
-        there may be more. What no endpoint wants is deleted."""
+    async def outbox_next(self, *, limit: int) -> OutboxPage:
+        """The oldest events that are not in the queue yet. What no endpoint wants is deleted."""
         ...
 
-    async def outbox_moved(self, ids: Sequence[str], *, life: str) -> None:
-        """They are in the queue of that life."""
+    async def outbox_moved(self, ids: Sequence[str], *, life: str, held: Sequence[tuple[str, str]] = ()) -> None:
+        """They are in the queue of that life, except for the pairs (event, endpoint) in `held`, which wait for room."""
+        ...
+
+    async def outbox_held(self, endpoint_id: str, *, limit: int) -> tuple[Waybill, ...]:
+        """What waits for room in the queue for one endpoint, the oldest first."""
+        ...
+
+    async def outbox_unhold(self, endpoint_id: str, ids: Sequence[str]) -> None:
+        """They are in the queue."""
+        ...
+
+    async def wait_for_events(self, timeout_seconds: float) -> None:
+        """Returns when there may be new ones: at once where the database notifies, else after `timeout_seconds`."""
+        ...
+
+    async def ignore_events(self) -> None:
+        """Stop listening until the next `wait_for_events`: another replica listens."""
+        ...
+
+    async def failing_endpoints(self, *, limit: int) -> tuple[FailingEndpoint, ...]:
+        """Endpoints that fail, or that failures have switched off; the longest first."""
         ...
 
     async def outbox_begin(self, *, life: str, keep_seconds: float, limit: int) -> tuple[int, int]:

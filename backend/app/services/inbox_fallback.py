@@ -36,7 +36,7 @@ from contextlib import suppress
 from prometheus_client import Gauge
 
 from app.core.clock import SYSTEM_CLOCK, Clock
-from app.core.queue import EVENTS, Event, PutResult, Queue, QueueFull, QueueUnavailable
+from app.core.queue import QUEUE, Event, PutResult, Queue, QueueFull, QueueUnavailable
 from app.domain.errors import Conflict, Unavailable
 from app.domain.models import InboxState
 from app.domain.ports import InboxStore
@@ -115,7 +115,7 @@ class InboxFallback:
             state, stored, diverted = await self._put_aside(events, reopen=reopen)
             if state is InboxState.OPEN:
                 if diverted:
-                    EVENTS.labels("diverted").inc(len(diverted))
+                    QUEUE.diverted.inc(len(diverted))
                     await self._overflow.keep(diverted)
                 return PutResult(stored, len(events) - stored - len(diverted), diverted)
             if state is InboxState.CLOSING:

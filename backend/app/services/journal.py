@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from prometheus_client import Gauge
 
 from app.core.clock import SYSTEM_CLOCK, Clock
-from app.core.queue import EVENTS, Event, PutResult, Queue, QueueFull
+from app.core.queue import QUEUE, Event, PutResult, Queue, QueueFull
 from app.domain.errors import Conflict, Unavailable
 from app.domain.ports import JournalStore
 
@@ -86,7 +86,7 @@ class Journal:
         except Unavailable as exc:
             raise Unavailable(exc.dependency, str(exc), retry_after=LOOK_SECONDS) from exc
         self._news.set()
-        EVENTS.labels("diverted").inc(len(diverted))
+        QUEUE.diverted.inc(len(diverted))
         return PutResult(stored, len(events) - stored - len(diverted), diverted)
 
     async def settle(self, events: Sequence[Event]) -> None:

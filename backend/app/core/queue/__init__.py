@@ -27,9 +27,10 @@ from app.core.queue.events import (
     QueueStats,
     QueueUnavailable,
 )
-from app.core.queue.mailboxes import EVENTS, Queue
+from app.core.queue.mailboxes import Queue
+from app.core.queue.metrics import QUEUE, QueueMetrics
 
 __all__ = [
-    "EVENTS", "Claim", "DeadLetter", "Event", "Failure", "LeaseLost", "PutResult", "Queue", "QueueFull", "QueueStats",
-    "QueueUnavailable",
+    "QUEUE", "Claim", "DeadLetter", "Event", "Failure", "LeaseLost", "PutResult", "Queue", "QueueFull", "QueueMetrics",
+    "QueueStats", "QueueUnavailable",
 ]  # fmt: skip

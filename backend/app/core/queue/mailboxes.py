@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.event import Event
@@ -28,6 +28,7 @@ from app.core.queue.events import (
     decode_entry,
     encode_frame,
 )
+from app.core.queue.metrics import QUEUE, QueueMetrics
 from app.core.queue.put_off import PutOff
 from app.core.queue.shards import Shards, all_of
 from app.core.queue.waker import BLOCK_SECONDS, Waker
@@ -59,23 +60,7 @@ PUT, EXTEND, REFRESH, LOOK, STATS, AUDIT, LIFE = (
 )
 CLAIM, SETTLE = (Script(f"queue_{name}", prelude="queue_dead") for name in ("claim", "settle"))
 
-EVENTS = Counter("chorus_queue_events_total", "Events offered to the queue, by what became of them", ["outcome"])
-_ACCEPTED, _DUPLICATE, _DIVERTED = (EVENTS.labels(outcome) for outcome in ("accepted", "duplicate", "diverted"))
-CLAIMS = Counter("chorus_queue_claims_total", "Conversations claimed")
-SETTLED = Counter("chorus_queue_settled_total", "Claims ended, by verdict", ["verdict"])
-RECLAIMED = Counter("chorus_queue_reclaimed_total", "Leases that ran out: their worker died or stalled")
-PENDING = Gauge("chorus_queue_pending", "Events waiting or in flight, when the queue was last asked")
-BYTES = Gauge("chorus_queue_bytes", "Bytes of the events waiting or in flight, when the queue was last asked")
-OLDEST_SECONDS = Gauge("chorus_queue_oldest_seconds", "Age of the oldest event, when the queue was last asked")
-DEAD = Gauge("chorus_queue_dead", "Dead letters, when the queue was last asked")
-DEAD_BYTES = Gauge("chorus_queue_dead_bytes", "Size of the dead letters, when the queue was last asked")
-REPAIRS = Counter(
-    "chorus_queue_repairs_total",
-    "Mended by the audit: place (a mailbox in no set), time (only a clock ahead wrote it), depth (events miscounted)",
-    ["kind"],
-)
 CLOCK_STEPS = Counter("chorus_redis_clock_steps_total", "Times that the Redis server's clock was seen to go back")
-DEAD_LOST = Gauge("chorus_queue_dead_lost", "Dead letters that went to make room, since the queue began")
 
 
 class Queue:
@@ -110,6 +95,7 @@ class Queue:
         max_dead_bytes: int = 64 * 1024 * 1024,
         dedupe_seconds: int = 8 * 86400,
         put_timeout_seconds: float = 1.0,
+        metrics: QueueMetrics = QUEUE,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`debounce_seconds` after the last event of a burst, at most `debounce_cap_seconds` after its first.
@@ -119,7 +105,9 @@ class Queue:
         the kinds in `gathered` are due `gather_seconds` after the first event that waits in them, however many follow
         and whether they are immediate: one claim takes them together. `max_dead` bounds
         the dead letters of each shard and `max_dead_bytes` those of all shards; beyond them the oldest are dropped.
-        `dedupe_seconds` exceeds the 7 days in which Meta redelivers."""
+        `dedupe_seconds` exceeds the 7 days in which Meta redelivers. `metrics`: what a second queue of the process
+        counts in."""
+        self._metrics = metrics
         self.lease_seconds = lease_seconds
         self._audit_rules = _ms(lease_seconds), _ms(MAX_LEASE_SECONDS), _ms(debounce_cap_seconds)
         # Our clock may run a little slower than the server's, and a side effect takes time after its check.
@@ -183,7 +171,7 @@ class Queue:
         try:
             return self._put_result(events, dict(zip(parts, await all_of(futures), strict=True)))
         except (QueueFull, QueueUnavailable) as exc:
-            EVENTS.labels("refused" if isinstance(exc, QueueFull) else "unavailable").inc(len(events))
+            self._metrics.events.labels("refused" if isinstance(exc, QueueFull) else "unavailable").inc(len(events))
             raise
 
     def _put_result(self, events: Sequence[Event], answers: Mapping[int, int | list[int]]) -> PutResult:
@@ -199,11 +187,11 @@ class Queue:
                 part = [event for event in events if self._shards.of(event.mailbox.encode()) == shard]
                 diverted += [part[at] for at in answer[1:]]
         duplicates = len(events) - accepted - len(diverted)
-        _ACCEPTED.inc(accepted)
+        self._metrics.accepted.inc(accepted)
         if duplicates:
-            _DUPLICATE.inc(duplicates)
+            self._metrics.duplicate.inc(duplicates)
         if diverted:
-            _DIVERTED.inc(len(diverted))
+            self._metrics.diverted.inc(len(diverted))
         return PutResult(accepted, duplicates, tuple(diverted))
 
     async def life(self) -> str:
@@ -282,11 +270,11 @@ class Queue:
         if ahead_ms is not None and (stepped_ms := ahead_ms - (now_ms - asked * 1000)) > _ms(CLOCK_STEP_SECONDS):
             await self._clock_went_back(shard, stepped_ms / 1000)
         if reaped:
-            RECLAIMED.inc(reaped)
-            SETTLED.labels("park").inc(len(parked))
+            self._metrics.reclaimed.inc(reaped)
+            self._metrics.settled.labels("park").inc(len(parked))
             letters = [f"{shard}-{letter.decode()}" for letter in parked]
             logger.warning("leases ran out", extra={"reclaimed": reaped, "dead_letters": letters, "shard": shard})
-        CLAIMS.inc(len(rows))
+        self._metrics.claims.inc(len(rows))
         held_until = asked + self._held_seconds
         return [self._to_claim(held_until, now_ms / 1000, *row) for row in rows]
 
@@ -401,7 +389,7 @@ class Queue:
         outcome: int = await self._verdicts[self._shards.of(mailbox)].submit(
             args, weight=1, timeout_seconds=self._shards.patience_seconds
         )
-        SETTLED.labels(("lost", verb, "park")[outcome]).inc()
+        self._metrics.settled.labels(("lost", verb, "park")[outcome]).inc()
         return outcome
 
     # --- dead letters ---
@@ -457,12 +445,12 @@ class Queue:
             oldest_seconds=max(oldest_ms) / 1000, dead=sum(dead), dead_bytes=sum(dead_bytes), dead_lost=sum(lost),
             is_full=self._is_full(pending, size),
         )  # fmt: skip
-        PENDING.set(stats.pending)
-        BYTES.set(stats.bytes)
-        OLDEST_SECONDS.set(stats.oldest_seconds)
-        DEAD.set(stats.dead)
-        DEAD_BYTES.set(stats.dead_bytes)
-        DEAD_LOST.set(stats.dead_lost)
+        self._metrics.pending.set(stats.pending)
+        self._metrics.bytes.set(stats.bytes)
+        self._metrics.oldest_seconds.set(stats.oldest_seconds)
+        self._metrics.dead.set(stats.dead)
+        self._metrics.dead_bytes.set(stats.dead_bytes)
+        self._metrics.dead_lost.set(stats.dead_lost)
         return stats
 
     def _is_full(self, pending: Sequence[int], size: Sequence[int]) -> bool:
@@ -484,6 +472,17 @@ class Queue:
         ages = await self._shards.ask("waiting", shard, "ZMSCORE", f"{self._shards.prefixes[shard]}heads", *names)
         return {name: age is not None for name, age in zip(names, ages, strict=True)}
 
+    async def depths(self, groups: Sequence[str]) -> list[int]:
+        """How many events of each group are waiting or in flight. Writes nothing."""
+        if not groups:
+            return []
+        fields = [f"events:{group}" for group in groups]
+        rows = await all_of(
+            self._shards.ask("depths", shard, "HMGET", f"{prefix}held", *fields)
+            for shard, prefix in enumerate(self._shards.prefixes)
+        )
+        return [sum(int(count or 0) for count in counts) for counts in zip(*rows, strict=True)]
+
     async def audit(self) -> int:
         """Make mailboxes due that have events but no place in the schedule, pull back times that only a clock ahead can
         have written, count anew. Looks at the 200,000 oldest of each shard. Returns how many it moved: anything but 0
@@ -499,7 +498,7 @@ class Queue:
             if looked_at < AUDIT_MAILBOXES:
                 break
         for kind, count in found.items():
-            REPAIRS.labels(kind).inc(count)
+            self._metrics.repairs.labels(kind).inc(count)
         if found["place"] or found["depth"]:
             logger.error("the queue was damaged and is mended", extra={**found, "shard": shard})
         elif found["time"]:
