@@ -11,7 +11,7 @@ UV := uv==0.13.9
 COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml \
   $(if $(PACKAGE),--upgrade-package $(PACKAGE),--upgrade)
 
-.PHONY: setup demo test check coverage versions fuzz openapi licences bench chaos alerts lock clean help
+.PHONY: setup demo test check coverage versions fuzz openapi licences bench chaos alerts lock vendor clean help
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -83,6 +83,10 @@ lock:            ## renew the lock files (PACKAGE=name: this pin alone); needs u
 	$(COMPILE) --extra embedded --extra tracing --group dev -o requirements.lock
 	$(COMPILE) --extra tracing -c requirements.lock -o requirements-runtime.lock
 	$(COMPILE) --extra embedded --group bench -c requirements.lock -o requirements-bench.lock
+
+vendor: setup    ## renew the console's modules and their lock; needs npm
+	@"$(BIN)/python" infra/console_vendor.py
+	@"$(BIN)/python" infra/licences.py > docs/licences.md
 
 clean:           ## delete what the targets made; refuses while a demo is running
 	@test ! -x "$(BIN)/python" || "$(BIN)/python" -c "from pathlib import Path; from app.localhost.servers import remove_data; remove_data(Path('.data/demo/servers'))"

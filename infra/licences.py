@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements-runtime.lock"
+VENDORED = ROOT / "backend" / "app" / "console" / "static" / "vendor" / "vendor.lock.json"
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^ \\;]+)", re.MULTILINE)
 
 ALLOWED = re.compile(
@@ -51,5 +53,24 @@ def table() -> dict[str, str]:
     return {name: licence for name, licence in found.items() if licence is not None}
 
 
+VENDORED_HEAD = """
+
+The console's modules, which the package brings (`backend/app/console/static/vendor/`, with their licences' texts;
+`make vendor` renews them):
+
+| module | licence |
+|---|---|
+"""
+
+
+def vendored() -> dict[str, str]:
+    packages = json.loads(VENDORED.read_text(encoding="utf-8"))["packages"]
+    return {f"{package['name']} {package['version']}": package["licence"] for package in packages}
+
+
+def _rows(licences: dict[str, str]) -> str:
+    return "\n".join(f"| {name} | {licence} |" for name, licence in licences.items())
+
+
 if __name__ == "__main__":
-    print(HEAD + "\n".join(f"| {name} | {licence} |" for name, licence in table().items()))
+    print(HEAD + _rows(table()) + VENDORED_HEAD + _rows(vendored()))

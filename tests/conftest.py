@@ -33,7 +33,7 @@ settings.register_profile("explore", deadline=None)
 settings.load_profile("repeatable")  # a change is judged by what it does, not by luck; `make chaos` explores
 
 
-FLEETS = ("tests/chaos/", "tests/e2e/", "tests/topologies/")
+FLEETS = ("tests/browser/", "tests/chaos/", "tests/e2e/", "tests/topologies/")
 """Folders whose tests hold real replicas to seconds: with `-n`, one worker plays them, one after the other."""
 
 

@@ -15,6 +15,7 @@ from app.api import (
     routes_accounts,
     routes_admin,
     routes_bot,
+    routes_console,
     routes_conversations,
     routes_endpoints,
     routes_health,
@@ -86,6 +87,7 @@ def create_app(settings: Settings) -> Chorus:
     install_error_handlers(app)
     app.router.routes += [
         *routes_health.ROUTES,
+        *routes_console.ROUTES,
         PlainRoute(routes_webhook.PATH, routes_webhook.Handshake().answer, methods=["GET"]),
     ]
     app.include_router(routes_session.public)

@@ -94,5 +94,8 @@ def test_every_package_of_an_installation_has_a_licence_that_is_allowed_and_list
     listed = (ROOT / "docs/licences.md").read_text(encoding="utf-8")
     missing = [name for name, licence in found.items() if f"| {name} | {licence} |" not in listed]
     assert not missing, "make licences"
+    brought: dict[str, str] = licences.vendored()
+    assert {name: licence for name, licence in brought.items() if not licences.ALLOWED.search(licence)} == {}
     rows = {line.split(" | ")[0].lstrip("| ") for line in listed.splitlines() if line.startswith("| ")}
-    assert rows - {"package"} <= set(licences.pinned()), "make licences"
+    assert rows - {"package", "module"} <= {*licences.pinned(), *brought}, "make licences"
+    assert set(brought) <= rows, "make licences"

@@ -58,6 +58,12 @@ async def count_conversations(replica: Replica, user: CurrentUser, account_id: A
     return ConversationCountsOut.model_validate(await replica.conversations.counts(user, account_id))
 
 
+@router.get("/{conversation_id}", responses=problems(401, 404, 422, 503))
+async def get_conversation(replica: Replica, user: CurrentUser, conversation_id: str) -> ConversationOut:
+    """For members."""
+    return ConversationOut.model_validate(await replica.conversations.get(user, conversation_id))
+
+
 @router.get("/{conversation_id}/messages", responses=problems(401, 404, 422, 503))
 async def list_messages(
     replica: Replica, user: CurrentUser, conversation_id: str, limit: Limit = 50, cursor: MessageCursor = None

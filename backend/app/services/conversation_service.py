@@ -75,6 +75,9 @@ class ConversationService:
         await self._accounts.authorize(user, account_id, Role.VIEWER)
         return await self._store.count_conversations(account_id, most=COUNTED_TO)
 
+    async def get(self, user: User, conversation_id: str) -> Conversation:
+        return await self._authorized(user, conversation_id, Role.VIEWER)
+
     async def messages(self, user: User, conversation_id: str, *, limit: int, cursor: str | None) -> Page[Message]:
         await self._authorized(user, conversation_id, Role.VIEWER)
         return await self._store.list_messages(conversation_id, limit=limit, cursor=cursor)

@@ -1,0 +1,62 @@
+// Times in the reader's own time zone and language, and other figures in words.
+import { locale, number, t } from "./i18n.js";
+
+const MINUTE = 60_000;
+const HOUR = 60 * MINUTE;
+const DAY = 24 * HOUR;
+
+const of = (options) => (at) => new Intl.DateTimeFormat(locale(), options).format(new Date(at));
+
+export const clock = of({ hour: "2-digit", minute: "2-digit" });
+export const dateAndTime = of({ dateStyle: "medium", timeStyle: "short" });
+export const exactly = of({ dateStyle: "full", timeStyle: "medium" });
+export const day = of({ dateStyle: "medium" });
+const weekday = of({ weekday: "short" });
+const shortDay = of({ day: "numeric", month: "short" });
+const longDay = of({ weekday: "long", day: "numeric", month: "long" });
+
+export const dayKey = (at) => new Date(at).toDateString();
+
+/** For lists: the time today, the weekday this week, else the date. */
+export function listTime(at, now = Date.now()) {
+  if (dayKey(at) === dayKey(now)) return clock(at);
+  return now - new Date(at) < 6 * DAY ? weekday(at) : shortDay(at);
+}
+
+/** Between messages: today, yesterday, else the date. */
+export function dayName(at, now = Date.now()) {
+  if (dayKey(at) === dayKey(now)) return t("time.today");
+  if (dayKey(at) === dayKey(now - DAY)) return t("time.yesterday");
+  return longDay(at);
+}
+
+/** A span in its two largest units: "3 h 20 min". */
+export function span(seconds) {
+  const s = Math.max(0, Math.round(seconds));
+  if (s < 60) return t("time.seconds", { s });
+  const minutes = Math.floor(s / 60);
+  if (minutes < 60) return t("time.minutes", { m: minutes });
+  const hours = Math.floor(minutes / 60);
+  if (hours < 48) return minutes % 60 ? t("time.hours_minutes", { h: hours, m: minutes % 60 }) : t("time.hours", { h: hours });
+  return t("time.days", { d: Math.floor(hours / 24) });
+}
+
+export const ago = (at) => t("time.ago", { span: span((Date.now() - new Date(at)) / 1000) });
+
+export function bytes(count) {
+  if (count < 1000) return t("unit.bytes", { n: count });
+  const [value, unit] = count < 1e6 ? [count / 1e3, "kB"] : count < 1e9 ? [count / 1e6, "MB"] : [count / 1e9, "GB"];
+  return `${number(value, { maximumFractionDigits: 1 })} ${unit}`;
+}
+
+export const percent = (share) => number(share, { style: "percent", maximumFractionDigits: 1 });
+
+/** How a customer is called: name, else number, else the group. */
+export function contactName(contact) {
+  return contact.name?.trim() || phone(contact.wa_id) || contact.user_id || contact.group_id || t("contact.unknown");
+}
+
+export const phone = (digits) => (digits ? `+${digits}` : "");
+
+export const initials = (name) =>
+  name.replace(/[^\p{L}\p{N} ]/gu, "").trim().split(/\s+/).slice(0, 2).map((word) => [...word][0] ?? "").join("").toUpperCase() || "·";

@@ -1,0 +1,61 @@
+// Where a person writes to the customer. The draft is kept on this computer until it is sent.
+import { useEffect, useRef, useState } from "preact/hooks";
+import { html } from "../html.js";
+import { number, t } from "../i18n.js";
+import { Button } from "../ui.js";
+import { send } from "./store.js";
+
+const MAX_CHARACTERS = 20_000;
+const NEAR = 1000;
+const KEPT = "chorus.draft.";
+const MAX_HEIGHT = 220;
+
+const draftOf = (id) => localStorage.getItem(KEPT + id) ?? "";
+
+function keepDraft(id, text) {
+  try {
+    if (text) localStorage.setItem(KEPT + id, text);
+    else localStorage.removeItem(KEPT + id);
+  } catch {
+    // The browser's store is full or forbidden: the draft lives as long as the page.
+  }
+}
+
+export function Composer({ conversation, isOpen }) {
+  const [text, setText] = useState(draftOf(conversation.id));
+  const box = useRef(null);
+  useEffect(() => {
+    const field = box.current;
+    if (!field) return;
+    field.style.height = "auto";
+    field.style.height = `${Math.min(field.scrollHeight + 2, MAX_HEIGHT)}px`;
+  }, [text]);
+  const change = (value) => {
+    setText(value);
+    keepDraft(conversation.id, value);
+  };
+  if (conversation.contact.group_id) return html`<p class="composer-note">${t("composer.group")}</p>`;
+  if (!isOpen) return html`<p class="composer-note">${t("composer.closed")}</p>`;
+  const submit = (event) => {
+    event?.preventDefault();
+    if (!text.trim()) return;
+    send(conversation, text.trim());
+    change("");
+    box.current?.focus();
+  };
+  const pressed = (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) submit(event);
+    if (event.key === "Escape") {
+      event.stopPropagation();
+      box.current.blur();
+    }
+  };
+  const left = MAX_CHARACTERS - text.length;
+  return html`<form class="composer" onSubmit=${submit}>
+    <textarea id="composer" ref=${box} rows="1" dir="auto" value=${text} maxlength=${MAX_CHARACTERS} placeholder=${t("composer.placeholder")} aria-label=${t("composer.placeholder")}
+      onInput=${(event) => change(event.target.value)} onKeyDown=${pressed}></textarea>
+    ${left < NEAR && html`<span class="quiet left">${number(left)}</span>`}
+    <${Button} type="submit" kind="primary round" icon="send" label=${t("composer.send")} disabled=${!text.trim()} />
+    ${conversation.bot_enabled && html`<p class="composer-hint">${t("composer.takes_over")}</p>`}
+  </form>`;
+}

@@ -1,0 +1,114 @@
+// The lists: who needs a person, what is unread, what the bot holds, and all. One row for each conversation.
+import { useEffect, useRef, useState } from "preact/hooks";
+import { contactName, initials, listTime, phone } from "../format.js";
+import { html } from "../html.js";
+import { t, worded } from "../i18n.js";
+import { Icon } from "../icons.js";
+import { go, pathOf } from "../router.js";
+import { accounts } from "../session.js";
+import { Empty, Loading, Problem, Time } from "../ui.js";
+import { Windowed } from "../windowed.js";
+import { search, searchNow, searchSoon } from "./search.js";
+import { counts, list, loadList, loadMoreOfList, VIEWS } from "./store.js";
+import { holder } from "./holder.js";
+
+const COUNT_OF = { needs: "needs_human", unread: "unread", bot: "bot", all: "all" };
+
+export function ConversationList({ account, view, openId }) {
+  const handle = useRef(null);
+  useEffect(() => { if (openId) handle.current?.scrollTo(openId); }, [openId]);
+  return html`<section class="list-pane" aria-label=${t("list.label")}>
+    <header class="list-head">
+      <${AccountChoice} account=${account} />
+      <${Search} />
+      <nav class="views" aria-label=${t("list.views")}>
+        ${VIEWS.map((name) => html`<a key=${name} href=${pathOf({ screen: "inbox", account: account.id, view: name, id: openId })} aria-current=${view === name ? "true" : null}>
+          ${t(`view.${name}`)}<${Count} of=${name} /></a>`)}
+      </nav>
+    </header>
+    <${Rows} view=${view} account=${account} openId=${openId} handle=${handle} />
+  </section>`;
+}
+
+function Count({ of }) {
+  const count = counts.value?.[COUNT_OF[of]];
+  return count === undefined ? null : html`<b class="count ${of === "needs" && count ? "warm" : ""}">${count > 9999 ? "9999+" : count}</b>`;
+}
+
+function AccountChoice({ account }) {
+  const all = accounts.value;
+  if (all.length < 2) return html`<h1 class="list-title">${account.name}</h1>`;
+  return html`<select class="account-choice" aria-label=${t("accounts.choose")} value=${account.id}
+    onChange=${(event) => go({ screen: "inbox", account: event.target.value })}>${all.map((one) => html`<option key=${one.id} value=${one.id}>${one.name}</option>`)}</select>`;
+}
+
+function Search() {
+  const [text, setText] = useState(search.value);
+  const change = (value) => {
+    setText(value);
+    if (value) searchSoon(value);
+    else searchNow("");
+  };
+  return html`<div class="search" role="search"><${Icon} name="search" size=${18} />
+    <input id="search" type="search" value=${text} placeholder=${t("list.search")} aria-label=${t("list.search")} maxlength="200" autocomplete="off"
+      onInput=${(event) => change(event.target.value)}
+      onKeyDown=${(event) => { if (event.key === "Enter") searchNow(text); if (event.key === "Escape") { change(""); event.target.blur(); } }} />
+  </div>`;
+}
+
+function Rows({ view, account, openId, handle }) {
+  const { items, error, isLoading, isLoadingMore } = list.value;
+  if (error && !items.length) return html`<div class="pad"><${Problem} error=${error} retry=${loadList} /></div>`;
+  if (!items.length) return isLoading ? html`<${Loading} />` : html`<${Nothing} view=${view} />`;
+  return html`${error && html`<div class="pad"><${Problem} error=${error} retry=${loadList} /></div>`}
+    <${Windowed} key=${`${account.id}/${view}/${search.value}`} class="rows" items=${items} keyOf=${(item) => item.id} estimate=${73} label=${t("list.label")} role="list"
+      render=${(item) => html`<${Row} conversation=${item} href=${pathOf({ screen: "inbox", account: account.id, view, id: item.id })} isOpen=${item.id === openId} />`}
+      onEnd=${loadMoreOfList} handle=${(to) => { handle.current = to; }} footer=${isLoadingMore && html`<${Loading} />`} />`;
+}
+
+const Nothing = ({ view }) => search.value
+  ? html`<${Empty} icon="search" title=${t("list.no_match")} hint=${t("list.no_match_hint")} />`
+  : html`<${Empty} icon=${view === "needs" ? "check" : "inbox"} title=${t(`empty.${view}`)} hint=${t(`empty.${view}_hint`)} />`;
+
+function Row({ conversation, href, isOpen }) {
+  const { contact, unread_count: unread } = conversation;
+  const name = contactName(contact);
+  const at = conversation.last_inbound_at ?? conversation.updated_at;
+  return html`<a class="row ${unread ? "unread" : ""} ${conversation.needs_human ? "needs" : ""}" href=${href} aria-current=${isOpen ? "true" : null}>
+    <${Avatar} name=${name} />
+    <span class="row-main">
+      <span class="row-top"><bdi class="row-name">${name}</bdi><span class="row-time"><${Time} at=${at} format=${listTime} /></span></span>
+      <span class="row-bottom"><span class="row-state">${stateOf(conversation)}</span>
+        ${unread > 0 && html`<b class="count" title=${t("list.unread", { n: unread })}>${unread > 99 ? "99+" : unread}<span class="visually-hidden"> ${t("list.unread", { n: unread })}</span></b>`}</span>
+    </span>
+  </a>`;
+}
+
+/** The most important thing to know, in a few words. */
+function stateOf(conversation) {
+  if (conversation.needs_human) {
+    const reason = conversation.needs_human_reason;
+    return html`<span class="flag"><${Icon} name="alert" size=${14} />${reason ? worded("reason", reason) : t("list.needs")}</span>`;
+  }
+  const who = holder(conversation);
+  const words = t(`holder.${who}`);
+  const { contact } = conversation;
+  return html`<${Icon} name=${who === "bot" ? "bot" : "person"} size=${14} />${contact.name && contact.wa_id ? `${phone(contact.wa_id)} · ${words}` : words}`;
+}
+
+const HUES = 8;
+
+export function Avatar({ name }) {
+  let sum = 0;
+  for (const letter of name) sum = (sum * 31 + letter.codePointAt(0)) % 9973;
+  return html`<span class="avatar hue-${sum % HUES}" aria-hidden="true">${initials(name)}</span>`;
+}
+
+/** Open the conversation after (1) or before (-1) the open one. */
+export function neighbour(id, step, open) {
+  const { items } = list.peek();
+  const at = items.findIndex((item) => item.id === id);
+  const next = items[at < 0 ? 0 : at + step];
+  if (next) open(next.id);
+}
+

@@ -1,0 +1,109 @@
+// One message: its words or what it carries, when, who wrote it, and what became of it.
+import { bytes, clock } from "../format.js";
+import { html } from "../html.js";
+import { has, t, worded } from "../i18n.js";
+import { Icon } from "../icons.js";
+import { Button, Time } from "../ui.js";
+import { formatted } from "./markup.js";
+
+const TICKS = { pending: "clock", sending: "clock", sent: "one", delivered: "two", read: "two", played: "two" };
+
+export function Ticks({ status }) {
+  const kind = TICKS[status];
+  if (!kind) return null;
+  const words = t(`status.${status}`);
+  return html`<span class="ticks ${status}" role="img" aria-label=${words} title=${words}>${kind === "clock" ? html`<${Icon} name="clock" size=${13} />`
+    : html`<svg width="16" height="11" viewBox="0 0 16 11" fill="none" stroke="currentColor" stroke-width="1.5" stroke-linecap="round" stroke-linejoin="round" aria-hidden="true">
+        <path d="m1.5 6 3 3 6-7" />${kind === "two" && html`<path d="m6.5 8 1 1 6-7" />`}</svg>`}</span>`;
+}
+
+export function Message({ message, reactions, quoted }) {
+  const isOut = message.direction === "outbound";
+  return html`<article class="message ${isOut ? "out" : "in"} by-${message.author} ${message.status === "failed" ? "failed" : ""}">
+    <div class="bubble">
+      ${isOut && html`<span class="author">${t(`author.${message.author}`)}</span>`}
+      ${quoted && html`<blockquote dir="auto">${quoted.text ?? worded("type", quoted.type)}</blockquote>`}
+      <${Content} message=${message} />
+      ${message.edited_at && html`<${Edits} message=${message} />`}
+      <footer><${Time} at=${message.timestamp} format=${clock} />${isOut && html`<${Ticks} status=${message.status} />`}</footer>
+      ${reactions?.length > 0 && html`<span class="reactions" title=${t("thread.reactions")}>${reactions.join(" ")}</span>`}
+    </div>
+    ${message.status === "failed" && html`<${Failure} error=${message.error} />`}
+  </article>`;
+}
+
+/** WhatsApp's error: ours in words where we know the code, and Meta's own. */
+export function Failure({ error }) {
+  const code = error?.code;
+  const own = code && has(`meta.${code}`) ? t(`meta.${code}`) : null;
+  const theirs = [error?.title, error?.message, error?.details ?? error?.error_data?.details].filter((words) => typeof words === "string" && words);
+  const said = [...new Set(theirs)].join(" · ");
+  return html`<p class="failure"><${Icon} name="alert" size=${14} /><span>${own ?? t("thread.failed")}${said && html` <span class="quiet">${t("thread.meta_says", { words: said, code: code ?? "?" })}</span>`}</span></p>`;
+}
+
+function Edits({ message }) {
+  const before = message.edits.filter((edit) => typeof edit.text === "string");
+  if (!before.length) return html`<p class="edited">${t("thread.edited")}</p>`;
+  return html`<details class="edited"><summary>${t("thread.edited")}</summary>${before.map((edit, index) => html`<p key=${index} dir="auto">${edit.text}</p>`)}</details>`;
+}
+
+const Text = ({ text }) => html`<p class="text" dir="auto">${formatted(text)}</p>`;
+
+/** By type; a type that is not known yet shows its name and whatever text it has. */
+function Content({ message }) {
+  const { type, text, payload } = message;
+  const node = payload?.[type];
+  if (message.media) return html`<${Media} message=${message} />`;
+  if (type === "text" || type === "button" || type === "interactive") {
+    return text ? html`${type !== "text" && message.direction === "inbound" && html`<span class="kind">${t("type.choice")}</span>`}<${Text} text=${text} />` : html`<${Kind} type=${type} />`;
+  }
+  if (type === "location" && node) return html`<${Place} place=${node} />`;
+  if (type === "contacts" && Array.isArray(node)) return html`<${Cards} cards=${node} />`;
+  if (type === "edit" && text) return html`<span class="kind">${t("thread.edited")}</span><${Text} text=${text} />`;
+  const caption = node && typeof node === "object" && typeof node.caption === "string" ? node.caption : text;
+  return html`<${Kind} type=${type} name=${typeof node?.filename === "string" ? node.filename : null} />${caption && html`<${Text} text=${caption} />`}`;
+}
+
+const KIND_ICONS = { image: "image", sticker: "image", video: "image", audio: "sound", voice: "sound", document: "file", location: "place" };
+
+const Kind = ({ type, name }) => html`<span class="kind"><${Icon} name=${KIND_ICONS[type] ?? "file"} size=${16} />${worded("type", type)}${name && html`<bdi class="file-name">${name}</bdi>`}</span>`;
+
+function Place({ place }) {
+  const { latitude, longitude } = place;
+  const where = [place.name, place.address].filter((part) => typeof part === "string");
+  const isPoint = Number.isFinite(Number(latitude)) && Number.isFinite(Number(longitude));
+  return html`<div class="attached"><${Icon} name="place" /><div>${where.map((line, index) => html`<p key=${index} dir="auto">${line}</p>`)}
+    ${isPoint && html`<a href=${`https://www.openstreetmap.org/?mlat=${Number(latitude)}&mlon=${Number(longitude)}#map=16/${Number(latitude)}/${Number(longitude)}`}
+      target="_blank" rel="noopener noreferrer">${t("thread.map")}</a>`}</div></div>`;
+}
+
+const Cards = ({ cards }) => cards.slice(0, 20).map((card, index) => html`<div key=${index} class="attached"><${Icon} name="person" /><div>
+  <p dir="auto">${String(card?.name?.formatted_name ?? t("type.contacts"))}</p>
+  ${(Array.isArray(card?.phones) ? card.phones : []).slice(0, 5).map((one, n) => html`<p key=${n} class="quiet">${String(one?.phone ?? "")}</p>`)}</div></div>`);
+
+/** A file that is kept. Pictures and sounds come from our own server, with their type checked there. */
+function Media({ message }) {
+  const { media, text } = message;
+  const href = `/messages/${encodeURIComponent(message.id)}/media`;
+  const isHere = !media.state || ["stored", "ready", "kept", "available"].includes(media.state);
+  const label = media.description || worded("type", media.kind ?? message.type);
+  return html`<div class="media">
+    ${isHere && ["image", "sticker"].includes(media.kind) ? html`<a href=${href} target="_blank" rel="noopener"><img src=${href} alt=${label} loading="lazy" /></a>`
+      : isHere && ["audio", "voice"].includes(media.kind) ? html`<audio controls preload="none" src=${href} aria-label=${label}></audio>`
+      : isHere && media.kind === "video" ? html`<video controls preload="none" src=${href} aria-label=${label}></video>`
+      : html`<${Kind} type=${media.kind ?? message.type} />`}
+    <p class="file"><bdi>${media.name ?? ""}</bdi> <span class="quiet">${media.size ? bytes(media.size) : ""}</span>
+      ${isHere ? html` <a href=${href} download=${media.name ?? ""}>${t("thread.download")}</a>` : html` <span class="quiet">${worded("media", media.state)}</span>`}</p>
+    ${media.description && html`<p class="description" dir="auto">${media.description}</p>`}
+    ${text && text !== media.description && html`<${Text} text=${text} />`}
+  </div>`;
+}
+
+/** A message of ours that the thread does not show yet. */
+export const Waiting = ({ message, onAgain, onGiveUp }) => html`<article class="message out by-human ${message.state}">
+  <div class="bubble"><span class="author">${t("author.human")}</span><${Text} text=${message.text} />
+    <footer><${Time} at=${message.at} format=${clock} />${message.state !== "failed" && html`<${Ticks} status="pending" />`}</footer></div>
+  ${message.state === "failed" && html`<div class="failure" role="alert"><${Icon} name="alert" size=${14} /><span>${t("thread.not_sent", { why: message.error.message })}</span>
+    <${Button} onClick=${onAgain}>${t("thread.send_again")}</${Button}><${Button} kind="bare" onClick=${onGiveUp}>${t("thread.give_up")}</${Button}></div>`}
+</article>`;
+

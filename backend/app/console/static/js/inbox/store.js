@@ -1,0 +1,283 @@
+// What the inbox knows: one list of conversations, one open thread, and what is on its way. Everything comes from the
+// HTTP API; events only say what to ask for again, so that a missed or repeated one changes nothing.
+import { batch, computed, signal } from "@preact/signals";
+import { api, newKey, query } from "../api.js";
+import { contactName } from "../format.js";
+import { t } from "../i18n.js";
+import { follow } from "../stream.js";
+import { notifyNeeds } from "./notices.js";
+
+const PAGE = 50;
+const LIST_MS = 400;
+const THREAD_MS = 40;
+export const VIEWS = ["needs", "unread", "bot", "all"];
+const FILTERS = { needs: { needs_human: true }, unread: { unread: true }, bot: { bot: true }, all: {} };
+
+const EMPTY_LIST = { items: [], cursor: null, error: null, isLoading: true, isLoadingMore: false };
+export const list = signal(EMPTY_LIST);
+/** {needs_human, unread, bot, all}; null while they are not known. */
+export const counts = signal(null);
+export const needsCount = computed(() => counts.value?.needs_human ?? 0);
+/** The open thread: {id, conversation, messages (oldest first), cursor, error, isLoading, isLoadingMore}. */
+export const thread = signal(null);
+/** Messages of ours that the thread does not show yet, by conversation: [{key, text, state, error}]. */
+export const outbox = signal({});
+
+let accountId = null;
+let shown = { view: "all", q: "" };
+let listTurn = 0;
+let threadTurn = 0;
+
+/** Begin with an account: its counts and its live stream. Returns the function that ends it. */
+export function startAccount(id) {
+  accountId = id;
+  batch(() => {
+    list.value = EMPTY_LIST;
+    counts.value = null;
+    thread.value = null;
+  });
+  loadCounts();
+  const unfollow = follow(id, (event) => heard(event));
+  return () => {
+    unfollow();
+    accountId = null;
+    clearTimeout(listTimer);
+    clearTimeout(threadTimer);
+    listTimer = threadTimer = null;
+  };
+}
+
+// --- events ---------------------------------------------------------------------------------------------------------
+
+let listTimer = null;
+let threadTimer = null;
+
+const listeners = new Set();
+
+/** Other screens hear of the account's events too. Returns the function that ends it. */
+export function onEvent(listener) {
+  listeners.add(listener);
+  return () => listeners.delete(listener);
+}
+
+function heard(event) {
+  for (const listener of listeners) listener(event);
+  const isOpen = thread.value && (event.type === "reset" || event.conversation_id === thread.value.id);
+  if (isOpen) threadTimer ??= setTimeout(() => ((threadTimer = null), refreshThread()), THREAD_MS);
+  if (event.type === "reset" || event.conversation_id) listTimer ??= setTimeout(() => ((listTimer = null), refreshList()), LIST_MS);
+  if (event.type === "conversation.needs_human") notifyNeeds(event, list.peek().items, accountId);
+}
+
+// --- the list -------------------------------------------------------------------------------------------------------
+
+const listPath = (cursor, limit = PAGE) => `/conversations?${query({ account_id: accountId, ...FILTERS[shown.view], q: shown.q, limit, cursor })}`;
+
+export async function showList(view, q) {
+  shown = { view, q };
+  list.value = { ...EMPTY_LIST, items: [] };
+  await loadList();
+}
+
+/** The first page anew, in place of what is shown. */
+export async function loadList() {
+  if (!accountId) return;
+  const mine = (listTurn += 1);
+  list.value = { ...list.value, isLoading: true };
+  try {
+    const page = await api("GET", listPath());
+    if (mine === listTurn) list.value = { items: page.items, cursor: page.next_cursor, error: null, isLoading: false, isLoadingMore: false };
+  } catch (error) {
+    if (mine === listTurn) list.value = { ...list.value, error, isLoading: false, isLoadingMore: false };
+  }
+}
+
+/** The first page again, merged into what is shown: the reader keeps their place. */
+async function refreshList() {
+  if (!accountId) return;
+  loadCounts();
+  const mine = listTurn;
+  if (list.value.isLoading) return;
+  try {
+    const page = await api("GET", listPath());
+    if (mine !== listTurn) return;
+    const fresh = new Map(page.items.map((item) => [item.id, item]));
+    const last = page.items.at(-1);
+    // What was on the first page and is not any more has moved down, or left the list.
+    const rest = list.value.items.filter((item) => !fresh.has(item.id) && page.next_cursor && last && Date.parse(item.updated_at) <= Date.parse(last.updated_at));
+    const isWhole = rest.length === 0;
+    list.value = { ...list.value, items: [...page.items, ...rest], cursor: isWhole ? page.next_cursor : list.value.cursor, error: null };
+    syncOpen(fresh);
+  } catch (error) {
+    if (mine === listTurn) list.value = { ...list.value, error };
+  }
+}
+
+export async function loadMoreOfList() {
+  const { cursor, isLoading, isLoadingMore, error } = list.value;
+  if (!cursor || isLoading || isLoadingMore || error) return;
+  const mine = listTurn;
+  list.value = { ...list.value, isLoadingMore: true };
+  try {
+    const page = await api("GET", listPath(cursor));
+    if (mine !== listTurn) return;
+    const known = new Set(list.value.items.map((item) => item.id));
+    list.value = { ...list.value, items: [...list.value.items, ...page.items.filter((item) => !known.has(item.id))], cursor: page.next_cursor, isLoadingMore: false };
+  } catch (problem) {
+    if (mine === listTurn) list.value = { ...list.value, error: problem, isLoadingMore: false };
+  }
+}
+
+export async function loadCounts() {
+  const mine = accountId;
+  try {
+    const found = await api("GET", `/conversations/counts?${query({ account_id: mine })}`);
+    if (mine === accountId) counts.value = found;
+  } catch {
+    // The lists work without their figures.
+  }
+}
+
+function syncOpen(fresh) {
+  const open = thread.value;
+  if (open && fresh.has(open.id)) thread.value = { ...open, conversation: fresh.get(open.id) };
+}
+
+/** A conversation as an answer of the API has just shown it. */
+function replaced(conversation) {
+  batch(() => {
+    list.value = { ...list.value, items: list.value.items.map((item) => (item.id === conversation.id ? conversation : item)) };
+    syncOpen(new Map([[conversation.id, conversation]]));
+  });
+}
+
+// --- the thread -----------------------------------------------------------------------------------------------------
+
+const threadPath = (id, cursor, limit = PAGE) => `/conversations/${encodeURIComponent(id)}/messages?${query({ limit, cursor })}`;
+
+export async function openThread(id) {
+  const mine = (threadTurn += 1);
+  if (!id) {
+    thread.value = null;
+    return;
+  }
+  const conversation = list.value.items.find((item) => item.id === id) ?? null;
+  thread.value = { id, conversation, messages: [], cursor: null, error: null, isLoading: true, isLoadingMore: false };
+  try {
+    const [page, found] = await Promise.all([api("GET", threadPath(id)), conversation ?? api("GET", `/conversations/${encodeURIComponent(id)}`)]);
+    if (mine !== threadTurn) return;
+    batch(() => {
+      thread.value = { ...thread.value, conversation: thread.value.conversation ?? found, messages: page.items.toReversed(), cursor: page.next_cursor, isLoading: false };
+      settleOutbox(id);
+    });
+  } catch (error) {
+    if (mine === threadTurn) thread.value = { ...thread.value, error, isLoading: false };
+  }
+}
+
+/** The newest messages again: new ones are added, known ones brought up to date. */
+export async function refreshThread() {
+  const open = thread.value;
+  if (!open || open.isLoading) return;
+  const mine = threadTurn;
+  try {
+    const page = await api("GET", threadPath(open.id));
+    if (mine !== threadTurn) return;
+    batch(() => {
+      thread.value = { ...thread.value, ...merged(thread.value, page), error: null };
+      settleOutbox(open.id);
+    });
+  } catch (error) {
+    if (mine === threadTurn) thread.value = { ...thread.value, error };
+  }
+}
+
+function merged(open, page) {
+  const fresh = page.items.toReversed();
+  const ids = new Set(fresh.map((message) => message.id));
+  const touches = open.messages.length === 0 || open.messages.some((message) => ids.has(message.id));
+  // So much came meanwhile that there may be a gap: begin again at the newest.
+  if (!touches) return { messages: fresh, cursor: page.next_cursor };
+  return { messages: [...open.messages.filter((message) => !ids.has(message.id)), ...fresh], cursor: open.cursor };
+}
+
+export async function loadOlder() {
+  const open = thread.value;
+  if (!open?.cursor || open.isLoading || open.isLoadingMore) return;
+  const mine = threadTurn;
+  thread.value = { ...open, isLoadingMore: true };
+  try {
+    const page = await api("GET", threadPath(open.id, open.cursor));
+    if (mine !== threadTurn) return;
+    const known = new Set(thread.value.messages.map((message) => message.id));
+    const older = page.items.toReversed().filter((message) => !known.has(message.id));
+    thread.value = { ...thread.value, messages: [...older, ...thread.value.messages], cursor: page.next_cursor, isLoadingMore: false };
+  } catch (error) {
+    if (mine === threadTurn) thread.value = { ...thread.value, error, isLoadingMore: false };
+  }
+}
+
+export async function markRead(conversation) {
+  replaced({ ...conversation, unread_count: 0 });
+  replaced(await api("POST", `/conversations/${encodeURIComponent(conversation.id)}/read`));
+  loadCounts();
+}
+
+/** The bot answers here, or people do. Shown at once; put back if the server refuses. */
+export async function setBot(conversation, enabled) {
+  replaced({ ...conversation, bot_enabled: enabled });
+  try {
+    replaced(await api("POST", `/conversations/${encodeURIComponent(conversation.id)}/bot`, { enabled }));
+    loadCounts();
+  } catch (error) {
+    replaced(conversation);
+    throw error;
+  }
+}
+
+// --- sending --------------------------------------------------------------------------------------------------------
+
+const changeOutbox = (id, change) => {
+  outbox.value = { ...outbox.value, [id]: change(outbox.value[id] ?? []) };
+};
+
+export function send(conversation, text) {
+  const message = { key: newKey(), text, at: new Date().toISOString(), state: "sending", error: null };
+  changeOutbox(conversation.id, (items) => [...items, message]);
+  return deliver(conversation, message);
+}
+
+/** The same message again, under the same key: whatever became of the first try, the customer gets it once. */
+export function sendAgain(conversation, message) {
+  return deliver(conversation, message);
+}
+
+export function giveUp(conversation, message) {
+  changeOutbox(conversation.id, (items) => items.filter((item) => item.key !== message.key));
+}
+
+async function deliver(conversation, message) {
+  const { id } = conversation;
+  const mark = (change) => changeOutbox(id, (items) => items.map((item) => (item.key === message.key ? { ...item, ...change } : item)));
+  mark({ state: "sending", error: null });
+  try {
+    const reply = await api("POST", `/conversations/${encodeURIComponent(id)}/messages`, { text: message.text }, { headers: { "Idempotency-Key": message.key } });
+    mark({ state: "accepted", replyKey: reply.key });
+    replaced({ ...conversation, bot_enabled: false });
+    loadCounts();
+    setTimeout(() => thread.value?.id === id && refreshThread(), 600);
+  } catch (error) {
+    mark({ state: "failed", error });
+  }
+}
+
+/** What the thread shows by now leaves the outbox. */
+function settleOutbox(id) {
+  const waiting = outbox.value[id];
+  if (!waiting?.length) return;
+  const shownKeys = thread.value.messages.map((message) => message.outbound_key).filter(Boolean);
+  const left = waiting.filter((item) => !item.replyKey || !shownKeys.some((key) => key.startsWith(item.replyKey)));
+  if (left.length !== waiting.length) changeOutbox(id, () => left);
+}
+
+/** What the list says of a conversation in one line. */
+export const titleOf = (conversation) => contactName(conversation.contact) || t("contact.unknown");

@@ -1,0 +1,135 @@
+// The open conversation: who it is with, who answers, what was said, and the box to write in.
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { contactName, dayKey, dayName, phone, span } from "../format.js";
+import { html } from "../html.js";
+import { t, worded } from "../i18n.js";
+import { Icon } from "../icons.js";
+import { may } from "../session.js";
+import { useKeys } from "../shortcuts.js";
+import { Badge, Button, Empty, Loading, Problem, tell } from "../ui.js";
+import { Windowed } from "../windowed.js";
+import { Composer } from "./composer.js";
+import { holder, windowLeft } from "./holder.js";
+import { Avatar } from "./list.js";
+import { Message, Waiting } from "./message.js";
+import { giveUp, loadOlder, markRead, openThread, outbox, sendAgain, setBot } from "./store.js";
+
+const TICK_MS = 20_000;
+const CLOSING_MS = 2 * 3600 * 1000;
+
+export function Thread({ id, thread, account, onBack }) {
+  const conversation = thread?.conversation;
+  const mayWrite = may(account.id, "agent");
+  useEffect(() => {
+    if (conversation?.unread_count && mayWrite && document.visibilityState === "visible") markRead(conversation).catch(() => {});
+  }, [conversation?.id, conversation?.unread_count]);
+  const now = useNow();
+  const who = conversation && holder(conversation, now);
+  const isBots = conversation?.bot_enabled && who !== "opted_out";
+  const turn = async () => {
+    await setBot(conversation, !isBots);
+    tell(t(isBots ? "thread.taken" : "thread.given"));
+  };
+  useKeys({
+    r: () => document.getElementById("composer")?.focus(),
+    t: () => mayWrite && conversation && document.querySelector(".take")?.click(),
+  }, [conversation?.id, mayWrite]);
+  if (thread?.error && !thread.messages.length) {
+    return html`<${Head} onBack=${onBack} /><div class="pad"><${Problem} error=${thread.error} retry=${() => openThread(id)} /></div>`;
+  }
+  return html`<${Head} conversation=${conversation} onBack=${onBack} now=${now}>
+      ${conversation && html`<${Holder} who=${who} />`}
+      ${conversation && mayWrite && !conversation.contact.group_id && html`<${Button} class="button take ${isBots ? "primary" : "plain"}" onClick=${turn}>${t(isBots ? "thread.take" : "thread.give")}</${Button}>`}
+    </${Head}>
+    ${conversation?.needs_human && html`<${Needs} conversation=${conversation} />`}
+    ${!thread || thread.isLoading ? html`<${Loading} />` : html`<${Messages} thread=${thread} />`}
+    ${conversation && mayWrite && html`<${Composer} key=${conversation.id} conversation=${conversation} account=${account} isOpen=${windowLeft(conversation, now) > 0} />`}`;
+}
+
+function useNow() {
+  const [now, setNow] = useState(Date.now());
+  useEffect(() => {
+    const timer = setInterval(() => setNow(Date.now()), TICK_MS);
+    return () => clearInterval(timer);
+  }, []);
+  return now;
+}
+
+function Head({ conversation, onBack, now, children }) {
+  const name = conversation ? contactName(conversation.contact) : "";
+  return html`<header class="thread-head">
+    <${Button} kind="bare back" icon="back" label=${t("thread.back")} onClick=${onBack} />
+    ${conversation && html`<${Avatar} name=${name} />
+      <div class="thread-who"><h1><bdi>${name}</bdi></h1><p class="quiet">${conversation.contact.name ? phone(conversation.contact.wa_id) : ""} <${Window} conversation=${conversation} now=${now} /></p></div>
+      <div class="thread-actions">${children}</div>`}
+  </header>`;
+}
+
+function Window({ conversation, now }) {
+  if (conversation.contact.group_id) return null;
+  const left = windowLeft(conversation, now);
+  const kind = left === 0 ? "closed" : left < CLOSING_MS ? "closing" : "";
+  const words = left ? t("thread.window", { span: span(left / 1000) }) : t("thread.window_closed");
+  return html`<span class="window ${kind}" title=${t("thread.window_hint")}><${Icon} name="clock" size=${13} />${words}</span>`;
+}
+
+const HOLDER_KINDS = { bot: "calm", person: "", no_one: "warm", group: "", opted_out: "warm" };
+
+const Holder = ({ who }) => html`<${Badge} kind=${HOLDER_KINDS[who]}><${Icon} name=${who === "bot" ? "bot" : who === "no_one" ? "alert" : "person"} size=${14} />${t(`holder.${who}`)}</${Badge}>`;
+
+const Needs = ({ conversation }) => html`<div class="strip warm" role="status"><${Icon} name="alert" size=${16} />
+  <span>${t("thread.needs", { reason: conversation.needs_human_reason ? worded("reason", conversation.needs_human_reason) : t("list.needs") })}
+  ${conversation.needs_human_since && html` <span class="quiet">${t("time.ago", { span: span((Date.now() - Date.parse(conversation.needs_human_since)) / 1000) })}</span>`}</span></div>`;
+
+/** Messages with a line for each day between them; reactions stand at the message that they are about. */
+export function rowsOf(messages, waiting) {
+  const rows = [];
+  const reactions = new Map();
+  const byWamid = new Map();
+  for (const message of messages) if (message.wa_message_id) byWamid.set(message.wa_message_id, message);
+  for (const message of messages) {
+    if (message.type !== "reaction") continue;
+    const { message_id: about, emoji } = message.payload?.reaction ?? {};
+    if (!byWamid.has(about)) continue;
+    const before = reactions.get(about) ?? new Map();
+    if (emoji) before.set(message.author, String(emoji));
+    else before.delete(message.author);
+    reactions.set(about, before);
+  }
+  let last = null;
+  for (const message of messages) {
+    if (message.type === "reaction" && byWamid.has(message.payload?.reaction?.message_id)) continue;
+    const key = dayKey(message.timestamp);
+    if (key !== last) rows.push({ key: `day ${key}`, day: message.timestamp });
+    last = key;
+    rows.push({
+      key: message.id,
+      message,
+      reactions: [...(reactions.get(message.wa_message_id)?.values() ?? [])],
+      quoted: byWamid.get(message.payload?.context?.id) ?? null,
+    });
+  }
+  for (const item of waiting) rows.push({ key: `waiting ${item.key}`, waiting: item });
+  return rows;
+}
+
+function Messages({ thread }) {
+  const waiting = outbox.value[thread.id] ?? [];
+  const rows = useMemo(() => rowsOf(thread.messages, waiting), [thread.messages, waiting]);
+  const handle = useRef(null);
+  const count = useRef(waiting.length);
+  useEffect(() => {
+    if (waiting.length > count.current) handle.current?.toBottom();
+    count.current = waiting.length;
+  }, [waiting.length]);
+  if (!rows.length) return html`<${Empty} icon="inbox" title=${t("thread.empty")} hint=${t("thread.empty_hint")} />`;
+  return html`<${Windowed} class="messages" role="log" label=${t("thread.messages")} items=${rows} keyOf=${(row) => row.key} estimate=${72} stick
+    handle=${(to) => { handle.current = to; }} onStart=${loadOlder} render=${(row) => html`<${Row} row=${row} conversation=${thread.conversation} />`}
+    header=${html`<div class="thread-top">${thread.isLoadingMore ? html`<${Loading} />` : thread.error ? html`<${Problem} error=${thread.error} retry=${loadOlder} />` : !thread.cursor && html`<p class="none">${t("thread.start")}</p>`}</div>`} />`;
+}
+
+function Row({ row, conversation }) {
+  if (row.day) return html`<p class="day"><span>${dayName(row.day)}</span></p>`;
+  if (row.waiting) return html`<${Waiting} message=${row.waiting} onAgain=${() => sendAgain(conversation, row.waiting)} onGiveUp=${() => giveUp(conversation, row.waiting)} />`;
+  return html`<${Message} message=${row.message} reactions=${row.reactions} quoted=${row.quoted} />`;
+}

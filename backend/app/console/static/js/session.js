@@ -1,0 +1,80 @@
+// Who is signed in. The session itself is a cookie that no script can read.
+import { effect, signal } from "@preact/signals";
+import { api, signedOut } from "./api.js";
+
+/** undefined: not asked yet; null: no one; else {kind, user_id, email, accounts, expires_at}. */
+export const session = signal(undefined);
+/** An error that says why it could not be found out. */
+export const sessionError = signal(null);
+/** Accounts as `GET /accounts` shows them; null until they are here. */
+export const accounts = signal(null);
+
+const KEPT = "chorus.";
+
+/** A link that signs in: `/console#token=…` (development), or `#access_token=…&refresh_token=…` (a link by e-mail). The
+ * tokens leave the address bar before anything else happens. */
+function tokensOfLink() {
+  const values = new URLSearchParams(location.hash.slice(1));
+  const token = values.get("token") ?? values.get("access_token");
+  if (!token) return null;
+  history.replaceState(null, "", location.pathname + location.search);
+  const refreshToken = values.get("refresh_token");
+  return refreshToken ? { token, refresh_token: refreshToken } : { token };
+}
+
+export async function startSession() {
+  sessionError.value = null;
+  const tokens = tokensOfLink();
+  try {
+    await opened(tokens ? await api("POST", "/session", tokens) : await api("GET", "/session"));
+  } catch (error) {
+    if (error.status !== 401 || tokens) sessionError.value = error;
+    session.value = null;
+  }
+}
+
+/** `how`: {email, password}, {operator_key} or {token}. Raises `ApiError`. */
+export async function signIn(how) {
+  await opened(await api("POST", "/session", how));
+}
+
+async function opened(found) {
+  accounts.value = await api("GET", "/accounts");
+  sessionError.value = null;
+  session.value = found;
+}
+
+export async function reloadAccounts() {
+  accounts.value = await api("GET", "/accounts");
+}
+
+export async function signOut({ everywhere = false } = {}) {
+  await api("DELETE", everywhere ? "/session?everywhere=true" : "/session");
+  forget();
+}
+
+/** Nothing that customers wrote, or that was written to them, stays on this computer. */
+function forget() {
+  for (const key of Object.keys(localStorage)) if (key.startsWith(`${KEPT}draft.`)) localStorage.removeItem(key);
+  session.value = null;
+  accounts.value = null;
+}
+
+export const hasEnded = signal(false);
+
+effect(() => {
+  if (signedOut.value === 0 || !session.peek()) return;
+  hasEnded.value = true;
+  session.value = null;
+});
+
+export const isOperator = () => session.value?.kind === "operator";
+
+const RANKS = { viewer: 0, agent: 1, owner: 2 };
+
+/** May the reader do what `role` may, in this account? The server decides; this only hides what it would refuse. */
+export function may(accountId, role) {
+  if (isOperator()) return true;
+  const mine = session.value?.accounts?.find((account) => account.id === accountId);
+  return Boolean(mine) && RANKS[mine.role] >= RANKS[role];
+}

@@ -1,0 +1,129 @@
+// The live stream of one account: server-sent events, read with fetch, so that a refusal can be told from a lost line.
+import { signal } from "@preact/signals";
+import { query } from "./api.js";
+
+const SILENCE_MS = 40_000; // the server says something every 15 s
+const FIRST_WAIT_MS = 300;
+const LONGEST_WAIT_MS = 15_000;
+const POLL_MS = 10_000;
+const MAX_LINE = 256 * 1024;
+
+/** "connecting" | "live" | "polling" (this server has no stream) | "waiting" (lost; another try follows). */
+export const streamState = signal("connecting");
+
+/** Calls `onEvent({type, …})` for each event until the returned function is called. "reset" means: read everything anew. */
+export function follow(accountId, onEvent) {
+  const ended = new AbortController();
+  run(accountId, onEvent, ended.signal);
+  return () => ended.abort();
+}
+
+async function run(accountId, onEvent, ended) {
+  let lastId = null;
+  let wait = FIRST_WAIT_MS;
+  let isFirst = true;
+  streamState.value = "connecting";
+  while (!ended.aborted) {
+    const outcome = await once(accountId, lastId, ended, {
+      opened() {
+        wait = FIRST_WAIT_MS;
+        streamState.value = "live";
+        // Without an id there was no event yet to go on from: something may have happened meanwhile.
+        if (!isFirst && lastId === null) onEvent({ type: "reset" });
+        isFirst = false;
+      },
+      event(id, data) {
+        if (id !== null) lastId = id;
+        onEvent(data);
+      },
+    });
+    if (ended.aborted) return;
+    if (outcome === "missing") {
+      streamState.value = "polling";
+      await sleep(POLL_MS, ended);
+      if (!ended.aborted) onEvent({ type: "reset" });
+      continue;
+    }
+    if (outcome === "refused") return;
+    streamState.value = "waiting";
+    await sleep(wait * (0.5 + Math.random() / 2), ended);
+    wait = Math.min(wait * 2, LONGEST_WAIT_MS);
+  }
+}
+
+async function once(accountId, lastId, ended, on) {
+  const silence = new AbortController();
+  let watch = setTimeout(() => silence.abort(), SILENCE_MS);
+  const heard = () => {
+    clearTimeout(watch);
+    watch = setTimeout(() => silence.abort(), SILENCE_MS);
+  };
+  try {
+    const answer = await fetch(`/events?${query({ account_id: accountId })}`, {
+      headers: { Accept: "text/event-stream", ...(lastId ? { "Last-Event-ID": lastId } : {}) },
+      cache: "no-store",
+      signal: AbortSignal.any([ended, silence.signal]),
+    });
+    if (!answer.ok || !answer.headers.get("Content-Type")?.startsWith("text/event-stream")) {
+      await answer.body?.cancel();
+      if (answer.status === 404 || answer.ok) return "missing";
+      return answer.status === 401 || answer.status === 403 ? "refused" : "lost";
+    }
+    on.opened();
+    await readEvents(answer.body.pipeThrough(new TextDecoderStream()).getReader(), on.event, heard);
+  } catch {
+    // A line that was cut; the next try says more.
+  } finally {
+    clearTimeout(watch);
+  }
+  return "lost";
+}
+
+async function readEvents(reader, onEvent, heard) {
+  let rest = "";
+  let event = { id: null, type: "message", data: [] };
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    heard();
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    if (rest.length > MAX_LINE) throw new Error("a line without an end");
+    for (const raw of lines) {
+      const line = raw.endsWith("\r") ? raw.slice(0, -1) : raw;
+      if (line === "") {
+        if (event.data.length || event.type === "reset") onEvent(event.id, parsed(event));
+        event = { id: null, type: "message", data: [] };
+      } else if (!line.startsWith(":")) take(event, line);
+    }
+  }
+}
+
+function take(event, line) {
+  const colon = line.indexOf(":");
+  const name = colon < 0 ? line : line.slice(0, colon);
+  const value = colon < 0 ? "" : line.slice(colon + 1).replace(/^ /, "");
+  if (name === "id") event.id = value;
+  else if (name === "event") event.type = value;
+  else if (name === "data") event.data.push(value);
+}
+
+function parsed(event) {
+  try {
+    return { ...JSON.parse(event.data.join("\n") || "{}"), type: event.type };
+  } catch {
+    return { type: event.type };
+  }
+}
+
+function sleep(ms, ended) {
+  return new Promise((resolve) => {
+    const done = () => {
+      clearTimeout(timer);
+      ended.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms);
+    ended.addEventListener("abort", done);
+  });
+}
