@@ -6,15 +6,11 @@ from playwright.sync_api import Browser, expect
 
 from tests.support.site import Site, entered, until
 
-NOT_THERE_YET = ("/events",)
-"""Routes that other changes bring; the console says so in words, and works without them."""
-
 
 def test_a_person_takes_over_answers_and_gives_back(site: Site, browser: Browser) -> None:
     number = site.customer("Amina <b>Diallo</b>", "Do you have *vegan* pastries?")
     site.sent_to(number)
-    with entered(site, browser) as (page, strict):
-        strict.expect(*NOT_THERE_YET)
+    with entered(site, browser) as (page, _):
         page.get_by_role("link", name="Amina <b>Diallo</b>").click()
         expect(page.locator(".message.in b")).to_have_text("vegan")
         expect(page.locator(".message.by-bot .text")).to_contain_text("vegan every day")
@@ -34,8 +30,11 @@ def test_a_person_takes_over_answers_and_gives_back(site: Site, browser: Browser
 def test_a_send_that_failed_is_repeated_under_its_key_and_a_draft_is_kept(site: Site, browser: Browser) -> None:
     number = site.customer("Bruno", "Can I reserve bread?")
     site.sent_to(number)
-    with entered(site, browser, f"#/inbox/{site.account['id']}/all/{site.conversation_of(number)['id']}") as (page, strict):
-        strict.expect(*NOT_THERE_YET, "/messages", "ERR_FAILED")
+    with entered(site, browser, f"#/inbox/{site.account['id']}/all/{site.conversation_of(number)['id']}") as (
+        page,
+        strict,
+    ):
+        strict.expect("/messages", "ERR_FAILED")
         keys: list[str] = []
         page.on("request", lambda request: keys.append(request.headers.get("idempotency-key", "")))
         box = page.get_by_role("textbox", name="Write to the customer")
