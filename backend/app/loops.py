@@ -92,6 +92,8 @@ def start_loops(replica: Replica, outside: Outside) -> None:
     start("cache_relay", replica.when_fit(_cache_relay(replica, outside).run))
     watch = partial(replica.account_watch.run, partial(replica.supervisor.beat, "account_watch"))
     start("account_watch", replica.when_fit(watch))
+    note_uses = partial(replica.services.keys.run, partial(replica.supervisor.beat, "api_key_uses"))
+    start("api_key_uses", replica.when_fit(note_uses))
     if replica.settings.whatsapp_phone_id:
         bootstrap = partial(_bootstrap, replica.settings, replica.services.accounts)
         start("bootstrap_account", replica.when_fit(bootstrap))

@@ -14,6 +14,7 @@ from app import __version__
 from app.api import (
     routes_accounts,
     routes_admin,
+    routes_api_keys,
     routes_bot,
     routes_console,
     routes_conversations,
@@ -92,8 +93,8 @@ def create_app(settings: Settings) -> Chorus:
     ]
     app.include_router(routes_session.public)
     for module in (
-        routes_session, routes_accounts, routes_members, routes_endpoints, routes_bot, routes_conversations,
-        routes_admin,
+        routes_session, routes_accounts, routes_members, routes_api_keys, routes_endpoints, routes_bot,
+        routes_conversations, routes_admin,
     ):  # fmt: skip
         app.include_router(module.router)
     return app

@@ -77,6 +77,7 @@ from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import Destination, IngestService
 from app.services.interim import Interim
 from app.services.journal import Journal
+from app.services.key_service import KeyService
 from app.services.namespace_gate import NamespaceGate
 from app.services.outbox_relay import EVENTS_QUEUE
 from app.services.overflow import Overflow
@@ -255,6 +256,7 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
             signup=_signup(settings, outside, accounts),
             conversations=conversations,
             endpoints=EndpointService(accounts, outside.store, outside.cipher, outside.receiver),
+            keys=KeyService(accounts, outside.store),
             health=_health(settings, outside, supervisor, schema, namespace, silence, account_watch, cut_off, build),
             queue=outside.queue,
             registry=outside.registry,

@@ -25,10 +25,20 @@ READABLE = (
 )  # fmt: skip
 NOBODY = str(uuid.uuid4())
 SERVICE_ONLY = (
-    "conversation_words", "inbox", "inbox_state", "media_chunks", "media_leftovers", "orphan_statuses", "outbox",
-    "outbox_held", "overflow", "search_pending",
-    "webhook_deliveries", "webhook_endpoints",
-)  # fmt: skip
+    "api_keys",
+    "conversation_words",
+    "inbox",
+    "inbox_state",
+    "media_chunks",
+    "media_leftovers",
+    "orphan_statuses",
+    "outbox",
+    "outbox_held",
+    "overflow",
+    "search_pending",
+    "webhook_deliveries",
+    "webhook_endpoints",
+)
 
 
 @asynccontextmanager

@@ -92,7 +92,7 @@ def test_every_operation_of_the_json_api_says_who_may_and_what_can_go_wrong(
     method: str, path: str, operation: dict[str, Any]
 ) -> None:
     only_operators = path.startswith("/admin/")
-    people = [] if only_operators else [{"supabaseToken": []}]
+    people = [] if only_operators else [{"supabaseToken": []}, {"apiKey": []}]
     statuses = set(operation["responses"])
     if is_open(operation):
         assert (method, path) in OPEN

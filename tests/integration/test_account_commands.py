@@ -16,8 +16,9 @@ from app.api.deps import OPERATOR
 from app.cli import main
 from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.http_client import close_http_client
+from app.core.opaque_tokens import digest_of, is_token
 from app.core.secrets import SecretError, TokenCipher
-from app.domain.models import Account
+from app.domain.models import Account, Role
 from app.sandbox.app import running_sandbox
 from app.sandbox.config import SandboxAccount, SandboxConfig
 from app.services.account_service import AccountService
@@ -327,3 +328,22 @@ async def test_a_member_that_no_access_token_can_name_is_not_stored(chorus: Chor
         result = await chorus("member", "set", "levain", user, role)
         assert (result.exit_code, "a user id" in result.stderr, result.stderr.count("\n")) == (2, True, 1), repr(user)
     assert "no members" in (await chorus("member", "list", "levain")).stdout
+
+
+async def test_a_key_is_printed_once_listed_and_revoked(chorus: Chorus, store: PostgresStore, bakery: Account) -> None:
+    made = await chorus("key", "create", "levain", "--name", "our CRM", "--role", "agent")
+    secret = made.stdout.strip()
+    assert made.exit_code == 0
+    assert is_token(secret, "chorus_")
+    (stored,) = await store.list_api_keys(bakery.id)
+    assert (stored.digest, stored.role, stored.created_by) == (digest_of(secret), Role.AGENT, "operator")
+    listed = await chorus("key", "list", "levain")
+    assert f"{stored.id}  agent   …{secret[-4:]}" in listed.stdout
+    assert secret not in listed.stdout
+    as_json = json.loads((await chorus("key", "list", "levain", "--json")).stdout)
+    assert [(each["id"], each["name"]) for each in as_json] == [(stored.id, "our CRM")]
+    assert stored.digest not in listed.stdout + json.dumps(as_json)
+    assert (await chorus("key", "revoke", "levain", stored.id)).exit_code == 0
+    assert (await chorus("key", "list", "levain")).stdout == "no API keys\n"
+    gone = await chorus("key", "revoke", "levain", stored.id)
+    assert (gone.exit_code, gone.stderr) == (1, "chorus: no such api key\n")

@@ -30,6 +30,7 @@ from app.core.errors import SharedBy
 from app.core.event import Event
 from app.core.resilience import ResiliencePolicy
 from app.core.slots import CALLER
+from app.domain.api_keys import ApiKey
 from app.domain.endpoints import (
     Answer,
     Delivery,
@@ -94,6 +95,8 @@ INBOX_BREAKER = BreakerPolicy(5, 1.0, max_open_seconds=1.0, success_threshold=1)
 _ACCOUNT = TypeAdapter(Account)
 _ACCOUNT_DAYS = TypeAdapter(tuple[AccountDay, ...])
 _ACCOUNTS = TypeAdapter(tuple[Account, ...])
+_API_KEY = TypeAdapter(ApiKey)
+_API_KEYS = TypeAdapter(tuple[ApiKey, ...])
 _BLOCKED = TypeAdapter(BlockedAccounts)
 _CONVERSATION = TypeAdapter(Conversation)
 _COUNTS = TypeAdapter(ConversationCounts)
@@ -141,6 +144,7 @@ CONFLICTS = {
     "inbox_full": "as many events wait in the inbox as may",
     "overflow_full": "as many events wait in the overflow as may",
     "journal_full": "as many events wait in the journal as may",
+    "too_many_api_keys": "the account has as many API keys as it may",
     "too_many_webhooks": "the account has as many webhooks as it may",
     "slug_taken": "another account has this slug",
     "phone_number_id_taken": "another account has this phone_number_id",
@@ -441,6 +445,33 @@ class SqlStore(Store):
 
     async def account_usage(self, account_ids: Sequence[str], *, since: date | None = None) -> tuple[AccountDay, ...]:
         return _ACCOUNT_DAYS.validate_python(await self._call("account_usage", account_ids=account_ids, since=since))
+
+    # -- API keys ------------------------------------------------------------------------------------------------
+
+    async def create_api_key(
+        self, account_id: str, *, name: str, role: Role, digest: str, hint: str, created_by: str, most: int
+    ) -> ApiKey:
+        made = await self._call(
+            "create_api_key", id=str(uuid.uuid4()), account_id=account_id, name=name, role=role, digest=digest,
+            hint=hint, created_by=created_by, most=most,
+        )  # fmt: skip
+        return _API_KEY.validate_python(made)
+
+    async def list_api_keys(self, account_id: str) -> tuple[ApiKey, ...]:
+        return _API_KEYS.validate_python(await self._call("list_api_keys", account_id=account_id, api_key_id=None))
+
+    async def get_api_key(self, account_id: str, api_key_id: str) -> ApiKey | None:
+        found = await self._call("list_api_keys", account_id=account_id, api_key_id=api_key_id)
+        return _optional(_API_KEY, next(iter(found), None))
+
+    async def get_api_key_by_digest(self, digest: str) -> ApiKey | None:
+        return _optional(_API_KEY, await self._call("get_api_key_by_digest", digest=digest))
+
+    async def delete_api_key(self, account_id: str, api_key_id: str) -> None:
+        await self._call("delete_api_key", account_id=account_id, api_key_id=api_key_id)
+
+    async def api_keys_used(self, ids: Sequence[str]) -> None:
+        await self._call("api_keys_used", ids=ids)
 
     # -- events for other systems ----------------------------------------------------------------------------------
 

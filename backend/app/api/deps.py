@@ -23,6 +23,7 @@ from app.services.breaker_service import BreakerService
 from app.services.conversation_service import ConversationService
 from app.services.endpoint_service import EndpointService
 from app.services.health_service import HealthService
+from app.services.key_service import KeyService, is_api_key
 from app.services.session_service import SessionService
 from app.services.signup_service import SignupService
 from app.services.silence_watch import SilenceWatch
@@ -40,6 +41,7 @@ class Services:
     signup: SignupService
     conversations: ConversationService
     endpoints: EndpointService
+    keys: KeyService
     health: HealthService
     queue: Queue
     registry: Registry
@@ -59,8 +61,8 @@ def services(request: Request) -> Services:
 
 
 async def authenticate(request: Request) -> None:
-    """Note who asks: the operator by ADMIN_API_KEY, or the person behind a Supabase access token. Raises
-    `Unauthenticated` or `Unavailable`. Reads no byte of the body (`JsonRoute`)."""
+    """Note who asks: the operator by ADMIN_API_KEY, a program by its API key, or the person behind a Supabase access
+    token. Raises `Unauthenticated` or `Unavailable`. Reads no byte of the body (`JsonRoute`)."""
     request.state.user = await _user(request)
 
 
@@ -78,6 +80,8 @@ async def _user(request: Request) -> User:
     replica = services(request)
     if _has_key(request, replica.admin_key):
         return OPERATOR
+    if is_api_key(token):
+        return await replica.keys.verify(token)
     if replica.verifier is None:
         raise Unauthenticated("the token is not valid")
     return await replica.verifier.verify(token)

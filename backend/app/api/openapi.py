@@ -20,6 +20,7 @@ Security = dict[str, list[str]]
 
 OPERATOR: Security = {"operatorKey": []}
 USER: Security = {"supabaseToken": []}
+KEY: Security = {"apiKey": []}
 METRICS: Security = {"metricsKey": []}
 SESSION: Security = {"session": []}
 
@@ -51,6 +52,7 @@ _TAGS = [
     {"name": "session", "description": "Signing in to the console: a cookie in place of a bearer token."},
     {"name": "accounts", "description": "Businesses and their WhatsApp numbers."},
     {"name": "members", "description": "The people who may act for an account: owners, agents, viewers."},
+    {"name": "api keys", "description": "Keys with which programs act for an account, each with a role."},
     {"name": "bot", "description": "What an account's bot knows and how it speaks."},
     {"name": "conversations", "description": "What customers and the account have written; answering by hand."},
     {"name": "events", "description": "Webhooks that tell other systems what happens; signed as in Standard Webhooks."},
@@ -62,6 +64,11 @@ _TAGS = [
 _SECURITY_SCHEMES = {
     "operatorKey": {"type": "http", "scheme": "bearer", "description": "ADMIN_API_KEY: may do everything."},
     "metricsKey": {"type": "http", "scheme": "bearer", "description": "METRICS_API_KEY: opens `/metrics` only."},
+    "apiKey": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "`chorus_…`, a key of one account, which may do there what a member with its role may.",
+    },
     "supabaseToken": {
         "type": "http",
         "scheme": "bearer",
@@ -129,7 +136,7 @@ def document(app: FastAPI, plain: Mapping[str, Mapping[str, object]]) -> dict[st
     )
     for item in found["paths"].values():
         for operation in item.values():
-            people = [] if "admin" in operation["tags"] else [USER]
+            people = [] if "admin" in operation["tags"] else [USER, KEY]
             operation.setdefault("security", [OPERATOR, *people, SESSION])
     found["paths"] |= plain
     found["components"]["securitySchemes"] = _SECURITY_SCHEMES

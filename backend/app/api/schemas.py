@@ -235,6 +235,31 @@ class MemberOut(_Out):
     created_at: datetime
 
 
+class ApiKeyIn(_In):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "our CRM", "role": "agent"}]})
+
+    name: Name
+    role: Role
+
+
+class ApiKeyOut(_Out):
+    """Without the key. `hint`: its last characters. `last_used_at` is noted once a minute."""
+
+    id: str
+    account_id: str
+    name: str
+    role: Role
+    hint: str
+    created_by: str
+    created_at: datetime
+    last_used_at: datetime | None
+
+
+class ApiKeyWithSecretOut(ApiKeyOut):
+    key: str
+    """`chorus_…`, shown once."""
+
+
 def _are_different(events: list[EventType]) -> list[EventType]:
     if len(set(events)) != len(events):
         raise PydanticCustomError("unique", "each event may be named once")

@@ -19,6 +19,7 @@ from app.cli.settings import settings_with_database
 
 if TYPE_CHECKING:
     from app.domain.models import Account, BotProfile, Json, Member
+    from app.domain.ports import Store
     from app.services.account_service import AccountService
     from app.settings import Settings
 
@@ -82,7 +83,7 @@ def list_accounts(*, as_json: bool) -> None:
 @json_option
 def show(account: str, *, as_json: bool) -> None:
     """One account, without its secrets. Exit code 1 if it does not exist."""
-    found = _shown(asyncio.run(_with_accounts(lambda accounts, _settings: _find(accounts, account))))
+    found = _shown(asyncio.run(_with_accounts(lambda accounts, _settings: find_account(accounts, account))))
     if as_json:
         print_json(found)
         return
@@ -104,7 +105,7 @@ def profile(account: str, changes: tuple[str, ...], path: str | None, unset: tup
     wanted = _changes(changes, path, unset)
 
     async def act(accounts: AccountService, _settings: Settings) -> BotProfile:
-        found = await _find(accounts, account)
+        found = await find_account(accounts, account)
         return await (accounts.update_profile(found.id, wanted) if wanted else accounts.profile(found.id))
 
     shown = _profile_shown(asyncio.run(_with_accounts(act)))
@@ -131,7 +132,7 @@ def set_app(account: str, app_id: str | None, *, first: bool) -> None:
     wanted = _validated(AccountChanges, {"app_id": app_id}).app_id
 
     async def act(accounts: AccountService, _settings: Settings) -> Account:
-        return await accounts.update((await _find(accounts, account)).id, {"app_id": wanted})
+        return await accounts.update((await find_account(accounts, account)).id, {"app_id": wanted})
 
     changed = asyncio.run(_with_accounts(act))
     click.echo(f"{changed.slug}: the app {changed.app_id}" if changed.app_id else f"{changed.slug}: the first app")
@@ -153,7 +154,7 @@ def rotate_token(account: str, *, unchecked: bool) -> None:
     token = _validated(AccountChanges, {"access_token": given}).access_token or ""
 
     async def act(accounts: AccountService, settings: Settings) -> Account:
-        found = await _find(accounts, account)
+        found = await find_account(accounts, account)
         if not unchecked:
             await _ask_meta(settings, found, token)
         return await accounts.update(found.id, {"access_token": token})
@@ -179,7 +180,7 @@ def check(names: tuple[str, ...], *, as_json: bool) -> None:
 
     async def act(accounts: AccountService, settings: Settings) -> list[dict[str, Any]]:
         every = await _all(accounts, settings)
-        chosen = [await _find(accounts, name) for name in names] or [each for each in every if each.is_active]
+        chosen = [await find_account(accounts, name) for name in names] or [each for each in every if each.is_active]
         rows = []
         for each in chosen:
             row: dict[str, Any] = {"id": each.id, "slug": each.slug, "ok": False, "said": "", "number": None}
@@ -234,7 +235,7 @@ def list_members(account: str, *, as_json: bool) -> None:
     from app.api.deps import OPERATOR
 
     async def act(accounts: AccountService, _settings: Settings) -> Sequence[Member]:
-        return await accounts.members(OPERATOR, (await _find(accounts, account)).id)
+        return await accounts.members(OPERATOR, (await find_account(accounts, account)).id)
 
     found = asyncio.run(_with_accounts(act))
     if as_json:
@@ -257,7 +258,7 @@ def set_member(account: str, user: str, role: str, *, as_json: bool) -> None:
     from app.domain.models import Role
 
     async def act(accounts: AccountService, _settings: Settings) -> Member:
-        return await accounts.set_member(OPERATOR, (await _find(accounts, account)).id, user, Role(role))
+        return await accounts.set_member(OPERATOR, (await find_account(accounts, account)).id, user, Role(role))
 
     done = asyncio.run(_with_accounts(act))
     if as_json:
@@ -274,7 +275,7 @@ def remove_member(account: str, user: str) -> None:
     from app.api.deps import OPERATOR
 
     async def act(accounts: AccountService, _settings: Settings) -> None:
-        await accounts.remove_member(OPERATOR, (await _find(accounts, account)).id, user)
+        await accounts.remove_member(OPERATOR, (await find_account(accounts, account)).id, user)
 
     asyncio.run(_with_accounts(act))
     click.echo(f"{user}: removed")
@@ -287,6 +288,12 @@ async def _with_accounts(act: Callable[[AccountService, Settings], Awaitable[T]]
 
 @asynccontextmanager
 async def _accounts() -> AsyncIterator[tuple[AccountService, Settings]]:
+    async with opened_accounts() as (accounts, _store, settings):
+        yield accounts, settings
+
+
+@asynccontextmanager
+async def opened_accounts() -> AsyncIterator[tuple[AccountService, Store, Settings]]:
     """With the shared cache, so that every replica forgets at once what a command changes. While Redis is away the
     database remembers it for them."""
     from contextlib import AsyncExitStack
@@ -311,7 +318,7 @@ async def _accounts() -> AsyncIterator[tuple[AccountService, Settings]]:
             joined = cache.join_fleet(cache.default_cache, url, namespace=settings.redis_namespace)
             await stack.enter_async_context(joined)
         cipher = TokenCipher(key.get_secret_value() for key in settings.encryption_key)
-        yield AccountService(store, cipher, least_verify_bytes=settings.least_verify_bytes), settings
+        yield AccountService(store, cipher, least_verify_bytes=settings.least_verify_bytes), store, settings
 
 
 async def _all(accounts: AccountService, _settings: Settings) -> Sequence[Account]:
@@ -320,7 +327,7 @@ async def _all(accounts: AccountService, _settings: Settings) -> Sequence[Accoun
     return await accounts.list_for(OPERATOR)
 
 
-async def _find(accounts: AccountService, name: str) -> Account:
+async def find_account(accounts: AccountService, name: str) -> Account:
     """By id, slug or phone_number_id. Raises `NotFound`."""
     from app.api.deps import OPERATOR
     from app.domain.errors import NotFound

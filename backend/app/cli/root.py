@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app import __version__
+from app.cli.access import key
 from app.cli.account import account
 from app.cli.breakers import breakers
 from app.cli.cache import cache
@@ -79,6 +80,7 @@ def main() -> None:
 
 for _command in (serve, migrate, doctor, openapi, fleet, breakers, cache, queue, account, demo, sandbox):
     main.add_command(_command)
+account.add_command(key)
 
 
 def _words(exc: Unavailable, ctx: click.Context) -> str:

@@ -6,11 +6,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_MARKS = ("Bearer ", "sha256=", "eyJ", "EAA", "AIza", "sb_secret_")
+_MARKS = ("Bearer ", "sha256=", "eyJ", "EAA", "AIza", "sb_secret_", "chorus_")
 _PHONE = re.compile(r"\d{10,14}")
 _SECRET = re.compile(
     r"""(?<=Bearer\ )[\w.~+/=-]+ | (?<=sha256=)[0-9a-fA-F]+ | eyJ[\w-]{8,}(?:\.[\w-]+)+
-      | \bEAA[A-Za-z0-9]{20,} | \bAIza[\w-]{20,} | \bsb_secret_\w+
+      | \bEAA[A-Za-z0-9]{20,} | \bAIza[\w-]{20,} | \bsb_secret_\w+ | \bchorus_[\w-]{43}(?![\w-])
       | (?<![\w.-])\+?\d{10,14}(?![\w.-])""",
     re.VERBOSE,
 )

@@ -602,13 +602,23 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """What an API key may do: what a member with this role in this account may, and nothing elsewhere."""
+
+    account_id: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
 class User:
-    """A signed-in person (Supabase `sub`), or the operator, who may do everything. `is_anonymous`: signed in without
-    an e-mail address, phone or other identity (Supabase's anonymous sign-in)."""
+    """Who asks: a signed-in person (Supabase `sub`), an API key (`key:<id>`, with its `grant`), or the operator, who
+    may do everything. `is_anonymous`: signed in without an e-mail address, phone or other identity (Supabase's
+    anonymous sign-in)."""
 
     id: str
     is_operator: bool = False
     is_anonymous: bool = False
+    grant: Grant | None = None
     email: str | None = field(default=None, compare=False)
     expires_at: datetime | None = field(default=None, compare=False)
     """When what they showed ends to be good."""

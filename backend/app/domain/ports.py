@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from app.core.deadline import Deadline
 from app.core.event import Event
+from app.domain.api_keys import ApiKey
 from app.domain.endpoints import (
     Answer,
     Delivery,
@@ -283,6 +284,33 @@ class AccountStore(Protocol):
 
     async def account_usage(self, account_ids: Sequence[str], *, since: date | None = None) -> tuple[AccountDay, ...]:
         """The newest day first, from `since` (UTC) or today on; a day without an answer is left out."""
+        ...
+
+
+class ApiKeyStore(Protocol):
+    """Keys with which programs act for an account."""
+
+    async def create_api_key(
+        self, account_id: str, *, name: str, role: Role, digest: str, hint: str, created_by: str, most: int
+    ) -> ApiKey:
+        """`digest`: of the key, which itself is not stored. Raises `NotFound("account")`, and
+        `Conflict("too_many_api_keys")` when the account has `most`."""
+        ...
+
+    async def list_api_keys(self, account_id: str) -> tuple[ApiKey, ...]:
+        """The oldest first."""
+        ...
+
+    async def get_api_key(self, account_id: str, api_key_id: str) -> ApiKey | None: ...
+
+    async def get_api_key_by_digest(self, digest: str) -> ApiKey | None: ...
+
+    async def delete_api_key(self, account_id: str, api_key_id: str) -> None:
+        """One that is gone is deleted already."""
+        ...
+
+    async def api_keys_used(self, ids: Sequence[str]) -> None:
+        """Note that they were used just now."""
         ...
 
 
@@ -814,10 +842,10 @@ class Receiver(Protocol):
 
 
 class Store(
-    AccountStore, ConversationStore, ReplyStore, InboxStore, JournalStore, OverflowStore, WaitingStore,
+    AccountStore, ApiKeyStore, ConversationStore, ReplyStore, InboxStore, JournalStore, OverflowStore, WaitingStore,
     InvalidationStore, EndpointStore, OutboxStore, MediaRecordStore, Protocol,
 ):  # fmt: skip
-    """All of it: one adapter implements the eleven."""
+    """All of it, which one adapter implements."""
 
     async def ping(self) -> None:
         """One round trip. Raises `Unavailable`."""

@@ -220,6 +220,8 @@ class AccountService:
         return ids
 
     async def list_for(self, user: User) -> tuple[Account, ...]:
+        if user.grant is not None:
+            return (await self.by_id(user.grant.account_id),)
         return await self._store.list_accounts(user_id=None if user.is_operator else user.id)
 
     async def spent_today(self, accounts: Sequence[Account]) -> dict[str, AccountDay]:
@@ -236,7 +238,7 @@ class AccountService:
         account = await self.by_id(account_id)
         if user.is_operator:
             return account
-        role = await self._store.get_role(account_id, user.id)
+        role = await self.role(account_id, user)
         if role is None:
             raise NotFound("account")
         if _RANK[role] < _RANK[needed]:
@@ -244,7 +246,9 @@ class AccountService:
         return account
 
     async def role(self, account_id: str, user: User) -> Role | None:
-        """`None` for a stranger."""
+        """`None` for a stranger. A key's is never looked up: no membership counts for it."""
+        if user.grant is not None:
+            return user.grant.role if user.grant.account_id == account_id else None
         return await self._store.get_role(account_id, user.id)
 
     async def members(self, user: User, account_id: str) -> tuple[Member, ...]:

@@ -36,6 +36,8 @@ class SignupService:
             return await self._accounts.create(
                 user, phone_number_id=phone_number_id, access_token=access_token, **fields
             )
+        if user.grant is not None:
+            raise Forbidden("an API key acts for its own account; sign in to create another one")
         if not self._is_open:
             raise Forbidden("only the operator creates accounts here; ask them for one (SIGNUP=operator)")
         if user.is_anonymous:
