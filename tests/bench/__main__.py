@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 
-from tests.bench import answer, end_to_end, headline, ingest, lists, mixed, queue_rates
+from tests.bench import answer, end_to_end, headline, ingest, lists, mixed, queue_rates, sizing
 from tests.bench.machine import Stage, describe, load, stage
 from tests.bench.peers import beside_peers
 from tests.bench.report import Bar
@@ -20,6 +20,7 @@ BENCHMARKS: Mapping[str, Callable[[Stage], tuple[list[str], list[Bar]]]] = {
     "mixed": mixed.run,
     "lists": lists.run,
     "headline": headline.run,
+    "sizing": sizing.run,
     "http": beside_peers("tests.bench.http"),
     "cache": beside_peers("tests.bench.cache"),
     "breaker": beside_peers("tests.bench.breaker"),

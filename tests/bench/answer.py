@@ -76,7 +76,11 @@ class Contender:
     pid: int
     replica: Served | None = None
     floor: Child | None = None
+    folder: Path = Path()
+    env: Mapping[str, str] = field(default_factory=dict)
     numbers: tuple[str, ...] = ()
+    beside: list[Served] = field(default_factory=list)
+    """More replicas of the same; each takes its share of the webhooks."""
     cpu_ms: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     redis_ms: list[float] = field(default_factory=list)
@@ -100,16 +104,16 @@ def run(stage: Stage) -> tuple[list[str], list[Bar]]:
 
 
 def _at_once(stage: Stage, world: Child, outside: str, trees: Mapping[str, Path]) -> tuple[list[str], list[Bar]]:
-    with _contenders(stage, outside, trees, "once", DEBOUNCE_SECONDS="0") as contenders:
+    with contenders_on(stage, outside, trees, "once", DEBOUNCE_SECONDS="0") as contenders:
         floor = _floor(stage, outside, contenders)
         everyone = [*contenders, floor]
         with floor.floor or ExitStack(), _one_core_each(stage, world, everyone):
             for each in everyone:
-                _round(stage, world, each, WARM_UP)
+                play_round(stage, world, each, WARM_UP)
             with _transactions(stage, everyone):
                 for _ in range(ROUNDS):
                     for each in everyone:
-                        _round(stage, world, each, MESSAGES, keep=True)
+                        play_round(stage, world, each, MESSAGES, keep=True)
             refused, delays, left = _webhooks(stage, world, contenders[0])
     now = contenders[0]
     lines = [
@@ -142,12 +146,12 @@ def _at_once(stage: Stage, world: Child, outside: str, trees: Mapping[str, Path]
 
 def _slow_model(stage: Stage, world: Child, outside: str, trees: Mapping[str, Path]) -> tuple[list[str], list[Bar]]:
     lines, bars = [], []
-    with _contenders(stage, outside, trees, "slow", WORKER_CONCURRENCY=str(SLOW_CONCURRENCY)) as contenders:
+    with contenders_on(stage, outside, trees, "slow", WORKER_CONCURRENCY=str(SLOW_CONCURRENCY)) as contenders:
         for each in contenders:
-            _round(stage, world, each, WARM_UP)
+            play_round(stage, world, each, WARM_UP)
         for each in contenders:
             with _transactions(stage, [each]):
-                _round(stage, world, each, SLOW_MESSAGES, model_seconds=SLOW_SECONDS, keep=True)
+                play_round(stage, world, each, SLOW_MESSAGES, model_seconds=SLOW_SECONDS, keep=True)
             outcomes = _outcomes(each)
             sends = world.ask("sent", PATIENCE_SECONDS)["sends"][:MESSAGES]
             answers = each.transactions
@@ -195,23 +199,24 @@ def _trees(folder: Path) -> dict[str, Path]:
 
 
 @contextmanager
-def _contenders(
+def contenders_on(
     stage: Stage, outside: str, trees: Mapping[str, Path], label: str, **settings: str
 ) -> Iterator[list[Contender]]:
     stage.empty_redis()
     contenders: list[Contender] = []
     try:
         for name, tree in trees.items():
-            contenders.append(_contender(stage, outside, name, tree, f"{label}_{name}", settings))
+            contenders.append(contender_on(stage, outside, name, tree, f"{label}_{name}", settings))
         yield contenders
     finally:
         for each in contenders:
-            if each.replica is not None:
-                each.replica.stop()
+            for replica in (each.replica, *each.beside):
+                if replica is not None:
+                    replica.stop()
 
 
-def _contender(stage: Stage, outside: str, name: str, tree: Path, label: str, settings: Mapping[str, str]) -> Contender:
-    database = asyncio.run(_new_database(stage, f"answer_{label}"))
+def contender_on(stage: Stage, outside: str, name: str, tree: Path, label: str, settings: dict[str, str]) -> Contender:
+    database = asyncio.run(new_database(stage, f"answer_{label}"))
     keys = stage.keys
     env = {
         "PATH": os.environ["PATH"], "HOME": str(stage.folder), "PYTHONPATH": str(tree / "backend"),
@@ -225,14 +230,24 @@ def _contender(stage: Stage, outside: str, name: str, tree: Path, label: str, se
     done = run_command([sys.executable, "-m", "app.cli", "migrate"], env=env, cwd=folder, timeout_seconds=60)
     if done.returncode:
         raise BenchError(f"{name}: {done.stdout}{done.stderr}")
-    replica = Served(f"answer-{label}", ["serve"], folder=folder, env=env, ready="/health/ready", port=None)
+    replica = _started(f"answer-{label}", folder, env)
+    numbers = tuple(new_account(replica, keys.admin, n) for n in range(ACCOUNTS))
+    return Contender(name, database, pid_of(replica), replica, numbers=numbers, folder=folder, env=env)
+
+
+def add_replica(contender: Contender) -> None:
+    name = f"{contender.name}-{len(contender.beside) + 2}"
+    contender.beside.append(_started(name, contender.folder, contender.env))
+
+
+def _started(name: str, folder: Path, env: Mapping[str, str]) -> Served:
+    replica = Served(name, ["serve"], folder=folder, env=env, ready="/health/ready", port=None)
     replica.start()
-    numbers = tuple(_account(replica, keys.admin, n) for n in range(ACCOUNTS))
-    return Contender(name, database, pid_of(replica), replica, numbers=numbers)
+    return replica
 
 
 def _floor(stage: Stage, outside: str, contenders: Sequence[Contender]) -> Contender:
-    database = asyncio.run(_new_database(stage, "answer_floor"))
+    database = asyncio.run(new_database(stage, "answer_floor"))
     env = os.environ | {"DATABASE_URL": database, "REDIS_URL": stage.redis_url}
     done = run_command(
         [sys.executable, "-m", "app.cli", "migrate"],
@@ -245,7 +260,7 @@ def _floor(stage: Stage, outside: str, contenders: Sequence[Contender]) -> Conte
     return Contender("floor", database, child.pid, floor=child)
 
 
-async def _new_database(stage: Stage, name: str) -> str:
+async def new_database(stage: Stage, name: str) -> str:
     connection = await asyncpg.connect(stage.database_url)
     try:
         await connection.execute(f'create database "{name}"')
@@ -254,7 +269,7 @@ async def _new_database(stage: Stage, name: str) -> str:
     return f"{stage.database_url.rpartition('/')[0]}/{name}"
 
 
-def _account(replica: Served, key: str, n: int) -> str:
+def new_account(replica: Served, key: str, n: int) -> str:
     phone_number_id = f"1063405423{n:05d}"
     body = {
         "name": f"Bench {n}", "slug": f"bench-{n}", "phone_number_id": phone_number_id,
@@ -287,7 +302,7 @@ def _one_core_each(stage: Stage, world: Child, contenders: Sequence[Contender]) 
 # -- the rounds --------------------------------------------------------------------------------------------------------
 
 
-def _round(
+def play_round(
     stage: Stage, world: Child, who: Contender, messages: int, *, model_seconds: float = 0.0, keep: bool = False
 ) -> None:
     world.ask("reset", PATIENCE_SECONDS, model_seconds=model_seconds)
@@ -295,9 +310,9 @@ def _round(
     if who.floor is not None:
         who.floor.ask("run", PATIENCE_SECONDS, messages=messages)
     else:
-        _post_all(who, _questions(stage, who, messages))
+        post_all(who, questions(stage, who, messages))
     result = world.ask("wait", 2 * PATIENCE_SECONDS, sends=messages, seconds=PATIENCE_SECONDS)
-    _until_idle(stage, who)
+    wait_until_idle(stage, who)
     sends = result["calls"].get("send", 0)
     if sends != messages:
         raise BenchError(f"{who.name}: {sends} sends for {messages} messages")
@@ -309,30 +324,34 @@ def _round(
         who.answered += messages
 
 
-def _questions(stage: Stage, who: Contender, messages: int) -> list[bytes]:
+def questions(stage: Stage, who: Contender, messages: int) -> list[bytes]:
     """The same customers in every round: their history grows."""
     found = []
     for n in range(messages):
         person = Person(f"3367{n:07d}", f"Customer {n}")
         asked = text(person, "Do you take cards?", id=f"wamid.answer{next(_serials):012d}")
-        change = messages_change(Business(who.numbers[n % ACCOUNTS]), [asked], [person])
+        change = messages_change(Business(who.numbers[n % len(who.numbers)]), [asked], [person])
         found.append(http_request(encode_like_meta(envelope(change)), stage.keys.app_secret))
     return found
 
 
-def _post_all(who: Contender, requests: Sequence[bytes]) -> None:
-    def some(part: Sequence[bytes]) -> None:
-        with _connection(who) as connection:
-            for request in part:
+def post_all(who: Contender, requests: Sequence[bytes]) -> None:
+    posters = POSTERS * (1 + len(who.beside))
+
+    def some(n: int) -> None:
+        with _connection(who, n) as connection:
+            for request in requests[n::posters]:
                 post(connection, request)
 
-    with ThreadPoolExecutor(POSTERS) as pool:
-        list(pool.map(some, [requests[n::POSTERS] for n in range(POSTERS)]))
+    with ThreadPoolExecutor(posters) as pool:
+        list(pool.map(some, range(posters)))
 
 
-def _connection(who: Contender) -> socket.socket:
+def _connection(who: Contender, n: int = 0) -> socket.socket:
+    """To each of its replicas in turn."""
     assert who.replica is not None
-    return socket.create_connection(("127.0.0.1", who.replica.port), timeout=PATIENCE_SECONDS)
+    replicas = [who.replica, *who.beside]
+    return socket.create_connection(("127.0.0.1", replicas[n % len(replicas)].port), timeout=PATIENCE_SECONDS)
 
 
 def _pending(stage: Stage, who: Contender) -> int:
@@ -340,7 +359,7 @@ def _pending(stage: Stage, who: Contender) -> int:
     return int(_api(who.replica, stage.keys.admin, "/admin/queue")["pending"])
 
 
-def _until_idle(stage: Stage, who: Contender) -> None:
+def wait_until_idle(stage: Stage, who: Contender) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while who.replica is not None and _pending(stage, who):
         if time.monotonic() > deadline:
@@ -357,8 +376,8 @@ def _statuses(stage: Stage, who: Contender, sends: Sequence[Mapping[str, str]]) 
             change = statuses_change(Business(send["number"]), [said])
             requests.append(http_request(encode_like_meta(envelope(change)), stage.keys.app_secret))
     cpu = process_seconds(who.pid)
-    _post_all(who, requests)
-    _until_idle(stage, who)
+    post_all(who, requests)
+    wait_until_idle(stage, who)
     who.answered = len(sends)
     return 1000 * (process_seconds(who.pid) - cpu) / len(sends)
 
@@ -366,8 +385,8 @@ def _statuses(stage: Stage, who: Contender, sends: Sequence[Mapping[str, str]]) 
 def _webhooks(stage: Stage, world: Child, who: Contender) -> tuple[int, list[float], int]:
     """Refused, seconds of each that was taken, and how many messages still waited at the end."""
     world.ask("reset", PATIENCE_SECONDS, model_seconds=0.0)
-    _post_all(who, _questions(stage, who, BACKLOG))
-    requests = _questions(stage, who, int(WEBHOOKS_PER_SECOND * WEBHOOK_SECONDS))
+    post_all(who, questions(stage, who, BACKLOG))
+    requests = questions(stage, who, int(WEBHOOKS_PER_SECOND * WEBHOOK_SECONDS))
     began, refused, delays = time.monotonic(), Counter[str](), []
 
     def one(n: int) -> None:

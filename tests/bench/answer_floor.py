@@ -56,7 +56,8 @@ class Floor:
 
     async def run(self, messages: int) -> None:
         """Puts and answers so many messages, each of another customer."""
-        handled, tasks = 0, set()
+        handled = 0
+        tasks: set[asyncio.Task[None]] = set()
         putting = asyncio.create_task(self._put_all(messages))
         while handled + len(tasks) < messages or tasks:
             free = CONCURRENCY - len(tasks)
@@ -77,9 +78,9 @@ class Floor:
 
     async def _put(self, n: int) -> None:
         account, serial = n % len(self._accounts), next(self._numbers)
-        peer = f"3366{n:07d}"
-        payload = {"account": account, "peer": peer, "wamid": f"wamid.floor{serial:012d}"}
-        await self._queue.put([Event(payload["wamid"], f"message:{account}:{peer}", orjson.dumps(payload))])
+        peer, wamid = f"3366{n:07d}", f"wamid.floor{serial:012d}"
+        payload = {"account": account, "peer": peer, "wamid": wamid}
+        await self._queue.put([Event(wamid, f"message:{account}:{peer}", orjson.dumps(payload))])
 
     async def _answer(self, claim: Claim) -> None:
         asked = orjson.loads(claim.events[0].payload)

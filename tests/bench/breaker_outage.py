@@ -139,7 +139,8 @@ async def trip(latency_seconds: float, redis_url: str) -> Trip:
 
 
 async def _round_trips(children: Sequence[Child]) -> float:
-    return sum([(await child.ask())["round_trips"] for child in children])
+    counted: list[int] = [(await child.ask())["round_trips"] for child in children]
+    return sum(counted)
 
 
 async def _commands(redis: Any) -> int:
@@ -190,4 +191,5 @@ async def _worst_call(children: Sequence[Child]) -> float:
     for child in children:
         await child.ask("reset")
     await asyncio.sleep(HUNG_SECONDS)
-    return max([(await child.ask())["slowest"] for child in children]) * 1e3
+    slowest: list[float] = [(await child.ask())["slowest"] for child in children]
+    return max(slowest) * 1e3

@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ async def redis_hits(url: str) -> dict[str, float]:
         await stack.enter_async_context(join_fleet(cache, url, namespace="bench"))
 
         async def floor() -> Any:
-            return orjson.loads(await raw.get("raw"))
+            return orjson.loads(await raw.get("raw") or b"")
 
         async def chorus() -> Any:
             cache._present.drop("profile:1")
@@ -228,7 +228,7 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def hits(title: str, measure: Callable[[], Awaitable[dict[str, float]]]) -> dict[str, list[float]]:
+def hits(title: str, measure: Callable[[], Coroutine[Any, Any, dict[str, float]]]) -> dict[str, list[float]]:
     """Several rounds of p50 in µs; printed as medians beside the floor, the first of them."""
     rounds = [asyncio.run(measure()) for _ in range(REPEATS)]
     values = {name: [each[name] for each in rounds] for name in rounds[0]}

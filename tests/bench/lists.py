@@ -141,7 +141,7 @@ async def _first_pages(store: PostgresStore, account_id: str, only: Conversation
 
 async def _later_pages(store: PostgresStore, account_id: str, only: ConversationFilter) -> list[float]:
     _, page = await _timed(store, account_id, only, None)
-    times = []
+    times: list[float] = []
     while page.next_cursor and len(times) < LATER_PAGES:
         took, page = await _timed(store, account_id, only, page.next_cursor)
         times.append(took)

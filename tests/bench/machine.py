@@ -120,12 +120,13 @@ def pinned(pids: Mapping[int, Collection[int]]) -> Iterator[None]:
             _pin(pid, _cores())
 
 
-def process_seconds(pid: int) -> float:
-    """The CPU time of a process so far; 0 where the system does not tell."""
+def process_seconds(pid: int, *, ended_children: bool = False) -> float:
+    """The CPU time of a process so far, with that of its children that have ended or without; 0 where the system does
+    not tell."""
     if not HAS_PROC:
         return 0.0
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, fields[11 : 15 if ended_children else 13])) / os.sysconf("SC_CLK_TCK")
 
 
 def redis_seconds(client: redis.Redis) -> float:

@@ -75,6 +75,8 @@ def _draw(chart: Chart) -> str:
 class _Axis:
     def __init__(self, low: float, high: float, start: float, end: float, *, log: bool) -> None:
         self._log = log
+        self._low: float
+        self._high: float
         self._low, self._high = (10 ** math.floor(math.log10(low)), high) if log else (low, high)
         if self._high <= self._low:
             self._high = self._low + 1

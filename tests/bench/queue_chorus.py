@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from app.core.queue import Claim, Event, Queue
-from app.core.redis.client import connect
 from app.core.redis.door import Door
-from app.wiring import BLOCKING_TIMEOUT_SECONDS, REDIS_TIMEOUT_SECONDS
 from tests.bench.queue_child import PAYLOAD, REDIS_URL, SLOTS, Contender, Put, main
 
 
 @asynccontextmanager
 async def _queue() -> AsyncIterator[Queue]:
-    async with (
-        connect(REDIS_URL, timeout_seconds=REDIS_TIMEOUT_SECONDS) as redis,
-        connect(REDIS_URL, timeout_seconds=BLOCKING_TIMEOUT_SECONDS) as blocking,
-    ):
-        queue = Queue(
-            Door(redis), Door(blocking), namespace="bench", debounce_seconds=0, max_pending=1_000_000, max_bytes=10**10
-        )
-        try:
-            yield queue
-        finally:
-            await queue.aclose()
+    async with AsyncExitStack() as stack:
+        doors = [Door.to(REDIS_URL), Door.to(REDIS_URL)]
+        for door in doors:
+            stack.push_async_callback(door.aclose)
+        queue = Queue(*doors, namespace="bench", debounce_seconds=0, max_pending=1_000_000, max_bytes=10**10)
+        stack.push_async_callback(queue.aclose)
+        yield queue
 
 
 class Chorus(Contender):

@@ -83,4 +83,5 @@ def _work(children: list[Child]) -> float:
     handled = sum(answer["handled"] for answer in answers)
     if handled != JOBS:
         raise BenchError(f"{handled} of {JOBS} jobs were handled")
-    return JOBS / (max(answer["last"] for answer in answers) - start_at)
+    last: float = max(answer["last"] for answer in answers)
+    return JOBS / (last - start_at)

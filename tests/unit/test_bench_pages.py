@@ -13,14 +13,17 @@ from tests.bench.document import write_block
 from tests.bench.plot import Chart, svg
 
 
-@pytest.mark.parametrize("page", ["benchmarks.md", "SOLUTIONS_IMPLEMENTEES.md"])
-def test_a_page_has_the_block_of_the_headline_and_keeps_the_rest(page: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("page", "block"),
+    [("benchmarks.md", "headline"), ("SOLUTIONS_IMPLEMENTEES.md", "headline"), ("operations.md", "sizing")],
+)
+def test_a_page_has_the_block_that_is_written_and_keeps_the_rest(page: str, block: str, tmp_path: Path) -> None:
     copy = Path(shutil.copy(ROOT / "docs" / page, tmp_path))
-    before, _, rest = copy.read_text(encoding="utf-8").partition("<!-- headline -->\n")
-    _, _, after = rest.partition("<!-- /headline -->\n")
-    write_block(copy, "headline", ["| \\1 |", "the plot"])
+    before, _, rest = copy.read_text(encoding="utf-8").partition(f"<!-- {block} -->\n")
+    _, _, after = rest.partition(f"<!-- /{block} -->\n")
+    write_block(copy, block, ["| \\1 |", "the plot"])
     written = copy.read_text(encoding="utf-8")
-    assert written == f"{before}<!-- headline -->\n| \\1 |\nthe plot\n<!-- /headline -->\n{after}"
+    assert written == f"{before}<!-- {block} -->\n| \\1 |\nthe plot\n<!-- /{block} -->\n{after}"
 
 
 def test_a_page_without_the_block_is_refused(tmp_path: Path) -> None:
