@@ -31,8 +31,9 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup      ## three replicas, real servers, simulated customers; Ctrl-C ends it (DEMO_ONCE=1: ends by itself)
 	@"$(BIN)/python" -m app.cli demo $(if $(DEMO_ONCE),--once)
 
+# In the order of the folders, so that the longest, chaos and e2e, begin first.
 test: setup      ## the whole suite, the fleets of real processes beside the rest
-	"$(BIN)/python" -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+	"$(BIN)/python" -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: setup     ## ruff, types, import contracts
 	"$(BIN)/ruff" check .

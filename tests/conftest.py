@@ -47,6 +47,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
     return _FleetsTogether(config, log)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Fleets wait much longer than they work: two workers on two cores leave half of the machine idle."""
+    return max(3, os.cpu_count() or 1)
+
+
 @pytest.fixture(autouse=True)
 def _circuits_as_new() -> Iterator[None]:
     """They belong to the process: an outage that one test was about is none of the next one's business."""
