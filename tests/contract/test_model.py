@@ -16,6 +16,7 @@ from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker, State
 from app.core.deadline import Deadline
 from app.core.http_client import close_http_client
 from app.domain.errors import DeadlineExceeded, ModelRefused, Unavailable
+from app.domain.handover import CALL_PERSON
 from app.domain.models import Generation, Prompt, Turn
 from app.domain.ports import Model
 from app.sandbox.app import running_sandbox
@@ -236,6 +237,30 @@ async def test_a_model_that_refuses_another_parameter_answers_all_the_same(world
     await world.sandbox.add_fault("gemini", gemini=name)
     assert (await world.ask(Prompt("s", PROMPT.turns, temperature=0.3))).text
     assert await world.arrived() == 2
+
+
+async def test_an_answer_may_ask_for_a_function_that_was_declared_instead_of_a_text(world: ModelCase) -> None:
+    asked = Turn("user", "Can I talk to a person?")
+    generation = await world.ask(Prompt("s", (asked,), functions=(CALL_PERSON,)))
+    (call,) = generation.calls
+    assert (generation.text, call.name, call.arguments["reason"]) == ("", "call_person", "customer_asked")
+    assert generation.output_tokens
+    (entry,) = await world.sandbox.record(kind="generate")
+    (declared,) = entry["body"]["tools"][0]["functionDeclarations"]
+    assert declared["parameters"]["required"] == ["reason", "message_to_customer"]
+
+    without = await world.ask(Prompt("s", (asked,)))
+    assert (without.calls, bool(without.text)) == ((), True), "what is not declared cannot be asked for"
+
+
+async def test_a_model_that_knows_no_functions_answers_all_the_same(world: ModelCase) -> None:
+    await world.sandbox.add_fault("gemini", gemini="functions_unsupported")
+    prompt = Prompt("s", (Turn("user", "Can I talk to a person?"),), functions=(CALL_PERSON,))
+    for _ in range(2):
+        generation = await world.ask(prompt)
+        assert (bool(generation.text), generation.calls) == (True, ())
+    assert [entry["status"] for entry in await world.sandbox.record(kind="generate")] == [400, 200, 200]
+    assert world.breaker.tally.failed == 0
 
 
 async def test_an_error_with_status_200_is_what_it_says(world: ModelCase) -> None:

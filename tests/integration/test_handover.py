@@ -63,6 +63,49 @@ async def test_a_keyword_calls_a_person_without_the_model_and_the_bot_is_silent_
     assert (await conversation_with(office, person)).needs_human, "nobody has come"
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("Can I talk to a human?", "A colleague has been told"),
+        ("Je voudrais parler à un humain", "Un collègue est prévenu"),
+        ("¿Puedo hablar con una persona?", "Un compañero está avisado"),
+        ("Posso falar com um atendente?", "Um colega já foi avisado"),
+        ("هل يمكنني التحدث إلى موظف؟", "تم إبلاغ أحد الزملاء"),
+    ],
+    ids=["English", "French", "Spanish", "Portuguese", "Arabic"],
+)
+async def test_the_model_calls_a_person_in_the_customers_language_at_the_price_of_one_call(
+    make_office: MakeOffice, words: str, told: str
+) -> None:
+    office = await make_office()
+    person = office.person()
+    (answer,) = await say(office, person, words)
+    assert told in answer
+    found = await conversation_with(office, person)
+    assert (found.needs_human_reason, found.bot_paused_until is None) == ("customer_asked", False)
+    assert len(await office.control.record(kind="generate")) == 1
+    assert len(await say(office, person, "Do you have vegan pastries?")) == 1, "silent"
+
+
+async def test_a_call_without_words_is_told_in_the_words_of_the_profile(make_office: MakeOffice) -> None:
+    office = await make_office()
+    person = office.person()
+    await office.control.add_fault("gemini", gemini="function_call")
+    assert await say(office, person, "My cake is broken!") == [BAKERY["fallback_text"]]
+    assert (await conversation_with(office, person)).needs_human_reason == "needs_person"
+    assert len(await office.control.record(kind="generate")) == 1
+
+
+async def test_the_model_hears_when_a_person_is_there(make_office: MakeOffice) -> None:
+    closed = {"business_hours": {"time_zone": "UTC", "weekly": {}}, "outside_hours_text": "We are back on Tuesday."}
+    office = await make_office(profile=closed)
+    await say(office, office.person(), "Do you have vegan pastries?")
+    (asked,) = await office.control.record(kind="generate")
+    (system,) = asked["body"]["systemInstruction"]["parts"]
+    assert "no person is there" in system["text"]
+    assert "is told, in their language: We are back on Tuesday." in system["text"]
+
+
 async def test_a_person_who_gives_the_conversation_back_ends_the_pause(make_office: MakeOffice) -> None:
     office = await make_office(profile=PROFILE)
     person = office.person()

@@ -102,6 +102,23 @@ async def test_a_wrong_key_is_told_by_its_reason(sandbox: SandboxClient) -> None
     assert message["locale"] == "en-US"
 
 
+TOOLS = [
+    {
+        "functionDeclarations": [
+            {
+                "name": "fetch_colleague",
+                "description": "Calls a colleague into the chat.",
+                "parameters": {
+                    "type": "OBJECT",
+                    "properties": {
+                        "why": {"type": "STRING", "enum": ["no_idea", "was_asked"]},
+                        "say": {"type": "STRING"},
+                    },
+                },
+            }
+        ]
+    }
+]
 EVERY_PARAMETER = {"temperature": 0.5, "thinkingConfig": {"thinkingLevel": "MINIMAL"}}
 
 
@@ -109,7 +126,7 @@ async def test_every_named_error_has_its_status_and_body(sandbox: SandboxClient)
     for name, error in ERRORS.items():
         await sandbox.clear_faults()
         await sandbox.add_fault("gemini", gemini=name)
-        response = await ask(sandbox, generationConfig=EVERY_PARAMETER)
+        response = await ask(sandbox, generationConfig=EVERY_PARAMETER, tools=TOOLS)
         body = response.json()["error"]
         assert (response.status, body["status"]) == (error.http_status, error.status)
         assert "retry-after" not in response.headers
@@ -199,6 +216,18 @@ async def test_a_model_refuses_a_parameter_only_of_a_request_that_has_it(
     await sandbox.add_fault("gemini", gemini=name, match={"model": MODEL})
     assert (await ask(sandbox, generationConfig=EVERY_PARAMETER)).status == 400
     assert (await ask(sandbox, generationConfig=config)).status == 200
+
+
+async def test_a_function_is_asked_for_by_what_its_description_says(sandbox: SandboxClient) -> None:
+    response = await ask(sandbox, "Puis-je parler à un humain ?", tools=TOOLS)
+    (part,) = response.json()["candidates"][0]["content"]["parts"]
+    assert part["functionCall"]["name"] == "fetch_colleague"
+    assert part["functionCall"]["args"]["why"] == "was_asked"
+    assert "collègue" in part["functionCall"]["args"]["say"]
+    assert text_of(await ask(sandbox, "Are you open on Sunday?", tools=TOOLS))
+    declaration = TOOLS[0]["functionDeclarations"][0] | {"description": "Looks a price up."}
+    other = [{"functionDeclarations": [declaration]}]
+    assert text_of(await ask(sandbox, "Puis-je parler à un humain ?", tools=other))
 
 
 async def test_an_error_comes_with_200_or_in_an_array_if_the_rule_says_so(sandbox: SandboxClient) -> None:

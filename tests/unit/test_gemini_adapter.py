@@ -20,7 +20,7 @@ from app.core.circuit_breaker import (
 from app.core.deadline import Deadline
 from app.core.errors import DeadlineExceeded, Unavailable
 from app.domain.errors import ModelRefused
-from app.domain.models import BotProfile, Prompt, Turn
+from app.domain.models import BotProfile, Function, FunctionCall, Prompt, Turn
 from tests.support.fakes import FakeClock
 
 PROMPT = Prompt("Be kind.", (Turn("user", "Hi"), Turn("model", "Hello!"), Turn("user", "Open today?")))
@@ -145,6 +145,23 @@ async def test_half_a_word_is_no_answer_and_blames_nobodys_words(world):
     with pytest.raises(ModelRefused) as caught:
         await world.ask(spoken("Brea", "MAX_TOKENS"))
     assert (caught.value.reason, caught.value.about_the_text) == ("MAX_TOKENS", False)
+
+
+@pytest.mark.parametrize(
+    ("parts", "text", "arguments"),
+    [
+        ([{"functionCall": {"name": "f", "args": {"a": 1}}}], "", {"a": 1}),
+        ([{"text": "So. "}, {"functionCall": {"name": "f", "args": {}}, "thoughtSignature": "x"}], "So.", {}),
+        ([{"functionCall": {"name": "f"}}, {"functionCall": {"name": "unknown"}}], "", {}),
+        ([{"functionCall": {"name": "f", "args": "odd"}}], "", {}),
+    ],
+)
+async def test_a_call_of_a_declared_function_is_an_answer(world, parts, text, arguments):
+    prompt = replace(PROMPT, functions=(Function("f", "Does f.", {"type": "object", "properties": {}}),))
+    answer = {"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]}
+    found = await world.ask(answer, prompt=prompt)
+    assert (found.text, found.calls) == (text, (FunctionCall("f", arguments),))
+    assert len(world.requests) == 1
 
 
 async def test_an_unknown_finish_reason_with_text_is_an_answer(world):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
-from app.domain.handover import handover, handover_text, has_keyword
-from app.domain.models import BotProfile, Handover, HandoverReason, OnHandover
+from app.domain.handover import PersonCalled, handover, handover_text, has_keyword, person_called
+from app.domain.models import BotProfile, FunctionCall, Generation, Handover, HandoverReason, OnHandover
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)  # a Monday
 
@@ -39,6 +40,29 @@ def test_a_part_of_a_word_is_none(keyword: str, text: str) -> None:
 def test_no_keywords_and_blank_ones_find_nothing() -> None:
     assert not has_keyword((), ["agent"])
     assert not has_keyword(("", "  ", "\u0301"), ["agent", "", " "])
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "reason", "message"),
+    [
+        ("", {"reason": "customer_asked", "message_to_customer": "One comes."}, "customer_asked", "One comes."),
+        (
+            "Sorry!",
+            {"reason": "needs_person", "message_to_customer": "One comes."},
+            "needs_person",
+            "Sorry!\nOne comes.",
+        ),
+        ("One comes. Soon.", {"reason": "x", "message_to_customer": "One comes."}, "needs_person", "One comes. Soon."),
+        ("One comes.", {"message_to_customer": "One comes. Soon."}, "needs_person", "One comes. Soon."),
+        (" ", {"reason": ["customer_asked"], "message_to_customer": 5}, "needs_person", ""),
+    ],
+)
+def test_a_call_of_the_model_is_read_whatever_it_holds(
+    text: str, arguments: dict[str, Any], reason: str, message: str
+) -> None:
+    generation = Generation(text, "m", calls=(FunctionCall("other", {}), FunctionCall("call_person", arguments)))
+    assert person_called(generation) == PersonCalled(HandoverReason(reason), message)
+    assert person_called(Generation("hi", "m", calls=(FunctionCall("other", arguments),))) is None
 
 
 def test_the_bot_pauses_where_the_customer_expects_a_person_and_the_profile_wants_it() -> None:

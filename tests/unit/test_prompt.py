@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from datetime import UTC, datetime
 from pathlib import Path
 
 from hypothesis import given
@@ -47,6 +48,20 @@ def test_every_leaf_of_the_profile_reaches_the_model() -> None:
     never_asked = {"fallback_text", "interim_text", "non_text_reply"}
     about = {key: value for key, value in BAKERY.items() if key not in never_asked}
     assert [leaf for leaf in leaves(about) if leaf not in text] == []
+
+
+def test_the_model_is_told_when_a_person_is_there_and_may_call_one() -> None:
+    hours = {"time_zone": "Europe/Paris", "weekly": {"monday": [["09:00", "12:00"]]}}
+    profile = BotProfile("a1", business_hours=hours, outside_hours_text="Back on Monday. " + "x" * 4000)
+    at = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
+    prompt = build_prompt(profile, "Amina", (), ["hi"], at=at)
+    assert [function.name for function in prompt.functions] == ["call_person"]
+    section = prompt.system.partition("## When a person is there\n")[2]
+    assert "Monday: 09:00-12:00\n" in section
+    assert "Now: Tuesday 2026-11-24, 11:00, no person is there until Monday 2026-11-30, 09:00\n" in section
+    assert "is told, in their language: Back on Monday." in section
+    assert size(section) < 3000
+    assert "When a person is there" not in system_instruction(BotProfile("a1"), None, at=at)
 
 
 def test_rules_forbid_inventing_and_promising_and_ask_to_advance() -> None:

@@ -44,6 +44,17 @@ def test_a_request_is_read() -> None:
         (request(presencePenalty=0.5), "presencePenalty is not supported"),
         (request(frequencyPenalty=0.5), "frequencyPenalty is not supported"),
         (request(maxOutputTokens=0), "maxOutputTokens"),
+        ({"contents": [USER], "tools": {}}, "tools must be a list"),
+        ({"contents": [USER], "tools": [{"googleSearch": {}}]}, "no other tools"),
+        ({"contents": [USER], "tools": [{"functionDeclarations": [{"name": "1st"}]}]}, "function name"),
+        ({"contents": [USER], "tools": [{"functionDeclarations": [{"name": "f"}]}]}, "no description"),
+        (
+            {
+                "contents": [USER],
+                "tools": [{"functionDeclarations": [{"name": "f", "description": "d", "parameters": {"type": "x"}}]}],
+            },
+            "type OBJECT",
+        ),
         (request(maxOutputTokens="many"), "maxOutputTokens"),
     ],
 )

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from urllib.parse import quote
 
-from app.adapters.gemini_answers import ApiError, Spoken, as_object, parse, read_error, read_text
+from app.adapters.gemini_answers import ApiError, Spoken, as_object, parse, read_answer, read_error
 from app.adapters.gemini_parameters import MAX_OUTPUT_TOKENS, ModelParameters
 from app.core.circuit_breaker import (
     FAILED,
@@ -142,12 +142,13 @@ class GeminiModel:
         post = partial(policy.call, self._post, deadline=deadline)
         answer = await self._ask(model, prompt, post)
         answers = [answer]
-        spoken = read_text(answer)
+        functions = frozenset(function.name for function in prompt.functions)
+        spoken = read_answer(answer, functions)
         if _is_empty(spoken) and await self._pause(deadline):
             logger.warning("empty answer, asking once more", extra={"finish_reason": spoken.reason})
             answer = await self._ask(model, prompt, post)
             answers.append(answer)
-            spoken = read_text(answer)
+            spoken = read_answer(answer, functions)
         return _generation(answers, spoken, model)
 
     def blocked_seconds(self, profile: BotProfile) -> float:
@@ -302,8 +303,8 @@ def _key(model: str) -> str:
 
 
 def _is_empty(spoken: Spoken) -> bool:
-    """Without text for no reason that would be the same the next time."""
-    return not spoken.text and not spoken.refused and spoken.reason != "MAX_TOKENS"
+    """Without text or call for no reason that would be the same the next time."""
+    return not spoken.is_something and not spoken.refused and spoken.reason != "MAX_TOKENS"
 
 
 def _generation(answers: Sequence[Mapping[str, object]], spoken: Spoken, model: str) -> Generation:
@@ -311,7 +312,7 @@ def _generation(answers: Sequence[Mapping[str, object]], spoken: Spoken, model: 
     whole sentence."""
     truncated = spoken.reason == "MAX_TOKENS"
     text = whole_sentences(spoken.text) if truncated else spoken.text
-    if not text:
+    if not text and not spoken.calls:
         raise ModelRefused(spoken.reason or "EMPTY", about_the_text=not truncated)
     return Generation(
         text=text,
@@ -319,6 +320,7 @@ def _generation(answers: Sequence[Mapping[str, object]], spoken: Spoken, model: 
         truncated=truncated,
         input_tokens=_tokens(answers, "promptTokenCount"),
         output_tokens=_tokens(answers, "candidatesTokenCount", "thoughtsTokenCount"),
+        calls=spoken.calls,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.core import tolerant_json
-from app.domain.models import Json
+from app.domain.models import FunctionCall, Json
 
 REFUSALS = frozenset({
     "SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "RECITATION",
@@ -32,11 +32,17 @@ _CODE_WORD = re.compile(r"[A-Z][A-Z0-9_]{1,60}")
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """`text`, possibly empty; `reason`: why it ended, or why there is none; `refused`: asking again is useless."""
+    """`text`, possibly empty; `reason`: why it ended, or why there is none; `refused`: asking again is useless;
+    `calls`: the functions that it asks for."""
 
     text: str
     reason: str
     refused: bool = False
+    calls: tuple[FunctionCall, ...] = ()
+
+    @property
+    def is_something(self) -> bool:
+        return bool(self.text or self.calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +110,14 @@ def read_error(http_status: int, answer: Mapping[str, object] | None) -> ApiErro
     )
 
 
-def read_text(answer: Mapping[str, object]) -> Spoken:
-    """What was said: of several candidates the first that ended well, else the first with any text."""
+def read_answer(answer: Mapping[str, object], functions: frozenset[str] = frozenset()) -> Spoken:
+    """What was said, and which of these functions it asks for: of several candidates the first that ended well, else
+    the first with any text or call."""
     candidates = answer.get("candidates")
-    spoken = [_candidate(as_object(item)) for item in candidates] if isinstance(candidates, list) else []
-    with_text = [one for one in spoken if one.text]
-    if with_text:
-        return next((one for one in with_text if one.reason != "MAX_TOKENS"), with_text[0])
+    spoken = [_candidate(as_object(item), functions) for item in candidates] if isinstance(candidates, list) else []
+    usable = [one for one in spoken if one.is_something]
+    if usable:
+        return next((one for one in usable if one.reason != "MAX_TOKENS"), usable[0])
     blocked = as_object(answer.get("promptFeedback")).get("blockReason")
     if blocked:
         return Spoken("", _code_word(blocked) or "BLOCKED", refused=True)
@@ -121,14 +128,18 @@ def as_object(value: Any) -> Json:
     return value if isinstance(value, dict) else {}
 
 
-def _candidate(candidate: Json) -> Spoken:
+def _candidate(candidate: Json, functions: frozenset[str]) -> Spoken:
     reason = _code_word(candidate.get("finishReason"))
     if reason in REFUSALS:
         return Spoken("", reason, refused=True)
     parts = as_object(candidate.get("content")).get("parts")
-    texts = (as_object(part) for part in parts) if isinstance(parts, list) else ()
-    said = "".join(part["text"] for part in texts if isinstance(part.get("text"), str) and not part.get("thought"))
-    return Spoken(said.replace("\0", "\ufffd").strip(), reason)
+    told = [as_object(part) for part in parts] if isinstance(parts, list) else []
+    said = "".join(part["text"] for part in told if isinstance(part.get("text"), str) and not part.get("thought"))
+    asked = (as_object(part.get("functionCall")) for part in told)
+    calls = tuple(
+        FunctionCall(str(call["name"]), as_object(call.get("args"))) for call in asked if call.get("name") in functions
+    )
+    return Spoken(said.replace("\0", "\ufffd").strip(), reason, calls=calls)
 
 
 def _told_status(code: object, name: str) -> int:

@@ -1,9 +1,10 @@
 """The optional parameters of a request, and what each model does not take of them.
 
 A model may refuse with 400 INVALID_ARGUMENT what another one wants: a thinking level, `thinkingConfig` as such, a
-temperature, a longer answer than it can give, a system instruction. Then the request goes out again without it, or with
-the lowest thinking level that the complaint names, and the model is asked that way for a day. What a complaint looks
-like is not documented: Google's sentences name the parameter as `thinking_level`, "Thinking level" or `thinkingConfig`.
+temperature, a longer answer than it can give, a system instruction, functions. Then the request goes out again without
+it, or with the lowest thinking level that the complaint names, and the model is asked that way for a day. What a
+complaint looks like is not documented: Google's sentences name the parameter as `thinking_level`, "Thinking level",
+`thinkingConfig` or "Function calling".
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from app.core.clock import SYSTEM_CLOCK, Clock
-from app.domain.models import Json, Prompt
+from app.domain.models import Function, Json, Prompt
 
 MAX_OUTPUT_TOKENS = 1024
 """Of an answer, where the profile says nothing."""
@@ -31,6 +32,7 @@ _NAMES = {
     "temperature": ("temperature",),
     "maxOutputTokens": ("maxoutputtokens", "maximumoutputtokens"),
     "systemInstruction": ("systeminstruction", "developerinstruction"),
+    "tools": ("functioncall", "functiondeclaration", "tooluse", "tools"),
 }
 """How a complaint may name a parameter, without case, spaces and underscores."""
 
@@ -60,6 +62,8 @@ class ModelParameters:
         refused = self.refused(model)
         contents = [{"role": turn.role, "parts": [{"text": turn.text}]} for turn in prompt.turns]
         body: dict[str, Any] = {"contents": contents, "generationConfig": _config(refused, prompt)}
+        if prompt.functions and "tools" not in refused.names:
+            body["tools"] = _tools(prompt.functions)
         instruction = {"parts": [{"text": prompt.system}]}
         if "systemInstruction" not in refused.names:
             return {"systemInstruction": instruction, **body}
@@ -81,6 +85,14 @@ class ModelParameters:
         if len(self._known) > MAX_MODELS:
             self._known.popitem(last=False)
         return True
+
+
+def _tools(functions: tuple[Function, ...]) -> list[dict[str, object]]:
+    declarations = [
+        {"name": function.name, "description": function.description, "parameters": function.parameters}
+        for function in functions
+    ]
+    return [{"functionDeclarations": declarations}]
 
 
 def _config(refused: Refused, prompt: Prompt) -> dict[str, object]:

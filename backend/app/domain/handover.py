@@ -5,15 +5,45 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
 from app.domain.business_hours import read_hours
 from app.domain.folding import fold
-from app.domain.models import BotProfile, Handover, HandoverReason, OnHandover
+from app.domain.models import BotProfile, Function, Generation, Handover, HandoverReason, OnHandover
 
 MAX_KEYWORDS = 50
 MAX_KEYWORD_CHARACTERS = 60
+
+CALL_PERSON = Function(
+    name="call_person",
+    description=(
+        "Calls a person of the business into this chat. Call it when the customer asks for a person: a human, an "
+        "agent, a colleague, the manager, anyone but a bot, or to be called back. Call it too when only a person can "
+        "do what the customer needs: a complaint, a refund, a change of an order, an emergency. Do not call it for a "
+        "question that the information answers, nor because a message only mentions a person."
+    ),
+    parameters={
+        "type": "object",
+        "properties": {
+            "reason": {
+                "type": "string",
+                "enum": [str(HandoverReason.CUSTOMER_ASKED), str(HandoverReason.NEEDS_PERSON)],
+                "description": "customer_asked: they want a person. needs_person: only a person can help.",
+            },
+            "message_to_customer": {
+                "type": "string",
+                "description": (
+                    "What the customer reads, in their language: one or two sentences which say that a person has been "
+                    "told and will answer here, and when, if no person is there now."
+                ),
+            },
+        },
+        "required": ["reason", "message_to_customer"],
+    },
+)
+"""Declared with every question, so that the customer reads a sentence in their language at the price of one call."""
 
 _EXPECTED = frozenset({HandoverReason.CUSTOMER_ASKED, HandoverReason.NEEDS_PERSON, HandoverReason.PROMISED})
 """The customer was told that a person will come: the bot does not talk over that person's head. With every other reason
@@ -33,6 +63,35 @@ def handover_text(profile: BotProfile, at: datetime) -> str:
     hours = read_hours(profile.business_hours)
     closed_text = (profile.outside_hours_text or "").strip()
     return closed_text if closed_text and hours is not None and not hours.is_open(at) else profile.fallback_text
+
+
+@dataclass(frozen=True, slots=True)
+class PersonCalled:
+    """The model called a person. `message`: what the customer is to read; may be blank."""
+
+    reason: HandoverReason
+    message: str
+
+
+def person_called(generation: Generation) -> PersonCalled | None:
+    """Total: a reason that is none of ours counts as the less definite one."""
+    for call in generation.calls:
+        if call.name == CALL_PERSON.name:
+            told, message = call.arguments.get("reason"), call.arguments.get("message_to_customer")
+            asked = told == HandoverReason.CUSTOMER_ASKED
+            return PersonCalled(
+                HandoverReason.CUSTOMER_ASKED if asked else HandoverReason.NEEDS_PERSON,
+                _joined(generation.text, message if isinstance(message, str) else ""),
+            )
+    return None
+
+
+def _joined(text: str, message: str) -> str:
+    """A model may answer beside the call, with the message's words or with others."""
+    text, message = text.strip(), message.replace("\0", "\ufffd").strip()
+    if message in text:
+        return text
+    return message if text in message else f"{text}\n{message}"
 
 
 def has_keyword(keywords: tuple[str, ...], texts: Iterable[str]) -> bool:

@@ -580,6 +580,23 @@ class OpenedAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class Function:
+    """Something the model may ask for in its answer. `parameters`: a schema as of OpenAPI."""
+
+    name: str
+    description: str
+    parameters: Json
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionCall:
+    """The model asked for the function of this name. Nothing is certain about the arguments."""
+
+    name: str
+    arguments: Json
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """Everything the model gets. `turns` starts and ends with `user`, roles alternate."""
 
@@ -588,17 +605,21 @@ class Prompt:
     model: str | None = None
     temperature: float | None = None
     max_output_tokens: int | None = None
+    functions: tuple[Function, ...] = ()
+    """What the answer may ask for beside its text, or instead of it; a model that knows no functions gets none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """The model's answer. `truncated`: it hit its token limit and the text is a part."""
+    """The model's answer. `truncated`: it hit its token limit and the text is a part. `text` is blank only if there are
+    `calls`, which are of functions of the prompt."""
 
     text: str
     model: str
     truncated: bool = False
     input_tokens: int | None = None
     output_tokens: int | None = None
+    calls: tuple[FunctionCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 from app.sandbox.exchange import Answer, BodyTooLarge, answer, false_answer, read_body
 from app.sandbox.faults import Call, Fault
 from app.sandbox.gemini_errors import ANSWERS, BROKEN, ERRORS
+from app.sandbox.gemini_functions import Declaration, call_of, read_declarations
 from app.sandbox.gemini_reply import compose
 from app.sandbox.state import SandboxState
 from app.sandbox.webhooks import JsonObject
@@ -43,6 +44,7 @@ class Question:
     thought_tokens: int
     parameters: frozenset[str] = field(default=frozenset(), compare=False)
     """Names of the optional ones that were sent, and "thinkingLevel MINIMAL" for a level."""
+    functions: tuple[Declaration, ...] = ()
 
 
 class Gemini:
@@ -130,7 +132,11 @@ def read_question(payload: object) -> Question:
     thinking = config.get("thinkingConfig") or {}
     thoughts = _thought_tokens(thinking)
     parameters = frozenset({*config, *payload, f"thinkingLevel {thinking.get('thinkingLevel')}"})
-    return Question(system, turns, limit, thoughts, parameters)
+    try:
+        functions = read_declarations(payload.get("tools"))
+    except ValueError as exc:
+        raise Invalid(str(exc)) from exc
+    return Question(system, turns, limit, thoughts, parameters, functions)
 
 
 def _turns(contents: object) -> tuple[tuple[str, str], ...]:
@@ -175,13 +181,23 @@ def _thought_tokens(thinking: object) -> int:
 
 
 def _generated(model: str, question: Question, raw: bytes) -> JsonObject:
+    call = call_of(question.functions, question.turns[-1][1])
+    if call is not None:
+        return _answered([{"functionCall": call}], "STOP", model, question, raw, str(call))
     text = compose(question.system, question.turns)
     reason = "STOP"
     if question.max_output_tokens is not None:
         room = max(0, question.max_output_tokens - question.thought_tokens) * CHARACTERS_PER_TOKEN
         if len(text) > room:
             text, reason = text[:room], "MAX_TOKENS"
-    content: JsonObject = {"role": "model"} | ({"parts": [{"text": text}]} if text else {})
+    return _answered([{"text": text}] if text else [], reason, model, question, raw, text)
+
+
+def _answered(
+    parts: list[JsonObject], reason: str, model: str, question: Question, raw: bytes, text: str
+) -> JsonObject:
+    """`text`: what the tokens are counted of."""
+    content: JsonObject = {"role": "model"} | ({"parts": parts} if parts else {})
     candidate = {"content": content, "finishReason": reason, "index": 0}
     digest = hashlib.sha256(model.encode() + b"\0" + raw).hexdigest()[:22]
     return _with_usage({"candidates": [candidate]}, model, question, text) | {"responseId": digest}

@@ -94,6 +94,9 @@ ERRORS = {
     "system_instruction_unsupported": GeminiError(
         400, "INVALID_ARGUMENT", "Developer instruction is not enabled for this model.", parameter="systemInstruction"
     ),
+    "functions_unsupported": GeminiError(
+        400, "INVALID_ARGUMENT", "Function calling is not enabled for this model.", parameter="tools"
+    ),
     "internal": GeminiError(500, "INTERNAL", "An internal error has occurred. Please retry."),
     "unavailable": GeminiError(503, "UNAVAILABLE", "The model is overloaded. Please try again later."),
     "deadline_exceeded": GeminiError(504, "DEADLINE_EXCEEDED", "The request timed out. Please try again."),

@@ -18,7 +18,7 @@ from app.core.failure_words import in_words
 from app.core.metrics import SLOW_SECONDS
 from app.domain.edits import questions
 from app.domain.errors import Conflict, ModelRefused, Unavailable, UnknownAccount
-from app.domain.handover import handover, handover_text, has_keyword
+from app.domain.handover import handover, handover_text, has_keyword, person_called
 from app.domain.markup import to_whatsapp
 from app.domain.models import (
     WINDOW_HOURS,
@@ -28,6 +28,7 @@ from app.domain.models import (
     BotProfile,
     Conversation,
     Fallback,
+    Generation,
     Handover,
     HandoverReason,
     Inbound,
@@ -406,8 +407,7 @@ class BotService:
         if blocked > 0 and self._model.away_seconds(profile) <= self._seconds_left(work):
             raise Postponed(blocked, f"model unavailable: {self._model.blocked_reason(profile)}")
         try:
-            said = await self._generate(work, profile, background.turns, texts)
-            return _Answer(to_whatsapp(said).strip() or said)
+            return self._read(profile, await self._generate(work, profile, background.turns, texts))
         except ModelRefused as exc:
             why = HandoverReason.MODEL_REFUSED
             fallback = Fallback.REFUSED if exc.about_the_text else Fallback.UNAVAILABLE
@@ -424,23 +424,32 @@ class BotService:
             logger.warning("no reply in time", extra={"conversation": work.conversation.id, "reason": str(exc)})
         return self._fallback(profile, fallback, why)
 
+    def _read(self, profile: BotProfile, generation: Generation) -> _Answer:
+        """The model's answer, and the person whom it calls."""
+        called = person_called(generation)
+        said = called.message if called else generation.text
+        text = to_whatsapp(said).strip() or said or handover_text(profile, self._clock.now())
+        return _Answer(text, handover=handover(profile, called.reason) if called else None)
+
     def _fallback(self, profile: BotProfile, fallback: Fallback, why: HandoverReason) -> _Answer:
         return _Answer(handover_text(profile, self._clock.now()), fallback, handover(profile, why))
 
-    async def _generate(self, work: _Work, profile: BotProfile, history: Sequence[Turn], texts: Sequence[str]) -> str:
+    async def _generate(
+        self, work: _Work, profile: BotProfile, history: Sequence[Turn], texts: Sequence[str]
+    ) -> Generation:
         """The model's answer. Raises `ModelRefused`, `Unavailable`."""
         name = work.conversation.contact.name or work.run.name
-        deadline = Deadline.after(GENERATION_SECONDS)
+        deadline, now = Deadline.after(GENERATION_SECONDS), self._clock.now()
         try:
-            return await self._ask(work, build_prompt(profile, name, history, texts), deadline)
+            return await self._ask(work, build_prompt(profile, name, history, texts, at=now), deadline)
         except ModelRefused as exc:
             if not history or not exc.about_the_text:
                 raise
             # Perhaps it refuses what was said before, also while the bot was off: no question may suffer from that.
             logger.info("refused, asking without the history", extra={"reason": exc.reason})
-        return await self._ask(work, build_prompt(profile, name, (), texts), deadline)
+        return await self._ask(work, build_prompt(profile, name, (), texts, at=now), deadline)
 
-    async def _ask(self, work: _Work, prompt: Prompt, deadline: Deadline) -> str:
+    async def _ask(self, work: _Work, prompt: Prompt, deadline: Deadline) -> Generation:
         try:
             generation = await self._model.generate(prompt, deadline=deadline)
         except ModelRefused as exc:
@@ -448,7 +457,7 @@ class BotService:
                 work.bill.add_refused(prompt)
             raise
         work.bill.add(prompt, generation)
-        return generation.text
+        return generation
 
     def _seconds_left(self, work: _Work) -> float:
         """Until the customer gets the fallback text instead of an answer."""
