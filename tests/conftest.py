@@ -34,12 +34,12 @@ settings.load_profile("repeatable")  # a change is judged by what it does, not b
 
 
 FLEETS = ("tests/browser/", "tests/chaos/", "tests/e2e/", "tests/topologies/")
-"""Folders whose tests hold real replicas to seconds: with `-n`, one worker plays them, one after the other."""
+"""Folders whose tests hold real replicas to seconds: with `-n`, one worker plays a folder, one test after the other."""
 
 
 class _FleetsTogether(LoadFileScheduling):
     def _split_scope(self, nodeid: str) -> str:
-        return "fleets" if nodeid.startswith(FLEETS) else super()._split_scope(nodeid)
+        return next((folder for folder in FLEETS if nodeid.startswith(folder)), super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
