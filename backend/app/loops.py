@@ -16,6 +16,7 @@ from app.core.last_known import LastKnown
 from app.core.leader import Lease
 from app.core.registry import HEARTBEAT_SECONDS
 from app.replica import Outside, Replica
+from app.services.account_health import BEAT_WITHIN_SECONDS, LEASE_SECONDS, AccountHealthRounds
 from app.services.account_notices import AccountNotices
 from app.services.account_service import AccountService
 from app.services.cache_relay import CacheRelay
@@ -94,6 +95,8 @@ def start_loops(replica: Replica, outside: Outside) -> None:
     start("account_watch", replica.when_fit(watch))
     note_uses = partial(replica.services.keys.run, partial(replica.supervisor.beat, "api_key_uses"))
     start("api_key_uses", replica.when_fit(note_uses))
+    rounds = partial(_health_rounds(replica, outside).run, partial(replica.supervisor.beat, "account_health"))
+    start("account_health", replica.when_fit(rounds), beat_within_seconds=BEAT_WITHIN_SECONDS)
     if replica.settings.whatsapp_phone_id:
         bootstrap = partial(_bootstrap, replica.settings, replica.services.accounts)
         start("bootstrap_account", replica.when_fit(bootstrap))
@@ -152,6 +155,17 @@ def _cache_relay(replica: Replica, outside: Outside) -> CacheRelay:
     )
     account_changed = replica.services.breakers.account_changed
     return CacheRelay(outside.store, cache.invalidate_everywhere, lease, account_changed=account_changed)
+
+
+def _health_rounds(replica: Replica, outside: Outside) -> AccountHealthRounds:
+    """On the lease's own door, as the relay: a round lasts as long as Meta's answers."""
+    lease = Lease(
+        outside.control,
+        key=f"{replica.settings.redis_namespace}:{{fleet}}:account_health",
+        holder=outside.registry.replica_id,
+        seconds=LEASE_SECONDS,
+    )
+    return AccountHealthRounds(outside.store, replica.services.checks, lease)
 
 
 async def _bootstrap(settings: Settings, accounts: AccountService) -> None:

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
 from app.api import (
+    routes_account_health,
     routes_accounts,
     routes_admin,
     routes_api_keys,
@@ -93,7 +94,8 @@ def create_app(settings: Settings) -> Chorus:
     ]
     app.include_router(routes_session.public)
     for module in (
-        routes_session, routes_accounts, routes_members, routes_api_keys, routes_endpoints, routes_bot,
+        routes_session, routes_accounts, routes_account_health, routes_members, routes_api_keys, routes_endpoints,
+        routes_bot,
         routes_conversations, routes_admin,
     ):  # fmt: skip
         app.include_router(module.router)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from app.adapters.gemini import GeminiModel
+from app.adapters.graph_inspector import GraphInspector
 from app.adapters.receivers import HttpReceiver
 from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
@@ -83,6 +84,7 @@ class Outside:
     cipher: TokenCipher
     model: GeminiModel
     messenger: WhatsAppMessenger
+    inspector: GraphInspector
     receiver: HttpReceiver
     pacer: Pacer
     bindings: Mapping[str, Binding]

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from app import __version__
 from app.adapters.gemini import GeminiModel
+from app.adapters.graph_inspector import GraphInspector
 from app.adapters.migrations import read_migrations
 from app.adapters.postgres_store import PostgresStore
 from app.adapters.receivers import HttpReceiver
@@ -60,6 +61,7 @@ from app.domain.webhook import OF_A_NUMBER, Kind
 from app.loops import start_loops
 from app.replica import Outside, Replica
 from app.services import session_service
+from app.services.account_health import AccountChecks
 from app.services.account_notices import AccountNotices
 from app.services.account_service import AccountService
 from app.services.account_watch import AccountWatch
@@ -189,6 +191,7 @@ async def open_outside(settings: Settings, stack: AsyncExitStack) -> Outside:
             cipher=cipher,
             max_concurrent=capacity.answers,
         ),
+        inspector=open_inspector(settings, cipher),
         receiver=HttpReceiver(may_be_private=settings.events_allow_private),
         pacer=Pacer(
             redis,
@@ -253,6 +256,7 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
     return Replica(
         services=Services(
             accounts=accounts,
+            checks=AccountChecks(accounts, outside.store, outside.inspector),
             signup=_signup(settings, outside, accounts),
             conversations=conversations,
             endpoints=EndpointService(accounts, outside.store, outside.cipher, outside.receiver),
@@ -609,6 +613,15 @@ def open_events_queue(settings: Settings, stack: AsyncExitStack, redis: Door) ->
 
 def _has_somewhere_else(settings: Settings) -> bool:
     return settings.ingest_fallback is IngestFallback.DATABASE and settings.redis_durability is not RedisDurability.NONE
+
+
+def open_inspector(settings: Settings, cipher: TokenCipher) -> GraphInspector:
+    return GraphInspector(
+        base_url=settings.whatsapp_base_url,
+        api_version=settings.whatsapp_api_version,
+        cipher=cipher,
+        app_secrets=read_app_secrets(_values(settings.meta_app_secret)),
+    )
 
 
 async def open_store(settings: Settings, *, policy: ResiliencePolicy | None = None) -> Store:

@@ -26,7 +26,7 @@ RULES: list[dict[str, Any]] = [
 DASHBOARDS = sorted((ROOT / "infra" / "grafana" / "dashboards").glob("*.json"))
 UNITS = ("_seconds", "_bytes", "_total", "_info", "_ratio")
 COUNTED = {
-    "chorus_account_blocked",
+    "chorus_account_blocked", "chorus_account_problem",
     "chorus_cache_entries", "chorus_cache_owed", "chorus_cache_trusted", "chorus_circuit_breaker_fleet_up",
     "chorus_circuit_breaker_state", "chorus_claim_room", "chorus_dependency_up",
     "chorus_events_queue_dead", "chorus_events_queue_dead_lost", "chorus_events_queue_pending",

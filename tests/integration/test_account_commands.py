@@ -31,6 +31,8 @@ ACCOUNT: dict[str, Any] = {
     "name": "Maison Levain", "slug": "levain", "phone_number_id": NUMBER, "verify_token": "verify-the-bakery",
 }  # fmt: skip
 
+REFUSED = "Meta was not reached: connection refused"
+
 Chorus = Callable[..., Awaitable[Result]]
 
 
@@ -166,24 +168,29 @@ async def test_a_profile_that_is_none_is_refused_by_name(
     assert await store.get_profile(bakery.id) == before
 
 
-async def test_meta_is_asked_about_an_account_and_its_answer_told_in_words(
+async def test_meta_is_asked_about_an_account_and_its_answer_told_in_words_and_kept(
     chorus: Chorus, bakery: Account, store: PostgresStore
 ) -> None:
     good = await chorus("check")
     assert good.exit_code == 0, good.output
     assert good.stdout.startswith("ok    levain: the token works for 33612345678 (Sandbox), quality GREEN")
+    assert (await store.account_health(bakery.id)).verdict == "healthy"
     await service(store, OLD).update(bakery.id, {"access_token": "another-token"})
+    away = await chorus("check", WHATSAPP_BASE_URL="http://127.0.0.1:1")
+    assert (away.exit_code, away.stdout) == (3, f"????  levain: could not be checked: {REFUSED}\n")
     bad = await chorus("check", "levain")
     assert bad.exit_code == 1
-    assert "BAD   levain: the token is expired, revoked or wrong" in bad.stdout
+    assert "BAD   levain: the token is expired, revoked or wrong; give a new one [(#190) Access" in bad.stdout
     assert "another-token" not in bad.output
-    assert json.loads((await chorus("check", "--json")).stdout)[0]["ok"] is False
+    assert (await store.account_health(bakery.id)).reason == "token_invalid"
+    (row,) = json.loads((await chorus("check", "--json")).stdout)
+    assert (row["ok"], row["verdict"], row["token"]["said"]["code"]) == (False, "unhealthy", 190)
     closed = await chorus("check", ENCRYPTION_KEY=NEW)
-    assert "no ENCRYPTION_KEY opens its token" in closed.stdout
-    away = await chorus("check", WHATSAPP_BASE_URL="http://127.0.0.1:1")
-    assert (away.exit_code, "BAD" in away.stdout) == (1, True)
+    assert "no ENCRYPTION_KEY opens the stored token" in closed.stdout
     await service(store, OLD).update(bakery.id, {"is_active": False})
     assert (await chorus("check")).stdout == "no active account\n"
+    assert (await chorus("check", "--all")).exit_code == 1
+    assert (await chorus("check", "--all", "levain")).exit_code == 2
 
 
 async def test_a_token_is_replaced_from_stdin_once_meta_takes_it(

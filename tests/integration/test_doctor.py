@@ -26,6 +26,7 @@ from app.core.secrets import TokenCipher
 from app.doctor.findings import Finding, bounded
 from app.doctor.limits import check_limits
 from app.sandbox.app import running_sandbox
+from app.sandbox.client import SandboxClient
 from app.sandbox.config import SandboxConfig
 from app.services.account_service import AccountService
 from app.settings import Settings
@@ -282,6 +283,30 @@ async def test_the_encryption_key_is_tried_on_every_stored_token(doctor: Doctor,
         await add("lost", "2", LOST)
         closed = (await doctor())["ENCRYPTION_KEY"]
         assert (closed["state"], closed["detail"]) == ("bad", "opens 1 of 2 stored tokens, not those of: lost")
+    finally:
+        await store.aclose()
+
+
+async def test_meta_is_asked_about_every_active_account(doctor: Doctor, store_url: str, outside: str) -> None:
+    store, sandbox = PostgresStore(store_url), SandboxClient(outside)
+    facts = {"well": {}, "reported": {"quality_rating": "RED"}, "ended": {"token_valid": False}, "off": {}}
+    try:
+        for number, (slug, more) in enumerate(facts.items()):
+            account = await AccountService(store, TokenCipher([FIRST])).create(
+                OPERATOR, name=slug, slug=slug, phone_number_id=f"900{number}", access_token=f"token-of-{slug}",
+                verify_token="v" * 8,
+            )  # fmt: skip
+            await sandbox.add_account(f"900{number}", f"token-of-{slug}", **more)
+        await store.update_account(account.id, {"is_active": False})
+        findings = await doctor()
+        assert {name: finding["state"] for name, finding in findings.items() if name.startswith("account ")} == {
+            "account well": "ok", "account reported": "warn", "account ended": "bad",
+        }  # fmt: skip
+        assert "(190)" in findings["account ended"]["detail"]
+        away = await doctor(WHATSAPP_BASE_URL="http://127.0.0.1:1")
+        for slug in ("well", "reported", "ended"):
+            assert away[f"account {slug}"]["state"] == "warn"
+            assert away[f"account {slug}"]["detail"].startswith("could not be checked: ")
     finally:
         await store.aclose()
 

@@ -30,6 +30,7 @@ from app.core.errors import SharedBy
 from app.core.event import Event
 from app.core.resilience import ResiliencePolicy
 from app.core.slots import CALLER
+from app.domain.account_health import AccountHealth, HealthRound, Judgement, Recorded
 from app.domain.api_keys import ApiKey
 from app.domain.endpoints import (
     Answer,
@@ -94,6 +95,7 @@ INBOX_BREAKER = BreakerPolicy(5, 1.0, max_open_seconds=1.0, success_threshold=1)
 
 _ACCOUNT = TypeAdapter(Account)
 _ACCOUNT_DAYS = TypeAdapter(tuple[AccountDay, ...])
+_ACCOUNT_HEALTH = TypeAdapter(AccountHealth)
 _ACCOUNTS = TypeAdapter(tuple[Account, ...])
 _API_KEY = TypeAdapter(ApiKey)
 _API_KEYS = TypeAdapter(tuple[ApiKey, ...])
@@ -104,6 +106,7 @@ _DELIVERIES = TypeAdapter(tuple[Delivery, ...])
 _ENDPOINT = TypeAdapter(Endpoint)
 _ENDPOINTS = TypeAdapter(tuple[Endpoint, ...])
 _EVENTS = TypeAdapter(tuple[OutboxEvent, ...])
+_HEALTH_ROUND = TypeAdapter(HealthRound)
 _HISTORY = TypeAdapter(DatabaseHistory)
 _INBOUND = TypeAdapter(Inbound)
 _INVALIDATIONS = TypeAdapter(tuple[Invalidation, ...])
@@ -115,6 +118,7 @@ _MEMBERS = TypeAdapter(tuple[Member, ...])
 _MESSAGE = TypeAdapter(Message)
 _NOTICES = TypeAdapter(tuple[HandoverNotice, ...])
 _PROFILE = TypeAdapter(BotProfile)
+_RECORDED = TypeAdapter(Recorded)
 _REPLY = TypeAdapter(Reply)
 _RIGHTS = TypeAdapter(CallerRights)
 _SETTLED = TypeAdapter(Settled)
@@ -401,6 +405,25 @@ class SqlStore(Store):
 
     async def blocked_accounts(self, *, limit: int) -> BlockedAccounts:
         return _BLOCKED.validate_python(await self._call("blocked_accounts", limit=limit))
+
+    async def account_health_round(self, *, limit: int, every_seconds: float, again_seconds: float) -> HealthRound:
+        found = await self._call(
+            "account_health_round", limit=limit, every_seconds=every_seconds, again_seconds=again_seconds
+        )
+        return _HEALTH_ROUND.validate_python(found)
+
+    async def account_health(self, account_id: str) -> AccountHealth:
+        return _ACCOUNT_HEALTH.validate_python(await self._call("account_health", account_id=account_id))
+
+    async def record_account_health(
+        self, account_id: str, judgement: Judgement, *, access_token: str, confirm: int
+    ) -> Recorded:
+        recorded = await self._call(
+            "record_account_health", account_id=account_id, access_token=access_token, verdict=judgement.verdict,
+            reason=judgement.reason, block=judgement.block, report=judgement.report, failure=judgement.failure,
+            confirm=confirm,
+        )  # fmt: skip
+        return _RECORDED.validate_python(recorded)
 
     async def get_account(self, account_id: str) -> Account | None:
         return _optional(_ACCOUNT, await self._call("get_account", account_id=account_id))

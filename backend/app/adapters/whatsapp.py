@@ -216,7 +216,7 @@ class WhatsAppMessenger:
                 "GET", url, timeout_seconds=ATTEMPT_SECONDS, headers=headers, get_client=self._get_client
             )
             if described.status != 200:
-                raise _failure(described)
+                raise failure_of(described)
             about = _json(described)
             content = await download(
                 str(about.get("url")),
@@ -291,7 +291,7 @@ class WhatsAppMessenger:
         except HttpError as exc:
             raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc
         if response.status != 200:
-            failure = _failure(response)
+            failure = failure_of(response)
             if isinstance(failure, SendAmbiguous):  # nothing was sent
                 raise Unavailable(DEPENDENCY, f"whatsapp: {failure}")
             raise failure
@@ -317,16 +317,7 @@ class WhatsAppMessenger:
         raise _not_confirmed(response)
 
     def _token(self, account: Account) -> str:
-        try:
-            token = self._decrypt(account.access_token)
-        except SecretError as exc:
-            raise AccountRejected(
-                "the account's token cannot be decrypted: it was stored under another ENCRYPTION_KEY",
-                reason=BlockReason.TOKEN_UNREADABLE,
-            ) from exc
-        if not token.isascii() or not token.isprintable():
-            raise AccountRejected("the account's token has characters no token has", reason=BlockReason.TOKEN_MALFORMED)
-        return token
+        return open_token(self._decrypt, account)
 
     async def _send(
         self,
@@ -365,8 +356,22 @@ class WhatsAppMessenger:
         except AmbiguousFailure as exc:
             raise SendAmbiguous(f"{exc} after the request was sent") from exc
         if response.status != 200:
-            raise _failure(response)
+            raise failure_of(response)
         return response
+
+
+def open_token(decrypt: Callable[[str], str], account: Account) -> str:
+    """The account's token as it is sent. Raises `AccountRejected` if nothing can be sent with it."""
+    try:
+        token = decrypt(account.access_token)
+    except SecretError as exc:
+        raise AccountRejected(
+            "the account's token cannot be decrypted: it was stored under another ENCRYPTION_KEY",
+            reason=BlockReason.TOKEN_UNREADABLE,
+        ) from exc
+    if not token.isascii() or not token.isprintable():
+        raise AccountRejected("the account's token has characters no token has", reason=BlockReason.TOKEN_MALFORMED)
+    return token
 
 
 def _address(to: Recipient) -> dict[str, str]:
@@ -377,7 +382,7 @@ def _address(to: Recipient) -> dict[str, str]:
     raise ValueError("a recipient needs a wa_id or a user_id")
 
 
-def _failure(response: Response) -> Exception:
+def failure_of(response: Response) -> Exception:
     """By `error.code`; the HTTP status only decides where there is none that we know."""
     error = _error(response)
     code = error.get("code")
@@ -423,7 +428,7 @@ def _not_confirmed(response: Response) -> Exception:
             "WhatsApp does not know this number as a phone_number_id; copy it from the app's API setup page",
             field="phone_number_id",
         )
-    failure = _failure(response)
+    failure = failure_of(response)
     if isinstance(failure, AccountRejected | SendRejected):
         if code in _BAD_TOKEN:
             return InvalidInput(

@@ -18,6 +18,7 @@ from app.core.registry import Registry
 from app.domain.errors import Forbidden, InvalidInput, Unauthenticated, Unavailable
 from app.domain.models import User
 from app.domain.ports import TokenVerifier
+from app.services.account_health import AccountChecks
 from app.services.account_service import AccountService
 from app.services.breaker_service import BreakerService
 from app.services.conversation_service import ConversationService
@@ -38,6 +39,7 @@ class Services:
     """What the routes call; built by `wiring`, yielded by the lifespan."""
 
     accounts: AccountService
+    checks: AccountChecks
     signup: SignupService
     conversations: ConversationService
     endpoints: EndpointService

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 import click
 import orjson
 
-from app.cli.exit_codes import FAILED
+from app.cli.exit_codes import AWAY, FAILED
 from app.cli.output import json_option, print_json
 from app.cli.settings import settings_with_database
 
 if TYPE_CHECKING:
-    from app.domain.models import Account, BotProfile, Json, Member
+    from app.core.secrets import TokenCipher
+    from app.domain.account_health import Judgement
+    from app.domain.models import Account, BotProfile, Member
     from app.domain.ports import Store
     from app.services.account_service import AccountService
     from app.settings import Settings
@@ -169,39 +171,42 @@ def rotate_token(account: str, *, unchecked: bool) -> None:
 
 @account.command("check")
 @click.argument("names", nargs=-1, metavar="[ACCOUNT]...")
+@click.option("--all", "every", is_flag=True, help="Also those that are switched off.")
 @json_option
-def check(names: tuple[str, ...], *, as_json: bool) -> None:
-    """Ask Meta about accounts, all active ones if none is named: does the token work, and for which number?
+def check(names: tuple[str, ...], *, every: bool, as_json: bool) -> None:
+    """Ask Meta about accounts, all active ones if none is named: the token, the number, and who gets its webhooks. The
+    answer is kept, as those of the checks every ten minutes are.
 
-    Exit code 1 if one of them cannot send.
+    Exit code 1 if one of them does not do its work, else 3 if one could not be checked.
     """
-    from app.core.errors import Unavailable
-    from app.domain.errors import SendError
+    from app.services.account_health import AccountChecks
+    from app.wiring import open_inspector
 
-    async def act(accounts: AccountService, settings: Settings) -> list[dict[str, Any]]:
-        every = await _all(accounts, settings)
-        chosen = [await find_account(accounts, name) for name in names] or [each for each in every if each.is_active]
-        rows = []
-        for each in chosen:
-            row: dict[str, Any] = {"id": each.id, "slug": each.slug, "ok": False, "said": "", "number": None}
-            try:
-                row["number"] = await _ask_meta(settings, each)
-                row |= {"ok": True, "said": _number_in_words(row["number"])}
-            except (SendError, Unavailable) as exc:
-                row["said"] = _refusal_in_words(exc)
-            rows.append(row)
-        return rows
+    if every and names:
+        raise click.UsageError("give either ACCOUNT or --all")
 
-    rows = asyncio.run(_with_accounts(act))
+    async def act() -> list[tuple[Account, Judgement]]:
+        async with opened_accounts() as (accounts, store, settings):
+            found = await _all(accounts, settings)
+            chosen = [await find_account(accounts, name) for name in names]
+            checks = AccountChecks(accounts, store, open_inspector(settings, _cipher(settings)))
+            active = [each for each in found if each.is_active or every]
+            return [(each, await checks.check(each)) for each in chosen or active]
+
+    done = asyncio.run(act())
+    rows = [_checked(account, judgement) for account, judgement in done]
     if as_json:
         print_json(rows)
     else:
         for row in rows:
-            click.echo(f"{'ok  ' if row['ok'] else 'BAD '}  {row['slug']}: {row['said']}")
+            click.echo(f"{_MARKS[row['verdict']]}  {row['slug']}: {row['said']}")
         if not rows:
-            click.echo("no active account")
-    if not all(row["ok"] for row in rows):
+            click.echo("no account" if every else "no active account")
+    verdicts = {row["verdict"] for row in rows}
+    if "unhealthy" in verdicts:
         raise SystemExit(FAILED)
+    if None in verdicts:
+        raise SystemExit(AWAY)
 
 
 @account.command("rotate-keys")
@@ -301,7 +306,6 @@ async def opened_accounts() -> AsyncIterator[tuple[AccountService, Store, Settin
     from app.adapters.database_trouble import operator_policy
     from app.core import cache
     from app.core.http_client import close_http_client, leave_by
-    from app.core.secrets import TokenCipher
     from app.services.account_service import AccountService
     from app.wiring import open_store
 
@@ -317,8 +321,14 @@ async def opened_accounts() -> AsyncIterator[tuple[AccountService, Store, Settin
             url = settings.redis_cache_url or settings.redis_url
             joined = cache.join_fleet(cache.default_cache, url, namespace=settings.redis_namespace)
             await stack.enter_async_context(joined)
-        cipher = TokenCipher(key.get_secret_value() for key in settings.encryption_key)
-        yield AccountService(store, cipher, least_verify_bytes=settings.least_verify_bytes), store, settings
+        accounts = AccountService(store, _cipher(settings), least_verify_bytes=settings.least_verify_bytes)
+        yield accounts, store, settings
+
+
+def _cipher(settings: Settings) -> TokenCipher:
+    from app.core.secrets import TokenCipher
+
+    return TokenCipher(key.get_secret_value() for key in settings.encryption_key)
 
 
 async def _all(accounts: AccountService, _settings: Settings) -> Sequence[Account]:
@@ -338,28 +348,46 @@ async def find_account(accounts: AccountService, name: str) -> Account:
     raise NotFound("account")
 
 
-async def _ask_meta(settings: Settings, account: Account, token: str | None = None) -> Json:
-    """With the stored token, or with `token` in its place."""
+async def _ask_meta(settings: Settings, account: Account, token: str) -> None:
+    """With `token` in the place of the stored one. Raises a `SendError` if Meta refuses it, and `Unavailable`."""
     from dataclasses import replace
 
     from app.adapters.whatsapp import WhatsAppMessenger
-    from app.core.secrets import TokenCipher
 
-    cipher = TokenCipher(key.get_secret_value() for key in settings.encryption_key)
-    if token is not None:
-        account = replace(account, access_token=cipher.encrypt(token))
+    cipher = _cipher(settings)
     messenger = WhatsAppMessenger(
         base_url=settings.whatsapp_base_url, api_version=settings.whatsapp_api_version, cipher=cipher
     )
-    return await messenger.describe_number(account)
+    await messenger.describe_number(replace(account, access_token=cipher.encrypt(token)))
 
 
-def _number_in_words(number: Json) -> str:
-    quality = number.get("quality_rating")
-    return (
-        f"the token works for {number.get('display_phone_number', 'the number')}"
-        f" ({number.get('verified_name', 'no name')})" + (f", quality {quality}" if quality else "")
-    )
+_MARKS = {"healthy": "ok  ", "attention": "WARN", "unhealthy": "BAD ", None: "????"}
+
+
+def _checked(account: Account, judgement: Judgement) -> dict[str, Any]:
+    """What people and programs read of one check."""
+    report = judgement.report
+    number, token, subscription = report.number, report.token, report.subscription
+    if judgement.verdict is None:
+        said = f"could not be checked: {judgement.failure}"
+    elif report.problems:
+        said = "; ".join(problem.words for problem in report.problems)
+    else:
+        quality = f", quality {number.quality_rating}" if number.quality_rating else ""
+        said = f"the token works for {number.display_phone_number} ({number.verified_name}){quality}"
+        if subscription.subscribed is None:
+            said += f"; webhooks: {subscription.unknown or 'Meta does not tell who gets them'}"
+    quotes = [part.said for part in (token, number, subscription) if part.said and part.state != "ok"]
+    if quotes:
+        said += f" [{'; '.join(f'{quote.words} ({quote.code})' for quote in dict.fromkeys(quotes))}]"
+    return {
+        "id": account.id,
+        "slug": account.slug,
+        "ok": judgement.verdict in {"healthy", "attention"},
+        "verdict": judgement.verdict,
+        "said": said,
+        **asdict(report),
+    }
 
 
 def _refusal_in_words(exc: Exception) -> str:

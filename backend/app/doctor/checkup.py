@@ -10,6 +10,7 @@ from app.core.errors import Unavailable
 from app.core.http_client import close_http_client, leave_by
 from app.core.redis.door import Door
 from app.core.registry import Registry
+from app.doctor.account_checks import check_accounts
 from app.doctor.causes import of_redis
 from app.doctor.database_checks import check_database
 from app.doctor.findings import Check, Finding, bounded
@@ -43,6 +44,7 @@ async def examine(settings: Settings, broken: Mapping[str, str]) -> list[Finding
         over_rest = settings.supabase_url and settings.supabase_key
         if over_rest or (settings.database_url and "DATABASE_URL" not in problems):
             checks["database"] = lambda: check_database(settings, stack)
+            checks["accounts"] = lambda: check_accounts(settings, stack)
         if checks.keys() >= {"redis", "database"}:
             checks[SUBJECT] = lambda: check_namespace(settings, stack)
             checks["database connections"] = lambda: check_database_connections(settings, stack)

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from app.core.deadline import Deadline
 from app.core.event import Event
+from app.domain.account_health import AccountHealth, HealthRound, Inspection, Judgement, Recorded
 from app.domain.api_keys import ApiKey
 from app.domain.endpoints import (
     Answer,
@@ -168,6 +169,13 @@ class MediaStore(Protocol):
         ...
 
 
+class Inspector(Protocol):
+    async def inspect(self, account: Account) -> Inspection:
+        """What Meta says of the account's token, number and webhook subscription, within 15 s, past the circuits: it is
+        how one finds out. Raises nothing: what could not be asked is so marked."""
+        ...
+
+
 class TokenVerifier(Protocol):
     async def verify(self, token: str) -> User:
         """The user behind an access token. Raises `Unauthenticated`."""
@@ -245,6 +253,23 @@ class AccountStore(Protocol):
     ) -> tuple[str, ...]:
         """Keep Meta's report with every account of that number, and block it or end its block. Returns their ids; a
         report older than the one that is kept changes nothing."""
+        ...
+
+    async def account_health_round(self, *, limit: int, every_seconds: float, again_seconds: float) -> HealthRound:
+        """Active accounts that were never checked, that changed since, whose check is older than `every_seconds`, or
+        than `again_seconds` where it could not be made; at most `limit`."""
+        ...
+
+    async def account_health(self, account_id: str) -> AccountHealth:
+        """Empty for an account that was not checked yet."""
+        ...
+
+    async def record_account_health(
+        self, account_id: str, judgement: Judgement, *, access_token: str, confirm: int
+    ) -> Recorded:
+        """Keep what a check found, and block the account or end a block that a check began, in one step.
+        `access_token`: the ciphertext that was in use. `confirm`: the refusals in a row that make a block. Raises
+        `NotFound("account")`."""
         ...
 
     async def get_account(self, account_id: str) -> Account | None: ...

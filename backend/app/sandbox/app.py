@@ -23,6 +23,7 @@ from app.core.http_client import GetClient, close_http_client, get_http_client
 from app.sandbox.config import SandboxConfig
 from app.sandbox.control import Control
 from app.sandbox.gemini import Gemini
+from app.sandbox.graph import Graph
 from app.sandbox.serving import SandboxServer, listen
 from app.sandbox.state import SandboxState
 from app.sandbox.statuses import StatusFeed
@@ -44,9 +45,17 @@ def create_sandbox(config: SandboxConfig, *, get_client: GetClient = get_http_cl
             await statuses.stop()
 
     # WhatsApp's other routes come last: `/{version}/{media_id}` would swallow the control API's.
-    messages, *media = WhatsApp(state, statuses).routes()
+    graph = Graph(state)
+    messages, *media = WhatsApp(state, statuses, graph).routes()
     app = Starlette(
-        routes=[messages, *Gemini(state).routes(), *Control(state, statuses).routes(), *media], lifespan=lifespan
+        routes=[
+            messages,
+            *Gemini(state).routes(),
+            *Control(state, statuses).routes(),
+            *graph.routes(),
+            *media,
+        ],
+        lifespan=lifespan,
     )
     app.state.sandbox = state
     app.state.record = state.record

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 
 APP_SECRET = "sandbox-app-secret"
+APP_ID = "1029384756"
+"""Of the app that tokens are made for, and that is subscribed, unless an account says otherwise."""
+TOKEN_SCOPES = ("whatsapp_business_management", "whatsapp_business_messaging")
 
 
 class Behaviour(BaseModel):
@@ -56,6 +59,20 @@ class SandboxAccount:
     access_token: str = field(repr=False)
     display_phone_number: str = "15550783881"
     waba_id: str = "102290129340398"
+    verified_name: str = "Sandbox"
+    quality_rating: str = "GREEN"
+    messaging_limit_tier: str = "TIER_1K"
+    status: str = "CONNECTED"
+    name_status: str = "APPROVED"
+    can_send_message: str = "AVAILABLE"
+    """Of `health_status`; BLOCKED and LIMITED come with an error of the WhatsApp Business account."""
+    token_valid: bool = True
+    """`False`: it has expired; every call with it is refused (190)."""
+    token_expires_at: int = 0
+    """Unix seconds; 0: never."""
+    token_scopes: tuple[str, ...] = TOKEN_SCOPES
+    app_id: str = APP_ID
+    subscribed_apps: tuple[str, ...] = (APP_ID,)
 
 
 @dataclass(frozen=True, slots=True)

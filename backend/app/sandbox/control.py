@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from app.sandbox.config import Behaviour, SandboxAccount
+from app.sandbox.config import APP_ID, TOKEN_SCOPES, Behaviour, SandboxAccount
 from app.sandbox.delivery import Undelivered
 from app.sandbox.exchange import BodyTooLarge, read_body
 from app.sandbox.faults import MAX_RULES, FaultSpec, TooManyFaults
@@ -55,6 +55,17 @@ class AccountSpec(_Model):
     access_token: str = Field(min_length=1, max_length=1000)
     display_phone_number: str = Field(default="15550783881", pattern=r"^\d{5,20}$")
     waba_id: str = Field(default="102290129340398", pattern=r"^\d{1,40}$")
+    verified_name: str = Field(default="Sandbox", max_length=100)
+    quality_rating: Literal["GREEN", "YELLOW", "RED", "UNKNOWN"] = "GREEN"
+    messaging_limit_tier: str = Field(default="TIER_1K", pattern=r"^TIER_[A-Z0-9_]{1,20}$")
+    status: str = Field(default="CONNECTED", pattern=r"^[A-Z_]{1,30}$")
+    name_status: str = Field(default="APPROVED", pattern=r"^[A-Z_]{1,40}$")
+    can_send_message: Literal["AVAILABLE", "LIMITED", "BLOCKED"] = "AVAILABLE"
+    token_valid: bool = True
+    token_expires_at: int = Field(default=0, ge=0)
+    token_scopes: tuple[str, ...] = Field(default=TOKEN_SCOPES, max_length=20)
+    app_id: str = Field(default=APP_ID, pattern=r"^\d{5,20}$")
+    subscribed_apps: tuple[str, ...] = Field(default=(APP_ID,), max_length=20)
 
 
 class CallbackSpec(_Model):

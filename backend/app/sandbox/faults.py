@@ -26,7 +26,10 @@ class Match(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    operation: Literal["send", "read", "media", "number", "generate", "probe", "webhook"] | None = None
+    operation: (
+        Literal["send", "read", "media", "number", "debug_token", "subscribed_apps", "generate", "probe", "webhook"]
+        | None
+    ) = None
     phone_number_id: str | None = None
     recipient: str | None = None
     """Digits, with or without "+", or a business-scoped user id."""

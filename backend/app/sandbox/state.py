@@ -80,7 +80,7 @@ class SandboxState:
     def token_opens(self, token: str, account: SandboxAccount | None) -> bool:
         """An unregistered number takes any token, if the configuration lets it."""
         if account is not None:
-            return secrets.compare_digest(token.encode(), account.access_token.encode())
+            return account.token_valid and secrets.compare_digest(token.encode(), account.access_token.encode())
         return bool(token) and self.config.accept_unknown_accounts
 
     def token_is_known(self, token: str) -> bool:

@@ -13,13 +13,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from app.sandbox.exchange import Answer, BodyTooLarge, answer, false_answer, read_body
+from app.sandbox.exchange import Answer, BodyTooLarge, answer, read_body
 from app.sandbox.faults import Call, Fault
+from app.sandbox.graph import Graph
+from app.sandbox.graph import bearer as _bearer
+from app.sandbox.graph import refusal as _refusal
+from app.sandbox.graph import told_falsely as _told
 from app.sandbox.record import Entry
 from app.sandbox.sends import ReadReceipt, Refused, TextMessage, read_message
 from app.sandbox.state import Media, SandboxState
 from app.sandbox.statuses import Accepted, StatusFeed
-from app.sandbox.whatsapp_errors import whatsapp_error
 
 MAX_BODY_BYTES = 1024 * 1024
 MediaProcess = Callable[[Media | None], Answer]
@@ -27,9 +30,10 @@ _VERSION = re.compile(r"v\d+\.\d+")
 
 
 class WhatsApp:
-    def __init__(self, state: SandboxState, statuses: StatusFeed) -> None:
+    def __init__(self, state: SandboxState, statuses: StatusFeed, graph: Graph) -> None:
         self._state = state
         self._statuses = statuses
+        self._graph = graph
 
     def routes(self) -> list[BaseRoute]:
         return [
@@ -69,38 +73,8 @@ class WhatsApp:
         number; else a media file."""
         node_id = request.path_params["node_id"]
         if node_id in self._state.accounts or ("fields" in request.query_params and node_id.isdecimal()):
-            return await self.number(request, node_id)
+            return await self._graph.number(request, node_id)
         return await self.media(request, node_id)
-
-    async def number(self, request: Request, phone_number_id: str) -> Response:
-        """`GET /{phone_number_id}`: to a token that opens the number, the number's own words about itself."""
-        entry = self._state.record.open("number", b"", phone_number_id=phone_number_id)
-        fault = self._state.faults.pick("whatsapp", Call("number", phone_number_id))
-        account = self._state.accounts.get(phone_number_id)
-
-        def describe(fault: Fault | None) -> Answer:
-            told = _told(fault)
-            if told is not None:
-                return told
-            if not self._state.token_opens(_bearer(request), account):
-                if account is not None or self._state.config.accept_unknown_accounts:
-                    return _refusal(190)
-                return _refusal(
-                    100, f"Unsupported get request. Object with ID '{phone_number_id}' does not exist.", subcode=33
-                )
-            business = self._state.business(phone_number_id)
-            return Answer.json(
-                200,
-                {
-                    "verified_name": "Sandbox",
-                    "display_phone_number": business.display_phone_number,
-                    "quality_rating": "GREEN",
-                    "id": phone_number_id,
-                },
-                processed=True,
-            )
-
-        return await answer(request, self._state.record, entry, fault, describe)
 
     async def media(self, request: Request, media_id: str) -> Response:
         """`GET /{media_id}`: where to read the file, for five minutes."""
@@ -212,21 +186,3 @@ def _parsed(raw: bytes) -> object:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
         return None
-
-
-def _bearer(request: Request) -> str:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
-
-
-def _refusal(code: int | str, details: str | None = None, *, subcode: int | None = None) -> Answer:
-    error = whatsapp_error(code)
-    return Answer.json(error.http_status, error.body(details, subcode=subcode), code=str(error.code))
-
-
-def _told(fault: Fault | None) -> Answer | None:
-    if fault is None:
-        return None
-    code = fault.spec.error
-    error = whatsapp_error(code) if code else None
-    return false_answer(fault.spec, (error.http_status, error.body()) if error else None, code)

@@ -12,6 +12,7 @@ from typing import Any
 
 from app.core.cache import get_cached_or_fetch, write_fence
 from app.core.secrets import SecretError, TokenCipher, guessable
+from app.domain.account_health import Judgement, Recorded
 from app.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable
 from app.domain.identifiers import is_member_id
 from app.domain.models import Account, BlockReason, BotProfile, Json, Member, Refusal, Role, User
@@ -194,6 +195,19 @@ class AccountService:
             return
         if was_blocked:
             logger.info("account restored", extra={"account": account.id, "reason": account.blocked_reason})
+
+    async def inspected(self, account: Account, judgement: Judgement) -> Recorded:
+        """Meta was asked about the account. Where that shows that nothing can be sent it is blocked; a block that began
+        so ends so. Raises `Unavailable`."""
+        async with write_fence(*_keys(asdict(account))):
+            recorded = await self._store.record_account_health(
+                account.id, judgement, access_token=account.access_token, confirm=CONFIRM_REFUSALS
+            )
+        if recorded.is_blocked and not recorded.was_blocked:
+            logger.warning("account blocked", extra={"account": account.id, "reason": judgement.block})
+        elif recorded.was_blocked and not recorded.is_blocked:
+            logger.info("account restored", extra={"account": account.id, "reason": account.blocked_reason})
+        return recorded
 
     async def noticed(self, notice: AccountNotice, at: datetime) -> tuple[str, ...]:
         """Meta reported something about an account or its number: it is kept with the account, and blocks it or ends

@@ -7,9 +7,10 @@ import logging
 import random
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 
-from app.core.circuit_breaker import BreakerFleet, CircuitBreaker, FleetState, KeyedCircuitBreakers, State
+from app.core.circuit_breaker import BreakerFleet, CircuitBreaker, FleetState, KeyedCircuitBreakers, Snapshot, State
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.queue import Queue
@@ -114,6 +115,16 @@ class BreakerService:
                 for snapshot in snapshots
             }
         return {full_names.get(name, name): self._row(name, state) for name, state in states.items()}
+
+    async def of_account(self, phone_number_id: str) -> dict[str, object]:
+        """The circuit of one account: a row as `overview` has them. While Redis is away, as this replica sees it."""
+        name = f"{self._accounts.name}:{phone_number_id}"
+        with suppress(Unavailable):  # what needs Redis more tells of it
+            if state := (await self._fleet.list([name])).get(name):
+                return self._row(name, state)
+        own = self._accounts.find(phone_number_id)
+        snapshot = own.snapshot() if own else Snapshot(name, State.CLOSED, 0, 0.0, forced=False)
+        return snapshot._asdict() | {"scope": "replica"}
 
     async def force(self, name: str, action: BreakerAction, *, who: str, why: str) -> dict[str, object]:
         """For every replica, over restarts. One of an account or a model may be opened before its first failure; the
