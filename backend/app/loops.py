@@ -118,7 +118,7 @@ def _caretaker(replica: Replica, outside: Outside) -> Caretaker:
     conversations, notices = replica.services.conversations, AccountNotices(replica.services.accounts)
     known = LastKnown(outside.redis, key=f"{namespace}:{{fleet}}:database_position")
     journal = replica.inbox if isinstance(replica.inbox, Journal) else None
-    dead_letters = DeadLetterWatch(queue, conversations, journal)
+    dead_letters = DeadLetterWatch(queue, conversations, journal, events=outside.events)
     duties = {
         "database": DatabaseWatch(store, cache.invalidate_everywhere, known).look,
         "overflow": OverflowDrain(queue, store, conversations, notices).drain,

@@ -70,6 +70,7 @@ from app.services.bot_service import BotService
 from app.services.breaker_service import BreakerService
 from app.services.conversation_service import ConversationService
 from app.services.cut_off import CutOff
+from app.services.dead_letters import DeadLetterList
 from app.services.delivery import PER_PAIR, Delivery, per_number
 from app.services.endpoint_service import EndpointService
 from app.services.event_worker import EventPolicy, EventWorker
@@ -263,6 +264,7 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
             keys=KeyService(accounts, outside.store),
             health=_health(settings, outside, supervisor, schema, namespace, silence, account_watch, cut_off, build),
             queue=outside.queue,
+            dead_letters=DeadLetterList(outside.queue, outside.events),
             registry=outside.registry,
             breakers=_breakers(outside),
             silence=silence,

@@ -104,6 +104,6 @@ async def desk(
             ingest=replica.ingest, journal=journal,
             overflow=Overflow(queue, store, max_rows=100, max_bytes=10**8, put_timeout_seconds=5),
             drain=OverflowDrain(queue, store, conversations, AccountNotices(replica.services.accounts)),
-            watch=DeadLetterWatch(queue, conversations, journal),
+            watch=DeadLetterWatch(queue, conversations, journal, events=outside.events),
             search=UnansweredSearch(queue, store, grace_seconds=0),
         )  # fmt: skip

@@ -22,6 +22,7 @@ from app.services.account_health import AccountChecks
 from app.services.account_service import AccountService
 from app.services.breaker_service import BreakerService
 from app.services.conversation_service import ConversationService
+from app.services.dead_letters import DeadLetterList
 from app.services.endpoint_service import EndpointService
 from app.services.health_service import HealthService
 from app.services.key_service import KeyService, is_api_key
@@ -46,6 +47,7 @@ class Services:
     keys: KeyService
     health: HealthService
     queue: Queue
+    dead_letters: DeadLetterList
     registry: Registry
     breakers: BreakerService
     silence: SilenceWatch
@@ -164,7 +166,7 @@ def _form(pattern: str) -> WithJsonSchema:
 _FROM_PAGE_BEFORE = "`next_cursor` of the page before; left out for the first page."
 _PLACE = r"^[0-9]{1,17}\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 _SEQUENCE = r"^[0-9]{1,18}$"
-_LETTER = r"^[0-9]{1,4}-[0-9]{1,19}-[0-9]{1,19}$"
+_LETTER = r"^e?[0-9]{1,4}-[0-9]{1,19}-[0-9]{1,19}$"
 _KEY = r"^[\x21-\x7e]{1,200}$"
 ConversationCursor = Annotated[str | None, Query(pattern=_PLACE, description=_FROM_PAGE_BEFORE), _form(_PLACE)]
 MessageCursor = Annotated[str | None, Query(pattern=_SEQUENCE, description=_FROM_PAGE_BEFORE), _form(_SEQUENCE)]

@@ -76,13 +76,15 @@ class DeadLetterIds(BaseModel):
 
 
 class DeadLetterOut(BaseModel):
-    """An event that was given up on, without its content, which is a customer's words."""
+    """What was given up on, without its content, which is a customer's words. An event for another system also has
+    `webhook_id` and `event_id`."""
 
     model_config = ConfigDict(extra="allow")
     id: str
     event: str
     """Kind, number and digest."""
     kind: str
+    """`event`: for another system; its id begins with `e`."""
     reason: str
     attempts: int
     parked_at: float
@@ -160,9 +162,9 @@ async def list_silent_numbers(replica: Replica) -> dict[str, object]:
 
 @router.get("/dead-letters", response_model=DeadLetterPage, responses=problems(401, 403, 422, 503))
 async def list_dead_letters(replica: Replica, limit: Limit = 50, cursor: LetterCursor = None) -> dict[str, object]:
-    """Events that were given up on, the oldest first."""
+    """What was given up on: messages, the oldest first, then events for other systems (`kind` is `event`)."""
     try:
-        letters, next_cursor = await replica.queue.dead(limit=limit, cursor=cursor)
+        letters, next_cursor = await replica.dead_letters.page(limit=limit, cursor=cursor)
     except ValueError as exc:
         what = "this is not a cursor of this list; take next_cursor of the page before"
         raise InvalidInput(what, field="cursor") from exc
@@ -172,10 +174,10 @@ async def list_dead_letters(replica: Replica, limit: Limit = 50, cursor: LetterC
 @router.post("/dead-letters/replay", response_model=ReplayedOut, responses=problems(400, 401, 403, 413, 422, 503))
 async def replay_dead_letters(replica: Replica, body: DeadLetterIds) -> dict[str, int]:
     """Put them back at the end of their mailboxes; ids that do not exist are skipped."""
-    return {"replayed": await replica.queue.replay(body.ids)}
+    return {"replayed": await replica.dead_letters.replay(body.ids)}
 
 
 @router.post("/dead-letters/drop", response_model=DroppedOut, responses=problems(400, 401, 403, 413, 422, 503))
 async def drop_dead_letters(replica: Replica, body: DeadLetterIds) -> dict[str, int]:
     """Forget them for good; ids that do not exist are skipped."""
-    return {"dropped": await replica.queue.drop(body.ids)}
+    return {"dropped": await replica.dead_letters.drop(body.ids)}

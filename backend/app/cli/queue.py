@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -18,11 +19,12 @@ from app.cli.settings import settings_with_redis
 if TYPE_CHECKING:
     from app.core.namespace import Binding
     from app.core.queue import DeadLetter, Queue
+    from app.services.dead_letters import DeadLetterList
 
 T = TypeVar("T")
 
 PAGE = 200
-_ID = re.compile(r"\d{1,4}-\d{1,19}-\d{1,19}", re.ASCII)
+_ID = re.compile(r"e?\d{1,4}-\d{1,19}-\d{1,19}", re.ASCII)
 
 
 @click.group("queue")
@@ -34,9 +36,9 @@ def queue() -> None:
 @json_option
 def status(*, as_json: bool) -> None:
     """How much waits, and for how long."""
-    stats = asyncio.run(_on_queue(lambda q: q.stats()))
+    stats, told = asyncio.run(_on_queues(lambda messages, events: asyncio.gather(messages.stats(), events.stats())))
     if as_json:
-        print_json(stats)
+        print_json({**asdict(stats), "for_other_systems": asdict(told)})
         return
     click.echo(f"{stats.pending:8d}  events waiting or being handled, the oldest for {span(stats.oldest_seconds)}")
     click.echo(f"{stats.ready:8d}  conversations waiting: due, debounced or in back-off")
@@ -45,6 +47,7 @@ def status(*, as_json: bool) -> None:
     click.echo(f"{stats.dead:8d}  dead letters{hint}")
     if stats.dead_lost:
         click.echo(f"{stats.dead_lost:8d}  dead letters lost: the oldest had to make room")
+    click.echo(f"{told.pending:8d}  events for other systems waiting, {told.dead} dead letters")
 
 
 @queue.command("dead")
@@ -52,10 +55,11 @@ def status(*, as_json: bool) -> None:
 @click.option("--after", help="Go on after this id.")
 @json_option
 def dead(limit: int, after: str | None, *, as_json: bool) -> None:
-    """List dead letters, oldest first: id, when, attempts, event, field, and why. Never what a customer wrote."""
+    """List dead letters, oldest first, messages before events for other systems (their ids begin with e): id, when,
+    attempts, event, field, and why. Never what a customer wrote."""
     from app.services.dead_letters import view
 
-    letters, more = asyncio.run(_on_queue(lambda q: _page(q, limit, _cursor(after))))
+    letters, more = asyncio.run(_on_letters(lambda letters: _page(letters, limit, _cursor(after))))
     if as_json:
         print_json({"items": [view(letter) for letter in letters], "next": more})
         return
@@ -73,12 +77,13 @@ def dead(limit: int, after: str | None, *, as_json: bool) -> None:
 @click.argument("ids", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every dead letter there is now.")
 def replay(ids: tuple[str, ...], *, everything: bool) -> None:
-    """Put dead letters back into their conversations; they are handled as if they had just arrived.
+    """Put dead letters back into their conversations; they are handled as if they had just arrived. Events are told to
+    their webhook again.
 
     Exit code 1 if one of the ids does not exist; the others are replayed.
     """
     chosen = _chosen(ids, everything=everything)
-    _report("replayed", *asyncio.run(_on_queue(lambda q: _each(q, chosen, q.replay))))
+    _report("replayed", *asyncio.run(_on_letters(lambda letters: _each(letters, chosen, letters.replay))))
 
 
 @queue.command("drop")
@@ -91,7 +96,7 @@ def drop(ids: tuple[str, ...], *, everything: bool, yes: bool) -> None:
     if not yes:
         what = "EVERY dead letter" if chosen is None else f"{len(chosen)} dead letters"
         click.confirm(f"Forget {what} for good?", abort=True)
-    _report("dropped", *asyncio.run(_on_queue(lambda q: _each(q, chosen, q.drop))))
+    _report("dropped", *asyncio.run(_on_letters(lambda letters: _each(letters, chosen, letters.drop))))
 
 
 @queue.command("rebind")
@@ -154,7 +159,7 @@ def _chosen(ids: tuple[str, ...], *, everything: bool) -> Sequence[str] | None:
 
 
 async def _each(
-    queue: Queue, ids: Sequence[str] | None, act: Callable[[Sequence[str]], Awaitable[int]]
+    dead: DeadLetterList, ids: Sequence[str] | None, act: Callable[[Sequence[str]], Awaitable[int]]
 ) -> tuple[int, list[str]]:
     """How many it was done to, and the ids that do not exist."""
     if ids is not None:
@@ -164,7 +169,7 @@ async def _each(
     letters: list[DeadLetter] = []
     cursor: str | None = None
     while True:
-        page, cursor = await queue.dead(limit=PAGE, cursor=cursor)
+        page, cursor = await dead.page(limit=PAGE, cursor=cursor)
         letters += page
         if cursor is None:
             break
@@ -174,9 +179,9 @@ async def _each(
     return done, []
 
 
-async def _page(queue: Queue, limit: int, after: str | None) -> tuple[list[DeadLetter], str | None]:
+async def _page(dead: DeadLetterList, limit: int, after: str | None) -> tuple[list[DeadLetter], str | None]:
     try:
-        return await queue.dead(limit=limit, cursor=after)
+        return await dead.page(limit=limit, cursor=after)
     except ValueError:
         raise click.UsageError(f"--after takes an id as the list shows it, not {after!r}") from None
 
@@ -187,10 +192,17 @@ def _cursor(after: str | None) -> str | None:
     return after
 
 
-async def _on_queue(action: Callable[[Queue], Awaitable[T]]) -> T:
-    from app.wiring import open_door, open_queue
+async def _on_letters(action: Callable[[DeadLetterList], Awaitable[T]]) -> T:
+    from app.services.dead_letters import DeadLetterList
+
+    return await _on_queues(lambda messages, events: action(DeadLetterList(messages, events)))
+
+
+async def _on_queues(action: Callable[[Queue, Queue], Awaitable[T]]) -> T:
+    """Given the queue of messages, and that of events for other systems."""
+    from app.wiring import open_door, open_events_queue, open_queue
 
     settings = settings_with_redis()
     async with AsyncExitStack() as stack:
         redis = open_door(settings.redis_url or "", stack)
-        return await action(open_queue(settings, stack, redis))
+        return await action(open_queue(settings, stack, redis), open_events_queue(settings, stack, redis))

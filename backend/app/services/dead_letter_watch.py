@@ -29,9 +29,13 @@ TOLD = Counter("chorus_dead_letters_told_total", "Dead letters seen, by whether 
 class DeadLetterWatch:
     """On one replica at a time, though two do no harm: to call a person twice changes nothing."""
 
-    def __init__(self, queue: Queue, conversations: ConversationService, journal: Journal | None = None) -> None:
-        """`journal`: it keeps a row of each letter, which takes no room of what waits."""
+    def __init__(
+        self, queue: Queue, conversations: ConversationService, journal: Journal | None = None, *, events: Queue
+    ) -> None:
+        """`journal`: it keeps a row of each letter, which takes no room of what waits. `events`: whose dead letters are
+        forgotten too; they call no person."""
         self._queue = queue
+        self._events = events
         self._conversations = conversations
         self._journal = journal
 
@@ -50,10 +54,11 @@ class DeadLetterWatch:
 
     async def forget(self) -> bool:
         """What is too old, one page. Returns whether there may be more."""
-        forgotten = await self._queue.forget_dead(older_than_seconds=KEEP_SECONDS, limit=PAGE)
-        if forgotten:
-            logger.warning("dead letters are forgotten: they are 8 days old", extra={"dead_letters": forgotten})
-        return forgotten >= PAGE
+        queues = (self._queue, self._events)
+        forgotten = [await each.forget_dead(older_than_seconds=KEEP_SECONDS, limit=PAGE) for each in queues]
+        if any(forgotten):
+            logger.warning("dead letters are forgotten: they are 8 days old", extra={"dead_letters": sum(forgotten)})
+        return max(forgotten) >= PAGE
 
     async def _call_a_person(self, letter: DeadLetter) -> bool:
         try:

@@ -41,7 +41,7 @@ from app.domain.errors import Unavailable
 from app.domain.ports import OutboxStore, Receiver
 from app.services.claim_loop import QUEUE_RETRY_SECONDS, ClaimLoop
 from app.services.endpoint_service import OFF_AFTER_SECONDS, deliver
-from app.services.outbox_relay import endpoint_of, group_of
+from app.services.outbox_relay import EVENT_KIND, endpoint_of, group_of
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class EventWorker:
         finally:
             log_canonical(
                 "events told",
-                kind="event",
+                kind=EVENT_KIND,
                 outcome=outcome,
                 reason=reason,
                 endpoint=endpoint_id,

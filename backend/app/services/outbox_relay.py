@@ -39,6 +39,9 @@ KEEP_SECONDS = 12 * 86400.0
 """Longer than an event is tried (3 days) and then kept as a dead letter (8 days): a replay finds what to tell."""
 UPKEEP_PAGE = 5000
 
+EVENT_KIND = "event"
+"""The first part of the mailboxes' names."""
+
 EVENTS_QUEUE = QueueMetrics("chorus_events_queue")
 OUTBOX_OLDEST_SECONDS = Gauge(
     "chorus_outbox_oldest_seconds",
@@ -155,7 +158,7 @@ class OutboxRelay:
 
 def group_of(endpoint: str) -> str:
     """The queue's group of one endpoint: it has its own turn and its own share."""
-    return f"event:{endpoint}"
+    return f"{EVENT_KIND}:{endpoint}"
 
 
 def endpoint_of(mailbox: str) -> str:
