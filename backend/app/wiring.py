@@ -84,6 +84,7 @@ from app.services.key_service import KeyService
 from app.services.namespace_gate import NamespaceGate
 from app.services.outbox_relay import EVENTS_QUEUE
 from app.services.overflow import Overflow
+from app.services.privacy_service import PrivacyService
 from app.services.probes import TROUBLE, Dependency, Proof
 from app.services.proofs import Proofs
 from app.services.schema_gate import SchemaGate
@@ -262,6 +263,7 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
             conversations=conversations,
             endpoints=EndpointService(accounts, outside.store, outside.cipher, outside.receiver),
             keys=KeyService(accounts, outside.store),
+            privacy=_privacy(outside, accounts, inbox),
             health=_health(settings, outside, supervisor, schema, namespace, silence, account_watch, cut_off, build),
             queue=outside.queue,
             dead_letters=DeadLetterList(outside.queue, outside.events),
@@ -341,6 +343,17 @@ def delivery_of(settings: Settings, outside: Outside, accounts: AccountService) 
         Proofs(outside.store, outside.queue, outside.receipts, outside.uptime),
         reconcile_seconds=settings.send_reconcile_seconds,
         reply_deadline_seconds=settings.reply_deadline_seconds,
+    )
+
+
+def _privacy(outside: Outside, accounts: AccountService, inbox: InboxFallback | Journal | None) -> PrivacyService:
+    return PrivacyService(
+        accounts,
+        outside.store,
+        outside.queue,
+        outside.receipts,
+        outside.pacer,
+        is_journalled=isinstance(inbox, Journal),
     )
 
 

@@ -115,6 +115,7 @@ async def _make(connection: asyncpg.Connection) -> tuple[str, float]:
     await connection.execute(_MESSAGES, 2, WORDS, [f"a{n}" for n in range(1, OTHERS + 1)])
     await connection.execute(_RARE, account_id)
     await connection.execute("reset session_replication_role")
+    await connection.execute("insert into search_pending (conversation_id, seq) select id, 0 from conversations")
     await connection.execute("insert into search_pending (conversation_id, from_seq) select id, 0 from conversations")
     await connection.execute("vacuum analyze")
     return str(account_id), time.monotonic() - begun

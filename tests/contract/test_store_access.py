@@ -27,6 +27,8 @@ NOBODY = str(uuid.uuid4())
 SERVICE_ONLY = (
     "api_keys",
     "conversation_words",
+    "erased_messages",
+    "erasures",
     "inbox",
     "inbox_state",
     "media_chunks",

@@ -14,7 +14,7 @@ from app.adapters.database_trouble import LOCK_SECONDS, DatabaseUnavailable, Tro
 from app.adapters.postgres_notifications import OUTBOX_CHANNEL, Notifications
 from app.adapters.postgres_pooling import SIGNS, is_known_pooler, is_transaction_pooler
 from app.adapters.postgres_url import connecting
-from app.adapters.sql_store import SqlStore
+from app.adapters.sql_store import ERASED, ERASED_CODE, SqlStore
 from app.core.resilience import ResiliencePolicy
 from app.settings import Pooling
 
@@ -100,6 +100,8 @@ class PostgresStore(SqlStore):
             try:
                 answer = await self._once(function, body)
             except asyncpg.PostgresError as exc:
+                if exc.sqlstate == ERASED_CODE:
+                    return ERASED
                 if not self._recognises_pooler(exc):
                     raise
                 answer = await self._once(function, body)  # nothing was carried out

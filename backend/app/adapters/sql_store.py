@@ -42,7 +42,7 @@ from app.domain.endpoints import (
     Settled,
     Waybill,
 )
-from app.domain.errors import Conflict, Fenced, InvalidInput, NotFound
+from app.domain.errors import Conflict, Erased, Fenced, InvalidInput, NotFound
 from app.domain.media import Announced, Media
 from app.domain.models import (
     EVERY_CONVERSATION,
@@ -53,6 +53,8 @@ from app.domain.models import (
     BlockReason,
     BotProfile,
     CallerRights,
+    ContactExport,
+    ContactTraces,
     Conversation,
     ConversationCounts,
     ConversationFilter,
@@ -85,6 +87,10 @@ from app.domain.usage import AccountDay, Spent, Usage
 
 T = TypeVar("T")
 
+ERASED_CODE = "CH001"
+"""Raised by a trigger, whichever function would store what was erased."""
+ERASED: Json = {"error": "erased"}
+
 CALL_SECONDS = 10.0
 """For one operation, retries included."""
 TROUBLE_SECONDS = 4.0
@@ -102,6 +108,8 @@ _API_KEYS = TypeAdapter(tuple[ApiKey, ...])
 _BLOCKED = TypeAdapter(BlockedAccounts)
 _CONVERSATION = TypeAdapter(Conversation)
 _COUNTS = TypeAdapter(ConversationCounts)
+_TRACES = TypeAdapter(ContactTraces)
+_EXPORT = TypeAdapter(ContactExport)
 _DELIVERIES = TypeAdapter(tuple[Delivery, ...])
 _ENDPOINT = TypeAdapter(Endpoint)
 _ENDPOINTS = TypeAdapter(tuple[Endpoint, ...])
@@ -174,7 +182,8 @@ class SqlStore(Store):
 
     @abstractmethod
     async def _execute(self, function: str, body: bytes) -> object:
-        """Call `public.<function>` with the JSON `body`, once; its parsed answer. Raises `DatabaseUnavailable`."""
+        """Call `public.<function>` with the JSON `body`, once; its parsed answer, `ERASED` for SQLSTATE `ERASED_CODE`.
+        Raises `DatabaseUnavailable`."""
 
     async def _call(self, operation: str, /, **p: Any) -> Any:
         deadline = Deadline.after(CALL_SECONDS)
@@ -195,6 +204,8 @@ class SqlStore(Store):
                 return value
             case {"error": "fenced"}:
                 raise Fenced("a newer claim on the conversation has written")
+            case {"error": "erased"}:
+                raise Erased("the customer was erased while this was on its way")
             case {"error": "not_found", "what": str(what)}:
                 raise NotFound(what)
             case {"error": "conflict", "code": str(code)}:
@@ -757,6 +768,27 @@ class SqlStore(Store):
 
     async def put_off_notice(self, notice_id: str, *, seconds: float) -> None:
         await self._call("end_notice", id=notice_id, outcome=None, again_seconds=seconds)
+
+    # -- privacy -------------------------------------------------------------------------------------------------
+
+    async def contact_traces(self, contact_id: str) -> ContactTraces | None:
+        return _optional(_TRACES, await self._call("contact_traces", contact_id=contact_id))
+
+    async def erase_contact(
+        self, contact_id: str, *, message_ids: Sequence[str], mailboxes: Sequence[str], words: Sequence[str]
+    ) -> Mapping[str, int]:
+        removed: Mapping[str, int] = await self._call(
+            "erase_contact", contact_id=contact_id, message_ids=message_ids, mailboxes=mailboxes, words=words
+        )
+        return removed
+
+    async def export_contact(self, contact_id: str) -> ContactExport | None:
+        return _optional(_EXPORT, await self._call("export_contact", contact_id=contact_id))
+
+    async def export_messages(self, conversation_id: str, *, after_seq: int, limit: int) -> tuple[Json, ...]:
+        return tuple(
+            await self._call("export_messages", conversation_id=conversation_id, after_seq=after_seq, limit=limit)
+        )
 
     # -- replies -------------------------------------------------------------------------------------------------
 

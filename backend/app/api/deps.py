@@ -26,6 +26,7 @@ from app.services.dead_letters import DeadLetterList
 from app.services.endpoint_service import EndpointService
 from app.services.health_service import HealthService
 from app.services.key_service import KeyService, is_api_key
+from app.services.privacy_service import PrivacyService
 from app.services.session_service import SessionService
 from app.services.signup_service import SignupService
 from app.services.silence_watch import SilenceWatch
@@ -46,6 +47,7 @@ class Services:
     endpoints: EndpointService
     keys: KeyService
     health: HealthService
+    privacy: PrivacyService
     queue: Queue
     dead_letters: DeadLetterList
     registry: Registry

@@ -55,6 +55,7 @@ _TAGS = [
     {"name": "api keys", "description": "Keys with which programs act for an account, each with a role."},
     {"name": "bot", "description": "What an account's bot knows and how it speaks."},
     {"name": "conversations", "description": "What customers and the account have written; answering by hand."},
+    {"name": "contacts", "description": "A customer's data: handed out, or erased."},
     {"name": "events", "description": "Webhooks that tell other systems what happens; signed as in Standard Webhooks."},
     {"name": "admin", "description": "For operators: fleet, circuits, cache, queue, dead letters."},
     {"name": "health", "description": "For balancers, orchestrators and dashboards. Unknown parameters are ignored."},

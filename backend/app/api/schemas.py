@@ -524,6 +524,23 @@ class MessagePage(_Out):
     next_cursor: str | None
 
 
+class ErasureOut(_Out):
+    """What went: rows of the database by place; of the queue events, claims that were broken, dead letters and ids."""
+
+    database: dict[str, int]
+    queue: dict[str, int]
+
+
+class ContactExportOut(_Out):
+    """As stored. `other_ids`: numbers and user ids that the contact had before; messages have their `status`."""
+
+    account_id: str
+    contact: dict[str, Any]
+    other_ids: tuple[dict[str, Any], ...]
+    conversations: tuple[dict[str, Any], ...]
+    messages: tuple[dict[str, Any], ...]
+
+
 class ConversationCountsOut(_Out):
     needs_human: int
     unread: int

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.core.clock import SYSTEM_CLOCK, Clock
@@ -74,6 +74,12 @@ class Pacer:
         alone = self._alone.hold(number, peer)
         wait = await self._run("hold", number, peer)
         return alone if wait is None else wait
+
+    async def forget(self, number: str, peers: Sequence[str]) -> None:
+        """That anything went to these peers. Raises `Unavailable`."""
+        if peers:
+            prefix = f"{self._namespace}:{{pace:{number}}}:"
+            await self._door.ask("DEL", *(f"{prefix}{kind}:{peer}" for peer in peers for kind in ("peer", "hold")))
 
     async def _run(self, verb: str, number: str, peer: str) -> float | None:
         """`None`: Redis did not answer."""

@@ -9,6 +9,8 @@ What it does not do: serve as the record. An ordinary call writes to the databas
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from app.core.redis.door import Door
 
 KEEP_SECONDS = 86400
@@ -24,6 +26,11 @@ class Receipts:
     async def note(self, key: str, answer: str) -> None:
         """Raises `Unavailable`; whether it was written is then unknown."""
         await self._door.ask("SET", self._prefix + key, answer, "EX", KEEP_SECONDS, urgent=True)
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        """Raises `Unavailable`."""
+        for key in keys:  # one by one: on a cluster they live on different nodes
+            await self._door.ask("DEL", self._prefix + key)
 
     async def find(self, key: str) -> str | None:
         """`None`: none was noted. Raises `Unavailable`."""

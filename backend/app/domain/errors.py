@@ -16,6 +16,7 @@
         ├── RateLimited                    this caller did it too often; again after `retry_after`
         ├── Unprocessable                  this event can never be handled as things stand -> dead letter
         │   └── UnknownAccount             … until the account is created and the event replayed
+        ├── Erased                         a customer's message that was erased: it is not stored again
         ├── Fenced                         another worker holds the conversation now; stop, write nothing
         ├── ModelRefused                   the model will not answer this; asking again is useless
         └── SendError                      what WhatsApp said of one send
@@ -36,10 +37,10 @@ from app.core.errors import DeadlineExceeded, Expected, Unavailable
 from app.domain.models import BlockReason
 
 __all__ = [
-    "AccountRejected", "ChorusError", "ConfigurationError", "Conflict", "DeadlineExceeded", "Fenced", "Forbidden",
-    "IdempotencyKeyReused", "InvalidInput", "MediaGone", "MediaTooLarge", "MigrationFailed", "ModelRefused",
-    "NotFound", "RateLimited", "SendAmbiguous", "SendError", "SendRejected", "SendThrottled", "Unauthenticated",
-    "Unavailable", "UnknownAccount", "Unprocessable",
+    "AccountRejected", "ChorusError", "ConfigurationError", "Conflict", "DeadlineExceeded", "Erased", "Fenced",
+    "Forbidden", "IdempotencyKeyReused", "InvalidInput", "MediaGone", "MediaTooLarge", "MigrationFailed",
+    "ModelRefused", "NotFound", "RateLimited", "SendAmbiguous", "SendError", "SendRejected", "SendThrottled",
+    "Unauthenticated", "Unavailable", "UnknownAccount", "Unprocessable",
 ]  # fmt: skip
 
 
@@ -132,6 +133,12 @@ class UnknownAccount(Unprocessable):
 
     def __init__(self, phone_number_id: str) -> None:
         super().__init__(f"unknown phone_number_id {phone_number_id}")
+
+
+class Erased(ChorusError):
+    """The customer was erased while this message was on its way; nothing of it is stored."""
+
+    code = "erased"
 
 
 class Fenced(ChorusError):

@@ -415,6 +415,34 @@ class ConversationCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class ContactTraces:
+    """What of a contact may be outside the database."""
+
+    account_id: str
+    phone_number_id: str = ""
+    group_id: str | None = None
+    wa_ids: tuple[str, ...] = ()
+    """The present number, and those before it."""
+    user_ids: tuple[str, ...] = ()
+    conversation_ids: tuple[str, ...] = ()
+    message_ids: tuple[str, ...] = ()
+    """WhatsApp's, of messages of both sides."""
+    reply_keys: tuple[str, ...] = ()
+    removed: Mapping[str, int] | None = None
+    """Set alone: the contact was erased before, and these rows went."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContactExport:
+    """As stored, for the person themselves; the messages come apart."""
+
+    account_id: str
+    contact: Json
+    other_ids: tuple[Json, ...]
+    conversations: tuple[Json, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class InboundMessage:
     """One message as WhatsApp delivered it. `text` is what the model may read of it, `None` if there is nothing."""
 

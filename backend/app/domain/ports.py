@@ -21,6 +21,8 @@ from app.domain.models import (
     BlockReason,
     BotProfile,
     CallerRights,
+    ContactExport,
+    ContactTraces,
     Conversation,
     ConversationCounts,
     ConversationFilter,
@@ -373,7 +375,8 @@ class ConversationStore(Protocol):
         are created or updated, `unread_count` grows by the new ones, `last_inbound_at` never goes back.
         System notes (`type` system) are stored, but are neither unread nor do they open the 24-hour window; one that
         reports a new number or user id moves the contact, once. `other_wa_id`: another number of the same person.
-        What was written in a group goes to the group's conversation. An edit changes the message it names."""
+        What was written in a group goes to the group's conversation. An edit changes the message it names.
+        Raises `Erased` if one of the messages was erased: nothing is stored."""
         ...
 
     async def record_echo(
@@ -857,6 +860,29 @@ class OutboxStore(Protocol):
         ...
 
 
+class PrivacyStore(Protocol):
+    """What is stored about one customer: found, handed out, erased."""
+
+    async def contact_traces(self, contact_id: str) -> ContactTraces | None:
+        """`None`: there is no such contact, and there was none."""
+        ...
+
+    async def erase_contact(
+        self, contact_id: str, *, message_ids: Sequence[str], mailboxes: Sequence[str], words: Sequence[str]
+    ) -> Mapping[str, int]:
+        """Everything. `message_ids`: those that the queue had, besides the stored ones; none of them is stored again in
+        the next 8 days. `mailboxes` of the queue, and `words`, the person's numbers and ids, say what is theirs among
+        events that wait in the database. Returns place -> rows; for a contact that was erased before what that call
+        returned. Raises `NotFound("contact")`."""
+        ...
+
+    async def export_contact(self, contact_id: str) -> ContactExport | None: ...
+
+    async def export_messages(self, conversation_id: str, *, after_seq: int, limit: int) -> tuple[Json, ...]:
+        """As stored, the oldest first, each with its `seq`."""
+        ...
+
+
 class Receiver(Protocol):
     async def deliver(self, url: str, event: OutboxEvent, *, secret: str) -> Answer:
         """POST the event, signed with `secret` (not encrypted), within 10 s. Raises nothing: every way it may go is an
@@ -870,7 +896,7 @@ class Receiver(Protocol):
 
 class Store(
     AccountStore, ApiKeyStore, ConversationStore, ReplyStore, InboxStore, JournalStore, OverflowStore, WaitingStore,
-    InvalidationStore, EndpointStore, OutboxStore, MediaRecordStore, Protocol,
+    InvalidationStore, EndpointStore, OutboxStore, MediaRecordStore, PrivacyStore, Protocol,
 ):  # fmt: skip
     """All of it, which one adapter implements."""
 
@@ -918,5 +944,6 @@ class Store(
 __all__ = [
     "AccountStore", "ConversationStore", "EndpointStore", "InboxStore", "InvalidationStore", "JournalStore",
     "MediaRecordStore", "MediaSource", "MediaStore", "Messenger", "Model", "Offered", "OpenedMedia", "OutboxStore",
-    "OverflowStore", "Receiver", "ReplyStore", "SendDecision", "Store", "TokenVerifier", "WaitingStore",
+    "OverflowStore", "PrivacyStore", "Receiver", "ReplyStore", "SendDecision", "Store", "TokenVerifier",
+    "WaitingStore",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from app.core.deadline import Deadline
 from app.core.failure_words import in_words
 from app.core.metrics import SLOW_SECONDS
 from app.domain.edits import questions
-from app.domain.errors import Conflict, ModelRefused, Unavailable, UnknownAccount
+from app.domain.errors import Conflict, Erased, ModelRefused, Unavailable, UnknownAccount
 from app.domain.handover import handover, handover_text, has_keyword, person_called
 from app.domain.markup import to_whatsapp
 from app.domain.models import (
@@ -184,7 +184,12 @@ class BotService:
             account = await self._accounts.by_phone_number_id(run.phone_number_id)
             if account is None:
                 raise UnknownAccount(run.phone_number_id)
-            inbound = await self._record(account, run)
+            try:
+                inbound = await self._record(account, run)
+            except Erased:
+                if len(run.messages) > 1:
+                    raise  # the others are not: each is judged alone
+                return Handled("erased", 1, stages, "the customer was erased")
         conversation = inbound.conversation
         everything = len(run.messages)
         if any(needs_a_person(message) for message in run.messages):

@@ -12,7 +12,15 @@ import orjson
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.failure_words import place_of
 from app.core.queue import Event, QueueFull
-from app.domain.errors import Conflict, IdempotencyKeyReused, NotFound, Unavailable, UnknownAccount, Unprocessable
+from app.domain.errors import (
+    Conflict,
+    Erased,
+    IdempotencyKeyReused,
+    NotFound,
+    Unavailable,
+    UnknownAccount,
+    Unprocessable,
+)
 from app.domain.models import (
     EVERY_CONVERSATION,
     WINDOW_HOURS,
@@ -158,7 +166,10 @@ class ConversationService:
         account = await self._account(incoming)
         body = incoming.body
         message = to_inbound(body["message"], incoming.accepted_at)
-        await self._store.record_echo(account.id, wa_id=body["wa_id"], user_id=body["user_id"], message=message)
+        try:
+            await self._store.record_echo(account.id, wa_id=body["wa_id"], user_id=body["user_id"], message=message)
+        except Erased:
+            return "erased"
         return "taken_over"
 
     async def leave_to_a_person(self, messages: Sequence[Incoming], reason: HandoverReason) -> None:
@@ -195,6 +206,8 @@ class ConversationService:
             await self.leave_to_a_person([incoming], HandoverReason.DEAD_LETTER)
         except (Unavailable, UnknownAccount):
             raise
+        except Erased:
+            return False
         except Exception as exc:  # noqa: BLE001  what cannot be stored may be why it was given up on
             logger.warning("a message that was given up on cannot be stored", extra={"reason": place_of(exc)})
             await self._flag_sender(incoming)

@@ -6,6 +6,7 @@ What an error means for a queued event:
     Postponed, Unavailable,          back into the mailbox for later, attempt not counted:
       SendThrottled, AccountRejected nothing is wrong with the event
     Fenced, LeaseLost                nothing: another worker has the conversation
+    Erased                           finished, by the services: the customer was erased, there is nothing to store
     cancelled by drain               back at once, attempt not counted
     anything else                    a failed attempt; back with growing delay, at the maximum a dead letter
 """

@@ -102,8 +102,13 @@ def _count(ignored: WebhookEvent) -> bool:
 
 def whatsapp_id(event: Event) -> str:
     """The id of the message an event is about: `<kind>:<number>:<this>[:<status>][#<row of the journal>]`."""
-    parts = event.id.split(":")
-    return parts[2].partition("#")[0] if len(parts) > 2 else event.id
+    return message_id_in(event.id) or event.id
+
+
+def message_id_in(event_id: str) -> str:
+    """As `whatsapp_id`; `""` if the event is about none."""
+    parts = event_id.split(":")
+    return parts[2].partition("#")[0] if len(parts) > 2 else ""
 
 
 def encode(event: WebhookEvent) -> Event:

@@ -42,7 +42,7 @@ MOVE_ROWS = 500
 KEEP_SECONDS = 8 * 86400.0
 KEEP_DEAD = 1000
 """Dead letters of one account."""
-_ROW = "#"
+ROW = "#"
 
 UNMOVED = Gauge("chorus_journal_unmoved", "Accepted events that the queue did not take in the last round")
 
@@ -143,7 +143,7 @@ class Journal:
         stay here until there is some."""
         parts: dict[str, list[tuple[int, Event]]] = {}
         for row, event in rows:
-            parts.setdefault(event.mailbox, []).append((row, event._replace(id=f"{event.id}{_ROW}{row}")))
+            parts.setdefault(event.mailbox, []).append((row, event._replace(id=f"{event.id}{ROW}{row}")))
         puts = [self._queue.put([event for _, event in part]) for part in parts.values()]
         results = await asyncio.gather(*puts, return_exceptions=True)
         moved, failures = [], []
@@ -162,5 +162,5 @@ class Journal:
 
 def _row_of(event: Event) -> int | None:
     """The journal's row of an event from the queue; `None` if it did not come by the journal."""
-    _, mark, row = event.id.rpartition(_ROW)
+    _, mark, row = event.id.rpartition(ROW)
     return int(row) if mark and row.isdecimal() else None

@@ -23,7 +23,7 @@ from contextlib import suppress
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.failure_words import place_of
 from app.core.queue import Event, PutResult, Queue, QueueFull, QueueUnavailable
-from app.domain.errors import Conflict, Unavailable, Unprocessable
+from app.domain.errors import Conflict, Erased, Unavailable, Unprocessable
 from app.domain.models import HandoverReason
 from app.domain.ports import OverflowStore
 from app.domain.webhook import Kind
@@ -120,7 +120,7 @@ class OverflowDrain:
     async def _record(self, kind: str, events: Sequence[Event]) -> list[str]:
         """Returns the ids of those that stay: dead letters for which Redis is not there."""
         if kind == Kind.MESSAGE and len(events) > 1:
-            with suppress(Unprocessable, TypeError, ValueError, LookupError, AttributeError):  # then one by one
+            with suppress(Erased, Unprocessable, TypeError, ValueError, LookupError, AttributeError):  # then one by one
                 await self._leave([decode(event) for event in events], HandoverReason.OVERFLOW)
                 return []
         kept = []
@@ -130,6 +130,8 @@ class OverflowDrain:
                 continue
             except Unavailable:
                 raise
+            except Erased:
+                continue
             except Unprocessable as exc:
                 reason = exc.reason
             except Exception as exc:

@@ -17,6 +17,7 @@ The protocol is in `core/lua/queue_*.lua`, one script an operation, each with it
 from __future__ import annotations
 
 from app.core.event import Event
+from app.core.queue.erasure import Erased
 from app.core.queue.events import (
     Claim,
     DeadLetter,
@@ -31,6 +32,6 @@ from app.core.queue.mailboxes import Queue
 from app.core.queue.metrics import QUEUE, QueueMetrics
 
 __all__ = [
-    "QUEUE", "Claim", "DeadLetter", "Event", "Failure", "LeaseLost", "PutResult", "Queue", "QueueFull", "QueueMetrics",
-    "QueueStats", "QueueUnavailable",
+    "QUEUE", "Claim", "DeadLetter", "Erased", "Event", "Failure", "LeaseLost", "PutResult", "Queue", "QueueFull",
+    "QueueMetrics", "QueueStats", "QueueUnavailable",
 ]  # fmt: skip

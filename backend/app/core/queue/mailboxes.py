@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections import Counter as Counts
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +16,7 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.event import Event
 from app.core.queue.batcher import Batcher
 from app.core.queue.dead_letters import DeadLetters
+from app.core.queue.erasure import Erased, Erasure
 from app.core.queue.events import (
     REASON_CHARACTERS,
     Claim,
@@ -425,6 +426,25 @@ class Queue:
         """Forget dead letters that were parked so long ago by the server's clock, at most `limit` of each shard, the
         oldest first. Returns how many."""
         return await self._dead_letters.forget(older_than_seconds=older_than_seconds, limit=limit)
+
+    async def erase(
+        self,
+        mailboxes: Sequence[str],
+        ids: Sequence[str],
+        is_about: Callable[[DeadLetter], bool],
+        *,
+        separator: str | None = None,
+    ) -> Erased:
+        """Forget these mailboxes whole, whoever holds them, the marks of these ids of events, and the dead letters that
+        `is_about` names. Reads all dead letters. `separator`: ids of events may have it, and more, behind them; then
+        the names of all keys are read. To repeat it does no harm; after an error a part may be gone."""
+        erased, erasure = Erased(), Erasure(self._shards, self._dead_letters)
+        await erasure.mailboxes(mailboxes, erased)
+        await erasure.ids(ids, erased)
+        if separator is not None:
+            await erasure.ids_with(separator, ids, erased)
+        await erasure.letters(is_about, erased)
+        return erased
 
     # --- watching ---
 

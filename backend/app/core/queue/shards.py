@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from typing import Any, TypeVar
 from zlib import crc32
 
@@ -51,6 +51,14 @@ class Shards:
         """The answer to one command; `name` says in an error what it was for. Raises `QueueUnavailable`."""
         try:
             return await self._doors[shard].ask(*command, urgent=self._urgent)
+        except Unavailable as exc:
+            raise _of_the_queue(exc, name) from exc
+
+    async def scan(self, name: str, shard: int, match: str, *, page: int) -> AsyncIterator[list[bytes]]:
+        """Pages of the keys that match, which must carry the shard's hash tag. Raises `QueueUnavailable`."""
+        try:
+            async for names in self._doors[shard].scan(match, page=page):
+                yield names
         except Unavailable as exc:
             raise _of_the_queue(exc, name) from exc
 

@@ -1,0 +1,123 @@
+"""A customer's data found, handed out and erased, on every store."""
+
+from __future__ import annotations
+
+import uuid
+
+import asyncpg
+import pytest
+
+from app.adapters.sql_store import SqlStore
+from app.domain.errors import Erased, NotFound
+from app.domain.models import Author, Status
+from tests.support.store_kit import NewAccount, Scene, message, unique
+
+
+async def erase(store: SqlStore, contact_id: str, *message_ids: str) -> dict[str, int]:
+    return dict(await store.erase_contact(contact_id, message_ids=message_ids, mailboxes=(), words=()))
+
+
+async def test_traces_name_all_that_may_be_elsewhere(scene: Scene) -> None:
+    asked, echo = message(), message("from the phone")
+    conversation = await scene.receive(asked, wa_id="33600000001")
+    await scene.store.record_inbound(
+        scene.account.id, wa_id="33600000002", user_id="FR.1", name="Ada", messages=[message()]
+    )
+    await scene.store.record_inbound(
+        scene.account.id, wa_id="33600000001", user_id="FR.1", name="Ada", messages=[message()]
+    )
+    await scene.store.record_echo(scene.account.id, wa_id=None, user_id="FR.1", message=echo)
+    contact_id = (await scene.receive(wa_id="33600000001")).contact.id
+    traces = await scene.store.contact_traces(contact_id)
+    assert traces is not None
+    assert traces.account_id == scene.account.id
+    assert traces.phone_number_id == scene.account.phone_number_id
+    assert {"33600000001", "33600000002"} <= set(traces.wa_ids)
+    assert traces.user_ids == ("FR.1",)
+    assert conversation.id in traces.conversation_ids, "also one that became part of another"
+    assert {asked.wa_message_id, echo.wa_message_id} <= set(traces.message_ids)
+    assert await scene.store.contact_traces(str(uuid.uuid4())) is None
+    assert await scene.store.contact_traces("nobody") is None
+
+
+async def test_what_is_erased_is_gone_and_told_again(scene: Scene, new_account: NewAccount) -> None:
+    reply = await scene.reply()
+    contact = (await scene.receive()).contact
+    neighbour = await scene.receive(wa_id="33600000009")
+    removed = await erase(scene.store, contact.id)
+    assert removed["contacts"] == removed["conversations"] == removed["replies"] == 1
+    assert removed["messages"] == 2
+    assert await scene.store.get_conversation(reply.conversation_id) is None
+    assert await scene.store.export_contact(contact.id) is None
+    assert await erase(scene.store, contact.id) == removed
+    traces = await scene.store.contact_traces(contact.id)
+    assert traces is not None
+    assert (traces.account_id, traces.removed) == (scene.account.id, removed)
+    assert await scene.store.get_conversation(neighbour.id) is not None
+    with pytest.raises(NotFound) as missing:
+        await erase(scene.store, str(uuid.uuid4()))
+    assert missing.value.code == "contact_not_found"
+
+
+async def test_what_was_on_its_way_is_not_stored_again(scene: Scene, new_account: NewAccount) -> None:
+    stored, queued, echo = message(), message(), message()
+    contact = (await scene.receive(stored)).contact
+    await scene.store.record_echo(scene.account.id, wa_id=scene.wa_id, user_id=None, message=echo)
+    await erase(scene.store, contact.id, queued.wa_message_id)
+    for late in (stored, queued):
+        with pytest.raises(Erased):
+            await scene.receive(late)
+    with pytest.raises(Erased):
+        await scene.store.record_echo(scene.account.id, wa_id=scene.wa_id, user_id=None, message=echo)
+    assert (await scene.store.list_conversations(scene.account.id, limit=10, cursor=None)).items == ()
+    assert not await scene.status(Status.READ, wamid=echo.wa_message_id)
+    fresh = await scene.receive(message("I am back"))
+    assert fresh.contact.id != contact.id
+    scene.account = await new_account()
+    assert (await scene.receive(stored)).unread_count == 1, "another account's message of the same id is another one"
+
+
+async def test_a_reply_that_is_being_made_finds_nothing_to_send(scene: Scene) -> None:
+    reply = await scene.reply()
+    await erase(scene.store, (await scene.receive()).contact.id)
+    with pytest.raises(NotFound):
+        await scene.store.save_and_begin(
+            reply.key, fence=1, covers=reply.covers, body="late", spent=None, parts=1, text="late",
+            attempt=str(uuid.uuid4()),
+        )  # fmt: skip
+    with pytest.raises(NotFound):
+        await scene.store.begin_part(reply.key, fence=1, part=0, parts=1, text="late")
+    with pytest.raises(NotFound):
+        await scene.store.open_reply(reply.conversation_id, key=unique(), author=Author.BOT, covers=(), fence=2)
+
+
+async def test_a_place_of_its_own_is_erased_too(scene: Scene, sql: asyncpg.Connection) -> None:
+    """How another table takes part: by a function of that name."""
+    contact = (await scene.receive()).contact
+    await sql.execute(
+        "create table scraps (contact_id uuid); insert into scraps values ($$" + contact.id + "$$);"
+        "grant all on scraps to service_role;"
+        "create function chorus.erase_from_scraps(erasure chorus.erasure) returns bigint language sql as $f$"
+        " with gone as (delete from public.scraps where contact_id = erasure.contact_id returning 1)"
+        " select count(*) from gone $f$;"
+        "grant execute on function chorus.erase_from_scraps to service_role"
+    )
+    try:
+        assert (await erase(scene.store, contact.id))["scraps"] == 1
+    finally:
+        await sql.execute("drop function chorus.erase_from_scraps; drop table scraps")
+
+
+async def test_a_customer_is_handed_out_with_every_message_and_its_status(scene: Scene) -> None:
+    for n in range(5):
+        await scene.receive(message(str(n)))
+    conversation = await scene.receive()
+    found = await scene.store.export_contact(conversation.contact.id)
+    assert found is not None
+    assert (found.account_id, found.contact["wa_id"], found.contact["name"]) == (scene.account.id, scene.wa_id, "Ada")
+    assert [c["id"] for c in found.conversations] == [conversation.id]
+    first = await scene.store.export_messages(conversation.id, after_seq=0, limit=4)
+    rest = await scene.store.export_messages(conversation.id, after_seq=first[-1]["seq"], limit=4)
+    assert [m["text"] for m in (*first, *rest)] == ["0", "1", "2", "3", "4", "hello"]
+    assert {m["status"] for m in (*first, *rest)} == {"received"}
+    assert await scene.store.export_contact(str(uuid.uuid4())) is None
