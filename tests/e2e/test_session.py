@@ -158,6 +158,15 @@ async def test_signing_out_ends_this_session_or_all_of_them(api: Replica) -> Non
     await other("GET", "/session")
 
 
+async def test_a_made_up_token_of_a_known_person_ends_no_session(api: Replica) -> None:
+    browser, stranger = Browser(api), Browser(api)
+    await browser.sign_in(email="ada@example.com", password="right")
+    ((name, token),) = browser.cookies.items()
+    stranger.cookies = {name: f"{token.partition('.')[0]}.{'A' * 43}"}
+    await stranger("DELETE", "/session?everywhere=true", status=204)
+    await browser("GET", "/session")
+
+
 async def test_another_sites_page_changes_nothing(api: Replica) -> None:
     account, browser = await api.new_account(), Browser(api)
     await browser.sign_in(operator_key=OPERATOR_KEY)

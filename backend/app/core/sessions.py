@@ -80,9 +80,9 @@ class Sessions:
             await self._run("close", token)
 
     async def close_all(self, token: str) -> None:
-        """Every session of the owner of `token`."""
+        """Every session of the owner of `token`, if it is one of theirs."""
         if _TOKEN.fullmatch(token):
-            await self._door.ask("DEL", self._key(token))
+            await self._run("close_all", token)
 
     def _key(self, token: str) -> str:
         return f"{self._prefix}:{{{token.partition('.')[0]}}}"

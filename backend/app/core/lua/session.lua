@@ -9,7 +9,7 @@ ARGV     1 verb · 2 digest
          replace   3 ms until it is to be renewed, 0 never · 4 data
          close     nothing more
 Returns  open: 1 · find: {data, ms until it ends, ms since it was to be renewed or -1, 1 if this caller is to renew it}, or nil
-         replace, close: 1, or 0 when there is none
+         replace, close, close_all: 1, or 0 when there is none
 
 A session that was not used for the idle time, or whose end has come, is gone: it is deleted by the next call that sees it.
 Invariant  a session's end never moves; the key expires no earlier than the newest session ends.
@@ -47,6 +47,8 @@ if verb == "open" then
   return 1
 end
 if verb == "close" then return redis.call("HDEL", key, digest) end
+-- The owner's part of a token can be computed by who knows the owner: the secret must be one of theirs.
+if verb == "close_all" then return redis.call("HEXISTS", key, digest) == 1 and redis.call("DEL", key) or 0 end
 local value = redis.call("HGET", key, digest)
 if not value then return verb == "find" and false or 0 end
 local seen, ends, renew, data = read(value)
