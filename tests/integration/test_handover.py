@@ -87,6 +87,42 @@ async def test_the_model_calls_a_person_in_the_customers_language_at_the_price_o
     assert len(await say(office, person, "Do you have vegan pastries?")) == 1, "silent"
 
 
+@pytest.mark.parametrize(
+    "promise",
+    [
+        "I cannot do that, but a colleague will call you.", "Notre équipe vous recontactera.",
+        "Alguien de nuestro equipo le responderá.", "Um colega vai ligar para você.", "سيتصل بك أحد زملائنا.",
+    ],
+    ids=["English", "French", "Spanish", "Portuguese", "Arabic"],
+)  # fmt: skip
+async def test_a_promise_without_the_call_calls_a_person_too(make_office: MakeOffice, promise: str) -> None:
+    office = await make_office()
+    person = office.person()
+    await office.control.add_fault("gemini", gemini="reply", text=promise)
+    assert await say(office, person, "My cake is broken!") == [promise]
+    found = await conversation_with(office, person)
+    assert (found.needs_human_reason, found.bot_paused_until is None) == ("promised", False)
+
+
+async def test_an_offer_calls_no_person(make_office: MakeOffice) -> None:
+    office = await make_office()
+    person = office.person()
+    await office.control.add_fault("gemini", gemini="reply", text="Would you like a colleague to call you?", count=1)
+    await say(office, person, "My cake is broken!")
+    assert not (await conversation_with(office, person)).needs_human
+    assert len(await say(office, person, "Do you have vegan pastries?")) == 2
+
+
+async def test_a_text_of_the_profile_that_promises_a_person_calls_one(make_office: MakeOffice) -> None:
+    office = await make_office(
+        profile={"non_text_reply": "A colleague will hear it and answer you.", "media_understanding": False}
+    )
+    person = office.person()
+    await office.receive(person, wa.message(person, "audio", {"id": "1", "mime_type": "audio/ogg"}))
+    await office.until_idle()
+    assert (await conversation_with(office, person)).needs_human_reason == "promised"
+
+
 async def test_a_call_without_words_is_told_in_the_words_of_the_profile(make_office: MakeOffice) -> None:
     office = await make_office()
     person = office.person()

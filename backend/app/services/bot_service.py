@@ -40,6 +40,7 @@ from app.domain.models import (
     Turn,
 )
 from app.domain.ports import Messenger, Model, Store
+from app.domain.promises import promises_person
 from app.domain.prompt import MESSAGE_BYTES, build_prompt
 from app.domain.usage import DailyLimits
 from app.domain.webhook import needs_a_person, opens_chat
@@ -398,7 +399,7 @@ class BotService:
         texts = [message.text for message in work.asked if message.text]
         if not texts:
             work.reason = _types(work.asked)
-            return _Answer(profile.non_text_reply)
+            return _said(profile, profile.non_text_reply)
         if has_keyword(profile.handover_keywords, texts):
             work.reason = "a keyword calls a person"
             asked_for_one = handover(profile, HandoverReason.CUSTOMER_ASKED)
@@ -434,7 +435,7 @@ class BotService:
         called = person_called(generation)
         said = called.message if called else generation.text
         text = to_whatsapp(said).strip() or said or handover_text(profile, self._clock.now())
-        return _Answer(text, handover=handover(profile, called.reason) if called else None)
+        return _Answer(text, handover=handover(profile, called.reason)) if called else _said(profile, text)
 
     def _fallback(self, profile: BotProfile, fallback: Fallback, why: HandoverReason) -> _Answer:
         return _Answer(handover_text(profile, self._clock.now()), fallback, handover(profile, why))
@@ -497,6 +498,14 @@ def _stage(stages: dict[str, float], name: str, clock: Clock) -> Iterator[None]:
 
 _FINISHED = frozenset({ReplyState.SENT, ReplyState.SILENCED})
 _OUTCOMES = {ReplyState.SENT: "replied", ReplyState.FAILED: "send_failed", ReplyState.SILENCED: "silenced"}
+
+
+def _said(profile: BotProfile, text: str) -> _Answer:
+    """The bot never promises a person who is not called."""
+    promised = promises_person(text)
+    if promised:
+        logger.info("a person is called: the text promises one")
+    return _Answer(text, handover=handover(profile, HandoverReason.PROMISED) if promised else None)
 
 
 def _is_outdated(reply: Reply, work: _Work) -> bool:
