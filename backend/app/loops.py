@@ -27,6 +27,7 @@ from app.services.handover_notices import HandoverNotices
 from app.services.journal import Journal
 from app.services.outbox_relay import OutboxRelay
 from app.services.overflow import OverflowDrain
+from app.services.retention import Retention
 from app.services.search_index import SearchIndex
 from app.services.unanswered import UnansweredSearch
 from app.settings import Settings, revealed
@@ -125,6 +126,7 @@ def _caretaker(replica: Replica, outside: Outside) -> Caretaker:
         "dead_letters": dead_letters.tell,
         "old_dead_letters": dead_letters.forget,
         "search": SearchIndex(store).update,
+        "retention": Retention(store, days=replica.settings.message_retention_days).forget,
         "handover_notices": HandoverNotices(store, replica.services.accounts, outside.messenger).send,
     }
     if journal is None:

@@ -224,6 +224,7 @@ class Settings(BaseSettings):
     interim_seconds: float = Field(30, ge=0)
     reply_deadline_seconds: float = Field(600, gt=0)
     send_reconcile_seconds: float = Field(20, ge=0)
+    message_retention_days: int = Field(0, ge=0, le=36_500)
     daily_messages_per_conversation: int = Field(300, ge=0)
     daily_tokens_per_conversation: int = Field(2_000_000, ge=0)
     daily_messages_per_account: int = Field(0, ge=0)

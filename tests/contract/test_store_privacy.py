@@ -10,6 +10,8 @@ import pytest
 from app.adapters.sql_store import SqlStore
 from app.domain.errors import Erased, NotFound
 from app.domain.models import Author, Status
+from app.services.retention import Retention
+from tests.support.fakes import FakeClock
 from tests.support.store_kit import NewAccount, Scene, message, unique
 
 
@@ -121,3 +123,75 @@ async def test_a_customer_is_handed_out_with_every_message_and_its_status(scene:
     assert [m["text"] for m in (*first, *rest)] == ["0", "1", "2", "3", "4", "hello"]
     assert {m["status"] for m in (*first, *rest)} == {"received"}
     assert await scene.store.export_contact(str(uuid.uuid4())) is None
+
+
+# -- old messages ------------------------------------------------------------------------------------------------------
+
+
+async def texts(scene: Scene, conversation_id: str) -> list[str | None]:
+    return [m.text for m in (await scene.store.list_messages(conversation_id, limit=200, cursor=None)).items]
+
+
+async def forget(scene: Scene, *, days: int, messages: int = 1000) -> int:
+    """Every page of a round."""
+    gone, after = await scene.store.forget_messages(days=days, after=None, conversations=50, messages=messages)
+    while after is not None:
+        more, after = await scene.store.forget_messages(days=days, after=after, conversations=50, messages=messages)
+        gone += more
+    return gone
+
+
+async def age(sql: asyncpg.Connection, conversation_id: str, text: str = "old") -> None:
+    for table, words in (("messages", "text like $2"), ("replies", "body like $2")):
+        await sql.execute(
+            f"update {table} set created_at = now() - interval '31 days' where conversation_id = $1::uuid and {words}",
+            conversation_id, f"{text}%",
+        )  # fmt: skip
+
+
+async def test_messages_go_when_they_are_old_and_nothing_else_does(scene: Scene, sql: asyncpg.Connection) -> None:
+    conversation = await scene.receive(*(message(f"old {n}") for n in range(7)), message("new"))
+    neighbour = await scene.receive(message("old 9"), wa_id="33600000009")
+    sent, waiting = await scene.reply(body="old answer"), await scene.reply(body="old and pending")
+    await sql.execute("update replies set state = 'sent' where reply_key = $1", sent.key)
+    await age(sql, conversation.id)
+    assert await forget(scene, days=0) == 0
+    assert await forget(scene, days=32, messages=3) == 0
+    assert await forget(scene, days=30, messages=3) == 7
+    assert await texts(scene, conversation.id) == ["hello", "hello", "new"]
+    assert await texts(scene, neighbour.id) == ["old 9"]
+    replies = await sql.fetch("select reply_key from replies where conversation_id = $1::uuid", conversation.id)
+    assert [row["reply_key"] for row in replies] == [waiting.key]
+    while await scene.store.index_search(rows=200, messages=2000):
+        pass
+    words = await sql.fetchval(
+        "select string_agg(words::text, ' ') from conversation_words where conversation_id = $1::uuid", conversation.id
+    )
+    assert "old" not in words
+    assert "new" in words
+
+
+async def test_a_round_begins_every_hour_and_goes_on_where_it_was(scene: Scene, sql: asyncpg.Connection) -> None:
+    conversation = await scene.receive(*(message(f"old {n}") for n in range(3)))
+    await age(sql, conversation.id)
+    clock = FakeClock()
+    retention = Retention(scene.store, days=30, clock=clock)
+    while await retention.forget():
+        pass
+    assert await texts(scene, conversation.id) == []
+    await scene.receive(message("old again"))
+    await age(sql, conversation.id)
+    assert not await retention.forget()
+    assert await texts(scene, conversation.id) == ["old again"]
+    clock.advance(3601)
+    while await retention.forget():
+        pass
+    assert await texts(scene, conversation.id) == []
+
+
+async def test_digests_of_erased_messages_go_after_eight_days(scene: Scene, sql: asyncpg.Connection) -> None:
+    late = message()
+    await erase(scene.store, (await scene.receive(late)).contact.id)
+    await sql.execute("update erased_messages set erased_at = now() - interval '9 days'")
+    await forget(scene, days=0)
+    assert (await scene.receive(late)).unread_count == 1

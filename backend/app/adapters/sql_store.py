@@ -782,6 +782,14 @@ class SqlStore(Store):
         )
         return removed
 
+    async def forget_messages(
+        self, *, days: int, after: str | None, conversations: int, messages: int
+    ) -> tuple[int, str | None]:
+        answer = await self._call(
+            "forget_messages", days=days, after=after, conversations=conversations, messages=messages
+        )
+        return answer["messages"], answer["last"]
+
     async def export_contact(self, contact_id: str) -> ContactExport | None:
         return _optional(_EXPORT, await self._call("export_contact", contact_id=contact_id))
 

@@ -36,10 +36,10 @@ def _all(form: Form, names: str) -> dict[str, Form]:
 _FIELDS: dict[str, Form] = {
     **_all(
         Form.NUMBER,
-        """accepted attempt attempts callers calls claims count dead_letters deaths descriptors duplicates epoch events
-        exit_code failed failures gaps held ids lost lost_seconds mailboxes minutes ms open_seconds pause_seconds
-        position reclaimed refused replicas replies seconds shard signal silent_seconds slow status token
-        usual_messages voters wanted warm wa_code""",
+        """accepted attempt attempts callers calls claims count days dead_letters deaths descriptors duplicates epoch
+        events exit_code failed failures gaps held ids lost lost_seconds mailboxes messages_deleted minutes ms
+        open_seconds pause_seconds position reclaimed refused replicas replies seconds shard signal silent_seconds
+        slow status token usual_messages voters wanted warm wa_code""",
     ),
     **_all(
         Form.CODE,

@@ -876,6 +876,13 @@ class PrivacyStore(Protocol):
         returned. Raises `NotFound("contact")`."""
         ...
 
+    async def forget_messages(
+        self, *, days: int, after: str | None, conversations: int, messages: int
+    ) -> tuple[int, str | None]:
+        """Of the next so many conversations delete what is older than `days` (0: nothing), at most about so many
+        messages. Returns how many messages went, and where the next call goes on; `None`: this was the end."""
+        ...
+
     async def export_contact(self, contact_id: str) -> ContactExport | None: ...
 
     async def export_messages(self, conversation_id: str, *, after_seq: int, limit: int) -> tuple[Json, ...]:
