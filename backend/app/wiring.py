@@ -618,7 +618,7 @@ def open_events_queue(settings: Settings, stack: AsyncExitStack, redis: Door) ->
         debounce_seconds=0.0,
         lease_seconds=settings.lease_seconds,
         max_pending=settings.queue_max_pending,
-        max_bytes=settings.queue_max_bytes,
+        max_bytes=settings.queue_max_bytes // 10,  # ids only
         dedupe_seconds=EVENTS_DEDUPE_SECONDS,
         metrics=EVENTS_QUEUE,
     )

@@ -287,6 +287,26 @@ async def test_the_encryption_key_is_tried_on_every_stored_token(doctor: Doctor,
         await store.aclose()
 
 
+async def test_webhooks_that_do_not_take_their_events_are_named(doctor: Doctor, store_url: str) -> None:
+    assert (await doctor())["webhooks"]["state"] == "ok"
+    store = PostgresStore(store_url)
+    account = await store.create_account(
+        name="Shop", slug="shop", phone_number_id="1", access_token=TokenCipher([FIRST]).encrypt("t"), verify_token="v"
+    )
+    endpoint = await store.create_endpoint(
+        account.id, url="https://receiver.example/?key=hidden", events=["message.sent"], secret="cipher", most=20
+    )
+    await store.outbox_settle(
+        endpoint.id, told=(), deliveries=(), last="failed", off_after_seconds=1000, keep=200
+    )  # fmt: skip
+    await store.aclose()
+    told = (await doctor())["webhooks"]
+    assert told["state"] == "warn"
+    assert f"{endpoint.id} of account {account.id} (failing since " in told["detail"]
+    assert "0 events wait" in told["detail"]
+    assert "hidden" not in str(told)
+
+
 async def test_meta_is_asked_about_every_active_account(doctor: Doctor, store_url: str, outside: str) -> None:
     store, sandbox = PostgresStore(store_url), SandboxClient(outside)
     facts = {"well": {}, "reported": {"quality_rating": "RED"}, "ended": {"token_valid": False}, "off": {}}

@@ -21,6 +21,7 @@ from app.wiring import open_store
 
 SLOW_SECONDS = 0.2
 SHOWN = 5
+MAX_FAILING = 100
 
 
 async def check_database(settings: Settings, stack: AsyncExitStack) -> list[Finding]:
@@ -45,6 +46,7 @@ async def check_database(settings: Settings, stack: AsyncExitStack) -> list[Find
         "row-level security": _row_security,
         "database user": _user,
         "ENCRYPTION_KEY": _tokens,
+        "webhooks": _webhooks,
     }
     for subject, part in parts.items():
         try:
@@ -103,6 +105,22 @@ async def _user(settings: Settings, store: Store) -> Finding:
         return Finding("database user", "ok", f"{rights.name}, with no more rights than a replica needs")
     mend = "name the owner in MIGRATE_DATABASE_URL, another user in DATABASE_URL, and run: chorus migrate"
     return Finding("database user", "warn", f"{rights.name} {', '.join(rights.excess)}", mend)
+
+
+async def _webhooks(_settings: Settings, store: Store) -> Finding:
+    failing = await store.failing_endpoints(limit=MAX_FAILING)
+    if not failing:
+        return Finding("webhooks", "ok", "none fails")
+    shown = [
+        f"{each.id} of account {each.account_id}"
+        f" ({'failing' if each.enabled else f'switched off, {each.disabled_reason}'}"
+        f"{f' since {each.failing_since:%Y-%m-%d %H:%M} UTC' if each.failing_since else ''},"
+        f" {each.waiting} events wait)"
+        for each in failing[:SHOWN]
+    ]
+    more = f" and {len(failing) - SHOWN} more" if len(failing) > SHOWN else ""
+    mend = "the receivers' owners; what they answer is in GET /accounts/{id}/webhooks/{id}/deliveries (docs/events.md)"
+    return Finding("webhooks", "warn", "; ".join(shown) + more, mend)
 
 
 async def _tokens(settings: Settings, store: Store) -> Finding:
