@@ -4,6 +4,7 @@ answers in the making          WORKER_CONCURRENCY: as many calls of the model, a
 calls of one HTTP host         those, and the read receipts that go beside them; 50 or more
 connections to Postgres        a twentieth, 10 to 50, unless DATABASE_CONNECTIONS says otherwise: an answer waits for
                                the model most of the time, and for Postgres some 10 ms
+runs whose files are fetched   a quarter, 2 to 10: files that hang must not keep texts from being answered
 calls of Supabase over REST    as many, 50 or more: they go through the HTTP client, and take longer
 connections to Redis           as many, and some for what is no answer
 """
@@ -19,6 +20,7 @@ LEAST_HTTP_CALLS = 50
 LEAST_CONNECTIONS, MOST_CONNECTIONS = 10, 50
 """PostgreSQL allows 100 in all by default; more than it has cores for only wait there instead of here."""
 ANSWERS_PER_CONNECTION = 20
+MOST_RUNS_WITH_FILES = 10
 SPARE_REDIS_CONNECTIONS = 20
 """The API's, and the worker's own calls."""
 
@@ -29,6 +31,7 @@ class Capacity:
 
     answers: int
     http_calls_per_host: int
+    runs_with_files: int
     database_connections: int
     rest_calls: int
     redis_connections: int
@@ -40,6 +43,7 @@ def capacity_of(settings: Settings) -> Capacity:
     return Capacity(
         answers=answers,
         http_calls_per_host=max(LEAST_HTTP_CALLS, answers + MAX_AT_ONCE),
+        runs_with_files=max(2, min(MOST_RUNS_WITH_FILES, answers // 4)),
         database_connections=settings.database_connections or follows,
         rest_calls=max(LEAST_HTTP_CALLS, answers),
         redis_connections=answers + SPARE_REDIS_CONNECTIONS,

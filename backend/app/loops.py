@@ -25,6 +25,7 @@ from app.services.database_watch import DatabaseWatch
 from app.services.dead_letter_watch import DeadLetterWatch
 from app.services.handover_notices import HandoverNotices
 from app.services.journal import Journal
+from app.services.media_retention import MediaRetention
 from app.services.outbox_relay import OutboxRelay
 from app.services.overflow import OverflowDrain
 from app.services.retention import Retention
@@ -125,6 +126,7 @@ def _caretaker(replica: Replica, outside: Outside) -> Caretaker:
         "overflow": OverflowDrain(queue, store, conversations, notices).drain,
         "dead_letters": dead_letters.tell,
         "old_dead_letters": dead_letters.forget,
+        "old_files": MediaRetention(store, outside.files, days=replica.settings.media_retention_days).tidy,
         "search": SearchIndex(store).update,
         "retention": Retention(store, days=replica.settings.message_retention_days).forget,
         "handover_notices": HandoverNotices(store, replica.services.accounts, outside.messenger).send,

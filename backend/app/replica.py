@@ -24,7 +24,7 @@ from app.core.redis.door import Door
 from app.core.registry import Registry
 from app.core.secrets import TokenCipher
 from app.core.uptime import Uptime
-from app.domain.ports import Store
+from app.domain.ports import MediaStore, Store
 from app.services.account_watch import AccountWatch
 from app.services.bot_service import BotService
 from app.services.event_worker import EventWorker
@@ -85,6 +85,7 @@ class Outside:
     model: GeminiModel
     messenger: WhatsAppMessenger
     inspector: GraphInspector
+    files: MediaStore
     receiver: HttpReceiver
     pacer: Pacer
     bindings: Mapping[str, Binding]

@@ -62,6 +62,14 @@ class Signup(StrEnum):
     OPEN = "open"
 
 
+class MediaStoreKind(StrEnum):
+    """Where customers' and people's files are kept."""
+
+    POSTGRES = "postgres"
+    SUPABASE = "supabase"
+    """A private bucket of Supabase Storage."""
+
+
 class Durability(StrEnum):
     EVERYSEC = "everysec"
     FSYNC = "fsync"
@@ -229,6 +237,9 @@ class Settings(BaseSettings):
     daily_tokens_per_conversation: int = Field(2_000_000, ge=0)
     daily_messages_per_account: int = Field(0, ge=0)
     daily_tokens_per_account: int = Field(0, ge=0)
+    media_store: MediaStoreKind = MediaStoreKind.POSTGRES
+    media_max_bytes: int = Field(12_000_000, ge=100_000, le=14_000_000)
+    media_retention_days: int = Field(30, ge=1, le=3650)
     drain_seconds: float = Field(5, ge=0, le=300)
     readiness_requires: Annotated[tuple[str, ...], NoDecode] = ()
 
@@ -303,6 +314,8 @@ class Settings(BaseSettings):
             problems["SUPABASE_URL"] = "is missing although SUPABASE_KEY is set"
         if self.supabase_url and not self.supabase_key and not self.database_url:
             problems["SUPABASE_KEY"] = "is missing although SUPABASE_URL is set"
+        if self.media_store is MediaStoreKind.SUPABASE and not (self.supabase_url and self.supabase_key):
+            problems["MEDIA_STORE"] = "is supabase, which needs SUPABASE_URL and SUPABASE_KEY"
         if not self.meta_app_secret:
             problems["META_APP_SECRET"] = "is missing; webhooks are signed with the Meta app's secret"
         elif problem := app_secrets_problem(secret.get_secret_value() for secret in self.meta_app_secret):

@@ -17,9 +17,11 @@ from app import __version__
 from app.adapters.gemini import GeminiModel
 from app.adapters.graph_inspector import GraphInspector
 from app.adapters.migrations import read_migrations
+from app.adapters.postgres_media import PostgresMediaStore
 from app.adapters.postgres_store import PostgresStore
 from app.adapters.receivers import HttpReceiver
 from app.adapters.supabase_auth import SupabaseTokenVerifier
+from app.adapters.supabase_media import SupabaseMediaStore
 from app.adapters.supabase_sign_in import SupabaseSignIn
 from app.adapters.supabase_store import SupabaseStore
 from app.adapters.whatsapp import WhatsAppMessenger
@@ -35,9 +37,10 @@ from app.core.circuit_breaker import (
     BreakerFleet,
     gemini_model_breakers,
     whatsapp_account_breakers,
+    whatsapp_media_breakers,
 )
 from app.core.errors import Unavailable
-from app.core.http_client import close_http_client, get_http_client, leave_by, make_room_for
+from app.core.http_client import close_http_client, get_http_client, get_http_client_for_media, leave_by, make_room_for
 from app.core.lifecycle import Supervisor
 from app.core.loop_watch import LoopWatch
 from app.core.metrics import tell_build
@@ -55,7 +58,7 @@ from app.core.secrets import TokenCipher
 from app.core.sessions import Sessions
 from app.core.uptime import Uptime
 from app.domain.app_secrets import binds, first_app, read_app_secrets
-from app.domain.ports import Store, TokenVerifier
+from app.domain.ports import MediaStore, Store, TokenVerifier
 from app.domain.usage import DailyLimits
 from app.domain.webhook import OF_A_NUMBER, Kind
 from app.loops import start_loops
@@ -66,6 +69,7 @@ from app.services.account_notices import AccountNotices
 from app.services.account_service import AccountService
 from app.services.account_watch import AccountWatch
 from app.services.app_binding import AppBinding
+from app.services.attachments import Attachments
 from app.services.bot_service import BotService
 from app.services.breaker_service import BreakerService
 from app.services.conversation_service import ConversationService
@@ -91,7 +95,7 @@ from app.services.schema_gate import SchemaGate
 from app.services.session_service import SessionService
 from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES, WINDOW_SECONDS, SignupService
 from app.services.silence_watch import SilenceWatch
-from app.settings import Env, IngestFallback, RedisDurability, ReplicaRole, Settings, Signup, revealed
+from app.settings import Env, IngestFallback, MediaStoreKind, RedisDurability, ReplicaRole, Settings, Signup, revealed
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +198,7 @@ async def open_outside(settings: Settings, stack: AsyncExitStack) -> Outside:
             max_concurrent=capacity.answers,
         ),
         inspector=open_inspector(settings, cipher),
+        files=await open_files(settings, store),
         receiver=HttpReceiver(may_be_private=settings.events_allow_private),
         pacer=Pacer(
             redis,
@@ -301,6 +306,17 @@ def _bot(settings: Settings, outside: Outside, accounts: AccountService, deliver
         delivery=delivery,
         interim=Interim(outside.store, outside.messenger, delivery, after_seconds=settings.interim_seconds),
         limits=_daily_limits(settings),
+        attachments=_attachments(settings, outside),
+    )
+
+
+def _attachments(settings: Settings, outside: Outside) -> Attachments:
+    return Attachments(
+        outside.store,
+        outside.files,
+        outside.messenger,
+        max_bytes=settings.media_max_bytes,
+        places=capacity_of(settings).runs_with_files,
     )
 
 
@@ -403,7 +419,7 @@ def _breakers(outside: Outside) -> BreakerService:
         CIRCUIT_BREAKERS,
         whatsapp_account_breakers,
         outside.queue,
-        others=[gemini_model_breakers],
+        others=[gemini_model_breakers, whatsapp_media_breakers],
     )
 
 
@@ -648,6 +664,14 @@ async def open_store(settings: Settings, *, policy: ResiliencePolicy | None = No
     url, key = settings.supabase_url or "", revealed(settings.supabase_key)
     most = capacity_of(settings).rest_calls
     return SupabaseStore(url, key, await get_http_client(), max_concurrent=most, policy=policy)
+
+
+async def open_files(settings: Settings, store: Store) -> MediaStore:
+    """Where the bytes of files are, by MEDIA_STORE."""
+    if settings.media_store is MediaStoreKind.POSTGRES:
+        return PostgresMediaStore(store)
+    url, key = settings.supabase_url or "", revealed(settings.supabase_key)
+    return SupabaseMediaStore(url, key, await get_http_client_for_media())
 
 
 def _verifier(settings: Settings) -> SupabaseTokenVerifier | None:

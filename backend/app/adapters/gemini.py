@@ -8,7 +8,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from urllib.parse import quote
 
-from app.adapters.gemini_answers import ApiError, Spoken, as_object, parse, read_answer, read_error
+from app.adapters.gemini_answers import (
+    ApiError,
+    Spoken,
+    as_object,
+    parse,
+    read_answer,
+    read_error,
+    read_files,
+)
 from app.adapters.gemini_parameters import MAX_OUTPUT_TOKENS, ModelParameters
 from app.core.circuit_breaker import (
     FAILED,
@@ -149,7 +157,7 @@ class GeminiModel:
             answer = await self._ask(model, prompt, post)
             answers.append(answer)
             spoken = read_answer(answer, functions)
-        return _generation(answers, spoken, model)
+        return _generation(answers, spoken, model, prompt)
 
     def blocked_seconds(self, profile: BotProfile) -> float:
         breaker = self._circuit(profile)
@@ -307,20 +315,28 @@ def _is_empty(spoken: Spoken) -> bool:
     return not spoken.is_something and not spoken.refused and spoken.reason != "MAX_TOKENS"
 
 
-def _generation(answers: Sequence[Mapping[str, object]], spoken: Spoken, model: str) -> Generation:
+def _generation(answers: Sequence[Mapping[str, object]], spoken: Spoken, model: str, prompt: Prompt) -> Generation:
     """Of the last answer; each cost tokens. Raises `ModelRefused`. An answer cut by the token limit ends with its last
     whole sentence."""
     truncated = spoken.reason == "MAX_TOKENS"
     text = whole_sentences(spoken.text) if truncated else spoken.text
     if not text and not spoken.calls:
         raise ModelRefused(spoken.reason or "EMPTY", about_the_text=not truncated)
+    contents, calls = dict[int, str](), spoken.calls
+    if prompt.files:
+        said = read_files(spoken.text, [function.name for function in prompt.functions])
+        if said is None:  # cut off before the reply
+            raise ModelRefused(spoken.reason or "EMPTY", about_the_text=False)
+        contents, calls = said.contents, said.calls
+        text = whole_sentences(said.reply) if truncated else said.reply
     return Generation(
         text=text,
+        contents=contents,
         model=str(answers[-1].get("modelVersion") or model),
         truncated=truncated,
         input_tokens=_tokens(answers, "promptTokenCount"),
         output_tokens=_tokens(answers, "candidatesTokenCount", "thoughtsTokenCount"),
-        calls=spoken.calls,
+        calls=calls,
     )
 
 

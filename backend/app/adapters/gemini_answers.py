@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +122,50 @@ def read_answer(answer: Mapping[str, object], functions: frozenset[str] = frozen
     if blocked:
         return Spoken("", _code_word(blocked) or "BLOCKED", refused=True)
     return next((one for one in spoken if one.refused), spoken[0] if spoken else Spoken("", ""))
+
+
+_OBJECT = re.compile(r"\{.*\}", re.DOTALL)
+_CUT_REPLY = re.compile(r'"reply"\s*:\s*"((?:[^"\\]|\\.)*)', re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was said about files, by their numbers; the reply; and what it asks for as functions."""
+
+    contents: dict[int, str]
+    reply: str
+    calls: tuple[FunctionCall, ...] = ()
+
+
+def read_files(text: str, functions: Sequence[str] = ()) -> Seen | None:
+    """Of JSON as it was asked for, also in a code fence or cut off within the reply. A text that is no JSON is the
+    reply. `None`: JSON without a reply and without a call."""
+    found = _OBJECT.search(text)
+    try:
+        told = as_object(tolerant_json.loads(found[0].encode())) if found else {}
+    except ValueError:
+        told = {}
+    reply = told.get("reply")
+    reply = reply.strip() if isinstance(reply, str) else ""
+    calls = tuple(FunctionCall(name, told[name]) for name in functions if isinstance(told.get(name), dict))
+    if reply or calls:
+        files = told.get("files")
+        entries = [as_object(entry) for entry in files] if isinstance(files, list) else []
+        return Seen({entry["file"]: words for entry in entries if (words := _content(entry))}, reply, calls)
+    if not text.lstrip("` \n").removeprefix("json").lstrip().startswith("{"):
+        return Seen({}, text)
+    if cut := _CUT_REPLY.search(text):
+        try:
+            words = str(tolerant_json.loads(f'"{cut[1]}"'.encode())).strip()
+        except ValueError:
+            words = ""
+        return Seen({}, words) if words else None
+    return None
+
+
+def _content(entry: Json) -> str:
+    content = entry.get("content")
+    return content.strip() if isinstance(entry.get("file"), int) and isinstance(content, str) else ""
 
 
 def as_object(value: Any) -> Json:

@@ -15,14 +15,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import orjson
+
 from app.core.clock import SYSTEM_CLOCK, Clock
-from app.domain.models import Function, Json, Prompt
+from app.domain.models import Attachment, Function, Json, Prompt, Turn
 
 MAX_OUTPUT_TOKENS = 1024
 """Of an answer, where the profile says nothing."""
 THINKING_ROOM_TOKENS = 4096
 """Thinking counts against the limit: a model that cannot be told to think little would have none left for the text.
 Added to what the profile allows for the answer."""
+FILES_ROOM_TOKENS = 3072
+"""For what files say, beside the answer: ten minutes of speech, or some sentences on each of ten pictures."""
+FILES_PROPERTIES: Mapping[str, object] = {
+    "files": {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "properties": {"file": {"type": "integer"}, "content": {"type": "string"}},
+            "required": ["file", "content"],
+        },
+    },
+    "reply": {"type": "string"},
+}
+FILES_SCHEMA: Mapping[str, object] = {"type": "object", "required": ["files", "reply"]}
+"""As `domain.prompt.FILES_SECTION` asks for it in words. In the same call as the reply."""
 LEVELS = ("MINIMAL", "LOW", "MEDIUM", "HIGH")
 REMEMBER_SECONDS = 86_400.0
 MAX_MODELS = 1000
@@ -33,6 +50,13 @@ _NAMES = {
     "maxOutputTokens": ("maxoutputtokens", "maximumoutputtokens"),
     "systemInstruction": ("systeminstruction", "developerinstruction"),
     "tools": ("functioncall", "functiondeclaration", "tooluse", "tools"),
+    "responseJsonSchema": (
+        "responsejsonschema",
+        "responseschema",
+        "responsemimetype",
+        "jsonmode",
+        "controlledgeneration",
+    ),
 }
 """How a complaint may name a parameter, without case, spaces and underscores."""
 
@@ -60,9 +84,9 @@ class ModelParameters:
     def body(self, model: str, prompt: Prompt) -> dict[str, Any]:
         """The request as `model` takes it."""
         refused = self.refused(model)
-        contents = [{"role": turn.role, "parts": [{"text": turn.text}]} for turn in prompt.turns]
+        contents = [{"role": turn.role, "parts": _parts(turn)} for turn in prompt.turns]
         body: dict[str, Any] = {"contents": contents, "generationConfig": _config(refused, prompt)}
-        if prompt.functions and "tools" not in refused.names:
+        if prompt.functions and not prompt.files and "tools" not in refused.names:
             body["tools"] = _tools(prompt.functions)
         instruction = {"parts": [{"text": prompt.system}]}
         if "systemInstruction" not in refused.names:
@@ -95,11 +119,30 @@ def _tools(functions: tuple[Function, ...]) -> list[dict[str, object]]:
     return [{"functionDeclarations": declarations}]
 
 
+def _parts(turn: Turn) -> list[dict[str, Any]]:
+    return [
+        {"inlineData": {"mimeType": part.mime, "data": orjson.Fragment(b'"' + part.content + b'"')}}
+        if isinstance(part, Attachment)
+        else {"text": part}
+        for part in turn.parts or (turn.text,)
+    ]
+
+
+def _schema(functions: tuple[Function, ...]) -> dict[str, object]:
+    """With files a function is a part of the JSON: not every model takes functions and a schema together."""
+    calls = {function.name: {**function.parameters, "description": function.description} for function in functions}
+    return {**FILES_SCHEMA, "properties": {**FILES_PROPERTIES, **calls}}
+
+
 def _config(refused: Refused, prompt: Prompt) -> dict[str, object]:
     thinks_little = "thinkingConfig" not in refused.names and refused.level == LEVELS[0]
     limit = None if "maxOutputTokens" in refused.names else prompt.max_output_tokens
     room = 0 if thinks_little else THINKING_ROOM_TOKENS
+    if prompt.files:
+        room += FILES_ROOM_TOKENS
     config: dict[str, object] = {"maxOutputTokens": (limit or MAX_OUTPUT_TOKENS) + room}
+    if prompt.files and "responseJsonSchema" not in refused.names:
+        config |= {"responseMimeType": "application/json", "responseJsonSchema": _schema(prompt.functions)}
     if "thinkingConfig" not in refused.names:
         config["thinkingConfig"] = {"thinkingLevel": refused.level}
     if prompt.temperature is not None and "temperature" not in refused.names:

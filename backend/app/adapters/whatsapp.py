@@ -7,9 +7,9 @@ A send has no idempotency key, so one distinction must never blur: whether it ca
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TypeVar
 from urllib.parse import quote
 
 from app.core.circuit_breaker import (
@@ -21,6 +21,7 @@ from app.core.circuit_breaker import (
     default_classify,
     whatsapp_account_breakers,
     whatsapp_circuit_breaker,
+    whatsapp_media_breakers,
 )
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
@@ -37,22 +38,31 @@ from app.core.http_client import (
     Response,
     download,
     get_http_client,
+    get_http_client_for_media,
     get_http_client_for_probes,
     parse_retry_after,
     request,
+    upload,
 )
 from app.core.resilience import ResiliencePolicy
+from app.core.retry import is_unavailable
 from app.core.secrets import SecretError, TokenCipher
 from app.domain.errors import (
     AccountRejected,
     InvalidInput,
+    MediaGone,
+    MediaTooLarge,
     SendAmbiguous,
     SendError,
     SendRejected,
     SendThrottled,
     Unavailable,
 )
+from app.domain.media import UNKNOWN_MIME, OutgoingFile, plain_mime, sha256_hex
 from app.domain.models import TEXT_LIMIT, Account, BlockReason, Recipient
+from app.domain.ports import Offered, Pieces
+
+T = TypeVar("T")
 
 DEPENDENCY = "whatsapp"
 ATTEMPT_SECONDS = 10.0
@@ -70,6 +80,10 @@ MAX_TOKENS = 1000
 """Of accounts, kept open: an answer needs its account's token twice, and to decrypt one takes 0.08 ms."""
 """At once: the connections to WhatsApp are there for the messages."""
 MEDIA_CONCURRENT = 10
+MEDIA_DEPENDENCY = "whatsapp_media"
+MEDIA_KEY = "files"
+MEDIA_TOTAL_SECONDS = 45.0
+"""For all attempts to fetch one file."""
 CALLBACK_DATA_LIMIT = 512
 MEDIA_HOSTS = (".fbsbx.com", ".fbcdn.net", ".whatsapp.net", ".facebook.com")
 """Where Meta's media URLs lead; a token goes nowhere else (Cloud API, media)."""
@@ -104,15 +118,8 @@ _DELETED_NUMBER = (100, 33)
 """Code and subcode of a phone_number_id that does not exist, or not for this token (Graph API)."""
 
 
-class Media(NamedTuple):
-    """What a customer sent that is not text."""
-
-    mime_type: str
-    content: bytes
-
-
 class WhatsAppMessenger:
-    """Implements `domain.ports.Messenger`."""
+    """Implements `domain.ports.Messenger` and `domain.ports.MediaSource`."""
 
     def __init__(
         self,
@@ -123,6 +130,7 @@ class WhatsAppMessenger:
         max_concurrent: int = 50,
         breaker: CircuitBreaker = whatsapp_circuit_breaker,
         account_breakers: KeyedCircuitBreakers = whatsapp_account_breakers,
+        media_breaker: CircuitBreaker | None = None,
         get_client: GetClient = get_http_client,
         get_probe_client: GetClient = get_http_client_for_probes,
         clock: Clock = SYSTEM_CLOCK,
@@ -146,7 +154,19 @@ class WhatsAppMessenger:
             timed_out=lambda seconds: SendAmbiguous(f"no answer within {seconds:.1f} s"),
             clock=clock,
         )
+        self._media_breaker = media_breaker or whatsapp_media_breakers.get(MEDIA_KEY)
         self._media_policy = ResiliencePolicy(
+            MEDIA_DEPENDENCY,
+            breaker=self._media_breaker,
+            attempt_timeout_seconds=MEDIA_SECONDS,
+            max_attempts=3,
+            max_concurrent=MEDIA_CONCURRENT,
+            patience_seconds=MEDIA_TOTAL_SECONDS,
+            classify=_classify_media,
+            retry_if=_may_fetch_again,
+            clock=clock,
+        )
+        self._upload_policy = ResiliencePolicy(
             DEPENDENCY,
             breaker=breaker,
             attempt_timeout_seconds=MEDIA_SECONDS,
@@ -177,7 +197,11 @@ class WhatsAppMessenger:
             "text": {"body": text, "preview_url": False},
             "biz_opaque_callback_data": outbound_key,
         }
-        token = self._token(account)
+        return await self._sent(account, self._token(account), body, ensure_held)
+
+    async def _sent(
+        self, account: Account, token: str, body: Mapping[str, object], ensure_held: Callable[[], None]
+    ) -> str:
         deadline = Deadline.after(SEND_SECONDS, self._clock)
         response = await self._policy.call(
             self._send, account.phone_number_id, token, body, ensure_held, deadline=deadline
@@ -195,44 +219,128 @@ class WhatsAppMessenger:
         # It does not stand in line before them either, and has as much time as they: cut off it costs its connection.
         await self._post(account.phone_number_id, self._token(account), body, waits_for_turn=False)
 
-    async def fetch_media(self, account: Account, media_id: str, *, max_bytes: int) -> Media:
-        """The bytes behind a media id, at most `max_bytes` of them. The URL lives five minutes, so it is asked for anew
-        with every attempt. Raises a `SendError` for Meta's refusals, `Unavailable` for everything else."""
+    async def send_file(
+        self,
+        account: Account,
+        to: Recipient,
+        file: OutgoingFile,
+        *,
+        outbound_key: str,
+        ensure_held: Callable[[], None] = lambda: None,
+    ) -> str:
+        token = self._token(account)
+        node: dict[str, object] = {"id": file.uploaded_id}
+        if file.caption:
+            node["caption"] = file.caption
+        if file.kind == "document" and file.name:
+            node["filename"] = file.name
+        body = {
+            "messaging_product": "whatsapp",
+            "recipient_type": "individual",
+            **_address(to),
+            "type": file.kind,
+            file.kind: node,
+            "biz_opaque_callback_data": outbound_key,
+        }
+        return await self._sent(account, token, body, ensure_held)
+
+    async def upload_file(self, account: Account, *, name: str, mime: str, size: int, pieces: Pieces) -> str:
         token = self._token(account)
         deadline = Deadline.after(2 * MEDIA_SECONDS, self._clock)
-        return await self._media_policy.call(
-            self._media, account.phone_number_id, token, media_id, max_bytes, deadline=deadline
+        return await self._upload_policy.call(
+            self._upload, account.phone_number_id, token, name, mime, size, pieces, deadline=deadline
         )
 
-    async def _media(self, phone_number_id: str, token: str, media_id: str, max_bytes: int) -> Media:
-        breaker = self._account_breakers.get(phone_number_id)
-        return await breaker.run(_classify_for_account, self._download, token, media_id, max_bytes)
+    async def _upload(self, number: str, token: str, name: str, mime: str, size: int, pieces: Pieces) -> str:
+        breaker = self._account_breakers.get(number)
+        return await breaker.run(_classify_for_account, self._post_file, number, token, name, mime, size, pieces)
 
-    async def _download(self, token: str, media_id: str, max_bytes: int) -> Media:
+    async def _post_file(self, number: str, token: str, name: str, mime: str, size: int, pieces: Pieces) -> str:
+        """Twice is no harm: nothing is sent by it, and what is not used is forgotten after 30 days."""
+        try:
+            response = await upload(
+                f"{self._base_url}/{self._api_version}/{quote(number, safe='')}/media",
+                fields={"messaging_product": "whatsapp", "type": mime},
+                name=name,
+                mime_type=mime,
+                size=size,
+                pieces=pieces(),
+                headers={"authorization": f"Bearer {token}"},
+            )
+        except PoolFull as exc:
+            raise Overloaded(DEPENDENCY, f"whatsapp: {exc}") from exc
+        except HttpError as exc:
+            raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc
+        if response.status != 200:
+            raise _definite(failure_of(response))
+        media_id = _json(response).get("id")
+        if not isinstance(media_id, str) or not media_id:
+            raise Unavailable(DEPENDENCY, "whatsapp: took a file without telling its id")
+        return media_id
+
+    async def fetch_media(
+        self, account: Account, source_id: str, *, max_bytes: int, take: Callable[[Offered], Awaitable[T]]
+    ) -> T:
+        """The URL lives five minutes, so it is asked for anew with every attempt. The account's own circuit is as of
+        its sends; the media host's is its own."""
+        token = self._token(account)
+        deadline = Deadline.after(MEDIA_TOTAL_SECONDS, self._clock)
+        return await self._media_policy.call(
+            self._fetch, account.phone_number_id, token, source_id, max_bytes, take, deadline=deadline
+        )
+
+    def media_blocked_seconds(self) -> float:
+        return self._media_breaker.blocked_seconds()
+
+    async def _fetch(
+        self,
+        phone_number_id: str,
+        token: str,
+        source_id: str,
+        max_bytes: int,
+        take: Callable[[Offered], Awaitable[T]],
+    ) -> T:
+        breaker = self._account_breakers.get(phone_number_id)
+        return await breaker.run(_classify_for_account, self._download, token, source_id, max_bytes, take)
+
+    async def _download(self, token: str, source_id: str, max_bytes: int, take: Callable[[Offered], Awaitable[T]]) -> T:
         headers = {"authorization": f"Bearer {token}"}
-        url = f"{self._base_url}/{self._api_version}/{quote(media_id, safe='')}"
+        url = f"{self._base_url}/{self._api_version}/{quote(source_id, safe='')}"
         try:
             described = await request(
-                "GET", url, timeout_seconds=ATTEMPT_SECONDS, headers=headers, get_client=self._get_client
+                "GET", url, timeout_seconds=ATTEMPT_SECONDS, headers=headers, get_client=get_http_client_for_media
             )
             if described.status != 200:
-                raise failure_of(described)
+                raise _media_failure(described)
             about = _json(described)
-            content = await download(
+            size = about.get("file_size")
+            size = int(size) if isinstance(size, (int, str)) and str(size).isdecimal() else None
+            if size is not None and size > max_bytes:
+                raise MediaTooLarge(f"media: {size} bytes, more than {max_bytes}")
+
+            async def taken(status: int, pieces: AsyncIterator[bytes]) -> T:
+                if status != 200:
+                    raise Unavailable(MEDIA_DEPENDENCY, f"whatsapp: media answered HTTP {status}")
+                mime = plain_mime(about.get("mime_type"))
+                return await take(
+                    Offered(None if mime == UNKNOWN_MIME else mime, sha256_hex(about.get("sha256")), size, pieces)
+                )
+
+            return await download(
                 str(about.get("url")),
                 allowed_hosts=(*MEDIA_HOSTS, self._base_url),
                 headers=headers,
                 max_body_bytes=max_bytes,
+                take=taken,
             )
         except PoolFull as exc:
-            raise Overloaded(DEPENDENCY, f"whatsapp: {exc}") from exc
-        except (BodyTooLarge, ForbiddenHost) as exc:
-            raise SendRejected(f"media: {exc}") from exc
+            raise Overloaded(MEDIA_DEPENDENCY, f"whatsapp: {exc}") from exc
+        except BodyTooLarge as exc:
+            raise MediaTooLarge(f"media: {exc}") from exc
+        except ForbiddenHost as exc:
+            raise MediaGone(f"media: {exc}") from exc
         except HttpError as exc:
-            raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc
-        if content.status != 200:
-            raise Unavailable(DEPENDENCY, f"whatsapp: media answered HTTP {content.status}")
-        return Media(str(about.get("mime_type") or "application/octet-stream"), content.body)
+            raise Unavailable(MEDIA_DEPENDENCY, f"whatsapp: {exc}") from exc
 
     def blocked_seconds(self, account: Account) -> float:
         own = self._account_breakers.find(account.phone_number_id)
@@ -471,6 +579,37 @@ def _classify(exc: Exception) -> Verdict:
     if isinstance(exc, SendAmbiguous):
         return FAILED
     return IGNORED if isinstance(exc, SendError) else default_classify(exc)
+
+
+def _media_failure(described: Response) -> Exception:
+    """Of the question where a file is: nothing was sent, so no failure is ambiguous."""
+    failure = failure_of(described)
+    error = _error(described)
+    if (error.get("code"), error.get("error_subcode")) == _DELETED_NUMBER or described.status == 404:
+        return MediaGone(f"media: HTTP {described.status}, code {error.get('code')}")
+    if isinstance(failure, Unavailable | SendAmbiguous):
+        return Unavailable(MEDIA_DEPENDENCY, f"whatsapp: {failure}")
+    if isinstance(failure, SendThrottled):
+        return Unavailable(MEDIA_DEPENDENCY, f"whatsapp: {failure}", retry_after=failure.retry_after)
+    return failure
+
+
+def _definite(failure: Exception) -> Exception:
+    return Unavailable(DEPENDENCY, f"whatsapp: {failure}") if isinstance(failure, SendAmbiguous) else failure
+
+
+def _classify_media(exc: Exception) -> Verdict:
+    """What befalls the place where a file is put says nothing about where it comes from."""
+    return FAILED if _is_the_hosts(exc) else IGNORED
+
+
+def _may_fetch_again(exc: BaseException) -> bool:
+    return _is_the_hosts(exc)
+
+
+def _is_the_hosts(exc: BaseException) -> bool:
+    own = isinstance(exc, Unavailable) and exc.dependency == MEDIA_DEPENDENCY
+    return own and is_unavailable(exc) and not isinstance(exc, Overloaded)
 
 
 def _classify_for_account(exc: Exception) -> Verdict:

@@ -72,7 +72,12 @@ def _operator() -> str:
 
 async def _on_breakers(action: Callable[[BreakerService], Awaitable[T]]) -> T:
     """Raises `Unavailable` with Redis' own words: the service would answer for this process, which has no calls."""
-    from app.core.circuit_breaker import CIRCUIT_BREAKERS, gemini_model_breakers, whatsapp_account_breakers
+    from app.core.circuit_breaker import (
+        CIRCUIT_BREAKERS,
+        gemini_model_breakers,
+        whatsapp_account_breakers,
+        whatsapp_media_breakers,
+    )
     from app.core.registry import Registry
     from app.services.breaker_service import BreakerService
     from app.wiring import open_breakers, open_door, open_queue
@@ -85,7 +90,11 @@ async def _on_breakers(action: Callable[[BreakerService], Awaitable[T]]) -> T:
         await fleet.list(breaker.name for breaker in CIRCUIT_BREAKERS.values())
         queue = open_queue(settings, stack, redis)
         service = BreakerService(
-            fleet, CIRCUIT_BREAKERS, whatsapp_account_breakers, queue, others=[gemini_model_breakers]
+            fleet,
+            CIRCUIT_BREAKERS,
+            whatsapp_account_breakers,
+            queue,
+            others=[gemini_model_breakers, whatsapp_media_breakers],
         )
         stack.push_async_callback(service.aclose)
         return await action(service)

@@ -33,6 +33,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import http.cookiejar
+import secrets
 import socket
 import ssl
 import time
@@ -41,7 +42,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, C
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import httpx
@@ -80,12 +81,14 @@ MAX_MEDIA_BYTES = 100_000_000
 """The largest document WhatsApp takes."""
 
 GetClient = Callable[[], Awaitable[AsyncClient]]
+T = TypeVar("T")
 
 __all__ = [
     "MEDIA_SECONDS", "AmbiguousFailure", "AsyncClient", "BodyTooLarge", "ConnectFailed", "ForbiddenHost", "GetClient",
     "HttpError", "PoolFull", "Response", "close_http_client", "download", "get_http_client",
     "get_http_client_for_media", "get_http_client_for_probes", "get_http_client_for_strangers", "is_ambiguous",
     "is_network_error", "is_pool_full", "leave_by", "make_room_for", "parse_retry_after", "request", "status_error",
+    "upload",
 ]  # fmt: skip
 
 
@@ -387,30 +390,61 @@ async def request(
     response of any status is returned; raises `ConnectFailed` or `AmbiguousFailure`. Does not retry, follow redirects
     or raise for a status.
     """
+
+    async def whole(response: httpx.Response) -> Response:
+        body = await _read(response, max_body_bytes, cuts=cuts_body)
+        return Response(response.status_code, response.headers, body)
+
+    return await _exchange(
+        method,
+        url,
+        whole,
+        timeout_seconds=timeout_seconds,
+        headers=headers,
+        payload=payload,
+        # One piece more than is kept: the transport raises where its bound is exceeded, the cut comes before.
+        max_body_bytes=max_body_bytes + (MAX_PIECE_BYTES if cuts_body else 0),
+        get_client=get_client,
+        waits_for_turn=waits_for_turn,
+    )
+
+
+async def _exchange(
+    method: str,
+    url: str,
+    read: Callable[[httpx.Response], Awaitable[T]],
+    *,
+    timeout_seconds: float,
+    headers: Mapping[str, str] | None,
+    payload: object,
+    max_body_bytes: int,
+    get_client: GetClient,
+    waits_for_turn: bool,
+    content: AsyncIterable[bytes] | None = None,
+) -> T:
+    """What `read` makes of the response, within the time."""
     client = await get_client()
     sent = {**_HEADERS, **headers} if headers else dict(_HEADERS)
-    content = None
+    body: bytes | AsyncIterable[bytes] | None = content
     if payload is not None:
-        content = orjson.dumps(payload)
+        body = orjson.dumps(payload)
         sent["content-type"] = "application/json"
     seconds = _timeout(timeout_seconds).as_dict()
     seconds["write"] = None  # the limit of the whole covers it
     if not waits_for_turn:
         seconds["pool"] = 0
-    # One piece more than is kept: the transport raises where its bound is exceeded, the cut comes before.
-    limits = {"timeout": seconds, "max_body_bytes": max_body_bytes + (MAX_PIECE_BYTES if cuts_body else 0)}
+    limits = {"timeout": seconds, "max_body_bytes": max_body_bytes}
     prepared: httpx.Request | None = None
     try:
         where = _url(url)
         # Without user and password, which a base URL may carry.
         with span("http", method=method, host=where.netloc.decode("ascii")):
             # Not the client's own way to make one, which parses the URL each time and merges what ours has nothing of.
-            prepared = httpx.Request(method, where, headers=sent, content=content, extensions=limits)
+            prepared = httpx.Request(method, where, headers=sent, content=body, extensions=limits)
             async with asyncio.timeout(timeout_seconds):
                 response = await client.send(prepared, stream=True)
                 try:
-                    answer = await _read(response, max_body_bytes, cuts=cuts_body)
-                    return Response(response.status_code, response.headers, answer)
+                    return await read(response)
                 finally:
                     await response.aclose()
     except httpx.PoolTimeout as exc:
@@ -435,8 +469,10 @@ async def download(
     max_body_bytes: int = MAX_MEDIA_BYTES,
     timeout_seconds: float = MEDIA_SECONDS,
     get_client: GetClient = get_http_client_for_media,
-) -> Response:
-    """GET a URL that came from outside, with our token in `headers`. Raises as `request`, and `ForbiddenHost`.
+    take: Callable[[int, AsyncIterator[bytes]], Awaitable[T]],
+) -> T:
+    """GET a URL that came from outside, with our token in `headers`: what `take` makes of status and body, which comes
+    in pieces and is never held as a whole here. Raises as `request`, `ForbiddenHost`, and what `take` raises.
 
     `allowed_hosts`: names, or `.suffix` for every name below it; https only. An entry with a scheme
     (`http://127.0.0.1:9000`) allows exactly that origin. A redirect is returned, never followed: the token stays here.
@@ -446,13 +482,72 @@ async def download(
     named = any(host == allowed or (allowed[0] == "." and host.endswith(allowed)) for allowed in allowed_hosts)
     if origin not in allowed_hosts and not (named and parsed.scheme == "https" and parsed.port is None):
         raise ForbiddenHost("a URL on another host than allowed")
-    return await request(
+
+    async def piecewise(response: httpx.Response) -> T:
+        return await take(response.status_code, _pieces(response))
+
+    return await _exchange(
         "GET",
         url,
+        piecewise,
         timeout_seconds=timeout_seconds,
         headers=headers,
+        payload=None,
         max_body_bytes=max_body_bytes,
         get_client=get_client,
+        waits_for_turn=True,
+    )
+
+
+async def upload(
+    url: str,
+    *,
+    fields: Mapping[str, str],
+    name: str,
+    mime_type: str,
+    size: int,
+    pieces: AsyncIterable[bytes],
+    headers: Mapping[str, str],
+    timeout_seconds: float = MEDIA_SECONDS,
+    get_client: GetClient = get_http_client_for_media,
+) -> Response:
+    """POST `fields` and one file as `multipart/form-data` (RFC 7578); the file, of `size` bytes, goes out piece by
+    piece. `name` stands in a header: what does not belong there is replaced. Raises as `request`."""
+    boundary = secrets.token_hex(16)
+    head = "".join(
+        f'--{boundary}\r\ncontent-disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'
+        for field, value in fields.items()
+    )
+    safe = "".join(character if character.isprintable() and character not in '"\\' else "_" for character in name)
+    head += f'--{boundary}\r\ncontent-disposition: form-data; name="file"; filename="{safe}"\r\n'
+    before = (head + f"content-type: {mime_type}\r\n\r\n").encode()
+    behind = f"\r\n--{boundary}--\r\n".encode()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield before
+        async for piece in pieces:
+            yield piece
+        yield behind
+
+    async def whole(response: httpx.Response) -> Response:
+        answer = await _read(response, MAX_BODY_BYTES, cuts=False)
+        return Response(response.status_code, response.headers, answer)
+
+    return await _exchange(
+        "POST",
+        url,
+        whole,
+        timeout_seconds=timeout_seconds,
+        headers={
+            **headers,
+            "content-type": f"multipart/form-data; boundary={boundary}",
+            "content-length": str(len(before) + size + len(behind)),
+        },
+        payload=None,
+        max_body_bytes=MAX_BODY_BYTES,
+        get_client=get_client,
+        waits_for_turn=True,
+        content=body(),
     )
 
 
@@ -474,11 +569,15 @@ _url = lru_cache(1000)(httpx.URL)
 """The same few places again and again, and parsing one costs more than the rest of a request's making."""
 
 
-async def _read(response: httpx.Response, max_body_bytes: int, *, cuts: bool) -> bytes:
-    body = bytearray()
+def _pieces(response: httpx.Response) -> AsyncIterator[bytes]:
     # Ours are unpacked already; the way around that costs httpx a tenth of an exchange.
     pieces = response.aiter_bytes() if "content-encoding" in response.headers else response.stream
-    async for chunk in cast(AsyncIterable[bytes], pieces):
+    return aiter(cast(AsyncIterable[bytes], pieces))
+
+
+async def _read(response: httpx.Response, max_body_bytes: int, *, cuts: bool) -> bytes:
+    body = bytearray()
+    async for chunk in _pieces(response):
         body += chunk
         if len(body) > max_body_bytes and cuts:
             return bytes(body[:max_body_bytes])

@@ -59,5 +59,5 @@ BAKERY: dict[str, Any] = {
     },
     "fallback_text": "Thank you for your message! Our team will answer you personally in a moment.",
     "interim_text": "Thank you! We are a little slower than usual; your answer follows here in a few minutes.",
-    "non_text_reply": "Thank you! I can only read text for now. Could you please write it to me in a few words?",
+    "non_text_reply": "Thank you! I cannot open this one. Could you please write it to me in a few words?",
 }

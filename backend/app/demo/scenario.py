@@ -13,6 +13,7 @@ from app.sandbox import webhooks
 from app.sandbox.client import SandboxClient
 from app.sandbox.customers import Customer, Reply
 from app.sandbox.delivery import WebhookSender
+from app.sandbox.hearing import FILES
 from app.sandbox.webhooks import Business, JsonObject, Person
 
 REPLY_SECONDS = 30.0
@@ -67,7 +68,7 @@ async def play(fleet: LocalFleet, sandbox: SandboxClient, business: Business, *,
     """All scenes side by side; then a quiet moment in which no reply too many may come."""
     stage = Stage(fleet, sandbox, business, check_texts)
     acts: Sequence[Callable[[Stage], Awaitable[list[tuple[Customer, Scene]]]]] = (
-        _quick_messages, _delivered_twice, _image, _button, _batch, _reaction,
+        _quick_messages, _delivered_twice, _files, _button, _batch, _reaction,
     )  # fmt: skip
     results = await asyncio.gather(*(act(stage) for act in acts))
     cast = [pair for result in results for pair in result]
@@ -108,12 +109,19 @@ async def _delivered_twice(stage: Stage) -> list[tuple[Customer, Scene]]:
     return [(ben, scene)]
 
 
-async def _image(stage: Stage) -> list[tuple[Customer, Scene]]:
-    chloe = stage.customer("Chloé", 3, 2)
-    message_id = await chloe.send_image()
-    scene = Scene("Chloé", [Said(message_id, "(an image)", "image", stage.names(2))])
-    await _expect(stage, chloe, scene, BAKERY["non_text_reply"], always=True)
-    return [(chloe, scene)]
+async def _files(stage: Stage) -> list[tuple[Customer, Scene]]:
+    """A voice note and a photo, answered on what they say; and a picture that WhatsApp does not have any more."""
+    chloe, hana = stage.customer("Chloé", 3, 2), stage.customer("Hana", 8, 0)
+    message_id = await chloe.send_voice((FILES / "vegan.ogg").read_bytes())
+    spoken = Scene("Chloé", [Said(message_id, "(a voice note)", "voice", stage.names(2))])
+    await _expect(stage, chloe, spoken, "apple turnover")
+    message_id = await chloe.send_photo((FILES / "strawberry-cake.jpg").read_bytes(), "And this one?")
+    shown = Scene("Chloé", [Said(message_id, "(a photo) And this one?", "photo", stage.names(2))])
+    await _expect(stage, chloe, shown, "38 EUR")
+    message_id = await hana.send_image()
+    gone = Scene("Hana", [Said(message_id, "(an image)", "image", stage.names(0))])
+    await _expect(stage, hana, gone, BAKERY["non_text_reply"], always=True)
+    return [(chloe, spoken), (chloe, shown), (hana, gone)]
 
 
 async def _button(stage: Stage) -> list[tuple[Customer, Scene]]:

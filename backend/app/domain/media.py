@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from app.domain.foreign_text import one_line
@@ -98,13 +98,13 @@ class Announced:
 
 
 @dataclass(frozen=True, slots=True)
-class Attachment:
-    """A file as the model gets it; `content` is base64, made once."""
+class OutgoingFile:
+    """A person's file that WhatsApp has been given, as `uploaded_id`."""
 
-    mime: str
-    content: bytes = field(repr=False)
-    size: int
-    """Of the file itself, in bytes."""
+    kind: str
+    uploaded_id: str
+    name: str | None = None
+    caption: str = ""
 
 
 def announced(message: InboundMessage) -> Announced | None:

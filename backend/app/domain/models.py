@@ -263,7 +263,7 @@ class BotProfile:
     fallback_text: str = "Thank you for your message. Somebody from our team will get back to you shortly."
     interim_text: str = "Thank you for your message. The answer takes a little longer than usual; it will come here."
     """Sent once to a customer who has waited INTERIM_SECONDS for the model; blank: nothing is sent."""
-    non_text_reply: str = "I can only read text messages for now. Could you please write it to me?"
+    non_text_reply: str = "I cannot open this one. Could you please write it to me?"
     model: str | None = None
     temperature: float | None = None
     max_output_tokens: int | None = None
@@ -581,11 +581,26 @@ class Inbound:
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file as the model gets it. `content` is base64, made once; `size`: of the file itself, in bytes."""
+
+    mime: str
+    content: bytes = field(repr=False)
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One side's words in the history: `role` is `user` or `model`, as Gemini names them."""
 
     role: str
     text: str
+    parts: tuple[str | Attachment, ...] = ()
+    """The same words with the files between them, in their order; empty where there is no file."""
+
+    @property
+    def files(self) -> tuple[Attachment, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Attachment))
 
 
 @dataclass(frozen=True, slots=True)
@@ -636,6 +651,11 @@ class Prompt:
     functions: tuple[Function, ...] = ()
     """What the answer may ask for beside its text, or instead of it; a model that knows no functions gets none."""
 
+    @property
+    def files(self) -> tuple[Attachment, ...]:
+        """Of the last turn: the only one that has any."""
+        return self.turns[-1].files if self.turns else ()
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
@@ -648,6 +668,8 @@ class Generation:
     input_tokens: int | None = None
     output_tokens: int | None = None
     calls: tuple[FunctionCall, ...] = ()
+    contents: Mapping[int, str] = field(default_factory=dict)
+    """What the files of the last turn say or show, by their numbers, from 1."""
 
 
 @dataclass(frozen=True, slots=True)

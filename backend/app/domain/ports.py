@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from app.core.deadline import Deadline
 from app.core.event import Event
+from app.domain.media import Announced, Media, OutgoingFile
 from app.domain.models import (
     EVERY_CONVERSATION,
     Account,
@@ -73,6 +74,8 @@ if TYPE_CHECKING:  # what no other part of the vocabulary needs takes a third of
     from app.domain.media import Announced, Media
 
 T = TypeVar("T")
+Pieces = Callable[[], AsyncIterator[bytes]]
+"""A file from its start, as often as it is called."""
 
 
 class Model(Protocol):
@@ -107,6 +110,23 @@ class Messenger(Protocol):
     ) -> str:
         """Send at most `TEXT_LIMIT` characters; returns the wamid. Raises a `SendError`, or `Unavailable` when
         the message certainly did not go out. `ensure_held` is called before every attempt; what it raises ends them."""
+        ...
+
+    async def upload_file(self, account: Account, *, name: str, mime: str, size: int, pieces: Pieces) -> str:
+        """Give WhatsApp a file of `size` bytes; returns its id for `OutgoingFile`. `pieces` is called for every
+        attempt. Raises a `SendError`, or `Unavailable`."""
+        ...
+
+    async def send_file(
+        self,
+        account: Account,
+        to: Recipient,
+        file: OutgoingFile,
+        *,
+        outbound_key: str,
+        ensure_held: Callable[[], None] = lambda: None,
+    ) -> str:
+        """As `send_text`."""
         ...
 
     async def mark_read(self, account: Account, wa_message_id: str, *, typing: bool) -> None:
@@ -951,6 +971,6 @@ class Store(
 __all__ = [
     "AccountStore", "ConversationStore", "EndpointStore", "InboxStore", "InvalidationStore", "JournalStore",
     "MediaRecordStore", "MediaSource", "MediaStore", "Messenger", "Model", "Offered", "OpenedMedia", "OutboxStore",
-    "OverflowStore", "PrivacyStore", "Receiver", "ReplyStore", "SendDecision", "Store", "TokenVerifier",
+    "OverflowStore", "Pieces", "PrivacyStore", "Receiver", "ReplyStore", "SendDecision", "Store", "TokenVerifier",
     "WaitingStore",
 ]  # fmt: skip

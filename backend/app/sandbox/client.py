@@ -92,10 +92,11 @@ class SandboxClient:
         `after`, from where `wait` finds the reply. Raises `SandboxRefused` when no replica accepted it."""
         return await self._call("POST", "/say", {"text": text, **who}, timeout_seconds=4 * TIMEOUT_SECONDS)
 
-    async def upload(self, content: bytes, mime_type: str) -> str:
-        """Returns the media id."""
+    async def upload(self, content: bytes, mime_type: str, *, says: str | None = None) -> str:
+        """Returns the media id. `says`: what the stand-in for Gemini hears in it, or sees."""
         client = await get_http_client_for_media()
-        response = await client.post(f"{self.url}/sandbox/media", content=content, headers={"content-type": mime_type})
+        url = f"{self.url}/sandbox/media?{_query(says=says)}"
+        response = await client.post(url, content=content, headers={"content-type": mime_type})
         return str(_checked(Response(response.status_code, response.headers, response.content))["id"])
 
     async def reset(self) -> None:

@@ -25,6 +25,7 @@ from app.sandbox.webhooks import text as text_message
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_MEDIA_BYTES = 100 * 1024 * 1024
+MAX_SAYS_CHARACTERS = 4000
 """The largest document WhatsApp takes."""
 MAX_WAIT_SECONDS = 120.0
 MAX_SAY_SECONDS = 30.0
@@ -257,9 +258,11 @@ class Control:
         return _json({"id": message["id"], "to": spec.sender, "phone_number_id": number, "after": after})
 
     async def upload(self, request: Request) -> Response:
-        """The body is the file."""
+        """The body is the file; `?says=` is what the stand-in for Gemini hears in it, or sees."""
         content = await read_body(request, MAX_MEDIA_BYTES)
         media = self._state.media.add(content, request.headers.get("content-type", "application/octet-stream"))
+        if says := request.query_params.get("says"):
+            self._state.ear.learn(media.sha256, says[:MAX_SAYS_CHARACTERS])
         described = {"id": media.id, "mime_type": media.mime_type, "sha256": media.sha256, "file_size": len(content)}
         return _json(described, 201)
 

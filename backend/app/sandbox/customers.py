@@ -69,6 +69,21 @@ class Customer:
     async def send_image(self, caption: str | None = None, *, media_id: str = "1003383421387256") -> str:
         return (await self.write(webhooks.media(self.person, "image", media_id=media_id, caption=caption)))[0]
 
+    async def send_voice(self, content: bytes, *, says: str | None = None) -> str:
+        """A voice note (OGG with Opus). `says`: what the stand-in for Gemini hears, if the file is none that ships."""
+        return await self.send_file("audio", content, "audio/ogg; codecs=opus", says=says, voice=True)
+
+    async def send_photo(self, content: bytes, caption: str | None = None, *, says: str | None = None) -> str:
+        """A JPEG."""
+        return await self.send_file("image", content, "image/jpeg", says=says, caption=caption)
+
+    async def send_file(
+        self, kind: str, content: bytes, mime_type: str, *, says: str | None = None, **more: object
+    ) -> str:
+        """Any file, as a message of `kind`."""
+        media_id = await self._sandbox.upload(content, mime_type, says=says)
+        return (await self.write(webhooks.file(self.person, kind, media_id, content, mime_type=mime_type, **more)))[0]
+
     async def press_button(self, reply_id: str, title: str) -> str:
         return (await self.write(webhooks.button_reply(self.person, reply_id, title)))[0]
 

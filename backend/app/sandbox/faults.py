@@ -27,7 +27,19 @@ class Match(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     operation: (
-        Literal["send", "read", "media", "number", "debug_token", "subscribed_apps", "generate", "probe", "webhook"]
+        Literal[
+            "send",
+            "read",
+            "media",
+            "download",
+            "upload",
+            "number",
+            "debug_token",
+            "subscribed_apps",
+            "generate",
+            "probe",
+            "webhook",
+        ]
         | None
     ) = None
     phone_number_id: str | None = None
@@ -71,7 +83,7 @@ class Call:
 
 
 class FaultSpec(BaseModel):
-    """A delay, and at most one of `action`, `error`, `gemini`, `http_status`, `failed_status`."""
+    """A delay, and at most one of `action`, `error`, `gemini`, `http_status`, `failed_status`, `file`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -104,6 +116,10 @@ class FaultSpec(BaseModel):
     retry_after: int | None = Field(default=None, ge=0)
     """Seconds, as a Retry-After header on an answer of this rule."""
 
+    file: Literal["cut", "stall", "wrong_bytes", "too_long", "redirect"] | None = None
+    """What becomes of a customer's file on its way to us: it ends half-way with the connection, or just stops there;
+    other bytes, more bytes, or the way to another host."""
+
     rate: float = Field(default=1.0, gt=0, le=1)
     count: int | None = Field(default=None, ge=1)
     """Fire this often, then never again."""
@@ -115,19 +131,21 @@ class FaultSpec(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        effects = ("action", "error", "failed_status", "gemini", "http_status")
+        effects = ("action", "error", "failed_status", "gemini", "http_status", "file")
         given = [name for name in effects if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other")
         if not given and not self.latency_ms and not self.jitter_ms:
             raise ValueError(f"nothing to do: give latency_ms or one of {', '.join(effects)}")
-        only = {"error": "whatsapp", "failed_status": "whatsapp", "gemini": "gemini"}
+        only = {"error": "whatsapp", "failed_status": "whatsapp", "gemini": "gemini", "file": "whatsapp"}
         if given and only.get(given[0], self.target) != self.target:
             raise ValueError(f"{given[0]} does not apply to {self.target}")
         if self.target == "webhook" and given and self.action not in ("drop_before", "drop_after"):
             raise ValueError("webhook takes latency_ms, drop_before and drop_after")
-        if self.hang_seconds and (self.action or "")[:4] != "hang":
-            raise ValueError("hang_seconds needs action hang_before or hang_after")
+        if self.file and self.match.operation != "download":
+            raise ValueError("file needs a match with operation download")
+        if self.hang_seconds and self.file != "stall" and (self.action or "")[:4] != "hang":
+            raise ValueError("hang_seconds needs action hang_before or hang_after, or file stall")
         self._check_names()
         return self
 

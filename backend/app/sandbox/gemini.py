@@ -16,8 +16,9 @@ from starlette.routing import BaseRoute, Route
 from app.sandbox.exchange import Answer, BodyTooLarge, answer, false_answer, read_body
 from app.sandbox.faults import Call, Fault
 from app.sandbox.gemini_errors import ANSWERS, BROKEN, ERRORS
-from app.sandbox.gemini_functions import Declaration, call_of, read_declarations
+from app.sandbox.gemini_functions import Declaration, call_of, declared_in, read_declarations
 from app.sandbox.gemini_reply import compose
+from app.sandbox.hearing import Ear, Heard, Unheard, as_json, asked_with
 from app.sandbox.state import SandboxState
 from app.sandbox.webhooks import JsonObject
 
@@ -42,6 +43,9 @@ class Question:
     turns: tuple[tuple[str, str], ...]
     max_output_tokens: int | None
     thought_tokens: int
+    heard: tuple[Heard, ...] = ()
+    """The files of the last turn."""
+    wants_json: bool = False
     parameters: frozenset[str] = field(default=frozenset(), compare=False)
     """Names of the optional ones that were sent, and "thinkingLevel MINIMAL" for a level."""
     functions: tuple[Declaration, ...] = ()
@@ -72,7 +76,7 @@ class Gemini:
         except BodyTooLarge:
             return _error("invalid_argument", "Request payload size exceeds the limit.").response()
         key = request.headers.get("x-goog-api-key", "")
-        question, problem = _parsed(raw)
+        question, problem = _parsed(raw, self._state.ear)
         # The record and the rules keep apart who asks: a customer's answer is longer than one token.
         kind = "probe" if question is not None and question.max_output_tokens == 1 else "generate"
         call = Call(kind, api_key=key, model=model)
@@ -111,14 +115,14 @@ class Gemini:
         return None
 
 
-def read_question(payload: object) -> Question:
+def read_question(payload: object, ear: Ear | None = None) -> Question:
     """Raises `Invalid`."""
     if not isinstance(payload, Mapping):
         raise Invalid("Invalid JSON payload received.")
     unknown = payload.keys() - _REQUEST_FIELDS
     if unknown:
         raise Invalid(f'Invalid JSON payload received. Unknown name "{min(unknown)}": Cannot find field.')
-    turns = _turns(payload.get("contents"))
+    turns, heard = _turns(payload.get("contents"), ear or Ear())
     config = payload.get("generationConfig") or {}
     if not isinstance(config, Mapping):
         raise Invalid("generationConfig must be an object.")
@@ -133,21 +137,33 @@ def read_question(payload: object) -> Question:
     thoughts = _thought_tokens(thinking)
     parameters = frozenset({*config, *payload, f"thinkingLevel {thinking.get('thinkingLevel')}"})
     try:
-        functions = read_declarations(payload.get("tools"))
+        functions = read_declarations(payload.get("tools")) or declared_in(config.get("responseJsonSchema"))
     except ValueError as exc:
         raise Invalid(str(exc)) from exc
-    return Question(system, turns, limit, thoughts, parameters, functions)
+    wants_json = config.get("responseMimeType") == "application/json"
+    return Question(system, turns, limit, thoughts, heard, wants_json, parameters, functions)
 
 
-def _turns(contents: object) -> tuple[tuple[str, str], ...]:
+def _turns(contents: object, ear: Ear) -> tuple[tuple[tuple[str, str], ...], tuple[Heard, ...]]:
     if not isinstance(contents, list) or not contents:
         raise Invalid("contents is not specified")
+    files = [_files(content, ear) for content in contents]
     turns = tuple((_role(content), _text(content, "contents")) for content in contents)
     if turns[0][0] != "user":
         raise Invalid("Please ensure that multiturn requests start with a user turn.")
     if turns[-1][0] != "user":
         raise Invalid("Please ensure that multiturn requests end with a user turn.")
-    return turns
+    return turns, files[-1]
+
+
+def _files(content: object, ear: Ear) -> tuple[Heard, ...]:
+    parts = content.get("parts") if isinstance(content, Mapping) else None
+    listed = parts if isinstance(parts, list) else []
+    inline = [part["inlineData"] for part in listed if isinstance(part, Mapping) and "inlineData" in part]
+    try:
+        return tuple(ear.hear(each) for each in inline)
+    except Unheard as exc:
+        raise Invalid(str(exc)) from None
 
 
 def _role(content: object) -> str:
@@ -161,6 +177,7 @@ def _text(content: object, where: str) -> str:
     parts = content.get("parts") if isinstance(content, Mapping) else None
     if not isinstance(parts, list) or not parts:
         raise Invalid(f"{where}.parts must not be empty.")
+    parts = [part for part in parts if not (isinstance(part, Mapping) and "inlineData" in part)]
     texts = [part.get("text") if isinstance(part, Mapping) else None for part in parts]
     if not all(isinstance(text, str) for text in texts) or not any(texts):
         raise Invalid(f"{where}.parts must have one initialized field: the sandbox reads text.")
@@ -181,10 +198,10 @@ def _thought_tokens(thinking: object) -> int:
 
 
 def _generated(model: str, question: Question, raw: bytes) -> JsonObject:
-    call = call_of(question.functions, question.turns[-1][1])
-    if call is not None:
+    call = call_of(question.functions, asked_with(question.turns[-1][1], question.heard))
+    if call is not None and not question.heard:
         return _answered([{"functionCall": call}], "STOP", model, question, raw, str(call))
-    text = compose(question.system, question.turns)
+    text = _said(question, call)
     reason = "STOP"
     if question.max_output_tokens is not None:
         room = max(0, question.max_output_tokens - question.thought_tokens) * CHARACTERS_PER_TOKEN
@@ -203,6 +220,14 @@ def _answered(
     return _with_usage({"candidates": [candidate]}, model, question, text) | {"responseId": digest}
 
 
+def _said(question: Question, call: JsonObject | None) -> str:
+    if not question.heard:
+        return compose(question.system, question.turns)
+    role, asked = question.turns[-1]
+    reply = compose(question.system, (*question.turns[:-1], (role, asked_with(asked, question.heard))))
+    return as_json(question.heard, reply, call) if question.wants_json else reply
+
+
 def _with_usage(answer: JsonObject, model: str, question: Question | None, text: str) -> JsonObject:
     asked = sum(len(words) for _, words in question.turns) + len(question.system) if question else 0
     thoughts = question.thought_tokens if question else 0
@@ -215,9 +240,9 @@ def _tokens(text: str | int) -> int:
     return -(-(text if isinstance(text, int) else len(text)) // CHARACTERS_PER_TOKEN)
 
 
-def _parsed(raw: bytes) -> tuple[Question | None, str]:
+def _parsed(raw: bytes, ear: Ear) -> tuple[Question | None, str]:
     try:
-        return read_question(orjson.loads(raw)), ""
+        return read_question(orjson.loads(raw), ear), ""
     except orjson.JSONDecodeError:
         return None, "Invalid JSON payload received."
     except Invalid as exc:

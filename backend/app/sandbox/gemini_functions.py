@@ -165,6 +165,17 @@ def _declaration(found: object) -> Declaration:
     return Declaration(name, description, properties)
 
 
+def declared_in(schema: object) -> tuple[Declaration, ...]:
+    """The objects with a description among the properties of a schema for the whole answer: a function as JSON."""
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    described = {
+        name: found
+        for name, found in (properties.items() if isinstance(properties, Mapping) else ())
+        if isinstance(found, Mapping) and found.get("type") == "object" and found.get("description")
+    }
+    return tuple(_declaration({"name": name, "parameters": found, **found}) for name, found in described.items())
+
+
 def call_of(declarations: Sequence[Declaration], asked: str) -> JsonObject | None:
     """`functionCall` if one of the functions calls a person, and the customer's words `asked` ask for one."""
     function = next((one for one in declarations if _CALLS_A_PERSON.search(one.description)), None)

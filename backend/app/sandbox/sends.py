@@ -12,9 +12,9 @@ TEXT_LIMIT = 4096
 CALLBACK_DATA_LIMIT = 512
 USER_ID = re.compile(r"[A-Z]{2}\.[A-Za-z0-9]{1,128}")
 _PHONE = re.compile(r"\+\d{7,15}")
-_OTHER_TYPES = frozenset({
-    "audio", "contacts", "document", "image", "interactive", "location", "reaction", "sticker", "template", "video",
-})  # fmt: skip
+FILE_TYPES = frozenset({"audio", "document", "image", "sticker", "video"})
+_OTHER_TYPES = frozenset({"contacts", "interactive", "location", "reaction", "template"})
+CAPTION_LIMIT = 1024
 
 
 class Refused(Exception):
@@ -33,7 +33,9 @@ class TextMessage:
     to: str
     given: str
     text: str
+    """Of a file: its caption."""
     callback_data: str | None
+    media_id: str | None = None
 
     @property
     def is_user_id(self) -> bool:
@@ -60,13 +62,28 @@ def read_message(payload: object) -> TextMessage | ReadReceipt:
     given, to = _recipient(payload)
     kind = payload.get("type", "text")
     if kind in _OTHER_TYPES:
-        raise Refused(f"The sandbox accepts text messages only, not {kind}.", 131051)
+        raise Refused(f"The sandbox accepts text messages and files only, not {kind}.", 131051)
+    if kind in FILE_TYPES:
+        return _file(str(kind), payload, to, given)
     if kind != "text":
-        raise Refused(f"Param type must be one of {{TEXT, {', '.join(sorted(_OTHER_TYPES)).upper()}}}.")
+        raise Refused(f"Param type must be one of {{TEXT, {', '.join(sorted(_OTHER_TYPES | FILE_TYPES)).upper()}}}.")
     context = payload.get("context")
     if context is not None and not (isinstance(context, Mapping) and _is_wamid(context.get("message_id"))):
         raise Refused("Param context['message_id'] must be the id of a message.")
     return TextMessage(to, given, _body(payload.get("text")), _callback_data(payload))
+
+
+def _file(kind: str, payload: Mapping[str, object], to: str, given: str) -> TextMessage:
+    node = payload.get(kind)
+    media_id = node.get("id") if isinstance(node, Mapping) else None
+    if not isinstance(node, Mapping) or not isinstance(media_id, str):
+        raise Refused(f"The parameter {kind}['id'] is required.")
+    caption = node.get("caption", "")
+    if kind in ("audio", "sticker") and caption:
+        raise Refused(f"Param {kind}['caption'] is not one of an {kind}.")
+    if not isinstance(caption, str) or len(caption) > CAPTION_LIMIT:
+        raise Refused(f"Param {kind}['caption'] must be at most {CAPTION_LIMIT} characters long.")
+    return TextMessage(to, given, caption, _callback_data(payload), media_id)
 
 
 def _read_receipt(payload: Mapping[str, object]) -> ReadReceipt:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.sandbox.config import SandboxAccount, SandboxConfig
 from app.sandbox.faults import Faults
+from app.sandbox.hearing import Ear
 from app.sandbox.limits import Limits
 from app.sandbox.record import Record
 from app.sandbox.webhooks import Business
@@ -76,6 +77,7 @@ class SandboxState:
         self.limits = Limits()
         self.record = Record(config.record_max_entries, config.record_max_bytes)
         self.media = MediaShelf(config.media_max_bytes)
+        self.ear = Ear()
 
     def token_opens(self, token: str, account: SandboxAccount | None) -> bool:
         """An unregistered number takes any token, if the configuration lets it."""
@@ -104,3 +106,4 @@ class SandboxState:
         self.limits.clear()
         self.record.clear()
         self.media.clear()
+        self.ear.clear()

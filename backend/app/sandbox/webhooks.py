@@ -7,6 +7,7 @@ headers = signed_headers(app_secret, raw)
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import itertools
@@ -151,6 +152,12 @@ def media(
     return message(
         person, kind, node | _given(caption=caption, filename=filename, voice=voice, animated=animated), **more
     )
+
+
+def file(person: Person, kind: str, media_id: str, content: bytes, **more: Any) -> JsonObject:
+    """`media` of a file that was uploaded, with its hash as Meta tells it."""
+    digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
+    return media(person, kind, media_id=media_id, sha256=digest, **more)
 
 
 _MIME_TYPES = {

@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 
 from app.sandbox.exchange import Answer, BodyTooLarge, answer, read_body
 from app.sandbox.faults import Call, Fault
+from app.sandbox.files_on_the_way import HalfSent, read_upload, spoiled_file
 from app.sandbox.graph import Graph
 from app.sandbox.graph import bearer as _bearer
 from app.sandbox.graph import refusal as _refusal
@@ -25,7 +26,8 @@ from app.sandbox.state import Media, SandboxState
 from app.sandbox.statuses import Accepted, StatusFeed
 
 MAX_BODY_BYTES = 1024 * 1024
-MediaProcess = Callable[[Media | None], Answer]
+MAX_UPLOAD_BYTES = 101 * 1024 * 1024
+MediaProcess = Callable[[Media | None, Fault | None], Answer]
 _VERSION = re.compile(r"v\d+\.\d+")
 
 
@@ -38,13 +40,14 @@ class WhatsApp:
     def routes(self) -> list[BaseRoute]:
         return [
             Route("/{version}/{phone_number_id}/messages", self.messages, methods=["POST"]),
+            Route("/{version}/{phone_number_id}/media", self.upload, methods=["POST"]),
             Route("/media/{token}", self.media_content, methods=["GET"]),
             Route("/{version}/{node_id}", self.node, methods=["GET"]),
             Route("/{node_id}", self.node, methods=["GET"]),
         ]
 
     async def messages(self, request: Request) -> Response:
-        """Text message, or read receipt with or without typing indicator."""
+        """Text, a file that was uploaded, or read receipt with or without typing indicator."""
         try:
             raw = await read_body(request, MAX_BODY_BYTES)
         except BodyTooLarge:
@@ -79,7 +82,7 @@ class WhatsApp:
     async def media(self, request: Request, media_id: str) -> Response:
         """`GET /{media_id}`: where to read the file, for five minutes."""
 
-        def describe(media: Media | None) -> Answer:
+        def describe(media: Media | None, _fault: Fault | None) -> Answer:
             if media is None:
                 return _refusal(
                     100, f"Unsupported get request. Object with ID '{media_id}' does not exist.", subcode=33
@@ -102,24 +105,56 @@ class WhatsApp:
     async def media_content(self, request: Request) -> Response:
         """The url handed out: the bytes, with the same bearer; 404 once it has expired."""
 
-        def content(media: Media | None) -> Answer:
+        def content(media: Media | None, fault: Fault | None) -> Answer:
             if media is None:
                 return Answer(404, b"", content_type="text/plain")
-            return Answer(200, media.content, processed=True, content_type=media.mime_type)
+            how = fault.spec.file if fault else None
+            whole = Answer(200, media.content, processed=how is None, content_type=media.mime_type)
+            return spoiled_file(how, media.content) or whole
 
-        return await self._media_request(request, self._state.media.by_token(request.path_params["token"]), content)
+        media = self._state.media.by_token(request.path_params["token"])
+        return await self._media_request(request, media, content, operation="download")
 
-    async def _media_request(self, request: Request, media: Media | None, process: MediaProcess) -> Response:
-        entry = self._state.record.open("media", b"", url=request.url.path)
-        fault = self._state.faults.pick("whatsapp", Call("media"))
+    async def upload(self, request: Request) -> Response:
+        """`POST /{version}/{phone_number_id}/media`: a file to be sent, by its id."""
+        number = request.path_params["phone_number_id"]
+        try:
+            raw = await read_body(request, MAX_UPLOAD_BYTES)
+        except BodyTooLarge:
+            return _refusal(131053, "Media file size too big.").response()
+        entry = self._state.record.open("upload", b"", phone_number_id=number)
+        fault = self._state.faults.pick("whatsapp", Call("upload", number))
+
+        def process(fault: Fault | None) -> Answer:
+            told = _told(fault) or self._admitted(request, number)
+            if told is not None:
+                return told
+            try:
+                content, mime = read_upload(request.headers.get("content-type", ""), raw)
+            except Refused as exc:
+                return _refusal(exc.code, exc.details)
+            media = self._state.media.add(content, mime)
+            entry.text = media.sha256
+            return Answer.json(200, {"id": media.id}, processed=True)
+
+        return await answer(request, self._state.record, entry, fault, process)
+
+    async def _media_request(
+        self, request: Request, media: Media | None, process: MediaProcess, *, operation: str = "media"
+    ) -> Response:
+        entry = self._state.record.open(operation, b"", url=request.url.path, text=media.id if media else None)
+        fault = self._state.faults.pick("whatsapp", Call(operation))
 
         def authorised(fault: Fault | None) -> Answer:
             told = _told(fault)
             if told is not None:
                 return told
-            return process(media) if self._state.token_is_known(_bearer(request)) else _refusal(190)
+            return process(media, fault) if self._state.token_is_known(_bearer(request)) else _refusal(190)
 
-        return await answer(request, self._state.record, entry, fault, authorised)
+        answered = await answer(request, self._state.record, entry, fault, authorised)
+        if fault is not None and fault.spec.file in ("cut", "stall"):
+            return HalfSent(answered, fault)
+        return answered
 
     def _accept(self, request: Request, number: str, payload: object, entry: Entry, fault: Fault | None) -> Answer:
         refused = self._admitted(request, number)
@@ -146,6 +181,10 @@ class WhatsApp:
         account = self._state.accounts.get(number)
         if account is not None and message.to == account.display_phone_number:
             return _refusal(131021)
+        if message.media_id is not None:
+            entry.text = message.text
+            if self._state.media.get(message.media_id) is None:
+                return _refusal(131053, f"No media with the id {message.media_id}.")
         limit = self._state.limits.admit(number, message.to, self._state.behaviour)
         if limit is not None:
             return _refusal(limit)

@@ -17,7 +17,7 @@ from app.core.deadline import Deadline
 from app.core.failure_words import in_words
 from app.core.metrics import SLOW_SECONDS
 from app.domain.edits import questions
-from app.domain.errors import Conflict, Erased, ModelRefused, Unavailable, UnknownAccount
+from app.domain.errors import AccountRejected, Conflict, Erased, ModelRefused, Unavailable, UnknownAccount
 from app.domain.handover import handover, handover_text, has_keyword, person_called
 from app.domain.markup import to_whatsapp
 from app.domain.models import (
@@ -42,11 +42,13 @@ from app.domain.models import (
 from app.domain.ports import Messenger, Model, Store
 from app.domain.promises import promises_person
 from app.domain.prompt import MESSAGE_BYTES, build_prompt
+from app.domain.question import Question, read
 from app.domain.usage import DailyLimits
 from app.domain.webhook import needs_a_person, opens_chat
 from app.services.account_service import NO_LIMITS, AccountService
+from app.services.attachments import NOTHING, Attachments, Collected, Collecting
 from app.services.courtesy import Courtesy
-from app.services.delivery import Begun, Delivered, Delivery, Postponed
+from app.services.delivery import CHANGED_RETRY_SECONDS, Begun, Delivered, Delivery, Postponed
 from app.services.interim import Interim, Wait
 from app.services.spending import Bill, DailyGuard
 
@@ -139,6 +141,8 @@ class _Work:
     reason: str = ""
     """As in `Handled`."""
     bill: Bill = field(default_factory=Bill)
+    files: Collecting | None = None
+    """Those of the run, on their way."""
 
     def ask(self, run: Run, inbound: Inbound) -> None:
         """What `run` asks, as it was stored."""
@@ -162,6 +166,7 @@ class BotService:
         messenger: Messenger,
         delivery: Delivery,
         interim: Interim,
+        attachments: Attachments,
         limits: DailyLimits = NO_LIMITS,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -172,6 +177,7 @@ class BotService:
         self._courtesy = Courtesy(messenger, clock=clock)
         self._delivery = delivery
         self._interim = interim
+        self._attachments = attachments
         self._daily = DailyGuard(limits)
         self._clock = clock
 
@@ -180,17 +186,28 @@ class BotService:
 
         Raises `UnknownAccount`, `Postponed`, `Fenced`, `Unavailable`, or a `SendError`.
         """
+        files = self._attachments.enter(run.messages, run.accepted_at)
         stages: dict[str, float] = {}
-        with _stage(stages, "store", self._clock):
-            account = await self._accounts.by_phone_number_id(run.phone_number_id)
-            if account is None:
-                raise UnknownAccount(run.phone_number_id)
-            try:
+        try:
+            with _stage(stages, "store", self._clock):
+                account = await self._accounts.by_phone_number_id(run.phone_number_id)
+                if account is None:
+                    raise UnknownAccount(run.phone_number_id)
                 inbound = await self._record(account, run)
-            except Erased:
-                if len(run.messages) > 1:
-                    raise  # the others are not: each is judged alone
-                return Handled("erased", 1, stages, "the customer was erased")
+            files.add(account, run.messages)
+            handled = await self._handle_stored(run, hold, account, inbound, files, stages)
+            await self._fetched(account, inbound.conversation, files)  # people see what the bot does not answer
+            return handled
+        except Erased:
+            if len(run.messages) > 1:
+                raise  # the others are not: each is judged alone
+            return Handled("erased", 1, stages, "the customer was erased")
+        finally:
+            await files.close()
+
+    async def _handle_stored(
+        self, run: Run, hold: Hold, account: Account, inbound: Inbound, files: Collecting, stages: dict[str, float]
+    ) -> Handled:
         conversation = inbound.conversation
         everything = len(run.messages)
         if any(needs_a_person(message) for message in run.messages):
@@ -207,7 +224,7 @@ class BotService:
             await self._store.set_needs_human(conversation.id, HandoverReason.WINDOW_CLOSED)
             return Handled("window_closed", everything, stages, f"the last message is older than {WINDOW_HOURS} h")
 
-        work = _Work(run, hold, account, conversation, asked, covers, stages)
+        work = _Work(run, hold, account, conversation, asked, covers, stages, files=files)
         left = self._seconds_left(work)
         if account.is_blocked and left <= 0:
             return await self._leave_to_a_person(work)
@@ -386,6 +403,8 @@ class BotService:
             return False
         before = work.asked
         work.ask(run, await self._record(work.account, run))
+        if work.files is not None:
+            work.files.add(work.account, run.messages)
         return work.asked != before
 
     async def _background(self, work: _Work) -> Background:
@@ -396,16 +415,37 @@ class BotService:
     async def _compose(self, work: _Work, profile: BotProfile, background: Background) -> _Answer:
         """The answer: the model's, or what the profile says when the model cannot or need not be asked."""
         work.reason = ""
-        texts = [message.text for message in work.asked if message.text]
-        if not texts:
+        collected = await self._fetched(work.account, work.conversation, work.files) if work.files else NOTHING
+        if not collected.files or not profile.media_understanding:
+            return await self._compose_of(work, profile, background, read(work.asked, collected, {}))
+        async with self._attachments.shown(collected, [message.wa_message_id for message in work.asked]) as shown:
+            question = read(work.asked, collected, shown)
+            answer = await self._compose_of(work, profile, background, question)
+        if question.for_a_person and answer.handover is None:
+            return replace(answer, handover=handover(profile, HandoverReason.UNREADABLE))
+        return answer
+
+    async def _fetched(self, account: Account, conversation: Conversation, files: Collecting) -> Collected:
+        """Raises `Postponed`, and `AccountRejected` as a send would: people must act."""
+        try:
+            return await files.all()
+        except AccountRejected as exc:
+            refusal = await self._accounts.refused(account, exc.reason)
+            if not refusal.is_current:
+                raise Postponed(CHANGED_RETRY_SECONDS, "the account has just changed") from exc
+            await self._store.set_needs_human(conversation.id, HandoverReason.ACCOUNT_BLOCKED)
+            raise
+
+    async def _compose_of(
+        self, work: _Work, profile: BotProfile, background: Background, question: Question
+    ) -> _Answer:
+        if not question.texts:
             work.reason = _types(work.asked)
             return _said(profile, profile.non_text_reply)
-        if has_keyword(profile.handover_keywords, texts):
+        if has_keyword(profile.handover_keywords, question.texts):
             work.reason = "a keyword calls a person"
             asked_for_one = handover(profile, HandoverReason.CUSTOMER_ASKED)
             return _Answer(handover_text(profile, self._clock.now()), handover=asked_for_one)
-        if len(texts) < len(work.asked):
-            texts.append("[The customer also sent something that is not text and that you cannot see.]")
         if limit := self._daily.used_up(background.usage):
             work.reason = f"daily limit: {limit}"
             return self._fallback(profile, Fallback.UNAVAILABLE, HandoverReason.DAILY_LIMIT)
@@ -413,8 +453,12 @@ class BotService:
         if blocked > 0 and self._model.away_seconds(profile) <= self._seconds_left(work):
             raise Postponed(blocked, f"model unavailable: {self._model.blocked_reason(profile)}")
         try:
-            return self._read(profile, await self._generate(work, profile, background.turns, texts))
+            return self._read(profile, await self._generate(work, profile, background.turns, question))
         except ModelRefused as exc:
+            if question.files:  # perhaps it cannot open one: what the customer wrote is answered all the same
+                logger.warning("refused, asking without the files", extra={"reason": exc.reason})
+                answer = await self._compose_of(work, profile, background, question.without_files())
+                return replace(answer, handover=answer.handover or handover(profile, HandoverReason.UNREADABLE))
             why = HandoverReason.MODEL_REFUSED
             fallback = Fallback.REFUSED if exc.about_the_text else Fallback.UNAVAILABLE
             work.reason = f"model refused: {exc.reason}"
@@ -441,21 +485,23 @@ class BotService:
         return _Answer(handover_text(profile, self._clock.now()), fallback, handover(profile, why))
 
     async def _generate(
-        self, work: _Work, profile: BotProfile, history: Sequence[Turn], texts: Sequence[str]
+        self, work: _Work, profile: BotProfile, history: Sequence[Turn], question: Question
     ) -> Generation:
         """The model's answer. Raises `ModelRefused`, `Unavailable`."""
         name = work.conversation.contact.name or work.run.name
         deadline, now = Deadline.after(GENERATION_SECONDS), self._clock.now()
+        texts, files = question.texts, question.files
         try:
-            return await self._ask(work, build_prompt(profile, name, history, texts, at=now), deadline)
+            prompt = build_prompt(profile, name, history, texts, files, at=now)
+            return await self._ask(work, prompt, question, deadline)
         except ModelRefused as exc:
             if not history or not exc.about_the_text:
                 raise
             # Perhaps it refuses what was said before, also while the bot was off: no question may suffer from that.
             logger.info("refused, asking without the history", extra={"reason": exc.reason})
-        return await self._ask(work, build_prompt(profile, name, (), texts, at=now), deadline)
+        return await self._ask(work, build_prompt(profile, name, (), texts, files, at=now), question, deadline)
 
-    async def _ask(self, work: _Work, prompt: Prompt, deadline: Deadline) -> Generation:
+    async def _ask(self, work: _Work, prompt: Prompt, question: Question, deadline: Deadline) -> Generation:
         try:
             generation = await self._model.generate(prompt, deadline=deadline)
         except ModelRefused as exc:
@@ -463,6 +509,8 @@ class BotService:
                 work.bill.add_refused(prompt)
             raise
         work.bill.add(prompt, generation)
+        if generation.contents:
+            await self._attachments.describe(question.told(generation.contents))
         return generation
 
     def _seconds_left(self, work: _Work) -> float:

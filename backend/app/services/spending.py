@@ -14,6 +14,9 @@ from app.domain.usage import DailyLimit, DailyLimits, Spent, Usage, UsageChange
 
 logger = logging.getLogger(__name__)
 
+FILE_TOKENS = 258
+"""Of a small picture or a page (Gemini API, page on tokens)."""
+
 UNANSWERED = Counter(
     "chorus_daily_limit_total", "Runs of messages that the model was not asked about: a daily limit", ["reason"]
 )
@@ -76,4 +79,5 @@ class DailyGuard:
 
 
 def _tokens(prompt: Prompt) -> int:
-    return estimated_tokens(prompt.system) + sum(estimated_tokens(turn.text) for turn in prompt.turns)
+    words = estimated_tokens(prompt.system) + sum(estimated_tokens(turn.text) for turn in prompt.turns)
+    return words + FILE_TOKENS * len(prompt.files)

@@ -70,7 +70,7 @@ __all__ = [
     "BreakerPolicy", "CircuitBreaker", "CircuitBreakerOpenError", "Classify", "FleetState", "FleetTimings",
     "KeyedCircuitBreakers", "Snapshot", "State", "Verdict", "default_classify", "gemini_circuit_breaker",
     "gemini_model_breakers", "get_all_circuit_breakers", "supabase_circuit_breaker", "whatsapp_account_breakers",
-    "whatsapp_circuit_breaker",
+    "whatsapp_circuit_breaker", "whatsapp_media_breakers",
 ]  # fmt: skip
 
 # A lease outlives the adapter's attempt timeout by a third: a probe that only hangs is settled, not forgotten.
@@ -98,12 +98,20 @@ whatsapp_account_breakers = KeyedCircuitBreakers(
 )
 """One account's token or number. Meta answers the same to every replica: no quorum."""
 
+whatsapp_media_breakers = KeyedCircuitBreakers(
+    "whatsapp_media",
+    BreakerPolicy(5, 10.0, max_open_seconds=60.0, probe_lease_seconds=40.0, failure_rate=0.5),
+    dependency="whatsapp_media",
+    max_keys=10,
+)
+"""Where customers' files are fetched from. That host's trouble is not the sends'."""
+
 CIRCUIT_BREAKERS: Mapping[str, CircuitBreaker] = {
     "gemini": gemini_circuit_breaker, "whatsapp": whatsapp_circuit_breaker, "supabase": supabase_circuit_breaker,
 }  # fmt: skip
 """The service-wide ones by dependency, as `/health` names them."""
 
-KEYED_CIRCUIT_BREAKERS = (whatsapp_account_breakers, gemini_model_breakers)
+KEYED_CIRCUIT_BREAKERS = (whatsapp_account_breakers, gemini_model_breakers, whatsapp_media_breakers)
 
 
 def get_all_circuit_breakers() -> dict[str, CircuitBreaker]:
