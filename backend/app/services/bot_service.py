@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from prometheus_client import Histogram
+from prometheus_client import Counter, Histogram
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
@@ -71,6 +71,9 @@ STAGE_SECONDS = Histogram(
     ["stage"],
     buckets=(0.005, 0.01, 0.025, *SLOW_SECONDS),
 )
+
+
+HANDOVERS = Counter("chorus_handovers_total", "Replies with which a person is called, by why", ["reason"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,6 +397,8 @@ class BotService:
         except Conflict as exc:
             raise Postponed(0, str(exc)) from exc
         self._daily.tell(saved.usage_change, work.conversation)
+        if answer.handover is not None:
+            HANDOVERS.labels(answer.handover.reason).inc()
         return saved, begun
 
     async def _grew(self, work: _Work) -> bool:
