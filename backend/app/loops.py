@@ -68,6 +68,7 @@ def start_loops(replica: Replica, outside: Outside) -> None:
                 "role": replica.settings.app_role,
                 "active": replica.worker.active if replica.worker else 0,
                 "concurrency": replica.settings.worker_concurrency,
+                "lag_ms": round(replica.loop_watch.lag_seconds * 1000, 1),
                 **replica.services.health.load(),
             }
             try:

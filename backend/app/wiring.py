@@ -20,6 +20,7 @@ from app.adapters.migrations import read_migrations
 from app.adapters.postgres_media import PostgresMediaStore
 from app.adapters.postgres_store import PostgresStore
 from app.adapters.receivers import HttpReceiver
+from app.adapters.sandbox_switch import SandboxSwitch
 from app.adapters.supabase_auth import SupabaseTokenVerifier
 from app.adapters.supabase_media import SupabaseMediaStore
 from app.adapters.supabase_sign_in import SupabaseSignIn
@@ -91,6 +92,8 @@ from app.services.overflow import Overflow
 from app.services.privacy_service import PrivacyService
 from app.services.probes import TROUBLE, Dependency, Proof
 from app.services.proofs import Proofs
+from app.services.queue_view import QueueView
+from app.services.rehearsal import Rehearsal
 from app.services.schema_gate import SchemaGate
 from app.services.session_service import SessionService
 from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES, WINDOW_SECONDS, SignupService
@@ -249,17 +252,11 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
     if settings.app_role is not ReplicaRole.API:
         bot = _bot(settings, outside, accounts, delivery)
         worker = InboxWorker(
-            outside.queue,
-            bot,
-            conversations,
-            notices,
-            concurrency=capacity_of(settings).answers,
-            lag_seconds=lambda: loop_watch.lag_seconds,
-            on_beat=lambda: supervisor.beat("worker"),
-            may_claim=lambda: schema.is_open() and namespace.is_open(),
-            is_cut_off=cut_off.leaves_work_to_others,
+            outside.queue, bot, conversations, notices, concurrency=capacity_of(settings).answers,
+            lag_seconds=lambda: loop_watch.lag_seconds, on_beat=lambda: supervisor.beat("worker"),
+            may_claim=lambda: schema.is_open() and namespace.is_open(), is_cut_off=cut_off.leaves_work_to_others,
             **_worker_hooks(inbox),
-        )
+        )  # fmt: skip
     return Replica(
         services=Services(
             accounts=accounts,
@@ -271,6 +268,8 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
             privacy=_privacy(outside, accounts, inbox),
             health=_health(settings, outside, supervisor, schema, namespace, silence, account_watch, cut_off, build),
             queue=outside.queue,
+            queue_view=QueueView(accounts, outside.queue),
+            rehearsal=Rehearsal(_sandbox_switch(settings)),
             dead_letters=DeadLetterList(outside.queue, outside.events),
             registry=outside.registry,
             breakers=_breakers(outside),
@@ -295,6 +294,12 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
         namespace=namespace,
         loop_watch=loop_watch,
     )
+
+
+def _sandbox_switch(settings: Settings) -> SandboxSwitch | None:
+    """Faults are rehearsed in development alone, and never on the real WhatsApp."""
+    is_real = settings.whatsapp_base_url == Settings.model_fields["whatsapp_base_url"].default
+    return None if settings.app_env == "production" or is_real else SandboxSwitch(settings.whatsapp_base_url)
 
 
 def _bot(settings: Settings, outside: Outside, accounts: AccountService, delivery: Delivery) -> BotService:

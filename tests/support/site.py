@@ -16,11 +16,12 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog,
 from app.demo.bakery import BAKERY
 from app.localhost.fleet import LocalFleet
 from app.localhost.servers import EmbeddedServers
+from app.sandbox.webhooks import encode_like_meta, signed_headers
 
 T = TypeVar("T")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WAIT_SECONDS = 10.0
-NOT_THERE_YET = ("/events",)
+NOT_THERE_YET = ("/events", "/audit", "/invitations", "/admin/last-hour")
 """Routes that other changes bring; the console works without them."""
 _numbers = count(1)
 
@@ -68,6 +69,12 @@ class Site:
     def say(self, sender: str, text: str, *, name: str, account: dict[str, Any] | None = None) -> None:
         number = (account or self.account)["phone_number_id"]
         self.sandbox("POST", "/say", {"text": text, "sender": sender, "name": name, "phone_number_id": number})
+
+    def deliver(self, payload: object) -> None:
+        """A signed webhook of any content."""
+        raw = encode_like_meta(payload)
+        headers = signed_headers(self.fleet.keys.app_secret, raw)
+        self.http.post(self.fleet.webhook_urls[0], content=raw, headers=headers).raise_for_status()
 
     def sent_to(self, number: str, many: int = 1) -> list[dict[str, Any]]:
         """What WhatsApp has taken for this customer, once there are `many`."""
@@ -133,19 +140,18 @@ def opened(browser: Browser, **context: Any) -> Iterator[tuple[BrowserContext, P
         yield profile, page, strict
     finally:
         profile.close()
-    assert strict.problems == []
+    assert not strict.problems, strict.problems
 
 
 @contextmanager
 def entered(
-    site: Site, browser: Browser, where: str = "", *, url: str | None = None, **context: Any
+    site: Site, browser: Browser, where: str | None = None, *, url: str | None = None, **context: Any
 ) -> Iterator[tuple[Page, Strict]]:
-    """Signed in as the operator by the link of `make demo`, then at `where`, "#" and a path."""
+    """Signed in as the operator by the link of `make demo`, then at `where`, "#" and a path; else in the inbox."""
     with opened(browser, **context) as (_, page, strict):
         strict.expect(*NOT_THERE_YET)
         page.goto(f"{url or site.url}/console#token={site.fleet.keys.admin}")
         expect(page.locator(".rail")).to_be_visible()
         assert site.fleet.keys.admin not in page.url
-        if where:
-            page.goto(f"{url or site.url}/console{where}")
+        page.goto(f"{url or site.url}/console{where or '#/inbox/' + site.account['id'] + '/all'}")
         yield page, strict

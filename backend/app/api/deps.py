@@ -27,6 +27,8 @@ from app.services.endpoint_service import EndpointService
 from app.services.health_service import HealthService
 from app.services.key_service import KeyService, is_api_key
 from app.services.privacy_service import PrivacyService
+from app.services.queue_view import QueueView
+from app.services.rehearsal import Rehearsal
 from app.services.session_service import SessionService
 from app.services.signup_service import SignupService
 from app.services.silence_watch import SilenceWatch
@@ -49,6 +51,8 @@ class Services:
     health: HealthService
     privacy: PrivacyService
     queue: Queue
+    queue_view: QueueView
+    rehearsal: Rehearsal
     dead_letters: DeadLetterList
     registry: Registry
     breakers: BreakerService

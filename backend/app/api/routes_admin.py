@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from fastapi import Path
+from fastapi import Path, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.deps import LetterCursor, Limit, Operator, Replica, operator
@@ -15,9 +15,10 @@ from app.api.schemas import NO_NUL
 from app.core.cache import CacheStats, invalidate_cache_pattern, stats
 from app.core.circuit_breaker import State
 from app.core.queue import QueueStats
-from app.domain.errors import InvalidInput
+from app.domain.errors import InvalidInput, NotFound
 from app.services.breaker_service import BreakerAction
 from app.services.dead_letters import view
+from app.services.rehearsal import Fault
 
 router = json_router("/admin", "admin", operator)
 
@@ -92,6 +93,47 @@ class DeadLetterOut(BaseModel):
     bytes: int
 
 
+class AccountQueueOut(BaseModel):
+    """What waits, or is being worked on, for one account. `oldest_seconds` is null where it is not among the oldest of
+    the whole queue."""
+
+    model_config = ConfigDict(from_attributes=True)
+    account_id: str
+    phone_number_id: str
+    name: str
+    pending: int
+    messages: int
+    statuses: int
+    replies: int
+    """Of people."""
+    oldest_seconds: float | None
+    answers_today: int
+
+
+class AccountQueuesOut(BaseModel):
+    items: list[AccountQueueOut]
+
+
+class RunningFaultOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+    fault: Fault
+    fired: int
+    """How many calls it has hit."""
+
+
+class RehearsalOut(BaseModel):
+    attached: bool
+    """Does a sandbox stand in for WhatsApp and Gemini? Never in production."""
+    faults: list[Fault]
+    running: list[RunningFaultOut]
+
+
+class RehearsalIn(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"fault": "gemini_down", "seconds": 30}]})
+    fault: Fault
+    seconds: Annotated[int, Field(ge=1, le=600, strict=True)] = 30
+
+
 class SilentNumberOut(BaseModel):
     phone_number_id: str
     silent_seconds: float
@@ -152,6 +194,36 @@ async def invalidate_cache(body: InvalidateIn) -> dict[str, object]:
 async def get_queue(replica: Replica) -> dict[str, object]:
     """Figures of the whole queue."""
     return asdict(await replica.queue.stats())
+
+
+@router.get("/queue/accounts", response_model=AccountQueuesOut, responses=problems(401, 403, 422, 503))
+async def list_account_queues(replica: Replica, user: Operator) -> dict[str, object]:
+    """The accounts with something waiting, the most first; 100 at most."""
+    return {"items": await replica.queue_view.by_account(user)}
+
+
+@router.get("/rehearsal", response_model=RehearsalOut, responses=problems(401, 403, 422, 503))
+async def get_rehearsal(replica: Replica) -> dict[str, object]:
+    """The faults that can be rehearsed, and those that run."""
+    attached = await replica.rehearsal.is_attached()
+    running = await replica.rehearsal.running() if attached else ()
+    return {"attached": attached, "faults": list(Fault), "running": running}
+
+
+@router.post("/rehearsal", response_model=RehearsalOut, responses=problems(400, 401, 403, 404, 413, 422, 503))
+async def begin_rehearsal(replica: Replica, body: RehearsalIn) -> dict[str, object]:
+    """Begin a fault, in the place of what runs; it ends by itself. 404 `sandbox_not_found` without a sandbox."""
+    if not await replica.rehearsal.is_attached():
+        raise NotFound("sandbox")
+    await replica.rehearsal.begin(body.fault, seconds=body.seconds)
+    return await get_rehearsal(replica)
+
+
+@router.delete("/rehearsal", status_code=204, responses=problems(401, 403, 422, 503))
+async def end_rehearsal(replica: Replica) -> Response:
+    """End every fault of the sandbox."""
+    await replica.rehearsal.end()
+    return Response(status_code=204)
 
 
 @router.get("/silent-numbers", response_model=SilentNumbersOut, responses=problems(401, 403, 422, 503))

@@ -503,6 +503,20 @@ class Queue:
         )
         return [sum(int(count or 0) for count in counts) for counts in zip(*rows, strict=True)]
 
+    async def oldest(self, *, limit: int) -> dict[str, float]:
+        """When the oldest event of a group was accepted (Unix seconds, the server's clock), for the groups of the
+        `limit` oldest mailboxes of each shard. Writes nothing."""
+        rows = await all_of(
+            self._shards.ask("oldest", shard, "ZRANGE", f"{prefix}heads", 0, limit - 1, "WITHSCORES")
+            for shard, prefix in enumerate(self._shards.prefixes)
+        )
+        found: dict[str, float] = {}
+        for row in rows:
+            for mailbox, accepted_ms in row:
+                group = self.group_of(mailbox.decode())
+                found[group] = min(found.get(group, math.inf), float(accepted_ms) / 1000)
+        return found
+
     async def audit(self) -> int:
         """Make mailboxes due that have events but no place in the schedule, pull back times that only a clock ahead can
         have written, count anew. Looks at the 200,000 oldest of each shard. Returns how many it moved: anything but 0

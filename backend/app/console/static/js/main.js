@@ -16,7 +16,11 @@ import { streamState } from "./stream.js";
 import { startTheme } from "./theme.js";
 import { Dialogs, Empty, Loading, Problem, Toasts } from "./ui.js";
 
-const LAZY = {};
+const LAZY = {
+  bot: () => import("./bot/screen.js"),
+  account: () => import("./account/screen.js"),
+  fleet: () => import("./fleet/screen.js"),
+};
 const KEPT_ACCOUNT = "chorus.account";
 
 /** A screen whose code is fetched when it is first opened. */

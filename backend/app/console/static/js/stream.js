@@ -3,7 +3,7 @@ import { signal } from "@preact/signals";
 import { query } from "./api.js";
 
 const SILENCE_MS = 40_000; // the server says something every 15 s
-const FIRST_WAIT_MS = 300;
+const FIRST_WAIT_MS = 1000; // until the server names another time
 const LONGEST_WAIT_MS = 15_000;
 const POLL_MS = 10_000;
 const MAX_LINE = 256 * 1024;
@@ -20,22 +20,26 @@ export function follow(accountId, onEvent) {
 
 async function run(accountId, onEvent, ended) {
   let lastId = null;
-  let wait = FIRST_WAIT_MS;
+  let firstWait = FIRST_WAIT_MS;
+  let wait = firstWait;
   let isFirst = true;
   streamState.value = "connecting";
   while (!ended.aborted) {
     const outcome = await once(accountId, lastId, ended, {
       opened() {
-        wait = FIRST_WAIT_MS;
+        wait = firstWait;
         streamState.value = "live";
         // Without an id there was no event yet to go on from: something may have happened meanwhile.
         if (!isFirst && lastId === null) onEvent({ type: "reset" });
         isFirst = false;
       },
-      event(id, data) {
-        if (id !== null) lastId = id;
-        onEvent(data);
+      id(id) {
+        lastId = id;
       },
+      retry(ms) {
+        firstWait = wait = ms;
+      },
+      event: onEvent,
     });
     if (ended.aborted) return;
     if (outcome === "missing") {
@@ -70,7 +74,7 @@ async function once(accountId, lastId, ended, on) {
       return answer.status === 401 || answer.status === 403 ? "refused" : "lost";
     }
     on.opened();
-    await readEvents(answer.body.pipeThrough(new TextDecoderStream()).getReader(), on.event, heard);
+    await readEvents(answer.body.pipeThrough(new TextDecoderStream()).getReader(), on, heard);
   } catch {
     // A line that was cut; the next try says more.
   } finally {
@@ -79,9 +83,9 @@ async function once(accountId, lastId, ended, on) {
   return "lost";
 }
 
-async function readEvents(reader, onEvent, heard) {
+async function readEvents(reader, on, heard) {
   let rest = "";
-  let event = { id: null, type: "message", data: [] };
+  let event = { type: "message", data: [] };
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return;
@@ -92,20 +96,23 @@ async function readEvents(reader, onEvent, heard) {
     for (const raw of lines) {
       const line = raw.endsWith("\r") ? raw.slice(0, -1) : raw;
       if (line === "") {
-        if (event.data.length || event.type === "reset") onEvent(event.id, parsed(event));
-        event = { id: null, type: "message", data: [] };
-      } else if (!line.startsWith(":")) take(event, line);
+        // The id counts from here on, also where no event comes with it.
+        if (event.id !== undefined) on.id(event.id);
+        if (event.data.length) on.event(parsed(event));
+        event = { type: "message", data: [] };
+      } else if (!line.startsWith(":")) take(event, line, on);
     }
   }
 }
 
-function take(event, line) {
+function take(event, line, on) {
   const colon = line.indexOf(":");
   const name = colon < 0 ? line : line.slice(0, colon);
   const value = colon < 0 ? "" : line.slice(colon + 1).replace(/^ /, "");
   if (name === "id") event.id = value;
   else if (name === "event") event.type = value;
   else if (name === "data") event.data.push(value);
+  else if (name === "retry" && /^\d{1,6}$/.test(value)) on.retry(Number(value));
 }
 
 function parsed(event) {

@@ -16,8 +16,8 @@ export const Empty = ({ icon, title, hint, children }) => html`
 
 /** What happened, what to try, and the id by which the operator finds it in the logs. */
 export const Problem = ({ error, retry, hint }) => html`
-  <div class="problem" role="alert">
-    <${Icon} name="alert" />
+  <div class="problem ${error.isMissing ? "missing" : ""}" role=${error.isMissing ? "note" : "alert"}>
+    <${Icon} name=${error.isMissing ? "help" : "alert"} />
     <div>
       <p>${error.isMissing ? t("error.missing_part") : error.message}</p>
       ${hint && html`<p class="quiet">${hint}</p>`}

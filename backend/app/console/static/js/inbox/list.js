@@ -2,7 +2,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { contactName, initials, listTime, phone } from "../format.js";
 import { html } from "../html.js";
-import { t, worded } from "../i18n.js";
+import { number, t, worded } from "../i18n.js";
 import { Icon } from "../icons.js";
 import { go, pathOf } from "../router.js";
 import { accounts } from "../session.js";
@@ -32,7 +32,7 @@ export function ConversationList({ account, view, openId }) {
 
 function Count({ of }) {
   const count = counts.value?.[COUNT_OF[of]];
-  return count === undefined ? null : html`<b class="count ${of === "needs" && count ? "warm" : ""}">${count > 9999 ? "9999+" : count}</b>`;
+  return count === undefined ? null : html`<b class="count ${of === "needs" && count ? "warm" : ""}">${number(count)}${count >= (counts.value.counted_to ?? Infinity) ? "+" : ""}</b>`;
 }
 
 function AccountChoice({ account }) {

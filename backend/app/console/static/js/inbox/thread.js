@@ -1,6 +1,6 @@
 // The open conversation: who it is with, who answers, what was said, and the box to write in.
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { contactName, dayKey, dayName, phone, span } from "../format.js";
+import { clock, contactName, dayKey, dayName, phone, span } from "../format.js";
 import { html } from "../html.js";
 import { t, worded } from "../i18n.js";
 import { Icon } from "../icons.js";
@@ -9,7 +9,7 @@ import { useKeys } from "../shortcuts.js";
 import { Badge, Button, Empty, Loading, Problem, tell } from "../ui.js";
 import { Windowed } from "../windowed.js";
 import { Composer } from "./composer.js";
-import { holder, windowLeft } from "./holder.js";
+import { holder, isPaused, windowLeft } from "./holder.js";
 import { Avatar } from "./list.js";
 import { Message, Waiting } from "./message.js";
 import { giveUp, loadOlder, markRead, openThread, outbox, sendAgain, setBot } from "./store.js";
@@ -26,9 +26,10 @@ export function Thread({ id, thread, account, onBack }) {
   const now = useNow();
   const who = conversation && holder(conversation, now);
   const isBots = conversation?.bot_enabled && who !== "opted_out";
-  const turn = async () => {
-    await setBot(conversation, !isBots);
-    tell(t(isBots ? "thread.taken" : "thread.given"));
+  const paused = isBots && isPaused(conversation, now);
+  const turn = async (toBot) => {
+    await setBot(conversation, toBot);
+    tell(t(toBot ? "thread.given" : "thread.taken"));
   };
   useKeys({
     r: () => document.getElementById("composer")?.focus(),
@@ -39,9 +40,11 @@ export function Thread({ id, thread, account, onBack }) {
   }
   return html`<${Head} conversation=${conversation} onBack=${onBack} now=${now}>
       ${conversation && html`<${Holder} who=${who} />`}
-      ${conversation && mayWrite && !conversation.contact.group_id && html`<${Button} class="button take ${isBots ? "primary" : "plain"}" onClick=${turn}>${t(isBots ? "thread.take" : "thread.give")}</${Button}>`}
+      ${conversation && mayWrite && !conversation.contact.group_id && html`
+        ${(!isBots || paused) && html`<${Button} key="give" kind="give ${paused ? "" : "take"}" onClick=${() => turn(true)}>${t("thread.give")}</${Button}>`}
+        ${isBots && html`<${Button} key="take" kind="primary take" onClick=${() => turn(false)}>${t("thread.take")}</${Button}>`}`}
     </${Head}>
-    ${conversation?.needs_human && html`<${Needs} conversation=${conversation} />`}
+    ${conversation?.needs_human && html`<${Needs} conversation=${conversation} paused=${paused} />`}
     ${!thread || thread.isLoading ? html`<${Loading} />` : html`<${Messages} thread=${thread} />`}
     ${conversation && mayWrite && html`<${Composer} key=${conversation.id} conversation=${conversation} account=${account} isOpen=${windowLeft(conversation, now) > 0} />`}`;
 }
@@ -77,9 +80,11 @@ const HOLDER_KINDS = { bot: "calm", person: "", no_one: "warm", group: "", opted
 
 const Holder = ({ who }) => html`<${Badge} kind=${HOLDER_KINDS[who]}><${Icon} name=${who === "bot" ? "bot" : who === "no_one" ? "alert" : "person"} size=${14} />${t(`holder.${who}`)}</${Badge}>`;
 
-const Needs = ({ conversation }) => html`<div class="strip warm" role="status"><${Icon} name="alert" size=${16} />
+const Needs = ({ conversation, paused }) => html`<div class="strip warm" role="status"><${Icon} name="alert" size=${16} />
   <span>${t("thread.needs", { reason: conversation.needs_human_reason ? worded("reason", conversation.needs_human_reason) : t("list.needs") })}
-  ${conversation.needs_human_since && html` <span class="quiet">${t("time.ago", { span: span((Date.now() - Date.parse(conversation.needs_human_since)) / 1000) })}</span>`}</span></div>`;
+  ${conversation.needs_human_since && html` <span class="quiet">${t("time.ago", { span: span((Date.now() - Date.parse(conversation.needs_human_since)) / 1000) })}</span>`}
+  ${paused && html` ${t("thread.paused", { time: clock(conversation.bot_paused_until) })}`}
+  ${conversation.handover_notice && html` <span class="quiet">${worded("handover_notice", conversation.handover_notice)}</span>`}</span></div>`;
 
 /** Messages with a line for each day between them; reactions stand at the message that they are about. */
 export function rowsOf(messages, waiting) {

@@ -1,0 +1,34 @@
+// The account: its health, its people, its keys, its webhooks, what it costs, and its customers' rights.
+import { html } from "../html.js";
+import { t } from "../i18n.js";
+import { pathOf, route } from "../router.js";
+import { isOperator, may } from "../session.js";
+import { Audit } from "./audit.js";
+import { Customers } from "./customers.js";
+import { Health } from "./health.js";
+import { Keys } from "./keys.js";
+import { Invitations, Members } from "./members.js";
+import { Settings } from "./settings.js";
+import { Usage } from "./usage.js";
+import { Webhooks } from "./webhooks.js";
+
+const PARTS = {
+  health: ({ account }) => html`<${Health} account=${account} /><${Settings} account=${account} />`,
+  people: ({ account }) => html`<${Members} account=${account} /><${Invitations} account=${account} />`,
+  keys: Keys,
+  webhooks: Webhooks,
+  usage: Usage,
+  customers: Customers,
+  audit: ({ account }) => html`<${Audit} account=${account} title=${t("account.audit")} hint=${t("account.audit_hint")} />`,
+};
+
+export function Screen({ account }) {
+  const view = route.value.view in PARTS ? route.value.view : "health";
+  const Part = PARTS[view];
+  return html`<main class="page" tabindex="-1">
+    <header class="page-head"><div><h1>${account.name}</h1><p class="quiet">${account.phone_number ? `+${account.phone_number.replace(/^\+/, "")} · ` : ""}${account.slug} · ${account.phone_number_id}</p></div></header>
+    <nav class="tabs" aria-label=${t("account.parts")}>${Object.keys(PARTS).map((name) => html`<a key=${name} href=${pathOf({ screen: "account", account: account.id, view: name })} aria-current=${name === view ? "page" : null}>${t(`account.${name}`)}</a>`)}</nav>
+    ${!may(account.id, "owner") && !isOperator() && html`<p class="note">${t("account.read_only")}</p>`}
+    <div class="cards"><${Part} key=${`${account.id} ${view}`} account=${account} /></div>
+  </main>`;
+}

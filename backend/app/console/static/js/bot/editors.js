@@ -1,0 +1,167 @@
+// The inputs of a profile's fields. Each gets its value and tells a new one; what cannot be a value is told as an error.
+import { useEffect, useRef, useState } from "preact/hooks";
+import { html } from "../html.js";
+import { has, number, t } from "../i18n.js";
+import { Button, Field } from "../ui.js";
+
+const helpOf = (name) => (has(`bot.${name}_help`) ? t(`bot.${name}_help`) : null);
+const labelOf = (name) => (has(`bot.${name}`) ? t(`bot.${name}`) : name.replaceAll("_", " "));
+
+/** onChange(value), onInvalid(words or null): the form is not saved while a field is invalid. */
+export function Editor({ field, value, error, isChanged, onChange, onInvalid }) {
+  const props = { field, value, onChange, onInvalid };
+  if (field.kind === "switch") {
+    return html`<div class="field ${error ? "wrong" : ""}" data-field=${field.name}><label class="switch"><input type="checkbox" role="switch" checked=${value === true} onChange=${(event) => onChange(event.target.checked)} />
+      <span><span class="field-label">${labelOf(field.name)}</span>${isChanged && html`<${Changed} />`}<span class="field-help">${helpOf(field.name)}</span></span></label>
+      ${error && html`<p class="field-error">${error}</p>`}</div>`;
+  }
+  if (["pairs", "week", "words"].includes(field.kind)) {
+    return html`<fieldset class="field ${error ? "wrong" : ""}" data-field=${field.name}><legend class="field-label">${labelOf(field.name)}${isChanged && html`<${Changed} />`}</legend>
+      ${helpOf(field.name) && html`<p class="field-help">${helpOf(field.name)}</p>`}
+      ${field.kind === "pairs" ? html`<${Pairs} ...${props} />` : field.kind === "week" ? html`<${Week} ...${props} />` : html`<${Words} ...${props} />`}
+      ${error && html`<p class="field-error">${error}</p>`}</fieldset>`;
+  }
+  const Input = { text: Text, area: Text, number: Figure, choice: Choice, json: Json }[field.kind];
+  return html`<div data-field=${field.name}><${Field} label=${labelOf(field.name)} help=${helpOf(field.name)} error=${error}
+    extra=${html`<span class="field-extra">${isChanged && html`<${Changed} />`}${typeof value === "string" && value.length > (field.max ?? 0) * 0.8 && html`<span class="quiet">${number(value.length)} / ${number(field.max)}</span>`}</span>`}
+    render=${(attributes) => html`<${Input} ...${props} attributes=${attributes} />`} /></div>`;
+}
+
+const Changed = () => html`<span class="changed">${t("bot.changed")}</span>`;
+
+function Text({ field, value, onChange, attributes }) {
+  const changed = (event) => onChange(event.target.value === "" && field.nullable ? null : event.target.value);
+  const props = { ...attributes, value: value ?? "", maxlength: field.max, onInput: changed, dir: "auto" };
+  return field.kind === "text" ? html`<input type="text" autocomplete="off" ...${props} />` : html`<textarea rows=${field.rows} ...${props}></textarea>`;
+}
+
+function Figure({ field, value, onChange, onInvalid, attributes }) {
+  const changed = ({ target }) => {
+    if (target.value === "" && !target.validity.badInput && field.nullable) return onInvalid(null), onChange(null);
+    const isRight = target.value !== "" && target.validity.valid;
+    onInvalid(isRight ? null : t("bot.range", { min: field.min ?? "−∞", max: field.max ?? "∞" }));
+    if (isRight) onChange(target.valueAsNumber);
+  };
+  return html`<input type="number" class="short" min=${field.min} max=${field.max} step=${field.step ?? "any"} placeholder=${field.nullable ? t("bot.default") : null} value=${value ?? ""} onInput=${changed} ...${attributes} />`;
+}
+
+const Choice = ({ field, value, onChange, attributes }) => html`<select ...${attributes} value=${value} onChange=${(event) => onChange(event.target.value)}>
+  ${[...new Set([...field.options, value])].map((option) => html`<option key=${option} value=${option}>${has(`bot.${field.name}.${option}`) ? t(`bot.${field.name}.${option}`) : option}</option>`)}</select>`;
+
+/** Free-form JSON, kept as it is typed until it can be read. */
+function Json({ value, onChange, onInvalid, attributes }) {
+  const [draft, setDraft] = useState(() => JSON.stringify(value, null, 2));
+  const told = useRef(value);
+  useEffect(() => {
+    if (value !== told.current) setDraft(JSON.stringify(value, null, 2));
+    told.current = value;
+  }, [value]);
+  const changed = (event) => {
+    setDraft(event.target.value);
+    try {
+      const found = JSON.parse(event.target.value.trim() || "{}");
+      if (found === null || typeof found !== "object" || Array.isArray(found)) throw new Error(t("bot.json_object"));
+      onInvalid(null);
+      told.current = found;
+      onChange(found);
+    } catch (problem) {
+      onInvalid(t("bot.json", { why: problem.message }));
+    }
+  };
+  const rows = Math.min(18, Math.max(4, draft.split("\n").length));
+  return html`<textarea class="code" rows=${rows} spellcheck=${false} value=${draft} onInput=${changed} ...${attributes}></textarea>`;
+}
+
+/** Labels with values; a value that is no text is edited as JSON. */
+function Pairs({ value, onChange }) {
+  const entries = Object.entries(value ?? {});
+  const told = useRef(value);
+  const [rows, setRows] = useState(() => rowsOf(entries));
+  useEffect(() => {
+    if (value !== told.current) setRows(rowsOf(entries));
+    told.current = value;
+  }, [value]);
+  const tell = (next) => {
+    setRows(next);
+    told.current = Object.fromEntries(next.filter(([label]) => label.trim()).map(([label, text, isJson]) => [label.trim(), isJson ? read(text) : text]));
+    onChange(told.current);
+  };
+  const edit = (index, part, text) => tell(rows.map((row, n) => (n === index ? row.with(part, text) : row)));
+  return html`<div class="pairs">${rows.map((row, index) => html`<div class="pair" key=${index}>
+      <input type="text" aria-label=${t("bot.pair_label")} placeholder=${t("bot.pair_label")} maxlength="200" value=${row[0]} onInput=${(event) => edit(index, 0, event.target.value)} dir="auto" />
+      <input type="text" aria-label=${t("bot.pair_value")} placeholder=${t("bot.pair_value")} value=${row[1]} onInput=${(event) => edit(index, 1, event.target.value)} dir="auto" />
+      <${Button} kind="bare" icon="close" label=${t("bot.pair_remove", { name: row[0] })} onClick=${() => tell(rows.toSpliced(index, 1))} /></div>`)}
+    <${Button} kind="small" icon="plus" onClick=${() => tell([...rows, ["", "", false]])}>${t("bot.pair_add")}</${Button}></div>`;
+}
+
+const rowsOf = (entries) => entries.map(([label, value]) => [label, typeof value === "string" ? value : JSON.stringify(value), typeof value !== "string"]);
+
+function read(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
+/** Words or phrases, one to a line. */
+function Words({ field, value, onChange }) {
+  const [draft, setDraft] = useState(() => (value ?? []).join("\n"));
+  const told = useRef(value);
+  useEffect(() => {
+    if (value !== told.current) setDraft((value ?? []).join("\n"));
+    told.current = value;
+  }, [value]);
+  const changed = (event) => {
+    setDraft(event.target.value);
+    told.current = event.target.value.split("\n").map((line) => line.trim()).filter(Boolean);
+    onChange(told.current);
+  };
+  return html`<textarea rows=${Math.min(8, Math.max(3, draft.split("\n").length))} aria-label=${labelOf(field.name)} value=${draft} onInput=${changed} dir="auto"></textarea>`;
+}
+
+const DAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
+const NEW_RANGE = ["09:00", "18:00"];
+
+/** When people are there: ranges for each day of the week, in a time zone, and days that are different. */
+function Week({ value, onChange }) {
+  if (value === null || value === undefined) {
+    const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+    const weekdays = Object.fromEntries(DAYS.slice(0, 5).map((name) => [name, [NEW_RANGE]]));
+    return html`<p class="none">${t("bot.week_none")}</p><${Button} kind="small" icon="plus" onClick=${() => onChange({ time_zone: zone, weekly: weekdays, exceptions: {} })}>${t("bot.week_set")}</${Button}>`;
+  }
+  const weekly = value.weekly ?? {};
+  const exceptions = value.exceptions ?? {};
+  const setDay = (name, ranges) => onChange({ ...value, weekly: ranges.length ? { ...weekly, [name]: ranges } : without(weekly, name) });
+  const setDate = (date, ranges) => onChange({ ...value, exceptions: { ...exceptions, [date]: ranges } });
+  return html`<div class="week">
+    <${Field} label=${t("bot.week_zone")} render=${(attributes) => html`<input type="text" list="time-zones" value=${value.time_zone} onInput=${(event) => onChange({ ...value, time_zone: event.target.value })} ...${attributes} />`} />
+    <datalist id="time-zones">${Intl.supportedValuesOf("timeZone").map((zone) => html`<option key=${zone} value=${zone} />`)}</datalist>
+    ${DAYS.map((name) => html`<${Day} key=${name} label=${t(`day.${name}`)} ranges=${weekly[name] ?? []} onChange=${(ranges) => setDay(name, ranges)} />`)}
+    <h3>${t("bot.week_exceptions")}</h3>
+    ${Object.entries(exceptions).map(([date, ranges]) => html`<${Day} key=${date} label=${date} ranges=${ranges} onChange=${(next) => setDate(date, next)} onRemove=${() => onChange({ ...value, exceptions: without(exceptions, date) })} />`)}
+    <${NewDate} onAdd=${(date) => setDate(date, [])} />
+    <${Button} kind="small" onClick=${() => onChange(null)}>${t("bot.week_clear")}</${Button}>
+  </div>`;
+}
+
+const without = (object, name) => Object.fromEntries(Object.entries(object).filter(([key]) => key !== name));
+
+const Day = ({ label, ranges, onChange, onRemove }) => html`<div class="day-row" role="group" aria-label=${label}><span class="day-name">${label}</span>
+  <span class="ranges">${ranges.length === 0 && html`<span class="quiet">${t("bot.week_closed")}</span>`}
+    ${ranges.map(([from, to], index) => html`<span class="range" key=${index}>
+      <input type="time" aria-label=${t("bot.week_from", { day: label })} value=${from} onInput=${(event) => event.target.value && onChange(ranges.with(index, [event.target.value, to]))} /> –
+      <input type="time" aria-label=${t("bot.week_to", { day: label })} value=${to === "24:00" ? "00:00" : to} onInput=${(event) => event.target.value && onChange(ranges.with(index, [from, event.target.value]))} />
+      <${Button} kind="bare" icon="close" label=${t("bot.week_remove", { day: label })} onClick=${() => onChange(ranges.toSpliced(index, 1))} /></span>`)}</span>
+  <span class="day-tools"><${Button} kind="bare" icon="plus" label=${t("bot.week_add", { day: label })} onClick=${() => onChange([...ranges, NEW_RANGE])} />
+    ${onRemove && html`<${Button} kind="bare" icon="close" label=${t("bot.week_forget", { day: label })} onClick=${onRemove} />`}</span></div>`;
+
+function NewDate({ onAdd }) {
+  const [date, setDate] = useState("");
+  const add = () => {
+    if (date) onAdd(date);
+    setDate("");
+  };
+  return html`<div class="new-date"><input type="date" aria-label=${t("bot.week_date")} value=${date} onInput=${(event) => setDate(event.target.value)} />
+    <${Button} kind="small" icon="plus" disabled=${!date} onClick=${add}>${t("bot.week_date_add")}</${Button}></div>`;
+}

@@ -1,0 +1,57 @@
+"""The bot's page in a real browser: a profile is edited, refused, guarded, saved, and answers with it."""
+
+from __future__ import annotations
+
+from playwright.sync_api import Browser, expect
+
+from tests.support.site import Site, entered
+
+
+def test_an_edit_is_kept_from_getting_lost_refused_at_its_field_and_seen_by_the_next_answer(
+    site: Site, browser: Browser
+) -> None:
+    account = site.new_account("Chez Lucie")
+    with entered(site, browser, f"#/bot/{account['id']}") as (page, strict):
+        strict.expect("/bot/profile")  # the refusal
+        name = page.get_by_role("textbox", name="Name of the business")
+        expect(name).to_have_value("Maison Levain")
+        name.fill("Boulangerie <b>Lucie</b>")
+        page.get_by_role("link", name="Inbox").click()
+        page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+        expect(name).to_have_value("Boulangerie <b>Lucie</b>")
+        number = page.get_by_role("textbox", name="Number that is told")
+        number.fill("not a number")
+        page.get_by_role("button", name="Save").click()
+        expect(number).to_have_attribute("aria-invalid", "true")
+        expect(number).to_be_focused()
+        number.fill("")
+        page.get_by_role("textbox", name="Rules, offers and special cases").fill("{")
+        expect(page.get_by_text("This is not valid JSON")).to_be_visible()
+        expect(page.get_by_role("button", name="Save")).to_be_disabled()
+        faq = '{"faq": [{"question": "Do you have vegan pastries?", "answer": "Only the fig tart."}]}'
+        page.get_by_role("textbox", name="Rules, offers and special cases").fill(faq)
+        page.get_by_role("button", name="Save").click()
+        expect(page.get_by_text("Saved: every replica")).to_be_visible()
+        expect(page.get_by_text("Unsaved")).to_be_hidden()
+        customer = site.customer("Zoé", "Do you have vegan pastries?", account=account)
+        assert "fig tart" in site.sent_to(customer)[0]["text"]
+
+
+def test_business_hours_and_own_fields_are_edited_without_writing_json(site: Site, browser: Browser) -> None:
+    account = site.new_account("Chez Momo", business_hours=None)
+    with entered(site, browser, f"#/bot/{account['id']}") as (page, _):
+        page.get_by_role("button", name="Set hours").click()
+        page.get_by_label("Monday: to", exact=True).fill("12:30")
+        page.get_by_role("button", name="Monday: add hours").click()
+        page.get_by_label("Date of an exception").fill("2026-12-25")
+        page.get_by_role("button", name="Add a date").click()
+        page.get_by_role("button", name="Add a field").click()
+        page.get_by_label("Label", exact=True).last.fill("terrace")
+        page.get_by_label("Value", exact=True).last.fill("in summer")
+        page.get_by_role("button", name="Save").click()
+        expect(page.get_by_text("Saved: every replica")).to_be_visible()
+        profile = site.api("GET", f"/bot/profile?account_id={account['id']}")
+        assert profile["business_hours"]["weekly"]["monday"] == [["09:00", "12:30"], ["09:00", "18:00"]]
+        assert profile["business_hours"]["exceptions"] == {"2026-12-25": []}
+        assert profile["custom_fields"]["terrace"] == "in summer"
+        assert profile["custom_fields"]["payment"] == ["cash", "card", "meal vouchers"]
