@@ -62,6 +62,37 @@ async def test_a_repetition_after_a_lost_answer_counts_nothing(scene: Scene) -> 
     assert (await usage(scene, reply.conversation_id)).account == Spending(1, 100, 10)
 
 
+async def test_the_messages_that_an_answer_is_to_are_counted_once(scene: Scene) -> None:
+    asked = [message() for _ in range(3)]
+    conversation = await scene.receive(*asked)
+    covers = [each.wa_message_id for each in asked]
+    reply = await scene.store.open_reply(conversation.id, key=covers[0], author="bot", covers=covers, fence=1)
+    for _ in range(2):
+        await save(scene, reply, spent())
+    other = await scene.reply()
+    await scene.store.save_fallback(
+        other.key, fence=1, covers=other.covers, body="Sorry.", fallback=Fallback.REFUSED, spent=spent(500, 0)
+    )
+    day = await today(scene)
+    assert day is not None
+    assert (day.answers, day.messages, day.input_tokens) == (1, 3, 700)
+
+
+async def test_a_used_up_budget_is_told_once_a_day(scene: Scene, sql: asyncpg.Connection) -> None:
+    notice = {"at": datetime.now(UTC).isoformat(), "field": "daily_token_budget", "event": "USED_UP", "words": "w"}
+    assert not await scene.store.tell_budget(scene.account.id, notice), "nothing was spent"
+    await save(scene, await scene.reply(), spent())
+    told = await asyncio.gather(*(scene.store.tell_budget(scene.account.id, notice) for _ in range(5)))
+    assert sorted(told) == [False] * 4 + [True]
+    account = await scene.store.get_account(scene.account.id)
+    assert account is not None
+    assert account.last_notice == notice
+    await sql.execute("update account_usage set day = day - 1 where account_id = $1", uuid.UUID(scene.account.id))
+    await save(scene, await scene.reply(), spent())
+    assert await scene.store.tell_budget(scene.account.id, notice)
+    assert not await scene.store.tell_budget("no id", notice)
+
+
 async def test_a_second_making_of_one_answer_costs_and_is_one_answer(scene: Scene) -> None:
     reply = await scene.reply()
     await save(scene, reply, spent(100, 10))

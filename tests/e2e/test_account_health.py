@@ -1,9 +1,10 @@
-"""An account's health over HTTP: what members see, strangers do not, and what a changed token does to it."""
+"""An account's health and its cost over HTTP: what members see, strangers do not, and what a change does to it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.support.replica import Replica, one_replica
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+NOTHING = {"day": None, "answers": 0, "prompt_tokens": 0, "output_tokens": 0, "messages": 0}
 TOKEN = "EAAG-a-token-that-opens-the-number"
 
 
@@ -68,3 +70,32 @@ async def test_members_see_it_and_strangers_do_not(api: Replica) -> None:
         assert (await api.refused("GET", path + query, user="eve", status=404))["code"] == "account_not_found"
     assert (await api.refused("GET", path + "?fresh=1", user="ada", status=422))["field"] == "fresh"
     assert (await api.refused("GET", path + "?refresh=maybe", user="ada", status=422))["field"] == "refresh"
+
+
+async def test_the_days_of_an_account_are_shown_with_those_that_cost_nothing(api: Replica) -> None:
+    account = await api.new_account(owner="ada")
+    path = f"/accounts/{account['id']}/usage"
+    days = await api("GET", path + "?days=3", user="ada")
+    today = datetime.now(UTC).date()
+    assert today - timedelta(days=1) <= date.fromisoformat(days[0]["day"]) <= today  # it may be midnight
+    assert [(date.fromisoformat(days[0]["day"]) - date.fromisoformat(row["day"])).days for row in days] == [0, 1, 2]
+    assert all({**row, "day": None} == NOTHING for row in days)
+    assert len(await api("GET", path, user="ada")) == 30
+    for wrong in ("0", "367", "x"):
+        assert (await api.refused("GET", f"{path}?days={wrong}", user="ada", status=422))["field"] == "days"
+    assert (await api.refused("GET", path, user="eve", status=404))["code"] == "account_not_found"
+
+
+async def test_owners_give_an_account_a_budget_and_take_it_away(api: Replica) -> None:
+    account = await api.new_account(owner="ada")
+    path = f"/accounts/{account['id']}"
+    assert account["daily_token_budget"] is None
+    await api("PUT", f"{path}/members/bob", user="ada", json={"role": "agent"})
+    for budget in (5000, None):
+        assert (await api("PATCH", path, user="ada", json={"daily_token_budget": budget}))[
+            "daily_token_budget"
+        ] == budget
+    for wrong in (0, -1, 1.5, "5", True, 10**16):
+        error = await api.refused("PATCH", path, user="ada", status=422, json={"daily_token_budget": wrong})
+        assert error["field"] == "daily_token_budget"
+    await api.refused("PATCH", path, user="bob", status=403, json={"daily_token_budget": 1})

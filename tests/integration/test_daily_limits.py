@@ -84,9 +84,46 @@ async def test_the_account_that_has_had_its_share_leaves_the_others_theirs(
     assert BAKERY["fallback_text"] not in await texts(office, customer)
     assert len(told(caplog)) == 1
     days = await office.accounts.spent_today([office.account, other])
-    (reached,) = office.accounts.limits_reached(days[office.account.id])
+    (reached,) = office.accounts.limits_reached(office.account, days[office.account.id])
     assert reached.is_of_the_account
-    assert office.accounts.limits_reached(days[other.id]) == ()
+    assert office.accounts.limits_reached(other, days[other.id]) == ()
+
+
+async def test_an_account_that_has_used_up_its_own_budget_calls_people_and_is_told_of_once_a_day(
+    make_office: MakeOffice, caplog
+):
+    office = await make_office()
+    await ask(office, office.person())
+    (day,) = await office.accounts.usage(office.account.id, days=1)
+    spent = day.input_tokens + day.output_tokens
+    await office.accounts.update(office.account.id, {"daily_token_budget": spent + 1})
+    amina, bruno = office.person(), office.person("Bruno")
+    await ask(office, amina)  # below it by one token: answered, and over it then
+    before = counted("daily_token_budget")
+    for person in (amina, bruno, amina, bruno):
+        await ask(office, person)
+    assert await asked(office) == 2
+    assert [text == BAKERY["fallback_text"] for text in await texts(office, amina)] == [False, True]
+    assert [text == BAKERY["fallback_text"] for text in await texts(office, bruno)] == [True]
+    for person in (amina, bruno):
+        found = await conversation_with(office, person)
+        assert (found.needs_human, found.needs_human_reason) == (True, HandoverReason.TOKEN_BUDGET)
+        assert found.bot_enabled, "it answers again tomorrow"
+    assert counted("daily_token_budget") == before + 4
+    beside = await office.start_worker()  # another replica, which has told nothing yet
+    await beside.services.accounts.tell_budget(office.account)
+    (line,) = [record for record in caplog.records if "token budget" in record.message]
+    assert (line.account, line.limit) == (office.account.id, "daily_token_budget")
+    account = await office.store.get_account(office.account.id)
+    assert account is not None
+    assert account.last_notice is not None
+    assert (account.last_notice["field"], account.last_notice["event"]) == ("daily_token_budget", "USED_UP")
+    assert office.accounts.limits_reached(account, (await office.accounts.usage(account.id, days=1))[0]) == (
+        "daily_token_budget",
+    )
+    await office.accounts.update(office.account.id, {"daily_token_budget": None})
+    await ask(office, bruno)
+    assert await asked(office) == 3
 
 
 async def test_the_next_day_is_another(make_office: MakeOffice):

@@ -480,6 +480,10 @@ class SqlStore(Store):
     async def account_usage(self, account_ids: Sequence[str], *, since: date | None = None) -> tuple[AccountDay, ...]:
         return _ACCOUNT_DAYS.validate_python(await self._call("account_usage", account_ids=account_ids, since=since))
 
+    async def tell_budget(self, account_id: str, notice: Mapping[str, object]) -> bool:
+        is_first: bool = await self._call("tell_budget", account_id=account_id, notice=notice)
+        return is_first
+
     # -- API keys ------------------------------------------------------------------------------------------------
 
     async def create_api_key(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import Query
 
 from app.api.deps import CurrentUser, Replica
 from app.api.json_route import json_router
 from app.api.openapi import problems
-from app.api.schemas import AccountChanges, AccountIn, AccountOut, SpentTodayOut
+from app.api.schemas import AccountChanges, AccountIn, AccountOut, SpentTodayOut, UsageDayOut
 from app.domain.models import Account, Role
 from app.domain.usage import AccountDay
 
 router = json_router("/accounts", "accounts")
+
+Days = Annotated[int, Query(ge=1, le=366, description="So many days, today included.")]
 
 
 @router.get("", responses=problems(401, 422, 503))
@@ -37,21 +42,30 @@ async def update_account(replica: Replica, user: CurrentUser, account_id: str, b
     return updated
 
 
+@router.get("/{account_id}/usage", responses=problems(401, 404, 422, 503))
+async def get_usage(replica: Replica, user: CurrentUser, account_id: str, days: Days = 30) -> list[UsageDayOut]:
+    """For members: what the model's answers cost, a row for each day (UTC), today first."""
+    await replica.accounts.authorize(user, account_id, Role.VIEWER)
+    return [UsageDayOut.model_validate(day) for day in await replica.accounts.usage(account_id, days=days)]
+
+
 async def _shown(replica: Replica, accounts: Sequence[Account]) -> list[AccountOut]:
     """With what their answers have cost today."""
     days = await replica.accounts.spent_today(accounts)
     return [
-        AccountOut.model_validate(account).model_copy(update={"spent_today": _spent(replica, days.get(account.id))})
+        AccountOut.model_validate(account).model_copy(
+            update={"spent_today": _spent(replica, account, days.get(account.id))}
+        )
         for account in accounts
     ]
 
 
-def _spent(replica: Replica, day: AccountDay | None) -> SpentTodayOut:
+def _spent(replica: Replica, account: Account, day: AccountDay | None) -> SpentTodayOut:
     if day is None:
         return SpentTodayOut()
     return SpentTodayOut(
         answers=day.answers,
         input_tokens=day.input_tokens,
         output_tokens=day.output_tokens,
-        limits_reached=tuple(map(str, replica.accounts.limits_reached(day))),
+        limits_reached=tuple(map(str, replica.accounts.limits_reached(account, day))),
     )

@@ -81,6 +81,7 @@ Token = Annotated[str, StringConstraints(pattern=STORED_TOKEN), BeforeValidator(
 """Visible ASCII: it travels in a header or a URL. White space outside is cut off; a comment or quotes are refused."""
 AccessToken = Token
 VerifyToken = Token
+TokenBudget = Annotated[int, Field(ge=1, le=10**15), NOT_TEXT]
 LongText = Annotated[str, StringConstraints(max_length=PROFILE_BYTES, pattern=NO_NUL)]
 ReplyText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=SOME_TEXT)]
 """Sent to customers as it is; WhatsApp refuses a text without any."""
@@ -168,7 +169,8 @@ class AccountIn(_In):
 
 
 class AccountChanges(_In):
-    """Only what changes. `phone_number` and `app_id` may be null; the others may be left out but not be null."""
+    """Only what changes. `phone_number`, `app_id` and `daily_token_budget` may be null; the others may be left out but
+    not be null."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "Maison Levain Lyon", "bot_auto_on": False}]})
 
@@ -180,6 +182,18 @@ class AccountChanges(_In):
     is_active: StrictBool = may_be_absent()
     bot_auto_on: StrictBool = may_be_absent()
     app_id: AppId | None = None
+    daily_token_budget: TokenBudget | None = None
+
+
+class UsageDayOut(_Out):
+    """A day (UTC). Tokens as Gemini counts them, refused and discarded answers included; `messages`: of customers, that
+    the answers are to."""
+
+    day: date
+    answers: int
+    prompt_tokens: Annotated[int, Field(validation_alias="input_tokens")]
+    output_tokens: int
+    messages: int
 
 
 class SpentTodayOut(_Out):
@@ -192,7 +206,8 @@ class SpentTodayOut(_Out):
 
 
 class NoticeOut(_Out):
-    """A report of Meta: `field` and `event` are Meta's names, `words` say what happened."""
+    """A report of Meta: `field` and `event` are Meta's names, `words` say what happened. With the field
+    `daily_token_budget` it is Chorus' own."""
 
     at: datetime
     field: str
@@ -216,6 +231,8 @@ class AccountOut(_Out):
     blocked_since: datetime | None
     app_id: str | None
     """The Meta app that speaks for the number; null: the first one of the installation."""
+    daily_token_budget: int | None
+    """Tokens of the model in a UTC day; over it customers get the fallback text and a person. Null: no such limit."""
     last_notice: NoticeOut | None
     """What Meta reported last about the account or its number."""
     created_at: datetime

@@ -82,6 +82,8 @@ class HandoverReason(StrEnum):
     """The account's token or number is refused by WhatsApp: nothing can be sent."""
     UNREADABLE = "unreadable"
     """A message that only a person can read."""
+    TOKEN_BUDGET = "daily_token_budget"
+    """The account has used up the tokens that its owner gives it in a day."""
     DAILY_LIMIT = "daily_limit"
     """The conversation, or its account, has had as many answers or tokens of the model as it may in a day."""
     OVERFLOW = "overflow"
@@ -212,6 +214,8 @@ class Account:
     """Of the WHATSAPP_TOKEN that the settings gave last: a changed setting replaces the token, an old one does not."""
     app_id: str | None = None
     """The Meta app that speaks for the number; `None`: the first of META_APP_SECRET."""
+    daily_token_budget: int | None = None
+    """Tokens of the model in a UTC day, in both directions; over it a person is called. `None`: no such limit."""
 
     @property
     def is_blocked(self) -> bool:

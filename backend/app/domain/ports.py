@@ -335,6 +335,11 @@ class AccountStore(Protocol):
         """The newest day first, from `since` (UTC) or today on; a day without an answer is left out."""
         ...
 
+    async def tell_budget(self, account_id: str, notice: Mapping[str, object]) -> bool:
+        """The account's budget of today is used up: keep `notice` as its last one, once a day. `True` if this call was
+        the first."""
+        ...
+
 
 class ApiKeyStore(Protocol):
     """Keys with which programs act for an account."""

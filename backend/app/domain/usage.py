@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from enum import StrEnum
 
@@ -15,10 +15,12 @@ class DailyLimit(StrEnum):
     TOKENS_PER_CONVERSATION = "daily_tokens_per_conversation"
     MESSAGES_PER_ACCOUNT = "daily_messages_per_account"
     TOKENS_PER_ACCOUNT = "daily_tokens_per_account"
+    TOKEN_BUDGET = "daily_token_budget"
+    """The account's own, as its owner set it."""
 
     @property
     def is_of_the_account(self) -> bool:
-        return self in (DailyLimit.MESSAGES_PER_ACCOUNT, DailyLimit.TOKENS_PER_ACCOUNT)
+        return self in (DailyLimit.MESSAGES_PER_ACCOUNT, DailyLimit.TOKENS_PER_ACCOUNT, DailyLimit.TOKEN_BUDGET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ class AccountDay:
     answers: int
     input_tokens: int
     output_tokens: int
+    messages: int = 0
+    """Of customers, that the answers are to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,11 @@ class DailyLimits:
     tokens_per_conversation: int = 0
     messages_per_account: int = 0
     tokens_per_account: int = 0
+    token_budget: int = 0
+
+    def with_budget(self, tokens: int | None) -> DailyLimits:
+        """These, and what the account set for itself."""
+        return replace(self, token_budget=tokens) if tokens else self
 
     def reached(self, usage: Usage) -> tuple[DailyLimit, ...]:
         return tuple(self._reached(usage))
@@ -90,6 +99,7 @@ class DailyLimits:
 
     def _reached(self, usage: Usage) -> Iterator[DailyLimit]:
         for kind, limit, spent in (
+            (DailyLimit.TOKEN_BUDGET, self.token_budget, usage.account.tokens),
             (DailyLimit.MESSAGES_PER_CONVERSATION, self.messages_per_conversation, usage.conversation.answers),
             (DailyLimit.TOKENS_PER_CONVERSATION, self.tokens_per_conversation, usage.conversation.tokens),
             (DailyLimit.MESSAGES_PER_ACCOUNT, self.messages_per_account, usage.account.answers),

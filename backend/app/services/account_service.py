@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from app.core.cache import get_cached_or_fetch, write_fence
@@ -37,6 +37,9 @@ BOOTSTRAPPER = User(id="bootstrap", is_operator=True)
 ROTATE_TRIES = 5
 """Against an account whose token somebody else changes at the same moment."""
 NO_LIMITS = DailyLimits()
+BUDGET_WORDS = "the day's token budget is used up: the bot calls a person until midnight UTC"
+MAX_BUDGETS_TOLD = 10_000
+"""Remembered by this replica, so that it does not ask the database for each message."""
 
 _RANK = {Role.VIEWER: 1, Role.AGENT: 2, Role.OWNER: 3}
 
@@ -68,6 +71,7 @@ class AccountService:
         self._cipher = cipher
         self._limits = limits
         self._least_verify_bytes = least_verify_bytes
+        self._budgets_told: dict[str, date] = {}
 
     async def create(self, user: User, *, access_token: str, **fields: Any) -> Account:
         """The creator becomes the owner; the token is encrypted before it leaves this process. Raises `InvalidInput`
@@ -243,9 +247,42 @@ class AccountService:
         days = await self._store.account_usage([account.id for account in accounts])
         return {day.account_id: day for day in days}
 
-    def limits_reached(self, day: AccountDay) -> tuple[DailyLimit, ...]:
+    async def usage(self, account_id: str, *, days: int) -> tuple[AccountDay, ...]:
+        """The last so many days (UTC), today included, the newest first; days without an answer are there, too."""
+        today = datetime.now(UTC).date()
+        known = {
+            found.day: found
+            for found in await self._store.account_usage([account_id], since=today - timedelta(days=days - 1))
+        }
+        every = (today - timedelta(days=ago) for ago in range(days))
+        return tuple(known.get(day) or AccountDay(account_id, day, 0, 0, 0) for day in every)
+
+    def limits_reached(self, account: Account, day: AccountDay) -> tuple[DailyLimit, ...]:
         """Of the account as a whole: its conversations may have reached theirs."""
-        return self._limits.reached(Usage(account=Spending(day.answers, day.input_tokens, day.output_tokens)))
+        limits = self._limits.with_budget(account.daily_token_budget)
+        return limits.reached(Usage(account=Spending(day.answers, day.input_tokens, day.output_tokens)))
+
+    async def tell_budget(self, account: Account) -> None:
+        """It has used up its budget of today: told in the log and as its last notice, once a day in the whole fleet.
+        Never raises `Unavailable`."""
+        now = datetime.now(UTC)
+        if self._budgets_told.get(account.id) == now.date():
+            return
+        notice = {
+            "at": now.isoformat(), "field": DailyLimit.TOKEN_BUDGET, "event": "USED_UP", "words": BUDGET_WORDS,
+            "severity": "warning",
+        }  # fmt: skip
+        try:
+            async with write_fence(*_keys(asdict(account))):
+                is_first = await self._store.tell_budget(account.id, notice)
+        except Unavailable as exc:
+            logger.warning("a used up budget is not told yet", extra={"account": account.id, "reason": str(exc)})
+            return
+        if len(self._budgets_told) >= MAX_BUDGETS_TOLD:
+            self._budgets_told.clear()
+        self._budgets_told[account.id] = now.date()
+        if is_first:
+            logger.warning(BUDGET_WORDS, extra={"account": account.id, "limit": str(DailyLimit.TOKEN_BUDGET)})
 
     async def authorize(self, user: User, account_id: str, needed: Role) -> Account:
         """The account, if `user` may act on it as `needed`. To a stranger it does not exist."""

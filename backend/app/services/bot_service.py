@@ -43,7 +43,7 @@ from app.domain.ports import Messenger, Model, Store
 from app.domain.promises import promises_person
 from app.domain.prompt import MESSAGE_BYTES, build_prompt
 from app.domain.question import Question, read
-from app.domain.usage import DailyLimits
+from app.domain.usage import DailyLimit, DailyLimits
 from app.domain.webhook import needs_a_person, opens_chat
 from app.services.account_service import NO_LIMITS, AccountService
 from app.services.attachments import NOTHING, Attachments, Collected, Collecting
@@ -451,9 +451,9 @@ class BotService:
             work.reason = "a keyword calls a person"
             asked_for_one = handover(profile, HandoverReason.CUSTOMER_ASKED)
             return _Answer(handover_text(profile, self._clock.now()), handover=asked_for_one)
-        if limit := self._daily.used_up(background.usage):
+        if limit := self._daily.used_up(background.usage, work.account.daily_token_budget):
             work.reason = f"daily limit: {limit}"
-            return self._fallback(profile, Fallback.UNAVAILABLE, HandoverReason.DAILY_LIMIT)
+            return self._fallback(profile, Fallback.UNAVAILABLE, await self._used_up(limit, work.account))
         blocked = self._model.blocked_seconds(profile)
         if blocked > 0 and self._model.away_seconds(profile) <= self._seconds_left(work):
             raise Postponed(blocked, f"model unavailable: {self._model.blocked_reason(profile)}")
@@ -485,6 +485,12 @@ class BotService:
         said = called.message if called else generation.text
         text = to_whatsapp(said).strip() or said or handover_text(profile, self._clock.now())
         return _Answer(text, handover=handover(profile, called.reason)) if called else _said(profile, text)
+
+    async def _used_up(self, limit: DailyLimit, account: Account) -> HandoverReason:
+        if limit is not DailyLimit.TOKEN_BUDGET:
+            return HandoverReason.DAILY_LIMIT
+        await self._accounts.tell_budget(account)
+        return HandoverReason.TOKEN_BUDGET
 
     def _fallback(self, profile: BotProfile, fallback: Fallback, why: HandoverReason) -> _Answer:
         return _Answer(handover_text(profile, self._clock.now()), fallback, handover(profile, why))

@@ -47,6 +47,7 @@ WORDS: Mapping[str, str] = {
     HandoverReason.MODEL_UNAVAILABLE: "the model gave no answer in time",
     HandoverReason.UNREADABLE: "they sent something that the bot cannot read",
     HandoverReason.SEND_FAILED: "the answer could not be delivered",
+    HandoverReason.TOKEN_BUDGET: "the account has used up its tokens for today",
     HandoverReason.DAILY_LIMIT: "the bot has had its answers for today",
     HandoverReason.REPLY_LOOP: "so many replies that the other side may be a robot",
 }

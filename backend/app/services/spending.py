@@ -60,9 +60,10 @@ class DailyGuard:
 
     limits: DailyLimits
 
-    def used_up(self, usage: Usage) -> DailyLimit | None:
-        """The limit that forbids another answer today, if there is one. Counted: ask once for each run of messages."""
-        reached = self.limits.reached(usage)
+    def used_up(self, usage: Usage, budget: int | None) -> DailyLimit | None:
+        """The limit that forbids another answer today, if there is one. `budget`: the account's own. Counted: ask once
+        for each run of messages."""
+        reached = self.limits.with_budget(budget).reached(usage)
         if not reached:
             return None
         UNANSWERED.labels(reached[0]).inc()
