@@ -268,13 +268,13 @@ class AccountService:
         now = datetime.now(UTC)
         if self._budgets_told.get(account.id) == now.date():
             return
-        notice = {
+        kept = {
             "at": now.isoformat(), "field": DailyLimit.TOKEN_BUDGET, "event": "USED_UP", "words": BUDGET_WORDS,
             "severity": "warning",
         }  # fmt: skip
         try:
             async with write_fence(*_keys(asdict(account))):
-                is_first = await self._store.tell_budget(account.id, notice)
+                is_first = await self._store.tell_budget(account.id, kept)
         except Unavailable as exc:
             logger.warning("a used up budget is not told yet", extra={"account": account.id, "reason": str(exc)})
             return
