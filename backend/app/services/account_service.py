@@ -37,7 +37,7 @@ BOOTSTRAPPER = User(id="bootstrap", is_operator=True)
 ROTATE_TRIES = 5
 """Against an account whose token somebody else changes at the same moment."""
 NO_LIMITS = DailyLimits()
-BUDGET_WORDS = "the day's token budget is used up: the bot calls a person until midnight UTC"
+BUDGET_WORDS = "the day's token budget is used up: customers get the fallback text and a person until midnight UTC"
 MAX_BUDGETS_TOLD = 10_000
 """Remembered by this replica, so that it does not ask the database for each message."""
 
@@ -282,7 +282,8 @@ class AccountService:
             self._budgets_told.clear()
         self._budgets_told[account.id] = now.date()
         if is_first:
-            logger.warning(BUDGET_WORDS, extra={"account": account.id, "limit": str(DailyLimit.TOKEN_BUDGET)})
+            told = {"account": account.id, "limit": str(DailyLimit.TOKEN_BUDGET)}
+            logger.warning("the day's token budget is used up: the bot calls a person until midnight UTC", extra=told)
 
     async def authorize(self, user: User, account_id: str, needed: Role) -> Account:
         """The account, if `user` may act on it as `needed`. To a stranger it does not exist."""
