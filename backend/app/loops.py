@@ -52,6 +52,7 @@ def start_loops(replica: Replica, outside: Outside) -> None:
         "event_loop": replica.loop_watch.run,
         "schema": replica.schema.run,
         "namespace": replica.namespace.run,
+        "feed": outside.feed.run,
         **replica.services.health.loops(),
     }
     for name, loop in beating.items():

@@ -21,6 +21,7 @@ from app.api import (
     routes_contacts,
     routes_conversations,
     routes_endpoints,
+    routes_events,
     routes_health,
     routes_members,
     routes_session,
@@ -95,8 +96,8 @@ def create_app(settings: Settings) -> Chorus:
     ]
     app.include_router(routes_session.public)
     for module in (
-        routes_session, routes_accounts, routes_account_health, routes_members, routes_api_keys, routes_endpoints,
-        routes_bot, routes_contacts, routes_conversations, routes_admin,
+        routes_session, routes_events, routes_accounts, routes_account_health, routes_members, routes_api_keys,
+        routes_endpoints, routes_bot, routes_contacts, routes_conversations, routes_admin,
     ):  # fmt: skip
         app.include_router(module.router)
     return app

@@ -13,6 +13,7 @@ from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.core.arrivals import Arrivals
 from app.core.circuit_breaker import BreakerFleet
+from app.core.feed import Feed
 from app.core.lifecycle import Supervisor
 from app.core.loop_watch import LoopWatch
 from app.core.namespace import Binding
@@ -80,6 +81,7 @@ class Outside:
     events: Queue
     """For other systems."""
     registry: Registry
+    feed: Feed
     store: Store
     cipher: TokenCipher
     model: GeminiModel

@@ -9,6 +9,7 @@ import os
 import resource
 import socket
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from types import FrameType
 
@@ -19,6 +20,7 @@ from app.api.http_protocol import BoundedServer, ConnectionLimits, bounded
 from app.core.errors import SettingsError
 from app.core.tracing import configure_tracing
 from app.main import Chorus, create_app
+from app.replica import Replica
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -26,6 +28,8 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE_SECONDS = 75
 """Longer than the usual load balancer's 60 s, so that it is never we who close a connection it is about to use."""
 GC_ALLOCATIONS = 20_000
+NOTICED_SECONDS = 1.0
+"""The balancer's checks (infra/haproxy/haproxy.cfg) have found out by then that this replica drains."""
 OTHER_FILES = 400
 """Descriptors beside those of clients: Redis, Postgres, upstreams, logs."""
 CLOSE = (b"connection", b"close")
@@ -66,12 +70,20 @@ class DrainingServer(BoundedServer):
         replica.services.health.draining()
         if replica.worker is not None:
             replica.worker.stop_claiming()
+        # When the balancer has noticed, streams are sent away; they come back to another replica.
+        loop = asyncio.get_running_loop()
+        leave = partial(
+            loop.call_later, min(NOTICED_SECONDS, self._drain_seconds / 2), self._send_streams_away, replica
+        )
+        loop.call_soon_threadsafe(leave)
         # The list that uvicorn puts before every answer's headers; it is renewed from the configuration each second.
         self.config.encoded_headers.append(CLOSE)
         self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
-        loop = asyncio.get_running_loop()
         # From a signal handler only the thread-safe call wakes the loop.
         loop.call_soon_threadsafe(loop.call_later, self._drain_seconds, self._stop)
+
+    def _send_streams_away(self, replica: Replica) -> None:
+        replica.services.live.drain(self._drain_seconds / 4)
 
     def _stop(self) -> None:
         self.should_exit = True

@@ -21,6 +21,7 @@ from app.adapters.postgres_media import PostgresMediaStore
 from app.adapters.postgres_store import PostgresStore
 from app.adapters.receivers import HttpReceiver
 from app.adapters.sandbox_switch import SandboxSwitch
+from app.adapters.sql_store import OnChanges, ignore_changes
 from app.adapters.supabase_auth import SupabaseTokenVerifier
 from app.adapters.supabase_media import SupabaseMediaStore
 from app.adapters.supabase_sign_in import SupabaseSignIn
@@ -41,6 +42,7 @@ from app.core.circuit_breaker import (
     whatsapp_media_breakers,
 )
 from app.core.errors import Unavailable
+from app.core.feed import Feed
 from app.core.http_client import close_http_client, get_http_client, get_http_client_for_media, leave_by, make_room_for
 from app.core.lifecycle import Supervisor
 from app.core.loop_watch import LoopWatch
@@ -77,6 +79,7 @@ from app.services.conversation_service import ConversationService
 from app.services.cut_off import CutOff
 from app.services.dead_letters import DeadLetterList
 from app.services.delivery import PER_PAIR, Delivery, per_number
+from app.services.early_record import EarlyRecord
 from app.services.endpoint_service import EndpointService
 from app.services.event_worker import EventPolicy, EventWorker
 from app.services.health_service import HealthService
@@ -86,6 +89,7 @@ from app.services.ingest_service import Destination, IngestService
 from app.services.interim import Interim
 from app.services.journal import Journal
 from app.services.key_service import KeyService
+from app.services.live_events import LiveEvents, tell_changes
 from app.services.namespace_gate import NamespaceGate
 from app.services.outbox_relay import EVENTS_QUEUE
 from app.services.overflow import Overflow
@@ -176,7 +180,8 @@ async def open_outside(settings: Settings, stack: AsyncExitStack) -> Outside:
     registry = Registry(control, namespace=settings.redis_namespace, replica_id=new_replica_id())
     stack.push_async_callback(_leave, registry)
     breakers = open_breakers(settings, stack, registry)
-    store = await open_store(settings)
+    feed = Feed(redis, namespace=settings.redis_namespace)
+    store = await open_store(settings, on_changes=partial(tell_changes, feed))
     stack.push_async_callback(store.aclose)
     cipher = TokenCipher(_values(settings.encryption_key))
     return Outside(
@@ -185,6 +190,7 @@ async def open_outside(settings: Settings, stack: AsyncExitStack) -> Outside:
         queue=queue,
         events=open_events_queue(settings, stack, redis),
         registry=registry,
+        feed=feed,
         store=store,
         cipher=cipher,
         model=GeminiModel(
@@ -274,6 +280,7 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
             registry=outside.registry,
             breakers=_breakers(outside),
             silence=silence,
+            live=LiveEvents(accounts, outside.feed),
             sessions=_sessions(settings, outside, accounts, verifier, admin_key),
             proxies=settings.trusted_proxies,
             verifier=verifier,
@@ -281,7 +288,7 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
             metrics_key=revealed(settings.metrics_api_key) or None,
             verify_token=revealed(settings.whatsapp_verify_token) or None,
         ),
-        ingest=_ingest(settings, outside, accounts, namespace.before(intake)),
+        ingest=_ingest(settings, outside, accounts, conversations, namespace.before(intake)),
         inbox=inbox,
         app_secrets=_values(settings.meta_app_secret),
         account_watch=account_watch,
@@ -325,7 +332,14 @@ def _attachments(settings: Settings, outside: Outside) -> Attachments:
     )
 
 
-def _ingest(settings: Settings, outside: Outside, accounts: AccountService, destination: Destination) -> IngestService:
+def _ingest(
+    settings: Settings,
+    outside: Outside,
+    accounts: AccountService,
+    conversations: ConversationService,
+    destination: Destination,
+) -> IngestService:
+    destination = EarlyRecord(destination, accounts, conversations, outside.feed)
     return IngestService(destination, outside.arrivals.note, binding=_app_binding(settings, accounts))
 
 
@@ -660,15 +674,21 @@ def open_inspector(settings: Settings, cipher: TokenCipher) -> GraphInspector:
     )
 
 
-async def open_store(settings: Settings, *, policy: ResiliencePolicy | None = None) -> Store:
-    """Postgres by DATABASE_URL, or Supabase over REST. `policy`: other than a replica's."""
+async def open_store(
+    settings: Settings, *, policy: ResiliencePolicy | None = None, on_changes: OnChanges = ignore_changes
+) -> Store:
+    """Postgres by DATABASE_URL, or Supabase over REST. `policy`: other than a replica's. `on_changes` hears what each
+    call has changed."""
     if settings.database_url:
         url = settings.database_url.get_secret_value()
         most = capacity_of(settings).database_connections
-        return PostgresStore(url, pooling=settings.database_pooling, max_connections=most, policy=policy)
+        return PostgresStore(
+            url, pooling=settings.database_pooling, max_connections=most, policy=policy, on_changes=on_changes
+        )
     url, key = settings.supabase_url or "", revealed(settings.supabase_key)
     most = capacity_of(settings).rest_calls
-    return SupabaseStore(url, key, await get_http_client(), max_concurrent=most, policy=policy)
+    client = await get_http_client()
+    return SupabaseStore(url, key, client, max_concurrent=most, policy=policy, on_changes=on_changes)
 
 
 async def open_files(settings: Settings, store: Store) -> MediaStore:

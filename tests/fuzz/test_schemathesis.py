@@ -37,6 +37,16 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404",
 [[operations]]
 include-path-regex = "^/accounts/[^/]+/webhooks"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404", "409", "422"]
+
+# Nor which credentials go together, nor how often they may be tried.
+[[operations]]
+include-path-regex = "^/session"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "409", "422", "429"]
+
+# An answer that does not end.
+[[operations]]
+include-name = "GET /events"
+enabled = false
 """
 
 

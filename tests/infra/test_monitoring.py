@@ -30,6 +30,7 @@ COUNTED = {
     "chorus_cache_entries", "chorus_cache_owed", "chorus_cache_trusted", "chorus_circuit_breaker_fleet_up",
     "chorus_circuit_breaker_state", "chorus_claim_room", "chorus_dependency_up",
     "chorus_events_queue_dead", "chorus_events_queue_dead_lost", "chorus_events_queue_pending",
+    "chorus_feed_readers",
     "chorus_fleet_replicas", "chorus_inbox_diverted",
     "chorus_journal_unmoved", "chorus_queue_dead", "chorus_queue_dead_lost",
     "chorus_queue_pending", "chorus_ready", "chorus_redis_durable", "chorus_redis_replicas",

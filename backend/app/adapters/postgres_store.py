@@ -14,7 +14,7 @@ from app.adapters.database_trouble import LOCK_SECONDS, DatabaseUnavailable, Tro
 from app.adapters.postgres_notifications import OUTBOX_CHANNEL, Notifications
 from app.adapters.postgres_pooling import SIGNS, is_known_pooler, is_transaction_pooler
 from app.adapters.postgres_url import connecting
-from app.adapters.sql_store import ERASED, ERASED_CODE, SqlStore
+from app.adapters.sql_store import ERASED, ERASED_CODE, OnChanges, SqlStore, ignore_changes
 from app.core.resilience import ResiliencePolicy
 from app.settings import Pooling
 
@@ -49,8 +49,9 @@ class PostgresStore(SqlStore):
         max_connections: int = MAX_CONNECTIONS,
         policy: ResiliencePolicy | None = None,
         lock_seconds: float = LOCK_SECONDS,
+        on_changes: OnChanges = ignore_changes,
     ) -> None:
-        super().__init__(policy or database_policy(max_concurrent=max_connections))
+        super().__init__(policy or database_policy(max_concurrent=max_connections), on_changes)
         self._url = database_url
         self._pooling = pooling
         self._max_connections = max_connections

@@ -165,11 +165,20 @@ CONFLICTS = {
 }
 
 
+OnChanges = Callable[[Sequence[Json]], None]
+
+
+def ignore_changes(_changes: Sequence[Json]) -> None:
+    """Of a process that has no readers."""
+
+
 class SqlStore(Store):
     """The whole port, less the way to the database."""
 
-    def __init__(self, policy: ResiliencePolicy) -> None:
+    def __init__(self, policy: ResiliencePolicy, on_changes: OnChanges = ignore_changes) -> None:
+        """`on_changes` hears what a call has changed, after its commit."""
         self._policy = policy
+        self._on_changes = on_changes
         # Webhooks wait behind it, each for less than a second: refusing them for as long as the others' circuit is
         # open, half a minute, would make a moment without Redis an outage of ingest.
         self._inbox_policy = policy.behind(CircuitBreaker("supabase_inbox", INBOX_BREAKER, dependency="database"))
@@ -200,6 +209,9 @@ class SqlStore(Store):
                 )
             raise
         match answer:
+            case {"ok": value, "changes": [*changes]}:
+                self._on_changes(changes)
+                return value
             case {"ok": value}:
                 return value
             case {"error": "fenced"}:

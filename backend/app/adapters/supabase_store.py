@@ -7,7 +7,7 @@ from postgrest.exceptions import APIError
 from supabase import AsyncClient, AsyncClientOptions
 
 from app.adapters.database_trouble import DatabaseUnavailable, Trouble, database_policy, trouble
-from app.adapters.sql_store import ERASED, ERASED_CODE, SqlStore
+from app.adapters.sql_store import ERASED, ERASED_CODE, OnChanges, SqlStore, ignore_changes
 from app.core.errors import Overloaded
 from app.core.http_client import AsyncClient as HttpClient
 from app.core.http_client import is_network_error, is_pool_full
@@ -31,8 +31,9 @@ class SupabaseStore(SqlStore):
         *,
         max_concurrent: int = MAX_CONCURRENT,
         policy: ResiliencePolicy | None = None,
+        on_changes: OnChanges = ignore_changes,
     ) -> None:
-        super().__init__(policy or database_policy(max_concurrent=max_concurrent))
+        super().__init__(policy or database_policy(max_concurrent=max_concurrent), on_changes)
         options = AsyncClientOptions(httpx_client=http_client, auto_refresh_token=False, persist_session=False)
         self._client = AsyncClient(url, key, options)
 

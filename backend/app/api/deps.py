@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from app.api.session_cookie import refuse_cross_site, token_in
 from app.core.queue import Queue
 from app.core.registry import Registry
-from app.domain.errors import Forbidden, InvalidInput, Unauthenticated, Unavailable
+from app.domain.errors import ChorusError, Forbidden, InvalidInput, Unauthenticated, Unavailable
 from app.domain.models import User
 from app.domain.ports import TokenVerifier
 from app.services.account_health import AccountChecks
@@ -26,6 +26,7 @@ from app.services.dead_letters import DeadLetterList
 from app.services.endpoint_service import EndpointService
 from app.services.health_service import HealthService
 from app.services.key_service import KeyService, is_api_key
+from app.services.live_events import LiveEvents
 from app.services.privacy_service import PrivacyService
 from app.services.queue_view import QueueView
 from app.services.rehearsal import Rehearsal
@@ -57,6 +58,7 @@ class Services:
     registry: Registry
     breakers: BreakerService
     silence: SilenceWatch
+    live: LiveEvents
     sessions: SessionService
     proxies: int
     """In front of this replica, each adding to X-Forwarded-For."""
@@ -81,9 +83,21 @@ async def current_user(request: Request) -> User:
     return cast("User", request.state.user)
 
 
-async def _user(request: Request) -> User:
+async def is_still_signed_in(request: Request) -> bool:
+    """Long after the request began. That a page is open is no use of its session. While nothing can be asked, what was
+    known counts."""
+    try:
+        await _user(request, is_use=False)
+    except Unavailable:
+        return True
+    except ChorusError:
+        return False
+    return True
+
+
+async def _user(request: Request, *, is_use: bool = True) -> User:
     if "authorization" not in request.headers and (cookie := token_in(request)):
-        return await _user_of_cookie(request, cookie)
+        return await _user_of_cookie(request, cookie, is_use=is_use)
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("send Authorization: Bearer <token>")
@@ -97,9 +111,9 @@ async def _user(request: Request) -> User:
     return await replica.verifier.verify(token)
 
 
-async def _user_of_cookie(request: Request, cookie: str) -> User:
+async def _user_of_cookie(request: Request, cookie: str, *, is_use: bool = True) -> User:
     refuse_cross_site(request)
-    session = await services(request).sessions.find(cookie)
+    session = await services(request).sessions.find(cookie, is_use=is_use)
     if session is None:
         raise Unauthenticated("the session has ended")
     return session.user
@@ -173,6 +187,7 @@ _FROM_PAGE_BEFORE = "`next_cursor` of the page before; left out for the first pa
 _PLACE = r"^[0-9]{1,17}\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 _SEQUENCE = r"^[0-9]{1,18}$"
 _LETTER = r"^e?[0-9]{1,4}-[0-9]{1,19}-[0-9]{1,19}$"
+_PLACE_IN_STREAM = r"^[0-9]{1,20}-[0-9]{1,20}$"
 _KEY = r"^[\x21-\x7e]{1,200}$"
 ConversationCursor = Annotated[str | None, Query(pattern=_PLACE, description=_FROM_PAGE_BEFORE), _form(_PLACE)]
 MessageCursor = Annotated[str | None, Query(pattern=_SEQUENCE, description=_FROM_PAGE_BEFORE), _form(_SEQUENCE)]
@@ -198,6 +213,11 @@ SearchWords = Annotated[
         " capitals; or a part of the number. At most ten words count.",
     ),
     WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 200, "pattern": _WORDS}),
+]
+LastEventId = Annotated[
+    str | None,
+    Header(alias="Last-Event-ID", pattern=_PLACE_IN_STREAM, description="Of the last event seen."),
+    _form(_PLACE_IN_STREAM),
 ]
 IdempotencyKey = Annotated[
     str | None,

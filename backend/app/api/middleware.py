@@ -19,6 +19,7 @@ MAX_BODIES_BYTES = 8 * 1024 * 1024
 """Of all requests that are under way at the same time, besides those of strangers, whose bodies are not read."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+STREAM = "/events"
 REQUEST_SECONDS = Histogram(
     "chorus_http_request_seconds", "Requests by route and status", ["method", "route", "status"]
 )
@@ -47,12 +48,12 @@ class Observed:
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = bind_request_id(given if REQUEST_ID.fullmatch(given) else None)
         body = _ApiBody(receive, headers, self._budget)
-        status, is_answered = 500, False
+        status, is_answered, began = 500, False, 0.0
 
         async def observed_send(message: Message) -> None:
-            nonlocal status, is_answered
+            nonlocal status, is_answered, began
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, began = message["status"], time.perf_counter()
                 message["headers"] = _headers(message["headers"], request_id, closes=not body.is_complete)
             await send(message)
             is_answered = message["type"] == "http.response.body" and not message.get("more_body")
@@ -68,7 +69,9 @@ class Observed:
                 raise
         finally:
             body.close()
-            _record(scope, status, time.perf_counter() - started)
+            # A stream lasts as long as its reader wants: what counts is how soon it begins.
+            ended = began if began and _route(scope) == STREAM else time.perf_counter()
+            _record(scope, status, ended - started)
 
 
 def _headers(own: list[tuple[bytes, bytes]], request_id: str, *, closes: bool) -> list[tuple[bytes, bytes]]:

@@ -57,6 +57,7 @@ _TAGS = [
     {"name": "conversations", "description": "What customers and the account have written; answering by hand."},
     {"name": "contacts", "description": "A customer's data: handed out, or erased."},
     {"name": "events", "description": "Webhooks that tell other systems what happens; signed as in Standard Webhooks."},
+    {"name": "live", "description": "What happens in an account, as it happens."},
     {"name": "admin", "description": "For operators: fleet, circuits, cache, queue, dead letters."},
     {"name": "health", "description": "For balancers, orchestrators and dashboards. Unknown parameters are ignored."},
     {"name": "webhook", "description": "For Meta. Unknown parameters are ignored."},

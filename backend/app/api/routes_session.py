@@ -53,7 +53,7 @@ async def send_magic_link(replica: Replica, request: Request, body: MagicLinkIn)
     )
 
 
-@public.delete("", status_code=204, openapi_extra={"security": [SESSION]}, responses=problems(403, 422, 503))
+@public.delete("", status_code=204, openapi_extra={"security": [{}, SESSION]}, responses=problems(403, 422, 503))
 async def sign_out(
     replica: Replica,
     request: Request,

@@ -62,10 +62,11 @@ class Sessions:
         await self._run("open", token, self._idle_ms, round(seconds * 1000), MOST_SESSIONS, _ms(renew_seconds), data)
         return token
 
-    async def find(self, token: str) -> Found | None:
+    async def find(self, token: str, *, is_use: bool = True) -> Found | None:
+        """`None`: there is no such session. Without `is_use` the idle time goes on."""
         if not _TOKEN.fullmatch(token):
             return None
-        found = await self._run("find", token, self._idle_ms, _ms(RENEWING_SECONDS))
+        found = await self._run("find", token, self._idle_ms, _ms(RENEWING_SECONDS), int(is_use))
         if not found:
             return None
         data, left_ms, late_ms, renew = found

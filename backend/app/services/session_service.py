@@ -128,9 +128,10 @@ class SessionService:
 
     # -- being signed in
 
-    async def find(self, token: str) -> Session | None:
-        """Whose session it is; `None`: sign in again. Raises `Unavailable`: then nobody is let in."""
-        found = await self._sessions.find(token)
+    async def find(self, token: str, *, is_use: bool = True) -> Session | None:
+        """Whose session it is; `None`: sign in again. Raises `Unavailable`: then nobody is let in. Without `is_use` the
+        idle time goes on."""
+        found = await self._sessions.find(token, is_use=is_use)
         if found is None:
             return None
         data = _read(found.data)

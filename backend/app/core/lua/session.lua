@@ -5,7 +5,7 @@ KEYS     1 hash: digest of a session's secret -> "<seen>|<ends>|<renew at>|<data
          2 who renews a session: prefix of a key that holds off the others
 ARGV     1 verb · 2 digest
          open      3 idle ms · 4 ms until it ends · 5 most sessions of one owner · 6 ms until it is to be renewed, 0 never · 7 data
-         find      3 idle ms · 4 ms for which one caller may renew it
+         find      3 idle ms · 4 ms for which one caller may renew it · 5 1 if this is a use of it
          replace   3 ms until it is to be renewed, 0 never · 4 data
          close     nothing more
 Returns  open: 1 · find: {data, ms until it ends, ms since it was to be renewed or -1, 1 if this caller is to renew it}, or nil
@@ -68,5 +68,5 @@ if late >= 0 then
   local holder = KEYS[2] .. digest
   if redis.call("SET", holder, 1, "NX", "PX", ARGV[4]) then mine = 1 end
 end
-if now - seen > SEEN_MS then write(digest, now, ends, renew, data) end
+if ARGV[5] == "1" and now - seen > SEEN_MS then write(digest, now, ends, renew, data) end
 return { data, ends - now, late, mine }

@@ -1,0 +1,361 @@
+"""What happens, told to readers on every replica at once: a capped stream for each topic and one channel for all.
+
+    feed = Feed(door, namespace="chorus")
+    start("feed", feed.run)                              # the one subscription of this process
+    feed.tell("account-1", b"message.received", b"{}")   # free while the topic has no reader anywhere
+    reader = await feed.open("account-1", last_id=None)
+    while (happened := await reader.next(15.0)) is not None: ...
+    reader.close()
+
+1. A topic's stream exists while there are readers: their replicas keep it, and announce the topic on the channel every
+   `announce_seconds`. A replica knows from these announcements whether to tell Redis anything at all; one that has just
+   subscribed, or has lost the channel, cannot know, tells every change, and the script finds out.
+2. One script appends to the stream and publishes: ids are the stream's, so that a reader may come back to any replica
+   with the last one it has seen, and gets what it has missed. An id that the stream does not have any more is answered
+   with `RESET`: load everything again.
+3. When the channel was lost, what is missing is read from the streams; ids keep it from being told twice.
+4. A reader that falls behind by `most_behind` events is cut: nothing is buffered without bound.
+5. What could not be told to Redis becomes a `RESET` of its topic as soon as Redis is back.
+
+What it does not do: keep anything that must not be lost. What is told was committed before, and can be loaded again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from prometheus_client import Counter, Gauge
+
+from app.core.clock import SYSTEM_CLOCK, Clock
+from app.core.errors import Overloaded, Unavailable
+from app.core.redis.door import Door
+from app.core.redis.script import Script
+from app.core.redis.subscription import Subscription
+
+logger = logging.getLogger(__name__)
+
+OPEN, PUT = Script("feed_open"), Script("feed_put")
+RESET = b""
+"""The event that says: what happened in between is not known."""
+
+READERS = Gauge("chorus_feed_readers", "Open streams of events on this replica")
+TOLD = Counter("chorus_feed_told_total", "Events told to readers, by what became of them", ["outcome"])
+for _outcome in ("told", "reset", "cut"):
+    TOLD.labels(_outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class FeedLimits:
+    announce_seconds: float = 20.0
+    keep_seconds: float = 90.0
+    """A stream outlives its last reader by so much: who comes back until then has missed nothing."""
+    most_kept: int = 1000
+    most_behind: int = 250
+    most_readers: int = 1000
+    most_pending: int = 5000
+    """Events that wait for Redis; more become resets."""
+    together: int = 64
+    answer_seconds: float = 1.0
+    check_seconds: float = 1.0
+    first_pause_seconds: float = 0.1
+    longest_pause_seconds: float = 2.0
+
+
+LIMITS = FeedLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    id: bytes
+    event: bytes
+    """`RESET`, or a name."""
+    data: bytes
+
+
+class Reader:
+    """One reader of one topic, from `Feed.open`. For one task."""
+
+    def __init__(self, topic: str, most_behind: int, on_close: Callable[[Reader], None]) -> None:
+        self.topic = topic
+        self._most_behind = most_behind
+        self._on_close = on_close
+        self._waiting: deque[Happened] = deque()
+        self._wake = asyncio.Event()
+        self._last = (0, 0)
+        self._held: list[Happened] | None = []
+        """While what was missed is still on its way."""
+        self.is_open = True
+        self.newest = b""
+        """Where the topic is, for a reader that has seen nothing yet."""
+
+    async def next(self, timeout_seconds: float) -> list[Happened] | None:
+        """What has happened since; empty when that is nothing within the time; `None`: the reader was closed or cut."""
+        if not self._waiting and self.is_open:
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    await self._wake.wait()
+            except TimeoutError:
+                return []
+        if not self.is_open:
+            return None
+        happened = list(self._waiting)
+        self._waiting.clear()
+        return happened
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self.is_open:
+            self.is_open = False
+            self._waiting.clear()
+            self._wake.set()
+            self._on_close(self)
+
+    def begin(self, missed: Iterable[Happened], *, at: bytes) -> None:
+        """What came before the reader was open, then what has come since; `at`: where the stream was."""
+        held, self._held = self._held or [], None
+        self.newest = at
+        for happened in missed:
+            self.hear(happened)
+        self._last = max(self._last, _place(at))
+        for happened in held:
+            self.hear(happened)
+
+    def hear(self, happened: Happened) -> None:
+        if self._held is not None:
+            self._held.append(happened)
+            if len(self._held) > self._most_behind:
+                self.close()
+            return
+        place = _place(happened.id)
+        if place <= self._last and happened.event != RESET:
+            return
+        if len(self._waiting) >= self._most_behind:
+            TOLD.labels("cut").inc()
+            self.close()
+            return
+        self._last = place
+        self._waiting.append(happened)
+        self._wake.set()
+
+
+class Feed:
+    """One for each process. `run` never ends by itself."""
+
+    def __init__(self, door: Door, *, namespace: str, limits: FeedLimits = LIMITS, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._door = door
+        self._prefix = f"{namespace}:live"
+        self._limits = limits
+        self._clock = clock
+        self._readers: dict[str, set[Reader]] = {}
+        self._last: dict[str, bytes] = {}
+        """Of each topic with readers here: the last id that was heard."""
+        self._count = 0
+        self._present: dict[str, float] = {}
+        """Until when a topic has readers, here or elsewhere; monotonic."""
+        self._sure_at = float("inf")
+        """From then on a topic that is not in `_present` has no reader; monotonic."""
+        self._following = asyncio.Event()
+        self._held: list[bytes] | None = None
+        self._pending: deque[tuple[str, bytes, bytes]] = deque()
+        self._lost: set[str] = set()
+        self._putting: asyncio.Task[None] | None = None
+        self.is_draining = False
+
+    @property
+    def readers(self) -> int:
+        return self._count
+
+    # -- telling
+
+    def tell(self, topic: str, event: bytes, data: bytes) -> None:
+        """Never waits, never raises. `event` has no "|"."""
+        if not self.may_have_readers(topic):
+            return
+        if len(self._pending) >= self._limits.most_pending:
+            self._lost.add(topic)
+            return
+        self._pending.append((topic, event, data))
+        if self._putting is None:
+            self._putting = asyncio.create_task(self._put(), name="feed")
+
+    def may_have_readers(self, topic: str) -> bool:
+        """`False`: nothing that is told of it is heard anywhere."""
+        return self._clock.monotonic() < self._sure_at or self.has_readers(topic)
+
+    def has_readers(self, topic: str) -> bool:
+        """`True`: certainly, or a moment ago."""
+        return self._present.get(topic, 0.0) > self._clock.monotonic()
+
+    @property
+    def is_watched(self) -> bool:
+        """Has any topic had readers lately?"""
+        return bool(self._present)
+
+    async def _put(self) -> None:
+        try:
+            while self._pending:
+                by_topic: dict[str, list[bytes]] = {}
+                for _ in range(min(len(self._pending), self._limits.together)):
+                    topic, event, data = self._pending.popleft()
+                    by_topic.setdefault(topic, []).extend((event, data))
+                await asyncio.gather(*(self._put_one(topic, pairs) for topic, pairs in by_topic.items()))
+        finally:
+            self._putting = None
+
+    async def _put_one(self, topic: str, pairs: list[bytes]) -> None:
+        args = [self._channel, topic, self._limits.most_kept, *pairs]
+        try:
+            told = await self._door.run(PUT, [self._key(topic)], args, within_seconds=self._limits.answer_seconds)
+        except Unavailable:
+            self._lost.add(topic)
+        else:
+            TOLD.labels("told" if pairs else "reset").inc(told)
+            if not pairs:
+                self._lost.discard(topic)
+
+    # -- reading
+
+    async def open(self, topic: str, *, last_id: str | None) -> Reader:
+        """`last_id`: the last one that this reader has seen; the rest comes first. Raises `Unavailable`."""
+        if self._count >= self._limits.most_readers:
+            raise Overloaded("events", "as many streams of events are open on this replica as may", retry_after=5.0)
+        try:
+            async with asyncio.timeout(self._limits.answer_seconds):
+                await self._following.wait()
+        except TimeoutError:
+            raise Unavailable("redis", "the channel of events is not open") from None
+        reader = Reader(topic, self._limits.most_behind, self._closed)
+        self._readers.setdefault(topic, set()).add(reader)
+        self._count += 1
+        READERS.set(self._count)
+        try:
+            missed, newest = await self._missed(topic, (last_id or "").encode())
+            self._last.setdefault(topic, newest)
+            reader.begin(missed, at=newest)
+        except BaseException:
+            reader.close()
+            raise
+        return reader
+
+    def drain(self, within_seconds: float) -> None:
+        """Close every reader, spread over that time; those that come from now on are to be closed at once."""
+        self.is_draining = True
+        loop = asyncio.get_running_loop()
+        for reader in [reader for readers in self._readers.values() for reader in readers]:
+            loop.call_later(within_seconds * random.random(), reader.close)
+
+    def _closed(self, reader: Reader) -> None:
+        readers = self._readers.get(reader.topic, set())
+        readers.discard(reader)
+        self._count -= 1
+        READERS.set(self._count)
+        if not readers:
+            self._readers.pop(reader.topic, None)
+            self._last.pop(reader.topic, None)
+
+    async def _missed(self, topic: str, last_id: bytes) -> tuple[list[Happened], bytes]:
+        """What came after `last_id`, and the newest id. Keeps the stream, and announces the topic."""
+        args = [self._channel, topic, round(self._limits.keep_seconds * 1000), last_id]
+        known, newest, *rest = await self._door.run(
+            OPEN, [self._key(topic)], args, within_seconds=self._limits.answer_seconds
+        )
+        if not known:
+            return [Happened(newest, RESET, b"")], newest
+        rows = zip(rest[::3], rest[1::3], rest[2::3], strict=True)
+        return [Happened(id_, event, data) for event, data, id_ in rows], newest
+
+    # -- the subscription
+
+    async def run(self, beat: Callable[[], object]) -> None:
+        limits = self._limits
+        pause = limits.first_pause_seconds
+        while True:
+            beat()
+            try:
+                subscription = await self._door.subscribe(self._channel, within_seconds=limits.answer_seconds)
+                try:
+                    self._held = []
+                    pause = limits.first_pause_seconds
+                    await subscription.follow(self._hear, self._attend(subscription, beat), on_end=self._lose)
+                finally:
+                    self._lose()
+                    await subscription.aclose()
+            except Unavailable as exc:
+                logger.warning("channel of events lost", extra={"channel": self._channel, "reason": str(exc)})
+            await self._clock.sleep(pause * (0.5 + random.random() / 2))
+            pause = min(2 * pause, limits.longest_pause_seconds)
+
+    def _lose(self) -> None:
+        self._following.clear()
+        self._sure_at = float("inf")
+
+    async def _attend(self, subscription: Subscription, beat: Callable[[], object]) -> None:
+        """Beside the reading of the channel: catch up; then announce the topics, check, make up for what was lost."""
+        await self._refresh()
+        held, self._held = self._held or [], None
+        for message in held:
+            self._hear(message)
+        self._sure_at = self._clock.monotonic() + 2 * self._limits.announce_seconds
+        self._following.set()
+        announced = self._clock.monotonic()
+        while True:
+            await self._clock.sleep(self._limits.check_seconds)
+            beat()
+            await subscription.check(within_seconds=2 * self._limits.check_seconds)
+            for topic in list(self._lost):
+                await self._put_one(topic, [])
+            now = self._clock.monotonic()
+            if now - announced >= self._limits.announce_seconds:
+                announced = now
+                await self._refresh()
+                self._present = {topic: until for topic, until in self._present.items() if until > now}
+
+    async def _refresh(self) -> None:
+        """Keep and announce the topics that have readers here; what was missed of them is told now."""
+        for topic in list(self._readers):
+            last = self._last.get(topic)
+            if last is None:  # its first reader is being opened, which does the same
+                continue
+            missed, newest = await self._missed(topic, last)
+            for happened in missed:
+                self._pass_on(topic, happened)
+            if topic in self._readers:
+                self._last[topic] = newest
+
+    def _hear(self, message: bytes) -> None:
+        if self._held is not None:
+            self._held.append(message)
+            return
+        topic, *rest = message.split(b"|", 3)
+        if not rest:
+            # Longer than the stream lives: whether it does is the script's word.
+            seconds = self._limits.keep_seconds + 2 * self._limits.announce_seconds
+            self._present[topic.decode()] = self._clock.monotonic() + seconds
+            return
+        self._pass_on(topic.decode(), Happened(rest[0], rest[1], rest[2]))
+
+    def _pass_on(self, topic: str, happened: Happened) -> None:
+        readers = self._readers.get(topic)
+        if readers:
+            if topic in self._last and _place(happened.id) > _place(self._last[topic]):
+                self._last[topic] = happened.id
+            for reader in tuple(readers):
+                reader.hear(happened)
+
+    @property
+    def _channel(self) -> str:
+        return self._prefix
+
+    def _key(self, topic: str) -> str:
+        return f"{self._prefix}:{{{topic}}}"
+
+
+def _place(id_: bytes) -> tuple[int, int]:
+    ms, _, number = id_.partition(b"-")
+    return int(ms), int(number or 0)
