@@ -129,6 +129,7 @@ def _caretaker(replica: Replica, outside: Outside) -> Caretaker:
         "dead_letters": dead_letters.tell,
         "old_dead_letters": dead_letters.forget,
         "old_files": MediaRetention(store, outside.files, days=replica.settings.media_retention_days).tidy,
+        "old_audit": replica.services.audit.forget,
         "search": SearchIndex(store).update,
         "retention": Retention(store, days=replica.settings.message_retention_days).forget,
         "handover_notices": HandoverNotices(store, replica.services.accounts, outside.messenger).send,

@@ -16,6 +16,7 @@ from app.api import (
     routes_accounts,
     routes_admin,
     routes_api_keys,
+    routes_audit,
     routes_bot,
     routes_console,
     routes_contacts,
@@ -23,6 +24,7 @@ from app.api import (
     routes_endpoints,
     routes_events,
     routes_health,
+    routes_invitations,
     routes_members,
     routes_session,
     routes_webhook,
@@ -95,6 +97,8 @@ def create_app(settings: Settings) -> Chorus:
         PlainRoute(routes_webhook.PATH, routes_webhook.Handshake().answer, methods=["GET"]),
     ]
     app.include_router(routes_session.public)
+    for router in (routes_invitations.router, routes_invitations.accepting, routes_audit.router):
+        app.include_router(router)
     for module in (
         routes_session, routes_events, routes_accounts, routes_account_health, routes_members, routes_api_keys,
         routes_endpoints, routes_bot, routes_contacts, routes_conversations, routes_admin,

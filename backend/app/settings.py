@@ -247,6 +247,7 @@ class Settings(BaseSettings):
     session_idle_hours: float = Field(12, gt=0, le=24 * 90)
     session_max_days: float = Field(7, gt=0, le=90)
     trusted_proxies: int = Field(0, ge=0, le=10)
+    audit_retention_days: int = Field(365, ge=0, le=36_500)
     admin_api_key: SecretStr | None = None
     metrics_api_key: SecretStr | None = None
     encryption_key: Annotated[tuple[SecretStr, ...], NoDecode] = ()

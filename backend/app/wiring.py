@@ -73,6 +73,7 @@ from app.services.account_service import AccountService
 from app.services.account_watch import AccountWatch
 from app.services.app_binding import AppBinding
 from app.services.attachments import Attachments
+from app.services.audit_service import AuditService
 from app.services.bot_service import BotService
 from app.services.breaker_service import BreakerService
 from app.services.conversation_service import ConversationService
@@ -87,6 +88,7 @@ from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import Destination, IngestService
 from app.services.interim import Interim
+from app.services.invitation_service import InvitationService
 from app.services.journal import Journal
 from app.services.key_service import KeyService
 from app.services.live_events import LiveEvents, tell_changes
@@ -237,9 +239,7 @@ async def _join_fleet(settings: Settings, outside: Outside, stack: AsyncExitStac
 
 def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build: str) -> Replica:
     """The services around `outside`. Nothing runs yet."""
-    limits = _daily_limits(settings)
-    least = settings.least_verify_bytes
-    accounts = AccountService(outside.store, outside.cipher, limits=limits, least_verify_bytes=least)
+    accounts = _accounts(settings, outside)
     namespace = NamespaceGate(outside.store, outside.bindings, namespace=settings.redis_namespace)
     schema = SchemaGate(outside.store, [migration.id for migration in read_migrations()])
     delivery = delivery_of(settings, outside, accounts)
@@ -248,11 +248,10 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
     inbox = _inbox(settings, outside)
     journal = inbox if isinstance(inbox, Journal) else None
     intake = inbox if isinstance(inbox, InboxFallback) else _with_overflow(journal or outside.queue, outside)
-    conversations = ConversationService(
-        accounts=accounts, store=outside.store, queue=namespace.before(journal or outside.queue), delivery=delivery
-    )
+    conversations = _conversations(outside, accounts, delivery, namespace.before(journal or outside.queue))
     cut_off = CutOff(CIRCUIT_BREAKERS, lambda: [other.info for other in outside.registry.others])
     notices = AccountNotices(accounts)
+    audit = AuditService(accounts, outside.store, keep_days=settings.audit_retention_days)
     verifier, admin_key = _verifier(settings), _admin_key(settings)
     loop_watch, bot, worker = LoopWatch(), None, None
     if settings.app_role is not ReplicaRole.API:
@@ -272,13 +271,15 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
             endpoints=EndpointService(accounts, outside.store, outside.cipher, outside.receiver),
             keys=KeyService(accounts, outside.store),
             privacy=_privacy(outside, accounts, inbox),
+            invitations=InvitationService(accounts, outside.store),
+            audit=audit,
             health=_health(settings, outside, supervisor, schema, namespace, silence, account_watch, cut_off, build),
             queue=outside.queue,
             queue_view=QueueView(accounts, outside.queue),
             rehearsal=Rehearsal(_sandbox_switch(settings)),
             dead_letters=DeadLetterList(outside.queue, outside.events),
             registry=outside.registry,
-            breakers=_breakers(outside),
+            breakers=_breakers(outside, audit),
             silence=silence,
             live=LiveEvents(accounts, outside.feed),
             sessions=_sessions(settings, outside, accounts, verifier, admin_key),
@@ -307,6 +308,21 @@ def _sandbox_switch(settings: Settings) -> SandboxSwitch | None:
     """Faults are rehearsed in development alone, and never on the real WhatsApp."""
     is_real = settings.whatsapp_base_url == Settings.model_fields["whatsapp_base_url"].default
     return None if settings.app_env == "production" or is_real else SandboxSwitch(settings.whatsapp_base_url)
+
+
+def _accounts(settings: Settings, outside: Outside) -> AccountService:
+    return AccountService(
+        outside.store,
+        outside.cipher,
+        limits=_daily_limits(settings),
+        least_verify_bytes=settings.least_verify_bytes,
+    )
+
+
+def _conversations(
+    outside: Outside, accounts: AccountService, delivery: Delivery, queue: Destination
+) -> ConversationService:
+    return ConversationService(accounts=accounts, store=outside.store, queue=queue, delivery=delivery)
 
 
 def _bot(settings: Settings, outside: Outside, accounts: AccountService, delivery: Delivery) -> BotService:
@@ -432,13 +448,14 @@ def _sessions(
     )
 
 
-def _breakers(outside: Outside) -> BreakerService:
+def _breakers(outside: Outside, audit: AuditService) -> BreakerService:
     return BreakerService(
         outside.breakers,
         CIRCUIT_BREAKERS,
         whatsapp_account_breakers,
         outside.queue,
         others=[gemini_model_breakers, whatsapp_media_breakers],
+        audit=audit,
     )
 
 

@@ -26,11 +26,13 @@ READABLE = (
 NOBODY = str(uuid.uuid4())
 SERVICE_ONLY = (
     "api_keys",
+    "audit_entries",
     "conversation_words",
     "erased_messages",
     "erasures",
     "inbox",
     "inbox_state",
+    "invitations",
     "media_chunks",
     "media_leftovers",
     "orphan_statuses",

@@ -254,6 +254,7 @@ async def test_an_unknown_query_parameter_is_refused_by_name(api: Replica, name:
         "conversation_id": MISSING,
         "webhook_id": MISSING,
         "api_key_id": MISSING,
+        "invitation_id": MISSING,
         "user_id": "ada",
         "name": "gemini",
     }

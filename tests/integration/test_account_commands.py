@@ -354,3 +354,19 @@ async def test_a_key_is_printed_once_listed_and_revoked(chorus: Chorus, store: P
     assert (await chorus("key", "list", "levain")).stdout == "no API keys\n"
     gone = await chorus("key", "revoke", "levain", stored.id)
     assert (gone.exit_code, gone.stderr) == (1, "chorus: no such api key\n")
+
+
+async def test_an_invitation_is_printed_once_and_the_trail_says_who(
+    chorus: Chorus, store: PostgresStore, bakery: Account
+) -> None:
+    token = (await chorus("invite", "levain", "agent")).stdout.strip()
+    assert (await store.accept_invitation(digest_of(token), "bob")).role is Role.AGENT
+    lines = (await chorus("audit", "levain")).stdout.splitlines()
+    assert len(lines) == 4
+    assert " operator " in lines[2]
+    assert "(cli): invitation.created " in lines[2]
+    assert token not in "".join(lines)
+    everything = json.loads((await chorus("audit", "--json")).stdout)
+    assert [entry["action"] for entry in everything] == [
+        "member.created", "invitation.changed", "invitation.created", "account.created",
+    ]  # fmt: skip

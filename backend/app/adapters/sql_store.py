@@ -32,6 +32,7 @@ from app.core.resilience import ResiliencePolicy
 from app.core.slots import CALLER
 from app.domain.account_health import AccountHealth, HealthRound, Judgement, Recorded
 from app.domain.api_keys import ApiKey
+from app.domain.audit import ACTOR, AuditEntry
 from app.domain.endpoints import (
     Answer,
     Delivery,
@@ -43,6 +44,7 @@ from app.domain.endpoints import (
     Waybill,
 )
 from app.domain.errors import Conflict, Erased, Fenced, InvalidInput, NotFound
+from app.domain.invitations import Invitation, Membership
 from app.domain.media import Announced, Media
 from app.domain.models import (
     EVERY_CONVERSATION,
@@ -105,6 +107,7 @@ _ACCOUNT_HEALTH = TypeAdapter(AccountHealth)
 _ACCOUNTS = TypeAdapter(tuple[Account, ...])
 _API_KEY = TypeAdapter(ApiKey)
 _API_KEYS = TypeAdapter(tuple[ApiKey, ...])
+_AUDIT_ENTRY = TypeAdapter(AuditEntry)
 _BLOCKED = TypeAdapter(BlockedAccounts)
 _CONVERSATION = TypeAdapter(Conversation)
 _COUNTS = TypeAdapter(ConversationCounts)
@@ -121,8 +124,11 @@ _INVALIDATIONS = TypeAdapter(tuple[Invalidation, ...])
 _MEDIA = TypeAdapter(Media)
 _MEDIA_BY_ID = TypeAdapter(dict[str, Media])
 _MEDIA_FILES = TypeAdapter(tuple[Media, ...])
+_INVITATION = TypeAdapter(Invitation)
+_INVITATIONS = TypeAdapter(tuple[Invitation, ...])
 _MEMBER = TypeAdapter(Member)
 _MEMBERS = TypeAdapter(tuple[Member, ...])
+_MEMBERSHIP = TypeAdapter(Membership)
 _MESSAGE = TypeAdapter(Message)
 _NOTICES = TypeAdapter(tuple[HandoverNotice, ...])
 _PROFILE = TypeAdapter(BotProfile)
@@ -149,6 +155,12 @@ _ENDPOINT_CHANGES = {"url", "events", "enabled", "secret"}
 _RECORDS_A_SEND = frozenset({"complete_part", "fail_part"})
 """What WhatsApp said must not be forgotten because of us: neither a full bulkhead nor an open circuit keeps it back.
 The caller repeats it (`services/delivery.py`)."""
+_AUDITED = frozenset({
+    "accept_invitation", "create_account", "create_api_key", "create_endpoint", "create_invitation", "delete_api_key",
+    "delete_endpoint", "delete_invitation", "note_change", "remove_member", "replace_access_token",
+    "replace_endpoint_secret", "set_member", "update_account", "update_endpoint", "update_profile",
+})  # fmt: skip
+"""They tell the database who asks for it."""
 _ABOUT_THE_SCHEMA = frozenset({"applied_migrations", "database_identity", "schema_version"})
 
 CONFLICTS = {
@@ -156,6 +168,9 @@ CONFLICTS = {
     "inbox_full": "as many events wait in the inbox as may",
     "overflow_full": "as many events wait in the overflow as may",
     "journal_full": "as many events wait in the journal as may",
+    "invitation_expired": "the invitation has expired; ask for another one",
+    "invitation_used": "the invitation was used; ask for another one",
+    "too_many_invitations": "as many invitations of the account are open as may be",
     "too_many_api_keys": "the account has as many API keys as it may",
     "too_many_webhooks": "the account has as many webhooks as it may",
     "slug_taken": "another account has this slug",
@@ -196,10 +211,11 @@ class SqlStore(Store):
 
     async def _call(self, operation: str, /, **p: Any) -> Any:
         deadline = Deadline.after(CALL_SECONDS)
+        function = f"chorus_{operation}"
+        if operation in _AUDITED and (actor := ACTOR.get()):
+            function, p = "chorus_as", {"actor": actor, "operation": operation, "p": p}
         try:
-            answer = await self._policy_of(operation).call(
-                self._execute, f"chorus_{operation}", _encode(p), deadline=deadline
-            )
+            answer = await self._policy_of(operation).call(self._execute, function, _encode(p), deadline=deadline)
         except DatabaseUnavailable as exc:
             self._noted_trouble = exc, time.monotonic()
             if shared_by := SHARED_BY.get(exc.trouble):
@@ -522,6 +538,50 @@ class SqlStore(Store):
 
     async def api_keys_used(self, ids: Sequence[str]) -> None:
         await self._call("api_keys_used", ids=ids)
+
+    # -- invitations ---------------------------------------------------------------------------------------------
+
+    async def create_invitation(
+        self, account_id: str, *, role: Role, digest: str, created_by: str, valid_seconds: float, most: int
+    ) -> Invitation:
+        made = await self._call(
+            "create_invitation", id=str(uuid.uuid4()), account_id=account_id, role=role, digest=digest,
+            created_by=created_by, valid_seconds=valid_seconds, most=most,
+        )  # fmt: skip
+        return _INVITATION.validate_python(made)
+
+    async def list_invitations(self, account_id: str) -> tuple[Invitation, ...]:
+        found = await self._call("list_invitations", account_id=account_id, invitation_id=None)
+        return _INVITATIONS.validate_python(found)
+
+    async def get_invitation(self, account_id: str, invitation_id: str) -> Invitation | None:
+        found = await self._call("list_invitations", account_id=account_id, invitation_id=invitation_id)
+        return _optional(_INVITATION, next(iter(found), None))
+
+    async def delete_invitation(self, account_id: str, invitation_id: str) -> None:
+        await self._call("delete_invitation", account_id=account_id, invitation_id=invitation_id)
+
+    async def accept_invitation(self, digest: str, user_id: str) -> Membership:
+        return _MEMBERSHIP.validate_python(await self._call("accept_invitation", digest=digest, user_id=user_id))
+
+    # -- audit trail ---------------------------------------------------------------------------------------------
+
+    async def note_change(
+        self, action: str, subject: str, changes: Json, *, phone_number_id: str | None = None
+    ) -> None:
+        await self._call(
+            "note_change", action=action, subject=subject, changes=changes, phone_number_id=phone_number_id
+        )
+
+    async def list_audit(self, account_id: str | None, *, limit: int, cursor: str | None) -> Page[AuditEntry]:
+        before = _decode_sequence(cursor)
+        size = _page_size(limit)
+        rows = await self._call("list_audit", account_id=account_id, limit=size + 1, before=before)
+        return _page(_AUDIT_ENTRY, rows, size, lambda item, _row: str(item.id))
+
+    async def forget_audit(self, *, keep_seconds: float, limit: int) -> int:
+        gone: int = await self._call("forget_audit", keep_seconds=keep_seconds, limit=limit)
+        return gone
 
     # -- events for other systems ----------------------------------------------------------------------------------
 

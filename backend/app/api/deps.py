@@ -12,19 +12,23 @@ from fastapi import Depends, Header, Query, Request
 from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from app.api.session_cookie import refuse_cross_site, token_in
+from app.api.session_cookie import client_address, refuse_cross_site, token_in
+from app.core.logging import request_id
 from app.core.queue import Queue
 from app.core.registry import Registry
+from app.domain.audit import ACTOR, actor_of
 from app.domain.errors import ChorusError, Forbidden, InvalidInput, Unauthenticated, Unavailable
 from app.domain.models import User
 from app.domain.ports import TokenVerifier
 from app.services.account_health import AccountChecks
 from app.services.account_service import AccountService
+from app.services.audit_service import AuditService
 from app.services.breaker_service import BreakerService
 from app.services.conversation_service import ConversationService
 from app.services.dead_letters import DeadLetterList
 from app.services.endpoint_service import EndpointService
 from app.services.health_service import HealthService
+from app.services.invitation_service import InvitationService
 from app.services.key_service import KeyService, is_api_key
 from app.services.live_events import LiveEvents
 from app.services.privacy_service import PrivacyService
@@ -49,6 +53,8 @@ class Services:
     conversations: ConversationService
     endpoints: EndpointService
     keys: KeyService
+    invitations: InvitationService
+    audit: AuditService
     health: HealthService
     privacy: PrivacyService
     queue: Queue
@@ -74,8 +80,11 @@ def services(request: Request) -> Services:
 
 async def authenticate(request: Request) -> None:
     """Note who asks: the operator by ADMIN_API_KEY, a program by its API key, or the person behind a Supabase access
-    token. Raises `Unauthenticated` or `Unavailable`. Reads no byte of the body (`JsonRoute`)."""
-    request.state.user = await _user(request)
+    token; the audit trail hears it, too. Raises `Unauthenticated` or `Unavailable`. Reads no byte of the body
+    (`JsonRoute`)."""
+    user = request.state.user = await _user(request)
+    address = client_address(request, proxies=services(request).proxies)
+    ACTOR.set(actor_of(user, address=address or None, request_id=request_id()))
 
 
 async def current_user(request: Request) -> User:
@@ -191,6 +200,8 @@ _PLACE_IN_STREAM = r"^[0-9]{1,20}-[0-9]{1,20}$"
 _KEY = r"^[\x21-\x7e]{1,200}$"
 ConversationCursor = Annotated[str | None, Query(pattern=_PLACE, description=_FROM_PAGE_BEFORE), _form(_PLACE)]
 MessageCursor = Annotated[str | None, Query(pattern=_SEQUENCE, description=_FROM_PAGE_BEFORE), _form(_SEQUENCE)]
+SequenceCursor = MessageCursor
+"""Lists in the order of a sequence have cursors of one form."""
 LetterCursor = Annotated[str | None, Query(pattern=_LETTER, description=_FROM_PAGE_BEFORE), _form(_LETTER)]
 
 

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 from fastapi import Path, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.deps import LetterCursor, Limit, Operator, Replica, operator
+from app.api.deps import LetterCursor, Limit, Operator, Replica, SequenceCursor, operator
 from app.api.json_route import json_router
 from app.api.openapi import problems
-from app.api.schemas import NO_NUL
+from app.api.schemas import NO_NUL, AuditPage
 from app.core.cache import CacheStats, invalidate_cache_pattern, stats
 from app.core.circuit_breaker import State
 from app.core.queue import QueueStats
@@ -163,6 +163,12 @@ async def get_fleet(replica: Replica) -> dict[str, object]:
     """Every replica that is alive."""
     replicas = await replica.registry.replicas()
     return {"replicas": [{"id": other.id, "silent_seconds": other.silent_seconds, **other.info} for other in replicas]}
+
+
+@router.get("/audit", responses=problems(401, 403, 422, 503))
+async def list_every_audit(replica: Replica, limit: Limit = 50, cursor: SequenceCursor = None) -> AuditPage:
+    """The audit trails of all accounts, and circuits of the whole installation that were forced; the newest first."""
+    return AuditPage.model_validate(await replica.audit.list_all(limit=limit, cursor=cursor))
 
 
 @router.get("/breakers", response_model=dict[str, BreakerOut], responses=problems(401, 403, 422, 503))

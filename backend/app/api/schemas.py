@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from app.core.secrets import STORED_TOKEN, clean_secret
+from app.domain.audit import ActorKind
 from app.domain.business_hours import MAX_EXCEPTIONS, MAX_RANGES, is_time_zone
 from app.domain.endpoints import MAX_URL_CHARACTERS, EventType
 from app.domain.handover import MAX_KEYWORD_CHARACTERS, MAX_KEYWORDS
@@ -275,6 +276,69 @@ class ApiKeyOut(_Out):
 class ApiKeyWithSecretOut(ApiKeyOut):
     key: str
     """`chorus_…`, shown once."""
+
+
+class InvitationIn(_In):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"role": "agent"}]})
+
+    role: Role
+
+
+class InvitationTokenIn(_In):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"token": "invite_as-the-link-has-it"}]})
+
+    token: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$")]
+
+
+class InvitationOut(_Out):
+    """Without its token. `accepted_by` is null while it is open."""
+
+    id: str
+    account_id: str
+    role: Role
+    created_by: str
+    created_at: datetime
+    expires_at: datetime
+    accepted_by: str | None
+    accepted_at: datetime | None
+
+
+class InvitationWithTokenOut(InvitationOut):
+    token: str
+    """`invite_…`, shown once."""
+    link: str
+    """To the console at the address of this request, with the token."""
+
+
+class MembershipOut(_Out):
+    account_id: str
+    user_id: str
+    role: Role
+    created_at: datetime
+
+
+class AuditEntryOut(_Out):
+    """One change. `changes`: by field `{"old", "new"}`, or `{"changed": true}` where the values are secret; long values
+    by their beginning."""
+
+    id: int
+    account_id: str | None
+    """Null: of the whole installation."""
+    at: datetime
+    actor_kind: Annotated[str, Field(examples=[str(kind) for kind in ActorKind])]
+    actor_id: str
+    """The user id, `key:<id>`, `operator`, or the database's user for what Chorus does by itself."""
+    address: str | None
+    request_id: str | None
+    action: Annotated[str, Field(examples=["member.created", "profile.changed", "api_key.deleted", "breaker.forced"])]
+    subject: str
+    """Which one: a user id, the id of a key or a webhook, a circuit's name."""
+    changes: dict[str, Any]
+
+
+class AuditPage(_Out):
+    items: tuple[AuditEntryOut, ...]
+    next_cursor: str | None
 
 
 def _are_different(events: list[EventType]) -> list[EventType]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 import click
 import orjson
 
+from app.cli.acting import as_operator
 from app.cli.exit_codes import AWAY, FAILED
 from app.cli.output import json_option, print_json
 from app.cli.settings import settings_with_database
@@ -322,6 +323,7 @@ async def opened_accounts() -> AsyncIterator[tuple[AccountService, Store, Settin
             joined = cache.join_fleet(cache.default_cache, url, namespace=settings.redis_namespace)
             await stack.enter_async_context(joined)
         accounts = AccountService(store, _cipher(settings), least_verify_bytes=settings.least_verify_bytes)
+        stack.enter_context(as_operator())
         yield accounts, store, settings
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from app.cli.acting import as_operator, operator_here
 from app.cli.output import json_option, print_json
 from app.cli.settings import settings_with_redis
 
 if TYPE_CHECKING:
+    from app.services.audit_service import AuditService
     from app.services.breaker_service import BreakerService
+    from app.settings import Settings
 
 T = TypeVar("T")
 
@@ -50,7 +52,7 @@ def _breaker_command(name: str, what: str) -> None:
     def command(breaker: str, why: str, *, as_json: bool) -> None:
         from app.services.breaker_service import BreakerAction
 
-        action, who = BreakerAction(name), f"{_operator()} (cli)"
+        action, who = BreakerAction(name), operator_here()
         row = asyncio.run(_on_breakers(lambda service: service.force(breaker, action, who=who, why=why)))
         if as_json:
             print_json(row)
@@ -61,13 +63,6 @@ def _breaker_command(name: str, what: str) -> None:
 _breaker_command("open", "Refuse every call, on every replica, until `auto`.")
 _breaker_command("close", "Let every call through, whatever fails, until `auto`. What waits for it is tried now.")
 _breaker_command("auto", "Closed, nothing counted, deciding by itself again. What waits for it is tried now.")
-
-
-def _operator() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user id without a name
-        return "unknown"
 
 
 async def _on_breakers(action: Callable[[BreakerService], Awaitable[T]]) -> T:
@@ -95,6 +90,27 @@ async def _on_breakers(action: Callable[[BreakerService], Awaitable[T]]) -> T:
             whatsapp_account_breakers,
             queue,
             others=[gemini_model_breakers, whatsapp_media_breakers],
+            audit=await _audit(settings, stack),
         )
         stack.push_async_callback(service.aclose)
-        return await action(service)
+        with as_operator():
+            return await action(service)
+
+
+async def _audit(settings: Settings, stack: AsyncExitStack) -> AuditService | None:
+    """`None` without a database: circuits are forced where only Redis is reached, too."""
+    from app.adapters.database_trouble import operator_policy
+    from app.core.errors import SettingsError
+    from app.core.secrets import TokenCipher
+    from app.services.account_service import AccountService
+    from app.services.audit_service import AuditService
+    from app.wiring import open_store
+
+    try:
+        settings.check_database()
+    except SettingsError:
+        return None
+    store = await open_store(settings, policy=operator_policy())
+    stack.push_async_callback(store.aclose)
+    accounts = AccountService(store, TokenCipher([TokenCipher.generate_key()]))
+    return AuditService(accounts, store, keep_days=settings.audit_retention_days)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app import __version__
-from app.cli.access import key
+from app.cli.access import audit, invite, key
 from app.cli.account import account
 from app.cli.breakers import breakers
 from app.cli.cache import cache
@@ -80,7 +80,8 @@ def main() -> None:
 
 for _command in (serve, migrate, doctor, openapi, fleet, breakers, cache, queue, account, demo, sandbox):
     main.add_command(_command)
-account.add_command(key)
+for _command in (key, invite, audit):
+    account.add_command(_command)
 
 
 def _words(exc: Unavailable, ctx: click.Context) -> str:

@@ -44,9 +44,9 @@ _FIELDS: dict[str, Form] = {
     **_all(
         Form.CODE,
         """account limit accounts api_key app_id before duty letter now channel code conversation dependency endpoint
-        error event field fingerprint finish_reason kid kind life loop messages method model name notice_event
-        notice_field notice_phone_number_id notice_waba_id outcome phone_number_id replica reply request_id route
-        scope""",
+        error event field fingerprint finish_reason invitation kid kind life loop messages method model name
+        notice_event notice_field notice_phone_number_id notice_waba_id outcome phone_number_id replica reply request_id
+        route scope""",
     ),
     **_all(Form.WORDS, "migrations reason stack why"),
     **_all(Form.SHAPE, "details shape stages_ms"),

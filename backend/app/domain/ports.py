@@ -61,6 +61,7 @@ from app.domain.usage import AccountDay, Spent
 if TYPE_CHECKING:  # what no other part of the vocabulary needs takes a third of the time that it takes to import it
     from app.domain.account_health import AccountHealth, HealthRound, Inspection, Judgement, Recorded
     from app.domain.api_keys import ApiKey
+    from app.domain.audit import AuditEntry
     from app.domain.endpoints import (
         Answer,
         Delivery,
@@ -71,6 +72,7 @@ if TYPE_CHECKING:  # what no other part of the vocabulary needs takes a third of
         Settled,
         Waybill,
     )
+    from app.domain.invitations import Invitation, Membership
     from app.domain.media import Announced, Media
 
 T = TypeVar("T")
@@ -365,6 +367,52 @@ class ApiKeyStore(Protocol):
 
     async def api_keys_used(self, ids: Sequence[str]) -> None:
         """Note that they were used just now."""
+        ...
+
+
+class InvitationStore(Protocol):
+    """Links that make a person a member of an account."""
+
+    async def create_invitation(
+        self, account_id: str, *, role: Role, digest: str, created_by: str, valid_seconds: float, most: int
+    ) -> Invitation:
+        """`digest`: of its token. Raises `NotFound("account")`, and `Conflict("too_many_invitations")` when the account
+        has `most` that were not accepted."""
+        ...
+
+    async def list_invitations(self, account_id: str) -> tuple[Invitation, ...]:
+        """Those that have not expired, the newest first; at most 200. When an owner, or a key, is one no more, what
+        they left open goes."""
+        ...
+
+    async def get_invitation(self, account_id: str, invitation_id: str) -> Invitation | None: ...
+
+    async def delete_invitation(self, account_id: str, invitation_id: str) -> None:
+        """One that is gone is deleted already."""
+        ...
+
+    async def accept_invitation(self, digest: str, user_id: str) -> Membership:
+        """`user_id` is a member from now on, and keeps a higher role. A repetition by the same person changes nothing.
+        Raises `NotFound("invitation")`, `Conflict` (`invitation_used`, `invitation_expired`)."""
+        ...
+
+
+class AuditStore(Protocol):
+    """Who changed what. The store writes an entry with every change of an account, its members, keys, invitations,
+    webhooks or profile, in the same transaction, by the `ACTOR` of the task that asks for the change."""
+
+    async def note_change(
+        self, action: str, subject: str, changes: Json, *, phone_number_id: str | None = None
+    ) -> None:
+        """An entry about what the store does not keep. `phone_number_id`: of the account that it is about."""
+        ...
+
+    async def list_audit(self, account_id: str | None, *, limit: int, cursor: str | None) -> Page[AuditEntry]:
+        """The newest first; `None` for all accounts. Raises `InvalidInput(field="cursor")`."""
+        ...
+
+    async def forget_audit(self, *, keep_seconds: float, limit: int) -> int:
+        """Delete entries that are older, at most `limit`. Returns how many went."""
         ...
 
 
@@ -927,8 +975,9 @@ class Receiver(Protocol):
 
 
 class Store(
-    AccountStore, ApiKeyStore, ConversationStore, ReplyStore, InboxStore, JournalStore, OverflowStore, WaitingStore,
-    InvalidationStore, EndpointStore, OutboxStore, MediaRecordStore, PrivacyStore, Protocol,
+    AccountStore, ApiKeyStore, InvitationStore, AuditStore, ConversationStore, ReplyStore, InboxStore, JournalStore,
+    OverflowStore, WaitingStore, InvalidationStore, EndpointStore, OutboxStore, MediaRecordStore, PrivacyStore,
+    Protocol,
 ):  # fmt: skip
     """All of it, which one adapter implements."""
 

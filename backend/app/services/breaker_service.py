@@ -18,6 +18,7 @@ from app.domain.errors import NotFound
 from app.domain.identifiers import PHONE_NUMBER_ID
 from app.domain.models import Json
 from app.domain.webhook import Kind
+from app.services.audit_service import AuditService
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,10 @@ class BreakerAction(StrEnum):
 _STATES = {BreakerAction.OPEN: "open", BreakerAction.CLOSE: "closed", BreakerAction.AUTO: "auto"}
 
 
+def _in_words(state: FleetState) -> str:
+    return f"{state.view.state.value}, forced" if state.view.forced else state.view.state.value
+
+
 def words_of(row: Json) -> str:
     """Why a circuit is as it is, for people, by a row of `overview`. `""` if there is nothing to say."""
     parts = []
@@ -74,6 +79,8 @@ class BreakerService:
     """`breakers` by the short names that /health uses; `accounts` and `others` are families of keyed ones,
     by `<family>:<key>`.
 
+    `audit` hears of what a person forces.
+
     What waits in `queue` for a circuit is due at once when it closes: after good probes, by a person, or because the
     account has changed.
     """
@@ -86,6 +93,7 @@ class BreakerService:
         queue: Queue,
         *,
         others: Sequence[KeyedCircuitBreakers] = (),
+        audit: AuditService | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._fleet = fleet
@@ -93,6 +101,7 @@ class BreakerService:
         self._accounts = accounts
         self._keyed = (accounts, *others)
         self._queue = queue
+        self._audit = audit
         self._clock = clock
         self._wakers: set[asyncio.Task[None]] = set()
 
@@ -131,11 +140,14 @@ class BreakerService:
         other actions need one that Redis knows, or a mistyped number would look like success. Raises `NotFound`, and
         `Unavailable` while Redis is away."""
         full_name = self._full_name(name)
-        if action is not BreakerAction.OPEN and ":" in full_name:
-            known = (await self._fleet.list([full_name])).get(full_name)
-            if known is None or not known.is_kept:
-                raise NotFound("breaker")
+        before = (await self._fleet.list([full_name])).get(full_name)
+        if action is not BreakerAction.OPEN and ":" in full_name and (before is None or not before.is_kept):
+            raise NotFound("breaker")
         state = await self._fleet.force(full_name, _STATES[action], who=who, why=why)
+        if self._audit is not None:
+            old = _in_words(before) if before is not None else None
+            changes = {"state": {"old": old, "new": _in_words(state)}, "why": {"old": None, "new": why}}
+            await self._audit.note_breaker(full_name, changes)
         if action is not BreakerAction.OPEN:
             await self._wake(full_name)
         return self._row(full_name, state)
