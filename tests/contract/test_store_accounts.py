@@ -214,6 +214,7 @@ async def test_a_profile_keeps_free_form_parts_as_they_are(store: SqlStore, new_
         "handover_notify_number": "33600000099",
         "business_hours": {"time_zone": "Europe/Paris", "weekly": {"monday": [["09:00", "12:00"]]}},
         "outside_hours_text": "Tomorrow",
+        "stop_words": ("genug", "basta"),
     }
     changed = await store.update_profile(account.id, changes)
     assert {name: getattr(changed, name) for name in changes} == changes

@@ -195,6 +195,7 @@ async def test_nul_is_refused_where_text_is_meant_and_replaced_in_free_form(api:
         ("business_hours.time_zone", {"time_zone": "Mars/Olympus", "weekly": {}}),
         ("business_hours.weekly.monday.0.1", {"time_zone": "UTC", "weekly": {"monday": [["09:00", "25:00"]]}}),
         ("business_hours.weekly.someday", {"time_zone": "UTC", "weekly": {"someday": []}}),
+        ("stop_words", ["?!"]), ("stop_words", ["x" * 61]), ("stop_words", ["a"] * 51),
         ("business_hours.exceptions", {"time_zone": "UTC", "weekly": {}, "exceptions": {"2026-02-30": []}}),
     ],
 )  # fmt: skip

@@ -832,6 +832,12 @@ class SqlStore(Store):
     async def set_needs_human(self, conversation_id: str, reason: HandoverReason) -> None:
         await self._call("set_needs_human", conversation_id=conversation_id, reason=reason)
 
+    async def opt_out(self, conversation_id: str) -> None:
+        await self._call("opt_out", conversation_id=conversation_id)
+
+    async def opt_in(self, conversation_id: str) -> Conversation:
+        return _CONVERSATION.validate_python(await self._call("opt_in", conversation_id=conversation_id))
+
     async def mark_read(self, conversation_id: str) -> Conversation:
         return _CONVERSATION.validate_python(await self._call("mark_read", conversation_id=conversation_id))
 

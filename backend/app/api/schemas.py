@@ -38,6 +38,7 @@ from app.domain.models import (
     Role,
     Status,
 )
+from app.domain.opt_out import MAX_STOP_WORDS
 from app.domain.phone import phone_digits
 from app.domain.profile_limits import MAX_DEPTH, PROFILE_BYTES
 
@@ -518,6 +519,7 @@ class ProfileChanges(_In):
     handover_notify_number: NotifyNumber | None = None
     business_hours: BusinessHoursIn | None = None
     outside_hours_text: ReplyTextOrNone | None = None
+    stop_words: Annotated[list[Keyword], Field(max_length=MAX_STOP_WORDS)] | None = None
 
 
 class ProfileOut(_Out):
@@ -546,6 +548,7 @@ class ProfileOut(_Out):
     handover_notify_number: str | None
     business_hours: dict[str, Any] | None
     outside_hours_text: str | None
+    stop_words: tuple[str, ...]
     updated_at: datetime | None
 
 
@@ -570,6 +573,8 @@ class ConversationOut(_Out):
     """The bot is silent until then, because a person is to come; null, or a time that is over: it is not."""
     handover_notice: Annotated[str | None, Field(examples=[str(outcome) for outcome in NoticeOutcome])]
     """What became of the text to the profile's `handover_notify_number`; null: none was due, or not yet."""
+    opted_out_since: datetime | None
+    """The customer wants no automatic answers (STOP); the bot is off until they write START or it is switched on."""
     unread_count: int
     last_inbound_at: datetime | None
     created_at: datetime

@@ -291,6 +291,8 @@ class BotProfile:
     """When people are there: see `domain.business_hours`; `None`: not known."""
     outside_hours_text: str | None = None
     """Sent instead of `fallback_text` outside these hours."""
+    stop_words: tuple[str, ...] = ()
+    """Who writes one of these, and nothing else, gets no automatic answers any more, as with STOP."""
     updated_at: datetime | None = None
 
 
@@ -390,6 +392,8 @@ class Conversation:
     """Of the reply that began the pause; it may still go out."""
     handover_notice: str | None = None
     """What became of the text to the profile's number (a `NoticeOutcome`)."""
+    opted_out_since: datetime | None = None
+    """The customer wants no automatic answers; the bot is off."""
 
 
 @dataclass(frozen=True, slots=True)

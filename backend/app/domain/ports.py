@@ -515,6 +515,16 @@ class ConversationStore(Protocol):
         """Call a person. The first reason stays until the flag is cleared; an unknown conversation is ignored."""
         ...
 
+    async def opt_out(self, conversation_id: str) -> None:
+        """The customer wants no automatic answers: the bot is off, until `opt_in` or `set_bot`. An unknown conversation
+        is ignored."""
+        ...
+
+    async def opt_in(self, conversation_id: str) -> Conversation:
+        """They want them again: the bot is on if it was on before and no person has written since. Raises
+        `NotFound("conversation")`."""
+        ...
+
     async def mark_read(self, conversation_id: str) -> Conversation:
         """Unread count to zero. Raises `NotFound("conversation")`."""
         ...

@@ -17,7 +17,15 @@ from app.core.deadline import Deadline
 from app.core.failure_words import in_words
 from app.core.metrics import SLOW_SECONDS
 from app.domain.edits import questions
-from app.domain.errors import AccountRejected, Conflict, Erased, ModelRefused, Unavailable, UnknownAccount
+from app.domain.errors import (
+    AccountRejected,
+    Conflict,
+    Erased,
+    ModelRefused,
+    SendError,
+    Unavailable,
+    UnknownAccount,
+)
 from app.domain.handover import handover, handover_text, has_keyword, person_called
 from app.domain.markup import to_whatsapp
 from app.domain.models import (
@@ -39,6 +47,7 @@ from app.domain.models import (
     ReplyState,
     Turn,
 )
+from app.domain.opt_out import Wish, confirmation, wish
 from app.domain.ports import Messenger, Model, Store
 from app.domain.promises import promises_person
 from app.domain.prompt import MESSAGE_BYTES, build_prompt
@@ -61,6 +70,8 @@ GENERATION_SECONDS = 40
 """For all attempts of one generation together; one attempt has 15 s."""
 MODEL_RETRY_SECONDS = 5.0
 """How long a conversation waits when the model is unavailable and did not say for how long."""
+
+OPTED_OUT = "the customer wants no automatic answers"
 
 _TYPE = re.compile(r"[a-z_]{1,40}")
 """A type of a message in Meta's words; what looks otherwise is no type."""
@@ -159,6 +170,10 @@ class _Work:
         self.covers = tuple(wamid for wamid in self.covers if wamid not in elsewhere)
 
 
+class _Stopped(Exception):
+    """The customer wrote STOP while the answer was made."""
+
+
 class BotService:
     def __init__(
         self,
@@ -212,22 +227,14 @@ class BotService:
         self, run: Run, hold: Hold, account: Account, inbound: Inbound, files: Collecting, stages: dict[str, float]
     ) -> Handled:
         conversation = inbound.conversation
-        everything = len(run.messages)
         if any(needs_a_person(message) for message in run.messages):
             await self._store.set_needs_human(conversation.id, HandoverReason.UNREADABLE)
         asked, covers = questions(run.messages, inbound)
         if not asked:
             return await self._greet(_Work(run, hold, account, conversation, (), (), stages))
-        if not account.is_active or not conversation.bot_enabled:
-            why = "the conversation's bot is off" if account.is_active else "the account is not active"
-            return Handled("bot_off", everything, stages, why)
-        if self._is_paused(account, conversation, covers):
-            return Handled("paused", everything, stages, "a person is to come")
-        if self._clock.now() - max(m.timestamp for m in asked) > timedelta(hours=WINDOW_HOURS):
-            await self._store.set_needs_human(conversation.id, HandoverReason.WINDOW_CLOSED)
-            return Handled("window_closed", everything, stages, f"the last message is older than {WINDOW_HOURS} h")
-
         work = _Work(run, hold, account, conversation, asked, covers, stages, files=files)
+        if silence := await self._heed_wish(work) or await self._keep_silent(work):
+            return silence
         left = self._seconds_left(work)
         if account.is_blocked and left <= 0:
             return await self._leave_to_a_person(work)
@@ -238,7 +245,10 @@ class BotService:
         with _stage(stages, "load", self._clock):
             profile = await self._accounts.profile(account.id)
             opened = await self._open_answer(work, profile)
-        reply, answer = await self._answer(work, profile, opened)
+        try:
+            reply, answer = await self._answer(work, profile, opened)
+        except _Stopped:
+            return await self._opt_out(work)
         self._courtesy.answer_is_there(conversation.id)
         if reply is None:
             return await self._end_loop(work, profile)
@@ -249,6 +259,66 @@ class BotService:
             state, reason = await self._deliver(work, reply, profile, begun)
         await self._end_interim(work, reply)
         return Handled(_OUTCOMES[state], _finished(work, reply), stages, reason or work.reason)
+
+    async def _heed_wish(self, work: _Work) -> Handled | None:
+        """The customer says, or has said, that they want no automatic answers."""
+        wanted = await self._wish(work.account, work.asked)
+        if wanted is Wish.STOP:
+            return await self._opt_out(work)
+        if work.conversation.opted_out_since is None:
+            return None
+        if wanted is Wish.START:
+            work.conversation = await self._store.opt_in(work.conversation.id)
+            return None
+        return await self._leave_alone(work)
+
+    async def _keep_silent(self, work: _Work) -> Handled | None:
+        """The bot has nothing to say here, or may not."""
+        account, conversation, everything = work.account, work.conversation, len(work.run.messages)
+        if not account.is_active or not conversation.bot_enabled:
+            why = "the conversation's bot is off" if account.is_active else "the account is not active"
+            return Handled("bot_off", everything, work.stages, why)
+        if self._is_paused(account, conversation, work.covers):
+            return Handled("paused", everything, work.stages, "a person is to come")
+        if self._clock.now() - max(m.timestamp for m in work.asked) > timedelta(hours=WINDOW_HOURS):
+            await self._store.set_needs_human(conversation.id, HandoverReason.WINDOW_CLOSED)
+            why = f"the last message is older than {WINDOW_HOURS} h"
+            return Handled("window_closed", everything, work.stages, why)
+        return None
+
+    async def _wish(self, account: Account, asked: Sequence[InboundMessage]) -> Wish | None:
+        """Do these messages say whether the customer wants automatic answers?"""
+        profile = await self._accounts.profile(account.id)
+        return wish((message.text for message in asked), profile.stop_words)
+
+    async def _opt_out(self, work: _Work) -> Handled:
+        """No automatic answers from now on. The customer reads so once; when that cannot be said now, it is done all
+        the same. In this order: from then on nothing of the bot's is sent."""
+        conversation = work.conversation
+        if conversation.opted_out_since is None and conversation.bot_enabled and work.account.is_active:
+            word = [message for message in work.asked if await self._wish(work.account, [message]) is Wish.STOP][-1]
+            reply = await self._store.open_reply(
+                conversation.id,
+                key=f"opt_out:{word.wa_message_id}",
+                author=Author.BOT,
+                covers=(),
+                fence=work.hold.fence,
+                body=confirmation(word.text, conversation.contact.wa_id),
+            )
+            try:
+                with _stage(work.stages, "send", self._clock):
+                    await self._deliver(work, reply, await self._accounts.profile(work.account.id))
+            except (SendError, Unavailable, Postponed) as exc:
+                logger.warning("opted out without being told", extra={"reason": in_words(exc)})
+        await self._store.opt_out(conversation.id)
+        return await self._leave_alone(work)
+
+    async def _leave_alone(self, work: _Work) -> Handled:
+        """No automatic answer; who asks for a person is heard all the same."""
+        profile = await self._accounts.profile(work.account.id)
+        if has_keyword(profile.handover_keywords, [message.text for message in work.asked if message.text]):
+            await self._store.set_needs_human(work.conversation.id, HandoverReason.CUSTOMER_ASKED)
+        return Handled("opted_out", len(work.run.messages), work.stages, OPTED_OUT)
 
     def _is_paused(self, account: Account, conversation: Conversation, covers: Sequence[str]) -> bool:
         """The customer waits for a person. The reply that told them so is still brought to its end."""
@@ -372,6 +442,8 @@ class BotService:
         try:
             if not await self._grew(work):
                 return answer
+            if await self._wish(work.account, work.asked) is Wish.STOP:
+                raise _Stopped
             return await self._compose(work, profile, await self._background(work))
         except (Unavailable, Postponed) as exc:
             logger.warning("what came meanwhile is answered later", extra={"reason": in_words(exc)})
