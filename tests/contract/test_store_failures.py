@@ -102,7 +102,7 @@ async def test_a_crash_during_calls_fails_them_and_no_later_one(migrated_url: st
 async def test_a_frozen_database_is_given_up_in_time_and_used_again(
     migrated_url: str, postgres: Postgres, pooling: Pooling
 ) -> None:
-    policy = quick_policy(attempt_timeout_seconds=0.1)
+    policy = quick_policy(attempt_timeout_seconds=0.5)
     async with connected(migrated_url, policy, pooling=pooling) as store:
         await store.ping()
         await asyncio.to_thread(postgres.pause)
