@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from app.localhost.servers import Valkey
 
-from . import bad_way, database, fairness, given_up, outages, own_limits, pooler, scenarios, shares
+from . import bad_way, database, events_out, fairness, given_up, outages, own_limits, pooler, scenarios, shares
 from .database import DATABASE_SCENARIOS
 from .failover import database_loses_seconds
 from .moved_clock import LIBRARIES, MovedValkey
@@ -50,6 +50,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "a model that is down": Measurement(fairness.broken_model, fairness.IMPATIENT_SETTINGS),
     "long messages": Measurement(fairness.long_messages, fairness.SETTINGS),
     "a slow model": Measurement(fairness.slow_model, fairness.SETTINGS),
+    "a receiver that hangs": Measurement(events_out.hanging_receiver),
     "shares": Measurement(partial(shares.measure, seconds=SHARES_SECONDS), shares.SETTINGS),
     "a full mailbox, a small Redis": Measurement(
         partial(shares.measure_default_size, seconds=SHARES_SECONDS), shares.DEFAULT_SIZE

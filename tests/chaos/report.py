@@ -41,6 +41,7 @@ class Report:
             ("sent by a replica that woke in the act", f"{verdict.sent_on_waking}"),
             ("ambiguous, handed to people", f"{verdict.handed_over}"),
             ("dead letters (all poison)", f"{verdict.dead}"),
+            ("events at the receiver (and repeats)", f"{verdict.events} ({verdict.event_repeats})"),
             ("webhook posts: 200 / 503 / no answer",
              f"{len(ingest.accepted)} / {len(ingest.refused)} / {ingest.unanswered}"),
             ("accept (200) p50 / p99", _percentiles(ingest.accepted)),

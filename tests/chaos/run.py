@@ -9,6 +9,7 @@ import secrets
 import time
 from dataclasses import dataclass
 
+from .events_out import PersonsCalled, Receiver, judge_events, listen, running_receiver
 from .ingest import Ingest, full_moments, percentile
 from .poison import poison
 from .report import Report
@@ -37,6 +38,15 @@ class Plan:
 
 
 async def run(world: ChaosWorld, plan: Plan) -> Report:
+    """A receiver hears of every person that is called, and of each message of the last business."""
+    async with running_receiver() as receiver:
+        for number in range(len(world.businesses)):
+            await listen(world, number, receiver.url, "conversation.needs_human")
+        await listen(world, len(world.businesses) - 1, receiver.url, "message.received")
+        return await _run(world, plan, receiver)
+
+
+async def _run(world: ChaosWorld, plan: Plan, receiver: Receiver) -> Report:
     started, tag = time.monotonic(), secrets.token_hex(3)
     rng = random.Random(f"{plan.seed}-traffic")
     sizes = _sizes(plan, rng)
@@ -51,10 +61,12 @@ async def run(world: ChaosWorld, plan: Plan) -> Report:
         world, plan.seed, plan.seconds,
         processes=LONG_PROCESSES if plan.full else SHORT_PROCESSES, rules=LONG_RULES if plan.full else SHORT_RULES,
     )  # fmt: skip
+    calls = PersonsCalled(world, receiver, plan.seed, plan.seconds)
     looking = asyncio.create_task(full_moments(schedule.outages))
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(traffic.run())
         tasks.create_task(schedule.run())
+        tasks.create_task(calls.run())
         for body in bad.posts:
             tasks.create_task(poster.deliver(body))
     looking.cancel()
@@ -65,6 +77,7 @@ async def run(world: ChaosWorld, plan: Plan) -> Report:
         quiet_after = math.inf
     verdict = await judge(world, messages, run=tag, accepted=traffic.accepted, dead=bad.letters, frozen=schedule.frozen)
     verdict.expect(quiet_after < math.inf, f"no rest within {QUIET_SECONDS:g} s")
+    await judge_events(verdict, calls, heard=world.account_ids[world.businesses[-1].phone_number_id])
     await _counted_once(verdict, world, events=len(messages) + bad.letters)
     _nothing_secret(verdict, world, messages_people={str(m.person.wa_id) for m in messages})
     ingest = Ingest(poster.posts, schedule.outages, world.logs.webhook_seconds(), fallback=world.has_fallback)

@@ -33,6 +33,9 @@ class Verdict:
     handed_over: int = 0
     """Sends without proof, in the hands of people."""
     dead: int = 0
+    events: int = 0
+    """For other systems, that reached the receiver."""
+    event_repeats: int = 0
     webhook_to_send: list[float] = field(default_factory=list)
 
     def expect(self, good: bool, problem: str) -> None:

@@ -37,6 +37,8 @@ SETTINGS = {
     "SEND_RECONCILE_SECONDS": "4",
     "WORKER_CONCURRENCY": "50",
     "WHATSAPP_MESSAGES_PER_SECOND": "1000",
+    "EVENTS_ALLOW_PRIVATE": "true",
+    "EVENTS_RETRY_CAP_SECONDS": "2",
 }
 """Shorter than in production, so that a run sees many leases end; the ratios stay: a lease outlives a slow reply,
 the wait for a proof outlives a lease."""

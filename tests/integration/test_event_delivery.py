@@ -61,6 +61,12 @@ class Exchange:
         lease = Lease(door, key="test:{fleet}:outbox_relay", holder=uuid.uuid4().hex, seconds=6)
         return OutboxRelay(self.store, queue, lease, **options)
 
+    async def move(self, queue: Queue) -> None:
+        """What a relay does once."""
+        relay = self.relay(queue)
+        await relay.begin()
+        await relay.round()
+
     def worker(self, queue: Queue, *, policy: EventPolicy = QUICK, timeout_seconds: float = 1.0) -> EventWorker:
         receiver = HttpReceiver(may_be_private=True, timeout_seconds=timeout_seconds)
         return EventWorker(queue, self.store, receiver, CIPHER, policy=policy)
@@ -183,6 +189,7 @@ async def test_a_relay_that_dies_between_its_steps_loses_and_doubles_nothing(
     ids = await exchange.tell(3, conversation())
     queue = exchange.queue()
     dying = exchange.relay(queue)
+    await dying.begin()
     with monkeypatch.context() as patched:
         patched.setattr(exchange.store, "outbox_moved", lambda *_, **__: asyncio.sleep(0))  # put, and never noted
         await dying.round()
@@ -199,7 +206,7 @@ async def test_a_worker_that_dies_after_the_post_tells_again_with_the_same_id(
     await exchange.listen("/a")
     ids = await exchange.tell(2, conversation())
     queue = exchange.queue()
-    await exchange.relay(queue).round()
+    await exchange.move(queue)
     dying = exchange.worker(queue)
     died = asyncio.Event()
 
@@ -375,11 +382,11 @@ async def test_drain_gives_back_what_hangs_at_once(exchange: Exchange) -> None:
     await exchange.listen("/a")
     exchange.outside.answers["/a"] = HANG
     queue = exchange.queue()
-    await exchange.relay(queue).round()
+    await exchange.move(queue)
     leaving = exchange.worker(queue, timeout_seconds=10)
     exchange.run(leaving.loop.run)
     (event,) = await exchange.tell(1)
-    await exchange.relay(queue).round()
+    await exchange.move(queue)
     await exchange.outside.until("/a", 1, status=HANG)
     exchange.outside.answers["/a"] = 200
     await leaving.loop.drain(0)

@@ -77,9 +77,8 @@ class OutboxRelay:
             while True:
                 try:
                     if await self._lease.hold():
-                        while await self.round():
-                            await self._lease.hold()
-                        await self._store.wait_for_events(LOOK_SECONDS)
+                        await self.begin()
+                        await self._move_for(LOOK_SECONDS)
                     else:
                         self._rest()
                         await self._store.ignore_events()
@@ -96,19 +95,28 @@ class OutboxRelay:
         OUTBOX_OLDEST_SECONDS.set(0)
         self._life = ""
 
+    async def _move_for(self, seconds: float) -> None:
+        """Then the lease is to be renewed; an event that comes meanwhile waits for no more calls than its own."""
+        ends = self._clock.monotonic() + seconds
+        while (left := ends - self._clock.monotonic()) > 0:
+            if not await self.round():
+                await self._store.wait_for_events(left)
+
     async def round(self) -> bool:
         """Move a page, and what was held back. Returns whether there may be more. Raises `Unavailable`."""
-        await self._begin()
         page = await self._store.outbox_next(limit=self._page)
         now = datetime.now(UTC)
         OUTBOX_OLDEST_SECONDS.set(max((now - row.created_at).total_seconds() for row in page.rows) if page.rows else 0)
+        if not page.rows and not page.held:
+            return page.seen >= self._page
         depths = await self._depths({*page.held, *(each for row in page.rows for each in row.endpoints)})
         if page.rows:
             await self._move(page.rows, depths, behind=set(page.held))
         filled = [await self._fill(each, depths[each]) for each in page.held]
         return page.seen >= self._page or any(filled)
 
-    async def _begin(self) -> None:
+    async def begin(self) -> None:
+        """Look which life the queue has, and now and then what has become too old. Raises `Unavailable`."""
         life = await self._queue.life()
         if life == self._life and self._clock.monotonic() < self._upkeep_at:
             return
