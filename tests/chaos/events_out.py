@@ -23,7 +23,7 @@ from app.localhost.processes import ChildProcess, free_port
 
 from .fairness import Fairness, quantile
 from .verdict import Verdict
-from .world import ChaosWorld
+from .world import LOOK_SECONDS, ChaosWorld
 
 ROOT = Path(__file__).resolve().parents[2]
 CALLS_PER_SECOND = 8.0
@@ -154,7 +154,7 @@ async def judge_events(verdict: Verdict, calls: PersonsCalled, heard: str) -> No
     with suppress(TimeoutError):
         async with asyncio.timeout(CATCH_UP_SECONDS):
             while await world.value("select count(*) from outbox"):
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(LOOK_SECONDS)
     left = await world.value("select count(*) from outbox")
     verdict.expect(left == 0, f"{left} events are still in the outbox")
     dead = int(await world.redis.xlen(DEAD_LETTERS))
@@ -223,7 +223,7 @@ async def hanging_receiver(world: ChaosWorld, *, seconds: float = 10.0) -> Fairn
         )  # fmt: skip
         async with asyncio.timeout(20):
             while await world.value("select count(*) from outbox where life is null"):
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(LOOK_SECONDS)
         during = await _tell(world, receiver, healthy, count)
     others = [] if quantile(during, 1.0) < 2 else [f"the slowest took {quantile(during, 1.0):.1f} s"]
     return Fairness(f"{HANGING} webhooks of another hang", without, during, others=others, what="change -> receiver")
@@ -249,4 +249,4 @@ async def _tell(world: ChaosWorld, receiver: Receiver, account: str, count: int)
             seen = {each["id"]: each["at"] for each in reversed(receiver.told())}
             if began.keys() <= seen.keys():
                 return [seen[event] - at for event, at in began.items()]
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(LOOK_SECONDS)
