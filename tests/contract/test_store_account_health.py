@@ -42,14 +42,19 @@ def found(*problems: Problem) -> Judgement:
 FAILED = Judgement(found().report, None, "whatsapp: HTTP 503")
 
 
-async def record(store: SqlStore, account: Account, judgement: Judgement, token: str = "") -> Account:
-    """The account after it."""
-    await store.record_account_health(
-        account.id, judgement, access_token=token or account.access_token, confirm=3
-    )  # fmt: skip
+async def present(store: SqlStore, account: Account) -> Account:
     found = await store.get_account(account.id)
     assert found is not None
     return found
+
+
+async def record(store: SqlStore, account: Account, judgement: Judgement) -> Account:
+    """The account after a check during which nothing changed."""
+    now = await present(store, account)
+    await store.record_account_health(
+        account.id, judgement, access_token=now.access_token, updated_at=now.updated_at, confirm=3
+    )
+    return await present(store, account)
 
 
 async def events(sql: asyncpg.Connection, account: Account) -> list[tuple[str, str]]:
@@ -119,6 +124,19 @@ async def test_a_block_begins_changes_its_reason_and_ends_with_the_checks_and_ea
     ]  # fmt: skip
 
 
+async def test_the_end_of_a_block_closes_the_circuit_and_wakes_what_waits(
+    scene: Scene, sql: asyncpg.Connection
+) -> None:
+    """By what the database remembers for the replicas (services/cache_relay.py)."""
+    store, account = scene.store, scene.account
+    again = f"account:try_again:{account.phone_number_id}"
+    query = "select count(*) from cache_invalidations where pattern = $1"
+    await record(store, account, found(Problem.TOKEN_INVALID))
+    assert await sql.fetchval(query, again) == 0
+    await record(store, account, found())
+    assert await sql.fetchval(query, again) == 1
+
+
 async def test_a_block_that_sends_began_is_ended_by_sends_alone(scene: Scene) -> None:
     """WhatsApp may describe a number well and take nothing from it."""
     store, account = scene.store, scene.account
@@ -163,12 +181,14 @@ async def test_an_account_that_nobody_listens_to_writes_no_event(scene: Scene, s
 async def test_what_was_asked_with_another_token_counts_for_nothing(scene: Scene) -> None:
     store, account = scene.store, scene.account
     recorded = await store.record_account_health(
-        account.id, found(Problem.TOKEN_INVALID), access_token="of-before", confirm=3
+        account.id, found(Problem.TOKEN_INVALID), access_token="of-before", updated_at=account.updated_at, confirm=3
     )
     assert (recorded.current, recorded.is_blocked) == (False, False)
     assert await store.account_health(account.id) == AccountHealth()
     with pytest.raises(NotFound):
-        await store.record_account_health(str(uuid.uuid4()), found(), access_token="x", confirm=3)
+        await store.record_account_health(
+            str(uuid.uuid4()), found(), access_token="x", updated_at=account.updated_at, confirm=3
+        )
 
 
 async def test_a_check_is_due_at_first_after_ten_minutes_and_after_a_failure_sooner(
@@ -212,6 +232,18 @@ async def test_a_change_makes_it_due_at_once(scene: Scene, changes: dict[str, ob
     if changes == {"is_active": False}:
         await store.update_account(account.id, {"is_active": True})
     assert await due(store, account)
+
+
+@pytest.mark.parametrize("judgement", [found(), FAILED, found(Problem.TOKEN_INVALID)])
+async def test_a_change_while_meta_is_asked_makes_it_due_again(scene: Scene, judgement: Judgement) -> None:
+    store, account = scene.store, scene.account
+    await store.update_account(account.id, {"app_id": "1234567"})
+    await store.record_account_health(
+        account.id, judgement, access_token=account.access_token, updated_at=account.updated_at, confirm=3
+    )
+    assert await due(store, account)
+    await record(store, account, judgement)
+    assert not await due(store, account), "its own block is no change"
 
 
 async def test_metas_report_and_refused_sends_make_it_due_at_once(scene: Scene) -> None:

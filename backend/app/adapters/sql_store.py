@@ -455,12 +455,12 @@ class SqlStore(Store):
         return _ACCOUNT_HEALTH.validate_python(await self._call("account_health", account_id=account_id))
 
     async def record_account_health(
-        self, account_id: str, judgement: Judgement, *, access_token: str, confirm: int
+        self, account_id: str, judgement: Judgement, *, access_token: str, updated_at: datetime, confirm: int
     ) -> Recorded:
         recorded = await self._call(
             "record_account_health", account_id=account_id, access_token=access_token, verdict=judgement.verdict,
             reason=judgement.reason, block=judgement.block, report=judgement.report, failure=judgement.failure,
-            confirm=confirm,
+            updated_at=updated_at, confirm=confirm,
         )  # fmt: skip
         return _RECORDED.validate_python(recorded)
 

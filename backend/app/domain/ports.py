@@ -291,11 +291,11 @@ class AccountStore(Protocol):
         ...
 
     async def record_account_health(
-        self, account_id: str, judgement: Judgement, *, access_token: str, confirm: int
+        self, account_id: str, judgement: Judgement, *, access_token: str, updated_at: datetime, confirm: int
     ) -> Recorded:
         """Keep what a check found, and block the account or end a block that a check began, in one step.
-        `access_token`: the ciphertext that was in use. `confirm`: the refusals in a row that make a block. Raises
-        `NotFound("account")`."""
+        `access_token`: the ciphertext that was in use. `updated_at`: the account's when Meta was asked; if it changed
+        since it is due again. `confirm`: the refusals in a row that make a block. Raises `NotFound("account")`."""
         ...
 
     async def get_account(self, account_id: str) -> Account | None: ...

@@ -7,6 +7,7 @@ their `count` unless they name the operation: a check of health must not take th
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -66,25 +67,27 @@ class Graph:
         return await self._answer(request, "debug_token", inspect)
 
     async def subscribed_apps(self, request: Request) -> Response:
-        """`GET`: the apps that get the webhooks of this WhatsApp Business account."""
-        waba_id = request.path_params["waba_id"]
-        mine = [account for account in self._state.accounts.values() if account.waba_id == waba_id]
+        """Which apps get the webhooks of this WhatsApp Business account: `GET` lists them, `POST` adds the token's app,
+        `DELETE` removes it."""
+        waba_id, token = request.path_params["waba_id"], bearer(request)
 
-        def show() -> Answer:
-            token = bearer(request)
+        def process() -> Answer:
             if not self._state.token_is_known(token):
                 return refusal(190, subcode=EXPIRED)
-            account = next((each for each in mine if self._state.token_opens(token, each)), None)
-            if account is None and not self._state.config.accept_unknown_accounts:
+            mine = [account for account in self._state.accounts.values() if account.waba_id == waba_id]
+            opened = [account for account in mine if self._state.token_opens(token, account)]
+            if not opened and not self._state.config.accept_unknown_accounts:
                 return _not_there(waba_id)
-            account = account or next(iter(mine), SandboxAccount("", ""))
-            apps = [
-                {"whatsapp_business_api_data": {"id": app, "link": f"https://app.example/{app}", "name": f"App {app}"}}
-                for app in account.subscribed_apps
-            ]
-            return Answer.json(200, {"data": apps}, processed=True)
+            if request.method == "GET":
+                account = next(iter(opened or mine), SandboxAccount("", ""))
+                return Answer.json(200, {"data": [_app(app) for app in account.subscribed_apps]}, processed=True)
+            for account in opened:
+                apps = [app for app in account.subscribed_apps if app != account.app_id]
+                apps += [account.app_id] if request.method == "POST" else []
+                self._state.accounts[account.phone_number_id] = replace(account, subscribed_apps=tuple(apps))
+            return Answer.json(200, {"success": True}, processed=True)
 
-        return await self._answer(request, "subscribed_apps", show)
+        return await self._answer(request, "subscribed_apps", process)
 
     async def _answer(
         self, request: Request, operation: str, process: Callable[[], Answer], phone_number_id: str | None = None
@@ -118,6 +121,11 @@ class Graph:
             message = "Error validating access token: Session has expired"
             told["error"] = {"code": 190, "message": message, "subcode": EXPIRED}
         return told
+
+
+def _app(app_id: str) -> dict[str, object]:
+    about = {"id": app_id, "link": f"https://app.example/{app_id}", "name": f"App {app_id}"}
+    return {"whatsapp_business_api_data": about}
 
 
 def _number(account: SandboxAccount) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Overloaded, Unavailable
 from app.core.failure_words import in_words
 from app.core.leader import Lease
-from app.domain.account_health import AccountHealth, HealthRound, Judgement, ProblemCount, Verdict, judge
+from app.domain.account_health import AccountHealth, Judgement, ProblemCount, Verdict, judge
 from app.domain.errors import NotFound
 from app.domain.models import Account, Role, User
 from app.domain.ports import AccountStore, Inspector
@@ -128,7 +128,7 @@ class AccountHealthRounds:
                 beat()
                 try:
                     if await self._lease.hold():
-                        if len((await self.round()).due) == ROUND_ACCOUNTS:
+                        if await self.round():
                             continue  # there are more
                     else:
                         show(())
@@ -140,31 +140,35 @@ class AccountHealthRounds:
             with suppress(Unavailable):  # it ends by itself
                 await self._lease.release()
 
-    async def round(self) -> HealthRound:
-        """Check what is due. Raises `Unavailable`."""
+    async def round(self) -> bool:
+        """Check what is due. Returns whether there may be more, and what was tried went well. Raises `Unavailable`."""
         found = await self._store.account_health_round(
             limit=ROUND_ACCOUNTS, every_seconds=EVERY_SECONDS, again_seconds=AGAIN_SECONDS
         )
         show(found.problems)
-        left = iter(found.due)
+        left, failed = iter(found.due), 0
 
         async def check_some() -> None:
+            nonlocal failed
             for account in left:
-                await self._check(account)
+                failed += not await self._check(account)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(AT_ONCE):
                 group.create_task(check_some())
-        return found
+        return len(found.due) == ROUND_ACCOUNTS and not failed
 
-    async def _check(self, account: Account) -> None:
-        """One that fails costs the others nothing."""
+    async def _check(self, account: Account) -> bool:
+        """One that fails costs the others nothing. Returns whether its answer was kept."""
         try:
             await self._checks.check(account)
         except (Unavailable, NotFound) as exc:
             logger.warning("account not checked", extra={"account": account.id, "reason": in_words(exc)})
         except Exception as exc:  # a bug with one account must not stop the others
             logger.error("the check of an account failed", exc_info=exc, extra={"account": account.id})
+        else:
+            return True
+        return False
 
 
 def show(problems: Sequence[ProblemCount]) -> None:

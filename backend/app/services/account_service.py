@@ -205,8 +205,9 @@ class AccountService:
         so ends so. Raises `Unavailable`."""
         async with write_fence(*_keys(asdict(account))):
             recorded = await self._store.record_account_health(
-                account.id, judgement, access_token=account.access_token, confirm=CONFIRM_REFUSALS
-            )
+                account.id, judgement, access_token=account.access_token, updated_at=account.updated_at,
+                confirm=CONFIRM_REFUSALS,
+            )  # fmt: skip
         if recorded.is_blocked and not recorded.was_blocked:
             logger.warning("account blocked", extra={"account": account.id, "reason": judgement.block})
         elif recorded.was_blocked and not recorded.is_blocked:
