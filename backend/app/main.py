@@ -25,6 +25,7 @@ from app.api import (
     routes_events,
     routes_health,
     routes_invitations,
+    routes_media,
     routes_members,
     routes_session,
     routes_webhook,
@@ -101,7 +102,7 @@ def create_app(settings: Settings) -> Chorus:
         app.include_router(router)
     for module in (
         routes_session, routes_events, routes_accounts, routes_account_health, routes_members, routes_api_keys,
-        routes_endpoints, routes_bot, routes_contacts, routes_conversations, routes_admin,
+        routes_endpoints, routes_bot, routes_contacts, routes_conversations, routes_media, routes_admin,
     ):  # fmt: skip
         app.include_router(module.router)
     return app

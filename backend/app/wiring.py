@@ -322,7 +322,9 @@ def _accounts(settings: Settings, outside: Outside) -> AccountService:
 def _conversations(
     outside: Outside, accounts: AccountService, delivery: Delivery, queue: Destination
 ) -> ConversationService:
-    return ConversationService(accounts=accounts, store=outside.store, queue=queue, delivery=delivery)
+    return ConversationService(
+        accounts=accounts, store=outside.store, queue=queue, delivery=delivery, files=outside.files
+    )
 
 
 def _bot(settings: Settings, outside: Outside, accounts: AccountService, delivery: Delivery) -> BotService:
@@ -392,6 +394,7 @@ def delivery_of(settings: Settings, outside: Outside, accounts: AccountService) 
         outside.messenger,
         outside.pacer,
         Proofs(outside.store, outside.queue, outside.receipts, outside.uptime),
+        outside.files,
         reconcile_seconds=settings.send_reconcile_seconds,
         reply_deadline_seconds=settings.reply_deadline_seconds,
     )

@@ -253,6 +253,7 @@ async def test_an_unknown_query_parameter_is_refused_by_name(api: Replica, name:
         "account_id": account["id"],
         "contact_id": MISSING,
         "conversation_id": MISSING,
+        "message_id": MISSING,
         "webhook_id": MISSING,
         "api_key_id": MISSING,
         "invitation_id": MISSING,

@@ -12,11 +12,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.body_limit import BodiesTooLarge, Body, BodyBudget, BodyTooLarge, announced_bytes
 from app.api.errors import error_response
+from app.api.form import is_form
 from app.core.logging import bind_request_id, log_canonical
+from app.domain import media
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_BODIES_BYTES = 8 * 1024 * 1024
 """Of all requests that are under way at the same time, besides those of strangers, whose bodies are not read."""
+UPLOADS = re.compile(r"/conversations/[^/]+/messages")
+"""Where a form with a file may be larger."""
+MAX_UPLOAD_BYTES = media.MAX_UPLOAD_BYTES + 64 * 1024
+MAX_UPLOADS_BYTES = 48 * 1024 * 1024
+"""Of all forms with files that are on their way."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 STREAM = "/events"
@@ -38,6 +45,7 @@ class Observed:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._budget = BodyBudget(MAX_BODIES_BYTES)
+        self._uploads = BodyBudget(MAX_UPLOADS_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,7 +55,9 @@ class Observed:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = bind_request_id(given if REQUEST_ID.fullmatch(given) else None)
-        body = _ApiBody(receive, headers, self._budget)
+        is_upload = UPLOADS.fullmatch(scope["path"]) is not None and is_form(scope)
+        most = MAX_UPLOAD_BYTES if is_upload else MAX_BODY_BYTES
+        body = _ApiBody(receive, headers, self._uploads if is_upload else self._budget, max_bytes=most)
         status, is_answered, began = 500, False, 0.0
 
         async def observed_send(message: Message) -> None:
@@ -59,8 +69,8 @@ class Observed:
             is_answered = message["type"] == "http.response.body" and not message.get("more_body")
 
         try:
-            if announced_bytes(headers.get(b"content-length", b"0"), limit=MAX_BODY_BYTES) > MAX_BODY_BYTES:
-                response = error_response(413, "body_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes")
+            if announced_bytes(headers.get(b"content-length", b"0"), limit=most) > most:
+                response = error_response(413, "body_too_large", f"the body is larger than {most} bytes")
                 await response(scope, receive, observed_send)
             else:
                 await self._app(scope, body.receive, observed_send)
@@ -95,8 +105,8 @@ def _record(scope: Scope, status: int, seconds: float) -> None:
 class _ApiBody(Body):
     """Read when the application asks for it, and handed over in one piece."""
 
-    def __init__(self, receive: Receive, headers: dict[bytes, bytes], budget: BodyBudget) -> None:
-        super().__init__(receive, max_bytes=MAX_BODY_BYTES, budget=budget)
+    def __init__(self, receive: Receive, headers: dict[bytes, bytes], budget: BodyBudget, *, max_bytes: int) -> None:
+        super().__init__(receive, max_bytes=max_bytes, budget=budget)
         self._receive_next = receive
         self.is_complete = headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers
         self._is_handed_over = False

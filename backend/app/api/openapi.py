@@ -42,6 +42,7 @@ _STATUSES: Mapping[int, tuple[str, str, Json]] = {
     404: ("account_not_found", "It does not exist, or the caller may not know that it does.", {}),
     409: ("slug_taken", "The request is well formed, but the present state forbids it.", {}),
     413: ("body_too_large", "The body is larger than 1 MiB.", {}),
+    416: ("range_not_satisfiable", "The file has no such part.", {}),
     422: ("invalid_input", "Something in the request is wrong; `field` names it where there is one.", {}),
     429: ("rate_limited", "Too often; try again later.", _RETRY_AFTER),
     503: ("database_unavailable", "Something this needs is away. Repeating the request is safe.", _RETRY_AFTER),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Query
+from fastapi import Query, Request
+from pydantic import ValidationError
 
 from app.api.deps import (
     AccountId,
@@ -17,6 +18,7 @@ from app.api.deps import (
     SearchWords,
     Switch,
 )
+from app.api.form import MULTIPART, FormRoute, read_form
 from app.api.json_route import json_router
 from app.api.openapi import problems
 from app.api.schemas import (
@@ -24,10 +26,15 @@ from app.api.schemas import (
     ConversationCountsOut,
     ConversationOut,
     ConversationPage,
+    FileIn,
+    FileText,
+    MediaOut,
     MessageIn,
+    MessageOut,
     MessagePage,
     ReplyOut,
 )
+from app.domain.errors import InvalidInput
 from app.domain.models import ConversationFilter
 
 router = json_router("/conversations", "conversations")
@@ -70,15 +77,61 @@ async def list_messages(
 ) -> MessagePage:
     """For members: the newest first."""
     page = await replica.conversations.messages(user, conversation_id, limit=limit, cursor=cursor)
-    return MessagePage.model_validate(page)
+    files = await replica.conversations.media_of(page.items)
+    items = [
+        MessageOut.model_validate(message).model_copy(update={"media": MediaOut.model_validate(files[message.id])})
+        if message.id in files
+        else MessageOut.model_validate(message)
+        for message in page.items
+    ]
+    return MessagePage(items=tuple(items), next_cursor=page.next_cursor)
 
 
-@router.post("/{conversation_id}/messages", status_code=202, responses=problems(400, 401, 403, 404, 409, 413, 422, 503))
+async def send_file(
+    replica: Replica,
+    user: CurrentUser,
+    conversation_id: str,
+    request: Request,
+    idempotency_key: IdempotencyKey = None,
+) -> ReplyOut:
+    form = read_form(request.headers["content-type"], await request.body())
+    if unknown := form.keys() - {"file", "text"}:
+        raise InvalidInput(f'unknown field "{min(unknown)[:100]}"; the form takes file, text', field=min(unknown)[:100])
+    file, text = form.get("file"), form.get("text")
+    if file is None or not file.content:
+        raise InvalidInput("the form has no file, or an empty one", field="file")
+    try:
+        words = FileText(text=text.content.decode() if text else "").text
+    except (UnicodeDecodeError, ValidationError) as exc:
+        raise InvalidInput("the text is too long, or no text", field="text") from exc
+    reply = await replica.conversations.reply_with_file(
+        user, conversation_id, content=file.content, name=file.filename, text=words, idempotency_key=idempotency_key
+    )
+    return ReplyOut.model_validate(reply)
+
+
+router.add_api_route(
+    "/{conversation_id}/messages",
+    send_file,
+    methods=["POST"],
+    status_code=202,
+    include_in_schema=False,
+    route_class_override=FormRoute,
+)
+
+
+@router.post(
+    "/{conversation_id}/messages",
+    status_code=202,
+    responses=problems(400, 401, 403, 404, 409, 413, 422, 503),
+    openapi_extra={"requestBody": {"content": {MULTIPART: {"schema": FileIn.model_json_schema()}}}},
+)
 async def send_message(
     replica: Replica, user: CurrentUser, conversation_id: str, body: MessageIn, idempotency_key: IdempotencyKey = None
 ) -> ReplyOut:
     """For agents and owners. Accepted and durable; a worker sends it. 409 `window_closed`: more than 24 hours since the
-    customer's last message. The bot is silent in this conversation from now on."""
+    customer's last message. The bot is silent in this conversation from now on. A file comes as a form: JPEG or PNG up
+    to 5 MB, OGG with Opus and other audio, MP4, PDF, Office documents or plain text up to 16 MB."""
     reply = await replica.conversations.reply_as_human(
         user, conversation_id, body.text, idempotency_key=idempotency_key
     )

@@ -27,6 +27,7 @@ from app.domain.business_hours import MAX_EXCEPTIONS, MAX_RANGES, is_time_zone
 from app.domain.endpoints import MAX_URL_CHARACTERS, EventType
 from app.domain.handover import MAX_KEYWORD_CHARACTERS, MAX_KEYWORDS
 from app.domain.identifiers import MEMBER_ID, PHONE_NUMBER_ID
+from app.domain.media import MediaState
 from app.domain.models import (
     MAX_OUTPUT_TOKENS,
     Author,
@@ -581,6 +582,20 @@ class ConversationOut(_Out):
     updated_at: datetime
 
 
+class MediaOut(_Out):
+    """The file of a message: `GET /messages/{id}/media`."""
+
+    kind: str
+    mime: str
+    size: int | None
+    """In bytes, once it is kept."""
+    name: str | None
+    state: Annotated[str, Field(examples=[str(state) for state in MediaState])]
+    """Only `kept` is there to be read. A newer version may have more words."""
+    description: str | None
+    """What it says or shows, as the model heard or saw it."""
+
+
 class MessageOut(_Out):
     id: str
     conversation_id: str
@@ -598,6 +613,7 @@ class MessageOut(_Out):
     edits: tuple[dict[str, Any], ...]
     sent_by: str | None
     """The user who wrote it through this API; null for everything else."""
+    media: MediaOut | None = None
 
 
 class ConversationPage(_Out):
@@ -641,6 +657,20 @@ class MessageIn(_In):
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": "Claire here: we keep a table for you."}]})
 
     text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=20_000, pattern=SOME_TEXT)]
+
+
+class FileText(_In):
+    """The words beside a file; they may be missing."""
+
+    text: Annotated[str, StringConstraints(strip_whitespace=True, max_length=4096, pattern=NO_NUL)] = ""
+
+
+class FileIn(FileText):
+    """As `multipart/form-data`. `text`: the caption, of an audio file or sticker a message of its own behind it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": "Your invoice"}]})
+
+    file: Annotated[str, Field(json_schema_extra={"format": "binary"})]
 
 
 class ReplyOut(_Out):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 
 import orjson
@@ -16,10 +17,21 @@ from app.domain.errors import (
     Conflict,
     Erased,
     IdempotencyKeyReused,
+    InvalidInput,
     NotFound,
     Unavailable,
     UnknownAccount,
     Unprocessable,
+)
+from app.domain.foreign_text import one_line
+from app.domain.media import (
+    CAPTION_CHARACTERS,
+    KINDS,
+    NAME_CHARACTERS,
+    Media,
+    MediaState,
+    recognise,
+    takes_caption,
 )
 from app.domain.models import (
     EVERY_CONVERSATION,
@@ -37,7 +49,7 @@ from app.domain.models import (
     Role,
     User,
 )
-from app.domain.ports import Store
+from app.domain.ports import MediaStore, Store
 from app.domain.webhook import Kind, to_inbound
 from app.services.account_service import AccountService
 from app.services.bot_service import Hold
@@ -46,6 +58,11 @@ from app.services.ingest_service import Destination, Incoming
 from app.services.statuses import apply_status
 
 logger = logging.getLogger(__name__)
+
+PIECE_BYTES = 262_144
+SENDABLE = (
+    "JPEG, PNG, WebP stickers, OGG with Opus, MP3, AAC, AMR, M4A, MP4, 3GPP, PDF, Word, Excel, PowerPoint, plain text"
+)
 
 COUNTED_TO = 1000
 """How far the conversations of a list are counted."""
@@ -59,12 +76,14 @@ class ConversationService:
         store: Store,
         queue: Destination,
         delivery: Delivery,
+        files: MediaStore,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._accounts = accounts
         self._store = store
         self._queue = queue
         self._delivery = delivery
+        self._files = files
         self._clock = clock
 
     async def list_for(
@@ -90,6 +109,26 @@ class ConversationService:
         await self._authorized(user, conversation_id, Role.VIEWER)
         return await self._store.list_messages(conversation_id, limit=limit, cursor=cursor)
 
+    async def media_of(self, messages: Sequence[Message]) -> Mapping[str, Media]:
+        """The files of messages that the caller has got already, by the messages' ids."""
+        with_file = [message.id for message in messages if message.type in KINDS]
+        return await self._store.media_of(with_file) if with_file else {}
+
+    async def media(self, user: User, message_id: str) -> Media:
+        """The file of a message, if it is kept. Raises `NotFound("media")`, also to those who may not know of it."""
+        media = await self._store.get_media(message_id)
+        if media is None or not media.is_kept:
+            raise NotFound("media")
+        try:
+            await self._accounts.authorize(user, media.account_id, Role.VIEWER)
+        except NotFound as exc:
+            raise NotFound("media") from exc
+        return media
+
+    def read_media(self, media: Media, *, start: int, end: int) -> AsyncIterator[bytes]:
+        """As `MediaStore.read`."""
+        return self._files.read(media.id, start=start, end=end)
+
     async def set_bot(self, user: User, conversation_id: str, *, enabled: bool) -> Conversation:
         conversation = await self._authorized(user, conversation_id, Role.AGENT)
         if enabled and conversation.contact.group_id is not None:
@@ -108,6 +147,53 @@ class ConversationService:
         The same `idempotency_key` gives the same reply, however often it is asked for. Raises `Conflict`, and
         `IdempotencyKeyReused` when the key belongs to another text.
         """
+        conversation = await self._writable(user, conversation_id)
+        key = f"human:{conversation_id}:{idempotency_key or uuid.uuid4()}"
+        reply = await self._store.open_reply(
+            conversation_id, key=key, author=Author.HUMAN, covers=(), fence=0, body=text, sent_by=user.id
+        )
+        if reply.body != text or reply.media_id is not None:
+            raise IdempotencyKeyReused("this Idempotency-Key was used with another text", field="Idempotency-Key")
+        await self._send_soon(conversation, reply, key, text)
+        return reply
+
+    async def reply_with_file(
+        self,
+        user: User,
+        conversation_id: str,
+        *,
+        content: bytes,
+        name: str | None,
+        text: str,
+        idempotency_key: str | None,
+    ) -> Reply:
+        """As `reply_as_human`, with a file, which is what its bytes say it is. Raises `InvalidInput` for what may not
+        be sent. A scanner for viruses belongs here, before anything is kept."""
+        conversation = await self._writable(user, conversation_id)
+        name = one_line((name or "").replace("\\", "/").rpartition("/")[2], NAME_CHARACTERS) or None
+        form = recognise(content[:1024], name)
+        if form is None:
+            raise InvalidInput(f"the file is none of {SENDABLE}", field="file")
+        if len(content) > form.max_bytes:
+            raise InvalidInput(f"a file of type {form.mime} may have {form.max_bytes} bytes", field="file")
+        if takes_caption(form.kind) and len(text) > CAPTION_CHARACTERS:
+            raise InvalidInput(f"a caption may have {CAPTION_CHARACTERS} characters", field="text")
+        media_id, digest = str(uuid.uuid4()), hashlib.sha256(content).hexdigest()
+        account_id = conversation.account_id
+        await self._store.create_media(media_id, account_id=account_id, kind=form.kind, mime=form.mime, name=name)
+        await self._files.put(media_id, _in_pieces(content), mime=form.mime)
+        await self._store.settle_media(media_id, MediaState.KEPT, sha256=digest, size=len(content))
+        key = f"human:{conversation_id}:{idempotency_key or uuid.uuid4()}"
+        reply, media = await self._store.open_file_reply(
+            conversation_id, key=key, body=text, media_id=media_id, sent_by=user.id
+        )
+        if media is None or media.sha256 != digest or reply.body != text:
+            raise IdempotencyKeyReused("this Idempotency-Key was used with another message", field="Idempotency-Key")
+        await self._send_soon(conversation, reply, key, text)
+        return reply
+
+    async def _writable(self, user: User, conversation_id: str) -> Conversation:
+        """Raises `Conflict` where a person cannot write now."""
         conversation = await self._authorized(user, conversation_id, Role.AGENT)
         if conversation.contact.group_id is not None:
             raise Conflict("group_read_only", "Chorus only reads groups: answer there from the WhatsApp Business app")
@@ -116,18 +202,15 @@ class ConversationService:
             raise Conflict(
                 "window_closed", "WhatsApp allows free text only within 24 hours of the customer's last message"
             )
-        key = f"human:{conversation_id}:{idempotency_key or uuid.uuid4()}"
-        reply = await self._store.open_reply(
-            conversation_id, key=key, author=Author.HUMAN, covers=(), fence=0, body=text, sent_by=user.id
-        )
-        if reply.body != text:
-            raise IdempotencyKeyReused("this Idempotency-Key was used with another text", field="Idempotency-Key")
-        if reply.state is ReplyState.PENDING:
-            account = await self._accounts.by_id(conversation.account_id)
-            event = outbound_event(account.phone_number_id, account.id, conversation_id, key, text)
-            if (await self._queue.put([event])).diverted:
-                raise QueueFull("queue", "too many messages and replies of this account wait", retry_after=5.0)
-        return reply
+        return conversation
+
+    async def _send_soon(self, conversation: Conversation, reply: Reply, key: str, text: str) -> None:
+        if reply.state is not ReplyState.PENDING:
+            return
+        account = await self._accounts.by_id(conversation.account_id)
+        event = outbound_event(account.phone_number_id, account.id, conversation.id, key, text)
+        if (await self._queue.put([event])).diverted:
+            raise QueueFull("queue", "too many messages and replies of this account wait", retry_after=5.0)
 
     async def send_human(self, incoming: Incoming, hold: Hold) -> Delivered:
         """The worker's half of `reply_as_human`."""
@@ -142,8 +225,10 @@ class ConversationService:
             raise Unprocessable("the conversation no longer exists") from exc
         if reply.state is ReplyState.SENT:
             return Delivered(reply.state)
+        media = await self._store.media_to_send(reply.media_id) if reply.media_id else None
         return await self._delivery.deliver(
             reply,
+            file=media,
             account=account,
             to=reply.to,
             accepted_at=incoming.accepted_at,
@@ -236,6 +321,11 @@ class ConversationService:
         except NotFound as exc:
             raise NotFound("conversation") from exc
         return conversation
+
+
+async def _in_pieces(content: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(content), PIECE_BYTES):
+        yield content[at : at + PIECE_BYTES]
 
 
 def outbound_event(phone_number_id: str, account_id: str, conversation_id: str, key: str, text: str) -> Event:

@@ -27,8 +27,9 @@ from app.domain.errors import (
     SendThrottled,
     Unavailable,
 )
+from app.domain.media import Media, OutgoingFile, takes_caption
 from app.domain.models import Account, Handover, HandoverReason, Recipient, Reply, ReplyState
-from app.domain.ports import Messenger, SendDecision, Store
+from app.domain.ports import MediaStore, Messenger, SendDecision, Store
 from app.domain.text import split_text
 from app.domain.usage import Spent
 from app.services.account_service import AccountService
@@ -99,6 +100,8 @@ class _Step:
     fence: int
     ensure_held: Callable[[], None]
     attempt: str
+    file: OutgoingFile | None = None
+    """What goes out in place of the text, which is what is stored."""
 
     @property
     def key(self) -> str:
@@ -122,6 +125,7 @@ class Delivery:
     messenger: Messenger
     pacer: Pacer
     proofs: Proofs
+    files: MediaStore
     reconcile_seconds: float
     reply_deadline_seconds: float
     clock: Clock = SYSTEM_CLOCK
@@ -137,17 +141,27 @@ class Delivery:
         ensure_held: Callable[[], None],
         resend: bool,
         begun: Begun | None = None,
+        file: Media | None = None,
     ) -> Delivered:
         """Bring `reply` to its end and return which. `resend`: an ambiguous part may go out again after
         `reconcile_seconds` in which a proof could have come and did not. `accepted_at`: since when somebody has waited
-        for it. `begun`: of `save_and_begin`, a moment ago. Raises `Postponed`, `Unavailable`, `SendThrottled`,
+        for it. `begun`: of `save_and_begin`, a moment ago. `file`: goes out first, with the reply's text as its
+        caption if it takes one. Raises `Postponed`, `Unavailable`, `SendThrottled`,
         `AccountRejected`, `Fenced`."""
         if reply.state is ReplyState.FAILED:
             # By an attempt that may have ended before it could call a person.
             return await self._ended(reply, SendDecision.FAILED)
-        parts = split_text(reply.body or "")
+        parts = _parts(reply, file)
         for index in range(reply.part, len(parts)):
-            if begun is not None and index == 0:
+            if file is not None and index == 0:
+                await self._pace(account, to)
+                step = _Step(reply, index, parts, account, to, fence, ensure_held, attempt=str(uuid.uuid4()))
+                try:
+                    step = replace(step, file=await self._uploaded(step, file))
+                except SendRejected as exc:
+                    return await self._rejected(step, exc)
+                decision = await self._begin(step)
+            elif begun is not None and index == 0:
                 step = _Step(reply, index, parts, account, to, fence, ensure_held, attempt=begun.attempt)
                 decision = begun.decision
             else:
@@ -260,17 +274,12 @@ class Delivery:
     async def _send(self, step: _Step, accepted_at: datetime) -> Delivered | None:
         reply, account = step.reply, step.account
         try:
-            wamid = await self.messenger.send_text(
-                account, step.to, step.text, outbound_key=step.key, ensure_held=step.ensure_held
-            )
+            wamid = await self._posted(step)
         except Fenced:
             await self._note_unsent(step.attempt)
             raise
         except SendRejected as exc:
-            await self._record_failure(step, _error(exc), final=True)
-            await self.store.set_needs_human(reply.conversation_id, HandoverReason.SEND_FAILED)
-            logger.warning("send rejected for good", extra={"reply": trace_of(reply.key), "wa_code": exc.wa_code})
-            return Delivered(ReplyState.FAILED, f"send rejected: code {exc.wa_code}")
+            return await self._rejected(step, exc)
         except (SendThrottled, AccountRejected, Unavailable) as exc:
             await self._record_failure(step, _error(exc), final=False)
             if isinstance(exc, SendThrottled):
@@ -284,6 +293,28 @@ class Delivery:
         await self._record_success(step, wamid)
         await self.accounts.accepted(account)
         return None
+
+    async def _posted(self, step: _Step) -> str:
+        post = partial(self.messenger.send_text, step.account, step.to, step.text)
+        if step.file is not None:
+            post = partial(self.messenger.send_file, step.account, step.to, step.file)
+        return await post(outbound_key=step.key, ensure_held=step.ensure_held)
+
+    async def _uploaded(self, step: _Step, file: Media) -> OutgoingFile:
+        """Before the part is begun: a worker that ends here has sent nothing. Raises as `Messenger.upload_file`."""
+        step.ensure_held()
+        name = file.name or f"{file.kind}.{file.mime.rpartition('/')[2]}"
+        uploaded_id = await self.messenger.upload_file(
+            step.account, name=name, mime=file.mime, size=file.size or 0, pieces=lambda: self.files.read(file.id)
+        )
+        caption = (step.reply.body or "") if takes_caption(file.kind) else ""
+        return OutgoingFile(file.kind, uploaded_id, name, caption)
+
+    async def _rejected(self, step: _Step, exc: SendRejected) -> Delivered:
+        await self._record_failure(step, _error(exc), final=True)
+        await self.store.set_needs_human(step.reply.conversation_id, HandoverReason.SEND_FAILED)
+        logger.warning("send rejected for good", extra={"reply": trace_of(step.reply.key), "wa_code": exc.wa_code})
+        return Delivered(ReplyState.FAILED, f"send rejected: code {exc.wa_code}")
 
     async def _record_success(self, step: _Step, wamid: str) -> None:
         await self._record(
@@ -401,6 +432,15 @@ def _why(reply: Reply, decision: SendDecision) -> HandoverReason:
         return HandoverReason.WINDOW_CLOSED
     unproven = reply.error is not None and reply.error.get("code") == SendAmbiguous.code
     return HandoverReason.SEND_UNPROVEN if unproven else HandoverReason.SEND_FAILED
+
+
+def _parts(reply: Reply, file: Media | None) -> list[str]:
+    """What is stored of each message that the reply becomes. A file that takes no caption has the text behind it."""
+    if file is None:
+        return split_text(reply.body or "")
+    words = (reply.body or "") if takes_caption(file.kind) else ""
+    first = f"[{file.kind}] {words}".strip()
+    return [first] if takes_caption(file.kind) else [first, *split_text(reply.body or "")]
 
 
 def _peer(to: Recipient) -> str:
