@@ -404,6 +404,7 @@ def _privacy(outside: Outside, accounts: AccountService, inbox: InboxFallback | 
     return PrivacyService(
         accounts,
         outside.store,
+        outside.store,
         outside.queue,
         outside.receipts,
         outside.pacer,

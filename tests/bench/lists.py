@@ -13,7 +13,7 @@ from app.adapters.migrations import apply_migrations
 from app.adapters.postgres_store import PostgresStore
 from app.domain.models import Conversation, ConversationFilter, Page
 from tests.bench.machine import Stage
-from tests.bench.report import Bar, percentile, table
+from tests.bench.report import Bar, number, percentile
 
 CONVERSATIONS = 100_000
 MESSAGES = 20
@@ -96,7 +96,7 @@ async def _run(stage: Stage) -> tuple[list[str], list[Bar]]:
             if later := await _later_pages(store, account_id, only):
                 times[f"{name}, later pages"] = later
         times["counts"] = await _counts(store, account_id)
-        lines.append(table("lists of one account, p50 to p95", "ms", {n: _figures(t) for n, t in times.items()}))
+        lines += _rows(times)
         bars += [Bar(f"p95, {n}", percentile(t, 95), BAR_MS, " ms", at_most=True) for n, t in times.items()]
         return lines, bars
     finally:
@@ -166,5 +166,10 @@ async def _counts(store: PostgresStore, account_id: str) -> list[float]:
     return times
 
 
-def _figures(times: Sequence[float]) -> list[float]:
-    return [percentile(times, percent) for percent in (50, 75, 95)]
+def _rows(times: Mapping[str, Sequence[float]]) -> list[str]:
+    width = max(map(len, times))
+    head = "lists of one account, ms\n" + f"  {'':{width}}  {'p50':>6}  {'p95':>6}  {'calls':>6}"
+    return [head, *(
+        f"  {name:{width}}  {number(percentile(of, 50)):>6}  {number(percentile(of, 95)):>6}  {len(of):>6}"
+        for name, of in times.items()
+    )]  # fmt: skip

@@ -157,6 +157,11 @@ async def test_a_customer_is_erased_everywhere(world: World) -> None:
     assert erased["queue"]["dead_letters"] >= 1
     assert erased["queue"]["ids"] >= 3
     assert await hits(world, words) == []
+    trail = (await world.api("GET", f"/accounts/{world.account['id']}/audit"))["items"][:2]
+    assert [entry["action"] for entry in trail] == ["contact.erased", "contact.exported"]
+    assert {entry["actor_kind"] for entry in trail} == {"operator"}
+    assert trail[0]["subject"] == trail[1]["subject"]
+    assert trail[0]["changes"]["removed"]["new"] == erased["database"]
 
     await world.sandbox.clear_faults()
     await world.until_idle()

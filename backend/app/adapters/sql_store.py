@@ -157,7 +157,7 @@ _RECORDS_A_SEND = frozenset({"complete_part", "fail_part"})
 The caller repeats it (`services/delivery.py`)."""
 _AUDITED = frozenset({
     "accept_invitation", "create_account", "create_api_key", "create_endpoint", "create_invitation", "delete_api_key",
-    "delete_endpoint", "delete_invitation", "note_change", "remove_member", "replace_access_token",
+    "delete_endpoint", "delete_invitation", "erase_contact", "note_change", "remove_member", "replace_access_token",
     "replace_endpoint_secret", "set_member", "update_account", "update_endpoint", "update_profile",
 })  # fmt: skip
 """They tell the database who asks for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from app.core.pacing import Pacer
 from app.core.queue import DeadLetter, Queue
 from app.core.receipts import Receipts
 from app.domain.errors import NotFound
-from app.domain.models import STATUS_RANK, ContactExport, ContactTraces, Json, Role, Status, User
+from app.domain.models import STATUS_RANK, Account, ContactExport, ContactTraces, Json, Role, Status, User
 from app.domain.phone import same_line
-from app.domain.ports import PrivacyStore
+from app.domain.ports import AuditStore, PrivacyStore
 from app.domain.webhook import Kind
 from app.services.account_service import AccountService
 from app.services.conversation_service import outbound_mailbox
@@ -39,6 +40,7 @@ class PrivacyService:
         self,
         accounts: AccountService,
         store: PrivacyStore,
+        audit: AuditStore,
         queue: Queue,
         receipts: Receipts,
         pacer: Pacer,
@@ -48,6 +50,7 @@ class PrivacyService:
         """`is_journalled`: events come into the queue by the journal, which puts its rows behind their ids."""
         self._accounts = accounts
         self._store = store
+        self._audit = audit
         self._queue = queue
         self._receipts = receipts
         self._pacer = pacer
@@ -108,7 +111,9 @@ class PrivacyService:
         found = await self._store.export_contact(contact_id)
         if found is None:
             raise NotFound("contact")
-        await self._authorize(user, found.account_id)
+        account = await self._authorize(user, found.account_id)
+        subject = hashlib.sha256(str(found.contact["id"]).encode()).hexdigest()[:16]  # as where one is erased
+        await self._audit.note_change("contact.exported", subject, {}, phone_number_id=account.phone_number_id)
         return found, self._messages([str(conversation["id"]) for conversation in found.conversations])
 
     async def _messages(self, conversation_ids: Sequence[str]) -> AsyncIterator[Json]:
@@ -119,10 +124,10 @@ class PrivacyService:
                     yield message
                 after = page[-1]["seq"]
 
-    async def _authorize(self, user: User, account_id: str) -> None:
+    async def _authorize(self, user: User, account_id: str) -> Account:
         """To a stranger a contact does not exist."""
         try:
-            await self._accounts.authorize(user, account_id, Role.OWNER)
+            return await self._accounts.authorize(user, account_id, Role.OWNER)
         except NotFound as exc:
             raise NotFound("contact") from exc
 
