@@ -145,6 +145,21 @@ async def test_nothing_is_found_again_for_a_conversation_in_a_pause(scene: Scene
     assert not found.is_served
 
 
+async def test_a_conversation_that_becomes_part_of_another_takes_its_pause_along(scene: Scene) -> None:
+    user_id = unique("US.1")
+    by_user_id = await scene.store.record_inbound(
+        scene.account.id, wa_id=None, user_id=user_id, name="Ada", messages=(message(),)
+    )
+    reply, _ = await call(scene)
+    one = await scene.store.record_inbound(
+        scene.account.id, wa_id=scene.wa_id, user_id=user_id, name="Ada", messages=(message(),)
+    )
+    assert {one.conversation.id} < {by_user_id.conversation.id, reply.conversation_id}
+    assert (one.conversation.needs_human, one.conversation.handover_key) == (True, reply.key)
+    assert one.conversation.bot_paused_until is not None
+    assert await begin(scene.store, await scene.reply()) is SendDecision.SILENCED
+
+
 # -- the number that hears of it ---------------------------------------------------------------------------------------
 
 

@@ -43,7 +43,11 @@ def _language(stems: str, *ways: str, offers: str, **parts: str) -> _Language:
 
 _ENGLISH = _language(
     "colleague person human agent advis specialist representative manager supervisor team staff someone somebody customer owner call contact touch back reach follow phone transferred connected through hear",
-    r"\b<person>(?: here)?(?:'ll| will| is going to| are going to| shall)(?: then| also| soon| shortly| gladly| personally| now)* (?:\w+ (?:\S+ ){0,4}and )?<does>",
+    r"\b<person>(?: here)?(?:'ll| will| is going to| are going to| shall)(?: then| also| soon| shortly| gladly| personally| now| be (?:happy|glad|able) to)* (?:\w+ (?:\S+ ){0,4}and )?<does>",
+    r"\b(?!(?:courier|driver|bank|it|this|that|which|system)\b)\w+(?:'ll| will)(?: then| also| soon| shortly| personally)* (?:call you back|"
+    r"get back to you|be in touch|reply to you|answer you here|contact you|write to you)\b",
+    r"\b(?:let me|while i|i) (?:pass|forward|hand|transfer|connect|put|ask) (?:\S+ ){0,5}?<person>\b",
+    r"\b(?:has|have) been (?:forwarded|passed|sent|handed|transferred|escalated)(?: on| over)? to <person>\b",
     r"\b<person>(?:'s| has| have) (?:already |now |just )?been (?:told|informed|notified|alerted)\b",
     r"\b<person>(?:'s| is| are) (?:already |now )?(?:on (?:his|her|their|the) way|joining|taking over|going to take over)\b",
     r"\b(?:i|we)(?:'ll| will|'m| am|'ve| have|'re| are)(?: now| just| already| going to| gladly| happily)* (?:pass(?:ed|ing)?|"
@@ -74,10 +78,12 @@ _FRENCH = _language(
     r"prendront (?:contact|le relais))\b",
     r"\b<person> (?:est|sont|a ete|ont ete|vient d'etre) (?:deja |bien )?(?:prevenu|informe|averti|alerte)e?s?\b",
     r"\b(?:je|j'ai|j'|nous)(?: ?(?:vais|viens de|avons|allons|ai|l'ai|tout de suite|deja))* ?(?:(?:le |la |l'|vous |les |votre |cela ))?"
-    r"(?:transmets|transmis|transmettre|transmettons|transfere|transferer|passe|passer|previens|prevenu|prevenir|informe|informer|"
+    r"(?:transmets|transmis|transmettre|transmettons|transfere|transferer|passe|passer|previens|prevenu|prevenir|informe|informer|demande|demander|"
     r"avertis|averti|avertir|fais suivre|fait suivre|mets|mettre|appelle|contacte) (?:\S+ ){0,6}?<person>\b",
     r"\b(?:nous|on) (?:(?:vous|te|allons|va) )*(?:rappellerons|rappelons|recontacterons|recontactons|contacterons|reviendrons vers|"
     r"revenons vers|recontacter|rappeler|contacter|revient vers|rappelle|recontacte)\b",
+    r"\b(?!(?:livreur|coursier|transporteur)\b)\w+ (?:vous|te) (?:rappellera|recontactera|contactera|reviendra vers|repondra ici)\b",
+    r"\b(?:a|ont) ete (?:transmis|envoye|transfere)e?s? (?:a |aux? )?<person>\b",
     r"\b(?:vous (?:serez|allez etre)|tu (?:seras|vas etre)) (?:bientot |vite |tres vite )?(?:rappele|contacte|recontacte|transfere|"
     r"mise? en relation)",
     person=r"(?:(?:un|une|l'un|l'une|notre|nos|mon|ma|mes|le|la|les|l'|au|aux|a|d'un)(?: de (?:nos|mes))? ?)?(?:autre )?(?:collegues?|"
@@ -101,6 +107,8 @@ _SPANISH = _language(
     r"voy a (?:pasar|transferir|avisar|informar|comunicar|llamar)\w*|pondre en contacto|derivo|derivare|he pasado|pedire|he pedido) "
     r"(?:\S+ ){0,5}?(?:a|con|al) <person>\b",
     r"\b(?:llamaremos|contactaremos|responderemos|escribiremos|contestaremos|pondremos en contacto|devolveremos la llamada)\b",
+    r"\b(?!(?:repartidor|mensajero|transportista|que)\b)\w+ (?:le|te|lo|la) (?:llamara|contactara|respondera)\b",
+    r"\bha sido (?:enviad|transmitid|pasad|transferid|derivad)[oa] al? <person>\b",
     r"\b(?:sera (?:contactad|llamad|atendid|transferid)[oa]|recibira una (?:llamada|respuesta) de)\b",
     person=r"(?:(?:uno|una|un|nuestr[oa]s?|mis?|el|la|los|las|algun|alguna)(?: de (?:nuestr[oa]s|mis|los|las))? )?(?:companer[oa]s?|"
     r"coleg[ao]s?|agente|asesora?|persona(?: de nuestro equipo)?|humano|responsable|encargad[oa]|equipo(?: de \w+)?|alguien"
@@ -113,13 +121,15 @@ _PORTUGUESE = _language(
     r"\b<person>(?: ja| logo)? (?:vai|vao|ira|irao) (?:(?:te|lhe|o|a) )?(?:ligar|contatar|contactar|responder|entrar em contato|escrever|"
     r"retornar|falar|atender|chamar|assumir)\b",
     r"\b<person>(?: ja| logo)? (?:(?:te|lhe|o|a) )?(?:ligara|contatara|respondera|entrara em contato|retornara|escrevera|atendera|"
-    r"assumira)\b",
+    r"assumira|falara)\b",
     r"\b<person> (?:ja )?(?:foi|foram|esta|estao) (?:ja )?(?:avisad|informad|notificad)[oa]s?\b",
     r"\b(?:(?:vou|ja|estou|irei|acabei de) )+(?:(?:te|lhe|o|a) )?(?:passar|passei|passando|transferir|transferi|transferindo|avisar|avisei|"
     r"avisando|encaminhar|encaminhei|encaminhando|informar|informei|chamar|chamei|chamando|pedir|pedi|conectar|acionar) "
     r"(?:\S+ ){0,5}?<person>\b",
     r"\b(?:(?:vamos|iremos) (?:(?:te|lhe) )?(?:ligar|entrar em contato|contatar|retornar)|ligaremos|entraremos em contato|retornaremos|"
     r"responderemos|contataremos)\b",
+    r"\b(?!(?:entregador|motoboy|que)\b)\w+ vai (?:(?:te|lhe) (?:ligar|responder|chamar|contatar)|(?:ligar|retornar) para voce)\b",
+    r"\bfoi (?:encaminhad|enviad|passad|transferid)[oa] (?:a|para|pra)? ?<person>\b",
     r"\b(?:sera (?:contatad|atendid|transferid)[oa]|recebera uma (?:ligacao|resposta) d)",
     person=r"(?:(?:um|uma|o|a|os|as|ao|noss[oa]s?|meus?|minhas?|algum|alguma)(?: (?:dos|das|de) (?:noss[oa]s|meus|minhas))? )?(?:noss[oa]s? )?"
     r"(?:coleg[ao]s?|atendente|pessoa(?: da (?:nossa )?equipe)?|humano|responsavel|gerente|equipe|equipa|alguem(?: d[aoe] (?:nossa )?\w+)?|"
@@ -135,6 +145,8 @@ _ARABIC = _language(
     r"(?:ابلغت|اخبرت|اعلمت) (?:\S+ )?<person>",
     r"(?:ساحول|سوف احول|احول|ساوصل|سابلغ|ساخبر|ساعلم|ساطلب من|ساقوم ب)\w* (?:\S+ ){0,5}?<person>",
     r"(?:سنتصل|سنتواصل|سنعاود|سوف نتصل|سوف نتواصل|سنرد عليك)",
+    r"سيقوم (?:\S+ )?<person> ب(?:الرد|الاتصال|التواصل|مساعد)",
+    r"تم (?:تحويل|ارسال|احاله) (?:\S+ ){1,2}?(?:الي )?<person>",
     r"سيتم (?:التواصل معك|الاتصال بك|تحويلك)",
     person=r"(?:احد |اي )?(?:ل?ال|لل|ل)?(?:زملا\w*|زميل\w*|موظف\w*|فريق\w*|شخص(?: من \w+)?|مسوول|مدير|خدمه العملاء|ممثل|مختص)",
     offers=r"(?:اذا (?:اردت|رغبت|احببت|كنت تريد|كنت ترغب|اتصلت|زرت)|ان اردت|هل (?:تريد|ترغب|تود))",

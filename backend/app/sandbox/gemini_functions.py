@@ -48,10 +48,10 @@ _ENGLISH = _language(
     r"escalate(?: this)?)(?: directly)? (?:over )?(?:to|with) <a><someone>\b",
     r"\b(?:need|want|prefer|like|get me|get|give me|reach|contact|ask for|looking for|fetch|bring me) <a><human>\b(?!-| for)",
     r"\b(?:get|bring|fetch|call)(?: me)? <a>(?:manager|supervisor|boss|owner)\b",
-    r"\b(?:can|could|have|get|let|make|would|will|please have) <a>(?:someone|somebody|anyone|<human>|manager|owner|person)"
+    r"\b(?:can|could|have|get|let|make|would|will|please have) <a>(?:someone|somebody|anyone|<human>|manager|owner|person|staff)"
     r"(?: please)? (?:call|phone|ring|contact|answer|reply to|write to|get back to|take over)(?: me| this|$)",
     r"\b(?:someone|somebody|anyone|person|<human>) (?:(?:that |who )?i can|to) (?:talk|speak|chat)\b",
-    r"\b(?:is|are) there <a><human>\b",
+    r"\b(?:is|are) (?:there <a><human>|(?:there )?(?:anyone|anybody|someone|somebody) real)\b",
     r"\b(?:not|no|don't|stop|instead of)(?: (?:want|talk|talking|speak|speaking|to|with))* (?:a |the |this |another |more )?"
     r"(?:ro)?bots?\b",
     r"^(?:hi |hello |please )?<a>(?:<human>|person|manager|supervisor|customer service)(?: please| now| pls)*$",
@@ -60,7 +60,7 @@ _ENGLISH = _language(
     human=r"(?:human|human being|human agent|(?:real|actual|live|human) (?:person|people|agent|someone|human)|"
     r"someone (?:real|human)|agent|representative|rep|operator|staff member|member of staff|customer (?:service|support|care))",
     someone=r"(?:human|person|people|agent|representative|rep|operator|manager|supervisor|colleagues?|employee|staff|"
-    r"someone|somebody|anyone|owner|boss|team|customer (?:service|support|care)|member of (?:the |your )?(?:staff|team))",
+    r"someone|somebody|anyone|owner|boss|team|support|customer (?:service|support|care)|member of (?:the |your )?(?:staff|team))",
 )
 _FRENCH = _language(
     "Bien sûr. Un collègue est prévenu et vous répondra ici.",
@@ -74,7 +74,9 @@ _FRENCH = _language(
     r"\b(?:y a-t-il|y a t il|il y a) <a><human>",
     r"\bpas (?:a |avec |parler a |parler avec )?(?:un |au |le |ce |d'un |de )?(?:robot|bot|machine)\b",
     r"^(?:bonjour |svp )?<a><human>(?: svp| s'il vous plait| merci)*$",
-    r"\b(?:rappelez|appelez)[- ]moi\b",
+    r"\b(?:(?:rappelez|appelez)[- ]moi|(?:souhaite|voudrais|veux|aimerais) etre rappelee?)\b",
+    r"\b(?:me|nous) passer <a><someone>\b",
+    r"^(?:il )?y a(?:-t-il)? quelqu'un$",
     a=r"(?:(?:un|une|l'|le|la|les|votre|vos|un de vos|l'un de vos|vrai|vraie|autre|d'|de|des) ?)*",
     human=r"(?:humain|humaine|etre humain|vraie? personne|personne (?:reelle|humaine|physique)|conseill(?:er|ere)|operateur|"
     r"operatrice|service client|interlocuteur)",
@@ -90,6 +92,8 @@ _SPANISH = _language(
     r"\b(?:pas(?:a|e|en)me|pasar(?:me)?|transfier(?:a|e)(?:me)?|transferir(?:me)?|ponme|pongame)(?: con| a) <a><someone>\b",
     r"\b(?:alguien|una persona|un humano|un encargado)(?: real| humana| de ustedes)? (?:que )?(?:me )?(?:pued[ea] |podria )?"
     r"(?:me )?(?:atender|atienda|llamar|llame|contestar|conteste|responder|responda)(?:me)?\b",
+    r"\bque me (?:atienda|llame|conteste|responda) <a><someone>\b",
+    r"^(?:hola )?hay alguien(?: ahi)?$",
     r"\bme (?:puede|podria) (?:atender|llamar|contestar|responder) (?:alguien|<a><human>|una persona)",
     r"\bno (?:quiero |hablar |con )*(?:un |el |este |mas )?(?:robot|bot|maquina)\b",
     r"^(?:hola )?<a><human>(?: por favor| ya| porfa)*$",
@@ -108,6 +112,8 @@ _PORTUGUESE = _language(
     r"com) <a><someone>\b",
     r"\b(?:alguem|uma pessoa|um humano|um atendente)(?: real| de voces)? (?:pode|poderia|que possa|para|pra) (?:me )?"
     r"(?:ligar|atender|responder|contatar|falar)",
+    r"\bcham(?:a|ar|e) <a><someone>\b",
+    r"^(?:ola |oi )?tem alguem(?: ai)?$",
     r"\bnao (?:quero |falar |com )*(?:um |o |este |mais )?(?:robo|bot|maquina)\b",
     r"^(?:oi |ola )?<a><human>(?: por favor| ja| pfv)*$",
     r"\b(?:me liga|me ligue|me liguem|liguem para mim)\b",
@@ -123,13 +129,13 @@ _ARABIC = _language(
     r"(?:اكلم|كلم|تكليم|مكالمه|مخاطبه) <someone>",
     r"(?:حولني|حولوني|تحويلي|وصلني|وصلوني|اوصلني)(?: لو سمحت| من فضلك)? (?:الي|ل|مع|ب|علي) ?<someone>",
     r"(?:اريد|اود|ابغي|ابي|عايز|عاوز|بدي|احتاج|محتاج|اطلب|اعطني|هل يوجد|هل هناك|فيه?|وين|اين) (?:الي )?<human>",
-    r"(?:احد|شخص|موظف|حد)(?: منكم| من الموظفين)? (?:يمكنه |ممكن |ان |يقدر )?(?:يتصل|يكلمني|يرد علي|يتواصل معي|الاتصال بي)",
+    r"(?:احد|شخص|موظف|حدا?)(?: منكم| من الموظفين)? (?:يمكنه |ممكن |ان |يقدر )?(?:يتصل|يكلمني|يرد علي|يتواصل معي|الاتصال بي)",
     r"(?:اتصلوا بي|اتصل بي|كلموني|خلي حد يكلمني)",
     r"(?:لا اريد|مش عايز|ما بدي|ما ابي|لست|ليس)(?: التحدث| اتكلم| الكلام)?(?: مع| الي)? (?:ال)?(?:روبوت|بوت|اله)",
     r"^(?:مرحبا )?<human>(?: من فضلك| لو سمحت)*$",
     someone=r"(?:ال|لل|احد ال|اي )?(?:شخص|انسان|بشر|بشري|موظف|موظفه|موظفين|احد|حد|مسوول|مدير|خدمه العملاء|عملاء|ممثل|وكيل|صاحب المحل|"
     r"فريق)\b",
-    human=r"(?:ال)?(?:شخص حقيقي|شخصا حقيقيا|انسان|انسانا|موظف|موظفا|موظف بشري|خدمه العملاء|ممثل خدمه|مسوول بشري|بشري)(?! \w*ه\b)\b",
+    human=r"(?:ال)?(?:شخص حقيقي|شخصا حقيقيا|انسان|انسانا|موظف خدمه العملاء|موظف|موظفا|موظف بشري|خدمه العملاء|ممثل خدمه|مسوول بشري|بشري)(?! \w*ه\b)\b",
 )
 LANGUAGES = (_ENGLISH, _FRENCH, _SPANISH, _PORTUGUESE, _ARABIC)
 
