@@ -9,12 +9,12 @@ import { markTitle } from "./inbox/notices.js";
 import { needsCount, startAccount } from "./inbox/store.js";
 import { Preferences } from "./preferences.js";
 import { go, pathOf, route } from "./router.js";
-import { accounts, isOperator, session, startSession } from "./session.js";
+import { accounts, invited, isOperator, session, startSession } from "./session.js";
 import { Shortcuts } from "./shortcuts.js";
 import { SignIn } from "./signin.js";
 import { streamState } from "./stream.js";
 import { startTheme } from "./theme.js";
-import { Dialogs, Empty, Loading, Problem, Toasts } from "./ui.js";
+import { Dialogs, Empty, Loading, Problem, tell, tellError, Toasts } from "./ui.js";
 
 const LAZY = {
   bot: () => import("./bot/screen.js"),
@@ -76,6 +76,16 @@ function Frame() {
       if (route.value.screen !== screen || route.value.account !== account.id) go({ ...route.value, screen, account: account.id, ...(isForeign ? { view: "", id: "" } : {}) }, { replace: true });
     }
   }, [account?.id, screen, isForeign]);
+  useEffect(() => {
+    const outcome = invited.value;
+    if (!outcome) return;
+    invited.value = null;
+    if (outcome.error) tellError(outcome.error);
+    else {
+      tell(t("invitations.accepted"));
+      go({ screen: "inbox", account: outcome.account });
+    }
+  }, [invited.value]);
   // Before the screens' own effects, which ask for the account's lists.
   useLayoutEffect(() => (account ? startAccount(account.id) : undefined), [account?.id]);
   return html`<div class="frame">

@@ -22,8 +22,35 @@ function tokensOfLink() {
   return refreshToken ? { token, refresh_token: refreshToken } : { token };
 }
 
+const KEPT_INVITATION = "chorus.invitation";
+
+/** `/console#invitation=…`: kept in this tab until a person is signed in who can accept it. */
+function keepInvitation() {
+  const token = new URLSearchParams(location.hash.slice(1)).get("invitation");
+  if (!token) return;
+  history.replaceState(null, "", location.pathname + location.search);
+  sessionStorage.setItem(KEPT_INVITATION, token);
+}
+
+export const invited = signal(null);
+
+/** Resolves to the session with the new membership in it. What goes wrong is told beside the screens. */
+async function acceptInvitation(found) {
+  const token = sessionStorage.getItem(KEPT_INVITATION);
+  if (!token) return found;
+  sessionStorage.removeItem(KEPT_INVITATION);
+  try {
+    invited.value = { account: (await api("POST", "/invitations/accept", { token })).account_id };
+    return await api("GET", "/session");
+  } catch (error) {
+    invited.value = { error };
+    return found;
+  }
+}
+
 export async function startSession() {
   sessionError.value = null;
+  keepInvitation();
   const tokens = tokensOfLink();
   try {
     await opened(tokens ? await api("POST", "/session", tokens) : await api("GET", "/session"));
@@ -38,7 +65,8 @@ export async function signIn(how) {
   await opened(await api("POST", "/session", how));
 }
 
-async function opened(found) {
+async function opened(asFound) {
+  const found = await acceptInvitation(asFound);
   accounts.value = await api("GET", "/accounts");
   sessionError.value = null;
   session.value = found;

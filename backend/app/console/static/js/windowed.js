@@ -160,7 +160,7 @@ export class Windowed extends Component {
       rows.push(html`<div key=${key} class="windowed-row" role=${role === "list" ? "listitem" : null} ref=${this.rowRef(key)}
         style=${{ top: `${this.tops[index]}px` }}>${render(items[index], index)}</div>`);
     }
-    return html`<div class="windowed ${name}" ref=${this.box} onScroll=${this.look} tabindex="-1">
+    return html`<div class="windowed ${name}" ref=${this.box} onScroll=${this.look} tabindex="0">
       ${header}
       <div class="windowed-rows" ref=${this.inner} role=${role} aria-label=${label} style=${{ height: `${this.tops[items.length]}px` }}>${rows}</div>
       ${footer}

@@ -21,30 +21,21 @@ export function Audit({ account, title, hint, only = () => true }) {
     setMore({ items: [...more.items, ...page.items], cursor: page.next_cursor });
   };
   return html`<${Section} title=${title} hint=${hint} load=${load} deps=${[account.id]} empty=${t("audit.none")} isEmpty=${(items) => !items.some(only) && !more.cursor}>
-    ${(items) => html`<ol class="audit">${[...items, ...more.items].filter(only).map((entry) => html`<li key=${entry.id ?? entry.at}><${Entry} entry=${entry} /></li>`)}</ol>
+    ${(items) => html`<ol class="audit">${[...items, ...more.items].filter(only).map((entry) => html`<li key=${entry.id}><${Entry} entry=${entry} /></li>`)}</ol>
       ${more.cursor && html`<div class="buttons start"><${Button} kind="small" onClick=${older}>${t("ui.more")}</${Button}></div>`}`}
   </${Section}>`;
 }
 
 function Entry({ entry }) {
-  const changes = changesOf(entry);
-  const where = [entry.address ?? entry.client_address, entry.request_id].filter(Boolean).join(" · ");
-  return html`<p><b>${worded("audit", entry.action)}</b> <span class="quiet">${whoOf(entry)} · <${Time} at=${entry.at ?? entry.created_at} format=${dateAndTime} /></span></p>
-    ${changes.length > 0 && html`<details><summary>${t("audit.fields", { n: changes.length })}</summary><dl class="facts">${changes.map(([name, before, after]) => html`<div key=${name}><dt>${name}</dt>
-      <dd>${before !== undefined && html`<del dir="auto">${shown(before)}</del> `}${after !== undefined && html`<ins dir="auto">${shown(after)}</ins>`}</dd></div>`)}</dl>${where && html`<p class="quiet">${where}</p>`}</details>`}`;
+  const changes = Object.entries(entry.changes ?? {});
+  const where = [entry.subject, entry.address, entry.request_id].filter(Boolean).join(" · ");
+  return html`<p><b>${worded("audit", entry.action)}</b> <span class="quiet">${whoOf(entry)} · <${Time} at=${entry.at} format=${dateAndTime} /></span></p>
+    <details><summary>${t("audit.fields", { n: changes.length })}</summary><dl class="facts">${changes.map(([name, change]) => html`<div key=${name}><dt>${worded("bot", name)}</dt>
+      <dd>${change?.changed === true ? t("audit.secret") : html`${change?.old !== undefined && change.old !== null && html`<del dir="auto">${shown(change.old)}</del> `}${change?.new !== undefined && change.new !== null && html`<ins dir="auto">${shown(change.new)}</ins>`}`}</dd></div>`)}</dl>
+      ${where && html`<p class="quiet wrap">${where}</p>`}</details>`;
 }
 
-const whoOf = (entry) => {
-  const who = entry.who ?? entry.actor;
-  return typeof who === "string" ? who : who?.name ?? who?.id ?? who?.kind ?? t("audit.unknown");
-};
-
-/** [name, before, after] of each field; secrets have neither. */
-function changesOf(entry) {
-  const { changes } = entry;
-  if (Array.isArray(changes)) return changes.map((one) => (typeof one === "string" ? [one] : [one.field ?? one.name, one.before ?? one.old, one.after ?? one.new]));
-  return Object.entries(changes ?? {}).map(([name, one]) => (one && typeof one === "object" && !Array.isArray(one) ? [name, one.before ?? one.old, one.after ?? one.new] : [name, undefined, one]));
-}
+const whoOf = (entry) => (entry.actor_kind === "user" || !entry.actor_kind ? entry.actor_id : `${worded("actor", entry.actor_kind)} ${entry.actor_id === entry.actor_kind ? "" : entry.actor_id}`);
 
 const MAX_SHOWN = 400;
 

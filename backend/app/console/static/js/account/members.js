@@ -31,7 +31,7 @@ export function Members({ account }) {
     }
   };
   return html`<${Section} title=${t("members.title")} hint=${t("members.hint")} load=${() => api("GET", path)} deps=${[account.id]} empty=${t("members.none")}>
-    ${(members, reload) => html`<div class="table-box"><table><thead><tr><th>${t("members.who")}</th><th>${t("members.role")}</th><th>${t("members.since")}</th><th><span class="visually-hidden">${t("ui.actions")}</span></th></tr></thead>
+    ${(members, reload) => html`<div class="table-box" tabindex="0"><table><thead><tr><th>${t("members.who")}</th><th>${t("members.role")}</th><th>${t("members.since")}</th><th><span class="visually-hidden">${t("ui.actions")}</span></th></tr></thead>
       <tbody>${members.map((member) => html`<tr key=${member.user_id}><td class="wrap">${member.email ?? html`<code>${member.user_id}</code>`} ${member.user_id === me && html`<${Badge}>${t("members.you")}</${Badge}>`}</td>
         <td>${mayChange ? html`<${RoleChoice} value=${member.role} label=${t("members.role_of", { who: member.email ?? member.user_id })} onChange=${(role) => change(member, role, reload)} />` : t(`role.${member.role}`)}</td>
         <td><${Time} at=${member.created_at} format=${day} /></td>
@@ -53,9 +53,9 @@ export function Invitations({ account }) {
   return html`<${Section} title=${t("invitations.title")} hint=${t("invitations.hint")} load=${() => api("GET", path)} deps=${[account.id]} isEmpty=${() => false}
       actions=${(_data, reload) => html`<${Button} kind="small" icon="plus" onClick=${() => invite(reload)}>${t("invitations.new")}</${Button}>`}>
     ${(found, reload) => {
-      const open = Array.isArray(found) ? found : found.items;
+      const open = found.filter((invitation) => !invitation.accepted_by);
       if (!open.length) return html`<p class="none">${t("invitations.none")}</p>`;
-      return html`<div class="table-box"><table><thead><tr><th>${t("members.role")}</th><th>${t("invitations.until")}</th><th><span class="visually-hidden">${t("ui.actions")}</span></th></tr></thead>
+      return html`<div class="table-box" tabindex="0"><table><thead><tr><th>${t("members.role")}</th><th>${t("invitations.until")}</th><th><span class="visually-hidden">${t("ui.actions")}</span></th></tr></thead>
         <tbody>${open.map((invitation) => html`<tr key=${invitation.id}><td>${t(`role.${invitation.role}`)}</td><td><${Time} at=${invitation.expires_at} format=${dateAndTime} /></td>
           <td class="end"><${Button} kind="small danger" onClick=${() => withdraw(invitation, reload)}>${t("invitations.withdraw")}</${Button}></td></tr>`)}</tbody></table></div>`;
     }}
@@ -67,8 +67,7 @@ function Invite({ path, close }) {
   const [made, setMade] = useState(null);
   const create = async () => setMade(await api("POST", path, { role }));
   if (made) {
-    const link = made.link ?? made.url ?? `${location.origin}/console#invitation=${made.token}`;
-    return html`<${Secret} value=${link} hint=${t("invitations.link")} /><div class="buttons"><${Button} kind="primary" onClick=${() => close()}>${t("ui.done")}</${Button}></div>`;
+    return html`<${Secret} value=${made.link} hint=${t("invitations.link")} /><div class="buttons"><${Button} kind="primary" onClick=${() => close()}>${t("ui.done")}</${Button}></div>`;
   }
   return html`<${Field} label=${t("members.role")} help=${t(`role.${role}_help`)} render=${(attributes) => html`<${RoleChoice} value=${role} onChange=${setRole} ...${attributes} />`} />
     <div class="buttons"><${Button} onClick=${() => close()}>${t("ui.cancel")}</${Button}><${Button} kind="primary" onClick=${create}>${t("invitations.make")}</${Button}></div>`;

@@ -20,7 +20,7 @@ export function Usage({ account }) {
       ${(found) => {
         const rows = rowsOf(found);
         return html`<${Bars} label=${t("usage.answers")} points=${rows.map((row) => ({ at: day(row.day), value: row.answers ?? 0 }))} />
-          <div class="table-box"><table><thead><tr><th>${t("usage.day")}</th>${["answers", "messages", "prompt_tokens", "output_tokens"].map((name) => html`<th class="num" key=${name}>${t(`usage.${name}`)}</th>`)}</tr></thead>
+          <div class="table-box" tabindex="0"><table><thead><tr><th>${t("usage.day")}</th>${["answers", "messages", "prompt_tokens", "output_tokens"].map((name) => html`<th class="num" key=${name}>${t(`usage.${name}`)}</th>`)}</tr></thead>
           <tbody>${rows.toReversed().map((row) => html`<tr key=${row.day}><td>${day(row.day)}</td><td class="num">${number(row.answers ?? 0)}</td><td class="num">${number(row.messages ?? 0)}</td>
             <td class="num">${number(row.prompt_tokens ?? row.input_tokens ?? 0)}</td><td class="num">${number(row.output_tokens ?? 0)}</td></tr>`)}</tbody></table></div>`;
       }}

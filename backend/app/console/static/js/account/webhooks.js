@@ -50,7 +50,7 @@ function Webhook({ hook, path, mayChange, reload }) {
         <${Button} kind="small" onClick=${() => change({ enabled: !hook.enabled })}>${t(hook.enabled ? "webhooks.switch_off" : "webhooks.switch_on")}</${Button}>
         <${Button} kind="small" onClick=${rotate}>${t("webhooks.rotate")}</${Button}><${Button} kind="small danger" onClick=${remove}>${t("webhooks.delete")}</${Button}>`}</div>
     ${isOpen && html`<${Section} title=${t("webhooks.deliveries")} load=${() => api("GET", `${path}/deliveries?limit=50`)} empty=${t("webhooks.no_deliveries")}>
-      ${(deliveries) => html`<div class="table-box"><table><thead><tr><th>${t("webhooks.when")}</th><th>${t("webhooks.event")}</th><th>${t("webhooks.outcome")}</th><th>${t("webhooks.answer")}</th></tr></thead>
+      ${(deliveries) => html`<div class="table-box" tabindex="0"><table><thead><tr><th>${t("webhooks.when")}</th><th>${t("webhooks.event")}</th><th>${t("webhooks.outcome")}</th><th>${t("webhooks.answer")}</th></tr></thead>
         <tbody>${deliveries.map((delivery, index) => html`<tr key=${index}><td><${Time} at=${delivery.at} format=${dateAndTime} /></td><td>${delivery.type}</td>
           <td><${Badge} kind=${delivery.outcome === "delivered" ? "calm" : "bad"}>${worded("outcome", delivery.outcome)}${delivery.status ? ` ${delivery.status}` : ""}</${Badge}> <span class="quiet">${number(delivery.ms)} ms</span></td><td class="wrap quiet">${delivery.answer}</td></tr>`)}</tbody></table></div>`}
     </${Section}>`}

@@ -14,6 +14,7 @@ import { bytesOf, groupsOf, MAX_PROFILE_BYTES } from "./fields.js";
 import { Simulator } from "./simulator.js";
 
 const path = (account) => `/bot/profile?${query({ account_id: account.id })}`;
+const ofProfile = (entry) => entry.action.startsWith("profile.");
 const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 
 export function Screen({ account }) {
@@ -87,7 +88,7 @@ function Form({ account, loaded, reload }) {
               error=${invalid[field.name] ?? (refused?.field?.split(".")[0] === field.name ? refused.message : null)}
               onChange=${(value) => change(field.name, value)} onInvalid=${(words) => mark(field.name, words)} />`)}</section>`)}
         </fieldset>
-        <${Audit} account=${account} title=${t("bot.history")} hint=${t("bot.history_hint")} only=${(entry) => String(entry.action).startsWith("profile") || String(entry.target ?? "").startsWith("profile")} />
+        ${mayEdit && html`<${Audit} account=${account} title=${t("bot.history")} hint=${t("bot.history_hint")} only=${ofProfile} />`}
       </form>
       <${Simulator} account=${account} changes=${changes} />
     </div>

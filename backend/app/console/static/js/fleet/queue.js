@@ -35,7 +35,7 @@ function ByAccount() {
     return items;
   };
   return html`<${Section} title=${t("queue.accounts")} hint=${t("queue.accounts_hint")} load=${load} every=${EVERY_MS} empty=${t("queue.idle")}>
-    ${(rows) => html`<div class="table-box"><table><thead><tr><th>${t("queue.account")}</th>${["pending", "messages", "statuses", "replies", "oldest", "rate"].map((name) => html`<th class="num" key=${name}>${t(`queue.${name}`)}</th>`)}</tr></thead>
+    ${(rows) => html`<div class="table-box" tabindex="0"><table><thead><tr><th>${t("queue.account")}</th>${["pending", "messages", "statuses", "replies", "oldest", "rate"].map((name) => html`<th class="num" key=${name}>${t(`queue.${name}`)}</th>`)}</tr></thead>
       <tbody>${rows.map((row) => html`<tr key=${row.account_id}><td class="wrap"><bdi>${row.name}</bdi> <span class="quiet">${row.phone_number_id}</span></td>${["pending", "messages", "statuses", "replies"].map((name) => html`<td class="num" key=${name}>${number(row[name])}</td>`)}
         <td class="num">${row.oldest_seconds === null ? "—" : span(row.oldest_seconds)}</td><td class="num">${row.rate === null ? "—" : number(row.rate, { maximumFractionDigits: 1 })}</td></tr>`)}</tbody></table></div>`}
   </${Section}>`;

@@ -12,7 +12,7 @@ export function Replicas() {
     ${(replicas) => {
       const versions = new Set(replicas.map((replica) => replica.build ?? replica.version));
       return html`${versions.size > 1 && html`<p class="note">${t("replicas.mixed", { n: versions.size })}</p>`}
-        <div class="table-box"><table><thead><tr><th>${t("replicas.name")}</th><th>${t("replicas.state")}</th><th>${t("replicas.role")}</th><th>${t("replicas.version")}</th><th class="num">${t("replicas.load")}</th><th class="num">${t("replicas.lag")}</th><th>${t("replicas.since")}</th></tr></thead>
+        <div class="table-box" tabindex="0"><table><thead><tr><th>${t("replicas.name")}</th><th>${t("replicas.state")}</th><th>${t("replicas.role")}</th><th>${t("replicas.version")}</th><th class="num">${t("replicas.load")}</th><th class="num">${t("replicas.lag")}</th><th>${t("replicas.since")}</th></tr></thead>
         <tbody>${replicas.map((replica) => html`<tr key=${replica.id}><td class="wrap"><code>${replica.id}</code></td>
           <td><${Badge} kind=${KINDS[replica.phase === "ready" ? replica.status : replica.phase] ?? ""}>${worded("phase", replica.phase === "ready" ? replica.status : replica.phase)}</${Badge}></td>
           <td>${worded("replica_role", replica.role)}</td><td class="wrap">${replica.version} <span class="quiet">${replica.build}</span></td>

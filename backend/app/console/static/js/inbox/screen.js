@@ -24,11 +24,11 @@ export function Inbox({ account }) {
     Escape: () => id && open(""),
   }, [id, view, account.id]);
   const current = thread.value?.id === id ? thread.value : null;
-  return html`<div class="inbox ${id ? "has-open" : ""}">
+  return html`<main class="inbox ${id ? "has-open" : ""}" tabindex="-1">
     <${ConversationList} account=${account} view=${view} openId=${id} />
-    <main class="thread-pane" tabindex="-1" aria-label=${t("thread.label")}>
+    <section class="thread-pane" aria-label=${t("thread.label")}>
       ${id ? html`<${Thread} key=${id} id=${id} thread=${current} account=${account} onBack=${() => open("")} />`
         : html`<${Empty} icon="inbox" title=${t("thread.none")} hint=${t("thread.none_hint")} />`}
-    </main>
-  </div>`;
+    </section>
+  </main>`;
 }
