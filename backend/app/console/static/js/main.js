@@ -66,16 +66,19 @@ function chosenAccount() {
 }
 
 function Frame() {
-  const { screen: wanted } = route.value;
+  const here = route.value;
+  const { screen: wanted } = here;
   const screen = screens().includes(wanted) ? wanted : "inbox";
   const account = chosenAccount();
-  const isForeign = Boolean(route.value.account) && account?.id !== route.value.account && screen !== "fleet";
+  const isForeign = Boolean(here.account) && account?.id !== here.account && screen !== "fleet";
   useEffect(() => {
     if (account && screen !== "fleet") {
       localStorage.setItem(KEPT_ACCOUNT, account.id);
-      if (route.value.screen !== screen || route.value.account !== account.id) go({ ...route.value, screen, account: account.id, ...(isForeign ? { view: "", id: "" } : {}) }, { replace: true });
+      // An effect runs after the paint: the reader may have gone on meanwhile.
+      if (route.peek() !== here) return;
+      if (here.screen !== screen || here.account !== account.id) go({ ...here, screen, account: account.id, ...(isForeign ? { view: "", id: "" } : {}) }, { replace: true });
     }
-  }, [account?.id, screen, isForeign]);
+  }, [account?.id, screen, isForeign, here]);
   useEffect(() => {
     const outcome = invited.value;
     if (!outcome) return;
