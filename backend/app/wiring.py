@@ -104,6 +104,8 @@ from app.services.schema_gate import SchemaGate
 from app.services.session_service import SessionService
 from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES, WINDOW_SECONDS, SignupService
 from app.services.silence_watch import SilenceWatch
+from app.services.simulator import MOST_ANSWERS, Simulator
+from app.services.simulator import WINDOW_SECONDS as SIMULATOR_SECONDS
 from app.settings import Env, IngestFallback, MediaStoreKind, RedisDurability, ReplicaRole, Settings, Signup, revealed
 
 logger = logging.getLogger(__name__)
@@ -281,6 +283,7 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
             registry=outside.registry,
             breakers=_breakers(outside, audit),
             silence=silence,
+            simulator=_simulator(settings, outside, accounts),
             live=LiveEvents(accounts, outside.feed),
             sessions=_sessions(settings, outside, accounts, verifier, admin_key),
             proxies=settings.trusted_proxies,
@@ -450,6 +453,14 @@ def _sessions(
         operator_key=admin_key,
         tokens_are_keys=settings.app_env is Env.DEVELOPMENT,
     )
+
+
+def _simulator(settings: Settings, outside: Outside, accounts: AccountService) -> Simulator:
+    answers = Allowance(
+        outside.redis, namespace=settings.redis_namespace, name="simulated", limit=MOST_ANSWERS,
+        window_seconds=SIMULATOR_SECONDS,
+    )  # fmt: skip
+    return Simulator(accounts, outside.model, answers)
 
 
 def _breakers(outside: Outside, audit: AuditService) -> BreakerService:

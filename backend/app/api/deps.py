@@ -37,6 +37,7 @@ from app.services.rehearsal import Rehearsal
 from app.services.session_service import SessionService
 from app.services.signup_service import SignupService
 from app.services.silence_watch import SilenceWatch
+from app.services.simulator import Simulator
 
 OPERATOR = User(id="operator", is_operator=True)
 MAX_NAMED = 5
@@ -64,6 +65,7 @@ class Services:
     registry: Registry
     breakers: BreakerService
     silence: SilenceWatch
+    simulator: Simulator
     live: LiveEvents
     sessions: SessionService
     proxies: int

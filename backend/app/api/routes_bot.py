@@ -5,8 +5,8 @@ from __future__ import annotations
 from app.api.deps import AccountId, CurrentUser, Replica
 from app.api.json_route import json_router
 from app.api.openapi import problems
-from app.api.schemas import ProfileChanges, ProfileOut
-from app.domain.models import Role
+from app.api.schemas import ProfileChanges, ProfileOut, SimulatedOut, SimulationIn
+from app.domain.models import Role, Turn
 
 router = json_router("/bot", "bot")
 
@@ -24,3 +24,13 @@ async def put_profile(replica: Replica, user: CurrentUser, account_id: AccountId
     await replica.accounts.authorize(user, account_id, Role.OWNER)
     changes = body.model_dump(exclude_unset=True)
     return ProfileOut.model_validate(await replica.accounts.update_profile(account_id, changes))
+
+
+@router.post("/simulate", responses=problems(400, 401, 403, 404, 413, 422, 429, 503))
+async def simulate(replica: Replica, user: CurrentUser, account_id: AccountId, body: SimulationIn) -> SimulatedOut:
+    """For agents and owners: what the bot would answer with an unsaved profile, by the real prompt and model. Nothing
+    is stored or sent. 60 answers for each account in ten minutes (429)."""
+    changes = body.profile.model_dump(exclude_unset=True)
+    turns = [Turn("user" if turn.from_ == "customer" else "model", turn.text) for turn in body.turns]
+    simulated = await replica.simulator.answer(user, account_id, changes, turns)
+    return SimulatedOut(text=simulated.text, calls_person=simulated.reason is not None, reason=simulated.reason)

@@ -733,3 +733,29 @@ class SessionOut(_Out):
     email: str | None
     accounts: Annotated[list[AccessOut], Field(description="By name; to the operator all.")]
     expires_at: Annotated[datetime | None, Field(description="At the latest; a session also ends when it is not used.")]
+
+
+class SimulatedTurn(_In):
+    from_: Annotated[Literal["customer", "bot"], Field(alias="from")]
+    text: ReplyText
+
+
+class SimulationIn(_In):
+    """`profile`: any subset of the fields, as they are edited and not yet saved. The last turn is the customer's."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"profile": {"hours": "9-5"}, "turns": [{"from": "customer", "text": "Are you open at noon?"}]}
+            ]
+        }
+    )
+
+    profile: ProfileChanges = Field(default_factory=ProfileChanges)
+    turns: Annotated[list[SimulatedTurn], Field(min_length=1, max_length=60)]
+
+
+class SimulatedOut(_Out):
+    text: str
+    calls_person: bool
+    reason: Annotated[str | None, Field(description="Why a person would be called.")]
