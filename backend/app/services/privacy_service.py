@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from app.core.pacing import Pacer
@@ -71,13 +71,7 @@ class PrivacyService:
         await self._authorize(user, traces.account_id)
         if traces.removed is not None:
             return Erasure(traces.removed, {})
-        mailboxes, words = _mailboxes(traces), (*_peers(traces), *traces.message_ids)
-
-        def is_about(letter: DeadLetter) -> bool:
-            event = letter.event
-            return event.mailbox in names or any(word.encode() in event.payload for word in words)
-
-        names = frozenset(mailboxes)
+        mailboxes, is_about = _mailboxes(traces), letters_about(traces)
         ids = _event_ids(traces.phone_number_id, traces.message_ids)
         erased = await self._queue.erase(mailboxes, ids, is_about, separator=self._separator)
         seen = sorted({message_id_in(event_id) for event_id in erased.event_ids} - {""})
@@ -151,6 +145,23 @@ def _mailboxes(traces: ContactTraces) -> tuple[str, ...]:
     for conversation_id in traces.conversation_ids:
         names += [outbound_mailbox(number, conversation_id), f"{Kind.OUTBOUND}:{conversation_id}"]
     return tuple(names)
+
+
+def letters_about(traces: ContactTraces) -> Callable[[DeadLetter], bool]:
+    """Is a dead letter this customer's? It says so by its mailbox or its id; one that cannot be read has a number or
+    an id of theirs in it. Not any letter that has: another customer may have sent their contact card."""
+    names, known = frozenset(_mailboxes(traces)), frozenset(traces.message_ids)
+    words = [f'"{word}"'.encode() for word in (*_peers(traces), *traces.message_ids)]
+
+    def is_about(letter: DeadLetter) -> bool:
+        event = letter.event
+        is_of_account = event.id.split(":")[1:2] == [traces.phone_number_id]  # two accounts may have one message id
+        if event.mailbox in names or (is_of_account and message_id_in(event.id) in known):
+            return True
+        is_unreadable = event.mailbox.partition(":")[0] == Kind.UNKNOWN
+        return is_unreadable and any(word in event.payload for word in words)
+
+    return is_about
 
 
 def _event_ids(number: str, message_ids: Sequence[str]) -> list[str]:
