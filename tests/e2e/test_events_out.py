@@ -83,6 +83,15 @@ async def test_each_type_of_event_reaches_a_receiver_that_asked_for_it(shop: Sho
     assert (await shop.told("account.blocked")).data["account"]["blocked_reason"] == "account_locked"
     await shop.meta_says("account_update", event="DISABLED_UPDATE", ban_info={"waba_ban_state": "REINSTATE"})
     assert (await shop.told("account.restored")).data["account"]["id"] == shop.account["id"]
+    await shop.api("GET", f"/accounts/{shop.account['id']}/health?refresh=true")
+    about = {"event": "REJECTED", "message_template_id": 12, "message_template_name": "promo", "reason": "PROMOTIONAL"}
+    await shop.sender.deliver(
+        wa.envelope((wa.Business(NUMBER), {"field": "message_template_status_update", "value": about}))
+    )
+    assert (await shop.told("template.updated")).data["template"] == {
+        "id": "12", "name": "promo", "language": None, "field": "message_template_status_update", "event": "REJECTED",
+        "words": "a template was rejected", "reason": "PROMOTIONAL",
+    }  # fmt: skip
     shop.outside.answers["/gone"] = 410
     gone = await shop.listen("/gone", "conversation.bot_switched")
     await shop.api("POST", f"/conversations/{talk}/bot", json={"enabled": False})

@@ -442,6 +442,9 @@ class SqlStore(Store):
         )  # fmt: skip
         return tuple(ids)
 
+    async def template_notice(self, *, waba_id: str, template: Json) -> tuple[str, ...]:
+        return tuple(await self._call("template_notice", waba_id=waba_id, template=template))
+
     async def blocked_accounts(self, *, limit: int) -> BlockedAccounts:
         return _BLOCKED.validate_python(await self._call("blocked_accounts", limit=limit))
 

@@ -26,6 +26,7 @@ class EventType(StrEnum):
     BOT_SWITCHED = "conversation.bot_switched"
     ACCOUNT_BLOCKED = "account.blocked"
     ACCOUNT_RESTORED = "account.restored"
+    TEMPLATE_UPDATED = "template.updated"
     WEBHOOK_DISABLED = "webhook.disabled"
     """Another endpoint of the account was switched off because of its failures."""
 

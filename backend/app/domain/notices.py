@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from app.domain.foreign_text import one_line
-from app.domain.models import BlockReason
+from app.domain.models import BlockReason, Json
 from app.domain.phone import phone_digits
 
 INFO, WARNING, ERROR = logging.INFO, logging.WARNING, logging.ERROR
@@ -143,6 +143,8 @@ _FIELDS: Mapping[str, tuple[tuple[str, ...], _Words]] = {
 }
 """Of each field: where its event stands (dotted, the first that is there), and what each event means."""
 
+_ABOUT_TEMPLATES = frozenset(field for field in _FIELDS if "template" in field)
+
 NOTICE_FIELDS = frozenset(_FIELDS) - {"errors"}
 """As the name of a change; `errors` come inside the field `messages`."""
 
@@ -188,6 +190,15 @@ class AccountNotice:
     def ends_block(self) -> bool:
         """It says that sending is possible again."""
         return self.field == "account_update" and bool({self.event, self._variant} & _ENDS)
+
+    @property
+    def template(self) -> Json | None:
+        """What it says of a template, for other systems; `None` for a report about anything else."""
+        if self.field not in _ABOUT_TEMPLATES:
+            return None
+        named = {name: self.details.get(f"message_template_{name}") for name in ("id", "name", "language")}
+        reason = self.details.get("reason")
+        return {**named, "field": self.field, "event": self.event, "words": self.words, "reason": reason}
 
     @property
     def _variant(self) -> str:

@@ -281,6 +281,11 @@ class AccountStore(Protocol):
         report older than the one that is kept changes nothing."""
         ...
 
+    async def template_notice(self, *, waba_id: str, template: Mapping[str, object]) -> tuple[str, ...]:
+        """Tell the endpoints of every account of that WhatsApp Business account `template.updated`. Returns the
+        accounts' ids: those whose health was checked, which is how we know where they belong."""
+        ...
+
     async def account_health_round(self, *, limit: int, every_seconds: float, again_seconds: float) -> HealthRound:
         """Active accounts that were never checked, that changed since, whose check is older than `every_seconds`, or
         than `again_seconds` where it could not be made; at most `limit`."""

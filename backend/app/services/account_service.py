@@ -216,7 +216,10 @@ class AccountService:
 
     async def noticed(self, notice: AccountNotice, at: datetime) -> tuple[str, ...]:
         """Meta reported something about an account or its number: it is kept with the account, and blocks it or ends
-        its block where it says so. Returns the ids of the accounts it is about. Raises `Unavailable`."""
+        its block where it says so. What it says of a template other systems are told. Returns the ids of the accounts
+        it is about. Raises `Unavailable`."""
+        if notice.template is not None and notice.waba_id is not None:
+            return await self._store.template_notice(waba_id=notice.waba_id, template=notice.template)
         if not notice.phone_number_id and not notice.phone_number:
             return ()  # about a whole business or its templates
         kept = {
