@@ -132,7 +132,7 @@ def _caretaker(replica: Replica, outside: Outside) -> Caretaker:
         "old_audit": replica.services.audit.forget,
         "search": SearchIndex(store).update,
         "retention": Retention(store, days=replica.settings.message_retention_days).forget,
-        "handover_notices": HandoverNotices(store, replica.services.accounts, outside.messenger).send,
+        "handover_notices": HandoverNotices(store, replica.services.accounts, outside.messenger, outside.pacer).send,
     }
     if journal is None:
         duties["unanswered"] = UnansweredSearch(queue, store).look

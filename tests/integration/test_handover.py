@@ -40,7 +40,7 @@ async def execute(office: Office, statement: str, *args: object) -> Any:
 
 
 def notices(office: Office) -> HandoverNotices:
-    return HandoverNotices(office.store, office.accounts, office.outside.messenger)
+    return HandoverNotices(office.store, office.accounts, office.outside.messenger, office.outside.pacer)
 
 
 async def test_a_keyword_calls_a_person_without_the_model_and_the_bot_is_silent_until_the_pause_ends(
@@ -198,6 +198,31 @@ async def test_the_number_of_the_profile_hears_of_it_once(make_office: MakeOffic
     told = [send["text"] for send in await office.sends(STAFF)][1:]
     assert told == [f"Amina (+{person.wa_id}) is waiting for a person: asked for one."]
     assert (await conversation_with(office, person)).handover_notice == "sent"
+
+
+async def test_calls_of_the_same_moment_come_in_one_text_and_no_faster_than_whatsapp_allows(
+    make_office: MakeOffice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office = await make_office(profile=PROFILE | {"handover_notify_number": STAFF.wa_id})
+    await say(office, STAFF, "Good morning")
+    people = [office.person(), office.person()]
+    for person in people:
+        await say(office, person, "human")
+
+    async def too_soon(number: str, to: str) -> float:
+        return 5.0
+
+    with monkeypatch.context() as patched:
+        patched.setattr(office.outside.pacer, "ask", too_soon)
+        await notices(office).send()
+    assert len(await office.sends(STAFF)) == 1, "the answer to its own message"
+    await execute(office, "update handover_notices set due_at = now()")
+    await notices(office).send()
+    told = (await office.sends(STAFF))[1:]
+    assert [sorted(send["text"].splitlines()) for send in told] == [
+        sorted(f"Amina (+{person.wa_id}) is waiting for a person: asked for one." for person in people)
+    ]
+    assert {(await conversation_with(office, person)).handover_notice for person in people} == {"sent"}
 
 
 async def test_a_number_whose_window_is_closed_is_not_written_to_and_that_is_told(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.domain.handover import PersonCalled, handover, handover_text, has_keyword, person_called
 from app.domain.models import BotProfile, FunctionCall, Generation, Handover, HandoverReason, OnHandover
+from app.services.handover_notices import WORDS
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)  # a Monday
 
@@ -72,6 +74,12 @@ def test_the_bot_pauses_where_the_customer_expects_a_person_and_the_profile_want
         assert handover(profile, reason) == Handover(reason, 15 if expected else None)
     going_on = BotProfile("a", on_handover=OnHandover.CONTINUE)
     assert handover(going_on, HandoverReason.CUSTOMER_ASKED) == Handover(HandoverReason.CUSTOMER_ASKED)
+
+
+def test_every_reason_has_words_for_the_person_and_a_place_in_the_guide() -> None:
+    guide = (Path(__file__).parents[2] / "docs/handover.md").read_text(encoding="utf-8")
+    assert set(WORDS) == set(HandoverReason)
+    assert [reason for reason in HandoverReason if f"`{reason}`" not in guide] == []
 
 
 def test_outside_business_hours_the_customer_reads_when_a_person_comes() -> None:

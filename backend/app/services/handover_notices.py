@@ -3,8 +3,9 @@
     1. the call itself leaves a row, in its own transaction, if the profile names a number (a trigger): once for a flag
        that is raised, once for a pause that begins
     2. one replica takes the rows; the store gives each to one caller
-    3. the number has written to the business within 24 hours: the text is sent. Otherwise WhatsApp takes no free text
-       for it, and the conversation shows `window_closed`
+    3. the number has written to the business within 24 hours: the text is sent, one for all rows of that moment and no
+       faster than WhatsApp lets one number be written to. Otherwise WhatsApp takes no free text for it, and the
+       conversation shows `window_closed`
     4. what certainly did not go out is tried again, for a quarter of an hour. What may have gone out is not
 
 It stands for no other way of being told: the flag, its event and the list of conversations do not depend on it.
@@ -14,13 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from prometheus_client import Counter
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.failure_words import in_words
+from app.core.pacing import Pacer
 from app.domain.errors import SendAmbiguous, SendError, SendThrottled, Unavailable
 from app.domain.foreign_text import NAME_CHARACTERS, one_line
 from app.domain.models import HandoverNotice, HandoverReason, NoticeOutcome, Recipient
@@ -29,7 +31,9 @@ from app.services.account_service import AccountService
 
 logger = logging.getLogger(__name__)
 
-PAGE = 20
+PAGE = 100
+MAX_LINES = 20
+"""Of one text: what is called for at the same moment, as in an outage, comes together."""
 AGAIN_SECONDS = 20.0
 GIVE_UP = timedelta(minutes=15)
 LOST_AFTER_SECONDS = 120.0
@@ -46,53 +50,73 @@ WORDS: Mapping[str, str] = {
     HandoverReason.MODEL_REFUSED: "the model refused to answer",
     HandoverReason.MODEL_UNAVAILABLE: "the model gave no answer in time",
     HandoverReason.UNREADABLE: "they sent something that the bot cannot read",
+    HandoverReason.WINDOW_CLOSED: "their last message is older than a day",
     HandoverReason.SEND_FAILED: "the answer could not be delivered",
+    HandoverReason.SEND_UNPROVEN: "it is not known whether the answer was delivered",
+    HandoverReason.ACCOUNT_BLOCKED: "WhatsApp takes nothing from this number",
+    HandoverReason.OVERFLOW: "more messages than the bot could take",
+    HandoverReason.DEAD_LETTER: "a message was given up on",
+    HandoverReason.UNANSWERED: "a message was found without an answer",
     HandoverReason.TOKEN_BUDGET: "the account has used up its tokens for today",
     HandoverReason.DAILY_LIMIT: "the bot has had its answers for today",
     HandoverReason.REPLY_LOOP: "so many replies that the other side may be a robot",
 }
-"""For those who are called; a reason without words here is shown as it is."""
+"""For those who are called; a reason that only a newer version knows is shown as it is."""
 
 
 class HandoverNotices:
     def __init__(
-        self, store: Store, accounts: AccountService, messenger: Messenger, *, clock: Clock = SYSTEM_CLOCK
+        self, store: Store, accounts: AccountService, messenger: Messenger, pacer: Pacer, *, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         self._store = store
         self._accounts = accounts
         self._messenger = messenger
+        self._pacer = pacer
         self._clock = clock
 
     async def send(self) -> bool:
         """One page. Returns whether there may be more at once. Raises `Unavailable` if the store is away."""
         taken = await self._store.take_notices(limit=PAGE, lost_after_seconds=LOST_AFTER_SECONDS)
+        together: dict[tuple[str, str], list[HandoverNotice]] = {}
         for notice in taken:
-            if notice.outcome is not None:
+            if notice.outcome is None:
+                together.setdefault((notice.account_id, notice.number), []).append(notice)
+            else:
                 self._tell(notice, notice.outcome, "")
-        await asyncio.gather(*(self._send(notice) for notice in taken if notice.outcome is None))
+        await asyncio.gather(*(self._send(notices) for notices in together.values()))
         return len(taken) == PAGE
 
-    async def _send(self, notice: HandoverNotice) -> None:
+    async def _send(self, notices: Sequence[HandoverNotice]) -> None:
+        """Those of one account to one number, in one text."""
+        first = notices[0]
         try:
-            account = await self._accounts.by_id(notice.account_id)
+            account = await self._accounts.by_id(first.account_id)
+            if wait := await self._pacer.ask(account.phone_number_id, first.number):
+                await self._put_off(notices, wait)
+                return
             await self._messenger.send_text(
-                account, Recipient(notice.number, None), words(notice), outbound_key=f"notice:{notice.id}"
+                account, Recipient(first.number, None), words(notices), outbound_key=f"notice:{first.id}"
             )
         except (SendThrottled, Unavailable) as exc:
-            if self._clock.now() - notice.created_at < GIVE_UP:
-                await self._store.put_off_notice(notice.id, seconds=exc.retry_after or AGAIN_SECONDS)
+            if self._clock.now() - first.created_at < GIVE_UP:
+                await self._put_off(notices, exc.retry_after or AGAIN_SECONDS)
             else:
-                await self._end(notice, NoticeOutcome.FAILED, in_words(exc))
+                await self._end(notices, NoticeOutcome.FAILED, in_words(exc))
         except SendAmbiguous as exc:
-            await self._end(notice, NoticeOutcome.UNKNOWN, in_words(exc))
+            await self._end(notices, NoticeOutcome.UNKNOWN, in_words(exc))
         except SendError as exc:
-            await self._end(notice, NoticeOutcome.FAILED, in_words(exc))
+            await self._end(notices, NoticeOutcome.FAILED, in_words(exc))
         else:
-            await self._end(notice, NoticeOutcome.SENT, "")
+            await self._end(notices, NoticeOutcome.SENT, "")
 
-    async def _end(self, notice: HandoverNotice, outcome: NoticeOutcome, reason: str) -> None:
-        await self._store.end_notice(notice.id, outcome)
-        self._tell(notice, outcome, reason)
+    async def _put_off(self, notices: Sequence[HandoverNotice], seconds: float) -> None:
+        for notice in notices:
+            await self._store.put_off_notice(notice.id, seconds=seconds)
+
+    async def _end(self, notices: Sequence[HandoverNotice], outcome: NoticeOutcome, reason: str) -> None:
+        for notice in notices:
+            await self._store.end_notice(notice.id, outcome)
+            self._tell(notice, outcome, reason)
 
     def _tell(self, notice: HandoverNotice, outcome: NoticeOutcome, reason: str) -> None:
         NOTICES.labels(outcome).inc()
@@ -101,8 +125,14 @@ class HandoverNotices:
         logger.log(level, "a person was called: the text to the profile's number", extra=facts)
 
 
-def words(notice: HandoverNotice) -> str:
-    """What the number reads."""
+def words(notices: Sequence[HandoverNotice]) -> str:
+    """What the number reads: a line for each conversation."""
+    lines = [_line(notice) for notice in notices[:MAX_LINES]]
+    more = len(notices) - len(lines)
+    return "\n".join([*lines, *([f"And {more} more."] if more else [])])
+
+
+def _line(notice: HandoverNotice) -> str:
     name, number = one_line(notice.name or "", NAME_CHARACTERS), notice.wa_id and f"+{notice.wa_id}"
     who = " ".join([*([name] if name else []), *([f"({number})" if name else number] if number else [])])
     return f"{who or 'A customer'} is waiting for a person: {WORDS.get(notice.reason or '', notice.reason)}."
