@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from app.localhost.servers import Valkey
 
-from . import bad_way, database, events_out, fairness, given_up, outages, own_limits, pooler, scenarios, shares
+from . import bad_way, database, events_out, fairness, files, given_up, outages, own_limits, pooler, scenarios, shares
 from .database import DATABASE_SCENARIOS
 from .failover import database_loses_seconds
 from .moved_clock import LIBRARIES, MovedValkey
@@ -51,6 +51,8 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "long messages": Measurement(fairness.long_messages, fairness.SETTINGS),
     "a slow model": Measurement(fairness.slow_model, fairness.SETTINGS),
     "a receiver that hangs": Measurement(events_out.hanging_receiver),
+    "hanging files": Measurement(files.hanging_files, fairness.SETTINGS),
+    "large files": Measurement(files.large_files, fairness.SETTINGS),
     "shares": Measurement(partial(shares.measure, seconds=SHARES_SECONDS), shares.SETTINGS),
     "a full mailbox, a small Redis": Measurement(
         partial(shares.measure_default_size, seconds=SHARES_SECONDS), shares.DEFAULT_SIZE
@@ -87,6 +89,7 @@ EVERY_SCENARIO: Mapping[str, Scenario] = {
             given_up.quota_for_a_day,
             given_up.given_up_message_calls_a_person,
             database_loses_seconds,
+            files.files_fetched_once_when_killed,
             *_WITH_A_POOLER,
             *_WITH_A_NAME_SERVER,
             *_IN_A_WORLD_OF_ITS_OWN,

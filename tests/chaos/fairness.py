@@ -71,8 +71,8 @@ async def hanging_gemini(world: ChaosWorld, *, seconds: float = SECONDS) -> Fair
     conversations than it may have places."""
     stage, (stuck, healthy) = Stage(world), world.businesses[:2]
     count = round(CUSTOMERS_PER_SECOND * seconds)
-    await _replies(world, stage, healthy, CUSTOMERS_PER_SECOND, 1.0)  # caches, connections
-    without = await _replies(world, stage, healthy, count, seconds)
+    await replies(world, stage, healthy, CUSTOMERS_PER_SECOND, 1.0)  # caches, connections
+    without = await replies(world, stage, healthy, count, seconds)
     before = (await world.sandbox.summary())["last_seq"]
     hang = await world.sandbox.add_fault("gemini", action="hang_before", match={"system_contains": "Orchard 1"})
     places = world.concurrency * len(world.fleet.replicas)
@@ -80,7 +80,7 @@ async def hanging_gemini(world: ChaosWorld, *, seconds: float = SECONDS) -> Fair
     await stage.post(*waiting, replica=0)
     # However many places one account may take, these are taken.
     await world.sandbox.wait(places // 2, kind="generate", after=before)
-    during = await _replies(world, stage, healthy, count, seconds)
+    during = await replies(world, stage, healthy, count, seconds)
     await world.sandbox.remove_fault(hang)
     await stage.ends_well()
     return Fairness("another's Gemini calls hang", without, during)
@@ -90,12 +90,12 @@ async def broken_model(world: ChaosWorld, *, seconds: float = 6.0) -> Fairness:
     """Another account has chosen a model that answers 503, and five of its customers write."""
     stage, (broken, healthy) = Stage(world), world.businesses[:2]
     count = round(CUSTOMERS_PER_SECOND * seconds)
-    await _replies(world, stage, healthy, CUSTOMERS_PER_SECOND, 1.0)
-    without = await _replies(world, stage, healthy, count, seconds)
+    await replies(world, stage, healthy, CUSTOMERS_PER_SECOND, 1.0)
+    without = await replies(world, stage, healthy, count, seconds)
     async with chosen_model(world, broken, gemini="unavailable"):
         talks = [stage.conversation(1, broken)[0] for _ in range(5)]
         await stage.post(*talks, replica=0)
-        during = await _replies(world, stage, healthy, count, seconds)
+        during = await replies(world, stage, healthy, count, seconds)
     await stage.ends_well()
     return Fairness("another's own model is down", without, during, 0.95)
 
@@ -105,12 +105,12 @@ async def slow_model(world: ChaosWorld, *, seconds: float = 6.0) -> Fairness:
     write, again as soon as they are answered."""
     stage, (slow, healthy) = Stage(world), world.businesses[:2]
     count = round(CUSTOMERS_PER_SECOND * seconds)
-    await _replies(world, stage, healthy, CUSTOMERS_PER_SECOND, 1.0)
-    without = await _replies(world, stage, healthy, count, seconds)
+    await replies(world, stage, healthy, CUSTOMERS_PER_SECOND, 1.0)
+    without = await replies(world, stage, healthy, count, seconds)
     async with chosen_model(world, slow, latency_ms=SLOW_SECONDS * 1000):
         talks = [stage.conversation(2, slow) for _ in range(5)]
         during, answers = await asyncio.gather(
-            _replies(world, stage, healthy, count, seconds), _write_twice(stage, talks)
+            replies(world, stage, healthy, count, seconds), _write_twice(stage, talks)
         )
         await stage.ends_well()
     problems = [f"its answers took {answers:.1f} s"] if answers < 2 * SLOW_SECONDS else []
@@ -132,11 +132,11 @@ async def long_messages(world: ChaosWorld, *, seconds: float = 6.0) -> Fairness:
     # The stand-in's replies do not repeat what is cut from the prompt: those conversations are not judged.
     stage, unjudged, (long, healthy) = Stage(world), Stage(world), world.businesses[:2]
     count = round(CUSTOMERS_PER_SECOND * seconds)
-    await _replies(world, stage, healthy, CUSTOMERS_PER_SECOND, 1.0)
-    without = await _replies(world, stage, healthy, count, seconds)
+    await replies(world, stage, healthy, CUSTOMERS_PER_SECOND, 1.0)
+    without = await replies(world, stage, healthy, count, seconds)
     before = (await world.sandbox.summary())["last_seq"]
     during, _ = await asyncio.gather(
-        _replies(world, stage, healthy, count, seconds), _write_at_length(unjudged, long, seconds / 31)
+        replies(world, stage, healthy, count, seconds), _write_at_length(unjudged, long, seconds / 31)
     )
     await stage.ends_well()
     asked = await world.sandbox.record(kind="generate", after=before)
@@ -153,7 +153,7 @@ async def _write_at_length(stage: Stage, business: Business, pause_seconds: floa
         await asyncio.sleep(pause_seconds)
 
 
-async def _replies(world: ChaosWorld, stage: Stage, business: Business, count: int, seconds: float) -> list[float]:
+async def replies(world: ChaosWorld, stage: Stage, business: Business, count: int, seconds: float) -> list[float]:
     """In an even stream of `count` customers."""
     asked: list[Message] = [stage.conversation(1, business)[0] for _ in range(count)]
     poster = sender(world.fleet.webhook_urls, app_secret=world.fleet.keys.app_secret, seed=1)

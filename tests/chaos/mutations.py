@@ -229,6 +229,10 @@ MUTATIONS: dict[str, Mutation] = {
             *NO_LOOK_OPENS_A_CIRCUIT,
         ],
     ),
+    "files that are kept": Mutation(
+        "files_fetched_once_when_killed",
+        [Edit(f"{SERVICES}attachments.py", "        if media.state != MediaState.PENDING:\n", "        if False:\n")],
+    ),
     "write probe": Mutation(
         "full_redis", [Edit("backend/app/wiring.py", "            await outside.queue.probe()\n", "            pass\n")]
     ),
