@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 import app.sandbox
 from app.adapters.postgres_media import PostgresMediaStore
 from app.demo.bakery import BAKERY
+from app.domain.media import announced
 from app.domain.models import Message
+from app.domain.webhook import to_inbound
 from app.sandbox import webhooks as wa
 from app.services.attachments import Attachments
+from app.services.media_retention import MediaRetention
+from tests.support.fakes import FakeClock
 from tests.support.office import MakeOffice, Office
 
 FILES = Path(app.sandbox.__file__).parent / "files"
@@ -249,3 +256,56 @@ async def test_the_bars_of_understanding_hold(make_office: MakeOffice) -> None:
     downloads = [entry["text"] for entry in await office.control.record(kind="download")]
     assert right >= 45, f"{right} of 50"
     assert (len(downloads), len(set(downloads))) == (50, 50)
+
+
+async def test_what_a_killed_worker_had_kept_and_not_said_is_not_fetched_again(make_office: MakeOffice) -> None:
+    office = await make_office()
+    person = office.person()
+    spoken = await file(office, person, "audio", VOICE, voice=True)
+    recorded = to_inbound(spoken, datetime.now(UTC))
+    await office.store.record_inbound(
+        office.account.id, wa_id=person.wa_id, user_id=None, name="Amina", messages=[recorded]
+    )
+    told = announced(recorded)
+    assert told is not None
+    (row,) = (await office.store.open_media(office.account.id, [told], quoted=[])).files
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield VOICE
+
+    await PostgresMediaStore(office.store).put(row.id, pieces(), mime="audio/ogg")
+    assert "apple turnover" in await answer(office, person, spoken)
+    assert await office.control.record(kind="download") == []
+
+
+async def test_a_file_that_the_model_cannot_open_is_left_out_and_the_rest_is_answered(make_office: MakeOffice) -> None:
+    office = await make_office(debounce_seconds=0.2)
+    person = office.person()
+    await office.receive(person, wa.text(person, "Do you have vegan pastries?"))
+    await office.receive(person, await file(office, person, "image", b"no picture at all", caption="this one"))
+    await office.until_idle()
+    assert "apple turnover" in (await office.sends(person))[-1]["text"]
+    assert await needs_human(office) == "unreadable"
+
+
+async def test_old_files_are_deleted_a_page_at_a_time_and_once_a_minute(make_office: MakeOffice) -> None:
+    office = await make_office()
+    person = office.person()
+    await answer(office, person, await file(office, person, "image", PHOTO))
+    assert office.settings.database_url is not None
+    database = await asyncpg.connect(office.settings.database_url.get_secret_value())
+    try:
+        await database.execute("update media set created_at = now() - interval '31 days'")
+        clock = FakeClock()
+        retention = MediaRetention(office.store, PostgresMediaStore(office.store), days=30, clock=clock)
+        assert await retention.tidy() is False
+        assert await database.fetchval("select count(*) from media_chunks") == 0
+        assert await database.fetchval("select count(*) from media_leftovers") == 0
+        await database.execute("update media set state = 'kept'")
+        await retention.tidy()
+        assert await database.fetchval("select state from media") == "kept", "not before the minute is over"
+        clock.advance(61)
+        await retention.tidy()
+        assert await database.fetchval("select state from media") == "deleted"
+    finally:
+        await database.close()
