@@ -16,7 +16,7 @@ import pytest
 from app.adapters.migrations import MINIMUM_VERSION, apply_migrations, read_migrations
 from app.adapters.postgres_store import PostgresStore
 from app.core.queue import Event
-from app.domain.models import Author, InboundMessage
+from app.domain.models import Author, ConversationFilter, InboundMessage
 from app.localhost.location import Location
 from app.localhost.processes import ChildProcess, free_port, run
 
@@ -81,11 +81,18 @@ async def test_the_schema_works_on_an_older_version(url: str) -> None:
     )
     await store.update_profile(account.id, {"description": "Bread"})
     message = InboundMessage("wamid.1", "text", "Hello", datetime.now(UTC), {})
-    inbound = await store.record_inbound(account.id, wa_id="33600000000", user_id=None, name="A", messages=[message])
+    inbound = await store.record_inbound(
+        account.id, wa_id="33600000000", user_id=None, name="Élodie", messages=[message]
+    )
     conversation = inbound.conversation
     reply = await store.open_reply(conversation.id, key="k", author=Author.BOT, covers=("wamid.1",), fence=1)
     assert (await store.save_body(reply.key, fence=1, covers=("wamid.1",), body="Hi")).body == "Hi"
     assert len((await store.list_messages(conversation.id, limit=10, cursor=None)).items) == 1
+    assert await store.index_search(rows=10, messages=10)
+    for q in ("HELLO", "elodie", "0600"):
+        found = await store.list_conversations(account.id, limit=1, cursor=None, only=ConversationFilter(q=q))
+        assert [item.id for item in found.items] == [conversation.id], q
+    assert (await store.erase_contact(conversation.contact.id, message_ids=(), mailboxes=(), words=()))["contacts"] == 1
     assert await store.journal_put([Event("e", "box", b"x")], max_rows=10, max_bytes=10**9) == (1, ())
     assert await store.applied_migrations()
     await store.aclose()
