@@ -11,7 +11,7 @@ UV := uv==0.13.9
 COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml \
   $(if $(PACKAGE),--upgrade-package $(PACKAGE),--upgrade)
 
-.PHONY: setup demo test check coverage versions fuzz openapi licences bench chaos alerts lock vendor clean help
+.PHONY: setup demo test check coverage versions fuzz openapi licences bench chaos alerts lock vendor screenshots clean help
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -88,6 +88,9 @@ lock:            ## renew the lock files (PACKAGE=name: this pin alone); needs u
 vendor: setup    ## renew the console's modules and their lock; needs npm
 	@"$(BIN)/python" infra/console_vendor.py
 	@"$(BIN)/python" infra/licences.py > docs/licences.md
+
+screenshots: setup ## draw docs/img/ anew: the console's screens; needs Chromium
+	@"$(BIN)/python" -m tests.screenshots
 
 clean:           ## delete what the targets made; refuses while a demo is running
 	@test ! -x "$(BIN)/python" || "$(BIN)/python" -c "from pathlib import Path; from app.localhost.servers import remove_data; remove_data(Path('.data/demo/servers'))"

@@ -55,3 +55,15 @@ def test_business_hours_and_own_fields_are_edited_without_writing_json(site: Sit
         assert profile["business_hours"]["exceptions"] == {"2026-12-25": []}
         assert profile["custom_fields"]["terrace"] == "in summer"
         assert profile["custom_fields"]["payment"] == ["cash", "card", "meal vouchers"]
+
+
+def test_the_unsaved_profile_answers_in_the_simulator_and_nothing_is_stored(site: Site, browser: Browser) -> None:
+    account = site.new_account("Chez Nour")
+    with entered(site, browser, f"#/bot/{account['id']}") as (page, _):
+        faq = '{"faq": [{"question": "Do you have vegan pastries?", "answer": "Only <b>unsaved</b> ones."}]}'
+        page.get_by_role("textbox", name="Rules, offers and special cases").fill(faq)
+        page.get_by_role("textbox", name="Write as a customer").fill("Do you have vegan pastries?")
+        page.keyboard.press("Enter")
+        expect(page.locator(".sim-turns .by-bot .text")).to_contain_text("Only <b>unsaved</b> ones.")
+        assert site.api("GET", f"/conversations?account_id={account['id']}")["items"] == []
+        page.get_by_role("button", name="Discard").click()

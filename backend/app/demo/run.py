@@ -215,7 +215,7 @@ def _tell(line: str) -> None:
 
 
 def _describe(fleet: LocalFleet, servers: EmbeddedServers) -> None:
-    print()
+    print(f"\n  {'console':10} {fleet.replicas[0].url}/console#token={fleet.keys.admin}   (signs you in)\n")
     for replica in fleet.replicas:
         print(f"  {replica.name:10} {replica.url}   pid {replica.pid}   (/health, /docs, /metrics)")
     print(f"  {'sandbox':10} {fleet.sandbox.url}   (POST /sandbox/faults breaks things, GET /sandbox/record shows all)")

@@ -5,7 +5,16 @@ const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
 
-const of = (options) => (at) => new Intl.DateTimeFormat(locale(), options).format(new Date(at));
+/** To make a formatter costs a hundred times what it costs to use it. */
+function of(options) {
+  const made = new Map();
+  return (at) => {
+    const name = locale();
+    let formatter = made.get(name);
+    if (!formatter) made.set(name, (formatter = new Intl.DateTimeFormat(name, options)));
+    return formatter.format(new Date(at));
+  };
+}
 
 export const clock = of({ hour: "2-digit", minute: "2-digit" });
 export const dateAndTime = of({ dateStyle: "medium", timeStyle: "short" });

@@ -40,7 +40,7 @@ export class Windowed extends Component {
   }
 
   componentWillUpdate(next) {
-    this.layOut(next);
+    if (next.items !== this.props.items || this.hasGrown) this.layOut(next);
   }
 
   componentDidMount() {

@@ -2,8 +2,9 @@
 import { api } from "../api.js";
 import { html } from "../html.js";
 import { t } from "../i18n.js";
+import { useState } from "preact/hooks";
 import { accounts, may, reloadAccounts } from "../session.js";
-import { Button, confirm, openDialog, tell } from "../ui.js";
+import { Button, confirm, Field, openDialog, tell } from "../ui.js";
 import { TokenForm } from "./token.js";
 
 export function Settings({ account }) {
@@ -23,6 +24,15 @@ export function Settings({ account }) {
   return html`<section class="card"><header><div><h2>${t("settings.title")}</h2></div></header>
     ${["is_active", "bot_auto_on"].map((name) => html`<div class="field" key=${name}><label class="switch"><input type="checkbox" role="switch" checked=${now[name]} onChange=${(event) => toggle(event, name)} />
       <span><span class="field-label">${t(`settings.${name}`)}</span><span class="field-help">${t(`settings.${name}_help`)}</span></span></label></div>`)}
+    ${"daily_token_budget" in now && html`<${Budget} value=${now.daily_token_budget} onSave=${(value) => change({ daily_token_budget: value })} />`}
     <div class="buttons start"><${Button} onClick=${() => openDialog(t("settings.token"), (close) => html`<${TokenForm} account=${account} close=${close} />`)}>${t("settings.token")}</${Button}></div>
   </section>`;
+}
+
+function Budget({ value, onSave }) {
+  const [draft, setDraft] = useState(value ?? "");
+  const isSame = String(draft) === String(value ?? "");
+  return html`<div class="inline"><${Field} label=${t("settings.budget")} help=${t("settings.budget_help")}
+      render=${(attributes) => html`<input type="number" min="1" step="1" placeholder=${t("settings.budget_none")} value=${draft} onInput=${(event) => setDraft(event.target.value)} ...${attributes} />`} />
+    <${Button} disabled=${isSame} onClick=${() => onSave(draft === "" ? null : Number(draft))}>${t("bot.save")}</${Button}></div>`;
 }

@@ -21,7 +21,7 @@ export function Simulator({ account, changes }) {
     setBusy(true);
     setError(null);
     try {
-      const said = asked.slice(-MAX_TURNS).map(({ from, text: words }) => ({ from, text: words }));
+      const said = asked.filter((turn) => turn.text).slice(-MAX_TURNS).map(({ from, text: words }) => ({ from, text: words }));
       const answer = await api("POST", `/bot/simulate?${query({ account_id: account.id })}`, { profile: changes, turns: said }, { timeout: TIMEOUT_MS });
       setTurns([...asked, { from: "bot", text: answer.text ?? "", callsPerson: answer.calls_person, reason: answer.reason }]);
     } catch (problem) {

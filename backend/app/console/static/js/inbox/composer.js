@@ -1,10 +1,14 @@
 // Where a person writes to the customer. The draft is kept on this computer until it is sent.
 import { useEffect, useRef, useState } from "preact/hooks";
+import { bytes } from "../format.js";
 import { html } from "../html.js";
 import { number, t } from "../i18n.js";
-import { Button } from "../ui.js";
+import { Icon } from "../icons.js";
+import { Button, tell } from "../ui.js";
 import { send } from "./store.js";
 
+const FILES = "image/jpeg,image/png,image/webp,audio/*,video/mp4,video/3gpp,application/pdf,text/plain,.doc,.docx,.xls,.xlsx,.ppt,.pptx";
+const MAX_FILE_BYTES = 16 * 1024 * 1024;
 const MAX_CHARACTERS = 20_000;
 const NEAR = 1000;
 const KEPT = "chorus.draft.";
@@ -23,7 +27,9 @@ function keepDraft(id, text) {
 
 export function Composer({ conversation, isOpen }) {
   const [text, setText] = useState(draftOf(conversation.id));
+  const [file, setFile] = useState(null);
   const box = useRef(null);
+  const picker = useRef(null);
   useEffect(() => {
     const field = box.current;
     if (!field) return;
@@ -38,9 +44,10 @@ export function Composer({ conversation, isOpen }) {
   if (!isOpen) return html`<p class="composer-note">${t("composer.closed")}</p>`;
   const submit = (event) => {
     event?.preventDefault();
-    if (!text.trim()) return;
-    send(conversation, text.trim());
+    if (!text.trim() && !file) return;
+    send(conversation, text.trim(), file);
     change("");
+    setFile(null);
     box.current?.focus();
   };
   const pressed = (event) => {
@@ -51,11 +58,23 @@ export function Composer({ conversation, isOpen }) {
     }
   };
   const left = MAX_CHARACTERS - text.length;
+  const choose = (event) => {
+    const [chosen] = event.target.files;
+    event.target.value = "";
+    if (!chosen) return;
+    if (chosen.size > MAX_FILE_BYTES) tell(t("composer.too_large", { most: bytes(MAX_FILE_BYTES) }), "error");
+    else setFile(chosen);
+    box.current?.focus();
+  };
   return html`<form class="composer" onSubmit=${submit}>
+    ${file && html`<p class="composer-file"><${Icon} name="file" size=${16} /><bdi>${file.name}</bdi> <span class="quiet">${bytes(file.size)}</span>
+      <${Button} kind="bare" icon="close" label=${t("composer.remove_file")} onClick=${() => setFile(null)} /></p>`}
+    <input ref=${picker} type="file" class="visually-hidden" tabindex="-1" aria-hidden="true" accept=${FILES} onChange=${choose} />
+    <${Button} kind="bare" icon="clip" label=${t("composer.attach")} onClick=${() => picker.current.click()} />
     <textarea id="composer" ref=${box} rows="1" dir="auto" value=${text} maxlength=${MAX_CHARACTERS} placeholder=${t("composer.placeholder")} aria-label=${t("composer.placeholder")}
       onInput=${(event) => change(event.target.value)} onKeyDown=${pressed}></textarea>
     ${left < NEAR && html`<span class="quiet left">${number(left)}</span>`}
-    <${Button} type="submit" kind="primary round" icon="send" label=${t("composer.send")} disabled=${!text.trim()} />
+    <${Button} type="submit" kind="primary round" icon="send" label=${t("composer.send")} disabled=${!text.trim() && !file} />
     ${conversation.bot_enabled && html`<p class="composer-hint">${t("composer.takes_over")}</p>`}
   </form>`;
 }

@@ -85,7 +85,7 @@ const Cards = ({ cards }) => cards.slice(0, 20).map((card, index) => html`<div k
 function Media({ message }) {
   const { media, text } = message;
   const href = `/messages/${encodeURIComponent(message.id)}/media`;
-  const isHere = !media.state || ["stored", "ready", "kept", "available"].includes(media.state);
+  const isHere = media.state === "kept";
   const label = media.description || worded("type", media.kind ?? message.type);
   return html`<div class="media">
     ${isHere && ["image", "sticker"].includes(media.kind) ? html`<a href=${href} target="_blank" rel="noopener"><img src=${href} alt=${label} loading="lazy" /></a>`
@@ -101,7 +101,7 @@ function Media({ message }) {
 
 /** A message of ours that the thread does not show yet. */
 export const Waiting = ({ message, onAgain, onGiveUp }) => html`<article class="message out by-human ${message.state}">
-  <div class="bubble"><span class="author">${t("author.human")}</span><${Text} text=${message.text} />
+  <div class="bubble"><span class="author">${t("author.human")}</span>${message.file && html`<${Kind} type="document" name=${message.file.name} />`}${message.text && html`<${Text} text=${message.text} />`}
     <footer><${Time} at=${message.at} format=${clock} />${message.state !== "failed" && html`<${Ticks} status="pending" />`}</footer></div>
   ${message.state === "failed" && html`<div class="failure" role="alert"><${Icon} name="alert" size=${14} /><span>${t("thread.not_sent", { why: message.error.message })}</span>
     <${Button} onClick=${onAgain}>${t("thread.send_again")}</${Button}><${Button} kind="bare" onClick=${onGiveUp}>${t("thread.give_up")}</${Button}></div>`}

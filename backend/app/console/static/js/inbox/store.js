@@ -240,8 +240,11 @@ const changeOutbox = (id, change) => {
   outbox.value = { ...outbox.value, [id]: change(outbox.value[id] ?? []) };
 };
 
-export function send(conversation, text) {
-  const message = { key: newKey(), text, at: new Date().toISOString(), state: "sending", error: null };
+const FILE_TIMEOUT_MS = 120_000;
+
+/** `file`: to go with the text, which becomes its caption. */
+export function send(conversation, text, file = null) {
+  const message = { key: newKey(), text, file, at: new Date().toISOString(), state: "sending", error: null };
   changeOutbox(conversation.id, (items) => [...items, message]);
   return deliver(conversation, message);
 }
@@ -260,7 +263,8 @@ async function deliver(conversation, message) {
   const mark = (change) => changeOutbox(id, (items) => items.map((item) => (item.key === message.key ? { ...item, ...change } : item)));
   mark({ state: "sending", error: null });
   try {
-    const reply = await api("POST", `/conversations/${encodeURIComponent(id)}/messages`, { text: message.text }, { headers: { "Idempotency-Key": message.key } });
+    const options = { headers: { "Idempotency-Key": message.key }, ...(message.file ? { timeout: FILE_TIMEOUT_MS } : {}) };
+    const reply = await api("POST", `/conversations/${encodeURIComponent(id)}/messages`, bodyOf(message), options);
     mark({ state: "accepted", replyKey: reply.key });
     replaced({ ...conversation, bot_enabled: false });
     loadCounts();
@@ -268,6 +272,14 @@ async function deliver(conversation, message) {
   } catch (error) {
     mark({ state: "failed", error });
   }
+}
+
+function bodyOf({ text, file }) {
+  if (!file) return { text };
+  const form = new FormData();
+  form.append("file", file, file.name);
+  if (text) form.append("text", text);
+  return form;
 }
 
 /** What the thread shows by now leaves the outbox. */

@@ -86,6 +86,17 @@ const Needs = ({ conversation, paused }) => html`<div class="strip warm" role="s
   ${paused && html` ${t("thread.paused", { time: clock(conversation.bot_paused_until) })}`}
   ${conversation.handover_notice && html` <span class="quiet">${worded("handover_notice", conversation.handover_notice)}</span>`}</span></div>`;
 
+/** The day of each message: to format a date ten thousand times takes a frame. */
+const days = new WeakMap();
+
+function dayOf(message) {
+  let key = days.get(message);
+  if (!key) days.set(message, (key = dayKey(message.timestamp)));
+  return key;
+}
+
+const NONE = [];
+
 /** Messages with a line for each day between them; reactions stand at the message that they are about. */
 export function rowsOf(messages, waiting) {
   const rows = [];
@@ -104,13 +115,13 @@ export function rowsOf(messages, waiting) {
   let last = null;
   for (const message of messages) {
     if (message.type === "reaction" && byWamid.has(message.payload?.reaction?.message_id)) continue;
-    const key = dayKey(message.timestamp);
+    const key = dayOf(message);
     if (key !== last) rows.push({ key: `day ${key}`, day: message.timestamp });
     last = key;
     rows.push({
       key: message.id,
       message,
-      reactions: [...(reactions.get(message.wa_message_id)?.values() ?? [])],
+      reactions: reactions.has(message.wa_message_id) ? [...reactions.get(message.wa_message_id).values()] : NONE,
       quoted: byWamid.get(message.payload?.context?.id) ?? null,
     });
   }
