@@ -36,13 +36,11 @@ class Sender:
         self._business = business
         self._stage = Stage(world)
 
-    async def photo(
-        self, *, replica: int = 0, content: bytes = PHOTO, says: str | None = None, caption: str | None = None
-    ) -> tuple[Person, str]:
+    async def photo(self, *, replica: int = 0, caption: str | None = None) -> tuple[Person, str]:
         """Who sent it, and WhatsApp's id of the file."""
         person = Person(f"3371{next(_numbers):07d}", "Flora")
-        source_id = await self._world.sandbox.upload(content, "image/jpeg", says=says)
-        await self.post(person, wa.file(person, "image", source_id, content, caption=caption), replica=replica)
+        source_id = await self._world.sandbox.upload(PHOTO, "image/jpeg")
+        await self.post(person, wa.file(person, "image", source_id, PHOTO, caption=caption), replica=replica)
         return person, source_id
 
     async def post(self, person: Person, message: JsonObject, *, replica: int = 0) -> None:
@@ -136,8 +134,14 @@ async def large_files(world: ChaosWorld) -> Memory:
     await world.until_quiet(QUIET_SECONDS)
     at_rest = _resident(world)
     most, started = list(at_rest), loop.time()
-    shared = b"\xff\xd8\xff" + secrets.token_bytes(LARGE_BYTES - 3)
-    await asyncio.gather(*(senders.photo(replica=number % 3, content=shared) for number in range(LARGE)))
+    content = b"\xff\xd8\xff" + secrets.token_bytes(LARGE_BYTES - 3)
+    # One upload: the stand-in keeps no more than 256 MB. Each message's file is fetched all the same.
+    source_id = await world.sandbox.upload(content, "image/jpeg")
+    people = [Person(f"3371{next(_numbers):07d}", "Flora") for _ in range(LARGE)]
+    messages = [wa.file(person, "image", source_id, content) for person in people]
+    await asyncio.gather(
+        *(senders.post(who, what, replica=n % 3) for n, (who, what) in enumerate(zip(people, messages, strict=True)))
+    )
 
     async def kept() -> int:
         return int(await world.value("select count(*) from media where state = 'kept' and size = $1", LARGE_BYTES))
