@@ -53,6 +53,7 @@ def start_loops(replica: Replica, outside: Outside) -> None:
         "schema": replica.schema.run,
         "namespace": replica.namespace.run,
         "feed": outside.feed.run,
+        "last_hour": replica.services.last_hour.run,
         **replica.services.health.loops(),
     }
     for name, loop in beating.items():

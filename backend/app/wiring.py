@@ -47,6 +47,7 @@ from app.core.http_client import close_http_client, get_http_client, get_http_cl
 from app.core.lifecycle import Supervisor
 from app.core.loop_watch import LoopWatch
 from app.core.metrics import tell_build
+from app.core.minutes import Minutes
 from app.core.namespace import Binding
 from app.core.pacing import Pacer
 from app.core.probe_board import ProbeBoard
@@ -91,6 +92,7 @@ from app.services.interim import Interim
 from app.services.invitation_service import InvitationService
 from app.services.journal import Journal
 from app.services.key_service import KeyService
+from app.services.last_hour import LastHour
 from app.services.live_events import LiveEvents, tell_changes
 from app.services.namespace_gate import NamespaceGate
 from app.services.outbox_relay import EVENTS_QUEUE
@@ -284,6 +286,7 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
             breakers=_breakers(outside, audit),
             silence=silence,
             simulator=_simulator(settings, outside, accounts),
+            last_hour=LastHour(Minutes(outside.control, namespace=settings.redis_namespace)),
             live=LiveEvents(accounts, outside.feed),
             sessions=_sessions(settings, outside, accounts, verifier, admin_key),
             proxies=settings.trusted_proxies,

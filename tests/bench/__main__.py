@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 
-from tests.bench import answer, end_to_end, headline, ingest, lists, mixed, queue_rates, sizing
+from tests.bench import answer, end_to_end, headline, ingest, lists, mixed, queue_rates, sizing, streams
 from tests.bench.machine import Stage, describe, load, stage
 from tests.bench.peers import beside_peers
 from tests.bench.report import Bar
@@ -21,6 +21,7 @@ BENCHMARKS: Mapping[str, Callable[[Stage], tuple[list[str], list[Bar]]]] = {
     "lists": lists.run,
     "headline": headline.run,
     "sizing": sizing.run,
+    "streams": streams.run,
     "http": beside_peers("tests.bench.http"),
     "cache": beside_peers("tests.bench.cache"),
     "breaker": beside_peers("tests.bench.breaker"),

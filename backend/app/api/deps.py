@@ -30,6 +30,7 @@ from app.services.endpoint_service import EndpointService
 from app.services.health_service import HealthService
 from app.services.invitation_service import InvitationService
 from app.services.key_service import KeyService, is_api_key
+from app.services.last_hour import LastHour
 from app.services.live_events import LiveEvents
 from app.services.privacy_service import PrivacyService
 from app.services.queue_view import QueueView
@@ -66,6 +67,7 @@ class Services:
     breakers: BreakerService
     silence: SilenceWatch
     simulator: Simulator
+    last_hour: LastHour
     live: LiveEvents
     sessions: SessionService
     proxies: int

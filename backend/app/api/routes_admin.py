@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Path, Response
@@ -60,6 +61,21 @@ class ReplicaOut(BaseModel):
 
 class FleetOut(BaseModel):
     replicas: list[ReplicaOut]
+
+
+class MinuteOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+    at: datetime
+    answers: int
+    p95_seconds: float | None
+    """From the webhook's 200 to the accepted send; null without an answer."""
+    http_5xx: int
+    refused: int
+    """Deliveries that were not taken."""
+
+
+class LastHourOut(BaseModel):
+    minutes: list[MinuteOut]
 
 
 class InvalidateIn(BaseModel):
@@ -182,6 +198,12 @@ async def set_breaker(replica: Replica, user: Operator, name: BreakerName, body:
     """Force a circuit open or closed for every replica, or let it decide by itself again. The circuit of one account or
     model may always be opened; `close` and `auto` need one that is known (404 `breaker_not_found`)."""
     return await replica.breakers.force(name, body.action, who=user.id, why=body.why)
+
+
+@router.get("/last-hour", responses=problems(401, 403, 422, 503))
+async def get_last_hour(replica: Replica) -> LastHourOut:
+    """The last 60 minutes of the whole fleet, the oldest first; the last one is not over. Without Prometheus."""
+    return LastHourOut(minutes=[MinuteOut.model_validate(minute) for minute in await replica.last_hour.read()])
 
 
 @router.get("/cache", response_model=CacheStats, responses=problems(401, 403, 422, 503))

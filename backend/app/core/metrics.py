@@ -6,6 +6,7 @@ Names start with `chorus_` and end in a base unit; labels have few values, known
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Info, generate_latest
 
@@ -23,6 +24,13 @@ BUILD = Info("chorus_build", "Version and build of Chorus, and version of Python
 def tell_build(build: str) -> None:
     """Once, at start-up: which build this process runs."""
     BUILD.info({"version": __version__, "build": build, "python": platform.python_version()})
+
+
+def samples_of(*names: str) -> Iterator[tuple[str, Mapping[str, str], float]]:
+    """Name, labels and value of this process' samples with these names (`…_count`, `…_bucket`)."""
+    for family in REGISTRY.restricted_registry(names).collect():
+        for sample in family.samples:
+            yield sample.name, sample.labels, sample.value
 
 
 def render() -> tuple[bytes, str]:
