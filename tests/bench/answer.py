@@ -2,7 +2,7 @@
 
 Every message is another customer's. Measured are the CPU of the replica (webhook, answer and bookkeeping), the answers
 of one replica in a second, and the transactions of the database, with stand-ins that answer at once and with a model
-that takes a second; and webhooks beside a worker that has all it can do.
+that takes a second; webhooks beside a worker that has all it can do; and what it costs that other systems may listen.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ class Contender:
     numbers: tuple[str, ...] = ()
     beside: list[Served] = field(default_factory=list)
     """More replicas of the same; each takes its share of the webhooks."""
+    tells: bool = False
+    """Other systems listen."""
     cpu_ms: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     redis_ms: list[float] = field(default_factory=list)
@@ -96,7 +98,7 @@ def run(stage: Stage) -> tuple[list[str], list[Bar]]:
         trees = _trees(stage.folder)
         if len(trees) == 1:
             lines.append(f"  without {BEFORE}: there is no history here")
-        for part in (_at_once, _slow_model):
+        for part in (_at_once, _slow_model, _other_systems):
             said, judged = part(stage, world, outside, trees)
             lines += said
             bars += judged
@@ -176,6 +178,70 @@ def _slow_model(stage: Stage, world: Child, outside: str, trees: Mapping[str, Pa
                     ),
                 ]  # fmt: skip
     return lines, bars
+
+
+def _other_systems(stage: Stage, world: Child, outside: str, _trees: Mapping[str, Path]) -> tuple[list[str], list[Bar]]:
+    """This tree three times: with the outbox' triggers off, with no webhook, and with one that hears of everything."""
+    labels = ("no_outbox", "no_webhook", "one_webhook")
+    with contenders_on(
+        stage, outside, dict.fromkeys(labels, ROOT), "told", DEBOUNCE_SECONDS="0", EVENTS_ALLOW_PRIVATE="true"
+    ) as contenders:
+        without, none, one = contenders
+        asyncio.run(_switch_off_the_outbox(without.database))
+        one.tells = True
+        _listen(stage, one, f"{outside}/told")
+        with _one_core_each(stage, world, contenders):
+            for each in contenders:
+                play_round(stage, world, each, WARM_UP)
+            with _transactions(stage, contenders):
+                for _ in range(ROUNDS):
+                    for each in contenders:
+                        play_round(stage, world, each, MESSAGES, keep=True)
+                events = world.ask("events", PATIENCE_SECONDS)["events"]
+    lines = [
+        table(
+            "CPU of the replica, as other systems listen",
+            "ms an answer",
+            {each.name: each.cpu_ms for each in contenders},
+        ),
+        *(f"  {each.name}: {number(each.transactions)} transactions an answer" for each in contenders),
+    ]
+    return lines, [
+        Bar(
+            "an answer's CPU with no webhook, share of no outbox",
+            ratio(none.cpu_ms, without.cpu_ms),
+            1.05,
+            "x",
+            at_most=True,
+        ),
+        Bar("events told to one webhook, an answer", events / (ROUNDS * MESSAGES + WARM_UP), 2),
+    ]
+
+
+async def _switch_off_the_outbox(database: str) -> None:
+    connection = await asyncpg.connect(database)
+    try:
+        for trigger, name in (
+            ("tell_received", "messages"), ("tell_status", "messages"), ("tell_switches", "conversations"),
+        ):  # fmt: skip
+            await connection.execute(f"alter table {name} disable trigger {trigger}")
+    finally:
+        await connection.close()
+
+
+def _listen(stage: Stage, who: Contender, url: str) -> None:
+    assert who.replica is not None
+    body = {"url": url, "events": ["message.received", "message.sent", "conversation.needs_human"]}
+    for account in _api(who.replica, stage.keys.admin, "/accounts"):
+        _api(who.replica, stage.keys.admin, f"/accounts/{account['id']}/webhooks", body)
+
+
+async def _untold(database: str) -> int:
+    connection = await asyncpg.connect(database)
+    try:
+        return int(await connection.fetchval("select count(*) from outbox"))
+    finally:
+        await connection.close()
 
 
 # -- the contenders ----------------------------------------------------------------------------------------------------
@@ -361,7 +427,7 @@ def _pending(stage: Stage, who: Contender) -> int:
 
 def wait_until_idle(stage: Stage, who: Contender) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while who.replica is not None and _pending(stage, who):
+    while who.replica is not None and (_pending(stage, who) or (who.tells and asyncio.run(_untold(who.database)))):
         if time.monotonic() > deadline:
             raise BenchError(f"{who.name}: the queue does not become empty")
         time.sleep(0.05)

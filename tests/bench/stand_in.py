@@ -28,6 +28,9 @@ class World:
         self.calls: Counter[str] = Counter()
         self.sends: list[dict[str, Any]] = []
         self.model_seconds = 0.0
+        self.events = 0
+        self.sent = 0
+        """Ever: a number that came again after a reset would be another send's."""
         self.connections = 0
         self.last_send = 0.0
 
@@ -37,6 +40,9 @@ class World:
             part = {"content": {"role": "model", "parts": [{"text": ANSWER}]}, "finishReason": "STOP", "index": 0}
             counted = {"promptTokenCount": 400, "candidatesTokenCount": 20, "totalTokenCount": 420}
             return {"candidates": [part], "usageMetadata": counted, "modelVersion": "stand-in"}
+        if path == b"/told":
+            self.events += 1
+            return {}
         if not path.endswith(b"/messages"):
             self.calls["other"] += 1
             return {"id": "1", "name": "stand-in"}
@@ -45,7 +51,8 @@ class World:
             self.calls["typing"] += 1
             return {"success": True}
         self.calls["send"] += 1
-        wamid = f"wamid.standin{self.calls['send']:09d}"
+        self.sent += 1
+        wamid = f"wamid.standin{self.sent:09d}"
         key = asked.get("biz_opaque_callback_data")
         self.sends.append({"wamid": wamid, "to": asked["to"], "key": key, "number": path.split(b"/")[-2].decode()})
         self.last_send = time.monotonic()
@@ -115,10 +122,13 @@ def main() -> None:
     def sent() -> dict[str, Any]:
         return {"sends": list(world.sends)}
 
+    def events() -> dict[str, Any]:
+        return {"events": world.events}
+
     threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True).start()
     listening.wait()
     say({"port": port})
-    answer_commands({"reset": reset, "wait": wait, "sent": sent})
+    answer_commands({"reset": reset, "wait": wait, "sent": sent, "events": events})
 
 
 if __name__ == "__main__":
