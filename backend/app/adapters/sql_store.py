@@ -91,6 +91,8 @@ T = TypeVar("T")
 
 ERASED_CODE = "CH001"
 """Raised by a trigger, whichever function would store what was erased."""
+ERASED_WORDS = "this message was erased"
+"""The same error's message. Not every REST interface hands on a code that is none of PostgreSQL's own."""
 ERASED: Json = {"error": "erased"}
 
 CALL_SECONDS = 10.0
