@@ -7,21 +7,24 @@ from pathlib import Path
 
 import httpx
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from tests.support.balancer import HAPROXY, balancer
 from tests.support.site import CHROMIUM, Site
 from tests.support.world import running_fleet
 
-if CHROMIUM is None:
-    pytest.skip("no chromium on this machine (Debian: apt install chromium)", allow_module_level=True)
-
-from playwright.sync_api import Browser, sync_playwright
-
 REPLICAS = 2
 
 
 @pytest.fixture(scope="package")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def chromium() -> str:
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine (Debian: apt install chromium)")
+    return CHROMIUM
+
+
+@pytest.fixture(scope="package")
+def site(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     settings = {"DEBOUNCE_SECONDS": "0.15", "WHATSAPP_MESSAGES_PER_SECOND": "1000", "DRAIN_SECONDS": "0"}
     folder: Path = tmp_path_factory.mktemp("site")
     with running_fleet(settings, replicas=REPLICAS) as (servers, fleet), httpx.Client(timeout=30) as http:
@@ -38,9 +41,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
+def browser(chromium: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         # Chromium's own sandbox cannot be had as root, which containers run tests as.
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield running
         running.close()

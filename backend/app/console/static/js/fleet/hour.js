@@ -7,12 +7,10 @@ import { t } from "../i18n.js";
 import { Section } from "../ui.js";
 
 const EVERY_MS = 15_000;
-const STRIPS = [["answers", ["answers"], ""], ["p95", ["p95_seconds", "p95"], "calm"], ["errors", ["http_5xx", "errors_5xx"], "bad"], ["refused", ["refused"], "warm"]];
+const STRIPS = [["answers", "answers", ""], ["p95", "p95_seconds", "calm"], ["errors", "http_5xx", "bad"], ["refused", "refused", "warm"]];
 
 export function LastHour() {
-  return html`<${Section} title=${t("hour.title")} hint=${t("hour.hint")} load=${async () => { const found = await api("GET", "/admin/last-hour"); return found.minutes ?? found; }} every=${EVERY_MS} empty=${t("hour.none")}>
-    ${(minutes) => html`<div class="strips">${STRIPS.map(([name, fields, kind]) => html`<${Bars} key=${name} kind=${kind} height=${56} label=${t(`hour.${name}`)} points=${minutes.map((minute) => ({ at: clock(timeOf(minute)), value: fields.map((field) => minute[field]).find((value) => typeof value === "number") ?? 0 }))} />`)}</div>`}
+  return html`<${Section} title=${t("hour.title")} hint=${t("hour.hint")} load=${async () => (await api("GET", "/admin/last-hour")).minutes} every=${EVERY_MS} empty=${t("hour.none")}>
+    ${(minutes) => html`<div class="strips">${STRIPS.map(([name, field, kind]) => html`<${Bars} key=${name} kind=${kind} height=${56} label=${t(`hour.${name}`)} points=${minutes.map((minute) => ({ at: clock(minute.at), value: minute[field] ?? 0 }))} />`)}</div>`}
   </${Section}>`;
 }
-
-const timeOf = ({ at, minute }) => (typeof (at ?? minute) === "number" ? (at ?? minute) * 1000 : at ?? minute);
