@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from tests.e2e.test_cli import chorus
 from tests.support.replica import Replica, one_replica
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -85,6 +88,21 @@ async def test_a_forced_circuit_is_in_the_trail_of_its_account_or_in_the_operato
     assert last["changes"]["state"] == {"old": "open, forced", "new": "closed"}
     whole = (await api("GET", "/admin/audit?limit=1"))["items"][0]
     assert (whole["subject"], whole["account_id"]) == ("gemini_api", None)
+
+
+async def test_a_circuit_forced_on_the_command_line_is_on_record(
+    api: Replica, module_stores: tuple[str, str], tmp_path: Path
+) -> None:
+    redis_url, database_url = module_stores
+    words = ("breakers", "auto", "whatsapp", "--why", "it is back")
+    for more in ({"DATABASE_URL": database_url}, {}):  # and where there is no database, it is forced all the same
+        done = await asyncio.to_thread(chorus, tmp_path, *words, REDIS_URL=redis_url, **more)
+        assert done.returncode == 0, done.stderr
+    entries = (await api("GET", "/admin/audit?limit=20"))["items"]
+    (found,) = [entry for entry in entries if entry["subject"] == "whatsapp_api"]
+    assert (found["actor_kind"], found["action"]) == ("operator", "breaker.forced")
+    assert found["actor_id"].endswith(" (cli)")
+    assert found["changes"]["why"]["new"] == "it is back"
 
 
 async def test_owners_read_it_page_by_page_and_others_do_not(api: Replica) -> None:

@@ -38,6 +38,7 @@ ON_DATABASE = [
     "account rotate-token x", "account app x 12345",
     "account member list x", "account member set x u viewer", "account member remove x u",
     "account key list x", "account key create x --name n --role viewer", "account key revoke x y",
+    "account invite x agent", "account audit", "account audit x --json",
     "account add --name n --slug s --phone-number-id 1 --access-token 12345678 --verify-token 12345678",
 ]  # fmt: skip
 ON_BOTH = ["queue rebind --yes"]
