@@ -12,7 +12,7 @@ import pytest
 
 from app.adapters.sql_store import SqlStore
 from app.domain.errors import InvalidInput, NotFound
-from app.domain.models import Author, Contact, Direction, HandoverReason, InboundMessage, Status, Turn
+from app.domain.models import Author, Contact, Direction, HandoverReason, InboundMessage, LastMessage, Status, Turn
 from tests.support.store_kit import NewAccount, Scene, message, unique
 
 NOBODY = str(uuid.uuid4())
@@ -259,6 +259,16 @@ async def test_conversations_are_listed_by_last_activity(scene: Scene) -> None:
         cursor = page.next_cursor
     assert cursor is None
     assert listed == expected
+
+
+async def test_a_conversation_shows_how_it_ends(scene: Scene) -> None:
+    found = await scene.receive(message("x" * 300), wa_id="331")
+    await scene.receive(message(None, kind="reaction"), wa_id="331")
+    (listed,) = (await scene.store.list_conversations(scene.account.id, limit=2, cursor=None)).items
+    single = await scene.store.get_conversation(found.id)
+    expected = LastMessage(Author.CUSTOMER, "text", "x" * 200, Status.RECEIVED)
+    assert single is not None
+    assert [listed.last_message, single.last_message] == [expected, expected]
 
 
 async def test_pages_hold_when_activity_is_simultaneous(scene: Scene, sql: asyncpg.Connection) -> None:

@@ -561,6 +561,15 @@ class ContactOut(_Out):
     group_id: str | None
 
 
+class LastMessageOut(_Out):
+    """`text`: its first 200 characters."""
+
+    author: Author
+    type: str
+    text: str | None
+    status: Status
+
+
 class ConversationOut(_Out):
     id: str
     account_id: str
@@ -577,6 +586,8 @@ class ConversationOut(_Out):
     opted_out_since: datetime | None
     """The customer wants no automatic answers (STOP); the bot is off until they write START or it is switched on."""
     unread_count: int
+    last_message: LastMessageOut | None
+    """What was written last, reactions apart; null in the answers to changes."""
     last_inbound_at: datetime | None
     created_at: datetime
     updated_at: datetime

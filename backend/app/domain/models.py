@@ -372,6 +372,16 @@ class Contact:
 
 
 @dataclass(frozen=True, slots=True)
+class LastMessage:
+    """How a conversation ends. `text`: its first 200 characters; reactions do not count."""
+
+    author: Author
+    type: str
+    text: str | None
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """One contact's exchange with one account."""
 
@@ -394,6 +404,8 @@ class Conversation:
     """What became of the text to the profile's number (a `NoticeOutcome`)."""
     opted_out_since: datetime | None = None
     """The customer wants no automatic answers; the bot is off."""
+    last_message: LastMessage | None = field(default=None, compare=False)
+    """Known where conversations are shown: in lists, and for a single one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import { accounts } from "../session.js";
 import { Empty, Loading, Problem, Time } from "../ui.js";
 import { Windowed } from "../windowed.js";
 import { search, searchNow, searchSoon } from "./search.js";
+import { Ticks } from "./message.js";
 import { counts, list, loadList, loadMoreOfList, VIEWS } from "./store.js";
 import { holder } from "./holder.js";
 
@@ -92,8 +93,11 @@ function stateOf(conversation) {
   }
   const who = holder(conversation);
   const words = t(`holder.${who}`);
-  const { contact } = conversation;
-  return html`<${Icon} name=${who === "bot" ? "bot" : "person"} size=${14} />${contact.name && contact.wa_id ? `${phone(contact.wa_id)} · ${words}` : words}`;
+  const { contact, last_message: last } = conversation;
+  const state = html`<span class="row-holder" title=${words}><${Icon} name=${who === "bot" ? "bot" : "person"} size=${14} /><span class="visually-hidden">${words}</span></span>`;
+  if (!last) return html`${state}${contact.name && contact.wa_id ? phone(contact.wa_id) : words}`;
+  const ours = last.author !== "customer";
+  return html`${state}${ours && html`<${Ticks} status=${last.status} />`}<bdi class="row-text">${last.text || worded("type", last.type)}</bdi>`;
 }
 
 const HUES = 8;

@@ -143,9 +143,11 @@ function syncOpen(fresh) {
 }
 
 /** A conversation as an answer of the API has just shown it. */
+/** What the server says of a conversation after a change; how it ends stays what it was, which those answers do not say. */
 function replaced(conversation) {
+  const now = (item) => (item.id === conversation.id ? { ...conversation, last_message: conversation.last_message ?? item.last_message } : item);
   batch(() => {
-    list.value = { ...list.value, items: list.value.items.map((item) => (item.id === conversation.id ? conversation : item)) };
+    list.value = { ...list.value, items: list.value.items.map(now) };
     syncOpen(new Map([[conversation.id, conversation]]));
   });
 }
