@@ -7,7 +7,7 @@ from postgrest.exceptions import APIError
 from supabase import AsyncClient, AsyncClientOptions
 
 from app.adapters.database_trouble import DatabaseUnavailable, Trouble, database_policy, trouble
-from app.adapters.sql_store import ERASED, ERASED_CODE, OnChanges, SqlStore, ignore_changes
+from app.adapters.sql_store import ERASED, ERASED_CODE, ERASED_WORDS, OnChanges, SqlStore, ignore_changes
 from app.core.errors import Overloaded
 from app.core.http_client import AsyncClient as HttpClient
 from app.core.http_client import is_network_error, is_pool_full
@@ -41,7 +41,7 @@ class SupabaseStore(SqlStore):
         try:
             response = await self._client.rpc(function, {"p": orjson.loads(body)}).execute()
         except APIError as exc:
-            if exc.code == ERASED_CODE:
+            if exc.code == ERASED_CODE or (exc.message or "").endswith(ERASED_WORDS):
                 return ERASED
             if unavailable := _translate(exc):
                 raise unavailable from exc
