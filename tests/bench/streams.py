@@ -21,10 +21,12 @@ ACCOUNTS, READERS = 100, 5
 EVENTS_PER_SECOND = 5.0
 """For each account."""
 SECONDS = 10.0
-SETTLE_SECONDS = 3.0
+OPEN_SECONDS = 30.0
+AT_ONCE = 50
+"""Streams that are being opened at the same time."""
 CPU_BAR, KILOBYTES_BAR = 10.0, 60.0
 _FACTS = (
-    b'{"type":"message.received","account_id":"%b","conversation_id":"6f0c0d9e-0000-4000-8000-000000000000","at":"%f",'
+    b'{"type":"message.received","account_id":"%b","conversation_id":"6f0c0d9e-0000-4000-8000-000000000000","told":"%f",'
     b'"message_id":"6f0c0d9e-0000-4000-8000-000000000001","direction":"inbound","author":"customer","status":"received"}'
 )
 
@@ -42,10 +44,19 @@ async def _run(stage: Stage, url: str, pid: int, key: str) -> tuple[list[str], l
     idle = await _share(pid, _nothing())
     before = _kilobytes(pid)
     lateness: list[float] = []
-    readers = [asyncio.create_task(_read(url, key, account, lateness)) for account in accounts for _ in range(READERS)]
-    await asyncio.sleep(SETTLE_SECONDS)
+    opened: list[str] = []
+    turns = asyncio.Semaphore(AT_ONCE)
+    readers = [
+        asyncio.create_task(_read(url, key, account, turns, opened, lateness))
+        for account in accounts
+        for _ in range(READERS)
+    ]
+    async with asyncio.timeout(OPEN_SECONDS):
+        while len(opened) < len(readers):
+            await asyncio.sleep(0.1)
     quiet = await _share(pid, _nothing())
     busy = await _share(pid, _tell(door, accounts))
+    await asyncio.sleep(1)  # what is on its way
     each = (_kilobytes(pid) - before) / len(readers)
     for reader in readers:
         reader.cancel()
@@ -78,17 +89,23 @@ async def _accounts(stage: Stage) -> list[str]:
     return [str(row["id"]) for row in rows]
 
 
-async def _read(url: str, key: str, account: str, lateness: list[float]) -> None:
+async def _read(
+    url: str, key: str, account: str, turns: asyncio.Semaphore, opened: list[str], lateness: list[float]
+) -> None:
     """As little as can be read of a stream."""
     where = urlsplit(url)
-    reader, writer = await asyncio.open_connection(where.hostname, where.port)
     head = f"GET /events?account_id={account} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n"
-    writer.write(head.encode())
+    async with turns:
+        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        writer.write(head.encode())
+        while not (await reader.readuntil(b"\n")).startswith(b"id: "):
+            pass
+        opened.append(account)
     with suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
             line = await reader.readuntil(b"\n")
-            if line.startswith(b"data: "):
-                told = float(line.partition(b'"at":"')[2].partition(b'"')[0])
+            if line.startswith(b"data: ") and b'"told":"' in line:  # and none of the replica's own
+                told = float(line.partition(b'"told":"')[2].partition(b'"')[0])
                 lateness.append(time.time() - told)
 
 
