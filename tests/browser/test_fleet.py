@@ -20,8 +20,7 @@ def answer(page: Page, text: str | None = None) -> None:
 
 
 def test_a_circuit_is_forced_with_a_reason_and_given_back(site: Site, browser: Browser) -> None:
-    with entered(site, browser, "#/fleet", url=site.fleet.replicas[0].url) as (page, strict):
-        strict.expect("/admin/last-hour")
+    with entered(site, browser, "#/fleet", url=site.fleet.replicas[0].url) as (page, _):
         expect(page.get_by_role("row")).to_have_count(1 + len(site.fleet.replicas))
         circuit = page.locator(".circuit").filter(has_text="gemini")
         circuit.get_by_role("button", name="Force open").click()
@@ -40,8 +39,7 @@ def test_dead_letters_are_filtered_looked_at_put_back_and_dropped(site: Site, br
     change = messages_change(Business("8000999999"), [text_message(person, "secret words")], [person])
     site.deliver(envelope(change))  # of a number that no account has
     until(lambda: site.api("GET", "/admin/dead-letters")["items"])
-    with entered(site, browser, "#/fleet/queue", url=site.fleet.replicas[0].url) as (page, strict):
-        strict.expect("/admin/last-hour")
+    with entered(site, browser, "#/fleet/queue", url=site.fleet.replicas[0].url) as (page, _):
         page.get_by_label("Filter by reason").fill("8000999999")
         page.get_by_role("button", name="View").first.click()
         dialog = page.get_by_role("dialog")
@@ -63,8 +61,7 @@ def test_dead_letters_are_filtered_looked_at_put_back_and_dropped(site: Site, br
 
 
 def test_a_fault_is_rehearsed_and_what_waits_is_shown_by_account(site: Site, browser: Browser) -> None:
-    with entered(site, browser, "#/fleet/rehearsal", url=site.fleet.replicas[0].url) as (page, strict):
-        strict.expect("/admin/last-hour")
+    with entered(site, browser, "#/fleet/rehearsal", url=site.fleet.replicas[0].url) as (page, _):
         fault = page.get_by_role("listitem").filter(has_text="Gemini is away")
         fault.get_by_role("button", name="Begin").click()
         expect(fault).to_contain_text("Running")

@@ -21,8 +21,6 @@ from app.sandbox.webhooks import encode_like_meta, signed_headers
 T = TypeVar("T")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WAIT_SECONDS = 10.0
-NOT_THERE_YET = ("/admin/last-hour",)
-"""Routes that other changes bring; the console works without them."""
 _numbers = count(1)
 
 
@@ -149,7 +147,6 @@ def entered(
 ) -> Iterator[tuple[Page, Strict]]:
     """Signed in as the operator by the link of `make demo`, then at `where`, "#" and a path; else in the inbox."""
     with opened(browser, **context) as (_, page, strict):
-        strict.expect(*NOT_THERE_YET)
         page.goto(f"{url or site.url}/console#token={site.fleet.keys.admin}")
         expect(page.locator(".rail")).to_be_visible()
         assert site.fleet.keys.admin not in page.url

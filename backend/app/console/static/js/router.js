@@ -33,12 +33,15 @@ export function go(where, { replace = false } = {}) {
   const path = pathOf({ ...where });
   if (path === location.hash) return;
   if (replace) {
+    // The reader's own step is on its way: its event has not come yet.
+    if (location.hash !== current) return;
     history.replaceState(null, "", path);
     arrive();
   } else location.hash = path;
 }
 
-function arrive() {
+/** Read the address as it is now; for those who changed it without an event. */
+export function arrive() {
   current = location.hash;
   route.value = read();
 }

@@ -1,6 +1,7 @@
 // Who is signed in. The session itself is a cookie that no script can read.
 import { effect, signal } from "@preact/signals";
 import { api, signedOut } from "./api.js";
+import { arrive } from "./router.js";
 
 /** undefined: not asked yet; null: no one; else {kind, user_id, email, accounts, expires_at}. */
 export const session = signal(undefined);
@@ -18,6 +19,7 @@ function tokensOfLink() {
   const token = values.get("token") ?? values.get("access_token");
   if (!token) return null;
   history.replaceState(null, "", location.pathname + location.search);
+  arrive();
   const refreshToken = values.get("refresh_token");
   return refreshToken ? { token, refresh_token: refreshToken } : { token };
 }
@@ -29,6 +31,7 @@ function keepInvitation() {
   const token = new URLSearchParams(location.hash.slice(1)).get("invitation");
   if (!token) return;
   history.replaceState(null, "", location.pathname + location.search);
+  arrive();
   sessionStorage.setItem(KEPT_INVITATION, token);
 }
 
