@@ -75,9 +75,7 @@ NO_RECORDS_AND_PROOFS = [
     Edit(f"{SERVICES}proofs.py", "if outbound_key(incoming) == key:", "if False:"),
     Edit(f"{SERVICES}proofs.py", "return self._uptime.lost_seconds(since)", "return 0.0"),
 ]
-CLAIMS_WHAT_IT_CANNOT_DO = [
-    Edit("backend/app/wiring.py", "            is_cut_off=cut_off.leaves_work_to_others,\n", "")
-]
+CLAIMS_WHAT_IT_CANNOT_DO = [Edit("backend/app/wiring.py", " is_cut_off=cut_off.leaves_work_to_others,", "")]
 NO_LOOK_OPENS_A_CIRCUIT = [
     Edit(f"{SERVICES}probes.py", 'dependency.circuit.seen_ill(dependency.error or "", start)', "pass")
 ]
