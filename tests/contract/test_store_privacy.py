@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from app.adapters.sql_store import SqlStore
+from app.core.queue import Event
 from app.domain.errors import Erased, NotFound
 from app.domain.models import Author, Status
 from app.services.retention import Retention
@@ -59,6 +60,29 @@ async def test_what_is_erased_is_gone_and_told_again(scene: Scene, new_account: 
     with pytest.raises(NotFound) as missing:
         await erase(scene.store, str(uuid.uuid4()))
     assert missing.value.code == "contact_not_found"
+
+
+async def test_no_event_of_another_account_is_erased(scene: Scene, new_account: NewAccount) -> None:
+    """Not even one that cannot be read. A customer's id is what a business' own Meta app says: it may be any word."""
+    contact, other = (await scene.receive()).contact, await new_account()
+    own, others, of_none = (
+        Event(unique("unknown"), f"unknown:{place}", b'{"shape":{"entry":[]}}', immediate=False)
+        for place in (scene.account.phone_number_id, other.phone_number_id, unique("digest"))
+    )
+    bounds = {"max_rows": 10**6, "max_bytes": 10**9}
+    store = scene.store
+    await store.inbox_put([own, others, of_none], **bounds, reopen=True)
+    await store.journal_put([own, others, of_none], **bounds)
+    await store.overflow_put([own, others, of_none], **bounds)
+    removed = await store.erase_contact(contact.id, message_ids=(), mailboxes=(), words=("entry",))
+    assert [removed[place] for place in ("inbox", "journal", "overflow")] == [2, 2, 2]
+    for left, delete in (
+        (await store.inbox_peek(limit=1000), store.inbox_delete),
+        (await store.journal_next(after=0, limit=1000), store.journal_settle),
+        (await store.overflow_peek(limit=1000), store.overflow_delete),
+    ):
+        assert {event.id for _, event in left} & {own.id, others.id, of_none.id} == {others.id}
+        await delete([row for row, _ in left])
 
 
 async def test_what_was_on_its_way_is_not_stored_again(scene: Scene, new_account: NewAccount) -> None:

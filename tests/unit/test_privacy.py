@@ -43,6 +43,7 @@ def test_a_letter_is_theirs(found: DeadLetter) -> None:
         letter("echo:901:wamid.1", "echo:901:900"),
         letter("unknown:900:digest", "unknown:900", '{"shape":{"from_user_id":"FR.12"}}'),
         letter("status:900:wamid.11:read", "status:900:336"),
+        letter("unknown:901:digest", "unknown:901", '{"shape":{"from":"33612345678"}}'),
     ],
     ids=[
         "their card",
@@ -50,6 +51,7 @@ def test_a_letter_is_theirs(found: DeadLetter) -> None:
         "another account's of that id",
         "a longer user id",
         "a longer message id",
+        "unreadable, and of another account",
     ],
 )
 def test_a_letter_of_another_customer_stays(other: DeadLetter) -> None:

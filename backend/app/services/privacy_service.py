@@ -155,10 +155,11 @@ def letters_about(traces: ContactTraces) -> Callable[[DeadLetter], bool]:
 
     def is_about(letter: DeadLetter) -> bool:
         event = letter.event
-        is_of_account = event.id.split(":")[1:2] == [traces.phone_number_id]  # two accounts may have one message id
+        number = "".join(event.id.split(":")[1:2])
+        is_of_account = number == traces.phone_number_id  # two accounts may have one message id
         if event.mailbox in names or (is_of_account and message_id_in(event.id) in known):
             return True
-        is_unreadable = event.mailbox.partition(":")[0] == Kind.UNKNOWN
+        is_unreadable = event.mailbox.partition(":")[0] == Kind.UNKNOWN and (is_of_account or not number)
         return is_unreadable and any(word in event.payload for word in words)
 
     return is_about
