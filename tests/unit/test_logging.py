@@ -129,6 +129,7 @@ async def test_the_request_id_is_on_every_line_of_its_task_and_of_no_other(lines
 
 SECRETS = [
     "Bearer EAAJBxyz0123", "sha256=0fa1b2c3d4e5f60718293a4b5c6d7e8f", "EAAJB" + "x" * 40, "AIza" + "y" * 35,
+    "chorus_" + "z" * 43,
     "sb_secret_abcdefgh", "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl", "+16505551234", "16505551234",
     "4915112345678", "0612345678",
 ]  # fmt: skip
