@@ -320,7 +320,7 @@ def rest() -> Rest:
 @pytest.fixture
 async def rest_store(rest: Rest) -> AsyncIterator[SqlStore]:
     async with rest.listening() as url:
-        policy = quick_policy(attempt_timeout_seconds=0.3, failure_threshold=4)
+        policy = quick_policy(attempt_timeout_seconds=0.8, failure_threshold=4)
         yield SupabaseStore(url, "sb_secret_x", await get_http_client(), policy=policy)
         await close_http_client()
 
