@@ -126,6 +126,18 @@ async def test_there_is_a_most_of_readers(valkey_url: str) -> None:
         assert feed.readers == 0
 
 
+async def test_the_readers_of_one_topic_leave_room_to_those_of_others(valkey_url: str) -> None:
+    async with running(valkey_url, FeedLimits(most_of_topic=2)) as feed:
+        first, second = [await feed.open("a", last_id=None) for _ in range(2)]
+        with pytest.raises(Overloaded):
+            await feed.open("a", last_id=None)
+        (await feed.open("b", last_id=None)).close()
+        first.close()
+        (await feed.open("a", last_id=None)).close()
+        second.close()
+        assert feed.readers == 0
+
+
 async def test_what_happened_while_the_channel_was_lost_is_told_when_it_is_back(valkey_url: str) -> None:
     async with running(valkey_url) as here, running(valkey_url) as there:
         reader = await here.open("a", last_id=None)

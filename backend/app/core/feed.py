@@ -57,6 +57,8 @@ class FeedLimits:
     most_kept: int = 1000
     most_behind: int = 250
     most_readers: int = 1000
+    most_of_topic: int = 250
+    """The readers of one must leave room to those of the others."""
     most_pending: int = 5000
     """Events that wait for Redis; more become resets."""
     together: int = 64
@@ -231,7 +233,8 @@ class Feed:
 
     async def open(self, topic: str, *, last_id: str | None) -> Reader:
         """`last_id`: the last one that this reader has seen; the rest comes first. Raises `Unavailable`."""
-        if self._count >= self._limits.most_readers:
+        of_topic = len(self._readers.get(topic, ()))
+        if self._count >= self._limits.most_readers or of_topic >= self._limits.most_of_topic:
             raise Overloaded("events", "as many streams of events are open on this replica as may", retry_after=5.0)
         try:
             async with asyncio.timeout(self._limits.answer_seconds):
