@@ -48,6 +48,11 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404",
 include-path-regex = "^/session"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "409", "422", "429"]
 
+# The fuzzer forces circuits open, and then the answer is 503; nor can a schema say whose the last turn is.
+[[operations]]
+include-name = "POST /bot/simulate"
+enabled = false
+
 # An answer that does not end.
 [[operations]]
 include-name = "GET /events"
