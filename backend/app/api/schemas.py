@@ -441,7 +441,9 @@ def _digits(number: str) -> str:
     return digits
 
 
-NotifyNumber = Annotated[str, StringConstraints(pattern=r"^\+?[0-9][0-9 ().-]{4,30}[0-9]$"), AfterValidator(_digits)]
+NotifyNumber = Annotated[
+    str, StringConstraints(pattern=r"^\+?0{0,2}[1-9]([ ().-]{0,2}[0-9]){5,14}$"), AfterValidator(_digits)
+]
 """Kept as digits."""
 
 Opening = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
