@@ -463,7 +463,7 @@ def _simulator(settings: Settings, outside: Outside, accounts: AccountService) -
         outside.redis, namespace=settings.redis_namespace, name="simulated", limit=MOST_ANSWERS,
         window_seconds=SIMULATOR_SECONDS,
     )  # fmt: skip
-    return Simulator(accounts, outside.model, answers)
+    return Simulator(accounts, outside.model, answers, limits=_daily_limits(settings))
 
 
 def _breakers(outside: Outside, audit: AuditService) -> BreakerService:

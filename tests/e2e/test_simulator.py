@@ -70,6 +70,21 @@ async def test_it_says_why_a_person_would_be_called(api: Replica) -> None:
     assert refused == {"text": "Later.", "calls_person": True, "reason": "model_refused"}
 
 
+async def test_its_tokens_are_the_accounts_and_its_budget_holds(api: Replica) -> None:
+    account = await api.new_account()
+    await simulate(api, account, turns=asked("When do you open?"))
+    (today,) = await api("GET", f"/accounts/{account['id']}/usage?days=1")
+    assert (today["answers"], today["prompt_tokens"] > 100, today["output_tokens"] > 0) == (0, True, True)
+    await api("PATCH", f"/accounts/{account['id']}", json={"daily_token_budget": today["prompt_tokens"]})
+    calls = len(await prompts(api))
+    refused = await api.raw(
+        "POST", f"/bot/simulate?account_id={account['id']}", json={"turns": asked("When do you open?")}
+    )
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limited")
+    assert 0 < int(refused.headers["retry-after"]) <= 86_400
+    assert len(await prompts(api)) == calls
+
+
 async def test_null_is_the_applications_default(api: Replica) -> None:
     account = await api.new_account()
     await api("PUT", f"/bot/profile?account_id={account['id']}", json={"handover_keywords": ["gluten"]})

@@ -513,6 +513,9 @@ class SqlStore(Store):
     async def account_usage(self, account_ids: Sequence[str], *, since: date | None = None) -> tuple[AccountDay, ...]:
         return _ACCOUNT_DAYS.validate_python(await self._call("account_usage", account_ids=account_ids, since=since))
 
+    async def count_tokens(self, account_id: str, *, input_tokens: int, output_tokens: int) -> None:
+        await self._call("count_tokens", account_id=account_id, input_tokens=input_tokens, output_tokens=output_tokens)
+
     async def tell_budget(self, account_id: str, notice: Mapping[str, object]) -> bool:
         is_first: bool = await self._call("tell_budget", account_id=account_id, notice=notice)
         return is_first

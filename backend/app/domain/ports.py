@@ -342,6 +342,10 @@ class AccountStore(Protocol):
         """The newest day first, from `since` (UTC) or today on; a day without an answer is left out."""
         ...
 
+    async def count_tokens(self, account_id: str, *, input_tokens: int, output_tokens: int) -> None:
+        """Add tokens to today's that answered no customer. Repeated they count again."""
+        ...
+
     async def tell_budget(self, account_id: str, notice: Mapping[str, object]) -> bool:
         """The account's budget of today is used up: keep `notice` as its last one, once a day. `True` if this call was
         the first."""

@@ -20,7 +20,7 @@ from app.domain.notices import AccountNotice
 from app.domain.phone import phone_digits
 from app.domain.ports import AccountStore
 from app.domain.profile_limits import check_profile
-from app.domain.usage import AccountDay, DailyLimit, DailyLimits, Spending, Usage
+from app.domain.usage import AccountDay, DailyLimit, DailyLimits, Spending, Spent, Usage
 
 logger = logging.getLogger(__name__)
 
@@ -245,6 +245,10 @@ class AccountService:
         if user.grant is not None:
             return (await self.by_id(user.grant.account_id),)
         return await self._store.list_accounts(user_id=None if user.is_operator else user.id)
+
+    async def spend(self, account_id: str, spent: Spent) -> None:
+        """What was asked of the model in the account's name without a customer. Raises `Unavailable`."""
+        await self._store.count_tokens(account_id, input_tokens=spent.input_tokens, output_tokens=spent.output_tokens)
 
     async def spent_today(self, accounts: Sequence[Account]) -> dict[str, AccountDay]:
         """Today (UTC) of those accounts that had an answer of the model, by id."""

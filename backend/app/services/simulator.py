@@ -1,10 +1,11 @@
 """A conversation with the bot as it would be with an unsaved profile: the real prompt and the real model. Nothing is
-stored and nothing is sent; it costs what one answer of the model costs."""
+stored and nothing is sent; it costs what one answer of the model costs, and that counts as the account's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from app.core.allowance import Allowance
@@ -13,12 +14,14 @@ from app.core.deadline import Deadline
 from app.domain.errors import InvalidInput, ModelRefused, RateLimited
 from app.domain.handover import handover_text, has_keyword, person_called
 from app.domain.markup import to_whatsapp
-from app.domain.models import BotProfile, HandoverReason, Role, Turn, User
+from app.domain.models import BotProfile, Generation, HandoverReason, Prompt, Role, Turn, User
 from app.domain.ports import Model
 from app.domain.profile_limits import check_profile
 from app.domain.promises import promises_person
 from app.domain.prompt import build_prompt
+from app.domain.usage import DailyLimits, Spending, Usage
 from app.services.account_service import AccountService
+from app.services.spending import Bill
 
 WINDOW_SECONDS = 600.0
 MOST_ANSWERS = 60
@@ -37,11 +40,18 @@ class Simulated:
 
 class Simulator:
     def __init__(
-        self, accounts: AccountService, model: Model, answers: Allowance, *, clock: Clock = SYSTEM_CLOCK
+        self,
+        accounts: AccountService,
+        model: Model,
+        answers: Allowance,
+        *,
+        limits: DailyLimits,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._accounts = accounts
         self._model = model
         self._answers = answers
+        self._limits = limits
         self._clock = clock
 
     async def answer(self, user: User, account_id: str, changes: Mapping[str, Any], turns: Sequence[Turn]) -> Simulated:
@@ -57,10 +67,9 @@ class Simulator:
         now = self._clock.now()
         if has_keyword(profile.handover_keywords, asked):
             return Simulated(handover_text(profile, now), HandoverReason.CUSTOMER_ASKED)
-        prompt = build_prompt(profile, None, history, asked, at=now)
-        try:
-            generation = await self._model.generate(prompt, deadline=Deadline.after(ANSWER_SECONDS))
-        except ModelRefused:
+        await self._refuse_beyond_the_day(account_id, now)
+        generation = await self._generate(account_id, build_prompt(profile, None, history, asked, at=now))
+        if generation is None:
             return Simulated(handover_text(profile, now), HandoverReason.MODEL_REFUSED)
         called = person_called(generation)
         said = called.message if called else generation.text
@@ -68,6 +77,30 @@ class Simulator:
         if called:
             return Simulated(text, called.reason)
         return Simulated(text, HandoverReason.PROMISED if promises_person(text) else None)
+
+    async def _refuse_beyond_the_day(self, account_id: str, now: datetime) -> None:
+        """What the account may have of the model in a day is for its customers and for this alike."""
+        account = await self._accounts.by_id(account_id)
+        day = (await self._accounts.spent_today([account])).get(account_id)
+        spent = Spending(day.answers, day.input_tokens, day.output_tokens) if day else Spending()
+        if self._limits.with_budget(account.daily_token_budget).reached(Usage(account=spent)):
+            midnight = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+            raise RateLimited(
+                "the account has used up its day's answers or tokens", retry_after=(midnight - now).total_seconds()
+            )
+
+    async def _generate(self, account_id: str, prompt: Prompt) -> Generation | None:
+        """`None`: the model refused."""
+        bill, generation = Bill(), None
+        try:
+            generation = await self._model.generate(prompt, deadline=Deadline.after(ANSWER_SECONDS))
+        except ModelRefused:
+            bill.add_refused(prompt)
+        else:
+            bill.add(prompt, generation)
+        if spent := bill.total():
+            await self._accounts.spend(account_id, spent)
+        return generation
 
 
 def _parted(turns: Sequence[Turn]) -> tuple[Sequence[Turn], list[str]]:
