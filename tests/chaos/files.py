@@ -52,6 +52,7 @@ async def files_fetched_once_when_killed(world: ChaosWorld) -> None:
     """A replica is killed while it asks where one file is, reads another, asks the model about a third and has the
     answer about a fourth: each is answered once, and no file that was read to its end is read again."""
     senders, stage, sandbox = Sender(world, world.businesses[0]), Stage(world), world.sandbox
+    await stage.begin_with_closed_circuit()
     before = (await sandbox.summary())["last_seq"]
     mark = secrets.token_hex(4)
     with stage.only(0):

@@ -20,6 +20,7 @@ from .verdict import judge
 from .world import FALLBACK_TEXT, ChaosWorld
 
 QUIET_SECONDS = 60.0
+MOST_PROBES = 20
 RECOVERY_SECONDS = 10.0
 """Of what a wiped Redis has lost and Postgres has."""
 SETTINGS = {
@@ -80,6 +81,18 @@ class Stage:
             for person in dict.fromkeys(message.person for message in messages)
         ]
         return [send for sends in found for send in sends]
+
+    async def begin_with_closed_circuit(self) -> None:
+        """Customers are answered until Gemini's circuit is closed. One that an earlier scenario left half open lets one
+        question through at a time: a first one that hangs would hold back all that come after it."""
+        for _ in range(MOST_PROBES):
+            health = await self.world.api("GET", "/health")
+            if health["circuit_breakers"]["gemini"]["state"] == "closed":
+                return
+            talk = self.conversation(1)
+            await self.post(*talk, replica=0)
+            await self.sends(1, *talk)
+        raise Broken("Gemini's circuit does not close")
 
     async def ends_well(self) -> None:
         try:
