@@ -240,6 +240,22 @@ async def test_a_redis_that_forgets_everything_costs_no_event(exchange: Exchange
     assert (await queue.stats()).dead == 0
 
 
+async def test_what_a_wiped_queue_lost_is_told_before_what_followed(exchange: Exchange) -> None:
+    await exchange.listen("/a")
+    talk, queue = conversation(), exchange.queue()
+    relay, door = exchange.relay(queue), wiring.open_door(exchange.settings.redis_url, exchange.stack)
+    lost = await exchange.tell(1, talk)
+    await relay.begin()
+    await relay.round()
+    await door.ask("FLUSHALL")
+    followed = await exchange.tell(2, talk)
+    while await relay.round():
+        pass
+    worker = exchange.worker(exchange.queue())
+    exchange.run(worker.loop.run)
+    assert await exchange.outside.until("/a", 3) == lost + followed
+
+
 async def test_while_redis_is_away_events_wait_in_the_database(exchange: Exchange, valkey: Valkey) -> None:
     await exchange.listen("/a")
     await exchange.start()

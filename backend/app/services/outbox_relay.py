@@ -109,6 +109,9 @@ class OutboxRelay:
         OUTBOX_OLDEST_SECONDS.set(max((now - row.created_at).total_seconds() for row in page.rows) if page.rows else 0)
         if not page.rows and not page.held:
             return page.seen >= self._page
+        if await self._queue.life() != self._life:
+            await self.begin()  # what the queue lost goes before this page
+            return True
         depths = await self._depths({*page.held, *(each for row in page.rows for each in row.endpoints)})
         if page.rows:
             await self._move(page.rows, depths, behind=set(page.held))
