@@ -272,7 +272,7 @@ async def test_when_a_customer_wrote_last_is_found_among_conversations_that_only
     at = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=3)
     for number, hours in enumerate((2, 0, 1)):
         await scene.receive(message(at=at - timedelta(hours=hours)), wa_id=f"3361000000{number}")
-    for number in (0, 2):  # somebody wrote to them since
+    for number in (0, 2):  # a customer wrote to them since
         await sql.execute(
             "update conversations c set last_message_at = now() from contacts k"
             " where k.id = c.contact_id and k.wa_id = $1 and c.account_id = $2",

@@ -234,7 +234,7 @@ async def test_a_session_is_renewed_and_ends_when_supabase_says_no(
     await browser("GET", "/session")
     assert len(people.asked) == asked
     assert b"refresh-" not in b"".join(redis_client.hvals(key_of(redis_client, "eve")))  # encrypted
-    # Supabase is away: nobody is signed out, until an hour later nothing is known of them any more.
+    # Supabase is away: no one is signed out, until an hour later nothing is known of them any more.
     people.is_away = True
     age(redis_client, seconds=3600)
     await browser("GET", "/session")

@@ -60,7 +60,7 @@ async def test_a_keyword_calls_a_person_without_the_model_and_the_bot_is_silent_
     await execute(office, "update conversations set bot_paused_until = now()")
     _, answer = await say(office, person, "Hello? Vegan pastries?")
     assert "apple turnover" in answer
-    assert (await conversation_with(office, person)).needs_human, "nobody has come"
+    assert (await conversation_with(office, person)).needs_human, "no person has come"
 
 
 ASKED = {

@@ -1,4 +1,4 @@
-"""What is about one person leaves the queue, whoever holds it, and nothing else does."""
+"""What is about one person leaves the queue, also what a worker holds, and nothing else does."""
 
 from __future__ import annotations
 

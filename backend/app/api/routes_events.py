@@ -19,7 +19,7 @@ from app.core.feed import RESET, Happened, Reader
 router = json_router("/events", "live")
 
 RETRY_MS = 1000
-"""Longer than the balancer needs to see that a replica drains: whoever is sent away comes back to another one."""
+"""Longer than the balancer needs to see that a replica drains: a reader who is sent away comes back to another one."""
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",  # nginx

@@ -39,7 +39,7 @@ async def create_invitation(
 async def delete_invitation(
     replica: Replica, user: CurrentUser, account_id: str, invitation_id: InvitationId
 ) -> Response:
-    """For owners: nobody can accept it any more. A member whom it made stays one."""
+    """For owners: it cannot be accepted any more. A member whom it made stays one."""
     await replica.invitations.withdraw(user, account_id, invitation_id)
     return Response(status_code=204)
 

@@ -60,7 +60,7 @@ class ForbiddenAddress(OSError):
 
 class Transport(httpx.AsyncBaseTransport):
     """`context`: for peers, and for a proxy that is reached by TLS. `allows`: judges each address before a connection
-    is opened; a name of which one address is refused is refused, and the connection goes to an address that was judged.
+    is opened; a name with one address that is refused is refused, and the connection goes to one that was judged.
     """
 
     def __init__(

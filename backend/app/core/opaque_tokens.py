@@ -1,4 +1,4 @@
-"""Secrets that we make and show once, of which only a digest is kept: API keys, invitations.
+"""Secrets that we make and show once, and keep as a digest only: API keys, invitations.
 
     made = new_token("chorus_")            # made.secret goes to the caller, made.digest into the database
     if is_token(given, "chorus_"): ...     # has it the form of one?

@@ -24,7 +24,7 @@ MAX_FILES = 10
 MAX_AUDIO_SECONDS = 600.0
 """Of one voice note, to the model."""
 OGG_TAIL_BYTES = 65_536
-"""An Ogg page, the last of which tells how long the recording is, is no longer."""
+"""An Ogg page is no longer; the last one tells how long the recording is."""
 
 _GEMINI_TYPES = frozenset({
     "image/png", "image/jpeg", "image/webp", "image/heic", "image/heif",

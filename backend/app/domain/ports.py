@@ -946,7 +946,7 @@ class OutboxStore(Protocol):
         off_after_seconds: float,
         keep: int,
     ) -> Settled:
-        """The endpoint needs the events `told` no more. Note the `deliveries`, of which `keep` are kept. `last`: how
+        """The endpoint needs the events `told` no more. Note the `deliveries`; the newest `keep` stay. `last`: how
         the last one went, "ok", "failed", "gone", or `None` for none; gone, or failing for `off_after_seconds`, the
         endpoint is switched off."""
         ...

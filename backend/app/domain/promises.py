@@ -1,7 +1,7 @@
 # ruff: noqa: E501 - patterns and the letters of five languages, not code
 """Does a text promise that a person will see to the customer? Pure; English, French, Spanish, Portuguese and Arabic.
 
-A model may write "a colleague will call you" and call nobody. A promise is a sentence in which
+A model may write "a colleague will call you" and call none. A promise is a sentence in which
 
     1. a person of the business, or "we", will call, write, answer or take over
     2. or a person of the business was told, or will be

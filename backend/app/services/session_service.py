@@ -35,7 +35,7 @@ MAILS_FOR_AN_ADDRESS = 30
 RENEW_EARLY_SECONDS = 60.0
 """Before the access token ends."""
 GRACE_SECONDS = 3600.0
-"""A session whose renewal fails because Supabase is away goes on so long: an outage of theirs signs nobody out."""
+"""A session whose renewal fails because Supabase is away goes on so long: an outage of theirs signs no one out."""
 RENEWING_SECONDS = 6.0
 LOOK_SECONDS = 0.1
 OPERATOR_ID = "operator"
@@ -129,7 +129,7 @@ class SessionService:
     # -- being signed in
 
     async def find(self, token: str, *, is_use: bool = True) -> Session | None:
-        """Whose session it is; `None`: sign in again. Raises `Unavailable`: then nobody is let in. Without `is_use` the
+        """Whose session it is; `None`: sign in again. Raises `Unavailable`: then no one is let in. Without `is_use` the
         idle time goes on."""
         found = await self._sessions.find(token, is_use=is_use)
         if found is None:

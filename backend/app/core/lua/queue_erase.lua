@@ -1,5 +1,5 @@
 --[[
-queue_erase: forget mailboxes whole, whoever holds them, and ids of events seen.
+queue_erase: forget mailboxes whole, also those that a worker holds, and ids of events seen.
 
 KEYS[1]  prefix of the shard's keys, carrying its hash tag
 ARGV     1 how many mailboxes · 2… their names, then ids of events

@@ -38,7 +38,7 @@ class Erasure:
         self._dead_letters = dead_letters
 
     async def mailboxes(self, names: Sequence[str], erased: Erased) -> None:
-        """Each whole, whoever holds it. The holder's token is void from now on; it learns of that when it extends."""
+        """Each whole, also one that a worker holds: its token is void from now on, which it learns when it extends."""
         parts: dict[int, list[bytes]] = {}
         for name in (mailbox.encode() for mailbox in names):
             parts.setdefault(self._shards.of(name), []).append(name)

@@ -435,7 +435,7 @@ class Queue:
         *,
         separator: str | None = None,
     ) -> Erased:
-        """Forget these mailboxes whole, whoever holds them, the marks of these ids of events, and the dead letters that
+        """Forget these mailboxes whole, held ones too, the marks of these ids of events, and the dead letters that
         `is_about` names. Reads all dead letters. `separator`: ids of events may have it, and more, behind them; then
         the names of all keys are read. To repeat it does no harm; after an error a part may be gone."""
         erased, erasure = Erased(), Erasure(self._shards, self._dead_letters)
