@@ -47,6 +47,8 @@ async def run(world: ChaosWorld, plan: Plan) -> Report:
 
 
 async def _run(world: ChaosWorld, plan: Plan, receiver: Receiver) -> Report:
+    for business in world.businesses:  # a long conversation within minutes is played here, and is no loop of two robots
+        await world.change_profile(business, auto_reply_limit=1000)
     started, tag = time.monotonic(), secrets.token_hex(3)
     rng = random.Random(f"{plan.seed}-traffic")
     sizes = _sizes(plan, rng)
