@@ -16,6 +16,9 @@ from tests.support.cache_child import COLD_SOURCE_SECONDS
 from tests.support.cache_kit import BACK_SECONDS, EXTRA_SECONDS
 from tests.support.cache_processes import CacheProcess
 
+BUSY_EXTRA_SECONDS = 0.15
+"""Where three suites share two cores, a process waits for one."""
+
 
 @dataclass
 class Fleet:
@@ -109,12 +112,13 @@ async def test_a_half_open_link_costs_reads_little_and_is_noticed(fleet: Fleet):
 
 
 @pytest.mark.parametrize("fault", ["frozen", "killed"])
-async def test_redis_away_costs_reads_little_and_leaves_nothing_stale(fleet: Fleet, valkey, fault: str):
+@pytest.mark.parametrize("extra", [BUSY_EXTRA_SECONDS, pytest.param(EXTRA_SECONDS, marks=pytest.mark.timed)])
+async def test_redis_away_costs_reads_little_and_leaves_nothing_stale(fleet: Fleet, valkey, fault: str, extra: float):
     await asyncio.sleep(1.1)  # time itself: appendfsync everysec
     valkey.pause() if fault == "frozen" else valkey.kill()
     try:
         for replica in (fleet.a, fleet.b):
-            assert await replica.ask("worst_cold_read", reads=20) < COLD_SOURCE_SECONDS + EXTRA_SECONDS
+            assert await replica.ask("worst_cold_read", reads=20) < COLD_SOURCE_SECONDS + extra
         await fleet.a.until_trusted(False, seconds=4)
         await fleet.b.until_trusted(False, seconds=4)
         await fleet.a.ask("edit", account=fleet.account, hours="new")
