@@ -23,6 +23,7 @@ from app.core.cache import CacheTimings
 from app.core.circuit_breaker import CIRCUIT_BREAKERS, KEYED_CIRCUIT_BREAKERS
 from app.localhost.location import Location, locate
 from app.localhost.servers import Postgres, Valkey, remove_data
+from app.localhost.valkey import CONFIG
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so; the programs that tests start, and interrupt, would inherit it.
@@ -86,10 +87,17 @@ def server_location() -> Iterator[Location]:
         remove_data(folder)
 
 
+class _WritingValkey(Valkey):
+    """Its end, also by SIGKILL, loses nothing that it has acknowledged: it writes before it answers. With `everysec` it
+    holds back what it writes for up to two seconds while the disk is busy with the sync before (redis.conf)."""
+
+    config = CONFIG.replace("appendfsync everysec", "appendfsync no")
+
+
 @pytest.fixture(scope="session")
 def valkey(server_location: Location) -> Iterator[Valkey]:
     """The session's server, for tests that break it. It comes back for the next test that asks for `valkey_url`."""
-    server = Valkey(server_location)
+    server = _WritingValkey(server_location)
     server.start()
     yield server
     server.stop()

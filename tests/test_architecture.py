@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -329,6 +330,20 @@ def test_the_diagrams_show_the_layers_and_scripts_that_exist() -> None:
         named = set(re.findall(r"\b(?:cache|breaker)_\w+", " ".join(diagrams)))
         assert diagrams
         assert named <= scripts, name
+
+
+def test_no_migration_changes_once_the_next_one_came() -> None:
+    """A database that has it would refuse the next start. Compared with the version that had one migration less."""
+    migrations = "infra/supabase/migrations"
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            pytest.skip(f"no history here: {done.stderr.strip()}")
+        return done.stdout.strip()
+
+    newest = git("log", "--first-parent", "-m", "--diff-filter=A", "--format=%H", "-1", "--", migrations)
+    assert git("diff", "--name-only", "--diff-filter=MD", f"{newest}~1", "--", migrations) == ""
 
 
 def test_the_version_is_one_and_released() -> None:

@@ -20,7 +20,6 @@ from app.localhost import server as server_module
 from app.localhost.location import Location, _package_folder, folders_used
 from app.localhost.processes import FileLock, ProcessError, children_of, free_port
 from app.localhost.servers import EmbeddedServerError, EmbeddedServers, Postgres, Valkey, remove_data, start_servers
-from tests.support.written import kill_once_written
 
 BACKEND = Path(__file__).parents[2] / "backend"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -155,7 +154,10 @@ def test_two_runs_at_a_time_on_the_same_data_are_refused(folder: Path) -> None:
 def test_start_repairs_what_a_crash_of_everything_left(folder: Path) -> None:
     with start_servers(folder, durable=False) as servers:
         remember(servers, "rye")
-        kill_once_written(servers.valkey)
+        with redis.Redis.from_url(servers.redis_url) as client:
+            client.set("rye", "")
+            assert client.execute_command("WAITAOF", 1, 0, 10_000) == [1, 0]  # what is acknowledged may not be written
+        servers.valkey.kill()
         servers.postgres.kill()
     # The pid in the stale file has been given to a living process since.
     stale = folder / "postgres/data/postmaster.pid"

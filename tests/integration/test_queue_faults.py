@@ -13,7 +13,6 @@ from app.core.queue import PutResult, QueueUnavailable
 from app.core.redis.door import Door, DoorTimings
 from app.localhost.servers import Valkey
 from tests.support.queue_kit import Replicas, claim_one, event, eventually, ids, waiting
-from tests.support.written import kill_once_written
 
 
 @pytest.fixture
@@ -67,7 +66,7 @@ async def test_killed_server_keeps_what_was_acknowledged_and_work_resumes(replic
     await queue.put([event("held", "a"), event("held", "b")])
     held = await claim_one(queue)
     await queue.put([event("waiting", "c")])
-    kill_once_written(valkey)
+    valkey.kill()
     started = time.monotonic()
     with pytest.raises(QueueUnavailable) as refused:
         await queue.put([event("waiting", "d")])

@@ -8,28 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.localhost.location import locate
-from app.localhost.processes import ChildProcess
 from app.localhost.servers import Valkey, remove_data
 from app.localhost.valkey import CONFIG
 
 
 class ForgetfulValkey(Valkey):
     name = "forgetful Valkey"
-
-    def _launch(self, port: int) -> ChildProcess:
-        config = CONFIG.format(port=port, password=self._password).replace("appendonly yes", "appendonly no")
-        process = ChildProcess(
-            self.name,
-            [self.location.valkey_server, "-"],
-            stdin=config.encode(),
-            cwd=self.location.server_folder("valkey"),
-            env={"LC_ALL": "C"},
-            log_file=self.location.folder / "valkey.log",
-            pid_file=self.location.folder / "valkey.pid",
-            account=self.location.account,
-        )
-        process.start()
-        return process
+    config = CONFIG.replace("appendonly yes", "appendonly no")
 
 
 @contextmanager

@@ -28,6 +28,7 @@ class Valkey(Server):
     """Valkey with an append-only file, which the next start loads again, without a tail that a crash cut off."""
 
     name = "Valkey"
+    config = CONFIG
     environment: Mapping[str, str] = {"LC_ALL": "C"}
 
     def __init__(self, location: Location) -> None:
@@ -42,7 +43,7 @@ class Valkey(Server):
         process = ChildProcess(
             self.name,
             [self.location.valkey_server, "-"],
-            stdin=CONFIG.format(port=port, password=self._password).encode(),
+            stdin=self.config.format(port=port, password=self._password).encode(),
             cwd=self.location.server_folder("valkey"),  # Valkey writes to its working directory
             env=dict(self.environment),
             log_file=self.location.folder / "valkey.log",

@@ -1,5 +1,5 @@
 -- The audit trail: who changed what of an account, its members, keys, invitations, webhooks and profile, when and from where.
--- An entry is written in the transaction of its change, by triggers, also for a change by hand. Columns that appear later are
+-- An entry is written in the transaction of its change, by triggers, whoever makes the change. Columns that appear later are
 -- in it by themselves; no secret's value is.
 --
 -- Who it is comes with the call (chorus_as). Without that it is the database's user: Chorus' own upkeep, or SQL by hand.
