@@ -66,4 +66,8 @@ def test_the_unsaved_profile_answers_in_the_simulator_and_nothing_is_stored(site
         page.keyboard.press("Enter")
         expect(page.locator(".sim-turns .by-bot .text")).to_contain_text("Only <b>unsaved</b> ones.")
         assert site.api("GET", f"/conversations?account_id={account['id']}")["items"] == []
+        expect(page.locator(".sim-prompt pre")).to_be_hidden()
+        page.get_by_text("What the model was told").click()
+        expect(page.locator(".sim-prompt pre")).to_contain_text("Only <b>unsaved</b> ones.")
+        expect(page.locator(".sim-prompt dd")).to_have_text(["Do you have vegan pastries?"])
         page.get_by_role("button", name="Discard").click()

@@ -45,7 +45,12 @@ async def test_the_unsaved_profile_answers_and_nothing_is_stored_or_sent(api: Re
     )  # fmt: skip
     assert said["text"]
     assert (said["calls_person"], said["reason"]) == (False, None)
-    prompt = str((await prompts(api))[-1])
+    told = (await prompts(api))[-1]
+    (system,) = told["systemInstruction"]["parts"]
+    shown = [(turn["from"], turn["text"]) for turn in said["prompt"]["turns"]]
+    sent = [("customer" if each["role"] == "user" else "bot", each["parts"][0]["text"]) for each in told["contents"]]
+    assert (said["prompt"]["system"], shown) == (system["text"], sent)
+    prompt = str(told)
     assert "Every day 8:00-22:00" in prompt
     assert "7:00-19:30" not in prompt
     assert "Maison Levain" in prompt
@@ -61,12 +66,14 @@ async def test_it_says_why_a_person_would_be_called(api: Replica) -> None:
         api, account, profile={"handover_keywords": ["gluten"], "fallback_text": "A colleague will write."},
         turns=asked("Is it gluten free?"),
     )  # fmt: skip
-    assert by_keyword == {"text": "A colleague will write.", "calls_person": True, "reason": "customer_asked"}
+    why = {"calls_person": True, "reason": "customer_asked"}
+    assert by_keyword == {"text": "A colleague will write.", "prompt": None, **why}
     by_model = await simulate(api, account, turns=asked("I want to talk to a human, please"))
     assert by_model["calls_person"]
     assert by_model["reason"] == "customer_asked"
     await api.sandbox.add_fault("gemini", gemini="safety", count=1)
     refused = await simulate(api, account, profile={"fallback_text": "Later."}, turns=asked("Anything"))
+    assert refused.pop("prompt")["turns"] == asked("Anything")
     assert refused == {"text": "Later.", "calls_person": True, "reason": "model_refused"}
 
 

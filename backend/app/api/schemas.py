@@ -768,7 +768,22 @@ class SimulationIn(_In):
     turns: Annotated[list[SimulatedTurn], Field(min_length=1, max_length=60)]
 
 
+class PromptTurnOut(_Out):
+    from_: Annotated[Literal["customer", "bot"], Field(serialization_alias="from")]
+    text: str
+
+
+class PromptOut(_Out):
+    """What the model was told, word for word: turns of one side in a row are one, and the oldest may be left out."""
+
+    system: Annotated[str, Field(description="The rules and the profile.")]
+    turns: list[PromptTurnOut]
+
+
 class SimulatedOut(_Out):
     text: str
     calls_person: bool
     reason: Annotated[str | None, Field(description="Why a person would be called.")]
+    prompt: Annotated[
+        PromptOut | None, Field(description="`null`: a keyword called a person, and the model was not asked.")
+    ]

@@ -32,10 +32,12 @@ ANSWER_SECONDS = 25.0
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """What the customer would read. `reason`: why a person would be called; `None`: none would."""
+    """What the customer would read. `reason`: why a person would be called; `None`: none would. `prompt`: what the
+    model was told; `None`: it was not asked."""
 
     text: str
     reason: HandoverReason | None
+    prompt: Prompt | None
 
 
 class Simulator:
@@ -66,17 +68,18 @@ class Simulator:
             raise RateLimited("the simulator of this account has answered as often as it may", retry_after=wait)
         now = self._clock.now()
         if has_keyword(profile.handover_keywords, asked):
-            return Simulated(handover_text(profile, now), HandoverReason.CUSTOMER_ASKED)
+            return Simulated(handover_text(profile, now), HandoverReason.CUSTOMER_ASKED, None)
         await self._refuse_beyond_the_day(account_id, now)
-        generation = await self._generate(account_id, build_prompt(profile, None, history, asked, at=now))
+        prompt = build_prompt(profile, None, history, asked, at=now)
+        generation = await self._generate(account_id, prompt)
         if generation is None:
-            return Simulated(handover_text(profile, now), HandoverReason.MODEL_REFUSED)
+            return Simulated(handover_text(profile, now), HandoverReason.MODEL_REFUSED, prompt)
         called = person_called(generation)
         said = called.message if called else generation.text
         text = to_whatsapp(said).strip() or said or handover_text(profile, now)
         if called:
-            return Simulated(text, called.reason)
-        return Simulated(text, HandoverReason.PROMISED if promises_person(text) else None)
+            return Simulated(text, called.reason, prompt)
+        return Simulated(text, HandoverReason.PROMISED if promises_person(text) else None, prompt)
 
     async def _refuse_beyond_the_day(self, account_id: str, now: datetime) -> None:
         """What the account may have of the model in a day is for its customers and for this alike."""

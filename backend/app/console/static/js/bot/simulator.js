@@ -23,7 +23,7 @@ export function Simulator({ account, changes }) {
     try {
       const said = asked.filter((turn) => turn.text).slice(-MAX_TURNS).map(({ from, text: words }) => ({ from, text: words }));
       const answer = await api("POST", `/bot/simulate?${query({ account_id: account.id })}`, { profile: changes, turns: said }, { timeout: TIMEOUT_MS });
-      setTurns([...asked, { from: "bot", text: answer.text ?? "", callsPerson: answer.calls_person, reason: answer.reason }]);
+      setTurns([...asked, { from: "bot", text: answer.text ?? "", callsPerson: answer.calls_person, reason: answer.reason, prompt: answer.prompt }]);
     } catch (problem) {
       setError(problem);
     } finally {
@@ -47,7 +47,8 @@ export function Simulator({ account, changes }) {
       ${turns.map((turn, index) => html`<article key=${index} class="message ${turn.from === "bot" ? "out by-bot" : "in"}">
         ${turn.text && html`<div class="bubble"><p class="text" dir="auto">${formatted(turn.text)}</p></div>`}
         ${turn.callsPerson && html`<p class="sim-call"><${Icon} name="alert" size=${14} />${t("sim.calls", { why: turn.reason ? worded("reason", turn.reason) : t("list.needs") })}</p>`}
-        ${turn.from === "bot" && !turn.text && !turn.callsPerson && html`<p class="quiet">${t("sim.silent")}</p>`}</article>`)}
+        ${turn.from === "bot" && !turn.text && !turn.callsPerson && html`<p class="quiet">${t("sim.silent")}</p>`}
+        ${turn.from === "bot" && html`<${Told} prompt=${turn.prompt} />`}</article>`)}
       ${isBusy && html`<p class="quiet sim-busy"><${Spinner} label=${t("sim.busy")} /> ${t("sim.busy")}</p>`}
       ${error && html`<${Problem} error=${error} retry=${error.isMissing ? null : () => ask(turns)} />`}
       <span ref=${end}></span>
@@ -57,4 +58,15 @@ export function Simulator({ account, changes }) {
       <${Button} type="submit" kind="primary round" icon="send" label=${t("composer.send")} disabled=${!text.trim() || isBusy} />
     </form>
   </section>`;
+}
+
+/** What the model was told before it answered. A version before this one does not say it: then nothing is shown. */
+function Told({ prompt }) {
+  if (prompt === undefined) return null;
+  if (prompt === null) return html`<p class="quiet">${t("sim.not_asked")}</p>`;
+  return html`<details class="sim-prompt"><summary>${t("sim.prompt")}</summary>
+    <p class="field-label">${t("sim.prompt_system")}</p><pre tabindex="0" dir="auto">${prompt.system}</pre>
+    <p class="field-label">${t("sim.prompt_turns")}</p>
+    <dl>${prompt.turns.map((turn, index) => html`<div key=${index}><dt>${t(`author.${turn.from}`)}</dt><dd dir="auto">${turn.text}</dd></div>`)}</dl>
+  </details>`;
 }
