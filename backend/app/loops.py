@@ -68,7 +68,7 @@ def start_loops(replica: Replica, outside: Outside) -> None:
                 "pid": os.getpid(),
                 "started_at": started_at,
                 "role": replica.settings.app_role,
-                "active": replica.worker.active if replica.worker else 0,
+                "active": replica.worker.loop.active if replica.worker else 0,
                 "concurrency": replica.settings.worker_concurrency,
                 "lag_ms": round(replica.loop_watch.lag_seconds * 1000, 1),
                 **replica.services.health.load(),
@@ -106,8 +106,8 @@ def start_loops(replica: Replica, outside: Outside) -> None:
         bootstrap = partial(_bootstrap, replica.settings, replica.services.accounts)
         start("bootstrap_account", replica.when_fit(bootstrap))
     if replica.worker is not None:
-        start("worker", replica.worker.run, beat_within_seconds=STUCK_SECONDS)
-        start("lease_renewal", replica.worker.renew)
+        start("worker", replica.worker.loop.run, beat_within_seconds=STUCK_SECONDS)
+        start("lease_renewal", replica.worker.loop.renew)
         start("caretaker", _caretaker(replica, outside).run)
         start("audit", audit, beat_within_seconds=3 * AUDIT_SECONDS)
     if replica.event_worker is not None:

@@ -63,7 +63,7 @@ class Replica:
 
     async def drain(self, grace_seconds: float) -> None:
         """Finish or give back what is held. Idempotent."""
-        drains = [self.worker.drain] if self.worker else []
+        drains = [self.worker.loop.drain] if self.worker else []
         drains += [self.event_worker.loop.drain] if self.event_worker else []
         await asyncio.gather(*(drain(grace_seconds) for drain in drains))
         if self.bot is not None:

@@ -189,7 +189,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "lease renewal": Mutation(
         "slower_than_the_lease",
-        [Edit("backend/app/loops.py", '        start("lease_renewal", replica.worker.renew)\n', "")],
+        [Edit("backend/app/loops.py", '        start("lease_renewal", replica.worker.loop.renew)\n', "")],
     ),
     "leaving work to others": Mutation("gemini_lost_by_one", CLAIMS_WHAT_IT_CANNOT_DO),
     "leaving work to others, WhatsApp": Mutation("whatsapp_lost_by_one", CLAIMS_WHAT_IT_CANNOT_DO),

@@ -233,7 +233,7 @@ async def test_a_circuit_that_a_person_closes_wakes_what_waits_for_it(
     make_office: MakeOffice, valkey_url: str, circuit: str, woken: set[str], action: BreakerAction
 ) -> None:
     office = await make_office()
-    await office.worker.drain(1)  # the test is the worker
+    await office.worker.loop.drain(1)  # the test is the worker
     async with part_of_a_fleet(office, valkey_url) as service:
         await service.force(circuit, BreakerAction.OPEN, who="test", why="test")
         for number in ("1", "2"):

@@ -409,7 +409,7 @@ async def test_drain_gives_back_what_is_held_without_counting_an_attempt(make_of
     rule = await office.control.add_fault("gemini", action="hang_before", count=1)
     await office.receive(person, wa.text(person, "Hello?"))
     await office.control.wait(1, kind="generate")
-    await office.worker.drain(0.05)
+    await office.worker.loop.drain(0.05)
     await office.control.remove_fault(rule)
     (claim,) = await office.queue.claim(10)
     assert claim.attempts == 0

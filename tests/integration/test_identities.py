@@ -149,7 +149,7 @@ async def test_a_persons_answer_accepted_before_a_merge_is_sent_after_it(make_of
     await say(office, old, VEGAN)
     await say(office, new, WHERE)
     (early,) = [c for c in await conversations(office) if c.contact.wa_id == new.wa_id]
-    office.worker.stop_claiming()
+    office.worker.loop.stop_claiming()
     await office.conversations.reply_as_human(OPERATOR, early.id, "Claire here", idempotency_key=None)
     (claim,) = await office.queue.claim(1)
     note = wa.number_changed(old, str(new.wa_id))

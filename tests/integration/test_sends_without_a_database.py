@@ -98,7 +98,7 @@ async def test_the_next_worker_finds_the_receipt_of_one_that_ended_before_it_cou
     close(way)
     await office.control.remove_fault(rule)
     await noted(office, person)
-    await office.worker.drain(0)
+    await office.worker.loop.drain(0)
     way.refusing = False
     await office.start_worker()
     await office.until_idle()
@@ -174,7 +174,7 @@ class Judged:
 
     @classmethod
     async def of(cls, office: Office, *, user_id: str | None = None) -> Judged:
-        await office.worker.drain(0)
+        await office.worker.loop.drain(0)
         person = office.person()
         asked = InboundMessage(f"wamid.{person.wa_id}", "text", "Hello?", datetime.now(UTC), {})
         wa_id = None if user_id else person.wa_id

@@ -64,9 +64,9 @@ async def bot() -> HangingBot:
 async def worker(replicas: Replicas, bot: HangingBot) -> AsyncIterator[InboxWorker]:
     """Five slots, of which four are for any one account."""
     worker = InboxWorker(replicas.queue(), bot, None, AccountNotices(None), concurrency=5)
-    running = asyncio.create_task(worker.run())
+    running = asyncio.create_task(worker.loop.run())
     yield worker
-    await worker.drain(0)
+    await worker.loop.drain(0)
     await running
 
 
@@ -78,7 +78,7 @@ async def test_freed_slot_is_refilled_at_once(replicas: Replicas, bot: HangingBo
         bot.let_go.release()
         await until_started(bot, count)
         assert time.monotonic() - at < 0.3
-    assert worker.active == 4
+    assert worker.loop.active == 4
 
 
 @pytest.mark.usefixtures("worker")
@@ -109,7 +109,7 @@ async def test_account_with_a_hanging_model_does_not_delay_the_answers_of_anothe
         await office.receive(person, wa.text(person, "Hello?"))
 
     async def at_its_share() -> bool:
-        return office.worker.active == 8
+        return office.worker.loop.active == 8
 
     await office.until(at_its_share)
     for _ in range(3):

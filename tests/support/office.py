@@ -182,8 +182,8 @@ async def _start_worker(settings: Settings, outside: Outside, stack: AsyncExitSt
     assert replica.worker is not None
     stack.push_async_callback(supervisor.stop)
     stack.push_async_callback(replica.drain, 1)
-    supervisor.start("worker", replica.worker.run)
-    supervisor.start("lease_renewal", replica.worker.renew)
+    supervisor.start("worker", replica.worker.loop.run)
+    supervisor.start("lease_renewal", replica.worker.loop.renew)
     return replica
 
 

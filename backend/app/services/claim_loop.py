@@ -1,12 +1,21 @@
-"""The loop of a worker of one queue: claim what is due for free slots, keep the leases, drain."""
+"""The loop of a worker of one queue: claim what is due for free slots, keep the leases, drain.
+
+    loop = ClaimLoop(queue, handle, room=room, may_claim=may_claim, on_beat=on_beat)
+    start("worker", loop.run); start("lease_renewal", loop.renew)      # two tasks: leases are kept while Redis is slow
+    await loop.drain(grace_seconds)
+
+What it does not do: judge. The handler tells the queue how a claim went, through `tell`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter as Counts
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
+from typing import Any, NamedTuple
 
 from app.core.errors import Unavailable
 from app.core.queue import Claim, Queue
@@ -18,30 +27,36 @@ QUEUE_RETRY_SECONDS = 0.5
 """Pause after the queue itself could not be reached; work resumes within a second of its return."""
 
 
+class Room(NamedTuple):
+    """What may be claimed now: `free` claims, none if it is not above 0, and so many that one group holds no more than
+    `per_group`. `taken`: slots of groups that are not to be used."""
+
+    free: int
+    per_group: int
+    taken: Mapping[str, int] = {}
+
+
 class ClaimLoop:
-    """At most `slots` claims at a time, `per_group` of them of one group, and fewer when few slots are free: no more
-    than an eighth of these, and half of them in one go. So groups that hang, however many, leave some to the others."""
+    """Claims what there is room for and runs a handler for each claim. It never waits for one that hangs."""
 
     def __init__(
         self,
         queue: Queue,
-        handle: Callable[[Claim], Awaitable[None]],
+        handle: Callable[[Claim], Coroutine[Any, Any, None]],
         *,
-        slots: int,
-        per_group: int,
-        taken: Callable[[], Mapping[str, int]],
+        room: Callable[[int], Room],
         may_claim: Callable[[], bool],
         on_beat: Callable[[], None],
+        on_queue_away: Callable[[], None] = lambda: None,
     ) -> None:
-        """`handle` ends its claim in every case. `taken`: slots of groups that are not to be used now. `may_claim`:
-        while it says no, nothing new is taken."""
+        """`handle` ends its claim in every case. `room`: asked before every claim, with the number of claims that are
+        held. `may_claim`: while it says no, nothing new is taken."""
         self._queue = queue
         self._handle = handle
-        self._slots = slots
-        self._per_group = per_group
-        self._taken = taken
+        self._room = room
         self._may_claim = may_claim
         self._on_beat = on_beat
+        self._on_queue_away = on_queue_away
         self._held: dict[asyncio.Task[None], Claim] = {}
         self._slot_freed = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -51,8 +66,13 @@ class ClaimLoop:
         """Claims being handled right now."""
         return len(self._held)
 
+    def stop_claiming(self) -> None:
+        """Finish what is held, take nothing new. `run` returns soon after; idempotent."""
+        self._stopping.set()
+        self._slot_freed.set()
+
     async def run(self) -> None:
-        """Claim and dispatch until `drain`."""
+        """Claim and dispatch until `stop_claiming`."""
         while not self._stopping.is_set():
             self._on_beat()
             if not self._may_claim():
@@ -61,6 +81,7 @@ class ClaimLoop:
             try:
                 await self._claim_once()
             except Unavailable as exc:
+                self._on_queue_away()
                 logger.warning("queue unavailable", extra={"reason": str(exc)})
                 await self._pause(QUEUE_RETRY_SECONDS)
 
@@ -81,9 +102,8 @@ class ClaimLoop:
                     task.cancel("lease lost")
 
     async def drain(self, grace_seconds: float) -> None:
-        """Take nothing new; let what is held finish for `grace_seconds`, then cancel it. Idempotent."""
-        self._stopping.set()
-        self._slot_freed.set()
+        """Let what is held finish for `grace_seconds`, then cancel it: handlers give it back, attempt not counted."""
+        self.stop_claiming()
         if self._held:
             await asyncio.wait(self._held, timeout=grace_seconds)
         for task in list(self._held):
@@ -91,27 +111,42 @@ class ClaimLoop:
         if self._held:
             await asyncio.wait(self._held, timeout=self._queue.lease_seconds)
 
+    def cancel(self, reason: str, which: Callable[[Claim], bool]) -> None:
+        """The handlers of those claims, unless they are cancelled already."""
+        for task, claim in list(self._held.items()):
+            if which(claim) and not task.cancelling():
+                task.cancel(reason)
+
+    async def tell(self, verdict: Callable[[], Awaitable[bool]]) -> bool:
+        """Deliver a verdict, also to a queue that is away for a moment: one that is lost costs the event an attempt
+        when the lease runs out, and it was not the event's fault. To repeat one that was carried out does nothing.
+        Raises `Unavailable` after a lease's time."""
+        deadline = time.monotonic() + self._queue.lease_seconds
+        while True:
+            try:
+                return await verdict()
+            except Unavailable:
+                if time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(QUEUE_RETRY_SECONDS)
+
     async def _claim_once(self) -> None:
         self._slot_freed.clear()
-        free = self._slots - len(self._held)
+        free, per_group, taken = self._room(len(self._held))
         if free <= 0:
             with suppress(TimeoutError):  # a beat now and then also while everything is busy
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._slot_freed.wait()
             return
-        per_group = max(1, min(self._per_group, free // 8))
         held = Counts(Queue.group_of(claim.mailbox) for claim in self._held.values())
-        held.update(self._taken())
-        claims = await self._queue.claim(max(1, free // 2), held=held, per_group=per_group)
+        held.update(taken)
+        claims = await self._queue.claim(free, held=held, per_group=per_group)
         for claim in claims:
-            task = asyncio.create_task(self._run_one(claim), name=f"handle {claim.token}")
+            task = asyncio.create_task(self._handle(claim), name=f"handle {claim.token}")
             self._held[task] = claim
             task.add_done_callback(self._release)
         if not claims:
             await self._wait(also_for_a_slot=max(held.values(), default=0) >= per_group)
-
-    async def _run_one(self, claim: Claim) -> None:
-        await self._handle(claim)
 
     async def _wait(self, *, also_for_a_slot: bool) -> None:
         """For work; also for a slot if a group has all it may have: what it left in the queue is not waited for."""

@@ -24,7 +24,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -39,7 +39,7 @@ from app.core.slots import Caller, Rank, calling_as
 from app.domain.endpoints import KEPT_DELIVERIES, Answer, Endpoint, OutboxEvent, Outcome, Settled
 from app.domain.errors import Unavailable
 from app.domain.ports import OutboxStore, Receiver
-from app.services.claim_loop import QUEUE_RETRY_SECONDS, ClaimLoop
+from app.services.claim_loop import ClaimLoop, Room
 from app.services.endpoint_service import OFF_AFTER_SECONDS, deliver
 from app.services.outbox_relay import EVENT_KIND, endpoint_of, group_of
 
@@ -98,15 +98,19 @@ class EventWorker:
         self._clock = clock
         self._slow: dict[str, float] = {}
         """Endpoints that take their time, and until when they have a single slot."""
-        self.loop = ClaimLoop(
-            queue, self._handle, slots=MAX_DELIVERIES, per_group=MAX_PER_ENDPOINT, taken=self._taken,
-            may_claim=may_claim, on_beat=on_beat,
-        )  # fmt: skip
+        self.loop = ClaimLoop(queue, self._handle, room=self._room, may_claim=may_claim, on_beat=on_beat)
 
-    def _taken(self) -> Mapping[str, int]:
+    def _room(self, held: int) -> Room:
+        """At most an eighth of what is free for one endpoint, and half of it in one go. So endpoints that hang, however
+        many, leave some to the others."""
         now = self._clock.monotonic()
         self._slow = {endpoint: until for endpoint, until in self._slow.items() if until > now}
-        return {group_of(endpoint): MAX_PER_ENDPOINT - 1 for endpoint in self._slow}
+        free = MAX_DELIVERIES - held
+        return Room(
+            min(free, max(1, free // 2)),
+            max(1, min(MAX_PER_ENDPOINT, free // 8)),
+            {group_of(endpoint): MAX_PER_ENDPOINT - 1 for endpoint in self._slow},
+        )
 
     async def _handle(self, claim: Claim) -> None:
         endpoint_id = endpoint_of(claim.mailbox)
@@ -243,18 +247,11 @@ class EventWorker:
         await self._tell(lambda: self._queue.retry_later(claim, seconds, counted=False, reason=reason))
 
     async def _tell(self, verdict: Callable[[], Awaitable[bool]]) -> None:
-        """Deliver a verdict, also to a queue that is away for a moment. One that is lost: the lease runs out, and what
-        was settled is found again."""
-        deadline = self._clock.monotonic() + self._queue.lease_seconds
-        while True:
-            try:
-                await verdict()
-                return
-            except Unavailable as exc:
-                if self._clock.monotonic() >= deadline:
-                    logger.warning("verdict not delivered", extra={"reason": str(exc)})
-                    return
-            await self._clock.sleep(QUEUE_RETRY_SECONDS)
+        """One that is lost: the lease runs out, and what was settled is found again."""
+        try:
+            await self.loop.tell(verdict)
+        except Unavailable as exc:
+            logger.warning("verdict not delivered", extra={"reason": str(exc)})
 
 
 def _seconds_since(at: datetime | None) -> float:

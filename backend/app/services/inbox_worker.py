@@ -17,7 +17,6 @@ import asyncio
 import logging
 import random
 import time
-from collections import Counter as Counts
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,7 +42,8 @@ from app.domain.errors import (
 from app.domain.webhook import Kind, to_inbound
 from app.services.account_notices import AccountNotices
 from app.services.bot_service import BotService, Handled, Run
-from app.services.claim_room import LOOK_SECONDS, ClaimRoom
+from app.services.claim_loop import ClaimLoop, Room
+from app.services.claim_room import ClaimRoom
 from app.services.conversation_service import ConversationService
 from app.services.dead_letters import about
 from app.services.delivery import ACCOUNT_RETRY_SECONDS, Postponed
@@ -58,8 +58,6 @@ THROTTLED_RETRY_SECONDS = 6.0
 FAILED_RETRY_SECONDS = 2.0
 FAILED_RETRY_CAP_SECONDS = 60.0
 JITTER_CAP_SECONDS = 5.0
-QUEUE_RETRY_SECONDS = 0.5
-"""Pause after the queue itself could not be reached; work resumes within a second of its return."""
 MAX_LACKING = 1000
 GROUP_SHARE = 0.8
 """Most of the slots that one account's conversations may take. When the model or WhatsApp hangs for an account, every
@@ -106,126 +104,38 @@ class InboxWorker:
         self._bot = bot
         self._conversations = conversations
         self._notices = notices
-        self._room = ClaimRoom(concurrency, lag_seconds)
-        self._on_beat = on_beat
-        self._on_queue_away = on_queue_away
+        self._claim_room = ClaimRoom(concurrency, lag_seconds)
         self._may_claim = may_claim
         self._is_cut_off = is_cut_off
         self._was_cut_off = False
         self._on_handled = on_handled
-        self._held: dict[asyncio.Task[None], Claim] = {}
         self._acted: set[int] = set()
         """Tokens of the claims for which something irrevocable may have been done: they are brought to their end."""
         self._lacking: dict[str, SharedBy] = {}
         """Mailboxes put off for what the database lacks, by who waits for the same."""
-        self._slot_freed = asyncio.Event()
-        self._stopping = asyncio.Event()
+        self.loop = ClaimLoop(
+            queue, self._handle, room=self._room_now, may_claim=self._claims_now, on_beat=on_beat,
+            on_queue_away=on_queue_away,
+        )  # fmt: skip
 
-    @property
-    def active(self) -> int:
-        """Conversations being handled right now."""
-        return len(self._held)
+    def _room_now(self, held: int) -> Room:
+        room = self._claim_room.look(held)
+        return Room(room - held, max(1, int(room * GROUP_SHARE)))
 
-    def stop_claiming(self) -> None:
-        """Finish what is held, take nothing new. `run` returns soon after; idempotent."""
-        self._stopping.set()
-        self._slot_freed.set()
-
-    async def run(self) -> None:
-        """Claim and dispatch until `stop_claiming`."""
-        while not self._stopping.is_set():
-            self._on_beat()
-            if self._leaves_work_to_others() or not self._may_claim():
-                await self._pause(QUEUE_RETRY_SECONDS)
-                continue
-            try:
-                await self._claim_once()
-            except Unavailable as exc:
-                self._on_queue_away()
-                logger.warning("queue unavailable", extra={"reason": str(exc)})
-                await self._pause(QUEUE_RETRY_SECONDS)
+    def _claims_now(self) -> bool:
+        return not self._leaves_work_to_others() and self._may_claim()
 
     def _leaves_work_to_others(self) -> bool:
         is_cut_off = self._is_cut_off()
         if is_cut_off:
-            for task, claim in list(self._held.items()):
-                if claim.token not in self._acted and not task.cancelling():
-                    task.cancel("cut off")
+            self.loop.cancel("cut off", lambda claim: claim.token not in self._acted)
         if is_cut_off != self._was_cut_off:
             self._was_cut_off = is_cut_off
             if is_cut_off:
-                logger.warning("cut off: claiming nothing, giving back what is held", extra={"held": len(self._held)})
+                logger.warning("cut off: claiming nothing, giving back what is held", extra={"held": self.loop.active})
             else:
-                logger.warning("claiming again", extra={"held": len(self._held)})
+                logger.warning("claiming again", extra={"held": self.loop.active})
         return is_cut_off
-
-    async def _claim_once(self) -> None:
-        self._slot_freed.clear()
-        room = self._room.look(len(self._held))
-        free, per_group = room - len(self._held), max(1, int(room * GROUP_SHARE))
-        if free <= 0:
-            with suppress(TimeoutError):  # a beat now and then also while everything is busy
-                async with asyncio.timeout(LOOK_SECONDS):
-                    await self._slot_freed.wait()
-            return
-        held = Counts(Queue.group_of(claim.mailbox) for claim in self._held.values())
-        claims = await self._queue.claim(free, held=held, per_group=per_group)
-        for claim in claims:
-            task = asyncio.create_task(self._handle(claim), name=f"handle {claim.token}")
-            self._held[task] = claim
-            task.add_done_callback(self._release)
-        if not claims:
-            await self._wait(also_for_a_slot=max(held.values(), default=0) >= per_group)
-
-    async def _wait(self, *, also_for_a_slot: bool) -> None:
-        """For work; also for a slot if an account has all it may have: what it left in the queue is not waited for."""
-        if not also_for_a_slot:
-            await self._queue.wait()
-            return
-        async with asyncio.TaskGroup() as group:
-            waits = [group.create_task(self._queue.wait()), group.create_task(self._slot_freed.wait())]
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for wait in waits:
-                wait.cancel()
-
-    def _release(self, task: asyncio.Task[None]) -> None:
-        self._acted.discard(self._held.pop(task).token)
-        self._slot_freed.set()
-        if not task.cancelled() and (exc := task.exception()) is not None:
-            logger.error("a handler failed outside its own error handling", exc_info=exc)
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
-
-    async def renew(self) -> None:
-        """Extend every held lease, three times per lease; a lost one means somebody else has the conversation."""
-        while True:
-            await asyncio.sleep(self._queue.lease_seconds / 3)
-            if not self._held:
-                continue
-            try:
-                lost = await self._queue.extend(list(self._held.values()))
-            except Unavailable as exc:
-                # Handlers check `held_until` before every side effect, so they stop by themselves in time.
-                logger.warning("could not extend leases", extra={"held": len(self._held), "reason": str(exc)})
-                continue
-            for task, claim in list(self._held.items()):
-                if claim in lost:
-                    task.cancel("lease lost")
-
-    async def drain(self, grace_seconds: float) -> None:
-        """Let held conversations finish for `grace_seconds`, then give the rest back, attempt not counted."""
-        self.stop_claiming()
-        if self._held:
-            await asyncio.wait(self._held, timeout=grace_seconds)
-        for task in list(self._held):
-            task.cancel("drain")
-        if self._held:
-            await asyncio.wait(self._held, timeout=self._queue.lease_seconds)
 
     async def _handle(self, claim: Claim) -> None:
         started = time.perf_counter()
@@ -239,7 +149,7 @@ class InboxWorker:
             ):
                 result = await self._dispatch(kind, claim)
             await self._on_handled(claim.events[: result.count])
-            await self._tell(lambda: self._queue.done(claim, result.count))
+            await self.loop.tell(lambda: self._queue.done(claim, result.count))
             if shared_by := self._lacking.pop(claim.mailbox, None):
                 await self._wake(claim, shared_by)
         except asyncio.CancelledError as exc:
@@ -254,6 +164,7 @@ class InboxWorker:
             result.reason = _reason(exc)
             result.outcome = await self._verdict(claim, exc, result.reason)
         finally:
+            self._acted.discard(claim.token)
             seconds = time.perf_counter() - started
             HANDLED.labels(kind, result.outcome).inc()
             HANDLE_SECONDS.labels(kind).observe(seconds)
@@ -308,7 +219,7 @@ class InboxWorker:
                     return "fenced"
                 case Unprocessable():
                     count = len(claim.events) if isinstance(exc, UnknownAccount) else 1
-                    if await self._tell(lambda: self._queue.park(claim, count, reason)):
+                    if await self.loop.tell(lambda: self._queue.park(claim, count, reason)):
                         _tell_given_up(claim, count, reason)
                     return "parked"
                 case Postponed():
@@ -341,7 +252,7 @@ class InboxWorker:
             extra={"attempt": claim.attempts + 1, "reason": reason},
         )
         delay = min(FAILED_RETRY_CAP_SECONDS, FAILED_RETRY_SECONDS * 2**claim.attempts) * (0.5 + random.random())
-        parked = await self._tell(lambda: self._queue.retry_later(claim, delay, counted=True, reason=reason))
+        parked = await self.loop.tell(lambda: self._queue.retry_later(claim, delay, counted=True, reason=reason))
         if parked:
             _tell_given_up(claim, 1, reason)
         return "parked" if parked else "failed"
@@ -353,7 +264,7 @@ class InboxWorker:
         if spread:
             # What waited for one recovery must not arrive all at once. Bounded: a deadline may end the wait.
             delay += min(0.2 * delay_seconds, JITTER_CAP_SECONDS) * random.random()
-        await self._tell(lambda: self._queue.retry_later(claim, delay, counted=False, reason=reason))
+        await self.loop.tell(lambda: self._queue.retry_later(claim, delay, counted=False, reason=reason))
 
     def _note_lacking(self, mailbox: str, shared_by: SharedBy) -> None:
         if len(self._lacking) >= MAX_LACKING:
@@ -366,18 +277,6 @@ class InboxWorker:
         groups = None if shared_by is SharedBy.ALL else [f"{kind}:{number}" for kind in Kind]
         with suppress(Unavailable):  # then each comes in its own time
             await self._queue.wake(groups)
-
-    async def _tell(self, verdict: Callable[[], Awaitable[bool]]) -> bool:
-        """Deliver a verdict, also to a queue that is away for a moment: one that is lost costs the event an attempt
-        when the lease runs out, and it was not the event's fault. To repeat one that was carried out does nothing."""
-        deadline = time.monotonic() + self._queue.lease_seconds
-        while True:
-            try:
-                return await verdict()
-            except Unavailable:
-                if time.monotonic() >= deadline:
-                    raise
-            await asyncio.sleep(QUEUE_RETRY_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
