@@ -10,6 +10,8 @@ VERSIONS ?= lowest-direct highest
 UV := uv==0.13.9
 COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml \
   $(if $(PACKAGE),--upgrade-package $(PACKAGE),--upgrade)
+# The suite and the fleets start hundreds of Python processes; each would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo test check coverage versions fuzz openapi licences bench chaos alerts lock vendor screenshots clean help
 .DEFAULT_GOAL := help
