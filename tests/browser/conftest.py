@@ -28,7 +28,7 @@ def site(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
     settings = {"DEBOUNCE_SECONDS": "0.15", "WHATSAPP_MESSAGES_PER_SECOND": "1000", "DRAIN_SECONDS": "0"}
     folder: Path = tmp_path_factory.mktemp("site")
     with running_fleet(settings, replicas=REPLICAS) as (servers, fleet), httpx.Client(timeout=30) as http:
-        made = Site(servers, fleet, fleet.replicas[0].url, http)
+        made = Site(servers, fleet, fleet.replicas[0].url, http, fleet.replicas[0].url)
         callbacks = {"urls": fleet.webhook_urls, "app_secret": fleet.keys.app_secret}
         made.sandbox("PUT", "/callbacks", callbacks)
         made.account = made.new_account("Maison Levain")
@@ -36,7 +36,7 @@ def site(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
             yield made
             return
         with balancer([replica.port for replica in fleet.replicas], folder) as front:
-            made.url = front.url
+            made.url, made.operators_url = front.url, front.operators_url
             yield made
 
 

@@ -8,6 +8,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from app.sandbox.webhooks import Business, Person, envelope, messages_change
 from app.sandbox.webhooks import text as text_message
+from tests.support.balancer import needs_haproxy
 from tests.support.site import Site, entered, until
 
 
@@ -19,8 +20,17 @@ def answer(page: Page, text: str | None = None) -> None:
     dialog.locator("button[type=submit]").click()
 
 
+@needs_haproxy
+def test_the_public_address_says_where_the_fleet_is_shown(site: Site, browser: Browser) -> None:
+    with entered(site, browser, "#/fleet") as (page, strict):
+        strict.expect("status of 404")
+        expect(page.get_by_role("heading", name="The fleet is not shown at this address")).to_be_visible()
+        expect(page.locator("main")).to_contain_text("port-forward service/chorus 8081:80")
+        expect(page.get_by_role("alert")).to_have_count(0)
+
+
 def test_a_circuit_is_forced_with_a_reason_and_given_back(site: Site, browser: Browser) -> None:
-    with entered(site, browser, "#/fleet", url=site.fleet.replicas[0].url) as (page, _):
+    with entered(site, browser, "#/fleet", url=site.operators_url) as (page, _):
         expect(page.get_by_role("row")).to_have_count(1 + len(site.fleet.replicas))
         circuit = page.locator(".circuit").filter(has_text="gemini")
         circuit.get_by_role("button", name="Force open").click()
@@ -39,7 +49,7 @@ def test_dead_letters_are_filtered_looked_at_put_back_and_dropped(site: Site, br
     change = messages_change(Business("8000999999"), [text_message(person, "secret words")], [person])
     site.deliver(envelope(change))  # of a number that no account has
     until(lambda: site.api("GET", "/admin/dead-letters")["items"])
-    with entered(site, browser, "#/fleet/queue", url=site.fleet.replicas[0].url) as (page, _):
+    with entered(site, browser, "#/fleet/queue", url=site.operators_url) as (page, _):
         page.get_by_label("Filter by reason").fill("8000999999")
         page.get_by_role("button", name="View").first.click()
         dialog = page.get_by_role("dialog")
@@ -61,7 +71,7 @@ def test_dead_letters_are_filtered_looked_at_put_back_and_dropped(site: Site, br
 
 
 def test_a_fault_is_rehearsed_and_what_waits_is_shown_by_account(site: Site, browser: Browser) -> None:
-    with entered(site, browser, "#/fleet/rehearsal", url=site.fleet.replicas[0].url) as (page, _):
+    with entered(site, browser, "#/fleet/rehearsal", url=site.operators_url) as (page, _):
         fault = page.get_by_role("listitem").filter(has_text="Gemini is away")
         fault.get_by_role("button", name="Begin").click()
         expect(fault).to_contain_text("Running")

@@ -11,12 +11,13 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from fastapi.routing import APIRoute
 
 from app.api import routes_accounts, routes_bot, routes_conversations
-from tests.support.balancer import balancer, needs_haproxy
+from tests.support.balancer import Balancer, balancer, needs_haproxy
 
 from .test_tls_front import CADDY, caddy
 
@@ -32,9 +33,21 @@ HIDDEN = [
 ]  # fmt: skip
 
 
+ADMIN = ["/admin", "/admin/fleet", "/admin/breakers/gemini", "/%61dmin/queue"]
+"""Through the operators' entrance these reach a replica, which asks for the key."""
+FOR_OPERATORS = [
+    *ADMIN, "/console", "/console/app.js", "/session", "/events?account_id=1", "/accounts", "/bot/profile?account_id=1",
+    "/conversations/counts", "/contacts/1", "/messages/1/media", "/invitations/accept", "/health",
+]  # fmt: skip
+NOT_FOR_OPERATORS = ["/webhook/whatsapp", *(path for path in HIDDEN if not path.startswith("/admin"))]
+KEY = "Bearer the-key"
+
+
 class Shows(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response(200)
+        is_refused = unquote(self.path).startswith("/admin") and self.headers["Authorization"] != KEY
+        self.send_response(401 if is_refused else 200)
+        self.send_header("X-Seen-For", self.headers["X-Forwarded-For"] or "")
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -43,25 +56,40 @@ class Shows(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def fronts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Balancer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Shows)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     folder: Path = tmp_path_factory.mktemp("balancer")
     try:
-        with balancer([server.server_port], folder) as front:
-            yield int(front.url.rpartition(":")[2])
+        with balancer([server.server_port], folder) as fronts:
+            yield fronts
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
 
 
-def status_of(port: int, path: str) -> int:
+@pytest.fixture(scope="module")
+def front(fronts: Balancer) -> int:
+    return int(fronts.url.rpartition(":")[2])
+
+
+@pytest.fixture(scope="module")
+def operators(fronts: Balancer) -> int:
+    return int(fronts.operators_url.rpartition(":")[2])
+
+
+def whole_answer(port: int, path: str, *headers: str) -> str:
     """Written by hand: a client would put the path in order before it sends it."""
+    head = "\r\n".join([f"GET {path} HTTP/1.1", "Host: chorus", "Connection: close", *headers, "", ""])
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: chorus\r\nConnection: close\r\n\r\n".encode())
-        return int(connection.makefile("rb").readline().split()[1])
+        connection.sendall(head.encode())
+        return connection.makefile("rb").read().decode()
+
+
+def status_of(port: int, path: str, *headers: str) -> int:
+    return int(whole_answer(port, path, *headers).split()[1])
 
 
 @needs_haproxy
@@ -74,6 +102,31 @@ def test_a_public_path_reaches_a_replica(front: int, path: str) -> None:
 @pytest.mark.parametrize("path", HIDDEN)
 def test_no_other_path_does_in_any_spelling(front: int, path: str) -> None:
     assert status_of(front, path) in {400, 404}
+
+
+@needs_haproxy
+@pytest.mark.parametrize("path", ADMIN)
+def test_what_operators_reach_is_closed_in_public_with_the_key_too(front: int, path: str) -> None:
+    assert status_of(front, path, f"Authorization: {KEY}") == 404
+
+
+@needs_haproxy
+@pytest.mark.parametrize("path", FOR_OPERATORS)
+def test_the_operators_entrance_is_open_with_the_key(operators: int, path: str) -> None:
+    assert status_of(operators, path, f"Authorization: {KEY}") == 200
+    assert status_of(operators, path) == (401 if path in ADMIN else 200)
+
+
+@needs_haproxy
+@pytest.mark.parametrize("path", NOT_FOR_OPERATORS)
+def test_the_operators_entrance_offers_nothing_else_in_any_spelling(operators: int, path: str) -> None:
+    assert status_of(operators, path, f"Authorization: {KEY}") in {400, 404}
+
+
+@needs_haproxy
+def test_an_address_that_a_client_claims_at_the_operators_entrance_is_dropped(operators: int) -> None:
+    seen = whole_answer(operators, "/health", "X-Forwarded-For: 203.0.113.7")
+    assert "x-seen-for: 127.0.0.1\r\n" in seen.lower()
 
 
 def answer_to(port: int, head: str) -> bytes:

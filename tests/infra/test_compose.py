@@ -27,6 +27,7 @@ OPTIONAL_SECRETS = {"REDIS_OPERATOR_PASSWORD"}
 """Without one there is no such user."""
 OTHERS = OPTIONAL_SECRETS | {
     "PUBLIC_PORT",
+    "OPERATORS_PORT",
     "PUBLIC_DOMAIN",
     "GRAFANA_PORT",
     "REDIS_PASSWORD",
@@ -74,6 +75,10 @@ def test_only_the_balancer_is_reachable_from_outside_and_stores_reach_nothing() 
     assert {name for name, service in SERVICES.items() if "ports" in service} == {"haproxy", "caddy", "grafana"}
     assert SERVICES["caddy"]["networks"] == ["edge"]  # to the balancer, past it to nothing
     assert SERVICES["grafana"]["ports"][0].startswith("127.0.0.1:")
+    assert SERVICES["haproxy"]["ports"] == [
+        "${PUBLIC_PORT:-8080}:8080",
+        "127.0.0.1:${OPERATORS_PORT:-8081}:8081",  # the operators' entrance
+    ]
     assert COMPOSE["networks"]["inside"] == {"internal": True}
     for store in ("redis", "postgres"):
         assert SERVICES[store]["networks"] == ["inside"]

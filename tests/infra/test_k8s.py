@@ -95,7 +95,8 @@ def test_the_ingress_speaks_tls_and_routes_what_the_balancer_lets_through() -> N
     (rule,) = spec["rules"]
     assert [hosts["hosts"] for hosts in spec["tls"]] == [[rule["host"]]]
     routed = {path["path"].lstrip("/") for path in rule["http"]["paths"]}
-    allowed = re.findall(r"-m reg \^/\(([a-z/|]+)\)", (FOLDER.parent / "haproxy" / "haproxy.cfg").read_text())
+    haproxy = (FOLDER.parent / "haproxy" / "haproxy.cfg").read_text(encoding="utf-8")
+    allowed = re.findall(r"acl public var\(txn.decoded\) -m reg \^/\(([a-z/|]+)\)", haproxy)
     assert routed == {name for group in allowed for name in group.split("|")}
     assert not any(path.startswith(("metrics", "admin")) for path in routed)
 
@@ -166,6 +167,17 @@ def test_the_owner_of_the_database_is_known_to_the_migrate_job_alone() -> None:
     assert knows in job["spec"]["template"]["spec"]["containers"][0]["envFrom"]
     for deployment in of_kind("Deployment"):
         assert knows not in deployment["spec"]["template"]["spec"]["containers"][0]["envFrom"]
+
+
+def test_operators_forward_a_port_to_the_service_that_the_console_names() -> None:
+    root = FOLDER.parents[1]
+    (service,) = [s for s in of_kind("Service") if s["metadata"]["name"] == "chorus"]
+    assert service["spec"].get("type", "ClusterIP") == "ClusterIP"
+    assert [port["port"] for port in service["spec"]["ports"]] == [80]
+    assert KUSTOMIZATION["namespace"] == "chorus"
+    for page in ("docs/operations.md", "backend/app/console/static/js/fleet/screen.js"):
+        command = "kubectl -n chorus port-forward service/chorus 8081:80"
+        assert command in (root / page).read_text(encoding="utf-8"), page
 
 
 def test_the_network_policy_lets_in_the_ingress_and_prometheus_and_out_what_is_needed() -> None:

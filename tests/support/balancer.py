@@ -21,8 +21,10 @@ needs_haproxy = pytest.mark.skipif(HAPROXY is None, reason="no haproxy on this m
 
 
 class Balancer:
-    def __init__(self, port: int, statistics_port: int) -> None:
+    def __init__(self, port: int, operators_port: int, statistics_port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
+        self.operators_url = f"http://127.0.0.1:{operators_port}"
+        """The entrance of operators."""
         self._statistics = f"http://127.0.0.1:{statistics_port}/;csv"
 
     def states(self) -> dict[str, str]:
@@ -36,11 +38,12 @@ class Balancer:
         }
 
 
-def rendered(ports: Sequence[int], port: int, statistics_port: int) -> str:
+def rendered(ports: Sequence[int], port: int, operators_port: int, statistics_port: int) -> str:
     text = CONFIG.read_text(encoding="utf-8")
     servers = "\n".join(f"    server backend{n} 127.0.0.1:{p}" for n, p in enumerate(ports, 1))
     for pattern, replacement in (
         (r"bind :8080", f"bind 127.0.0.1:{port}"),
+        (r"bind :8081", f"bind 127.0.0.1:{operators_port}"),
         (r"bind :8404", f"bind 127.0.0.1:{statistics_port}"),
         (r" *server-template .*", servers),
     ):
@@ -52,13 +55,13 @@ def rendered(ports: Sequence[int], port: int, statistics_port: int) -> str:
 @contextmanager
 def balancer(ports: Sequence[int], folder: Path) -> Iterator[Balancer]:
     """In front of replicas on `ports`; returns when all of them are up."""
-    port, statistics_port = free_port(), free_port()
+    port, operators_port, statistics_port = free_port(), free_port(), free_port()
     config = folder / "haproxy.cfg"
-    config.write_text(rendered(ports, port, statistics_port), encoding="utf-8")
+    config.write_text(rendered(ports, port, operators_port, statistics_port), encoding="utf-8")
     argv: list[str | Path] = [HAPROXY or "", "-db", "-f", config]
     process = ChildProcess("haproxy", argv, log_file=folder / "haproxy.log", pid_file=folder / "haproxy.pid")
     process.start()
-    front = Balancer(port, statistics_port)
+    front = Balancer(port, operators_port, statistics_port)
     deadline = time.monotonic() + 15
     try:
         while True:

@@ -26,12 +26,14 @@ _numbers = count(1)
 
 @dataclass
 class Site:
-    """`url` is the balancer's; /admin is behind it, so the fleet's screens are opened at a replica."""
+    """`url` is the balancer's public one, where the fleet's screens do not open."""
 
     servers: EmbeddedServers
     fleet: LocalFleet
     url: str
     http: httpx.Client
+    operators_url: str = ""
+    """The balancer's entrance for operators; without HAProxy a replica."""
     account: dict[str, Any] = field(default_factory=dict)
 
     def api(self, method: str, path: str, payload: object = None) -> Any:

@@ -18,6 +18,11 @@ export class ApiError extends Error {
   get isMissing() {
     return this.status === 404 && ["not_found", "no_answer"].includes(this.code);
   }
+
+  /** Not our own 404: a balancer keeps the route back. */
+  get isKeptBack() {
+    return this.status === 404 && this.code === "no_answer";
+  }
 }
 
 /** `GET`, `POST` …; `body` becomes JSON unless it is FormData. Returns the JSON of the answer, or null. Raises `ApiError`. */

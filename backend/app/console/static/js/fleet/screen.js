@@ -1,7 +1,9 @@
 // For operators: the replicas, the circuits between them and the outside, cache, queue and what was given up on.
+import { api } from "../api.js";
 import { html } from "../html.js";
 import { t } from "../i18n.js";
 import { pathOf, route } from "../router.js";
+import { Empty, Loading, useLoad } from "../ui.js";
 import { Cache } from "./cache.js";
 import { Circuits } from "./circuits.js";
 import { LastHour } from "./hour.js";
@@ -21,9 +23,19 @@ export function Screen() {
   const { account: wanted } = route.value;
   const view = wanted in PARTS ? wanted : "overview";
   const Part = PARTS[view];
+  // Asked once: a public address keeps all of it back, and every part would only repeat that.
+  const { error, isLoading } = useLoad(() => api("GET", "/admin/silent-numbers"), []);
+  if (isLoading) return html`<main class="page" tabindex="-1"><${Loading} /></main>`;
+  if (error?.isKeptBack) return html`<main class="page" tabindex="-1"><${Elsewhere} /></main>`;
   return html`<main class="page" tabindex="-1">
     <header class="page-head"><div><h1>${t("fleet.title")}</h1><p class="quiet">${t("fleet.hint")}</p></div></header>
     <nav class="tabs" aria-label=${t("fleet.parts")}>${Object.keys(PARTS).map((name) => html`<a key=${name} href=${pathOf({ screen: "fleet", account: name })} aria-current=${name === view ? "page" : null}>${t(`fleet.${name}`)}</a>`)}</nav>
     <div class="cards"><${Part} key=${view} /></div>
   </main>`;
 }
+
+/** Where operators get in: docs/operations.md says the same. */
+const Elsewhere = () => html`<${Empty} icon="fleet" title=${t("fleet.elsewhere")} hint=${t("fleet.elsewhere_hint")}>
+  <dl class="facts"><div><dt>Docker Compose</dt><dd><code>ssh -L 8081:127.0.0.1:8081 ${location.hostname}</code></dd></div>
+    <div><dt>Kubernetes</dt><dd><code>kubectl -n chorus port-forward service/chorus 8081:80</code></dd></div></dl>
+  <p>${t("fleet.elsewhere_then", { url: "http://127.0.0.1:8081/console" })}</p></${Empty}>`;
