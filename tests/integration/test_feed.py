@@ -93,7 +93,7 @@ async def test_who_comes_back_gets_what_was_missed_once_and_in_order(valkey_url:
         assert RESET not in [each.event for each in await nothing_new.next(0.1) or []]
 
 
-@pytest.mark.parametrize("last_id", ["1-0", "9999999999999-7", "0-0"])
+@pytest.mark.parametrize("last_id", ["1-0", "0-0", "18446744073709551616-0", "1-18446744073709551616"])
 async def test_an_id_that_is_not_known_any_more_means_load_again(valkey_url: str, last_id: str) -> None:
     async with running(valkey_url) as feed:
         reader = await feed.open("a", last_id=last_id)

@@ -14,6 +14,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from app.adapters.receivers import MAX_ANSWER_BYTES, HttpReceiver
 from app.core.egress import Egress, is_public, url_problem
 from app.core.http_client import close_http_client, leave_by
+from app.core.resolver import Resolver
 from app.core.webhook_signature import new_secret
 from app.domain.endpoints import OutboxEvent, Outcome
 from tests.support.fakes import peer, read_request, response
@@ -63,7 +64,15 @@ def test_any_other_address_is_not(address: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["https://example.com/x?y=1", "https://example.com:8443/", "https://8.8.8.8/", "https://[2606:4700::1111]/"],
+    [
+        "https://example.com/x?y=1",
+        "https://example.com:8443/",
+        "https://8.8.8.8/",
+        "https://[2606:4700::1111]/",
+        "https://example.com./",
+        "https://my_shop.example.com/",
+        "https://xn--strae-oqa.de/",
+    ],
 )
 def test_an_https_url_of_a_public_place_is_taken(url: str) -> None:
     assert url_problem(url) is None
@@ -81,6 +90,9 @@ def test_an_https_url_of_a_public_place_is_taken(url: str) -> None:
         "https://user@example.com/", "https://user:pw@example.com/", "https://example.com\\@127.0.0.1/",
         "https://example.com/#x", "https://example.com:0/", "https://example.com:99999/", "https://exa mple.com/",
         "https://example.com/\r\nHost: x", "https://ex%61mple.com/", "https://[::1/",
+        # names that DNS cannot hold
+        "https://example..com/", "https://.example.com/", "https://*.example.com/", f"https://{'a' * 64}.com/",
+        f"https://{'a.' * 126}com/",
     ],
 )  # fmt: skip
 def test_any_other_url_is_refused_with_the_reason(url: str) -> None:
@@ -210,3 +222,24 @@ async def test_a_receiver_that_is_not_there_is_unreachable() -> None:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/"
         told = await HttpReceiver(may_be_private=True).deliver(url, EVENT, secret=new_secret())
     assert (told.outcome, told.status) == (Outcome.UNREACHABLE, None)
+
+
+@pytest.mark.parametrize("host", ["example..com", f"{'a' * 64}.com", "xn--", "xn--a.com", "xn--i-7iq.ws"])
+async def test_a_name_that_python_or_idna_refuses_is_unreachable_like_any_other(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner reads why nothing arrives. `xn--i-7iq.ws` is i❤.ws, which exists: IDNA 2008 alone has no emoji."""
+    asked: list[str] = []
+
+    def look_up(name: str, *_args: object, **_more: object) -> list[Any]:
+        asked.append(name)
+        name.encode("idna")  # as getaddrinfo does
+        raise socket.gaierror(socket.EAI_NONAME, "as told")
+
+    async def answer(name: str, port: int, **hints: int) -> Any:
+        return await Resolver(look_up).addresses(name, port, **hints)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", answer)
+    leave_by(Egress(strangers_may_be_private=True))
+    told = await HttpReceiver(may_be_private=True).deliver(f"https://{host}/", EVENT, secret=new_secret())
+    assert (told.outcome, asked) == (Outcome.UNREACHABLE, [host])

@@ -45,6 +45,7 @@ def test_a_socket_stays_as_it_is(url: str) -> None:
         ("redis+cluster://a/3", "only database 0"),
         ("redis://:secret@h:port", "has a port that is none"),
         ("redis://:secret@", "names no host"),
+        ("redis://redis..internal:6379", "has a host that no name server can know"),
         ("redis://:secret@h:0", "has a port that is none"),
         ("redis://:secret@h/abc", "no number of a database"),
         ("redis://:secret@h/0/1", "no number of a database"),

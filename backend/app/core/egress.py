@@ -96,6 +96,8 @@ def _inner(ip: IPv6Address) -> IPv4Address | None:
     return ip.ipv4_mapped or ip.sixtofour
 
 
+_NAME = re.compile(r"(?=.{1,254}$)([A-Za-z0-9_-]{1,63}\.)+[A-Za-z0-9_-]{1,63}\.?")
+"""A name that DNS can hold (RFC 1035), of two labels at least: a single one is no public name."""
 _NUMERIC = re.compile(r"(0[xX][0-9A-Fa-f]*|[0-9]+)\.?")
 """A host whose last part is a number is an address to a resolver: decimal, octal, hexadecimal (WHATWG URL)."""
 
@@ -123,7 +125,7 @@ def url_problem(url: str, *, may_be_private: bool = False) -> str | None:
         return None if is_public(host) else "leads to an address that is not public"
     if _NUMERIC.fullmatch(host.rstrip(".").rpartition(".")[2]):
         return "has a number for a host"
-    return None if "." in host.strip(".") else "has a host that is no public name"
+    return None if _NAME.fullmatch(host) else "has a host that is no public name"
 
 
 def _is_dotted(host: str) -> bool:

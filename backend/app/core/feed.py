@@ -246,7 +246,7 @@ class Feed:
         self._count += 1
         READERS.set(self._count)
         try:
-            missed, newest = await self._missed(topic, (last_id or "").encode())
+            missed, newest = await self._missed(topic, _known(last_id))
             self._last.setdefault(topic, newest)
             reader.begin(missed, at=newest)
         except BaseException:
@@ -365,6 +365,12 @@ class Feed:
 
     def _key(self, topic: str) -> str:
         return f"{self._prefix}:{{{topic}}}"
+
+
+def _known(last_id: str | None) -> bytes:
+    """As Redis takes it. An id that no stream can have, from a client that makes its own, is one that is not known."""
+    id_ = (last_id or "").encode()
+    return id_ if not id_ or max(_place(id_)) < 2**64 else b"0-0"
 
 
 def _place(id_: bytes) -> tuple[int, int]:

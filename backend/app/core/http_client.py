@@ -437,6 +437,8 @@ async def _exchange(
     prepared: httpx.Request | None = None
     try:
         where = _url(url)
+        # httpx would decode an internationalised name for it, and raise for those that its IDNA 2008 does not have.
+        sent = {"host": where.netloc.decode("ascii"), **sent}
         # Without user and password, which a base URL may carry.
         with span("http", method=method, host=where.netloc.decode("ascii")):
             # Not the client's own way to make one, which parses the URL each time and merges what ours has nothing of.
@@ -447,6 +449,8 @@ async def _exchange(
                     return await read(response)
                 finally:
                     await response.aclose()
+    except httpx.InvalidURL as exc:
+        raise ConnectFailed(_describe(exc)) from exc
     except httpx.PoolTimeout as exc:
         raise PoolFull(_describe(exc)) from exc
     except _NOT_SENT as exc:
@@ -477,8 +481,12 @@ async def download(
     `allowed_hosts`: names, or `.suffix` for every name below it; https only. An entry with a scheme
     (`http://127.0.0.1:9000`) allows exactly that origin. A redirect is returned, never followed: the token stays here.
     """
-    parsed = httpx.URL(url)
-    host, origin = parsed.host.lower(), f"{parsed.scheme}://{parsed.netloc.decode()}".lower()
+    try:
+        parsed = httpx.URL(url)
+        host = parsed.host.lower()
+    except (httpx.InvalidURL, UnicodeError) as exc:
+        raise ForbiddenHost("what should be a URL is none") from exc
+    origin = f"{parsed.scheme}://{parsed.netloc.decode()}".lower()
     named = any(host == allowed or (allowed[0] == "." and host.endswith(allowed)) for allowed in allowed_hosts)
     if origin not in allowed_hosts and not (named and parsed.scheme == "https" and parsed.port is None):
         raise ForbiddenHost("a URL on another host than allowed")

@@ -108,6 +108,8 @@ class Resolver:
         def run() -> None:
             try:
                 found: Sequence[Address] | Exception = self.look_up(host, port, **hints)
+            except UnicodeError:  # an empty label, or one of more than 63 characters: Python's own codec refuses it
+                found = socket.gaierror(socket.EAI_NONAME, "no name server can know such a name")
             except Exception as exc:  # noqa: BLE001  it is the answer
                 found = exc
             try:

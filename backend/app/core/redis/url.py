@@ -164,6 +164,10 @@ def _hosts(names: str, default_port: int) -> tuple[tuple[str, int], ...]:
             raise ValueError("has a port that is none")
         if not parts.hostname:
             raise ValueError("names no host")
+        try:
+            parts.hostname.encode("idna")
+        except UnicodeError:
+            raise ValueError("has a host that no name server can know") from None
         hosts.append((parts.hostname, port))
     return tuple(hosts)
 
