@@ -4,6 +4,8 @@ what is measured is the page."""
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -87,14 +89,17 @@ def test_scrolling_to_the_end_takes_no_long_frame(
         page.goto(f"{site.url}/console#/inbox/{site.account['id']}/unread/{ID.format(0)}")
         expect(page.locator(".message").first).to_be_visible()
         last = f"Customer {CONVERSATIONS - 1}" if selector == ".rows" else "message 0 "
-        frames = sorted(page.evaluate(SCROLL, [selector, step, last]))
+        with _worked(page) as tasks:
+            frames = sorted(page.evaluate(SCROLL, [selector, step, last]))
         expect(page.locator(selector)).to_contain_text(last)
         assert page.locator(rows).count() < 120
-        print(
-            f"{selector}: {len(frames)} frames, {frames[len(frames) // 2]:.0f} ms median, {frames[-1]:.0f} ms longest"
-        )
-        # The longest of all is the machine's: other tests run beside this one.
-        assert frames[int(len(frames) * 0.9)] <= 50
+        middle, longest = frames[len(frames) // 2], frames[-1]
+        print(f"{selector}: {len(frames)} frames, {middle:.0f} ms median, {longest:.0f} ms longest")
+        tasks.sort(reverse=True)
+        print(f"{selector}: of the processor the longest task took {tasks[0]:.0f} ms, the 20th {tasks[20]:.0f} ms")
+        # Not the frames: other tests run beside this one, and the machine may be slow.
+        assert tasks[0] <= 100
+        assert tasks[20] <= 50
 
 
 def test_eight_hours_of_events_leave_no_memory_behind(site: Site, browser: Browser) -> None:
@@ -121,6 +126,28 @@ def test_eight_hours_of_events_leave_no_memory_behind(site: Site, browser: Brows
             heaps.append(_heap(session))
         print("heap after 2,400, 4,800 and 7,200 events:", [f"{heap / 1e6:.1f} MB" for heap in heaps])
         assert heaps[2] <= heaps[0] + 1_000_000
+
+
+@contextmanager
+def _worked(page: Page) -> Iterator[list[float]]:
+    """Filled at the end: what each task of the page's own thread took of the processor, in ms."""
+    session = page.context.new_cdp_session(page)
+    events: list[dict[str, Any]] = []
+    ended: list[bool] = []
+    session.on("Tracing.dataCollected", lambda part: events.extend(part["value"]))
+    session.on("Tracing.tracingComplete", lambda _: ended.append(True))
+    session.send("Tracing.start", {"traceConfig": {"includedCategories": ["toplevel"], "excludedCategories": ["*"]}})
+    tasks: list[float] = []
+    yield tasks
+    session.send("Tracing.end")
+    while not ended:
+        page.wait_for_timeout(20)
+    names = {(each["pid"], each["tid"]): each["args"]["name"] for each in events if each["name"] == "thread_name"}
+    tasks += [
+        each["tdur"] / 1000
+        for each in events
+        if each["name"].endswith("RunTask") and names[each["pid"], each["tid"]] == "CrRendererMain" and "tdur" in each
+    ]
 
 
 def _heap(session: CDPSession) -> int:

@@ -45,6 +45,10 @@ export const worded = (prefix, word) => (has(`${prefix}.${word}`) ? t(`${prefix}
 const shown = (value) => (typeof value === "number" ? number(value) : String(value));
 
 /** For figures and times: the reader's own region, where the browser speaks the chosen language. */
-export const locale = () => navigator.languages.find((name) => name.startsWith(language.value)) ?? language.value;
+export const locale = () => (language.value === region.language ? region : (region = regionOf(language.value))).name;
+
+const regionOf = (name) => ({ language: name, name: navigator.languages.find((one) => one.startsWith(name)) ?? name });
+/** Kept: every time and figure on the screen asks for it. */
+let region = {};
 
 export const number = (value, options) => new Intl.NumberFormat(locale(), options).format(value);

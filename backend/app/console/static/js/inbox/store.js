@@ -13,6 +13,13 @@ const THREAD_MS = 40;
 export const VIEWS = ["needs", "unread", "bot", "all"];
 const FILTERS = { needs: { needs_human: true }, unread: { unread: true }, bot: { bot: true }, all: {} };
 
+/** `fresh`, but with the objects that are known where nothing has changed: what shows them is not drawn again. */
+function unchanged(known, fresh) {
+  const ids = new Set(fresh.map((item) => item.id));
+  const before = new Map(known.filter((item) => ids.has(item.id)).map((item) => [item.id, item]));
+  return fresh.map((item) => (JSON.stringify(before.get(item.id)) === JSON.stringify(item) ? before.get(item.id) : item));
+}
+
 const EMPTY_LIST = { items: [], cursor: null, error: null, isLoading: true, isLoadingMore: false };
 export const list = signal(EMPTY_LIST);
 /** {needs_human, unread, bot, all}; null while they are not known. */
@@ -100,12 +107,13 @@ async function refreshList() {
   try {
     const page = await api("GET", listPath());
     if (mine !== listTurn) return;
-    const fresh = new Map(page.items.map((item) => [item.id, item]));
+    const items = unchanged(list.value.items, page.items);
+    const fresh = new Map(items.map((item) => [item.id, item]));
     const last = page.items.at(-1);
     // What was on the first page and is not any more has moved down, or left the list.
     const rest = list.value.items.filter((item) => !fresh.has(item.id) && page.next_cursor && last && Date.parse(item.updated_at) <= Date.parse(last.updated_at));
     const isWhole = rest.length === 0;
-    list.value = { ...list.value, items: [...page.items, ...rest], cursor: isWhole ? page.next_cursor : list.value.cursor, error: null };
+    list.value = { ...list.value, items: [...items, ...rest], cursor: isWhole ? page.next_cursor : list.value.cursor, error: null };
     syncOpen(fresh);
   } catch (error) {
     if (mine === listTurn) list.value = { ...list.value, error };
@@ -142,7 +150,6 @@ function syncOpen(fresh) {
   if (open && fresh.has(open.id)) thread.value = { ...open, conversation: fresh.get(open.id) };
 }
 
-/** A conversation as an answer of the API has just shown it. */
 /** What the server says of a conversation after a change; how it ends stays what it was, which those answers do not say. */
 function replaced(conversation) {
   const now = (item) => (item.id === conversation.id ? { ...conversation, last_message: conversation.last_message ?? item.last_message } : item);
@@ -194,7 +201,7 @@ export async function refreshThread() {
 }
 
 function merged(open, page) {
-  const fresh = page.items.toReversed();
+  const fresh = unchanged(open.messages.slice(-2 * PAGE), page.items.toReversed());
   const ids = new Set(fresh.map((message) => message.id));
   const touches = open.messages.length === 0 || open.messages.some((message) => ids.has(message.id));
   // So much came meanwhile that there may be a gap: begin again at the newest.
