@@ -12,9 +12,9 @@ from functools import partial
 
 from app.core import cache
 from app.core.errors import Unavailable
-from app.core.last_known import LastKnown
-from app.core.leader import Lease
-from app.core.registry import HEARTBEAT_SECONDS
+from app.core.fleet.last_known import LastKnown
+from app.core.fleet.lease import Lease
+from app.core.fleet.registry import HEARTBEAT_SECONDS
 from app.replica import Outside, Replica
 from app.services.account_health import BEAT_WITHIN_SECONDS, LEASE_SECONDS, AccountHealthRounds
 from app.services.account_notices import AccountNotices

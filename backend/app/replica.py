@@ -11,18 +11,17 @@ from app.adapters.graph_inspector import GraphInspector
 from app.adapters.receivers import HttpReceiver
 from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
-from app.core.arrivals import Arrivals
 from app.core.circuit_breaker import BreakerFleet
 from app.core.feed import Feed
+from app.core.fleet.arrivals import Arrivals
+from app.core.fleet.namespace import Binding
+from app.core.fleet.pacing import Pacer
+from app.core.fleet.probe_board import ProbeBoard
+from app.core.fleet.registry import Registry
 from app.core.lifecycle import Supervisor
 from app.core.loop_watch import LoopWatch
-from app.core.namespace import Binding
-from app.core.pacing import Pacer
-from app.core.probe_board import ProbeBoard
 from app.core.queue import Queue
-from app.core.receipts import Receipts
 from app.core.redis.door import Door
-from app.core.registry import Registry
 from app.core.secrets import TokenCipher
 from app.core.uptime import Uptime
 from app.domain.ports import MediaStore, Store
@@ -34,6 +33,7 @@ from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
 from app.services.journal import Journal
 from app.services.namespace_gate import NamespaceGate
+from app.services.receipts import Receipts
 from app.services.schema_gate import SchemaGate
 from app.settings import Settings
 

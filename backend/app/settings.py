@@ -16,7 +16,6 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_va
 from pydantic_core.core_schema import ValidationInfo
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
 
-from app.core.credentials import credentials_problem
 from app.core.egress import Egress
 from app.core.errors import SettingsError
 from app.core.redis.url import RedisUrl, option_problem
@@ -29,6 +28,7 @@ from app.core.secrets import (
     key_is_guessable,
     strip_secret,
 )
+from app.core.url_credentials import credentials_problem
 from app.domain.app_secrets import app_secrets_problem, read_app_secrets
 from app.domain.identifiers import PHONE_NUMBER_ID
 from app.setting_names import is_name, misspelt

@@ -30,8 +30,6 @@ from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.capacity import capacity_of
 from app.core import cache
-from app.core.allowance import Allowance
-from app.core.arrivals import Arrivals
 from app.core.build import build_id
 from app.core.circuit_breaker import (
     CIRCUIT_BREAKERS,
@@ -43,20 +41,21 @@ from app.core.circuit_breaker import (
 )
 from app.core.errors import Unavailable
 from app.core.feed import Feed
+from app.core.fleet.allowance import Allowance
+from app.core.fleet.arrivals import Arrivals
+from app.core.fleet.minutes import Minutes
+from app.core.fleet.namespace import Binding
+from app.core.fleet.pacing import Pacer
+from app.core.fleet.probe_board import ProbeBoard
+from app.core.fleet.registry import Registry, new_replica_id
 from app.core.http_client import close_http_client, get_http_client, get_http_client_for_media, leave_by, make_room_for
 from app.core.lifecycle import Supervisor
 from app.core.loop_watch import LoopWatch
 from app.core.metrics import tell_build
-from app.core.minutes import Minutes
-from app.core.namespace import Binding
-from app.core.pacing import Pacer
-from app.core.probe_board import ProbeBoard
 from app.core.queue import Queue
-from app.core.receipts import Receipts
 from app.core.redis.client import is_cluster
 from app.core.redis.door import Door, DoorTimings
 from app.core.redis.info import trouble
-from app.core.registry import Registry, new_replica_id
 from app.core.resilience import ResiliencePolicy
 from app.core.secrets import TokenCipher
 from app.core.sessions import Sessions
@@ -101,6 +100,7 @@ from app.services.privacy_service import PrivacyService
 from app.services.probes import TROUBLE, Dependency, Proof
 from app.services.proofs import Proofs
 from app.services.queue_view import QueueView
+from app.services.receipts import Receipts
 from app.services.rehearsal import Rehearsal
 from app.services.schema_gate import SchemaGate
 from app.services.session_service import SessionService

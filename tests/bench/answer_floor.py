@@ -16,8 +16,8 @@ import asyncpg
 import orjson
 import uvloop
 
+from app.core.fleet.pacing import PACE
 from app.core.http_client import get_http_client, make_room_for
-from app.core.pacing import PACE
 from app.core.queue import Claim, Event, Queue
 from app.core.redis.door import Door
 from tests.bench.child import answer_commands

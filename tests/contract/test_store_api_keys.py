@@ -8,10 +8,10 @@ import asyncpg
 import pytest
 
 from app.adapters.sql_store import SqlStore
-from app.core.opaque_tokens import new_token
 from app.domain.api_keys import PREFIX, ApiKey
 from app.domain.errors import Conflict, NotFound
 from app.domain.models import Account, Role
+from app.domain.opaque_tokens import new_token
 from app.services.key_service import _cache_key
 from tests.support.store_kit import Scene
 

@@ -7,10 +7,10 @@ import orjson
 import pytest
 
 from app.adapters.sql_store import SqlStore
-from app.core.opaque_tokens import new_token
 from app.domain.audit import Actor, ActorKind, AuditEntry, acting_as
 from app.domain.errors import InvalidInput
 from app.domain.models import BlockReason, Role
+from app.domain.opaque_tokens import new_token
 from tests.support.store_kit import Scene
 
 ADA = Actor(ActorKind.USER, "ada", "203.0.113.7", "req-1")

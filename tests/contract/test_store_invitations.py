@@ -7,10 +7,10 @@ import asyncio
 import asyncpg
 import pytest
 
-from app.core.opaque_tokens import new_token
 from app.domain.errors import Conflict, NotFound
 from app.domain.invitations import Invitation
 from app.domain.models import Role
+from app.domain.opaque_tokens import new_token
 from tests.support.store_kit import Scene
 
 

@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from app.core.registry import STALE_AFTER_SECONDS
+from app.core.fleet.registry import STALE_AFTER_SECONDS
 from app.settings import Settings
 
 FOLDER = Path(__file__).resolve().parents[2] / "infra" / "k8s"

@@ -16,9 +16,9 @@ from app.api.deps import OPERATOR
 from app.cli import main
 from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.http_client import close_http_client
-from app.core.opaque_tokens import digest_of, is_token
 from app.core.secrets import SecretError, TokenCipher
 from app.domain.models import Account, Role
+from app.domain.opaque_tokens import digest_of, is_token
 from app.sandbox.app import running_sandbox
 from app.sandbox.config import SandboxAccount, SandboxConfig
 from app.services.account_service import AccountService

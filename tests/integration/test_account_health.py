@@ -19,8 +19,8 @@ from app.adapters.graph_inspector import GraphInspector
 from app.adapters.postgres_store import PostgresStore
 from app.api.deps import OPERATOR
 from app.core.errors import Unavailable
+from app.core.fleet.lease import Lease
 from app.core.http_client import close_http_client, request
-from app.core.leader import Lease
 from app.core.redis.door import Door
 from app.core.secrets import TokenCipher
 from app.domain.account_health import AccountHealth, Judgement, MetaSaid, Problem, State, Verdict

@@ -18,7 +18,7 @@ from app.core.circuit_breaker import (
     State,
     whatsapp_account_breakers,
 )
-from app.core.leader import Lease
+from app.core.fleet.lease import Lease
 from app.core.lifecycle import Supervisor
 from app.core.queue import Event
 from app.core.redis.door import Door

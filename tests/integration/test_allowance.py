@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from app.core.allowance import Allowance
 from app.core.errors import Unavailable
+from app.core.fleet.allowance import Allowance
 from app.core.redis.client import Redis, connect
 from app.core.redis.door import Door
 from app.localhost.servers import Valkey

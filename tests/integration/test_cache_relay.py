@@ -13,7 +13,7 @@ import pytest
 from app.adapters.postgres_store import PostgresStore
 from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.errors import Unavailable
-from app.core.leader import Lease
+from app.core.fleet.lease import Lease
 from app.core.redis.client import Redis, connect
 from app.core.redis.door import Door
 from app.domain.models import Account, BotProfile

@@ -10,8 +10,8 @@ import pytest
 
 from app.adapters.postgres_store import PostgresStore
 from app.core.errors import Unavailable
-from app.core.last_known import LastKnown
-from app.core.leader import Lease
+from app.core.fleet.last_known import LastKnown
+from app.core.fleet.lease import Lease
 from app.core.lifecycle import Supervisor
 from app.core.redis.client import Redis, connect
 from app.core.redis.door import Door

@@ -20,13 +20,13 @@ from standardwebhooks.webhooks import Webhook
 from app import wiring
 from app.adapters.receivers import HttpReceiver
 from app.core.egress import Egress
+from app.core.fleet.lease import Lease
 from app.core.http_client import close_http_client, leave_by
-from app.core.leader import Lease
 from app.core.queue import DeadLetter, Event, Queue
 from app.core.secrets import TokenCipher
-from app.core.webhook_signature import new_secret
 from app.domain.endpoints import Endpoint
 from app.domain.ports import Store
+from app.domain.webhook_signature import new_secret
 from app.localhost.servers import Valkey
 from app.services.dead_letters import DeadLetterList, view
 from app.services.event_worker import EventPolicy, EventWorker

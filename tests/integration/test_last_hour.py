@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from app.api.routes_webhook import WEBHOOK_SECONDS
-from app.core.minutes import Minutes
+from app.core.fleet.minutes import Minutes
 from app.core.redis.door import Door
 from app.services.inbox_worker import END_TO_END_SECONDS
 from app.services.last_hour import MINUTES, LastHour, quantile

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from app.core.cache import Cache, CacheTimings, join_fleet
-from app.core.leader import Lease
-from app.core.pacing import Limit, Pacer
-from app.core.probe_board import ProbeBoard
+from app.core.fleet.lease import Lease
+from app.core.fleet.pacing import Limit, Pacer
+from app.core.fleet.probe_board import ProbeBoard
+from app.core.fleet.registry import Registry
 from app.core.queue import Queue
 from app.core.redis.door import Door
 from app.core.redis.script import Script
-from app.core.registry import Registry
 from app.localhost.location import locate
 from app.localhost.servers import remove_data
 from tests.chaos.moved_clock import MovedValkey, needs_faketime

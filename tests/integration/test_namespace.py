@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from app.adapters.migrations import apply_migrations
 from app.adapters.postgres_store import PostgresStore
 from app.cli import main
-from app.core.namespace import Binding
+from app.core.fleet.namespace import Binding
 from app.core.queue import Event, PutResult
 from app.core.redis.client import connect
 from app.core.redis.door import Door

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from app.core.pacing import Limit, Pacer
+from app.core.fleet.pacing import Limit, Pacer
 from app.core.redis.client import Redis, connect
 from app.core.redis.door import Door
 from app.localhost.processes import free_port

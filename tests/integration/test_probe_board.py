@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from app.core.errors import Unavailable
-from app.core.probe_board import ProbeBoard
+from app.core.fleet.probe_board import ProbeBoard
 from app.core.redis.client import Redis, connect
 from app.core.redis.door import Door
 from app.services.probes import Dependency, Prober

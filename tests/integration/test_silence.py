@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator
 import pytest
 from prometheus_client import REGISTRY
 
-from app.core import arrivals as module
-from app.core.arrivals import Arrivals
 from app.core.circuit_breaker import BreakerFleet, BreakerPolicy, CircuitBreaker, KeyedCircuitBreakers
 from app.core.errors import Unavailable
-from app.core.probe_board import ProbeBoard
+from app.core.fleet import arrivals as module
+from app.core.fleet.arrivals import Arrivals
+from app.core.fleet.probe_board import ProbeBoard
 from app.core.queue import Queue
 from app.core.redis.client import Redis, connect
 from app.core.redis.door import Door

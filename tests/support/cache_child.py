@@ -20,7 +20,7 @@ import uvloop
 
 from app.adapters.postgres_store import PostgresStore
 from app.core.cache import default_cache, join_fleet, write_fence
-from app.core.leader import Lease
+from app.core.fleet.lease import Lease
 from app.core.redis.client import connect
 from app.core.redis.door import Door
 from app.core.secrets import TokenCipher

@@ -15,8 +15,8 @@ from app.adapters.receivers import MAX_ANSWER_BYTES, HttpReceiver
 from app.core.egress import Egress, is_public, url_problem
 from app.core.http_client import close_http_client, leave_by
 from app.core.resolver import Resolver
-from app.core.webhook_signature import new_secret
 from app.domain.endpoints import OutboxEvent, Outcome
+from app.domain.webhook_signature import new_secret
 from tests.support.fakes import peer, read_request, response
 
 EVENT = OutboxEvent(

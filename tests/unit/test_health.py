@@ -13,8 +13,8 @@ import pytest
 
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.errors import Unavailable
+from app.core.fleet.probe_board import Turn
 from app.core.lifecycle import Supervisor
-from app.core.probe_board import Turn
 from app.domain.models import Account, BlockedAccounts
 from app.services.account_watch import BLOCKED, AccountWatch
 from app.services.cut_off import CutOff

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from app.core.opaque_tokens import digest_of, is_token, new_token
 from app.domain.api_keys import PREFIX, ApiKey
 from app.domain.errors import Unauthenticated, Unavailable
 from app.domain.models import Grant, Role
+from app.domain.opaque_tokens import digest_of, is_token, new_token
 from app.services.key_service import KeyService
 
 

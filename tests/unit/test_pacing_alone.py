@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.core import pacing
-from app.core.pacing import Limit, LocalPacer
+from app.core.fleet import pacing
+from app.core.fleet.pacing import Limit, LocalPacer
 from tests.support.fakes import FakeClock
 
 FREE = Limit(0.000001, 1_000_000)

@@ -11,9 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from app.api.schemas import AccountChanges, AccountIn
-from app.core.credentials import credentials_problem, place_of
 from app.core.errors import SettingsError
 from app.core.secrets import clean_secret
+from app.core.url_credentials import credentials_problem, place_of
 from app.setting_names import misspelt
 from app.settings import Settings, file_problems, load_settings, misspelt_settings
 

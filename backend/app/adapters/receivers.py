@@ -16,8 +16,8 @@ from app.core.http_client import (
     parse_retry_after,
     request,
 )
-from app.core.webhook_signature import signed_headers
 from app.domain.endpoints import ANSWER_CHARACTERS, Answer, OutboxEvent, Outcome
+from app.domain.webhook_signature import signed_headers
 
 DELIVERY_SECONDS = 10.0
 MAX_ANSWER_BYTES = 65_536

@@ -13,9 +13,9 @@ from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from app.api.session_cookie import client_address, refuse_cross_site, token_in
+from app.core.fleet.registry import Registry
 from app.core.logging import request_id
 from app.core.queue import Queue
-from app.core.registry import Registry
 from app.domain.audit import ACTOR, actor_of
 from app.domain.errors import ChorusError, Forbidden, InvalidInput, Unauthenticated, Unavailable
 from app.domain.models import User

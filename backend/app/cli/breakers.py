@@ -73,7 +73,7 @@ async def _on_breakers(action: Callable[[BreakerService], Awaitable[T]]) -> T:
         whatsapp_account_breakers,
         whatsapp_media_breakers,
     )
-    from app.core.registry import Registry
+    from app.core.fleet.registry import Registry
     from app.services.breaker_service import BreakerService
     from app.wiring import open_breakers, open_door, open_queue
 

@@ -13,7 +13,7 @@ from app.cli.output import json_option, print_json, span
 from app.cli.settings import settings_with_redis
 
 if TYPE_CHECKING:
-    from app.core.registry import Replica
+    from app.core.fleet.registry import Replica
     from app.domain.models import Json
 
 
@@ -51,7 +51,7 @@ def _version(info: Json) -> str:
 
 
 async def _replicas() -> list[Replica]:
-    from app.core.registry import Registry
+    from app.core.fleet.registry import Registry
     from app.wiring import open_door
 
     settings = settings_with_redis()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from app.adapters.database_trouble import database_cause
 from app.adapters.gemini import NO_JSON
 from app.adapters.whatsapp import NO_GRAPH_API, UNKNOWN_PATH
-from app.core.credentials import place_of
 from app.core.network_trouble import Cause, network_cause, proxy_refusal
 from app.core.redis.trouble import redis_cause
+from app.core.url_credentials import place_of
 from app.settings import Settings
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 
 from app.core.errors import Unavailable
+from app.core.fleet.registry import Registry
 from app.core.http_client import close_http_client, leave_by
 from app.core.redis.door import Door
-from app.core.registry import Registry
 from app.doctor.account_checks import check_accounts
 from app.doctor.causes import of_redis
 from app.doctor.database_checks import check_database

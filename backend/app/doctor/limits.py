@@ -9,7 +9,7 @@ from app.adapters.database_trouble import operator_policy
 from app.adapters.postgres_store import PostgresStore
 from app.capacity import capacity_of
 from app.core.errors import Unavailable
-from app.core.registry import Registry
+from app.core.fleet.registry import Registry
 from app.doctor.findings import Finding
 from app.domain.models import Json
 from app.settings import ReplicaRole, Settings, Signup

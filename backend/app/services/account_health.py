@@ -13,7 +13,7 @@ from prometheus_client import Gauge
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Overloaded, Unavailable
 from app.core.failure_words import in_words
-from app.core.leader import Lease
+from app.core.fleet.lease import Lease
 from app.domain.account_health import AccountHealth, Judgement, ProblemCount, Verdict, judge
 from app.domain.errors import NotFound
 from app.domain.models import Account, Role, User

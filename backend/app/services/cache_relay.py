@@ -12,7 +12,7 @@ from contextlib import suppress
 from prometheus_client import Counter
 
 from app.core.errors import Unavailable
-from app.core.leader import Lease
+from app.core.fleet.lease import Lease
 from app.domain.ports import InvalidationStore
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.failure_words import in_words
-from app.core.leader import Lease
+from app.core.fleet.lease import Lease
 
 logger = logging.getLogger(__name__)
 

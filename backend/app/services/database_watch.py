@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
-from app.core.last_known import LastKnown
+from app.core.fleet.last_known import LastKnown
 from app.domain.models import DatabaseHistory
 from app.domain.ports import WaitingStore
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Expected
 from app.core.failure_words import in_words
+from app.core.fleet.pacing import Limit, Pacer
 from app.core.logging import trace_of
-from app.core.pacing import Limit, Pacer
 from app.domain.errors import (
     AccountRejected,
     Fenced,

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from app.core.secrets import SecretError, TokenCipher
-from app.core.webhook_signature import new_secret
 from app.domain.endpoints import (
     KEPT_DELIVERIES,
     MAX_ENDPOINTS,
@@ -23,6 +22,7 @@ from app.domain.endpoints import (
 from app.domain.errors import InvalidInput, NotFound
 from app.domain.models import Role, User
 from app.domain.ports import EndpointStore, OutboxStore, Receiver
+from app.domain.webhook_signature import new_secret
 from app.services.account_service import AccountService
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from prometheus_client import Counter
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.failure_words import in_words
-from app.core.pacing import Pacer
+from app.core.fleet.pacing import Pacer
 from app.domain.errors import SendAmbiguous, SendError, SendThrottled, Unavailable
 from app.domain.foreign_text import NAME_CHARACTERS, one_line
 from app.domain.models import HandoverNotice, HandoverReason, NoticeOutcome, Recipient

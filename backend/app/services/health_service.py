@@ -12,8 +12,8 @@ from prometheus_client import Gauge
 from app.core.circuit_breaker import CircuitBreaker
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
+from app.core.fleet.probe_board import ProbeBoard
 from app.core.lifecycle import Supervisor
-from app.core.probe_board import ProbeBoard
 from app.domain.models import Account
 from app.services.account_watch import AccountWatch
 from app.services.cut_off import CutOff

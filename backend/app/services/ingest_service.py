@@ -12,8 +12,8 @@ from typing import Protocol
 import orjson
 from prometheus_client import Counter
 
-from app.core.bounded_names import BoundedNames
 from app.core.logging import bind_messages
+from app.core.metrics import BoundedNames
 from app.core.queue import Event, PutResult
 from app.core.tolerant_json import dumps, loads_shallow
 from app.core.tracing import outgoing

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from app.core.opaque_tokens import digest_of, is_token, new_token
 from app.domain.errors import Forbidden, NotFound
 from app.domain.invitations import MAX_INVITATIONS, PREFIX, VALID_SECONDS, Invitation, Membership
 from app.domain.models import Role, User
+from app.domain.opaque_tokens import digest_of, is_token, new_token
 from app.domain.ports import InvitationStore
 from app.services.account_service import AccountService
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from app.core.cache import get_cached_or_fetch, write_fence
 from app.core.clock import SYSTEM_CLOCK, Clock
-from app.core.opaque_tokens import digest_of, is_token, new_token
 from app.domain.api_keys import MAX_API_KEYS, PREFIX, ApiKey
 from app.domain.errors import NotFound, Unauthenticated, Unavailable
 from app.domain.models import Grant, Role, User
+from app.domain.opaque_tokens import digest_of, is_token, new_token
 from app.domain.ports import ApiKeyStore
 from app.services.account_service import AccountService
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from app.core.errors import Unavailable
+from app.core.fleet.minutes import Minutes
 from app.core.metrics import samples_of
-from app.core.minutes import Minutes
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Does the Redis namespace belong to our database? Two fleets with one namespace and different databases take each
 other's messages, and find no account for them.
 
-    1. The first replica that sees both binds the namespace to the database (core/namespace.py).
+    1. The first replica that sees both binds the namespace to the database (core/fleet/namespace.py).
     2. Another database: not ready, no webhook taken, no conversation claimed; asked again every second, so that
        `chorus queue rebind` is enough. `chorus serve` does not even start.
     3. One of the two is away at the start: unknown. Webhooks are taken, nothing is claimed; asked again every second.
@@ -19,7 +19,7 @@ from typing import Protocol
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.failure_words import in_words
-from app.core.namespace import Binding
+from app.core.fleet.namespace import Binding
 from app.core.queue import Event, PutResult
 from app.domain.ports import Store
 

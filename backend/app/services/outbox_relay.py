@@ -22,7 +22,7 @@ from prometheus_client import Gauge
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
-from app.core.leader import Lease
+from app.core.fleet.lease import Lease
 from app.core.queue import Event, Queue, QueueMetrics
 from app.domain.endpoints import Waybill
 from app.domain.ports import OutboxStore

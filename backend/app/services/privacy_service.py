@@ -7,9 +7,8 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from app.core.pacing import Pacer
+from app.core.fleet.pacing import Pacer
 from app.core.queue import DeadLetter, Queue
-from app.core.receipts import Receipts
 from app.domain.errors import NotFound
 from app.domain.models import STATUS_RANK, Account, ContactExport, ContactTraces, Json, Role, Status, User
 from app.domain.phone import same_line
@@ -19,6 +18,7 @@ from app.services.account_service import AccountService
 from app.services.conversation_service import outbound_mailbox
 from app.services.ingest_service import message_id_in
 from app.services.journal import ROW
+from app.services.receipts import Receipts
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from app.core.circuit_breaker import CircuitBreaker, State
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.failure_words import in_words
-from app.core.probe_board import ProbeBoard
+from app.core.fleet.probe_board import ProbeBoard
 from app.domain.models import Json
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from functools import partial
 
 import orjson
 
-from app.core.allowance import Allowance
 from app.core.clock import SYSTEM_CLOCK, Clock
+from app.core.fleet.allowance import Allowance
 from app.core.secrets import SecretError, TokenCipher
 from app.core.sessions import Found, Sessions
 from app.domain.errors import Conflict, RateLimited, Unauthenticated, Unavailable

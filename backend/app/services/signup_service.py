@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from app.core.allowance import Allowance
 from app.core.errors import Unavailable
+from app.core.fleet.allowance import Allowance
 from app.domain.errors import Forbidden, RateLimited
 from app.domain.models import Account, User
 from app.domain.ports import Messenger

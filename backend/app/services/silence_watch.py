@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from prometheus_client import Gauge
 
-from app.core.arrivals import Arrivals
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
-from app.core.probe_board import ProbeBoard
+from app.core.fleet.arrivals import Arrivals
+from app.core.fleet.probe_board import ProbeBoard
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from app.core.allowance import Allowance
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
+from app.core.fleet.allowance import Allowance
 from app.domain.errors import InvalidInput, ModelRefused, RateLimited
 from app.domain.handover import handover_text, has_keyword, person_called
 from app.domain.markup import to_whatsapp
