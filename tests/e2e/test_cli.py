@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -49,6 +50,14 @@ def chorus(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[
     )
 
 
+def in_here(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """The same without a second of imports: for what ends before anything runs. What is not expected raises."""
+    unset = dict.fromkeys(name.upper() for name in Settings.model_fields)
+    with contextlib.chdir(folder):
+        result = CliRunner().invoke(main, args, env=unset | env, catch_exceptions=False)
+    return subprocess.CompletedProcess(args, result.exit_code, result.stdout, result.stderr)
+
+
 def test_serve_without_settings_names_every_missing_variable(tmp_path: Path) -> None:
     result = chorus(tmp_path, "serve")
     assert result.returncode == 2
@@ -78,10 +87,9 @@ def test_serve_without_settings_names_every_missing_variable(tmp_path: Path) -> 
     ],
 )
 def test_contradictory_or_unsafe_settings_are_named(tmp_path: Path, changes: dict[str, str], named: str) -> None:
-    result = chorus(tmp_path, "serve", **COMPLETE | changes)
+    result = in_here(tmp_path, "serve", **COMPLETE | changes)
     assert result.returncode == 2, result.stderr
     assert f"chorus: {named}" in result.stderr
-    assert "Traceback" not in result.stderr
     assert all(value not in result.stderr for value in (COMPLETE["ENCRYPTION_KEY"], COMPLETE["META_APP_SECRET"]))
 
 
@@ -103,7 +111,7 @@ def test_serve_names_a_setting_that_only_the_database_finds_wrong(
 def test_a_misspelt_setting_is_named_by_serve(tmp_path: Path) -> None:
     missing = {name: value for name, value in COMPLETE.items() if name not in {"REDIS_URL", "GEMINI_API_KEY"}}
     (tmp_path / ".env").write_text("GEMINI_KEY=k\nREDIS_URL: redis://127.0.0.1:1/0\n")
-    result = chorus(tmp_path, "serve", **missing, REDIS_ULR="redis://127.0.0.1:1/0")
+    result = in_here(tmp_path, "serve", **missing, REDIS_ULR="redis://127.0.0.1:1/0")
     assert result.returncode == 2
     assert "chorus: GEMINI_KEY is no setting; did you mean GEMINI_API_KEY?" in result.stderr
     assert "chorus: REDIS_ULR is no setting; did you mean REDIS_URL?" in result.stderr
@@ -122,30 +130,28 @@ def test_a_misspelt_setting_is_in_the_log_of_a_replica_that_serves(tmp_path: Pat
 
 def test_settings_come_from_a_dotenv_file_too(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("META_APP_SECRET=from-the-file-and-long-enough\n")
-    result = chorus(tmp_path, "serve")
+    result = in_here(tmp_path, "serve")
     assert "REDIS_URL is missing" in result.stderr
     assert "META_APP_SECRET" not in result.stderr
 
 
 def test_migrate_needs_a_database_and_says_so(tmp_path: Path) -> None:
-    missing = chorus(tmp_path, "migrate")
+    missing = in_here(tmp_path, "migrate")
     assert (missing.returncode, "DATABASE_URL is missing" in missing.stderr) == (2, True)
-    away = chorus(tmp_path, "migrate", DATABASE_URL=COMPLETE["DATABASE_URL"])
+    away = in_here(tmp_path, "migrate", DATABASE_URL=COMPLETE["DATABASE_URL"])
     assert away.returncode == 3
-    assert "Traceback" not in away.stderr
 
 
 def test_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text('GEMINI_MODEL="m\n')
     away = {"GEMINI_BASE_URL": "http://127.0.0.1:1", "WHATSAPP_BASE_URL": "http://127.0.0.1:1"}
-    result = chorus(tmp_path, "doctor", **COMPLETE | away, SINGUP="open")
+    result = in_here(tmp_path, "doctor", **COMPLETE | away, SINGUP="open")
     assert result.returncode == 1
     assert "warn  .env line 1: sets nothing; write GEMINI_MODEL=value" in result.stdout
     assert "warn  SINGUP: is no setting, so it changes nothing\n        -> did you mean SIGNUP?" in result.stdout
     for subject in ("redis", "database", "gemini", "whatsapp"):
         assert f"BAD   {subject}: " in result.stdout
     assert "redis: 127.0.0.1:1: connection refused\n        -> nothing listens there" in result.stdout
-    assert "Traceback" not in result.stderr
 
 
 def test_doctor_is_content_with_the_running_fleet(world: World, tmp_path: Path, fleet_env: dict[str, str]) -> None:
@@ -166,8 +172,8 @@ def test_production_refuses_a_redis_that_forgets(valkey_url: str, tmp_path: Path
         before = client.config_get(setting)[setting]
         client.config_set(setting, value)
         try:
-            serving = chorus(tmp_path, "serve", **COMPLETE | production)
-            checked = chorus(tmp_path, "doctor", **COMPLETE | production)
+            serving = in_here(tmp_path, "serve", **COMPLETE | production)
+            checked = in_here(tmp_path, "doctor", **COMPLETE | production)
         finally:
             client.config_set(setting, before)
     assert (serving.returncode, setting in serving.stderr) == (2, True)
@@ -175,7 +181,7 @@ def test_production_refuses_a_redis_that_forgets(valkey_url: str, tmp_path: Path
 
 
 def test_doctor_makes_a_key_that_works(tmp_path: Path) -> None:
-    key = chorus(tmp_path, "doctor", "--new-key").stdout.strip()
+    key = in_here(tmp_path, "doctor", "--new-key").stdout.strip()
     cipher = TokenCipher([key])
     assert cipher.decrypt(cipher.encrypt("x")) == "x"
 
@@ -227,10 +233,9 @@ async def test_the_fleet_and_its_queue_are_shown_and_dead_letters_replayed_and_d
 
 def test_fleet_and_queue_say_what_is_missing_or_away(tmp_path: Path) -> None:
     for command in (["fleet"], ["queue", "status"]):
-        assert "REDIS_URL is missing" in chorus(tmp_path, *command).stderr
-        away = chorus(tmp_path, *command, REDIS_URL=COMPLETE["REDIS_URL"])
+        assert "REDIS_URL is missing" in in_here(tmp_path, *command).stderr
+        away = in_here(tmp_path, *command, REDIS_URL=COMPLETE["REDIS_URL"])
         assert away.returncode == 3
-        assert "Traceback" not in away.stderr
 
 
 async def test_migrating_an_up_to_date_database_does_nothing(
