@@ -62,14 +62,14 @@ class DrainingServer(BoundedServer):
             logger.warning("second signal, ending now", extra={"signal": sig})
             os._exit(128 + sig)
         self._signalled = True
-        replica = getattr(self._app.state, "replica", None)
+        replica: Replica | None = getattr(self._app.state, "replica", None)
         if replica is None:  # still starting, or done already
             self.should_exit = True
             return
         logger.info("draining", extra={"signal": sig, "seconds": self._drain_seconds})
         replica.services.health.draining()
         if replica.worker is not None:
-            replica.worker.stop_claiming()
+            replica.worker.loop.stop_claiming()
         # When the balancer has noticed, streams are sent away; they come back to another replica.
         loop = asyncio.get_running_loop()
         leave = partial(
