@@ -21,6 +21,8 @@ MINUTES = 60
 QUANTILE = 0.95
 _ANSWERED = "chorus_end_to_end_seconds_bucket"
 _HTTP = "chorus_http_request_seconds_count"
+_OF_OPERATORS = ("/admin", "/health", "/metrics")
+"""A screen that asks every two seconds, and probes, would be most of what an outage counts."""
 _WEBHOOK = "chorus_webhook_seconds_count"
 
 
@@ -31,6 +33,7 @@ class MinuteOfFleet:
     p95_seconds: float | None
     """From the webhook's 200 to the accepted send; `None` without an answer. As exact as the histogram's buckets."""
     http_5xx: int
+    """Without what operators and probes ask."""
     refused: int
     """Deliveries of Meta, or of strangers, that were not taken."""
 
@@ -69,7 +72,7 @@ def counted() -> Mapping[str, int]:
             totals[f"le:{labels['le']}"] += int(value)
             continue
         status = int(labels["status"])
-        if status >= 500:
+        if status >= 500 and not labels.get("route", "").startswith(_OF_OPERATORS):
             totals["5xx"] += int(value)
         if name == _WEBHOOK and status >= 400:
             totals["refused"] += int(value)

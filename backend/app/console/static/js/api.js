@@ -19,6 +19,11 @@ export class ApiError extends Error {
     return this.status === 404 && ["not_found", "no_answer"].includes(this.code);
   }
 
+  /** Something is away, and the same request may go well in a moment. */
+  get isPassing() {
+    return this.status === 0 || this.status >= 500;
+  }
+
   /** Not our own 404: a balancer keeps the route back. */
   get isKeptBack() {
     return this.status === 404 && this.code === "no_answer";

@@ -17,6 +17,7 @@ function of(options) {
 }
 
 export const clock = of({ hour: "2-digit", minute: "2-digit" });
+export const moment = of({ hour: "2-digit", minute: "2-digit", second: "2-digit" });
 export const dateAndTime = of({ dateStyle: "medium", timeStyle: "short" });
 export const exactly = of({ dateStyle: "full", timeStyle: "medium" });
 export const day = of({ dateStyle: "medium" });

@@ -51,14 +51,19 @@ async function acceptInvitation(found) {
   }
 }
 
+/** Of a link, until a server has said what it thinks of them. */
+let tokens = null;
+
+/** May be repeated: what went wrong is told by `sessionError` until it goes well. */
 export async function startSession() {
-  sessionError.value = null;
   keepInvitation();
-  const tokens = tokensOfLink();
+  tokens = tokensOfLink() ?? tokens;
   try {
     await opened(tokens ? await api("POST", "/session", tokens) : await api("GET", "/session"));
+    tokens = null;
   } catch (error) {
-    if (error.status !== 401 || tokens) sessionError.value = error;
+    sessionError.value = error.status !== 401 || tokens ? error : null;
+    if (!error.isPassing) tokens = null;
     session.value = null;
   }
 }

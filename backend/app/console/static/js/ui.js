@@ -1,7 +1,7 @@
 // The parts that every screen is made of.
 import { signal } from "@preact/signals";
 import { useCallback, useEffect, useId, useRef, useState } from "preact/hooks";
-import { exactly } from "./format.js";
+import { exactly, moment } from "./format.js";
 import { html } from "./html.js";
 import { t } from "./i18n.js";
 import { Icon } from "./icons.js";
@@ -14,17 +14,32 @@ export const Loading = () => html`<div class="loading"><${Spinner} /></div>`;
 export const Empty = ({ icon, title, hint, children }) => html`
   <div class="empty">${icon && html`<${Icon} name=${icon} size=${36} />`}<h2>${title}</h2>${hint && html`<p>${hint}</p>`}${children}</div>`;
 
-/** What happened, what to try, and the id by which the operator finds it in the logs. */
-export const Problem = ({ error, retry, hint }) => html`
+const RETRY_MS = 3000;
+
+/** What happened, what to try, and the id by which the operator finds it in the logs. While something is away `retry` is
+ * called by itself, once for each failure, unless `isCostly`. */
+export function Problem({ error, retry, hint, isCostly = false }) {
+  const isRetried = Boolean(retry && error.isPassing && !isCostly);
+  useEffect(() => {
+    if (!isRetried) return undefined;
+    const timer = setInterval(() => {
+      if (document.visibilityState !== "visible") return;
+      clearInterval(timer);
+      retry();
+    }, RETRY_MS);
+    return () => clearInterval(timer);
+  }, [error, isRetried]);
+  return html`
   <div class="problem ${error.isMissing ? "missing" : ""}" role=${error.isMissing ? "note" : "alert"}>
     <${Icon} name=${error.isMissing ? "help" : "alert"} />
     <div>
       <p>${error.isMissing ? t("error.missing_part") : error.message}</p>
-      ${hint && html`<p class="quiet">${hint}</p>`}
+      ${(hint || isRetried) && html`<p class="quiet">${[hint, isRetried && t("ui.retries")].filter(Boolean).join(" ")}</p>`}
       ${error.requestId && !error.isMissing && html`<p class="quiet">${t("error.request", { id: error.requestId })}</p>`}
-      ${retry && html`<${Button} onClick=${retry}>${t("ui.retry")}</${Button}>`}
+      ${retry && !isRetried && html`<${Button} onClick=${retry}>${t("ui.retry")}</${Button}>`}
     </div>
   </div>`;
+}
 
 /** A button whose `onClick` may take its time: it is busy meanwhile, and what goes wrong is told. */
 export function Button({ kind = "plain", onClick, busy = false, disabled = false, icon, label, children, type = "button", ...more }) {
@@ -65,20 +80,20 @@ export function Field({ label, help, error, render, extra }) {
 
 /** A part of a screen that loads by itself: nothing else waits for it, and its failure is its own. */
 export function useLoad(load, deps) {
-  const [state, setState] = useState({ data: null, error: null, isLoading: true });
+  const [state, setState] = useState({ data: null, at: null, error: null, isLoading: true });
   const turn = useRef(0);
   const reload = useCallback(async () => {
     const mine = (turn.current += 1);
     setState((before) => ({ ...before, isLoading: true }));
     try {
       const data = await load();
-      if (mine === turn.current) setState({ data, error: null, isLoading: false });
+      if (mine === turn.current) setState({ data, at: Date.now(), error: null, isLoading: false });
     } catch (error) {
-      if (mine === turn.current) setState((before) => ({ data: before.data, error, isLoading: false }));
+      if (mine === turn.current) setState((before) => ({ ...before, error, isLoading: false }));
     }
   }, deps);
   useEffect(() => {
-    setState({ data: null, error: null, isLoading: true });
+    setState({ data: null, at: null, error: null, isLoading: true });
     reload();
     return () => { turn.current += 1; };
   }, [reload]);
@@ -93,14 +108,16 @@ export function useEvery(ms, work, deps) {
   }, [ms, ...deps]);
 }
 
-/** A card with a heading that shows its loading, its error, its emptiness or its content. */
+/** A card with a heading that shows its loading, its error, its emptiness or its content. After an error the last content
+ * stays, with its time. */
 export function Section({ title, hint, load, deps = [], every, actions, empty, children, isEmpty = (data) => Array.isArray(data) && !data.length }) {
   const loaded = useLoad(load, deps);
   useEvery(every ?? 1e9, loaded.reload, [loaded.reload]);
-  const { data, error, reload } = loaded;
+  const { data, at, error, reload } = loaded;
+  const asOf = error && !error.isMissing && data !== null && t("ui.as_of", { time: moment(at) });
   return html`<section class="card">
     <header><div><h2>${title}</h2>${hint && html`<p class="quiet">${hint}</p>`}</div>${data !== null && actions?.(data, reload)}</header>
-    ${error && html`<${Problem} error=${error} retry=${error.isMissing ? null : reload} />`}
+    ${error && html`<${Problem} error=${error} hint=${asOf} retry=${error.isMissing ? null : reload} />`}
     ${data === null ? !error && html`<${Loading} />` : isEmpty(data) ? html`<p class="none">${empty}</p>` : children(data, reload)}
   </section>`;
 }

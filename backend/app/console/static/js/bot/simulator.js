@@ -50,7 +50,7 @@ export function Simulator({ account, changes }) {
         ${turn.from === "bot" && !turn.text && !turn.callsPerson && html`<p class="quiet">${t("sim.silent")}</p>`}
         ${turn.from === "bot" && html`<${Told} prompt=${turn.prompt} />`}</article>`)}
       ${isBusy && html`<p class="quiet sim-busy"><${Spinner} label=${t("sim.busy")} /> ${t("sim.busy")}</p>`}
-      ${error && html`<${Problem} error=${error} retry=${error.isMissing ? null : () => ask(turns)} />`}
+      ${error && html`<${Problem} error=${error} isCostly retry=${error.isMissing ? null : () => ask(turns)} />`}
       <span ref=${end}></span>
     </div>
     <form class="composer" onSubmit=${submit}>

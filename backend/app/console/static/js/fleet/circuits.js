@@ -5,9 +5,21 @@ import { span } from "../format.js";
 import { html } from "../html.js";
 import { number, t, worded } from "../i18n.js";
 import { Badge, Button, confirm, Section, tell } from "../ui.js";
+import { localHealth } from "./dependencies.js";
 
 const EVERY_MS = 2000;
 const KINDS = { closed: "calm", half_open: "warm", open: "bad" };
+
+/** Without Redis there is no word of the fleet: the replica that answers has its own, and takes no orders. */
+async function load() {
+  try {
+    return Object.entries(await api("GET", "/admin/breakers")).map(([name, row]) => ({ ...row, name }));
+  } catch (error) {
+    if (error.code !== "redis_unavailable") throw error;
+    const { circuit_breakers: own } = await localHealth();
+    return Object.entries(own).map(([name, row]) => ({ ...row, name, scope: "replica", isReadOnly: true }));
+  }
+}
 
 export function Circuits() {
   const act = async (circuit, action, reload) => {
@@ -20,7 +32,7 @@ export function Circuits() {
     tell(t("circuits.done"));
     await reload();
   };
-  return html`<${Section} title=${t("circuits.title")} hint=${t("circuits.hint")} load=${async () => Object.entries(await api("GET", "/admin/breakers")).map(([key, row]) => ({ ...row, name: key }))} every=${EVERY_MS} empty=${t("circuits.none")}>
+  return html`<${Section} title=${t("circuits.title")} hint=${t("circuits.hint")} load=${load} every=${EVERY_MS} empty=${t("circuits.none")}>
     ${(circuits, reload) => html`<ul class="circuits">${circuits.map((circuit) => html`<li key=${circuit.name}><${Circuit} circuit=${circuit} onAct=${(action) => act(circuit, action, reload)} /></li>`)}</ul>`}
   </${Section}>`;
 }
@@ -33,9 +45,9 @@ function Circuit({ circuit, onAct }) {
       ${circuit.scope === "replica" && html`<${Badge} kind="warm">${t("circuits.alone")}</${Badge}>`}
       ${state === "open" && !forced && circuit.retry_after > 0 && html`<${Countdown} seconds=${circuit.retry_after} />`}</div>
     <p class="quiet">${[failures ? t("circuits.failures", { n: failures }) : null, why && (who ? `${why} (${who})` : why), last && last !== why ? t("circuits.last", { words: last }) : null, circuit.since_seconds !== undefined && state !== "closed" ? t("time.ago", { span: span(circuit.since_seconds) }) : null].filter(Boolean).join(" · ") || t("circuits.fine")}</p>
-    <div class="buttons start">${forced || state !== "closed" ? html`<${Button} kind="small" onClick=${() => onAct("auto")}>${t("circuits.auto")}</${Button}>` : null}
+    ${circuit.isReadOnly ? null : html`<div class="buttons start">${forced || state !== "closed" ? html`<${Button} kind="small" onClick=${() => onAct("auto")}>${t("circuits.auto")}</${Button}>` : null}
       ${!(forced && state === "open") && html`<${Button} kind="small" onClick=${() => onAct("open")}>${t("circuits.open")}</${Button}>`}
-      ${!(forced && state === "closed") && html`<${Button} kind="small" onClick=${() => onAct("close")}>${t("circuits.close")}</${Button}>`}</div></div>`;
+      ${!(forced && state === "closed") && html`<${Button} kind="small" onClick=${() => onAct("close")}>${t("circuits.close")}</${Button}>`}</div>`}</div>`;
 }
 
 /** Counts down by itself between two looks at the server. */

@@ -11,6 +11,6 @@ const STRIPS = [["answers", "answers", ""], ["p95", "p95_seconds", "calm"], ["er
 
 export function LastHour() {
   return html`<${Section} title=${t("hour.title")} hint=${t("hour.hint")} load=${async () => (await api("GET", "/admin/last-hour")).minutes} every=${EVERY_MS} empty=${t("hour.none")}>
-    ${(minutes) => html`<div class="strips">${STRIPS.map(([name, field, kind]) => html`<${Bars} key=${name} kind=${kind} height=${56} label=${t(`hour.${name}`)} points=${minutes.map((minute) => ({ at: clock(minute.at), value: minute[field] ?? 0 }))} />`)}</div>`}
+    ${(minutes) => html`<div class="strips">${STRIPS.map(([name, field, kind]) => html`<${Bars} key=${name} kind=${kind} height=${56} label=${t(`hour.${name}`)} points=${minutes.map((minute) => ({ at: clock(minute.at), value: minute[field] }))} />`)}</div>`}
   </${Section}>`;
 }

@@ -6,6 +6,7 @@ import { pathOf, route } from "../router.js";
 import { Empty, Loading, useLoad } from "../ui.js";
 import { Cache } from "./cache.js";
 import { Circuits } from "./circuits.js";
+import { Dependencies } from "./dependencies.js";
 import { LastHour } from "./hour.js";
 import { Letters } from "./letters.js";
 import { Queue } from "./queue.js";
@@ -13,7 +14,7 @@ import { Rehearsal } from "./rehearsal.js";
 import { Replicas } from "./replicas.js";
 
 const PARTS = {
-  overview: () => html`<${LastHour} /><${Replicas} /><${Circuits} />`,
+  overview: () => html`<${Dependencies} /><${LastHour} /><${Replicas} /><${Circuits} />`,
   queue: () => html`<${Queue} /><${Letters} />`,
   cache: Cache,
   rehearsal: Rehearsal,

@@ -88,6 +88,7 @@ export async function showList(view, q) {
 /** The first page anew, in place of what is shown. */
 export async function loadList() {
   if (!accountId) return;
+  if (!counts.peek()) loadCounts();
   const mine = (listTurn += 1);
   list.value = { ...list.value, isLoading: true };
   try {
