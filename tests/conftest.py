@@ -24,6 +24,7 @@ from app.core.circuit_breaker import CIRCUIT_BREAKERS, KEYED_CIRCUIT_BREAKERS
 from app.localhost.location import Location, locate
 from app.localhost.servers import Postgres, Valkey, remove_data
 from app.localhost.valkey import CONFIG
+from tests.support.patience import PATIENCE, Within
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so; the programs that tests start, and interrupt, would inherit it.
@@ -62,6 +63,22 @@ def _circuits_as_new() -> Iterator[None]:
     for family in KEYED_CIRCUIT_BREAKERS:
         for breaker in family.breakers():
             breaker.reset()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--patience", type=float, default=PATIENCE, help="factor of the limits that tests take `within`")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "within" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.bounded)
+
+
+@pytest.fixture
+def within(request: pytest.FixtureRequest) -> Within:
+    """Of limits on time: `assert seconds < within(0.3)`. `make chaos` plays these tests again, without patience."""
+    return Within(request.config.getoption("--patience"))
 
 
 @pytest.fixture

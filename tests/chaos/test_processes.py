@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from app.localhost.servers import Valkey
 from app.sandbox.webhooks import encode_like_meta
+from tests.support.patience import Within
 
 from . import outages
 from .catalogue import EVERY_SCENARIO, LONG, place_of
@@ -55,12 +56,12 @@ async def test_the_promise_holds_when_the_clock_jumps(name: str) -> None:
 
 @pytest.mark.parametrize("fault", ["frozen", "gone"])
 async def test_ingest_refuses_within_a_second_while_valkey_is_away_and_is_back_within_one(
-    world: ChaosWorld, fault: str
+    world: ChaosWorld, fault: str, within: Within
 ) -> None:
     stage, valkey = Stage(world), world.servers.valkey
     urls = world.fleet.webhook_urls
     poster = sender(urls, app_secret=world.fleet.keys.app_secret)
-    poster.timeout_seconds = 5
+    poster.timeout_seconds = 10
     (message,) = stage.conversation(1)
     raw = encode_like_meta(payload([message]))
     await asyncio.to_thread(valkey.pause if fault == "frozen" else valkey.kill)
@@ -75,8 +76,8 @@ async def test_ingest_refuses_within_a_second_while_valkey_is_away_and_is_back_w
         await asyncio.sleep(0.02)
     seconds = time.monotonic() - back
     assert {post.status for post in away} == {503}, away
-    assert _slowest(away) <= 1.1, away
-    assert seconds <= 1.0, poster.posts
+    assert _slowest(away) <= within(1.1), away
+    assert seconds <= within(1.0), poster.posts
     stage.messages.append(message)
     await stage.ends_well()
 

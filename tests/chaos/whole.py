@@ -33,7 +33,7 @@ IN_TURN = tuple(
 )
 """Minutes each: one with each seed."""
 PYTEST = ("-m", "pytest", "-q")
-TIMED = (*PYTEST, "-m", "timed")
+TIMED = (*PYTEST, "-m", "timed or bounded", "--patience=1")
 
 Part = Mapping[str, Sequence[str]]
 """Name -> arguments of this interpreter, of what plays side by side."""

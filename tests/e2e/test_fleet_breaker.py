@@ -8,6 +8,7 @@ from pathlib import Path
 import orjson
 import redis
 
+from tests.support.patience import Within
 from tests.support.world import World
 
 from .test_cli import chorus
@@ -42,7 +43,9 @@ def _let_nobody_wait(world: World) -> None:
             server.zadd(f"{prefix}:groups", {group: 0}, xx=True)
 
 
-async def test_with_a_wrong_key_five_messages_fail_and_the_sixth_is_refused_without_a_call(world: World) -> None:
+async def test_with_a_wrong_key_five_messages_fail_and_the_sixth_is_refused_without_a_call(
+    world: World, within: Within
+) -> None:
     _forget_who_called(world)
     dead = (await world.api("GET", "/admin/queue"))["dead"]
     before = {replica.name: len(replica.log_file.read_bytes()) for replica in world.fleet.replicas}
@@ -55,7 +58,7 @@ async def test_with_a_wrong_key_five_messages_fail_and_the_sixth_is_refused_with
                     await asyncio.sleep(0.01)
                 while number == 0 and not _named(world, before):
                     await asyncio.sleep(0.01)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(within(2)):
             while {await _state_on(world, replica) for replica in range(3)} != {"open"}:
                 await asyncio.sleep(0.01)
         sixth = world.customer("The sixth")
@@ -94,7 +97,9 @@ async def _is_waiting(world: World, dead: int) -> bool:
     return bool(queue["pending"] == 6 and busy == 0 and queue["dead"] == dead)
 
 
-async def test_the_operators_word_from_the_command_line_reaches_every_replica(world: World, tmp_path: Path) -> None:
+async def test_the_operators_word_from_the_command_line_reaches_every_replica(
+    world: World, tmp_path: Path, within: Within
+) -> None:
     async def say(*words: str) -> str:
         url = world.fleet.settings_of_a_replica["REDIS_URL"]
         result = await asyncio.to_thread(chorus, tmp_path, "breakers", *words, REDIS_URL=url)
@@ -103,13 +108,13 @@ async def test_the_operators_word_from_the_command_line_reaches_every_replica(wo
 
     assert "whatsapp_api: open, forced" in await say("open", "whatsapp", "--why", "rehearsal")
     try:
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(within(3)):
             for replica in range(3):
                 while await _state_on(world, replica, "whatsapp") != "open":
                     await asyncio.sleep(0.01)
         assert "rehearsal" in await say("list")
         assert "whatsapp_api: closed, forced" in await say("close", "whatsapp", "--why", "we know better")
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(within(3)):
             for replica in range(3):
                 while await _state_on(world, replica, "whatsapp") != "closed":
                     await asyncio.sleep(0.01)

@@ -16,6 +16,7 @@ from app.core.errors import Unavailable
 from app.core.redis.door import Door, DoorTimings, NotAsked
 from app.core.redis.script import Script
 from app.localhost.servers import Valkey
+from tests.support.patience import Within
 from tests.support.proxy import proxied
 from tests.support.redis_topologies import wait_until
 
@@ -55,7 +56,7 @@ async def echo_many(door: Door) -> None:
 
 
 async def test_a_server_that_hangs_costs_one_call_its_limit_and_the_others_nothing(
-    valkey: Valkey, valkey_url: str
+    valkey: Valkey, valkey_url: str, within: Within
 ) -> None:
     async with door_to(valkey_url, answer_seconds=0.1, retry_seconds=60) as door:
         await echo_many(door)
@@ -67,7 +68,7 @@ async def test_a_server_that_hangs_costs_one_call_its_limit_and_the_others_nothi
         for _ in range(100):
             with pytest.raises(NotAsked, match=r"no answer within 0\.1 s"):
                 await door.ask("PING")
-        assert time.monotonic() - started < 0.1
+        assert time.monotonic() - started < within(0.1)
         with pytest.raises(Unavailable) as asked:
             await door.ask("PING", urgent=True)
         assert not isinstance(asked.value, NotAsked)
@@ -105,14 +106,14 @@ async def test_when_the_call_that_was_to_find_out_loses_its_connection_the_next_
         assert await door.ask("PING")
 
 
-async def test_a_call_that_names_its_limit_is_held_to_it(valkey: Valkey, valkey_url: str) -> None:
+async def test_a_call_that_names_its_limit_is_held_to_it(valkey: Valkey, valkey_url: str, within: Within) -> None:
     async with door_to(valkey_url, answer_seconds=5) as door:
         await echo_many(door)
         valkey.pause()
         started = time.monotonic()
         with pytest.raises(Unavailable, match=r"no answer within 0\.05 s"):
             await door.ask("PING", within_seconds=0.05)
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < within(0.5)
         valkey.resume()
 
 
@@ -157,14 +158,14 @@ async def test_a_server_too_far_away_is_not_waited_for_longer(valkey_url: str) -
             await door.ask("PING", urgent=True)
 
 
-async def test_the_round_trip_is_measured(valkey_url: str) -> None:
+async def test_the_round_trip_is_measured(valkey_url: str, within: Within) -> None:
     async with proxied(valkey_url) as line, door_to(line.url) as door:
         assert door.round_trip_seconds == 0, "not known yet"
         line.delay_seconds = 0.02
         for _ in range(3):
             await door.ask("PING")
-        assert 0.02 <= door.round_trip_seconds < 0.05
-        assert 0.02 <= await door.measure() < 0.05
+        assert 0.02 <= door.round_trip_seconds < within(0.05)
+        assert 0.02 <= await door.measure() < within(0.05)
 
 
 # --- translated ---

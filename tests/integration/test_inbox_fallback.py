@@ -18,6 +18,7 @@ from app.domain.models import InboxState
 from app.localhost.servers import Postgres, Valkey
 from app.services.inbox_fallback import InboxFallback
 from app.services.overflow import Overflow
+from tests.support.patience import Within
 
 Make = Callable[..., Awaitable[tuple[InboxFallback, Queue]]]
 
@@ -96,12 +97,12 @@ async def test_an_outage_is_bridged_in_order_and_nothing_comes_twice(
     assert (await queue.stats()).pending == 0
 
 
-async def test_a_frozen_redis_diverts_within_the_budget(valkey: Valkey, replica: Make) -> None:
+async def test_a_frozen_redis_diverts_within_the_budget(valkey: Valkey, replica: Make, within: Within) -> None:
     fallback, queue = await replica()
     await fallback.put([event(0)])
     valkey.pause()
     try:
-        async with asyncio.timeout(0.9):
+        async with asyncio.timeout(within(0.9)):
             await fallback.put([event(1)])
             await fallback.put([event(2)])
     finally:
@@ -199,11 +200,13 @@ async def test_what_a_crashed_mover_was_closing_another_finishes(
     assert await claimed(queue, 2) == [b"payload 0", b"payload 1"]
 
 
-async def test_a_put_waits_for_a_closing_inbox_no_longer_than_its_budget(replica: Make, store: PostgresStore) -> None:
+async def test_a_put_waits_for_a_closing_inbox_no_longer_than_its_budget(
+    replica: Make, store: PostgresStore, within: Within
+) -> None:
     await store.inbox_put([event(0)], max_rows=10, max_bytes=10**9, reopen=True)
     await store.inbox_close()
     fallback, queue = await replica(moving=False)
-    async with asyncio.timeout(1.5):
+    async with asyncio.timeout(within(1.5)):
         with pytest.raises(Unavailable) as refused:
             await fallback.put([event(1)])
     assert refused.value.retry_after == 1
@@ -253,7 +256,7 @@ async def test_without_the_database_a_suspicion_is_nothing_and_a_diversion_is_re
 
 
 async def test_without_database_and_queue_webhooks_are_refused_until_the_first_of_them_is_back(
-    valkey: Valkey, postgres: Postgres, replica: Make
+    valkey: Valkey, postgres: Postgres, replica: Make, within: Within
 ) -> None:
     """Nothing was put aside, so nothing can be overtaken: the queue alone is enough."""
     fallback, queue = await replica(moving=False)
@@ -263,7 +266,7 @@ async def test_without_database_and_queue_webhooks_are_refused_until_the_first_o
         with pytest.raises(Unavailable):
             await fallback.put([event(n)])
     await asyncio.to_thread(valkey.start)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(within(1)):
         while True:
             with suppress(Unavailable):
                 assert (await fallback.put([event(0)])).accepted == 1
@@ -272,7 +275,7 @@ async def test_without_database_and_queue_webhooks_are_refused_until_the_first_o
 
 
 async def test_a_diversion_goes_on_within_two_seconds_of_the_databases_return_while_its_circuit_is_open(
-    valkey: Valkey, postgres: Postgres, replica: Make, store: PostgresStore
+    valkey: Valkey, postgres: Postgres, replica: Make, store: PostgresStore, within: Within
 ) -> None:
     """That of all other calls: half a minute is no time to refuse webhooks for."""
     fallback, _ = await replica(moving=False)
@@ -293,4 +296,4 @@ async def test_a_diversion_goes_on_within_two_seconds_of_the_databases_return_wh
             assert (await fallback.put([event(1)])).accepted == 1
             break
         await asyncio.sleep(0.02)
-    assert time.monotonic() - back < 2
+    assert time.monotonic() - back < within(2)

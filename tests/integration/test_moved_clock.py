@@ -23,6 +23,7 @@ from app.localhost.location import locate
 from app.localhost.servers import remove_data
 from tests.chaos.moved_clock import MovedValkey, needs_faketime
 from tests.support.breaker_kit import PATIENT, BreakerReplica, until
+from tests.support.patience import Within
 from tests.support.queue_kit import Replicas, claim_one, event, eventually, ids
 
 pytestmark = needs_faketime
@@ -60,18 +61,18 @@ async def claimed_within(queue: Queue, seconds: float) -> list[str]:
 
 
 async def test_what_was_put_while_the_clock_was_ahead_is_handled_when_it_is_back(
-    server: MovedValkey, replicas: Replicas
+    server: MovedValkey, replicas: Replicas, within: Within
 ) -> None:
     queue = replicas.queue(debounce_seconds=0.5)
     assert await queue.claim(1) == []
     with server.moved(HOUR):
         assert await queue.claim(1) == []
         await queue.put([event("a:m", "one")])
-    assert await claimed_within(queue, 3) == ["one"]
+    assert await claimed_within(queue, within(3)) == ["one"]
 
 
 async def test_a_retry_that_was_asked_for_while_the_clock_was_ahead_comes_when_it_is_back(
-    server: MovedValkey, replicas: Replicas
+    server: MovedValkey, replicas: Replicas, within: Within
 ) -> None:
     queue = replicas.queue()
     with server.moved(HOUR):
@@ -79,7 +80,7 @@ async def test_a_retry_that_was_asked_for_while_the_clock_was_ahead_comes_when_i
         claims = await queue.claim(2)
         await queue.retry_later(claims[0], 0.5, counted=False, reason="away")
         await queue.retry_later(claims[1], 0.5, counted=True, reason="failed")
-    assert sorted(await claimed_within(queue, 3) + await claimed_within(queue, 3)) == ["one", "two"]
+    assert sorted(await claimed_within(queue, within(3)) + await claimed_within(queue, within(3))) == ["one", "two"]
 
 
 async def test_a_retry_that_is_due_much_later_is_not_hurried(server: MovedValkey, replicas: Replicas) -> None:
@@ -95,7 +96,7 @@ async def test_a_retry_that_is_due_much_later_is_not_hurried(server: MovedValkey
 
 
 async def test_the_lease_of_a_worker_that_died_while_the_clock_was_ahead_ends(
-    server: MovedValkey, replicas: Replicas
+    server: MovedValkey, replicas: Replicas, within: Within
 ) -> None:
     queue, other = replicas.queue(lease_seconds=1), replicas.queue(lease_seconds=1)
     assert await other.claim(1) == []
@@ -103,16 +104,18 @@ async def test_the_lease_of_a_worker_that_died_while_the_clock_was_ahead_ends(
         await queue.put([event("a:m", "one")])
         await claim_one(queue)
         assert await other.claim(1) == []
-    assert await claimed_within(other, 5) == ["one"]
+    assert await claimed_within(other, within(5)) == ["one"]
 
 
-async def test_what_waits_is_handled_when_the_clock_went_back(server: MovedValkey, replicas: Replicas) -> None:
+async def test_what_waits_is_handled_when_the_clock_went_back(
+    server: MovedValkey, replicas: Replicas, within: Within
+) -> None:
     queue = replicas.queue(debounce_seconds=0.2)
     with server.moved(0):
         await queue.put([event("a:m", "one")])
         assert await queue.claim(1) == []
         server.move(-HOUR)
-        assert await claimed_within(queue, 4) == ["one"]
+        assert await claimed_within(queue, within(4)) == ["one"]
 
 
 async def test_a_replica_that_did_not_see_the_clock_move_finds_it_by_the_audit(
@@ -147,7 +150,7 @@ async def test_a_hold_lasts_as_long_as_it_was_meant(server: MovedValkey, replica
 
 
 async def test_a_circuit_that_opened_while_the_clock_was_ahead_is_probed_in_time(
-    server: MovedValkey, replicas: Replicas
+    server: MovedValkey, replicas: Replicas, within: Within
 ) -> None:
     replica = BreakerReplica(server.url, "a", timings=PATIENT)
     await replica.start()
@@ -158,7 +161,7 @@ async def test_a_circuit_that_opened_while_the_clock_was_ahead_is_probed_in_time
                 await replica.call()
             await until(lambda: replica.state == "open")
         replica.recovers()
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(within(4)):
             while await replica.call() != "ok":
                 await asyncio.sleep(0.05)
     finally:
@@ -166,7 +169,7 @@ async def test_a_circuit_that_opened_while_the_clock_was_ahead_is_probed_in_time
 
 
 async def test_the_permit_of_a_probe_that_died_while_the_clock_was_ahead_is_given_again(
-    server: MovedValkey, replicas: Replicas
+    server: MovedValkey, replicas: Replicas, within: Within
 ) -> None:
     dying, other = (
         BreakerReplica(server.url, "dying", timings=PATIENT),
@@ -183,10 +186,10 @@ async def test_the_permit_of_a_probe_that_died_while_the_clock_was_ahead_is_give
             await until(lambda: other.state == "open")
             await asyncio.sleep(0.5)  # time itself: the circuit is open for 0.4 s
             probe = asyncio.create_task(dying.breaker.call_async(hang.wait))
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(within(3)):
                 while not await replicas.redis.keys("test:breaker:*:p"):
                     await asyncio.sleep(0.01)
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(within(4)):
             while await other.call() != "ok":
                 await asyncio.sleep(0.05)
         hang.set()
@@ -255,7 +258,9 @@ async def test_an_upstream_is_looked_at_again(server: MovedValkey, replicas: Rep
     assert (await board("living").turn("gemini", fresh_seconds=30, looker_seconds=4)).is_mine
 
 
-async def test_a_cached_value_is_fresh_no_longer_than_its_time(server: MovedValkey, replicas: Replicas) -> None:
+async def test_a_cached_value_is_fresh_no_longer_than_its_time(
+    server: MovedValkey, replicas: Replicas, within: Within
+) -> None:
     loads: list[int] = []
 
     async def load() -> int:
@@ -266,7 +271,7 @@ async def test_a_cached_value_is_fresh_no_longer_than_its_time(server: MovedValk
     async with join_fleet(first, server.url, namespace="test"), join_fleet(second, server.url, namespace="test"):
         with server.moved(HOUR):
             assert await first.get_or_fetch("x:1", load, ttl_seconds=0.5) == 1
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(within(4)):
             while await second.get_or_fetch("x:1", load, ttl_seconds=0.5) == 1:
                 await asyncio.sleep(0.05)
             while await first.get_or_fetch("x:1", load, ttl_seconds=0.5) == 1:

@@ -12,6 +12,7 @@ import pytest
 from app.core.queue import PutResult, QueueUnavailable
 from app.core.redis.door import Door, DoorTimings
 from app.localhost.servers import Valkey
+from tests.support.patience import Within
 from tests.support.queue_kit import Replicas, claim_one, event, eventually, ids, waiting
 
 
@@ -47,7 +48,7 @@ async def test_every_script_is_sent_again_to_a_server_that_forgot_them(replicas:
     assert await queue.audit() == 0
 
 
-async def test_cut_connections_are_replaced_without_a_lost_put_or_wake(replicas: Replicas) -> None:
+async def test_cut_connections_are_replaced_without_a_lost_put_or_wake(replicas: Replicas, within: Within) -> None:
     queue, producer = replicas.queue(), replicas.queue()
     await producer.put([event()])
     await queue.done(await claim_one(queue))
@@ -58,10 +59,12 @@ async def test_cut_connections_are_replaced_without_a_lost_put_or_wake(replicas:
     started = time.monotonic()
     await task
     await claim_one(queue)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < within(0.5, below=0.9)
 
 
-async def test_killed_server_keeps_what_was_acknowledged_and_work_resumes(replicas: Replicas, valkey: Valkey) -> None:
+async def test_killed_server_keeps_what_was_acknowledged_and_work_resumes(
+    replicas: Replicas, valkey: Valkey, within: Within
+) -> None:
     queue = replicas.queue()
     await queue.put([event("held", "a"), event("held", "b")])
     held = await claim_one(queue)
@@ -75,9 +78,9 @@ async def test_killed_server_keeps_what_was_acknowledged_and_work_resumes(replic
         await queue.claim(1)
     with pytest.raises(QueueUnavailable):
         await queue.done(held)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < within(1)
     await queue.wait(0.3)
-    assert 0.3 <= time.monotonic() - started < 2, "an absent server is not a reason to spin"
+    assert 0.3 <= time.monotonic() - started < within(2), "an absent server is not a reason to spin"
     valkey.start()
     assert await queue.put([event("waiting", "c"), event("waiting", "d")]) == PutResult(1, 1)
     assert ids(await claim_one(queue)) == ["c", "d"]
@@ -85,7 +88,7 @@ async def test_killed_server_keeps_what_was_acknowledged_and_work_resumes(replic
 
 
 async def test_frozen_server_costs_a_put_its_budget_and_no_event_is_stored_twice(
-    replicas: Replicas, valkey: Valkey
+    replicas: Replicas, valkey: Valkey, within: Within
 ) -> None:
     queue = replicas.queue(put_timeout_seconds=0.4)
     await queue.put([event("m", "a")])
@@ -97,7 +100,7 @@ async def test_frozen_server_costs_a_put_its_budget_and_no_event_is_stored_twice
     for put in (early, late):
         with pytest.raises(QueueUnavailable):
             await put
-        assert time.monotonic() - started < 0.8
+        assert time.monotonic() - started < within(0.8)
     valkey.resume()
     result = await queue.put([event("m", "b"), event("m", "c")])
     assert result.accepted + result.duplicates == 2

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, suppress
 import pytest
 
 from app.core.queue import PutResult
+from tests.support.patience import Within
 from tests.support.queue_kit import Replicas, claim_one, event, eventually, waiting
 
 
@@ -26,35 +27,35 @@ async def seconds_of(task: asyncio.Task[None]) -> float:
 
 
 @pytest.mark.parametrize("shards", [1, 4])
-async def test_put_wakes_a_waiting_replica(replicas: Replicas, shards: int) -> None:
+async def test_put_wakes_a_waiting_replica(replicas: Replicas, shards: int, within: Within) -> None:
     queue, producer = replicas.queue(shards=shards), replicas.queue(shards=shards)
     for n in range(3):
         task = await waiting(replicas, queue, blocked=shards)
         await producer.put([event(f"m{n}")])
-        assert await seconds_of(task) < 0.3
+        assert await seconds_of(task) < within(0.3, below=0.9)
         await queue.done(*await queue.claim(1))
 
 
-async def test_debounce_shorter_than_the_wait_is_not_overslept(replicas: Replicas) -> None:
+async def test_debounce_shorter_than_the_wait_is_not_overslept(replicas: Replicas, within: Within) -> None:
     queue, producer = replicas.queue(), replicas.queue(debounce_seconds=0.3)
     task = await waiting(replicas, queue)
     started = time.monotonic()
     await producer.put([event()])
     await task
     await claim_one(queue)
-    assert 0.299 <= time.monotonic() - started < 0.8
+    assert 0.299 <= time.monotonic() - started < within(0.8)
 
 
-async def test_wait_without_work_takes_its_time_and_no_longer(replicas: Replicas) -> None:
+async def test_wait_without_work_takes_its_time_and_no_longer(replicas: Replicas, within: Within) -> None:
     queue = replicas.queue()
     assert await queue.claim(1) == []
     for seconds in (0.2, 0.01, 0.2):
         started = time.monotonic()
         await queue.wait(seconds)
-        assert seconds <= time.monotonic() - started < seconds + 0.3
+        assert seconds <= time.monotonic() - started < seconds + within(0.3)
 
 
-async def test_replica_that_has_no_room_for_all_that_is_due_wakes_another(replicas: Replicas) -> None:
+async def test_replica_that_has_no_room_for_all_that_is_due_wakes_another(replicas: Replicas, within: Within) -> None:
     small, idle = replicas.queue(), replicas.queue()
     woken = await waiting(replicas, small)  # first to wait, first to be woken
     other = await waiting(replicas, idle, blocked=2)
@@ -62,12 +63,12 @@ async def test_replica_that_has_no_room_for_all_that_is_due_wakes_another(replic
     await woken
     assert not other.done()
     await small.claim(1)
-    assert await seconds_of(other) < 0.3
+    assert await seconds_of(other) < within(0.3, below=0.9)
     assert [claim.mailbox for claim in await idle.claim(1)] == ["b"]
 
 
 @pytest.mark.parametrize("give_back", [True, False], ids=["given back", "more arrived"])
-async def test_end_of_a_claim_wakes_a_waiting_replica(replicas: Replicas, give_back: bool) -> None:
+async def test_end_of_a_claim_wakes_a_waiting_replica(replicas: Replicas, give_back: bool, within: Within) -> None:
     holder, idle = replicas.queue(), replicas.queue()
     await holder.put([event()])
     claim = await claim_one(holder)
@@ -77,10 +78,10 @@ async def test_end_of_a_claim_wakes_a_waiting_replica(replicas: Replicas, give_b
     else:
         await holder.put([event()])
         await holder.done(claim)
-    assert await seconds_of(task) < 0.3
+    assert await seconds_of(task) < within(0.3, below=0.9)
 
 
-async def test_token_popped_for_a_cancelled_wait_goes_to_another_replica(replicas: Replicas) -> None:
+async def test_token_popped_for_a_cancelled_wait_goes_to_another_replica(replicas: Replicas, within: Within) -> None:
     leaving, idle, producer = replicas.queue(), replicas.queue(), replicas.queue()
     cancelled = await waiting(replicas, leaving)  # blocked first: the server serves it first
     cancelled.cancel()
@@ -88,17 +89,17 @@ async def test_token_popped_for_a_cancelled_wait_goes_to_another_replica(replica
         await cancelled
     task = await waiting(replicas, idle, blocked=2)
     await producer.put([event()])
-    assert await seconds_of(task) < 0.3
+    assert await seconds_of(task) < within(0.3, below=0.9)
 
 
-async def test_leaving_replica_passes_a_possible_token_on(replicas: Replicas) -> None:
+async def test_leaving_replica_passes_a_possible_token_on(replicas: Replicas, within: Within) -> None:
     leaving, idle = replicas.queue(), replicas.queue()
     gone = await waiting(replicas, leaving)
     gone.cancel()
     task = await waiting(replicas, idle, blocked=2)
     await leaving.aclose()
     await leaving.aclose()
-    assert await seconds_of(task) < 0.3
+    assert await seconds_of(task) < within(0.3, below=0.9)
 
 
 async def test_cancelled_claim_is_given_back_at_once_without_an_attempt(replicas: Replicas) -> None:

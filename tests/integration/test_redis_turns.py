@@ -14,6 +14,7 @@ from app.core.redis.client import Redis, connect
 from app.core.redis.corrections import PatientPool
 from app.core.redis.door import Door
 from app.localhost.servers import Valkey
+from tests.support.patience import Within
 from tests.support.proxy import proxied
 from tests.support.queue_kit import Replicas, claim_one, event, ids
 
@@ -91,7 +92,9 @@ async def test_cancelled_commands_give_their_turn_back(valkey: Valkey, valkey_ur
     await client.aclose()
 
 
-async def test_connections_given_back_by_callers_who_leave_meanwhile_give_their_turn_back(valkey_url: str) -> None:
+async def test_connections_given_back_by_callers_who_leave_meanwhile_give_their_turn_back(
+    valkey_url: str, within: Within
+) -> None:
     """While each one has to be closed first, because the server has become a replica."""
     client = connect(valkey_url, timeout_seconds=None, max_connections=FEW)
     pool = client.connection_pool
@@ -103,7 +106,7 @@ async def test_connections_given_back_by_callers_who_leave_meanwhile_give_their_
     for task in giving_back[1:]:
         task.cancel()
     await asyncio.gather(*giving_back, return_exceptions=True)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(within(2)):
         again = [await pool.get_connection() for _ in range(FEW)]
     for connection in again:
         await pool.release(connection)
@@ -120,14 +123,15 @@ async def test_failed_connections_give_their_turn_back(valkey: Valkey, valkey_ur
     await client.aclose()
 
 
-async def test_a_put_waits_behind_nothing_else(replicas: Replicas, valkey_url: str) -> None:
+async def test_a_put_waits_behind_nothing_else(replicas: Replicas, valkey_url: str, within: Within) -> None:
     """The connections of everything else are taken by commands that take long."""
     crowded = connect(valkey_url, timeout_seconds=3, max_connections=2)
     queue = replicas.queue(door=Door(crowded), ingest=replicas.door())
     taken = [asyncio.create_task(crowded.blpop(["never"], timeout=1)) for _ in range(4)]
     await replicas.blocked(2)
-    async with asyncio.timeout(0.5):
+    async with asyncio.timeout(within(0.5)):
         assert (await queue.put([event()])).accepted == 1
+    assert not all(task.done() for task in taken)
     await asyncio.gather(*taken)
     await crowded.aclose()
 

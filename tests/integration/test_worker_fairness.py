@@ -16,6 +16,7 @@ from app.services.bot_service import Handled, Run
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
 from tests.support.office import MakeOffice
+from tests.support.patience import Within
 from tests.support.queue_kit import Replicas, eventually
 
 
@@ -70,19 +71,23 @@ async def worker(replicas: Replicas, bot: HangingBot) -> AsyncIterator[InboxWork
     await running
 
 
-async def test_freed_slot_is_refilled_at_once(replicas: Replicas, bot: HangingBot, worker: InboxWorker) -> None:
+async def test_freed_slot_is_refilled_at_once(
+    replicas: Replicas, bot: HangingBot, worker: InboxWorker, within: Within
+) -> None:
     await IngestService(replicas.queue()).accept(messages("1001", 12))
     await until_started(bot, 4)
     for count in range(5, 10):
         at = time.monotonic()
         bot.let_go.release()
         await until_started(bot, count)
-        assert time.monotonic() - at < 0.3
+        assert time.monotonic() - at < within(0.3, below=0.9)
     assert worker.loop.active == 4
 
 
 @pytest.mark.usefixtures("worker")
-async def test_hanging_account_costs_no_calls_and_leaves_room_for_others(replicas: Replicas, bot: HangingBot) -> None:
+async def test_hanging_account_costs_no_calls_and_leaves_room_for_others(
+    replicas: Replicas, bot: HangingBot, within: Within
+) -> None:
     ingest = IngestService(replicas.queue())
     await ingest.accept(messages("1001", 12))
     await until_started(bot, 4)
@@ -92,11 +97,13 @@ async def test_hanging_account_costs_no_calls_and_leaves_room_for_others(replica
     at = time.monotonic()
     await ingest.accept(messages("1002", 20))
     await until_started(bot, 24)
-    assert time.monotonic() - at < 1
+    assert time.monotonic() - at < within(1)
     assert bot.started.count("1002") == 20
 
 
-async def test_account_with_a_hanging_model_does_not_delay_the_answers_of_another(make_office: MakeOffice) -> None:
+async def test_account_with_a_hanging_model_does_not_delay_the_answers_of_another(
+    make_office: MakeOffice, within: Within
+) -> None:
     office = await make_office(profile={"business_name": "Hanging Gardens"})
     neighbour = await office.store.create_account(
         name="Neighbour", slug="neighbour", phone_number_id="7001",
@@ -118,7 +125,7 @@ async def test_account_with_a_hanging_model_does_not_delay_the_answers_of_anothe
         await office.ingest.accept(wa.envelope(wa.messages_change(wa.Business("7001"), [text], [person])))
         (send,) = await office.control.wait(1, kind="send", to=person.wa_id)
         assert "apple turnover" in send["text"]
-        assert time.monotonic() - at < 1
+        assert time.monotonic() - at < within(1)
     assert len(await office.control.record(kind="send")) == 3
     await office.control.remove_fault(rule)
     await office.until_idle()

@@ -31,6 +31,7 @@ from app.core.http_client import (
 from app.core.network_trouble import network_cause
 from tests.integration.test_egress import HttpProxy
 from tests.support.fakes import peer, read_request, response
+from tests.support.patience import Within
 from tests.support.tls import certificate_of, running_fronts
 
 
@@ -74,7 +75,7 @@ async def connector() -> Any:
 
 
 async def all_closed() -> None:
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         while (await connector()).open:
             await asyncio.sleep(0.005)
 
@@ -170,7 +171,7 @@ async def test_one_that_said_what_was_not_asked_for_does_not_serve_again() -> No
         assert (await request("GET", url, timeout_seconds=5)).body == b"ok"
         came.set()
         protocol = next(iter((await connector()).kept))
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             while not protocol.should_close:
                 await asyncio.sleep(0.005)
         assert (await request("GET", url, timeout_seconds=5)).body == b"ok"
@@ -182,7 +183,7 @@ async def test_we_close_it_before_the_peer_would(monkeypatch: pytest.MonkeyPatch
     server = Peer()
     async with peer(server) as url:
         await request("GET", url, timeout_seconds=5)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             await server.lost.wait()
 
 
@@ -195,7 +196,7 @@ async def test_one_to_another_host_makes_room(monkeypatch: pytest.MonkeyPatch) -
         assert len((await connector()).open) == 2
         await asyncio.gather(*(request("GET", other, timeout_seconds=5) for _ in range(2)))
         assert len((await connector()).kept) == 2
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             await first.lost.wait()
 
 
@@ -215,7 +216,7 @@ async def test_a_cancelled_exchange_closes_its_connection() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             await lost.wait()
         assert await turns() == {}
 
@@ -315,7 +316,7 @@ async def test_what_may_not_stand_in_a_head_is_not_sent(headers: dict[str, str])
 
 
 async def test_of_several_addresses_one_that_leads_nowhere_delays_the_next_by_its_head_start_only(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, within: Within
 ) -> None:
     """127.0.0.2 takes no more connections: its line is full, and the system drops what asks for one."""
     loop = asyncio.get_running_loop()
@@ -340,7 +341,7 @@ async def test_of_several_addresses_one_that_leads_nowhere_delays_the_next_by_it
                 waiting.connect_ex(listener.getsockname())
             started = time.monotonic()
             assert (await request("GET", f"http://both.test:{port}/", timeout_seconds=5)).status == 200
-            assert 0.2 < time.monotonic() - started < 1.5
+            assert 0.2 < time.monotonic() - started < within(1.5)
 
 
 @pytest.mark.parametrize("says", [b"", b"nonsense\r\n\r\n"])
@@ -415,7 +416,7 @@ async def test_the_time_limit_of_the_whole_says_if_it_was_sent(monkeypatch: pyte
         with pytest.raises(PoolFull, match=r"^TimeoutError while waiting for its turn$"):
             await request("POST", url, timeout_seconds=0.1, payload={})
         with pytest.raises(PoolFull, match=r"^PoolTimeout$"):
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(4):
                 await request("POST", url, timeout_seconds=5, payload={}, waits_for_turn=False)
         stuck.cancel()
         await asyncio.wait([stuck])
@@ -496,7 +497,7 @@ async def test_closing_waits_for_no_peer() -> None:
         async with asyncio.timeout(5):
             while not (await connector()).open:
                 await asyncio.sleep(0.005)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             await close_http_client()
             with pytest.raises(httpx.TransportError) as caught:
                 await stuck
@@ -530,7 +531,7 @@ async def test_a_peer_that_falls_silent_within_tls_holds_no_connection(tmp_path:
         assert asked.is_set()
         await all_closed()
         silent.set()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             await closed.wait()
 
 

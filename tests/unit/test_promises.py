@@ -12,6 +12,7 @@ from app.demo.bakery import BAKERY
 from app.domain.models import BotProfile
 from app.domain.promises import promises_person
 from app.domain.prompt import system_instruction
+from tests.support.patience import Within
 
 SETS = json.loads((Path(__file__).parents[1] / "cases/handover/promises.json").read_text(encoding="utf-8"))
 
@@ -38,7 +39,7 @@ def test_what_a_shop_says_of_itself_promises_no_person() -> None:
 
 
 @pytest.mark.parametrize("words", ["a colleague ", "i will pass x x x x ", "سيتصل بك ", "je transmets a un ", "will "])
-def test_no_text_takes_long(words: str) -> None:
+def test_no_text_takes_long(words: str, within: Within) -> None:
     began = time.process_time()
     promises_person(words * 4000)
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < within(0.5)

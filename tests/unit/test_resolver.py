@@ -57,7 +57,7 @@ async def test_names_that_hang_delay_no_other_name(server: NameServer, resolver:
     server.hanging = {f"upstream{n}" for n in range(12)}
     stuck = [asyncio.create_task(resolver.addresses(name, 443)) for name in server.hanging]
     await asyncio.sleep(0)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         assert await resolver.addresses("redis", 6379) == ANSWER
     assert not any(task.done() for task in stuck)
     server.release.set()
@@ -86,7 +86,7 @@ async def test_the_last_answer_serves_while_the_name_server_has_trouble(
         server.hanging.add("redis")
     else:
         server.errors["redis"] = socket.EAI_AGAIN
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         for _ in range(3):
             assert await resolver.addresses("redis", 6379) == ANSWER
     clock.advance(STALE_SECONDS)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from app.domain.models import InboundMessage
 from app.domain.webhook import Kind, WebhookEvent, event_time, expects_answer, needs_a_person, parse_webhook, to_inbound
 from app.sandbox import webhooks as wa
+from tests.support.patience import Within
 
 SHOP = wa.Business("106540352242922")
 AMINA = wa.Person("33612345678", "Amina", "FR.123")
@@ -121,12 +122,12 @@ def test_cards_of_a_batch_are_found_by_either_number_of_a_line() -> None:
     assert [event.body["name"] for event in parse(wa.messages_change(SHOP, messages, people))] == ["Bia", "Ana"]
 
 
-def test_a_batch_of_a_thousand_strangers_takes_no_time() -> None:
+def test_a_batch_of_a_thousand_strangers_takes_no_time(within: Within) -> None:
     people = [wa.Person(f"52155{n:08d}", f"P{n}") for n in range(1000)]
     payload = wa.envelope(wa.messages_change(SHOP, [wa.text(wa.Person(f"525{p.wa_id[4:]}"), "x") for p in people if p.wa_id], people))  # noqa: E501  one webhook  # fmt: skip
     before = time.process_time()
     parse_webhook(payload)
-    assert time.process_time() - before < 1
+    assert time.process_time() - before < within(1)
 
 
 def test_an_id_in_the_place_of_the_number_is_an_id() -> None:
