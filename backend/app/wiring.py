@@ -281,7 +281,7 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
             queue=outside.queue,
             queue_view=QueueView(accounts, outside.queue),
             rehearsal=Rehearsal(_sandbox_switch(settings)),
-            dead_letters=DeadLetterList(outside.queue, outside.events),
+            dead_letters=DeadLetterList(outside.queue.dead_letters, outside.events.dead_letters),
             registry=outside.registry,
             breakers=_breakers(outside, audit),
             silence=silence,

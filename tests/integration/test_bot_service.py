@@ -336,7 +336,7 @@ async def test_what_always_fails_ends_as_a_dead_letter_and_delays_no_other(make_
     await office.control.wait(1, kind="send", to=other.wa_id)
     await office.control.wait(1, kind="send", to=poisoned.wa_id, timeout_seconds=20)
     await office.until_idle()
-    (letter,), _ = await office.queue.dead(limit=10)
+    (letter,), _ = await office.queue.dead_letters.page(limit=10)
     assert (letter.attempts, "Error" in letter.reason) == (2, True)
 
 

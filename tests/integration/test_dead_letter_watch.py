@@ -75,10 +75,12 @@ async def test_letters_of_unknown_accounts_and_of_statuses_call_nobody(made: Des
     await made.queue.put(made.events(person, wa.text(person, "x"), business=wa.Business("999")))
     await made.queue.park(await claim_one(made.queue), 1, "no such account")
     event = made.events(person, wa.text(person, "y"))[0]
-    await made.queue.bury(event._replace(id="s", mailbox=f"status:{status['id']}", payload=b"not ours"), "malformed")
+    await made.queue.dead_letters.add(
+        event._replace(id="s", mailbox=f"status:{status['id']}", payload=b"not ours"), "malformed"
+    )
     await made.watch.tell()
     assert (await made.store.list_conversations(made.account.id, limit=10, cursor=None)).items == ()
-    assert await made.queue.untold(limit=10, since=0) == []
+    assert await made.queue.dead_letters.untold(limit=10, since=0) == []
 
 
 async def test_a_letter_that_is_too_old_is_forgotten_and_a_younger_one_is_kept(

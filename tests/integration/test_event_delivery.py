@@ -338,7 +338,7 @@ async def test_one_that_is_gone_is_switched_off_told_of_and_replayed_when_it_is_
         return (await queue.stats()).dead == 2
 
     await eventually(both)
-    letters, _ = await queue.dead(limit=10)
+    letters, _ = await queue.dead_letters.page(limit=10)
     assert [letter.event.payload.decode() for letter in letters] == ids
     # The second was asked for at the same moment, or found the webhook switched off.
     first = "refused 410; the webhook is switched off"
@@ -347,7 +347,7 @@ async def test_one_that_is_gone_is_switched_off_told_of_and_replayed_when_it_is_
     assert exchange.outside.ids("/gone", status=410) == ids[:1], "nothing more is sent to it"
     await exchange.store.update_endpoint(exchange.account, gone.id, {"enabled": True})
     exchange.outside.answers["/gone"] = 200
-    assert await queue.replay([letter.id for letter in letters]) == 2
+    assert await queue.dead_letters.replay([letter.id for letter in letters]) == 2
     assert await exchange.outside.until("/gone", 2) == ids
     await exchange.nothing_waits()
 
@@ -375,7 +375,7 @@ async def test_one_event_that_is_refused_for_three_days_is_a_dead_letter_and_its
     queue = await exchange.start(policy=EventPolicy(retry_cap_seconds=0.1, give_up_seconds=0.5))
     after = await exchange.tell(1)
     assert await exchange.outside.until("/a", 1) == after
-    (letter,), _ = await queue.dead(limit=10)
+    (letter,), _ = await queue.dead_letters.page(limit=10)
     assert (letter.event.payload.decode(), letter.reason) == (bad, "refused 400")
     assert (await exchange.look(endpoint)).enabled
 
@@ -419,11 +419,11 @@ async def test_drain_gives_back_what_hangs_at_once(exchange: Exchange) -> None:
 async def test_dead_letters_of_events_stand_behind_those_of_messages_in_one_list(exchange: Exchange) -> None:
     door = wiring.open_door(exchange.settings.redis_url, exchange.stack)
     messages, events = wiring.open_queue(exchange.settings, exchange.stack, door), exchange.queue()
-    letters = DeadLetterList(messages, events)
+    letters = DeadLetterList(messages.dead_letters, events.dead_letters)
     for n in range(3):
-        await messages.bury(Event(f"m{n}", "message:1001:amina", b"{}"), "no reason")
+        await messages.dead_letters.add(Event(f"m{n}", "message:1001:amina", b"{}"), "no reason")
     for n in range(2):
-        await events.bury(Event(f"e{n}", f"event:endpoint:talk{n}", f"id{n}".encode()), "refused 500")
+        await events.dead_letters.add(Event(f"e{n}", f"event:endpoint:talk{n}", f"id{n}".encode()), "refused 500")
     for limit in range(1, 7):
         found: list[DeadLetter] = []
         cursor = None

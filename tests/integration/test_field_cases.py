@@ -227,7 +227,7 @@ async def test_half_an_emoji_is_replaced_wherever_it_stands(desk: Desk) -> None:
 async def test_a_status_that_is_no_word_is_a_small_dead_letter(desk: Desk, status: Any) -> None:
     broken = wa.status("w1", "sent", recipient="336") | {"status": status, "more": "x" * 100_000}
     await desk.settle(wa.envelope(wa.statuses_change(desk.office.business, [broken])))
-    (letter,), _ = await desk.office.queue.dead(limit=10, cursor=None)
+    (letter,), _ = await desk.office.queue.dead_letters.page(limit=10, cursor=None)
     assert letter.reason == "malformed statuses"
     assert len(letter.event.payload) < 5000
 
@@ -555,7 +555,7 @@ async def test_a_message_without_metadata_is_a_small_dead_letter_and_its_neighbo
     lost = text_change(desk, "x" * 50_000)
     del lost["value"]["metadata"]
     await desk.settle(enveloped(lost, text_change(desk, "Where are you?")))
-    (letter,), _ = await desk.office.queue.dead(limit=10, cursor=None)
+    (letter,), _ = await desk.office.queue.dead_letters.page(limit=10, cursor=None)
     assert letter.reason == "messages without metadata.phone_number_id"
     assert len(letter.event.payload) < 5000
     assert len(await desk.sent()) == 1

@@ -61,7 +61,7 @@ async def test_what_cannot_be_recorded_becomes_a_dead_letter_and_stops_nothing(s
     await small.overflow.put([*good[:3], bad])
     await small.drain.drain()
     assert await small.store.overflow_peek(limit=1) == []
-    letters, _ = await small.queue.dead(limit=10)
+    letters, _ = await small.queue.dead_letters.page(limit=10)
     assert sorted(letter.reason for letter in letters)[1] == "unknown phone_number_id 999"
     assert [letter.event.id for letter in letters] == [nowhere[3].id, bad.id]
 
@@ -112,7 +112,9 @@ async def test_a_person_is_called_while_redis_is_away(small: Desk, valkey: Valke
         valkey.start()
     await small.drain.drain()
     assert await small.store.overflow_peek(limit=10) == []
-    assert [letter.reason for letter in (await small.queue.dead(limit=10))[0]] == ["unknown phone_number_id 999"]
+    assert [letter.reason for letter in (await small.queue.dead_letters.page(limit=10))[0]] == [
+        "unknown phone_number_id 999"
+    ]
 
 
 async def test_two_customers_with_the_longest_messages_leave_room_for_the_others(

@@ -178,7 +178,7 @@ async def test_poison_is_parked_after_exactly_the_maximum_and_the_conversation_g
     assert verdicts == [False, False, True]
     claim = await claim_one(queue)
     assert (ids(claim), claim.attempts) == (["good"], 0)
-    (letter,), _ = await queue.dead(limit=10)
+    (letter,), _ = await queue.dead_letters.page(limit=10)
     assert (letter.event.id, letter.reason, letter.attempts) == ("poison", "ValueError: no", 3)
     assert abs(letter.parked_at - time.time()) < 5
     assert [failure.reason for failure in letter.history] == ["ValueError: no"] * 3
@@ -191,7 +191,7 @@ async def test_dead_letter_keeps_the_last_five_failures_and_no_other_events(repl
     for n in range(6):
         await queue.retry_later(await claim_one(queue), 0, counted=True, reason=f"{n}" + "é" * 200)
     await queue.park(await claim_one(queue), 1, "unsupported")
-    (poison, following), _ = await queue.dead(limit=10)
+    (poison, following), _ = await queue.dead_letters.page(limit=10)
     assert [failure.reason for failure in poison.history] == [f"{n}" + "é" * 99 for n in range(1, 6)]
     times = [failure.at for failure in poison.history]
     assert times == sorted(times)
@@ -205,7 +205,7 @@ async def test_unhandled_crash_is_part_of_the_history(replicas: Replicas) -> Non
     await queue.put([event("m")])
     await claim_one(queue)
     await queue.retry_later(await claim_one(queue), 0, counted=True, reason="bug")
-    (letter,), _ = await queue.dead(limit=10)
+    (letter,), _ = await queue.dead_letters.page(limit=10)
     assert [failure.reason.partition(":")[0] for failure in letter.history] == ["no verdict", "bug"]
 
 
@@ -229,7 +229,7 @@ async def test_crashed_holder_costs_an_attempt_and_its_token_dies(replicas: Repl
         return (await queue.stats()).dead == 1
 
     await eventually(parked)
-    (letter,), _ = await queue.dead(limit=10)
+    (letter,), _ = await queue.dead_letters.page(limit=10)
     assert (letter.event.id, letter.attempts) == ("a", 2)
     assert "no verdict" in letter.reason
 
@@ -277,20 +277,20 @@ async def test_dead_letters_are_paged_replayed_and_dropped(replicas: Replicas) -
     queue = replicas.queue(max_attempts=2)
     await queue.put([event("m", f"e{n}") for n in range(5)])
     await queue.park(await claim_one(queue), 3, "unknown account")
-    page, cursor = await queue.dead(limit=2)
-    last, end = await queue.dead(limit=2, cursor=cursor)
+    page, cursor = await queue.dead_letters.page(limit=2)
+    last, end = await queue.dead_letters.page(limit=2, cursor=cursor)
     assert [letter.event.id for letter in page + last] == ["e0", "e1", "e2"]
     assert (cursor, end) == (page[1].id, None)
     accepted = page[0].event.accepted_at
     await asyncio.sleep(0.005)
-    assert await queue.replay([page[1].id, page[0].id, "0-7-7", "nonsense"]) == 2
-    assert await queue.drop([last[0].id, last[0].id, page[0].id]) == 1
+    assert await queue.dead_letters.replay([page[1].id, page[0].id, "0-7-7", "nonsense"]) == 2
+    assert await queue.dead_letters.drop([last[0].id, last[0].id, page[0].id]) == 1
     claim = await claim_one(queue)
     assert ids(claim) == ["e3", "e4", "e1", "e0"], "at the tail, in the order asked for"
     assert claim.events[-1].accepted_at > accepted
-    assert await queue.dead(limit=2) == ([], None)
+    assert await queue.dead_letters.page(limit=2) == ([], None)
     with pytest.raises(ValueError, match="cursor"):
-        await queue.dead(limit=2, cursor="nonsense")
+        await queue.dead_letters.page(limit=2, cursor="nonsense")
 
 
 async def test_dead_letters_are_bounded(replicas: Replicas) -> None:
@@ -309,7 +309,7 @@ async def test_dead_letters_are_bounded_in_bytes_and_the_oldest_go_first(replica
         await queue.park(await claim_one(queue), 1, "unknown account")
         assert (await queue.stats()).dead_bytes <= 100_000
     stats = await queue.stats()
-    letters, _ = await queue.dead(limit=100)
+    letters, _ = await queue.dead_letters.page(limit=100)
     assert [letter.event.id for letter in letters] == [f"e{n}" for n in range(21, 30)]
     assert (stats.dead, stats.dead_lost) == (9, 21)
     assert stats.dead_bytes > 90_000
@@ -320,7 +320,7 @@ async def test_a_letter_larger_than_all_of_them_may_be_is_kept_alone(replicas: R
     for n in range(2):
         await queue.put([Event(f"e{n}", "m", b"x" * 5000)])
         await queue.park(await claim_one(queue), 1, "too large")
-    (letter,), _ = await queue.dead(limit=10)
+    (letter,), _ = await queue.dead_letters.page(limit=10)
     assert letter.event.id == "e1"
 
 
@@ -329,12 +329,12 @@ async def test_the_bytes_of_letters_that_are_replayed_or_dropped_are_free_again(
     await queue.put([Event(f"e{n}", "m", b"x" * 1000) for n in range(3)])
     await queue.park(await claim_one(queue), 3, "unknown account")
     whole = (await queue.stats()).dead_bytes
-    letters, _ = await queue.dead(limit=10)
-    await queue.drop([letters[0].id])
+    letters, _ = await queue.dead_letters.page(limit=10)
+    await queue.dead_letters.drop([letters[0].id])
     assert (await queue.stats()).dead_bytes == whole * 2 // 3
-    await queue.replay([letters[1].id])
+    await queue.dead_letters.replay([letters[1].id])
     assert (await queue.stats()).dead_bytes == whole // 3
-    await queue.drop([letters[2].id])
+    await queue.dead_letters.drop([letters[2].id])
     assert (await queue.stats()).dead_bytes == 0
 
 
@@ -412,12 +412,12 @@ async def test_shards_share_the_mailboxes(replicas: Replicas) -> None:
     await asyncio.gather(*(queue.park(claim, 1, "all of them") for claim in claims))
     letters, cursor = [], None
     while True:
-        page, cursor = await queue.dead(limit=7, cursor=cursor)
+        page, cursor = await queue.dead_letters.page(limit=7, cursor=cursor)
         letters += page
         if cursor is None:
             break
     assert len({letter.id for letter in letters}) == 40
-    assert await queue.replay([letter.id for letter in letters]) == 40
+    assert await queue.dead_letters.replay([letter.id for letter in letters]) == 40
     assert (await queue.stats()).pending == 40
     assert await queue.audit() == 0
 
@@ -517,8 +517,8 @@ async def test_room_comes_back_however_an_event_leaves_its_mailbox(replicas: Rep
     del crashed
     await eventually(lambda: _reaped(queue))
     assert await replicas.redis.exists("test:{q0}:held", "test:{q0}:weight") == 0
-    letters, _ = await queue.dead(limit=10)
-    await queue.replay([letter.id for letter in letters])
+    letters, _ = await queue.dead_letters.page(limit=10)
+    await queue.dead_letters.replay([letter.id for letter in letters])
     held = await replicas.redis.hgetall("test:{q0}:held")
     assert held[b"events:a"] == b"2"
     assert held[b"bytes:a"] == held[b"bytes"]
@@ -544,10 +544,10 @@ async def test_counts_that_an_older_version_left_wrong_are_counted_anew(replicas
 
 async def test_an_event_that_is_in_no_mailbox_can_be_made_a_dead_letter(replicas: Replicas) -> None:
     queue = replicas.queue()
-    await queue.bury(event("a:1", "buried")._replace(accepted_at=1_700_000_000.5), "unreadable")
-    ((letter,), _) = await queue.dead(limit=2)
+    await queue.dead_letters.add(event("a:1", "buried")._replace(accepted_at=1_700_000_000.5), "unreadable")
+    ((letter,), _) = await queue.dead_letters.page(limit=2)
     assert (letter.event.id, letter.event.accepted_at, letter.reason) == ("buried", 1_700_000_000.5, "unreadable")
-    assert await queue.replay([letter.id]) == 1
+    assert await queue.dead_letters.replay([letter.id]) == 1
     assert ids(await claim_one(queue)) == ["buried"]
 
 

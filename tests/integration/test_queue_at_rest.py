@@ -66,17 +66,17 @@ async def test_a_dead_letter_that_is_gone_does_not_outlive_the_next_rewrite_besi
 ) -> None:
     """A stream keeps what is deleted until all that is stored beside it is deleted."""
     queue = replicas.queue()
-    await queue.bury(_message(1, TEXT), "its own fault")
+    await queue.dead_letters.add(_message(1, TEXT), "its own fault")
     for number in range(2, 20):
-        await queue.bury(_message(number, b"not about fruit"), "its own fault")
-    letters, _ = await queue.dead(limit=1)
+        await queue.dead_letters.add(_message(number, b"not about fruit"), "its own fault")
+    letters, _ = await queue.dead_letters.page(limit=1)
     if end == "replayed":
-        await queue.replay([letters[0].id])
+        await queue.dead_letters.replay([letters[0].id])
         await queue.done(await claim_one(queue), 1)
     elif end == "dropped":
-        await queue.drop([letters[0].id])
+        await queue.dead_letters.drop([letters[0].id])
     else:
-        assert await queue.forget_dead(older_than_seconds=0, limit=1) == 1
+        assert await queue.dead_letters.forget(older_than_seconds=0, limit=1) == 1
     await _rewritten(replicas, folder)
     assert (await queue.stats()).dead == 18
 

@@ -67,7 +67,7 @@ async def test_dead_letters_are_found_by_what_they_say(replicas: Replicas) -> No
     queue = replicas.queue()
     for n in range(450):
         payload = b"of 33612345678" if n % 3 == 0 else b"of another"
-        await queue.bury(Event(f"e{n}", f"unknown:{n}", payload), "unreadable")
+        await queue.dead_letters.add(Event(f"e{n}", f"unknown:{n}", payload), "unreadable")
     erased = await queue.erase([], [], lambda letter: b"33612345678" in letter.event.payload)
     assert erased.dead_letters == 150
     assert (await queue.stats()).dead == 300

@@ -39,9 +39,9 @@ async def test_every_script_is_sent_again_to_a_server_that_forgot_them(replicas:
     assert ids(await queue.refresh(claim)) == ["a", "b"]
     await forget()
     assert await queue.park(claim, 2, "unknown account")
-    letters, _ = await queue.dead(limit=10)
+    letters, _ = await queue.dead_letters.page(limit=10)
     await forget()
-    assert await queue.replay([letters[0].id]) == 1
+    assert await queue.dead_letters.replay([letters[0].id]) == 1
     await forget()
     assert (await queue.stats()).pending == 1
     await forget()

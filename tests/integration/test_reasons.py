@@ -148,7 +148,7 @@ async def test_a_bug_is_told_by_its_place_and_never_quotes_the_customer(
     outcome, reason = await lines.first()
     assert (outcome, reason.partition(":")[0]) == ("parked", "KeyError in test_reasons.py")
     await office.until_idle()
-    (letter,), _ = await office.queue.dead(limit=10)
+    (letter,), _ = await office.queue.dead_letters.page(limit=10)
     assert letter.reason == reason
     assert "kumquat" not in repr(letter.history)
 

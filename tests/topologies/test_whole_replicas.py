@@ -66,8 +66,8 @@ async def test_sixteen_shards_spread_over_the_primaries_and_keep_every_promise(
         assert not {c.mailbox for c in await other.claim(100)} & {c.mailbox for c in claims}
         for claim in claims:
             await queue.park(claim, 1, "bad")
-        letters, _ = await other.dead(limit=100, cursor=None)
-        assert await other.replay([letter.id for letter in letters]) == 10
+        letters, _ = await other.dead_letters.page(limit=100, cursor=None)
+        assert await other.dead_letters.replay([letter.id for letter in letters]) == 10
         assert (await queue.stats()).pending == len(events)
         waiting = asyncio.create_task(other.wait(1.0))
         await queue.put([Event("late", "late", b"x")])

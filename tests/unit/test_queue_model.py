@@ -401,9 +401,9 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def replay(self, data: st.DataObject) -> None:
         at = data.draw(st.integers(0, len(self.model.dead) - 1))
-        letters, _ = self.run(self.queue.dead(limit=100))
+        letters, _ = self.run(self.queue.dead_letters.page(limit=100))
         self.model.replay(at, self.now)
-        assert self.run(self.queue.replay([letters[at].id, letters[at].id, "0-1-1", "nonsense"])) == 1
+        assert self.run(self.queue.dead_letters.replay([letters[at].id, letters[at].id, "0-1-1", "nonsense"])) == 1
 
     @invariant()
     def nothing_is_lost_or_doubled(self) -> None:
@@ -463,7 +463,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert stats.dead == len(self.model.dead)
         assert stats.ready == sum(box.due is not None for box in boxes)
         assert stats.leased == sum(box.ends is not None for box in boxes)
-        letters, _ = self.run(self.queue.dead(limit=100))
+        letters, _ = self.run(self.queue.dead_letters.page(limit=100))
         assert [
             (d.event.mailbox, d.event.id, d.attempts, [(round(f.at * 1000), f.reason) for f in d.history])
             for d in letters

@@ -195,7 +195,7 @@ def _cursor(after: str | None) -> str | None:
 async def _on_letters(action: Callable[[DeadLetterList], Awaitable[T]]) -> T:
     from app.services.dead_letters import DeadLetterList
 
-    return await _on_queues(lambda messages, events: action(DeadLetterList(messages, events)))
+    return await _on_queues(lambda messages, events: action(DeadLetterList(messages.dead_letters, events.dead_letters)))
 
 
 async def _on_queues(action: Callable[[Queue, Queue], Awaitable[T]]) -> T:

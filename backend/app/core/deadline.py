@@ -12,7 +12,7 @@ from app.core.errors import DeadlineExceeded
 class Deadline:
     """Absolute, on the monotonic clock, so that retries and nested calls share one budget.
 
-    It does not cancel anything by itself: whoever awaits the network passes `cap(limit)` as its timeout.
+    It does not cancel anything by itself: the caller that awaits the network passes `cap(limit)` as its timeout.
     """
 
     at: float

@@ -21,7 +21,7 @@ class Expected(Exception):
 
 
 class Unavailable(Expected):
-    """`dependency` cannot serve anybody at the moment; the request itself was fine.
+    """`dependency` serves no caller at the moment; the request itself was fine.
 
     An expected infrastructure failure: log it as a warning and count it, never as a bug.
     `retry_after` is in seconds, `None` when none was told. `shared_by`: set where the dependency lives and lacks

@@ -78,7 +78,7 @@ class Supervisor:
         self._loops[name].last_beat = self._clock.monotonic()
 
     def stuck(self) -> tuple[str, ...]:
-        """Loops that have beaten before and not for longer than they may, and loops that somebody else ended."""
+        """Loops whose last beat is longer ago than it may be, and loops that were cancelled from outside."""
         if self._stopping:
             return ()
         now = self._clock.monotonic()

@@ -64,7 +64,7 @@ _ASYNCIO_SAYS = (
     "Fatal error", "Fatal read error", "Fatal write error", "SSL handshake failed", "SSL error in data received",
 )  # fmt: skip
 """How the messages begin that event loops hand to their exception handler. What follows may be the `repr` of arguments,
-or of the exception that nobody retrieved."""
+or of the exception that was never retrieved."""
 
 
 def configure_logging(level: str, *, pretty: bool = False) -> None:
@@ -84,7 +84,7 @@ def configure_logging(level: str, *, pretty: bool = False) -> None:
         logger.propagate = True
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Nobody reads these attributes of a record; not collecting them is the documented way to make logging faster.
+    # These attributes of a record are never read; not collecting them is the documented way to make logging faster.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
@@ -188,7 +188,7 @@ def _is_plain(logger: logging.Logger | None) -> bool:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Ours, so that `configure_logging` replaces nobody else's."""
+    """Ours, so that `configure_logging` replaces no other one."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
         """A line that could not be written is told by its place; `logging` prints it, with its arguments."""

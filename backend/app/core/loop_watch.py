@@ -1,12 +1,12 @@
 """Is the event loop still turning? Measured from inside, and judged from outside.
 
-A loop that something blocks answers nobody, /health/live included, so a load balancer and an orchestrator find out by
-themselves: their probe times out. What they cannot find out is why, and outside an orchestrator nobody would act. So
+A loop that something blocks answers no request, /health/live included, so a load balancer and an orchestrator find out
+by themselves: their probe times out. What they cannot find out is why, and outside an orchestrator nothing acts. So
 a thread looks at the loop's beat:
 
     after STUCK_SECONDS     one ERROR line with the stack of what blocks it
     after HOPELESS_SECONDS  the process ends with exit code 70; its conversations were taken over long before
-                            (their leases end after 15 s), and whoever started it starts it again
+                            (their leases end after 15 s), and its supervisor starts it again
     after FROZEN_SECONDS    the process ends with exit code 1 and the stacks of all threads on stderr
 
 The thread counts its own ticks instead of comparing clocks: a process that was suspended is not a stuck one.
@@ -15,8 +15,8 @@ The third limit is for code in C that keeps the interpreter to itself, such as a
 thread cannot run then. `faulthandler` waits outside the interpreter, and each beat sets its alarm anew. It compares
 clocks, so it also ends a process that was suspended for longer.
 
-What runs out of time while the loop stands still, because the process was stopped or something blocked it, is nobody
-else's fault: `stalled_since` tells circuits how much of a call that was.
+What runs out of time while the loop stands still, because the process was stopped or something blocked it, says nothing
+about a peer: `stalled_since` tells circuits how much of a call that was.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class Resolver:
             return
         if isinstance(found, Exception):
             asking.set_exception(found)
-            asking.exception()  # perhaps nobody waits for it any more
+            asking.exception()  # perhaps no caller waits for it any more
         else:
             name.known, name.known_at = found, self.clock.monotonic()
             asking.set_result(found)

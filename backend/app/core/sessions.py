@@ -12,7 +12,7 @@
 4. All sessions of one owner are one hash: ending them is one command. At most `MOST_SESSIONS`; the one that was used
    the longest ago gives way.
 
-What it does not do: let anybody in while Redis is away. Every call then raises `Unavailable`.
+What it does not do: answer from memory while Redis is away. Every call then raises `Unavailable`.
 """
 
 from __future__ import annotations

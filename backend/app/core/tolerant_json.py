@@ -19,8 +19,8 @@ from typing import Any
 import orjson
 
 MAX_DEPTH = 64
-"""Far above what anybody means (WhatsApp's deepest message has about 10 levels), far below what recursion can bear:
-orjson writes 254 levels, Python's own functions give up at some hundreds."""
+"""Far above what any peer sends on purpose (about 10 levels), far below what recursion can bear: orjson writes 254
+levels, Python's own functions give up at some hundreds."""
 _MAX_INT = 2**64 - 1
 _MIN_INT = -(2**63)
 _INT_DIGITS = 19
@@ -90,7 +90,7 @@ def _sketch(value: object, depth: int) -> str:
 
 
 def _field(name: object) -> str:
-    """The name of a field; a key that is no name may be somebody's number or words."""
+    """The name of a field; a key that is no name may be a customer's number or words."""
     return name if isinstance(name, str) and _NAME.fullmatch(name) else "?"
 
 

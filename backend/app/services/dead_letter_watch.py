@@ -43,19 +43,19 @@ class DeadLetterWatch:
         """One page. Returns whether there may be more. Raises `Unavailable`: the rest is told later."""
         # Asked first: letters of a later life are then left as they are, and never one that waits again buried.
         life = await self._queue.life() if self._journal else ""
-        letters = await self._queue.untold(limit=PAGE, since=time.time() - FIRST_LOOK_SECONDS)
+        letters = await self._queue.dead_letters.untold(limit=PAGE, since=time.time() - FIRST_LOOK_SECONDS)
         if self._journal:
             await self._journal.bury([letter.event for letter in letters], life=life)
         for letter in letters:
             called = await self._call_a_person(letter)
             TOLD.labels("called" if called else "not_called").inc()
-            await self._queue.told(letter.id)
+            await self._queue.dead_letters.told(letter.id)
         return len(letters) >= PAGE
 
     async def forget(self) -> bool:
         """What is too old, one page. Returns whether there may be more."""
         queues = (self._queue, self._events)
-        forgotten = [await each.forget_dead(older_than_seconds=KEEP_SECONDS, limit=PAGE) for each in queues]
+        forgotten = [await each.dead_letters.forget(older_than_seconds=KEEP_SECONDS, limit=PAGE) for each in queues]
         if any(forgotten):
             logger.warning("dead letters are forgotten: they are 8 days old", extra={"dead_letters": sum(forgotten)})
         return max(forgotten) >= PAGE

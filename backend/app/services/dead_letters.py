@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from app.core.logging import trace_of
-from app.core.queue import DeadLetter, Event, Queue
+from app.core.queue import DeadLetter, DeadLetters, Event
 from app.core.redaction import redact
 from app.domain.webhook import Kind
 from app.services.ingest_service import whatsapp_id
@@ -91,7 +91,7 @@ def view(letter: DeadLetter) -> dict[str, Any]:
 class DeadLetterList:
     """Messages first, then events for other systems (kind `event`), the oldest of each first."""
 
-    def __init__(self, messages: Queue, events: Queue) -> None:
+    def __init__(self, messages: DeadLetters, events: DeadLetters) -> None:
         self._messages = messages
         self._events = events
 
@@ -100,23 +100,23 @@ class DeadLetterList:
         cursor that is none."""
         letters: list[DeadLetter] = []
         if cursor is None or not cursor.startswith(OF_EVENTS):
-            letters, more = await self._messages.dead(limit=limit, cursor=cursor)
+            letters, more = await self._messages.page(limit=limit, cursor=cursor)
             if more:
                 return letters, more
             cursor = OF_EVENTS + _FIRST
         room = limit - len(letters)
-        events, more = await self._events.dead(limit=max(1, room), cursor=cursor.removeprefix(OF_EVENTS))
+        events, more = await self._events.page(limit=max(1, room), cursor=cursor.removeprefix(OF_EVENTS))
         if not room:
             return letters, cursor if events else None
         letters += [replace(letter, id=OF_EVENTS + letter.id) for letter in events]
         return letters, OF_EVENTS + more if more else None
 
     async def replay(self, ids: Sequence[str]) -> int:
-        """As `Queue.replay`."""
+        """As `DeadLetters.replay`."""
         return await self._both(ids, self._messages.replay, self._events.replay)
 
     async def drop(self, ids: Sequence[str]) -> int:
-        """As `Queue.drop`."""
+        """As `DeadLetters.drop`."""
         return await self._both(ids, self._messages.drop, self._events.drop)
 
     async def _both(

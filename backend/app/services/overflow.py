@@ -138,7 +138,7 @@ class OverflowDrain:
                 logger.error("an event that found no room cannot be recorded", exc_info=exc)
                 reason = place_of(exc)
             try:
-                await self._queue.bury(event, reason)
+                await self._queue.dead_letters.add(event, reason)
             except QueueUnavailable:
                 kept.append(event.id)
         return kept

@@ -1,7 +1,7 @@
 """Did it go out? What is known of a send while the database does not know it, or not yet.
 
 A send is recorded by the answer to it, and proven by the statuses that follow. While the database is slow or away both
-wait: the answer as a receipt in Redis, a status in its mailbox. Nobody may judge a send without having looked there.
+wait: the answer as a receipt in Redis, a status in its mailbox. A send must not be judged without a look there.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Proofs:
         return self._uptime.lost_seconds(since)
 
     async def _waiting(self, number: str, to: Recipient) -> AsyncIterator[Incoming]:
-        """The statuses about this customer's messages that nobody has applied, in order."""
+        """The statuses about this customer's messages that are not applied yet, in order."""
         peers = [*(same_line(to.wa_id) if to.wa_id else ()), *([to.user_id] if to.user_id else ())]
         for peer in peers:
             for event in await self._queue.look(f"{Kind.STATUS}:{number}:{peer}", limit=MAX_WAITING):

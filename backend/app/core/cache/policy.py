@@ -92,7 +92,6 @@ class CacheTimings:
     retry: float = 0.2
     """Between two tries to carry out what Redis did not take."""
     scan_page: float = 2.0
-    inspect: float = 2.0
 
     # The channel.
     join: float = 1.0

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from app.core.cache.channel import Channel
 from app.core.cache.patterns import Kind, Target, group_of
 from app.core.cache.policy import MAX_KEPT_SECONDS, TIMINGS, CacheTimings
-from app.core.redis.door import Door
+from app.core.redis.door import Door, literal
 from app.core.redis.script import Script
 
 T = TypeVar("T")
@@ -157,7 +157,7 @@ class Shard:
 
     async def names(self, family: str, *, parts: int) -> AsyncIterator[set[str]]:
         """Pages of the keys that have a value (`d`, two parts before the key) or a lease (`l`, one)."""
-        match = f"{_escape(self._prefix)}{family}:*"
+        match = f"{literal(self._prefix)}{family}:*"
         async for page in self._door.scan(match, page=SCAN_PAGE, within_seconds=self._timings.scan_page):
             yield {name.decode().removeprefix(self._prefix).split(":", parts)[parts] for name in page}
 
@@ -183,7 +183,3 @@ class Shard:
             budget.seconds -= max(0.0, time.monotonic() - started - door.distance_seconds)
             if not urgent:
                 slots.release()
-
-
-def _escape(text: str) -> str:
-    return "".join(f"\\{sign}" if sign in "*?[]\\" else sign for sign in text)

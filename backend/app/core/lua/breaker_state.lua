@@ -59,7 +59,7 @@ local function view(b)
   return {b.life, text(b.epoch), b.state, text(left), text(b.failures), text(b.rounds), b.manual, b.who, b.why, text(now - b.at)}
 end
 
--- The verdict outlives its last use by a day; one made by hand stays until somebody takes it back.
+-- The verdict outlives its last use by a day; one made by hand stays until an operator takes it back.
 local function keep(b)
   if b.state == "forced_open" or b.state == "forced_closed" then
     redis.call("PERSIST", b.s)

@@ -5,7 +5,7 @@ KEYS[1]  prefix of the shard's keys, carrying its hash tag
 ARGV     1 key · 2 fingerprint of the value's schema · 3 group · 4 id of the load (16 characters) · 5 lease ms
          6 "" to load; to refresh, the end of freshness of the copy in hand: only a fresher one is an answer
          7 the longest ms of freshness · 8 the longest ms of a fence (earlier versions: neither)
-Returns  {1, value} · {2} load it, then cache_fill · {3, ms} somebody loads, for as long as that · {4, ms} a write is
+Returns  {1, value} · {2} load it, then cache_fill · {3, ms} another one loads, for as long as that · {4, ms} a write is
          under way: read past the cache
 
 A value is  generation (16) .. fresh until (16) .. JSON  at d:<fingerprint>:<key>; both are server µs in 16 digits.

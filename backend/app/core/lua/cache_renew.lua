@@ -5,7 +5,7 @@ KEYS[1]  prefix of the shard's keys, carrying its hash tag
 ARGV     1 key · 2 id of the load · 3 ms from now, 0 to give it back
 Returns  1 done · 0 the lease was no longer ours
 
-Invariant  see cache_lease. Somebody else's lease, and a fence, are left alone.
+Invariant  see cache_lease. The lease of another load, and a fence, are left alone.
 ]]
 local lease_key = KEYS[1] .. "l:" .. ARGV[1]
 local lease = redis.call("GET", lease_key)

@@ -3,7 +3,7 @@ lease_hold: one holder in the fleet, until it stops renewing.
 
 KEYS[1]  the lease
 ARGV     1 holder · 2 ms from now, 0 to give it up
-Returns  1 held · 0 somebody else's, or given up
+Returns  1 held · 0 another holder's, or given up
 
 A lease that has more than twice the length asked for was taken while the clock was ahead: it is free.
 Invariant  at most one holder at any time by the server's clock; who stops renewing has lost it when it runs out.

@@ -2,7 +2,7 @@
 -- KEYS  1 hash of one upstream: seen (JSON), at (ms), by, holder, until (ms)
 -- ARGV  1 'turn' | 'report'   2 replica id
 --       turn: 3 ms for which a finding is fresh · 4 ms the looker has      report: 3 finding (JSON) · 4 ms to keep it
--- Returns  turn: {1 = look yourself and report, 0 = somebody did or does; age of the finding in ms, -1 = none; finding; by}
+-- Returns  turn: {1 = look yourself and report, 0 = a replica did or does; age of the finding in ms, -1 = none; finding; by}
 --          report: 1 taken, 0 the turn was no longer ours
 -- Invariant: one looker at a time, and none while the finding is fresh; a looker that died costs its turn's length.
 -- A turn that lasts longer than the one asked for began while the clock was ahead: it is over.

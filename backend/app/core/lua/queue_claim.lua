@@ -4,7 +4,7 @@ queue_claim: give a worker the conversations that are due, each under a lease an
 KEYS[1]  prefix of the shard's keys, carrying its hash tag
 ARGV     1 most conversations to claim, and to reap · 2 lease ms · 3 most events to show of each · 4 most attempts
          5 block ms · 6 most dead letters · 7 most bytes of them
-         8 server time in ms after which nobody waits for this reply any more, 0 unknown
+         8 server time in ms after which the caller does not wait for this reply any more, 0 unknown
          9 a number that grows with each call: whose turn it is · 10 most conversations of any group
          11… pairs: a group, and the most conversations of it, where that is fewer
 Returns  {now ms, ms until the next conversation of a group that is not at its most is due (-1: none), leases reaped,

@@ -7,7 +7,7 @@ ARGV     1 group · 2 how many of its later mailboxes to pass over: those that a
 Returns  {mailboxes made due, mailboxes left alone}; together fewer than ARGV[3]: there are no more
 
 Invariant  see queue_put. A time in the schedule only moves forward to now, never back; leases, bursts and failed attempts
-           are not touched. The groups' turns are: a group with ten thousand mailboxes due keeps nobody else waiting.
+           are not touched. The groups' turns are: a group with ten thousand mailboxes due delays no other one.
 Steps
   1 the group's mailboxes that are due later than now, the earliest first
   2 left alone: the head has failed for reasons of its own and is in back-off; a burst is being debounced

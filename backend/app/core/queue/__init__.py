@@ -9,7 +9,7 @@ idempotent and fenced by `Claim.token`. It is NOT a log: what is done is gone.
 
 A mailbox's group is its name up to the last ":", for a conversation its account. A claim serves the groups in turn, and
 no more of one than its worker has set aside for any: a group with ten thousand mailboxes due, or one whose handling
-hangs, keeps nobody else waiting. A share of the queue's room is a group's, or that of several kinds of groups together.
+hangs, delays no other one. A share of the queue's room is a group's, or that of several kinds of groups together.
 
 The protocol is in `core/lua/queue_*.lua`, one script an operation, each with its steps and invariant.
 """
@@ -17,6 +17,7 @@ The protocol is in `core/lua/queue_*.lua`, one script an operation, each with it
 from __future__ import annotations
 
 from app.core.event import Event
+from app.core.queue.dead_letters import DeadLetters
 from app.core.queue.erasure import Erased
 from app.core.queue.events import (
     Claim,
@@ -32,6 +33,6 @@ from app.core.queue.mailboxes import Queue
 from app.core.queue.metrics import QUEUE, QueueMetrics
 
 __all__ = [
-    "QUEUE", "Claim", "DeadLetter", "Erased", "Event", "Failure", "LeaseLost", "PutResult", "Queue", "QueueFull",
-    "QueueMetrics", "QueueStats", "QueueUnavailable",
+    "QUEUE", "Claim", "DeadLetter", "DeadLetters", "Erased", "Event", "Failure", "LeaseLost", "PutResult", "Queue",
+    "QueueFull", "QueueMetrics", "QueueStats", "QueueUnavailable",
 ]  # fmt: skip

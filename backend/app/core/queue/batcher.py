@@ -52,7 +52,7 @@ class Batcher:
         self._waiting.append(_Item(args, weight, self._clock.monotonic() + timeout_seconds, future))
         self._weight += weight
         if self._task is None:
-            # Starts with the next turn of the loop, so it finds what everybody asked for in this one.
+            # Starts with the next turn of the loop, so it finds all that was asked for in this one.
             self._task = asyncio.create_task(self._drain())
         return future
 
@@ -73,7 +73,7 @@ class Batcher:
             for item, answer in zip(batch, answers, strict=True):
                 if not item.future.done():
                     item.future.set_result(answer)
-        except Exception as exc:  # noqa: BLE001  whoever waits must hear of it, also of a bug
+        except Exception as exc:  # noqa: BLE001  those who wait must hear of it, also of a bug
             for item in batch:
                 if not item.future.done():
                     item.future.set_exception(exc)

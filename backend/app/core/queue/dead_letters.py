@@ -7,13 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.core.event import Event
-from app.core.queue.events import (
-    REASON_CHARACTERS,
-    DeadLetter,
-    decode_entry,
-    decode_failure,
-    encode_entry,
-)
+from app.core.queue.events import REASON_CHARACTERS, DeadLetter, decode_entry, decode_failure, encode_entry
 from app.core.queue.shards import Shards, all_of
 from app.core.redis.script import Script
 
@@ -27,7 +21,7 @@ _ID = re.compile(r"(\d{1,4})-(\d{1,19}-\d{1,19})", re.ASCII)
 
 class DeadLetters:
     """One stream a shard, written by the scripts that park, the oldest dropped beyond a number and a size
-    (`queue_dead.lua`). A letter's id is `<shard>-<stream id>`."""
+    (`queue_dead.lua`). A letter's id is `<shard>-<stream id>`. Every method may raise `QueueUnavailable`."""
 
     def __init__(self, shards: Shards, *, limits: tuple[int, int]) -> None:
         """`limits`: most letters of a shard, and most bytes of them."""
@@ -35,13 +29,14 @@ class DeadLetters:
         self._limits = limits
 
     async def add(self, event: Event, reason: str) -> None:
+        """Make one of an event that is in no mailbox."""
         mailbox, entry = event.mailbox.encode(), encode_entry(event, round(event.accepted_at * 1000))
         args = (*self._limits, mailbox, entry, reason[:REASON_CHARACTERS])
         await self._shards.call(BURY, self._shards.of(mailbox), args)
 
     async def untold(self, *, limit: int, since: float) -> list[DeadLetter]:
-        """Letters that `told` has not passed yet, at most `limit` of each shard; before the first `told` those parked
-        since then (Unix seconds)."""
+        """Letters that `told` has not passed yet, at most `limit` of each shard, oldest first; before the first `told`
+        those parked since then (Unix seconds)."""
         letters: list[DeadLetter] = []
         for shard in range(len(self._shards)):
             place: Any = await self._shards.ask("dead", shard, "GET", self._told(shard))
@@ -55,9 +50,10 @@ class DeadLetters:
         if place is not None:
             await self._shards.ask("dead", place[0], "SET", self._told(place[0]), place[1])
 
-    async def page(self, *, limit: int, cursor: str | None) -> tuple[list[DeadLetter], str | None]:
-        """`limit` letters after `cursor`, and the next cursor. Raises `ValueError` for a cursor that is none; one of a
-        shard that does not exist is behind the last letter."""
+    async def page(self, *, limit: int, cursor: str | None = None) -> tuple[list[DeadLetter], str | None]:
+        """`limit` letters after `cursor`, shard by shard, oldest first, and the cursor of the next page, `None` at the
+        end. Raises `ValueError` for a cursor that is none; one of a shard that does not exist is behind the last
+        letter."""
         shard, start = 0, "-"
         if cursor is not None:
             place = _ID.fullmatch(cursor)
@@ -73,14 +69,19 @@ class DeadLetters:
         return letters, None
 
     async def replay(self, ids: Sequence[str]) -> int:
+        """Put them back at the tail of their mailboxes, in this order, as if accepted now: no dedupe check, no failed
+        attempts. Returns how many; ids that do not exist (any more) are skipped."""
         parts = self._by_shard(ids)
         return sum(await all_of(self._shards.call(REPLAY, shard, part) for shard, part in parts.items()))
 
     async def drop(self, ids: Sequence[str]) -> int:
+        """Forget them for good. Returns how many there were."""
         parts = self._by_shard(ids)
         return sum(await all_of(self._shards.call(DROP, shard, part) for shard, part in parts.items()))
 
     async def forget(self, *, older_than_seconds: float, limit: int) -> int:
+        """Those that were parked so long ago by the server's clock, at most `limit` of each shard, the oldest first.
+        Returns how many."""
         args = (round(older_than_seconds * 1000), limit)
         return sum(await all_of(self._shards.call(FORGET, shard, args) for shard in range(len(self._shards))))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from app.core.queue.dead_letters import DeadLetters
 from app.core.queue.events import DeadLetter
 from app.core.queue.shards import Shards
+from app.core.redis.door import literal
 from app.core.redis.script import Script
 
 ERASE = Script("queue_erase", prelude="queue_dead")
@@ -33,60 +34,58 @@ class Erased:
 
 
 class Erasure:
+    """One of them, step by step; see `Queue.erase`. `erased`: what is gone so far."""
+
     def __init__(self, shards: Shards, dead_letters: DeadLetters) -> None:
         self._shards = shards
         self._dead_letters = dead_letters
+        self.erased = Erased()
 
-    async def mailboxes(self, names: Sequence[str], erased: Erased) -> None:
+    async def mailboxes(self, names: Sequence[str]) -> None:
         """Each whole, also one that a worker holds: its token is void from now on, which it learns when it extends."""
         parts: dict[int, list[bytes]] = {}
         for name in (mailbox.encode() for mailbox in names):
             parts.setdefault(self._shards.of(name), []).append(name)
         for shard, part in parts.items():
             for chunk in _chunks(part, MAX_MAILBOXES):
-                await self._call(shard, (len(chunk), *chunk), erased)
+                await self._call(shard, (len(chunk), *chunk))
 
-    async def ids(self, ids: Sequence[str], erased: Erased) -> None:
+    async def ids(self, ids: Sequence[str]) -> None:
         """The marks of ids, whichever shard has them: a mailbox's name is not part of one."""
         for shard in range(len(self._shards)):
             for chunk in _chunks(ids, MAX_IDS):
-                await self._call(shard, (0, *chunk), erased)
+                await self._call(shard, (0, *chunk))
 
-    async def ids_with(self, separator: str, ids: Sequence[str], erased: Erased) -> None:
+    async def ids_with(self, separator: str, ids: Sequence[str]) -> None:
         """The marks of ids that have something behind `separator`. Reads the names of all keys, a page at a time."""
         known = frozenset(ids)
         for shard, prefix in enumerate(self._shards.prefixes):
             start = len(f"{prefix}d:")
-            async for page in self._shards.scan("erase", shard, f"{_literally(prefix)}d:*{separator}*", page=SCAN_PAGE):
+            async for page in self._shards.scan("erase", shard, f"{literal(prefix)}d:*{separator}*", page=SCAN_PAGE):
                 names = [name.decode()[start:] for name in page]
                 found = [name for name in names if name.rpartition(separator)[0] in known]
                 if found:
-                    await self._call(shard, (0, *found), erased)
+                    await self._call(shard, (0, *found))
 
-    async def letters(self, is_about: Callable[[DeadLetter], bool], erased: Erased) -> None:
+    async def letters(self, is_about: Callable[[DeadLetter], bool]) -> None:
         cursor = None
         while True:
             letters, cursor = await self._dead_letters.page(limit=PAGE, cursor=cursor)
             found = [letter for letter in letters if is_about(letter)]
             if found:
-                erased.dead_letters += await self._dead_letters.drop([letter.id for letter in found])
-                await self.ids([letter.event.id for letter in found], erased)
-                erased.event_ids += [letter.event.id for letter in found]
+                self.erased.dead_letters += await self._dead_letters.drop([letter.id for letter in found])
+                await self.ids([letter.event.id for letter in found])
+                self.erased.event_ids += [letter.event.id for letter in found]
             if cursor is None:
                 return
 
-    async def _call(self, shard: int, args: Sequence[object], erased: Erased) -> None:
+    async def _call(self, shard: int, args: Sequence[object]) -> None:
         broken, forgotten, gone = await self._shards.call(ERASE, shard, args)
-        erased.claims += broken
-        erased.marks += forgotten
-        erased.event_ids += [event_id.decode() for event_id in gone]
+        self.erased.claims += broken
+        self.erased.marks += forgotten
+        self.erased.event_ids += [event_id.decode() for event_id in gone]
 
 
 def _chunks(items: Sequence[bytes] | Sequence[str], size: int) -> Iterator[Sequence[bytes] | Sequence[str]]:
     for at in range(0, len(items), size):
         yield items[at : at + size]
-
-
-def _literally(text: str) -> str:
-    """For SCAN's pattern, in which these signs mean something."""
-    return "".join(f"\\{sign}" if sign in r"*?[]\^" else sign for sign in text)

@@ -42,7 +42,7 @@ class Claim:
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False)
 
     def is_held(self) -> bool:
-        """Certainly nobody else holds the conversation now. `False`: perhaps somebody does."""
+        """`True`: certainly no other worker holds the conversation now. `False`: another one may."""
         return self.clock.monotonic() < self.held_until
 
 

@@ -14,6 +14,7 @@ from prometheus_client import Counter
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.event import Event
+from app.core.queue import put_off
 from app.core.queue.batcher import Batcher
 from app.core.queue.dead_letters import DeadLetters
 from app.core.queue.erasure import Erased, Erasure
@@ -30,7 +31,6 @@ from app.core.queue.events import (
     encode_frame,
 )
 from app.core.queue.metrics import QUEUE, QueueMetrics
-from app.core.queue.put_off import PutOff
 from app.core.queue.shards import Shards, all_of
 from app.core.queue.waker import BLOCK_SECONDS, Waker
 from app.core.redis.door import Door
@@ -114,7 +114,6 @@ class Queue:
         # Our clock may run a little slower than the server's, and a side effect takes time after its check.
         self._held_seconds = lease_seconds - min(1.0, lease_seconds / 4)
         self._shards = Shards(door, namespace=namespace, count=shards)
-        self._put_off = PutOff(self._shards)
         self._put_timeout_seconds = put_timeout_seconds
         self._clock = clock
         self._put_header = (
@@ -126,7 +125,7 @@ class Queue:
         self._most = (math.ceil(max_pending / shards), math.ceil(max_bytes / shards))
         self._refused_at = -math.inf
         dead_limits = max_dead, math.ceil(max_dead_bytes / shards)
-        self._dead_letters = DeadLetters(self._shards, limits=dead_limits)
+        self.dead_letters = DeadLetters(self._shards, limits=dead_limits)
         self._claim_header = (_ms(lease_seconds), PEEK_EVENTS, max_attempts, _ms(BLOCK_SECONDS), *dead_limits)
         self._settle_header = (max_attempts, _ms(BLOCK_SECONDS), *dead_limits)
         puts = Shards(ingest or door, namespace=namespace, count=shards, urgent=False)
@@ -140,7 +139,8 @@ class Queue:
         self._returning: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
-        """Stop waiting for work, finish giving back what was claimed for nobody. Idempotent; the clients stay open."""
+        """Stop waiting for work, and finish giving back the claims of callers that have left. Idempotent; the clients
+        stay open."""
         await self._waker.aclose()
         if self._returning:
             await asyncio.wait(self._returning)
@@ -299,7 +299,7 @@ class Queue:
     async def _return(self, claiming: asyncio.Task[list[Claim]]) -> None:
         try:
             claims = await claiming
-            await asyncio.gather(*(self.retry_later(c, 0, counted=False, reason="claimed for nobody") for c in claims))
+            await asyncio.gather(*(self.retry_later(c, 0, counted=False, reason="its caller has left") for c in claims))
         except QueueUnavailable as exc:
             logger.warning("claims could not be given back; their leases will run out", extra={"reason": str(exc)})
 
@@ -381,7 +381,7 @@ class Queue:
         """Make due now what these groups put off until later (`None`: what every group did), because what it waited for
         is back; at most `most` mailboxes. Returns how many. Left alone are those whose head has failed for reasons of
         its own, and bursts that are being debounced; what is held by a worker may be put off after this call."""
-        return await self._put_off.wake(groups, math.inf if most is None else most)
+        return await put_off.wake(self._shards, groups, math.inf if most is None else most)
 
     async def _settle(self, claim: Claim, verb: str, number: int, reason: str = "") -> int:
         claim.held_until = -math.inf
@@ -392,40 +392,6 @@ class Queue:
         )
         self._metrics.settled.labels(("lost", verb, "park")[outcome]).inc()
         return outcome
-
-    # --- dead letters ---
-
-    async def dead(self, *, limit: int, cursor: str | None = None) -> tuple[list[DeadLetter], str | None]:
-        """A page of dead letters, shard by shard, oldest first, and the cursor of the next page, `None` at the end.
-        Raises `ValueError` for a cursor that is none."""
-        return await self._dead_letters.page(limit=limit, cursor=cursor)
-
-    async def bury(self, event: Event, reason: str) -> None:
-        """Make a dead letter of an event that is in no mailbox."""
-        await self._dead_letters.add(event, reason)
-
-    async def untold(self, *, limit: int, since: float) -> list[DeadLetter]:
-        """Dead letters that `told` has not passed yet, at most `limit` of each shard, oldest first; before the first
-        `told` those parked since then (Unix seconds)."""
-        return await self._dead_letters.untold(limit=limit, since=since)
-
-    async def told(self, letter_id: str) -> None:
-        """This letter, and every older one of its shard, has been dealt with."""
-        await self._dead_letters.told(letter_id)
-
-    async def replay(self, ids: Sequence[str]) -> int:
-        """Put dead letters back at the tail of their mailboxes, in this order, as if accepted now: no dedupe check, no
-        failed attempts. Returns how many; ids that do not exist (any more) are skipped."""
-        return await self._dead_letters.replay(ids)
-
-    async def drop(self, ids: Sequence[str]) -> int:
-        """Forget dead letters for good. Returns how many there were."""
-        return await self._dead_letters.drop(ids)
-
-    async def forget_dead(self, *, older_than_seconds: float, limit: int) -> int:
-        """Forget dead letters that were parked so long ago by the server's clock, at most `limit` of each shard, the
-        oldest first. Returns how many."""
-        return await self._dead_letters.forget(older_than_seconds=older_than_seconds, limit=limit)
 
     async def erase(
         self,
@@ -438,13 +404,13 @@ class Queue:
         """Forget these mailboxes whole, held ones too, the marks of these ids of events, and the dead letters that
         `is_about` names. Reads all dead letters. `separator`: ids of events may have it, and more, behind them; then
         the names of all keys are read. To repeat it does no harm; after an error a part may be gone."""
-        erased, erasure = Erased(), Erasure(self._shards, self._dead_letters)
-        await erasure.mailboxes(mailboxes, erased)
-        await erasure.ids(ids, erased)
+        erasure = Erasure(self._shards, self.dead_letters)
+        await erasure.mailboxes(mailboxes)
+        await erasure.ids(ids)
         if separator is not None:
-            await erasure.ids_with(separator, ids, erased)
-        await erasure.letters(is_about, erased)
-        return erased
+            await erasure.ids_with(separator, ids)
+        await erasure.letters(is_about)
+        return erasure.erased
 
     # --- watching ---
 

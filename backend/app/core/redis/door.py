@@ -86,7 +86,6 @@ class Door:
         *,
         channels: Redis | None = None,
         timings: DoorTimings = DEFAULT_TIMINGS,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`channels`: for subscriptions; it must speak RESP2. The door closes both."""
         self.timings = timings
@@ -99,7 +98,6 @@ class Door:
         self._client: Any = client
         self._pool = getattr(client, "connection_pool", None)
         self._channels = channels
-        self._monotonic = monotonic
         self._is_one_server = not isinstance(client, RedisCluster)
         self._away_until = 0.0
         """Monotonic; 0: Redis is not known to be away."""
@@ -166,8 +164,9 @@ class Door:
         return await self.bounded(self._run_together, calls, load, within_seconds=within_seconds)
 
     async def scan(self, match: str, *, page: int, within_seconds: float | None = None) -> AsyncIterator[list[bytes]]:
-        """Pages of the keys that match, each key once or more; the limit is for each page. On a Cluster `match` must
-        carry a hash tag: the node of its slot has them all. Raises `Unavailable`."""
+        """Pages of the keys that match, each key once or more; the limit is for each page. What is no pattern in
+        `match` goes through `literal`. On a Cluster it must carry a hash tag: the node of its slot has them all.
+        Raises `Unavailable`."""
         cursor = 0
         while True:
             cursor, names = await self.bounded(self._scan, cursor, match, page, within_seconds=within_seconds)
@@ -226,7 +225,7 @@ class Door:
         urgent: bool = False,
     ) -> T:
         """The answer of `command(*args)`, a call of this door's client. Raises `Unavailable`."""
-        timings, started = self.timings, self._monotonic()
+        timings, started = self.timings, time.monotonic()
         extra_seconds = timings.round_trips * self.distance_seconds
         seconds = extra_seconds + (timings.answer_seconds if within_seconds is None else within_seconds)
         if self._is_closed:
@@ -245,7 +244,7 @@ class Door:
         except (RedisError, OSError) as exc:
             await self._unanswered(exc, started, seconds)
             raise Unavailable("redis", _words(exc, seconds)) from exc
-        took = self._monotonic() - started
+        took = time.monotonic() - started
         # An urgent call may wait for longer than the others do: that it was answered says little to them.
         if self._away_until and (not urgent or took <= timings.answer_seconds + extra_seconds):
             self._away_until = 0.0
@@ -267,7 +266,7 @@ class Door:
         return Unavailable("redis", redis_words(exc))
 
     async def _unanswered(self, exc: Exception, started: float, seconds: float) -> None:
-        now = self._monotonic()
+        now = time.monotonic()
         if self._away_until:  # this call was to find out: the next one may
             self._away_until = now + self.timings.retry_seconds
         if isinstance(exc, TimeoutError) and now - started > seconds + self.timings.stall_seconds:
@@ -305,6 +304,11 @@ class Door:
             at_node: Any = await self._client.scan(cursor, match=match, count=count, target_nodes=node)
             return next(iter(at_node[0].values())), at_node[1]
         return cast("tuple[int, list[bytes]]", await self._client.scan(cursor, match=match, count=count))
+
+
+def literal(text: str) -> str:
+    """`text` as a part of a pattern, in which some signs mean something else."""
+    return "".join(f"\\{sign}" if sign in r"*?[]\^" else sign for sign in text)
 
 
 def _words(exc: Exception, seconds: float) -> str:
