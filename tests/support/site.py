@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog,
 from app.demo.bakery import BAKERY
 from app.localhost.fleet import LocalFleet
 from app.localhost.servers import EmbeddedServers
+from app.sandbox import webhooks
 from app.sandbox.webhooks import encode_like_meta, signed_headers
 
 T = TypeVar("T")
@@ -69,6 +70,20 @@ class Site:
     def say(self, sender: str, text: str, *, name: str, account: dict[str, Any] | None = None) -> None:
         number = (account or self.account)["phone_number_id"]
         self.sandbox("POST", "/say", {"text": text, "sender": sender, "name": name, "phone_number_id": number})
+
+    def send_file(
+        self, sender: str, kind: str, content: bytes, mime: str, *, says: str, name: str, **more: Any
+    ) -> None:
+        """A customer's file, in which the stand-in for Gemini hears, or sees, what it `says`."""
+        answer = self.http.post(
+            f"{self.fleet.sandbox.url}/sandbox/media",
+            params={"says": says}, content=content, headers={"Content-Type": mime},
+        )  # fmt: skip
+        answer.raise_for_status()
+        person = webhooks.Person(sender, name)
+        message = webhooks.file(person, kind, answer.json()["id"], content, mime_type=mime, **more)
+        shop = webhooks.Business(self.account["phone_number_id"])
+        self.deliver(webhooks.envelope(webhooks.messages_change(shop, [message], [person])))
 
     def deliver(self, payload: object) -> None:
         """A signed webhook of any content."""

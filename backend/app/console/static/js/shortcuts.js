@@ -9,6 +9,7 @@ const LISTED = [
   ["keys.everywhere", [["?", "help"], ["g i", "inbox"], ["g b", "bot"], ["g a", "account"], ["g f", "fleet"]]],
   ["nav.inbox", [["j", "next"], ["k", "previous"], ["/", "search"], ["r", "reply"], ["t", "take"], ["Esc", "back"]]],
   ["keys.writing", [["Enter", "send"], ["Shift Enter", "line"], ["Esc", "stop"]]],
+  ["keys.picture", [["+", "larger"], ["-", "smaller"], ["0", "fit"], ["1", "full"], ["Esc", "close"]]],
 ];
 const GOES = { i: "inbox", b: "bot", a: "account", f: "fleet" };
 const PAIR_MS = 1200;

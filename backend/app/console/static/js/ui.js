@@ -151,10 +151,11 @@ export const Toasts = () => html`<div class="toasts" role="status" aria-live="po
 
 const dialog = signal(null);
 
-/** Show `render(close)` in a dialog; resolves to what `close(value)` was called with, undefined when it was dismissed. */
-export const openDialog = (title, render) =>
+/** Show `render(close)` in a dialog; resolves to what `close(value)` was called with, undefined when it was dismissed.
+ *  `kind`: a class of its own. The focus returns to where it was. */
+export const openDialog = (title, render, { kind = "" } = {}) =>
   new Promise((resolve) => {
-    dialog.value = { title, render, resolve };
+    dialog.value = { title, render, kind, resolve };
   });
 
 /** Ask before something that cannot be undone. Resolves to true or false; with `input` to its text or undefined. */
@@ -186,9 +187,10 @@ export function Dialogs() {
   if (!shown) return null;
   const close = (value) => {
     dialog.value = null;
+    box.current?.close(); // returns the focus, which taking the element away would not
     shown.resolve(value);
   };
-  return html`<dialog ref=${box} class="dialog" onClose=${() => dialog.value === shown && close()} aria-labelledby="dialog-title">
+  return html`<dialog ref=${box} class="dialog ${shown.kind}" onClose=${() => dialog.value === shown && close()} aria-labelledby="dialog-title">
     <header><h2 id="dialog-title">${shown.title}</h2>
       <button type="button" class="button bare" aria-label=${t("ui.close")} onClick=${() => close()}><${Icon} name="close" /></button></header>
     ${shown.render(close)}

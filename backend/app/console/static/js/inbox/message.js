@@ -5,6 +5,7 @@ import { has, t, worded } from "../i18n.js";
 import { Icon } from "../icons.js";
 import { Button, Time } from "../ui.js";
 import { formatted } from "./markup.js";
+import { Picture } from "./picture.js";
 
 const TICKS = { pending: "clock", sending: "clock", sent: "one", delivered: "two", read: "two", played: "two" };
 
@@ -88,7 +89,7 @@ function Media({ message }) {
   const isHere = media.state === "kept";
   const label = media.description || worded("type", media.kind ?? message.type);
   return html`<div class="media">
-    ${isHere && ["image", "sticker"].includes(media.kind) ? html`<a href=${href} target="_blank" rel="noopener"><img src=${href} alt=${label} loading="lazy" /></a>`
+    ${isHere && ["image", "sticker"].includes(media.kind) ? html`<${Picture} src=${href} name=${media.name ?? worded("type", media.kind)} description=${label} instead=${html`<${Kind} type=${media.kind} />`} />`
       : isHere && ["audio", "voice"].includes(media.kind) ? html`<audio controls preload="none" src=${href} aria-label=${label}></audio>`
       : isHere && media.kind === "video" ? html`<video controls preload="none" src=${href} aria-label=${label}></video>`
       : html`<${Kind} type=${media.kind ?? message.type} />`}
