@@ -273,7 +273,7 @@ async def test_an_unknown_query_parameter_is_refused_by_name(api: Replica, name:
     assert tried > 20
     for path in ("/health", "/health/ready", "/health/live", "/metrics", "/webhook/whatsapp"):
         answer = await api.raw("GET", f"{path}?{name}=1")
-        assert answer.status_code in (200, 403), (path, answer.text)
+        assert answer.status_code in (200, 403, 503), (path, answer.text)  # of a busy machine too: never a 422
 
 
 async def test_an_unknown_query_parameter_tells_nothing_to_who_may_not_ask(api: Replica) -> None:
