@@ -1,4 +1,4 @@
-"""A customer's picture in a real browser: large in a dialog, by the keyboard alone, by the mouse and by the wheel."""
+"""A customer's files in a real browser: they appear by themselves; a picture is looked at large, by keyboard and mouse."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from playwright.sync_api import Browser, Locator, expect
 import app.sandbox
 from tests.support.site import Site, entered
 
-PHOTO = (Path(app.sandbox.__file__).parent / "files" / "strawberry-cake.jpg").read_bytes()
+FILES = Path(app.sandbox.__file__).parent / "files"
+PHOTO = (FILES / "strawberry-cake.jpg").read_bytes()
 SEEN = "A strawberry cake with two candles"
 NUMBER = "33698000001"
+VOICE = (FILES / "vegan.ogg").read_bytes()
 
 
 def width(image: Locator) -> float:
@@ -59,3 +61,18 @@ def test_a_picture_is_looked_at_by_the_keyboard_and_by_the_mouse(site: Site, bro
         dialog.get_by_role("button", name="Close").click()
         expect(dialog).to_be_hidden()
         expect(thumbnail).to_be_focused()
+
+
+def test_files_and_what_they_say_appear_in_the_open_thread_by_themselves(site: Site, browser: Browser) -> None:
+    number = site.customer("Files Fay", "Hello")
+    site.sent_to(number)
+    conversation = site.conversation_of(number)["id"]
+    with entered(site, browser, f"#/inbox/{site.account['id']}/all/{conversation}") as (page, _):
+        expect(page.locator(".line")).to_have_count(0)
+        spoken = "Do you have gluten-free bread?"
+        site.send_file(number, "audio", VOICE + b"1", "audio/ogg", says=spoken, name="Files Fay", voice=True)
+        expect(page.locator(".message.in audio")).to_be_visible()
+        expect(page.locator(".message.in .description")).to_have_text(spoken)
+        site.api("POST", f"/conversations/{conversation}/bot", {"enabled": False})
+        site.send_file(number, "image", PHOTO + b"1", "image/jpeg", says="", name="Files Fay")
+        expect(page.locator(".message.in .picture img")).to_be_visible()

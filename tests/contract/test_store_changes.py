@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 
 import asyncpg
 import pytest
@@ -11,6 +12,7 @@ from app.adapters.postgres_store import PostgresStore
 from app.adapters.sql_store import SqlStore
 from app.adapters.supabase_store import SupabaseStore
 from app.core.http_client import close_http_client, get_http_client
+from app.domain.media import MediaState, announced
 from app.domain.models import Author, BlockReason, HandoverReason, Json, Status
 from tests.support.store_kit import Scene, begin, message, quick_policy, unique
 
@@ -70,6 +72,30 @@ async def test_each_change_is_told_once_with_what_it_is_about(scene: Scene, hear
     assert heard.types() == ["conversation.read"]
     await scene.store.mark_read(reply.conversation_id)
     assert heard.types() == []
+
+
+async def test_files_are_told_when_they_are_known_of_kept_and_described(scene: Scene, heard: Heard) -> None:
+    picture = replace(message(None, kind="image"), payload={"image": {"id": "42", "mime_type": "image/jpeg"}})
+    await scene.receive(picture)
+    heard.clear()
+    told = announced(picture)
+    assert told is not None
+    (row,) = (await scene.store.open_media(scene.account.id, [told], quoted=[])).files
+    known = {"kind": "image", "mime": "image/jpeg", "size": None, "state": "pending", "is_described": False}
+    assert [(each["type"], each["facts"]["media"]) for each in heard] == [("message.media", known)]
+    heard.clear()
+    await scene.store.open_media(scene.account.id, [told], quoted=[])
+    assert heard == [], "nothing is new"
+    await scene.store.settle_media(row.id, MediaState.KEPT, sha256="0" * 64, size=9, mime="image/jpeg")
+    kept = known | {"size": 9, "state": "kept"}
+    assert [(each["type"], each["facts"]["media"]) for each in heard] == [("message.media", kept)]
+    heard.clear()
+    await scene.store.describe_media([(row.id, "A cake", "[image: A cake]")])
+    described = kept | {"is_described": True}
+    assert [(each["type"], each["facts"]["media"]) for each in heard] == [
+        ("message.received", kept), ("message.media", described),
+    ]  # fmt: skip
+    assert "cake" not in str(heard), "no words"
 
 
 async def test_profiles_and_blocks_are_told(scene: Scene, heard: Heard) -> None:
