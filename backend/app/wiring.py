@@ -252,14 +252,15 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
     inbox = _inbox(settings, outside)
     journal = inbox if isinstance(inbox, Journal) else None
     intake = inbox if isinstance(inbox, InboxFallback) else _with_overflow(journal or outside.queue, outside)
-    conversations = _conversations(outside, accounts, delivery, namespace.before(journal or outside.queue))
+    attachments = _attachments(settings, outside)
+    conversations = _conversations(outside, accounts, delivery, namespace.before(journal or outside.queue), attachments)
     cut_off = CutOff(CIRCUIT_BREAKERS, lambda: [other.info for other in outside.registry.others])
     notices = AccountNotices(accounts)
     audit = AuditService(accounts, outside.store, keep_days=settings.audit_retention_days)
     verifier, admin_key = _verifier(settings), _admin_key(settings)
     loop_watch, bot, worker = LoopWatch(), None, None
     if settings.app_role is not ReplicaRole.API:
-        bot = _bot(settings, outside, accounts, delivery)
+        bot = _bot(settings, outside, accounts, delivery, attachments)
         worker = InboxWorker(
             outside.queue, bot, conversations, notices, concurrency=capacity_of(settings).answers,
             lag_seconds=lambda: loop_watch.lag_seconds, on_beat=lambda: supervisor.beat("worker"),
@@ -326,14 +327,17 @@ def _accounts(settings: Settings, outside: Outside) -> AccountService:
 
 
 def _conversations(
-    outside: Outside, accounts: AccountService, delivery: Delivery, queue: Destination
+    outside: Outside, accounts: AccountService, delivery: Delivery, queue: Destination, attachments: Attachments
 ) -> ConversationService:
     return ConversationService(
-        accounts=accounts, store=outside.store, queue=queue, delivery=delivery, files=outside.files
-    )
+        accounts=accounts, store=outside.store, queue=queue, delivery=delivery, files=outside.files,
+        attachments=attachments,
+    )  # fmt: skip
 
 
-def _bot(settings: Settings, outside: Outside, accounts: AccountService, delivery: Delivery) -> BotService:
+def _bot(
+    settings: Settings, outside: Outside, accounts: AccountService, delivery: Delivery, attachments: Attachments
+) -> BotService:
     return BotService(
         accounts=accounts,
         store=outside.store,
@@ -342,7 +346,7 @@ def _bot(settings: Settings, outside: Outside, accounts: AccountService, deliver
         delivery=delivery,
         interim=Interim(outside.store, outside.messenger, delivery, after_seconds=settings.interim_seconds),
         limits=_daily_limits(settings),
-        attachments=_attachments(settings, outside),
+        attachments=attachments,
     )
 
 

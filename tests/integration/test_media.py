@@ -214,6 +214,41 @@ async def test_while_a_person_answers_files_are_kept_for_them(make_office: MakeO
     assert len(await office.sends(person)) == 1
 
 
+async def test_a_picture_from_the_business_app_is_kept_and_shown_and_is_no_question(make_office: MakeOffice) -> None:
+    office = await make_office()
+    person = office.person()
+    await answer(office, person, wa.text(person, "Hello"))
+    echo = await file(office, wa.Person("15550001"), "image", PHOTO, caption="This one?") | {"to": person.wa_id}
+    await office.ingest.accept(wa.envelope(wa.echoes_change(office.business, [echo])))
+    await office.until_idle()
+    message = (await stored(office))[-1]
+    assert (message.direction, message.author, message.text) == ("outbound", "human", "[image] This one?")
+    media = (await office.store.media_of([message.id]))[message.id]
+    assert (media.state, media.size, media.mime) == ("kept", len(PHOTO), "image/jpeg")
+    assert len(await office.control.record(kind="generate")) == 1
+    assert len(await office.sends(person)) == 1
+    (found,) = (await office.store.list_conversations(office.account.id, limit=2, cursor=None)).items
+    assert not found.bot_enabled
+
+
+async def test_a_picture_from_the_business_app_that_cannot_be_fetched_silences_the_bot_all_the_same(
+    make_office: MakeOffice,
+) -> None:
+    office = await make_office()
+    person = office.person()
+    await answer(office, person, wa.text(person, "Hello"))
+    fault = await office.control.add_fault("whatsapp", http_status=503, match={"operation": "download"})
+    echo = await file(office, wa.Person("15550001"), "image", PHOTO) | {"to": person.wa_id}
+    await office.ingest.accept(wa.envelope(wa.echoes_change(office.business, [echo])))
+
+    async def is_silent() -> bool:
+        (found,) = (await office.store.list_conversations(office.account.id, limit=2, cursor=None)).items
+        return not found.bot_enabled
+
+    await office.until(is_silent)
+    await office.control.remove_fault(fault)
+
+
 async def test_hanging_downloads_leave_the_places_of_texts_free(make_office: MakeOffice, within: Within) -> None:
     office = await make_office()  # ten workers
     fault = await office.control.add_fault("whatsapp", file="stall", match={"operation": "download"})

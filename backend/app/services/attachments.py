@@ -159,6 +159,16 @@ class Attachments:
             return Collecting(self, accepted_at, has_place=False, may_fetch=False)
         raise Postponed(min(blocked or self._turn_seconds(), left), "media: cannot be fetched now")
 
+    async def keep(self, account: Account, message: InboundMessage, accepted_at: datetime) -> None:
+        """The file of a stored message that is no question, if it has one, for people. Raises `Postponed` if it cannot
+        be fetched yet, `AccountRejected`, `Unavailable` of the database."""
+        files = self.enter([message], accepted_at)
+        try:
+            files.add(account, [message])
+            await files.all()
+        finally:
+            await files.close()
+
     def leave(self) -> None:
         """A place of `enter` is free again."""
         self._busy -= 1

@@ -52,6 +52,7 @@ from app.domain.models import (
 from app.domain.ports import MediaStore, Store
 from app.domain.webhook import Kind, to_inbound
 from app.services.account_service import AccountService
+from app.services.attachments import Attachments
 from app.services.bot_service import Hold
 from app.services.delivery import Delivered, Delivery
 from app.services.ingest_service import Destination, Incoming
@@ -77,6 +78,7 @@ class ConversationService:
         queue: Destination,
         delivery: Delivery,
         files: MediaStore,
+        attachments: Attachments,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._accounts = accounts
@@ -84,6 +86,7 @@ class ConversationService:
         self._queue = queue
         self._delivery = delivery
         self._files = files
+        self._attachments = attachments
         self._clock = clock
 
     async def list_for(
@@ -247,8 +250,21 @@ class ConversationService:
         return outcome, reason
 
     async def record_echo(self, incoming: Incoming) -> str:
-        """A person answered from the phone: the bot is silent from now on. Returns the outcome."""
+        """A person answered from the phone: the bot is silent from now on. Without the file that they sent. Returns the
+        outcome."""
+        return await self._record_echo(await self._account(incoming), incoming)
+
+    async def receive_echo(self, incoming: Incoming) -> str:
+        """`record_echo`, then the file that they sent is kept for people. Raises what `Attachments.keep` raises: the
+        bot is silent all the same."""
         account = await self._account(incoming)
+        outcome = await self._record_echo(account, incoming)
+        if outcome == "taken_over":
+            message = to_inbound(incoming.body["message"], incoming.accepted_at)
+            await self._attachments.keep(account, message, incoming.accepted_at)
+        return outcome
+
+    async def _record_echo(self, account: Account, incoming: Incoming) -> str:
         body = incoming.body
         message = to_inbound(body["message"], incoming.accepted_at)
         try:

@@ -187,7 +187,7 @@ class InboxWorker:
             return await self._bot.handle(_run(claim), self._hold(claim))
         one: Mapping[str, Callable[[Incoming], Awaitable[str | tuple[str, str]]]] = {
             Kind.STATUS: self._conversations.apply_status,
-            Kind.ECHO: self._conversations.record_echo,
+            Kind.ECHO: self._conversations.receive_echo,
             Kind.OUTBOUND: lambda incoming: self._conversations.send_human(incoming, self._hold(claim)),
             Kind.NOTICE: self._notices.receive,
             Kind.UNKNOWN: _refuse,
