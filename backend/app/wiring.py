@@ -20,6 +20,7 @@ from app.adapters.migrations import read_migrations
 from app.adapters.postgres_media import PostgresMediaStore
 from app.adapters.postgres_store import PostgresStore
 from app.adapters.receivers import HttpReceiver
+from app.adapters.recordings import recording_seconds
 from app.adapters.sandbox_switch import SandboxSwitch
 from app.adapters.sql_store import OnChanges, ignore_changes
 from app.adapters.supabase_auth import SupabaseTokenVerifier
@@ -355,6 +356,7 @@ def _attachments(settings: Settings, outside: Outside) -> Attachments:
         outside.store,
         outside.files,
         outside.messenger,
+        recording_seconds,
         max_bytes=settings.media_max_bytes,
         places=capacity_of(settings).runs_with_files,
     )

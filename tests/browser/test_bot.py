@@ -48,11 +48,15 @@ def test_business_hours_and_own_fields_are_edited_without_writing_json(site: Sit
         page.get_by_role("button", name="Add a field").click()
         page.get_by_label("Label", exact=True).last.fill("terrace")
         page.get_by_label("Value", exact=True).last.fill("in summer")
+        page.get_by_role("checkbox", name="Video").uncheck()
+        page.get_by_label("Pages of a PDF, at most").fill("20")
         page.get_by_role("button", name="Save").click()
         expect(page.get_by_text("Saved: every replica")).to_be_visible()
         profile = site.api("GET", f"/bot/profile?account_id={account['id']}")
         assert profile["business_hours"]["weekly"]["monday"] == [["09:00", "12:30"], ["09:00", "18:00"]]
         assert profile["business_hours"]["exceptions"] == {"2026-12-25": []}
+        assert profile["media_kinds"] == ["image", "sticker", "audio", "document"]
+        assert profile["media_max_pages"] == 20
         assert profile["custom_fields"]["terrace"] == "in summer"
         assert profile["custom_fields"]["payment"] == ["cash", "card", "meal vouchers"]
 

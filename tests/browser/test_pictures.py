@@ -1,4 +1,4 @@
-"""A customer's files in a real browser: they appear by themselves; a picture is looked at large, by keyboard and mouse."""
+"""Files in a real browser: they appear by themselves; a picture is looked at large, by keyboard and by mouse."""
 
 from __future__ import annotations
 

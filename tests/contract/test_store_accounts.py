@@ -215,6 +215,10 @@ async def test_a_profile_keeps_free_form_parts_as_they_are(store: SqlStore, new_
         "business_hours": {"time_zone": "Europe/Paris", "weekly": {"monday": [["09:00", "12:00"]]}},
         "outside_hours_text": "Tomorrow",
         "stop_words": ("genug", "basta"),
+        "media_kinds": ("audio", "image"),
+        "media_max_bytes": 5_000_000,
+        "media_max_seconds": 90,
+        "media_max_pages": 20,
     }
     changed = await store.update_profile(account.id, changes)
     assert {name: getattr(changed, name) for name in changes} == changes

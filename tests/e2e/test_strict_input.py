@@ -162,7 +162,8 @@ async def test_free_form_numbers_of_any_size_are_kept_as_json_knows_them(api: Re
 @pytest.mark.parametrize("number", ["9" * 30, "-1", "1.5", "9" * 5000, "true", '"5"'])
 async def test_numbers_that_a_field_cannot_take_are_refused(api: Replica, number: str) -> None:
     path = f"/bot/profile?account_id={(await api.new_account())['id']}"
-    for field in ("max_output_tokens", "auto_reply_limit", "auto_reply_minutes", "handover_pause_minutes"):
+    for field in ("max_output_tokens", "auto_reply_limit", "auto_reply_minutes", "handover_pause_minutes",
+                  "media_max_bytes", "media_max_seconds", "media_max_pages"):  # fmt: skip
         response = await send(api, "PUT", path, f'{{"{field}": {number}}}'.encode())
         assert response.status_code in (400, 422), field
     assert (await api("PUT", path, json={"max_output_tokens": 5.0}))["max_output_tokens"] == 5
@@ -195,11 +196,15 @@ async def test_nul_is_refused_where_text_is_meant_and_replaced_in_free_form(api:
         ("business_hours.time_zone", {"time_zone": "Mars/Olympus", "weekly": {}}),
         ("business_hours.weekly.monday.0.1", {"time_zone": "UTC", "weekly": {"monday": [["09:00", "25:00"]]}}),
         ("business_hours.weekly.someday", {"time_zone": "UTC", "weekly": {"someday": []}}),
+        ("media_kinds", ["hologram"]), ("media_kinds", ["audio"] * 6), ("media_max_bytes", 14_000_001),
+        ("media_max_seconds", 3601), ("media_max_pages", 1001),
         ("stop_words", ["?!"]), ("stop_words", ["x" * 61]), ("stop_words", ["a"] * 51),
         ("business_hours.exceptions", {"time_zone": "UTC", "weekly": {}, "exceptions": {"2026-02-30": []}}),
     ],
 )  # fmt: skip
-async def test_what_the_handover_cannot_use_is_refused_by_name(api: Replica, field: str, value: object) -> None:
+async def test_what_a_field_of_the_profile_cannot_use_is_refused_by_name(
+    api: Replica, field: str, value: object
+) -> None:
     path = f"/bot/profile?account_id={(await api.new_account())['id']}"
     error = await api.refused("PUT", path, status=422, json={field.partition(".")[0]: value})
     assert error["field"].startswith(field)

@@ -14,6 +14,7 @@ import pytest
 
 import app.sandbox
 from app.adapters.postgres_media import PostgresMediaStore
+from app.adapters.recordings import recording_seconds
 from app.demo.bakery import BAKERY
 from app.domain.media import announced
 from app.domain.models import Message
@@ -143,6 +144,7 @@ async def at_once(office: Office) -> Office:
         office.store,
         PostgresMediaStore(office.store),
         office.outside.messenger,
+        recording_seconds,
         max_bytes=12_000_000,
         places=2,
         wait_seconds=0,
@@ -190,6 +192,48 @@ async def test_too_many_bytes_for_the_model_are_not_shown_to_it(make_office: Mak
     (asked,) = await office.control.record(kind="generate")
     assert len([part for part in asked["body"]["contents"][-1]["parts"] if "inlineData" in part]) == 1
     assert await needs_human(office) == "unreadable"
+
+
+@pytest.mark.parametrize(
+    ("profile", "kind", "mime", "content"),
+    [
+        ({"media_kinds": ["audio"]}, "image", "image/jpeg", PHOTO),
+        ({"media_max_bytes": len(PHOTO)}, "image", "image/jpeg", PHOTO + b"1"),
+        ({"media_max_seconds": 1}, "audio", "audio/ogg", VOICE),
+        ({"media_max_seconds": 4}, "audio", "audio/mpeg", (b"\xff\xfb\x90\x00" + bytes(413)) * 200),
+        ({"media_max_seconds": 2}, "audio", "audio/mpeg", b"ID3" + bytes(10_000)),
+        ({"media_max_pages": 1}, "document", "application/pdf", PDF + b"<</Type/Page>>"),
+    ],
+    ids=["kind", "bytes", "seconds of a voice note", "seconds of an MP3", "an unknown length", "pages"],
+)
+async def test_what_is_over_a_limit_of_the_profile_is_kept_for_a_person(
+    make_office: MakeOffice, profile: dict[str, Any], kind: str, mime: str, content: bytes
+) -> None:
+    office = await make_office(profile=profile)
+    person = office.person()
+    over = await file(office, person, kind, content, mime_type=mime)
+    assert await answer(office, person, over) == BAKERY["non_text_reply"]
+    assert await needs_human(office) == "unreadable"
+    (message, _) = await stored(office)
+    assert (await office.store.media_of([message.id]))[message.id].is_kept
+    assert await office.control.record(kind="generate") == []
+
+
+async def test_what_is_within_the_limits_of_the_profile_is_shown_to_the_model(make_office: MakeOffice) -> None:
+    limits = {"media_kinds": ["audio", "document"], "media_max_seconds": 6, "media_max_pages": 1}
+    office = await make_office(profile=limits | {"media_max_bytes": 100_000})
+    person = office.person()
+    mp3 = (b"\xff\xfb\x90\x00" + bytes(413)) * 200
+    said = await answer(
+        office,
+        person,
+        await file(office, person, "audio", mp3, "Do you have vegan pastries?", mime_type="audio/mpeg"),
+        await file(office, person, "document", PDF),
+    )
+    assert "apple turnover" in said
+    (asked,) = await office.control.record(kind="generate")
+    assert len([part for part in asked["body"]["contents"][-1]["parts"] if "inlineData" in part]) == 2
+    assert await needs_human(office) is None
 
 
 async def test_understanding_can_be_switched_off_and_files_are_kept_all_the_same(make_office: MakeOffice) -> None:

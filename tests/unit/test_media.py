@@ -18,7 +18,6 @@ from app.domain.media import (
     announced,
     described,
     model_mime,
-    ogg_seconds,
     plain_mime,
     recognise,
     served_as,
@@ -75,15 +74,6 @@ def test_types_lose_their_parameters_and_the_model_gets_those_it_takes(
     mime: object, plain: str, for_the_model: str | None
 ) -> None:
     assert (plain_mime(mime), model_mime(plain_mime(mime))) == (plain, for_the_model)
-
-
-def test_the_length_of_a_voice_note_is_read_from_its_last_page() -> None:
-    seconds = ogg_seconds((FILES / "vegan.ogg").read_bytes())
-    assert seconds is not None
-    assert 1 < seconds < 4
-    assert ogg_seconds(b"") is None
-    assert ogg_seconds(b"OggS") is None
-    assert ogg_seconds(b"OggS\0\0" + (-1).to_bytes(8, "little", signed=True)) is None
 
 
 @pytest.mark.parametrize(

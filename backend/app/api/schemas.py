@@ -29,7 +29,11 @@ from app.domain.handover import MAX_KEYWORD_CHARACTERS, MAX_KEYWORDS
 from app.domain.identifiers import MEMBER_ID, PHONE_NUMBER_ID
 from app.domain.media import MediaState
 from app.domain.models import (
+    MAX_MEDIA_BYTES,
+    MAX_MEDIA_PAGES,
+    MAX_MEDIA_SECONDS,
     MAX_OUTPUT_TOKENS,
+    MEDIA_KINDS,
     Author,
     Direction,
     HandoverReason,
@@ -85,6 +89,7 @@ Token = Annotated[str, StringConstraints(pattern=STORED_TOKEN), BeforeValidator(
 AccessToken = Token
 VerifyToken = Token
 TokenBudget = Annotated[int, Field(ge=1, le=10**15), NOT_TEXT]
+MediaKind = Literal["image", "sticker", "audio", "video", "document"]
 LongText = Annotated[str, StringConstraints(max_length=PROFILE_BYTES, pattern=NO_NUL)]
 ReplyText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=SOME_TEXT)]
 """Sent to customers as it is; WhatsApp refuses a text without any."""
@@ -516,6 +521,10 @@ class ProfileChanges(_In):
     auto_reply_limit: Annotated[int, Field(ge=1, le=1000), NOT_TEXT] | None = None
     auto_reply_minutes: Annotated[int, Field(ge=1, le=1440), NOT_TEXT] | None = None
     media_understanding: StrictBool | None = None
+    media_kinds: Annotated[list[MediaKind], Field(max_length=len(MEDIA_KINDS))] | None = None
+    media_max_bytes: Annotated[int, Field(ge=1, le=MAX_MEDIA_BYTES), NOT_TEXT] | None = None
+    media_max_seconds: Annotated[int, Field(ge=1, le=MAX_MEDIA_SECONDS), NOT_TEXT] | None = None
+    media_max_pages: Annotated[int, Field(ge=1, le=MAX_MEDIA_PAGES), NOT_TEXT] | None = None
     handover_keywords: Keywords | None = None
     on_handover: OnHandover | None = None
     handover_pause_minutes: Annotated[int, Field(ge=1, le=MAX_PAUSE_MINUTES), NOT_TEXT] | None = None
@@ -545,6 +554,10 @@ class ProfileOut(_Out):
     auto_reply_limit: int
     auto_reply_minutes: int
     media_understanding: bool
+    media_kinds: tuple[str, ...]
+    media_max_bytes: int | None
+    media_max_seconds: int
+    media_max_pages: int | None
     handover_keywords: tuple[str, ...]
     on_handover: OnHandover
     handover_pause_minutes: int

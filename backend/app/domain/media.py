@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from app.domain.foreign_text import one_line
-from app.domain.models import InboundMessage, Json
+from app.domain.models import MEDIA_KINDS, InboundMessage, Json
 
-KINDS = frozenset({"image", "audio", "video", "document", "sticker"})
+KINDS = frozenset(MEDIA_KINDS)
 KEPT_BYTES = 20_000_000
 """Of one file, to be kept for people: all that WhatsApp takes but for long documents (Cloud API, media)."""
 NAME_CHARACTERS = 200
@@ -21,10 +21,6 @@ CAPTION_CHARACTERS = 1024
 DESCRIPTION_CHARACTERS = 4000
 MAX_FILES = 10
 """Of one run of messages, to the model."""
-MAX_AUDIO_SECONDS = 600.0
-"""Of one voice note, to the model."""
-OGG_TAIL_BYTES = 65_536
-"""An Ogg page is no longer; the last one tells how long the recording is."""
 
 _GEMINI_TYPES = frozenset({
     "image/png", "image/jpeg", "image/webp", "image/heic", "image/heif",
@@ -159,16 +155,6 @@ def sha256_hex(value: object) -> str | None:
     except (binascii.Error, ValueError):
         return None
     return raw.hex() if len(raw) == 32 else None
-
-
-def ogg_seconds(tail: bytes) -> float | None:
-    """How long an Ogg/Opus recording is, by the last page in its last bytes; `None` where that cannot be read. The
-    position counts samples of 48 kHz (RFC 7845, section 4)."""
-    at = tail.rfind(b"OggS")
-    if at < 0 or len(tail) < at + 14:
-        return None
-    samples = int.from_bytes(tail[at + 6 : at + 14], "little", signed=True)
-    return samples / 48_000 if samples >= 0 else None
 
 
 def _is_text(head: bytes) -> bool:

@@ -252,6 +252,15 @@ class TableSecurity:
     policies: tuple[str, ...]
 
 
+MEDIA_KINDS = ("image", "sticker", "audio", "video", "document")
+"""Types of messages with a file (Cloud API, webhooks)."""
+MAX_MEDIA_BYTES = 14_000_000
+"""Of files in one request: with base64 and the texts Gemini takes 20 MB (Gemini API, inline data)."""
+MAX_MEDIA_SECONDS = 3600
+MAX_MEDIA_PAGES = 1000
+"""Gemini takes no longer documents (Gemini API, documents)."""
+
+
 @dataclass(frozen=True, slots=True)
 class BotProfile:
     """How an account's bot introduces itself and what it knows. Free-form parts stay JSON."""
@@ -280,6 +289,14 @@ class BotProfile:
     auto_reply_minutes: int = 10
     media_understanding: bool = True
     """Does the model get what customers send that is not text? If not, `non_text_reply` answers it."""
+    media_kinds: tuple[str, ...] = MEDIA_KINDS
+    """What of it the model gets; other kinds are answered as what is over a limit."""
+    media_max_bytes: int | None = None
+    """Of the files of one run of messages, to the model; `None`, or more than MEDIA_MAX_BYTES: that."""
+    media_max_seconds: int = 600
+    """Of a recording or a video, to the model."""
+    media_max_pages: int | None = None
+    """Of a PDF, to the model; `None`: they are not counted."""
     handover_keywords: tuple[str, ...] = ()
     """Who writes one of these, as whole words, gets a person without the model being asked."""
     on_handover: OnHandover = OnHandover.PAUSE

@@ -173,6 +173,13 @@ class MediaSource(Protocol):
         ...
 
 
+class RecordingLength(Protocol):
+    def __call__(self, content: bytes, mime: str, *, most: float) -> float | None:
+        """Seconds, or `None` if it does not tell. More than `most` may be any number above it. No I/O; up to a second
+        of work."""
+        ...
+
+
 class MediaStore(Protocol):
     """Where the bytes of files are, by the ids of their rows."""
 

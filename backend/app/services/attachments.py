@@ -28,21 +28,19 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Expected
 from app.core.failure_words import in_words
 from app.domain.errors import AccountRejected, MediaTooLarge, NotFound, SendError, Unavailable
+from app.domain.extent import OGG_TAIL_BYTES, UNKNOWN_BYTES_PER_SECOND, ogg_seconds, pdf_pages
 from app.domain.media import (
     KEPT_BYTES,
-    MAX_AUDIO_SECONDS,
     MAX_FILES,
-    OGG_TAIL_BYTES,
     Announced,
     Media,
     MediaState,
     announced,
     model_mime,
-    ogg_seconds,
     quoted_id,
 )
-from app.domain.models import Account, Attachment, InboundMessage
-from app.domain.ports import MediaSource, MediaStore, Offered, Store
+from app.domain.models import Account, Attachment, BotProfile, InboundMessage
+from app.domain.ports import MediaSource, MediaStore, Offered, RecordingLength, Store
 from app.services.delivery import Postponed
 
 logger = logging.getLogger(__name__)
@@ -127,6 +125,7 @@ class Attachments:
         store: Store,
         files: MediaStore,
         source: MediaSource,
+        length: RecordingLength,
         *,
         max_bytes: int,
         places: int,
@@ -137,6 +136,7 @@ class Attachments:
         self._store = store
         self._files = files
         self._source = source
+        self._length = length
         self._max_bytes = max_bytes
         self._places = places
         self._wait_seconds = wait_seconds
@@ -204,19 +204,25 @@ class Attachments:
         return Collected({str(media.wa_message_id): media for media in kept}, opened.quoted)
 
     @asynccontextmanager
-    async def shown(self, collected: Collected, wamids: Sequence[str]) -> AsyncIterator[Mapping[str, Attachment]]:
-        """Of the files of `wamids`, in order, those that the model can take, as it takes them, for the block."""
+    async def shown(
+        self, collected: Collected, wamids: Sequence[str], profile: BotProfile
+    ) -> AsyncIterator[Mapping[str, Attachment]]:
+        """Of the files of `wamids`, in order, those that the model can take and the profile lets it have, as it takes
+        them, for the block."""
         chosen: list[tuple[str, Media, str]] = []
-        left = self._max_bytes
+        most = min(self._max_bytes, profile.media_max_bytes or self._max_bytes)
+        left = most
         for wamid in wamids:
             media = collected.files.get(wamid)
             mime = model_mime(media.mime) if media is not None and media.is_kept else None
             if media is None or mime is None or media.size is None or not 0 < media.size <= left:
                 continue
-            if len(chosen) < MAX_FILES and await self._is_short_enough(media, mime):
+            if media.kind not in profile.media_kinds or len(chosen) == MAX_FILES:
+                continue
+            if await self._is_within(media, mime, profile):
                 chosen.append((wamid, media, mime))
                 left -= media.size
-        async with self._budget.hold(self._max_bytes - left):
+        async with self._budget.hold(most - left):
             yield {wamid: attachment for wamid, media, mime in chosen if (attachment := await self._read(media, mime))}
 
     async def describe(self, told: Sequence[tuple[Media, str, str]]) -> None:
@@ -300,12 +306,32 @@ class Attachments:
             media.conversation_id, media.wa_message_id,
         )  # fmt: skip
 
-    async def _is_short_enough(self, media: Media, mime: str) -> bool:
-        if mime != "audio/ogg" or media.size is None:
-            return True
-        tail = [piece async for piece in self._files.read(media.id, start=max(0, media.size - OGG_TAIL_BYTES))]
-        seconds = ogg_seconds(b"".join(tail))
-        return seconds is None or seconds <= MAX_AUDIO_SECONDS
+    async def _is_within(self, media: Media, mime: str, profile: BotProfile) -> bool:
+        """Neither longer nor with more pages than the profile allows. A recording that does not tell its length is
+        judged by its bytes; a PDF that does not tell its pages passes."""
+        size = media.size or 0
+        try:
+            if mime == "audio/ogg":
+                tail = await self._bytes(media, start=max(0, size - OGG_TAIL_BYTES))
+                seconds = ogg_seconds(tail)
+            elif mime.startswith(("audio/", "video/")):
+                most = float(profile.media_max_seconds)
+                async with self._budget.hold(size):
+                    content = await self._bytes(media)
+                    seconds = await asyncio.to_thread(self._length, content, mime, most=most)
+            elif mime == "application/pdf" and profile.media_max_pages is not None:
+                async with self._budget.hold(size):
+                    content = await self._bytes(media)
+                    pages = await asyncio.to_thread(pdf_pages, content, most=profile.media_max_pages)
+                return pages is None or pages <= profile.media_max_pages
+            else:
+                return True
+        except NotFound:  # it went between two looks
+            return False
+        return (size / UNKNOWN_BYTES_PER_SECOND if seconds is None else seconds) <= profile.media_max_seconds
+
+    async def _bytes(self, media: Media, *, start: int = 0) -> bytes:
+        return b"".join([piece async for piece in self._files.read(media.id, start=start)])
 
     async def _read(self, media: Media, mime: str) -> Attachment | None:
         """`None`: it went between two looks."""

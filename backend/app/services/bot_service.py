@@ -495,7 +495,8 @@ class BotService:
         collected = await self._fetched(work.account, work.conversation, work.files) if work.files else NOTHING
         if not collected.files or not profile.media_understanding:
             return await self._compose_of(work, profile, background, read(work.asked, collected, {}))
-        async with self._attachments.shown(collected, [message.wa_message_id for message in work.asked]) as shown:
+        wamids = [message.wa_message_id for message in work.asked]
+        async with self._attachments.shown(collected, wamids, profile) as shown:
             question = read(work.asked, collected, shown)
             answer = await self._compose_of(work, profile, background, question)
         if question.for_a_person and answer.handover is None:

@@ -1,7 +1,7 @@
 // The inputs of a profile's fields. Each gets its value and tells a new one; what cannot be a value is told as an error.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { html } from "../html.js";
-import { has, number, t } from "../i18n.js";
+import { has, number, t, worded } from "../i18n.js";
 import { Button, Field } from "../ui.js";
 
 const helpOf = (name) => (has(`bot.${name}_help`) ? t(`bot.${name}_help`) : null);
@@ -15,10 +15,11 @@ export function Editor({ field, value, error, isChanged, onChange, onInvalid }) 
       <span><span class="field-label">${labelOf(field.name)}</span>${isChanged && html`<${Changed} />`}<span class="field-help">${helpOf(field.name)}</span></span></label>
       ${error && html`<p class="field-error">${error}</p>`}</div>`;
   }
-  if (["pairs", "week", "words"].includes(field.kind)) {
+  const Group = { pairs: Pairs, week: Week, words: Words, several: Several }[field.kind];
+  if (Group) {
     return html`<fieldset class="field ${error ? "wrong" : ""}" data-field=${field.name}><legend class="field-label">${labelOf(field.name)}${isChanged && html`<${Changed} />`}</legend>
       ${helpOf(field.name) && html`<p class="field-help">${helpOf(field.name)}</p>`}
-      ${field.kind === "pairs" ? html`<${Pairs} ...${props} />` : field.kind === "week" ? html`<${Week} ...${props} />` : html`<${Words} ...${props} />`}
+      <${Group} ...${props} />
       ${error && html`<p class="field-error">${error}</p>`}</fieldset>`;
   }
   const Input = { text: Text, area: Text, number: Figure, choice: Choice, json: Json }[field.kind];
@@ -47,6 +48,15 @@ function Figure({ field, value, onChange, onInvalid, attributes }) {
 
 const Choice = ({ field, value, onChange, attributes }) => html`<select ...${attributes} value=${value} onChange=${(event) => onChange(event.target.value)}>
   ${[...new Set([...field.options, value])].map((option) => html`<option key=${option} value=${option}>${has(`bot.${field.name}.${option}`) ? t(`bot.${field.name}.${option}`) : option}</option>`)}</select>`;
+
+/** Some of the options, in their order; one of a newer server stays. */
+function Several({ field, value, onChange }) {
+  const chosen = new Set(value ?? []);
+  const options = [...new Set([...field.options, ...chosen])];
+  const change = (option, isChosen) => onChange(options.filter((each) => (each === option ? isChosen : chosen.has(each))));
+  return html`<div class="several">${options.map((option) => html`<label key=${option}><input type="checkbox" checked=${chosen.has(option)}
+    onChange=${(event) => change(option, event.target.checked)} />${worded("type", option)}</label>`)}</div>`;
+}
 
 /** Free-form JSON, kept as it is typed until it can be read. */
 function Json({ value, onChange, onInvalid, attributes }) {

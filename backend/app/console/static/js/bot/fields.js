@@ -25,7 +25,14 @@ export const GROUPS = [
     name: "behaviour",
     fields: [
       { name: "model", kind: "text", max: 100, nullable: true }, figure("temperature", 0, 2, { step: 0.1, nullable: true }), figure("max_output_tokens", 1, 2048, { nullable: true }),
-      figure("auto_reply_limit", 1, 1000), figure("auto_reply_minutes", 1, 1440), flag("media_understanding"), flag("resend_ambiguous"),
+      figure("auto_reply_limit", 1, 1000), figure("auto_reply_minutes", 1, 1440), flag("resend_ambiguous"),
+    ],
+  },
+  {
+    name: "files",
+    fields: [
+      flag("media_understanding"), { name: "media_kinds", kind: "several", options: ["image", "sticker", "audio", "video", "document"] },
+      figure("media_max_bytes", 1, 14_000_000, { nullable: true }), figure("media_max_seconds", 1, 3600), figure("media_max_pages", 1, 1000, { nullable: true }),
     ],
   },
 ];
