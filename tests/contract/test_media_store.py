@@ -121,6 +121,7 @@ async def test_each_file_of_a_message_has_one_row_however_often_its_fetch_begins
     found = await store.get_media(file.message_id)
     assert found is not None
     assert (found.state, found.size, found.opened) == ("kept", 1, 2), "kept stays kept"
+    assert not await store.settle_media(str(uuid.uuid4()), MediaState.KEPT, sha256=digest, size=1), "erased meanwhile"
     assert not await store.put_media_chunk(file.id, 0, b"late"), "a worker that lost its conversation writes nothing"
 
 

@@ -127,6 +127,15 @@ async def test_what_a_browser_could_run_is_only_a_download(api: Replica, name: s
     assert "\n" not in served.headers["content-disposition"]
 
 
+async def test_a_picture_that_would_take_a_browsers_memory_is_only_a_download(api: Replica) -> None:
+    side = (30_000).to_bytes(4, "big")
+    bomb = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + side + side + bytes(100)
+    message = await received(api, "image", bomb, "image/png")
+    served = await api.raw("GET", f"/messages/{message['id']}/media", user="ada")
+    assert (served.content, served.headers["content-type"]) == (bomb, "application/octet-stream")
+    assert served.headers["content-disposition"].startswith("attachment;")
+
+
 async def send(
     api: Replica, content: bytes, *, name: str = "x", status: int = 202, key: str = "", **fields: str
 ) -> Any:

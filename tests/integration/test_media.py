@@ -293,6 +293,45 @@ async def test_a_picture_from_the_business_app_that_cannot_be_fetched_silences_t
     await office.control.remove_fault(fault)
 
 
+async def test_of_very_many_files_at_once_ten_are_shown_at_a_time_and_all_are_kept(make_office: MakeOffice) -> None:
+    office = await make_office(debounce_seconds=0.3)
+    person = office.person()
+    album = [await file(office, person, "image", PHOTO + b"%d" % n, f"Cake {n}") for n in range(50)]
+    await office.receive(person, *album)
+    await office.until_idle(timeout_seconds=50)
+    requests = await office.control.record(kind="generate")
+    shown = [["inlineData" in part for part in each["body"]["contents"][-1]["parts"]].count(True) for each in requests]
+    assert max(shown) == 10, shown
+    found = await office.store.media_of([message.id for message in await stored(office)])
+    assert {media.state for media in found.values()} == {"kept"}
+    downloads = [entry["text"] for entry in await office.control.record(kind="download")]
+    assert (len(downloads), len(set(downloads))) == (50, 50)
+    assert await needs_human(office) == "unreadable"
+
+
+async def test_a_text_costs_the_database_and_whatsapp_nothing_more_for_files(make_office: MakeOffice) -> None:
+    office = await make_office()
+    person = office.person()
+    await answer(office, person, wa.text(person, "Hello"))  # profile and account are cached from here on
+    calls: list[str] = []
+    store, call = office.store, office.store._call  # type: ignore[attr-defined]
+
+    async def counted(called: str, /, **given: object) -> Any:
+        calls.append(called)
+        return await call(called, **given)
+
+    store._call = counted  # type: ignore[attr-defined]
+    await answer(office, person, wa.text(person, "Do you have vegan pastries?"))
+    texts, calls[:] = list(calls), []
+    await answer(office, person, await file(office, person, "audio", VOICE, voice=True))
+    spoken = [name for name in calls if "media" not in name]
+    assert [name for name in texts if "media" in name] == []
+    assert sorted(spoken) == sorted(texts), "what a voice note costs more is its file"
+    assert {"open_media", "settle_media", "describe_media"} <= set(calls)
+    print(f"a text: {len(texts)} calls of the database; a voice note: {len(calls)}")
+    assert {entry["kind"] for entry in await office.control.record()} >= {"send", "generate"}
+
+
 async def test_hanging_downloads_leave_the_places_of_texts_free(make_office: MakeOffice, within: Within) -> None:
     office = await make_office()  # ten workers
     fault = await office.control.add_fault("whatsapp", file="stall", match={"operation": "download"})

@@ -702,8 +702,11 @@ class SqlStore(Store):
 
     async def settle_media(
         self, media_id: str, state: str, *, sha256: str | None = None, size: int | None = None, mime: str | None = None
-    ) -> None:
-        await self._call("settle_media", media_id=media_id, state=state, sha256=sha256, size=size, mime=mime)
+    ) -> bool:
+        is_there: bool = await self._call(
+            "settle_media", media_id=media_id, state=state, sha256=sha256, size=size, mime=mime
+        )
+        return is_there
 
     async def describe_media(self, files: Sequence[tuple[str, str, str]]) -> None:
         rows = [{"media_id": id_, "description": description, "text": text} for id_, description, text in files]

@@ -14,7 +14,8 @@ from app.api.deps import CurrentUser, Replica
 from app.api.errors import error_response
 from app.api.json_route import json_router
 from app.api.openapi import plain_problem, problems
-from app.domain.media import Media, served_as
+from app.domain.extent import HEAD_BYTES, is_large_picture
+from app.domain.media import UNKNOWN_MIME, Media, served_as
 
 router = json_router("/messages", "conversations")
 
@@ -53,7 +54,7 @@ async def get_media(replica: Replica, user: CurrentUser, message_id: str, reques
     (`media.state`)."""
     media = await replica.conversations.media(user, message_id)
     size, tag = media.size or 0, f'"{media.sha256}"'
-    headers = _SAFE | {"etag": tag} | _described(media)
+    headers = _SAFE | {"etag": tag}
     if tag in [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers=headers)
     asked = _asked(request, size, tag)
@@ -61,6 +62,7 @@ async def get_media(replica: Replica, user: CurrentUser, message_id: str, reques
         headers = {"content-range": f"bytes */{size}"}
         return error_response(416, "range_not_satisfiable", f"the file has {size} bytes", headers=headers)
     part = asked or _Range(0, size)
+    headers |= _described(media, in_place=await _may_be_shown(replica, media))
     headers["content-length"] = str(part.end - part.start)
     if asked is not None:
         headers["content-range"] = f"bytes {part.start}-{part.end - 1}/{size}"
@@ -89,8 +91,17 @@ def _asked(request: Request, size: int, tag: str) -> _Range | None:
     return _Range(start, end)
 
 
-def _described(media: Media) -> dict[str, str]:
-    mime, in_place = served_as(media.mime)
+async def _may_be_shown(replica: Replica, media: Media) -> bool:
+    """Not a picture that would take a browser's memory: as a download without a type it is no picture to a page."""
+    if not media.mime.startswith("image/"):
+        return True
+    end = min(media.size or 0, HEAD_BYTES)
+    head = b"".join([piece async for piece in replica.conversations.read_media(media, start=0, end=end)])
+    return not is_large_picture(head)
+
+
+def _described(media: Media, *, in_place: bool) -> dict[str, str]:
+    mime, in_place = served_as(media.mime) if in_place else (UNKNOWN_MIME, False)
     name = media.name or media.kind
     plain = re.sub(r'[^ -~]|["\\]', "_", name)
     how = "inline" if in_place else "attachment"

@@ -12,6 +12,12 @@ UNKNOWN_BYTES_PER_SECOND = 4_000
 """Of a recording that does not tell how long it is: 32 kbit/s, less than most have, so that it rather counts as too
 long."""
 
+MAX_SHOWN_PIXELS = 50_000_000
+"""Of a picture in a page: a browser takes 4 bytes for each. Phones' cameras have up to 50 million, most pictures in
+WhatsApp 2 million."""
+HEAD_BYTES = 262_144
+"""The size of a picture stands within these, also behind a large preview."""
+
 _ADTS_RATES = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350)
 _ADTS_SAMPLES = 1024
 _ADTS_HEADER_BYTES = 7
@@ -82,3 +88,45 @@ def _parts(content: bytes) -> Iterator[bytes]:
             continue
         left -= len(unpacked)
         yield unpacked
+
+
+def is_large_picture(head: bytes) -> bool:
+    """Would a browser take hundreds of megabytes to show this picture? `head`: its first `HEAD_BYTES`. True for what
+    does not tell its size: a few kilobytes may become gigabytes."""
+    size = _picture_size(head)
+    return size is None or size[0] * size[1] > MAX_SHOWN_PIXELS
+
+
+def _picture_size(head: bytes) -> tuple[int, int] | None:
+    """Width and height as a PNG (W3C, IHDR), a JPEG (ITU T.81, B.2.2) or a WebP (RFC 9649) says them."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n") and len(head) >= 24:
+        return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP" and len(head) >= 30:
+        return _webp_size(head)
+    return _jpeg_size(head) if head.startswith(b"\xff\xd8") else None
+
+
+def _webp_size(head: bytes) -> tuple[int, int] | None:
+    match head[12:16]:
+        case b"VP8X":
+            return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+        case b"VP8L":
+            bits = int.from_bytes(head[21:25], "little")
+            return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        case b"VP8 ":
+            sides = int.from_bytes(head[26:28], "little"), int.from_bytes(head[28:30], "little")
+            return sides[0] & 0x3FFF, sides[1] & 0x3FFF
+    return None
+
+
+def _jpeg_size(head: bytes) -> tuple[int, int] | None:
+    at = 2
+    while at + 9 <= len(head) and head[at] == 0xFF:
+        marker = head[at + 1]
+        if marker == 0xFF:  # fill bytes
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return int.from_bytes(head[at + 7 : at + 9], "big"), int.from_bytes(head[at + 5 : at + 7], "big")
+        else:
+            at += 2 + int.from_bytes(head[at + 2 : at + 4], "big")
+    return None

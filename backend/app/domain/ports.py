@@ -703,8 +703,9 @@ class MediaRecordStore(Protocol):
 
     async def settle_media(
         self, media_id: str, state: str, *, sha256: str | None = None, size: int | None = None, mime: str | None = None
-    ) -> None:
-        """What became of its fetch. One that is kept stays so."""
+    ) -> bool:
+        """What became of its fetch. One that is kept stays so. False: there is no such file any more, its message was
+        erased."""
         ...
 
     async def describe_media(self, files: Sequence[tuple[str, str, str]]) -> None:

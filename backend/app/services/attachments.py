@@ -298,7 +298,10 @@ class Attachments:
         size: int | None = None,
         mime: str | None = None,
     ) -> Media:
-        await self._store.settle_media(media.id, state, sha256=sha256, size=size, mime=mime)
+        is_there = await self._store.settle_media(media.id, state, sha256=sha256, size=size, mime=mime)
+        if not is_there and state == MediaState.KEPT:  # erased while it was on its way
+            await self._files.delete([media.id])
+            state = MediaState.DELETED
         FILES.labels(state).inc()
         return Media(
             media.id, media.account_id, media.kind, mime or media.mime, state, sha256 or media.sha256,
