@@ -314,13 +314,13 @@ async def test_a_text_costs_the_database_and_whatsapp_nothing_more_for_files(mak
     person = office.person()
     await answer(office, person, wa.text(person, "Hello"))  # profile and account are cached from here on
     calls: list[str] = []
-    store, call = office.store, office.store._call  # type: ignore[attr-defined]
+    store, call = office.store, office.store._call  # type: ignore[attr-defined]  # of the SQL stores
 
     async def counted(called: str, /, **given: object) -> Any:
         calls.append(called)
         return await call(called, **given)
 
-    store._call = counted  # type: ignore[attr-defined]
+    store._call = counted  # type: ignore[attr-defined]  # of the SQL stores
     await answer(office, person, wa.text(person, "Do you have vegan pastries?"))
     texts, calls[:] = list(calls), []
     await answer(office, person, await file(office, person, "audio", VOICE, voice=True))
