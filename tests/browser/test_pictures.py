@@ -13,6 +13,14 @@ FILES = Path(app.sandbox.__file__).parent / "files"
 PHOTO = (FILES / "strawberry-cake.jpg").read_bytes()
 SEEN = "A strawberry cake with two candles"
 NUMBER = "33698000001"
+PINCH = """image => {
+  for (const [type, apart] of [["touchstart", 50], ["touchmove", 100]]) {
+    const finger = (x, id) => new Touch({identifier: id, target: image, clientX: 300 + x, clientY: 300});
+    const touches = [0, apart].map(finger);
+    image.dispatchEvent(new TouchEvent(type, {touches, bubbles: true, cancelable: true}));
+  }
+}"""
+"""Two fingers that move to twice the distance."""
 VOICE = (FILES / "vegan.ogg").read_bytes()
 
 
@@ -58,6 +66,11 @@ def test_a_picture_is_looked_at_by_the_keyboard_and_by_the_mouse(site: Site, bro
         large.hover()
         page.mouse.wheel(0, -400)
         page.wait_for_function("([image, than]) => image.clientWidth > than", arg=[large.element_handle(), 1.5 * own])
+        page.keyboard.press("1")
+        expect(dialog.get_by_text("100%")).to_be_visible()
+        large.evaluate(PINCH)
+        expect(dialog.get_by_text("200%")).to_be_visible()
+        assert abs(width(large) - 2 * own) <= 1
         dialog.get_by_role("button", name="Close").click()
         expect(dialog).to_be_hidden()
         expect(thumbnail).to_be_focused()
