@@ -157,7 +157,7 @@ async def test_a_renewal_that_was_refused_is_not_the_last(replicas):
     assert loads == 1
 
 
-@pytest.mark.cache_timings(lease=0.03)
+@pytest.mark.cache_timings(lease=0.03, call=5)
 async def test_a_lease_that_ran_out_refuses_the_late_value(replicas, monkeypatch):
     monkeypatch.setattr(SharedTier, "_keep_lease", lambda *_: asyncio.sleep(0))
     a, b = replicas
