@@ -40,7 +40,8 @@ def conversation(number: int) -> dict[str, Any]:
     return {
         "id": ID.format(number), "account_id": "a", "bot_enabled": True, "needs_human": number % 7 == 0,
         "needs_human_reason": "customer_asked", "needs_human_since": at, "bot_paused_until": None,
-        "handover_notice": None, "unread_count": 0, "last_inbound_at": at, "created_at": at, "updated_at": at,
+        "handover_notice": None, "handover_notice_error": None, "unread_count": 0, "last_inbound_at": at,
+        "created_at": at, "updated_at": at,
         "contact": {
             "id": str(number), "wa_id": f"336{number:08d}", "user_id": None, "name": f"Customer {number}",
             "group_id": None,

@@ -186,6 +186,45 @@ async def test_a_notice_is_due_once_for_a_call_and_its_end_is_shown(scene: Scene
     assert await due(scene, lost_after_seconds=0) == []
 
 
+@pytest.mark.parametrize("order", ["status after the send is noted", "status before it"])
+async def test_a_text_that_did_not_arrive_is_shown_in_each_conversation_it_told_of(scene: Scene, order: str) -> None:
+    first = await told_of(scene)
+    other = await scene.receive(wa_id=unique("3361"))
+    await scene.store.set_needs_human(other.id, HandoverReason.UNREADABLE)
+    both, wamid = await due(scene), unique("wamid.notice")
+
+    async def end() -> None:
+        for notice in both:
+            await scene.store.end_notice(notice.id, NoticeOutcome.SENT, wamid=wamid)
+
+    if order == "status before it":
+        assert not await scene.status("failed", wamid=wamid, error={"code": 131026}), "kept for later"
+        await end()
+    else:
+        await end()
+        assert await scene.status("delivered", wamid=wamid)
+        assert (await stored(scene, first)).handover_notice == "sent"
+        assert await scene.status("failed", wamid=wamid, error={"code": 131026})
+    for conversation_id in (first.conversation_id, other.id):
+        found = await scene.store.get_conversation(conversation_id)
+        assert found is not None
+        assert (found.handover_notice, found.handover_notice_error) == ("failed", {"code": 131026})
+
+
+async def test_a_late_failure_says_nothing_of_a_later_text_or_a_flag_that_is_down(scene: Scene) -> None:
+    reply, early, late = await told_of(scene), unique("wamid.n"), unique("wamid.n")
+    (notice,) = await due(scene)
+    await scene.store.end_notice(notice.id, NoticeOutcome.SENT, wamid=early)
+    await scene.store.set_bot(reply.conversation_id, enabled=True)
+    await scene.status("failed", wamid=early, error={"code": 131026})
+    assert (await stored(scene, reply)).handover_notice is None
+    await call(scene)
+    (notice,) = await due(scene)
+    await scene.store.end_notice(notice.id, NoticeOutcome.SENT, wamid=late)
+    await scene.status("failed", wamid=early, error={"code": 131026})
+    assert (await stored(scene, reply)).handover_notice == "sent"
+
+
 async def test_a_new_pause_is_told_again_and_a_flag_that_is_up_is_not(scene: Scene, sql: asyncpg.Connection) -> None:
     reply = await told_of(scene)
     await scene.store.set_needs_human(reply.conversation_id, HandoverReason.SEND_FAILED)

@@ -38,6 +38,23 @@ async def test_a_customer_asks_for_a_person_and_a_phone_of_the_business_hears_of
     assert "apple turnover" in (await customer.wait_for_reply())[-1].text
 
 
+async def test_a_text_that_whatsapp_accepts_and_does_not_deliver_is_told_in_the_conversation(world: World) -> None:
+    staff, customer = world.customer("Claire"), world.customer("Amina")
+    profile = f"/bot/profile?account_id={world.account['id']}"
+    await world.api("PUT", profile, json={"handover_notify_number": f"+{staff.person.wa_id}"})
+    await staff.say("Where are you?")
+    await staff.wait_for_reply()
+    await world.sandbox.add_fault("whatsapp", failed_status="131026", match={"recipient": staff.person.wa_id})
+
+    await customer.say("Can I talk to a human, please?")
+    await customer.wait_for_reply()
+    async with asyncio.timeout(20):
+        while (conversation := await world.conversation_of(customer))["handover_notice"] != "failed":
+            await asyncio.sleep(0.05)
+    assert conversation["handover_notice_error"] == {"code": 131026}
+    assert conversation["needs_human"]
+
+
 async def test_a_keyword_is_heard_by_every_replica_as_soon_as_it_is_in_the_profile(world: World) -> None:
     profile = f"/bot/profile?account_id={world.account['id']}"
     first, second = world.customer(), world.customer()

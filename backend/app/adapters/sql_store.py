@@ -856,8 +856,10 @@ class SqlStore(Store):
         taken = await self._call("take_notices", limit=limit, lost_after_seconds=lost_after_seconds)
         return _NOTICES.validate_python(taken)
 
-    async def end_notice(self, notice_id: str, outcome: NoticeOutcome) -> None:
-        await self._call("end_notice", id=notice_id, outcome=outcome)
+    async def end_notice(
+        self, notice_id: str, outcome: NoticeOutcome, *, wamid: str | None = None, error: Json | None = None
+    ) -> None:
+        await self._call("end_notice", id=notice_id, outcome=outcome, wamid=wamid, error=error)
 
     async def put_off_notice(self, notice_id: str, *, seconds: float) -> None:
         await self._call("end_notice", id=notice_id, outcome=None, again_seconds=seconds)

@@ -598,6 +598,8 @@ class ConversationOut(_Out):
     """The bot is silent until then, because a person is to come; null, or a time that is over: it is not."""
     handover_notice: Annotated[str | None, Field(examples=[str(outcome) for outcome in NoticeOutcome])]
     """What became of the text to the profile's `handover_notify_number`; null: none was due, or not yet."""
+    handover_notice_error: dict[str, Any] | None
+    """Of a text that `failed`: Meta's `code`, as in the error of a message."""
     opted_out_since: datetime | None
     """The customer wants no automatic answers (STOP); the bot is off until they write START or it is switched on."""
     unread_count: int

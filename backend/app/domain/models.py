@@ -119,6 +119,7 @@ class NoticeOutcome(StrEnum):
     WINDOW_CLOSED = "window_closed"
     """That number has not written to the business for 24 hours: WhatsApp takes no free text for it."""
     FAILED = "failed"
+    """WhatsApp refused it, or reported later that it did not arrive."""
     UNKNOWN = "unknown"
     """A replica ended while it was sent."""
 
@@ -419,6 +420,8 @@ class Conversation:
     """Of the reply that began the pause; it may still go out."""
     handover_notice: str | None = None
     """What became of the text to the profile's number (a `NoticeOutcome`)."""
+    handover_notice_error: Json | None = None
+    """Of a text that failed: Meta's `code`, as in the error of a message."""
     opted_out_since: datetime | None = None
     """The customer wants no automatic answers; the bot is off."""
     last_message: LastMessage | None = field(default=None, compare=False)

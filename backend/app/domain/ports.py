@@ -485,8 +485,8 @@ class ConversationStore(Protocol):
         timestamp: datetime,
         error: Json | None,
     ) -> bool:
-        """Move the message up in rank (never down); finish a reply found `sending`. `False`: no such message yet;
-        the status is kept and applied when the message is stored."""
+        """Move the message up in rank (never down); finish a reply found `sending`. Of a text to a profile's number:
+        see `end_notice`. `False`: no such message yet; the status is kept and applied when the message is stored."""
         ...
 
     async def get_conversation(self, conversation_id: str) -> Conversation | None: ...
@@ -550,8 +550,11 @@ class ConversationStore(Protocol):
         are this caller's to send, once. One that a caller took `lost_after_seconds` ago is over."""
         ...
 
-    async def end_notice(self, notice_id: str, outcome: NoticeOutcome) -> None:
-        """The conversation shows it, as long as its flag is up."""
+    async def end_notice(
+        self, notice_id: str, outcome: NoticeOutcome, *, wamid: str | None = None, error: Json | None = None
+    ) -> None:
+        """The conversation shows it, as long as its flag is up. `wamid`: of the text that went out; a status that says
+        it failed, before or after this call, turns what is shown into `FAILED`. `error`: as of a message."""
         ...
 
     async def put_off_notice(self, notice_id: str, *, seconds: float) -> None:

@@ -7,6 +7,7 @@
        faster than WhatsApp lets one number be written to. Otherwise WhatsApp takes no free text for it, and the
        conversation shows `window_closed`
     4. what certainly did not go out is tried again, for a quarter of an hour. What may have gone out is not
+    5. a status that says later that the text did not arrive is shown, too (`app.services.statuses`)
 
 It stands for no other way of being told: the flag, its event and the list of conversations do not depend on it.
 """
@@ -25,12 +26,14 @@ from app.core.failure_words import in_words
 from app.core.fleet.pacing import Pacer
 from app.domain.errors import SendAmbiguous, SendError, SendThrottled, Unavailable
 from app.domain.foreign_text import NAME_CHARACTERS, one_line
-from app.domain.models import HandoverNotice, HandoverReason, NoticeOutcome, Recipient
+from app.domain.models import HandoverNotice, HandoverReason, Json, NoticeOutcome, Recipient
 from app.domain.ports import Messenger, Store
 from app.services.account_service import AccountService
 
 logger = logging.getLogger(__name__)
 
+NOTICE_KEY = "notice:"
+"""The texts' outbound keys begin so."""
 PAGE = 100
 MAX_LINES = 20
 """Of one text: what is called for at the same moment, as in an outage, comes together."""
@@ -94,28 +97,36 @@ class HandoverNotices:
             if wait := await self._pacer.ask(account.phone_number_id, first.number):
                 await self._put_off(notices, wait)
                 return
-            await self._messenger.send_text(
-                account, Recipient(first.number, None), words(notices), outbound_key=f"notice:{first.id}"
+            wamid = await self._messenger.send_text(
+                account, Recipient(first.number, None), words(notices), outbound_key=f"{NOTICE_KEY}{first.id}"
             )
         except (SendThrottled, Unavailable) as exc:
             if self._clock.now() - first.created_at < GIVE_UP:
                 await self._put_off(notices, exc.retry_after or AGAIN_SECONDS)
             else:
-                await self._end(notices, NoticeOutcome.FAILED, in_words(exc))
+                await self._end(notices, NoticeOutcome.FAILED, in_words(exc), error=_error_of(exc))
         except SendAmbiguous as exc:
             await self._end(notices, NoticeOutcome.UNKNOWN, in_words(exc))
         except SendError as exc:
-            await self._end(notices, NoticeOutcome.FAILED, in_words(exc))
+            await self._end(notices, NoticeOutcome.FAILED, in_words(exc), error=_error_of(exc))
         else:
-            await self._end(notices, NoticeOutcome.SENT, "")
+            await self._end(notices, NoticeOutcome.SENT, "", wamid=wamid)
 
     async def _put_off(self, notices: Sequence[HandoverNotice], seconds: float) -> None:
         for notice in notices:
             await self._store.put_off_notice(notice.id, seconds=seconds)
 
-    async def _end(self, notices: Sequence[HandoverNotice], outcome: NoticeOutcome, reason: str) -> None:
+    async def _end(
+        self,
+        notices: Sequence[HandoverNotice],
+        outcome: NoticeOutcome,
+        reason: str,
+        *,
+        wamid: str | None = None,
+        error: Json | None = None,
+    ) -> None:
         for notice in notices:
-            await self._store.end_notice(notice.id, outcome)
+            await self._store.end_notice(notice.id, outcome, wamid=wamid, error=error)
             self._tell(notice, outcome, reason)
 
     def _tell(self, notice: HandoverNotice, outcome: NoticeOutcome, reason: str) -> None:
@@ -123,6 +134,18 @@ class HandoverNotices:
         level = logging.INFO if outcome is NoticeOutcome.SENT else logging.WARNING
         facts = {"conversation": notice.conversation_id, "outcome": str(outcome), "reason": reason}
         logger.log(level, "a person was called: the text to the profile's number", extra=facts)
+
+
+def tell_of_failure(outbound_key: str, reason: str) -> None:
+    """WhatsApp had accepted the text with this key, and reports that it did not arrive."""
+    NOTICES.labels(NoticeOutcome.FAILED).inc()
+    facts = {"reply": outbound_key, "outcome": str(NoticeOutcome.FAILED), "reason": reason}
+    logger.warning("a person was called: the text to the profile's number did not arrive", extra=facts)
+
+
+def _error_of(exc: SendError | Unavailable) -> Json | None:
+    code = exc.wa_code if isinstance(exc, SendError) else None
+    return {"code": code} if code is not None else None
 
 
 def words(notices: Sequence[HandoverNotice]) -> str:

@@ -8,6 +8,7 @@ from app.domain.errors import Unprocessable
 from app.domain.models import STATUS_RANK, Json, Status
 from app.domain.ports import Store
 from app.domain.webhook import REPORTED, event_time
+from app.services.handover_notices import NOTICE_KEY, tell_of_failure
 from app.services.ingest_service import Incoming
 
 
@@ -54,6 +55,8 @@ async def apply_status(store: Store, account_id: str, incoming: Incoming) -> tup
         error=error,
     )
     reason = f"message failed: code {(error or {}).get('code')}" if name == Status.FAILED else ""
+    if reason and (key := outbound_key(incoming) or "").startswith(NOTICE_KEY):
+        tell_of_failure(key, reason)
     return ("applied" if known else "kept_for_later"), reason
 
 

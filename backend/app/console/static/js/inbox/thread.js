@@ -2,7 +2,7 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { clock, contactName, dayKey, dayName, phone, span } from "../format.js";
 import { html } from "../html.js";
-import { t, worded } from "../i18n.js";
+import { has, t, worded } from "../i18n.js";
 import { Icon } from "../icons.js";
 import { may } from "../session.js";
 import { useKeys } from "../shortcuts.js";
@@ -84,7 +84,13 @@ const Needs = ({ conversation, paused }) => html`<div class="strip warm" role="s
   <span>${t("thread.needs", { reason: conversation.needs_human_reason ? worded("reason", conversation.needs_human_reason) : t("list.needs") })}
   ${conversation.needs_human_since && html` <span class="quiet">${t("time.ago", { span: span((Date.now() - Date.parse(conversation.needs_human_since)) / 1000) })}</span>`}
   ${paused && html` ${t("thread.paused", { time: clock(conversation.bot_paused_until) })}`}
-  ${conversation.handover_notice && html` <span class="quiet">${worded("handover_notice", conversation.handover_notice)}</span>`}</span></div>`;
+  ${conversation.handover_notice && html` <span class="quiet">${worded("handover_notice", conversation.handover_notice)}${noticeError(conversation.handover_notice_error)}</span>`}</span></div>`;
+
+/** Why the text to the profile's number failed: our words where we know Meta's code, else the code. */
+function noticeError(error) {
+  if (!error?.code) return "";
+  return ` ${has(`notice.${error.code}`) ? t(`notice.${error.code}`) : t("notice.code", { code: error.code })}`;
+}
 
 /** The day of each message: to format a date ten thousand times takes a frame. */
 const days = new WeakMap();
