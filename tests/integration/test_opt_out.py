@@ -50,6 +50,29 @@ async def test_who_stopped_can_ask_for_a_person_all_the_same(make_office: MakeOf
     assert (found.needs_human, found.needs_human_reason) == (True, "customer_asked")
 
 
+async def test_stop_and_start_are_confirmed_once_also_in_a_pause_and_where_a_person_answers(
+    make_office: MakeOffice,
+) -> None:
+    office = await make_office(profile={"handover_keywords": ["human"], "handover_pause_minutes": 30})
+    waiting, taken = office.person(), office.person()
+    assert len(await say(office, waiting, "a human please")) == 1
+    *_, stopped = said = await say(office, waiting, "STOP", "stop")
+    assert (len(said), stopped.split(".")[0]) == (2, "Vous ne recevrez plus de réponses automatiques ici")
+    found = await conversation_with(office, waiting)
+    assert (found.opted_out_since is not None, found.bot_enabled) == (True, False)
+    *_, started = said = await say(office, waiting, "START", "start")
+    assert (len(said), started.split(" ici")[0]) == (3, "Vous pouvez à nouveau recevoir des réponses automatiques")
+    assert len(await say(office, waiting, VEGAN)) == 3, "the pause goes on"
+
+    await office.receive(taken, wa.text(taken, VEGAN))
+    await office.until_idle()
+    await office.store.record_echo(office.account.id, wa_id=taken.wa_id, user_id=None, message=message("Claire here"))
+    sent = len(await office.sends(taken))
+    assert len(await say(office, taken, "STOP", "STOP", VEGAN)) == sent + 1
+    assert len(await say(office, taken, "START", VEGAN)) == sent + 2, "Claire has it"
+    assert not (await conversation_with(office, taken)).bot_enabled
+
+
 async def test_a_person_who_switches_the_bot_on_ends_it_and_one_who_answers_keeps_it_off(
     make_office: MakeOffice,
 ) -> None:
@@ -65,7 +88,7 @@ async def test_a_person_who_switches_the_bot_on_ends_it_and_one_who_answers_keep
     await say(office, person, "STOP")
     await office.store.record_echo(office.account.id, wa_id=person.wa_id, user_id=None, message=message("Claire here"))
     sent = len(await office.sends(person))
-    assert len(await say(office, person, "START", VEGAN)) == sent
+    assert len(await say(office, person, "START", VEGAN)) == sent + 1, "that it was heeded, and no answer"
     taken = await conversation_with(office, person)
     assert (taken.opted_out_since, taken.bot_enabled) == (None, False)
 

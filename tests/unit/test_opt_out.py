@@ -44,9 +44,11 @@ def test_a_profile_has_words_of_its_own() -> None:
 
 
 def test_the_confirmation_is_in_the_language_of_the_word_or_of_the_number() -> None:
-    assert confirmation("baja", "33612345678").startswith("No recibirá")
-    assert confirmation("STOP", "33612345678").startswith("Vous ne recevrez")
-    assert confirmation("STOP", "5511987654321").startswith("Não receberá")
-    assert confirmation("STOP", "212612345678").startswith("لن تتلقى")
-    assert confirmation("STOP", "447700900123").startswith("You will get no more")
-    assert confirmation("genug", None).startswith("You will get no more")
+    assert confirmation(Wish.STOP, "baja", "33612345678").startswith("No recibirá")
+    assert confirmation(Wish.STOP, "STOP", "33612345678").startswith("Vous ne recevrez")
+    assert confirmation(Wish.STOP, "STOP", "5511987654321").startswith("Não receberá")
+    assert confirmation(Wish.STOP, "STOP", "212612345678").startswith("لن تتلقى")
+    assert confirmation(Wish.STOP, "STOP", "447700900123").startswith("You will get no more")
+    assert confirmation(Wish.STOP, "genug", None).startswith("You will get no more")
+    assert confirmation(Wish.START, "start", "33612345678").startswith("Vous pouvez à nouveau")
+    assert confirmation(Wish.START, "start", None).startswith("You can get automatic answers here again")

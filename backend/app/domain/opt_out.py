@@ -44,7 +44,7 @@ _LANGUAGE_OF_NUMBER: Mapping[str, str] = {
 }  # fmt: skip
 """Country code -> the language that is understood there, of those that we have words in."""
 
-_CONFIRMATIONS: Mapping[str, str] = {
+_STOPPED: Mapping[str, str] = {
     "en": "You will get no more automatic answers here. Write START to get them again.",
     "fr": "Vous ne recevrez plus de réponses automatiques ici. Écrivez START pour les recevoir à nouveau.",
     "es": "No recibirá más respuestas automáticas aquí. Escriba START para volver a recibirlas.",
@@ -52,6 +52,16 @@ _CONFIRMATIONS: Mapping[str, str] = {
     "ar": "لن تتلقى المزيد من الردود الآلية هنا. اكتب START لتلقيها من جديد.",
     "de": "Sie bekommen hier keine automatischen Antworten mehr. Schreiben Sie START, um sie wieder zu bekommen.",
     "it": "Qui non riceverà più risposte automatiche. Scriva START per riceverle di nuovo.",
+}
+
+_STARTED: Mapping[str, str] = {
+    "en": "You can get automatic answers here again. Write STOP to end them.",
+    "fr": "Vous pouvez à nouveau recevoir des réponses automatiques ici. Écrivez STOP pour y mettre fin.",
+    "es": "Puede volver a recibir respuestas automáticas aquí. Escriba STOP para dejar de recibirlas.",
+    "pt": "Pode voltar a receber respostas automáticas aqui. Escreva STOP para deixar de recebê-las.",
+    "ar": "يمكنك تلقي الردود الآلية هنا من جديد. اكتب STOP لإيقافها.",
+    "de": "Sie können hier wieder automatische Antworten bekommen. Schreiben Sie STOP, um sie zu beenden.",
+    "it": "Qui può ricevere di nuovo risposte automatiche. Scriva STOP per non riceverle più.",
 }
 
 
@@ -69,11 +79,12 @@ def wish(texts: Iterable[str | None], stop_words: Iterable[str] = ()) -> Wish | 
     return last
 
 
-def confirmation(word: str | None, wa_id: str | None) -> str:
+def confirmation(heeded: Wish, word: str | None, wa_id: str | None) -> str:
     """What the customer reads, once: in the language of their word, or of their number's country, else in English."""
     number = wa_id or ""
     of_number = next((_LANGUAGE_OF_NUMBER[code] for n in (3, 2) if (code := number[:n]) in _LANGUAGE_OF_NUMBER), "en")
-    return _CONFIRMATIONS[_STOP.get(_bare(word or "")) or of_number]
+    texts = _STOPPED if heeded is Wish.STOP else _STARTED
+    return texts[_STOP.get(_bare(word or "")) or of_number]
 
 
 def _bare(text: str) -> str:

@@ -269,7 +269,10 @@ class BotService:
             return None
         if wanted is Wish.START:
             work.conversation = await self._store.opt_in(work.conversation.id)
-            return None
+            if silence := await self._keep_silent(work):
+                await self._confirm(work, Wish.START)
+                return silence
+            return None  # the answer says it
         return await self._leave_alone(work)
 
     async def _keep_silent(self, work: _Work) -> Handled | None:
@@ -294,24 +297,30 @@ class BotService:
     async def _opt_out(self, work: _Work) -> Handled:
         """No automatic answers from now on. The customer reads so once; when that cannot be said now, it is done all
         the same. In this order: from then on nothing of the bot's is sent."""
-        conversation = work.conversation
-        if conversation.opted_out_since is None and conversation.bot_enabled and work.account.is_active:
-            word = [message for message in work.asked if await self._wish(work.account, [message]) is Wish.STOP][-1]
-            reply = await self._store.open_reply(
-                conversation.id,
-                key=f"opt_out:{word.wa_message_id}",
-                author=Author.BOT,
-                covers=(),
-                fence=work.hold.fence,
-                body=confirmation(word.text, conversation.contact.wa_id),
-            )
-            try:
-                with _stage(work.stages, "send", self._clock):
-                    await self._deliver(work, reply, await self._accounts.profile(work.account.id))
-            except (SendError, Unavailable, Postponed) as exc:
-                logger.warning("opted out without being told", extra={"reason": in_words(exc)})
-        await self._store.opt_out(conversation.id)
+        if work.conversation.opted_out_since is None:
+            await self._confirm(work, Wish.STOP)
+        await self._store.opt_out(work.conversation.id)
         return await self._leave_alone(work)
+
+    async def _confirm(self, work: _Work, heeded: Wish) -> None:
+        """Tell the customer that their wish was heeded: also in a pause, and where a person has the conversation. The
+        store lets these replies out while the bot is silent, by their keys. Not tried for ever."""
+        if not work.account.is_active:
+            return
+        word = [message for message in work.asked if await self._wish(work.account, [message]) is heeded][-1]
+        reply = await self._store.open_reply(
+            work.conversation.id,
+            key=f"{_CONFIRMATION_KEYS[heeded]}{word.wa_message_id}",
+            author=Author.BOT,
+            covers=(),
+            fence=work.hold.fence,
+            body=confirmation(heeded, word.text, work.conversation.contact.wa_id),
+        )
+        try:
+            with _stage(work.stages, "send", self._clock):
+                await self._deliver(work, reply, await self._accounts.profile(work.account.id))
+        except (SendError, Unavailable, Postponed) as exc:
+            logger.warning("a wish was heeded without a word", extra={"reason": in_words(exc)})
 
     async def _leave_alone(self, work: _Work) -> Handled:
         """No automatic answer; who asks for a person is heard all the same."""
@@ -628,6 +637,8 @@ def _stage(stages: dict[str, float], name: str, clock: Clock) -> Iterator[None]:
         stages[name] = round(seconds * 1000, 2)
 
 
+_CONFIRMATION_KEYS = {Wish.STOP: "opt_out:", Wish.START: "opt_in:"}
+"""The database knows them (chorus.is_confirmation)."""
 _FINISHED = frozenset({ReplyState.SENT, ReplyState.SILENCED})
 _OUTCOMES = {ReplyState.SENT: "replied", ReplyState.FAILED: "send_failed", ReplyState.SILENCED: "silenced"}
 
