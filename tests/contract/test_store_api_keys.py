@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 
 import asyncpg
@@ -13,14 +14,15 @@ from app.domain.errors import Conflict, NotFound
 from app.domain.models import Account, Role
 from app.domain.opaque_tokens import new_token
 from app.services.key_service import _cache_key
-from tests.support.store_kit import Scene
+from tests.support.store_kit import Scene, uncommitted, until_all_wait
 
 
 async def make(store: SqlStore, account: Account, *, role: Role = Role.AGENT, most: int = 50) -> ApiKey:
     key = new_token(PREFIX)
     return await store.create_api_key(
-        account.id, name="our CRM", role=role, digest=key.digest, hint=key.hint, created_by="ada", most=most
-    )
+        account.id, name="our CRM", role=role, digest=key.digest, hint=key.hint, created_by="ada", by_owner=False,
+        most=most,
+    )  # fmt: skip
 
 
 async def test_a_key_is_found_by_its_digest_until_it_is_deleted(scene: Scene) -> None:
@@ -40,8 +42,9 @@ async def test_a_key_is_found_by_its_digest_until_it_is_deleted(scene: Scene) ->
 async def test_the_key_itself_is_not_stored(scene: Scene, sql: asyncpg.Connection) -> None:
     key = new_token(PREFIX)
     made = await scene.store.create_api_key(
-        scene.account.id, name="n", role=Role.OWNER, digest=key.digest, hint=key.hint, created_by="ada", most=50
-    )
+        scene.account.id, name="n", role=Role.OWNER, digest=key.digest, hint=key.hint, created_by="ada",
+        by_owner=False, most=50,
+    )  # fmt: skip
     row = await sql.fetchval("select to_jsonb(k)::text from api_keys k where id = $1::uuid", made.id)
     assert key.digest in row
     assert key.secret not in row
@@ -57,6 +60,34 @@ async def test_another_accounts_keys_are_neither_seen_nor_deleted(scene: Scene, 
     assert await scene.store.get_api_key_by_digest(made.digest) == made
 
 
+async def test_an_owner_who_is_removed_at_that_moment_makes_no_key(scene: Scene, sql: asyncpg.Connection) -> None:
+    store, account, key = scene.store, scene.account.id, new_token(PREFIX)
+
+    async def made() -> ApiKey:
+        return await store.create_api_key(
+            account, name="n", role=Role.OWNER, digest=key.digest, hint=key.hint, created_by="ada", by_owner=True,
+            most=50,
+        )  # fmt: skip
+
+    await store.add_member(account, "ada", Role.OWNER)
+    gone = "delete from account_members where account_id = $1::uuid and user_id = 'ada'"
+    async with uncommitted(sql, gone, account):
+        late = asyncio.create_task(made())
+        await until_all_wait(sql, late)
+    with pytest.raises(NotFound):
+        await late
+    assert await store.list_api_keys(account) == ()
+
+
+async def test_a_key_says_what_role_its_maker_has_by_now(scene: Scene) -> None:
+    await scene.store.add_member(scene.account.id, "ada", Role.OWNER)
+    assert (await make(scene.store, scene.account)).maker_role is Role.OWNER
+    await scene.store.add_member(scene.account.id, "ada", Role.VIEWER)
+    assert [key.maker_role for key in await scene.store.list_api_keys(scene.account.id)] == [Role.VIEWER]
+    await scene.store.remove_member(scene.account.id, "ada")
+    assert [key.maker_role for key in await scene.store.list_api_keys(scene.account.id)] == [None]
+
+
 async def test_keys_of_an_account_are_bounded(scene: Scene) -> None:
     await make(scene.store, scene.account, most=1)
     with pytest.raises(Conflict) as refused:
@@ -68,8 +99,9 @@ async def test_keys_of_an_account_are_bounded(scene: Scene) -> None:
 async def test_an_account_that_does_not_exist_has_no_keys(store: SqlStore, account_id: str) -> None:
     with pytest.raises(NotFound):
         await store.create_api_key(
-            account_id, name="n", role=Role.VIEWER, digest="0" * 64, hint="0000", created_by="ada", most=50
-        )
+            account_id, name="n", role=Role.VIEWER, digest="0" * 64, hint="0000", created_by="ada",
+            by_owner=False, most=50,
+        )  # fmt: skip
     assert await store.list_api_keys(account_id) == ()
     assert await store.get_api_key(account_id, "no-such") is None
 

@@ -36,11 +36,24 @@ async def test_every_kind_of_change_is_on_record_with_who_and_from_where(scene: 
         await store.add_member(account, "bob", Role.AGENT)
         await store.remove_member(account, "bob")
         key = await store.create_api_key(
-            account, name="crm", role=Role.VIEWER, digest=digest, hint="abcd", created_by="ada", most=5
+            account,
+            name="crm",
+            role=Role.VIEWER,
+            digest=digest,
+            hint="abcd",
+            created_by="ada",
+            by_owner=False,
+            most=5,
         )
         await store.delete_api_key(account, key.id)
         invitation = await store.create_invitation(
-            account, role=Role.AGENT, digest=digest, created_by="ada", valid_seconds=60, most=5
+            account,
+            role=Role.AGENT,
+            digest=digest,
+            created_by="ada",
+            by_owner=False,
+            valid_seconds=60,
+            most=5,
         )
         await store.accept_invitation(digest, "eve")
         await store.delete_invitation(account, invitation.id)
@@ -76,7 +89,14 @@ async def test_no_secret_is_on_record_neither_old_nor_new(scene: Scene, sql: asy
     with acting_as(ADA):
         await store.update_account(account, {"access_token": "new-cipher", "verify_token": "new-verify"})
         await store.create_api_key(
-            account, name="crm", role=Role.VIEWER, digest=key.digest, hint=key.hint, created_by="ada", most=5
+            account,
+            name="crm",
+            role=Role.VIEWER,
+            digest=key.digest,
+            hint=key.hint,
+            created_by="ada",
+            by_owner=False,
+            most=5,
         )
         await store.create_endpoint(
             account, url="https://receiver.example/", events=["message.sent"], secret="cipher-of-it", most=5

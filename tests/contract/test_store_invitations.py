@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import uuid
 
 import asyncpg
 import pytest
@@ -11,13 +13,16 @@ from app.domain.errors import Conflict, NotFound
 from app.domain.invitations import Invitation
 from app.domain.models import Role
 from app.domain.opaque_tokens import new_token
-from tests.support.store_kit import Scene
+from tests.support.store_kit import Scene, uncommitted, until_all_wait
 
 
-async def invite(scene: Scene, *, role: Role = Role.AGENT, by: str = "ada", most: int = 50) -> Invitation:
+async def invite(
+    scene: Scene, *, role: Role = Role.AGENT, by: str = "ada", by_owner: bool = False, most: int = 50
+) -> Invitation:
     return await scene.store.create_invitation(
-        scene.account.id, role=role, digest=new_token("i_").digest, created_by=by, valid_seconds=3600, most=most
-    )
+        scene.account.id, role=role, digest=new_token("i_").digest, created_by=by, by_owner=by_owner,
+        valid_seconds=3600, most=most,
+    )  # fmt: skip
 
 
 async def code_of(scene: Scene, invitation: Invitation, user: str) -> str:
@@ -73,7 +78,7 @@ async def test_a_withdrawn_one_and_a_made_up_one_are_unknown(scene: Scene, new_a
             await scene.store.accept_invitation(digest, "bob")
     with pytest.raises(NotFound):
         await scene.store.create_invitation(
-            "no-such", role=Role.AGENT, digest="1" * 64, created_by="ada", valid_seconds=1, most=1
+            "no-such", role=Role.AGENT, digest="1" * 64, created_by="ada", by_owner=False, valid_seconds=1, most=1
         )
 
 
@@ -102,10 +107,50 @@ async def test_an_owner_who_is_one_no_more_does_not_come_back_by_an_own_invitati
 
 async def test_what_a_revoked_key_left_open_goes_with_it(scene: Scene) -> None:
     key = await scene.store.create_api_key(
-        scene.account.id, name="n", role=Role.OWNER, digest="2" * 64, hint="2222", created_by="ada", most=5
-    )
+        scene.account.id, name="n", role=Role.OWNER, digest="2" * 64, hint="2222", created_by="ada", by_owner=False,
+        most=5,
+    )  # fmt: skip
     await invite(scene, by=f"key:{key.id}")
     await scene.store.delete_api_key(scene.account.id, key.id)
+    assert await scene.store.list_invitations(scene.account.id) == ()
+
+
+@pytest.mark.parametrize("leaving", ["removed", "made a viewer", "key revoked"])
+async def test_who_stops_being_an_owner_at_that_moment_leaves_no_invitation_behind(
+    scene: Scene, sql: asyncpg.Connection, leaving: str
+) -> None:
+    account, by = scene.account.id, "ada"
+    await scene.store.add_member(account, "ada", Role.OWNER)
+    end = "delete from account_members where account_id = $1::uuid and user_id = 'ada'"
+    if leaving == "made a viewer":
+        end = "update account_members set role = 'viewer' where account_id = $1::uuid and user_id = 'ada'"
+    elif leaving == "key revoked":
+        digest = new_token("k_").digest
+        key = await scene.store.create_api_key(
+            account, name="n", role=Role.OWNER, digest=digest, hint="2222", created_by="ada", by_owner=True, most=5
+        )
+        by, end = f"key:{key.id}", "delete from api_keys where account_id = $1::uuid"
+
+    async with uncommitted(sql, end, account):
+        late = asyncio.create_task(invite(scene, by=by, by_owner=True))
+        await until_all_wait(sql, late)
+    with pytest.raises(NotFound):
+        await late
+    assert await scene.store.list_invitations(account) == ()
+
+
+async def test_an_invitation_that_is_being_made_goes_with_the_owner_who_is_removed_meanwhile(
+    scene: Scene, sql: asyncpg.Connection
+) -> None:
+    await scene.store.add_member(scene.account.id, "ada", Role.OWNER)
+    p = {
+        "id": str(uuid.uuid4()), "account_id": scene.account.id, "role": "owner", "digest": new_token("i_").digest,
+        "created_by": "ada", "by_owner": True, "valid_seconds": 3600, "most": 5,
+    }  # fmt: skip
+    async with uncommitted(sql, "select chorus_create_invitation($1::jsonb)", json.dumps(p)):
+        removed = asyncio.create_task(scene.store.remove_member(scene.account.id, "ada"))
+        await until_all_wait(sql, removed)
+    await removed
     assert await scene.store.list_invitations(scene.account.id) == ()
 
 

@@ -206,6 +206,24 @@ async def test_a_secret_is_replaced_only_by_whoever_knows_the_stored_one(scene: 
     assert pages == sorted(pages)
 
 
+async def test_the_secret_before_signs_for_a_while_and_is_encrypted_anew_too(
+    scene: Scene, sql: asyncpg.Connection
+) -> None:
+    store, account, endpoint = scene.store, scene.account.id, await listen(scene)
+    for _ in range(2):  # a repetition after a lost answer
+        changed = await store.update_endpoint(account, endpoint.id, {"secret": "second", "overlap_seconds": 3600})
+    assert changed.previous_secret_until is not None
+    assert changed.signing_secrets(changed.previous_secret_until - timedelta(seconds=1)) == ("second", "cipher")
+    assert changed.signing_secrets(changed.previous_secret_until) == ("second",)
+    assert await store.replace_endpoint_secret(endpoint.id, expected="cipher", secret="cipher anew")
+    found = {secret for id_, secret in await store.endpoint_secrets(after=None, limit=1000) if id_ == endpoint.id}
+    assert found == {"second", "cipher anew"}
+    await sql.execute("update webhook_endpoints set previous_secret_until = now() where id = $1::uuid", endpoint.id)
+    assert (endpoint.id, "cipher anew") not in await store.endpoint_secrets(after=None, limit=1000)
+    leaked = await store.update_endpoint(account, endpoint.id, {"secret": "third", "overlap_seconds": 0})
+    assert (leaked.secret, leaked.previous_secret, leaked.previous_secret_until) == ("third", None, None)
+
+
 # -- the way out -------------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import pytest_asyncio
@@ -37,6 +38,10 @@ async def test_an_owner_makes_changes_and_deletes_one_and_the_secret_is_shown_on
     assert (turned["enabled"], turned["disabled_reason"]) == (True, None)
     assert turned["secret"].startswith("whsec_")
     assert turned["secret"] != made["secret"]
+    left = datetime.fromisoformat(turned["previous_secret_until"]) - datetime.now(UTC)
+    assert timedelta(hours=23) < left <= timedelta(hours=24)
+    leaked = await api("PATCH", one, user="ada", json={"rotate_secret": True, "overlap_hours": 0})
+    assert leaked["previous_secret_until"] is None
     await api("DELETE", one, user="ada", status=204)
     assert (await api.refused("GET", one, user="ada", status=404))["code"] == "webhook_not_found"
     assert await api("GET", path, user="ada") == []

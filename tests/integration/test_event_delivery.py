@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 import orjson
 import pytest
-from standardwebhooks.webhooks import Webhook
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from app import wiring
 from app.adapters.receivers import HttpReceiver
@@ -165,6 +165,25 @@ async def test_an_event_is_told_signed_within_a_second_of_its_commit(exchange: E
     shown = await exchange.store.list_deliveries(endpoint.id, limit=200)
     assert [delivery.event_id for delivery in shown][::-1] == exchange.outside.ids("/a")
     assert {(delivery.outcome, delivery.status) for delivery in shown} == {("delivered", 200)}
+
+
+async def test_while_a_secret_takes_the_place_of_another_receivers_with_either_take_events(exchange: Exchange) -> None:
+    endpoint, second = await exchange.listen("/a"), new_secret()
+    changes = {"secret": CIPHER.encrypt(second), "overlap_seconds": 3600}
+    await exchange.store.update_endpoint(exchange.account, endpoint.id, changes)
+    await exchange.start()
+    await exchange.tell(1)
+    await exchange.outside.until("/a", 1)
+    (told,) = exchange.outside.told["/a"]
+    for secret in (exchange.secrets["/a"], second):
+        assert Webhook(secret).verify(told.body, told.headers)["id"] == told.id
+    await exchange.sql.execute("update webhook_endpoints set previous_secret_until = now()")
+    await exchange.tell(1)
+    await exchange.outside.until("/a", 2)
+    told = exchange.outside.told["/a"][-1]
+    assert Webhook(second).verify(told.body, told.headers)["id"] == told.id
+    with pytest.raises(WebhookVerificationError):
+        Webhook(exchange.secrets["/a"]).verify(told.body, told.headers)
 
 
 async def test_each_conversation_is_told_in_order_by_several_workers(exchange: Exchange) -> None:

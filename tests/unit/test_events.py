@@ -121,7 +121,7 @@ async def test_a_name_with_one_private_address_is_refused_and_nothing_connects(m
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
 
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", answer)
-        told = await HttpReceiver().deliver(f"https://rebinds.example:{port}/", EVENT, secret=new_secret())
+        told = await HttpReceiver().deliver(f"https://rebinds.example:{port}/", EVENT, secrets=[new_secret()])
     assert (told.outcome, told.status) == (Outcome.FORBIDDEN_ADDRESS, None)
     assert not connected.is_set()
 
@@ -146,7 +146,7 @@ async def test_the_connection_goes_to_the_address_that_was_judged(monkeypatch: p
         monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", answer)
         leave_by(Egress(strangers_may_be_private=True))
         receiver = HttpReceiver(may_be_private=True)
-        told = await receiver.deliver(f"http://receiver.example:{port}/", EVENT, secret=new_secret())
+        told = await receiver.deliver(f"http://receiver.example:{port}/", EVENT, secrets=[new_secret()])
     assert (told.outcome, told.status, told.text) == (Outcome.DELIVERED, 200, "ok")
     assert (lookups, hosts) == (["receiver.example"], [f"receiver.example:{port}"])
 
@@ -156,7 +156,7 @@ async def test_an_address_of_ours_in_the_url_is_refused_by_the_connection_too() 
     for url in ("https://127.0.0.1:9/", "https://[::1]:9/"):
         receiver = HttpReceiver()
         receiver.problem_with = lambda _url: None  # type: ignore[method-assign]  # the form passed for once
-        told = await receiver.deliver(url, EVENT, secret=new_secret())
+        told = await receiver.deliver(url, EVENT, secrets=[new_secret()])
         assert told.outcome is Outcome.FORBIDDEN_ADDRESS
 
 
@@ -175,7 +175,7 @@ async def told_by(answer: bytes, *, seconds: float = 5.0) -> tuple[Any, dict[str
     leave_by(Egress(strangers_may_be_private=True))
     async with peer(handler) as url:
         receiver = HttpReceiver(may_be_private=True, timeout_seconds=seconds)
-        told = await receiver.deliver(url, EVENT, secret=secret)
+        told = await receiver.deliver(url, EVENT, secrets=[secret])
     ((headers, body),) = seen
     return told, headers, body, secret
 
@@ -220,7 +220,7 @@ async def test_a_receiver_that_is_not_there_is_unreachable() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/"
-        told = await HttpReceiver(may_be_private=True).deliver(url, EVENT, secret=new_secret())
+        told = await HttpReceiver(may_be_private=True).deliver(url, EVENT, secrets=[new_secret()])
     assert (told.outcome, told.status) == (Outcome.UNREACHABLE, None)
 
 

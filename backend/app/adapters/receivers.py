@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import orjson
 
@@ -40,12 +41,12 @@ class HttpReceiver:
     def problem_with(self, url: str) -> str | None:
         return url_problem(url, may_be_private=self._may_be_private)
 
-    async def deliver(self, url: str, event: OutboxEvent, *, secret: str) -> Answer:
+    async def deliver(self, url: str, event: OutboxEvent, *, secrets: Sequence[str]) -> Answer:
         if self.problem_with(url):  # it was stored under another rule
             return Answer(Outcome.FORBIDDEN_ADDRESS, None, 0)
         body = orjson.dumps(event.envelope())
         started = time.perf_counter()
-        outcome, response = await self._post(url, event, body, secret)
+        outcome, response = await self._post(url, event, body, secrets)
         ms = round((time.perf_counter() - started) * 1000)
         if response is None:
             return Answer(outcome, None, ms)
@@ -53,13 +54,15 @@ class HttpReceiver:
         retry_after = parse_retry_after(response.headers.get("retry-after"))
         return Answer(outcome, response.status, ms, text, retry_after)
 
-    async def _post(self, url: str, event: OutboxEvent, body: bytes, secret: str) -> tuple[Outcome, Response | None]:
+    async def _post(
+        self, url: str, event: OutboxEvent, body: bytes, secrets: Sequence[str]
+    ) -> tuple[Outcome, Response | None]:
         try:
             response = await request(
                 "POST",
                 url,
                 timeout_seconds=self._timeout_seconds,
-                headers=signed_headers(event.id, body, secret=secret, at=int(time.time())),
+                headers=signed_headers(event.id, body, secrets=secrets, at=int(time.time())),
                 payload=orjson.Fragment(body),  # as it was signed
                 max_body_bytes=MAX_ANSWER_BYTES,
                 cuts_body=True,

@@ -152,7 +152,7 @@ _ACCOUNT_CHANGES = {f.name for f in fields(Account)} - {
     "id", "created_at", "updated_at", "refusals", "blocked_reason", "blocked_since",
 }  # fmt: skip
 
-_ENDPOINT_CHANGES = {"url", "events", "enabled", "secret"}
+_ENDPOINT_CHANGES = {"url", "events", "enabled", "secret", "overlap_seconds"}
 
 _RECORDS_A_SEND = frozenset({"complete_part", "fail_part"})
 """What WhatsApp said must not be forgotten because of us: neither a full bulkhead nor an open circuit keeps it back.
@@ -523,11 +523,12 @@ class SqlStore(Store):
     # -- API keys ------------------------------------------------------------------------------------------------
 
     async def create_api_key(
-        self, account_id: str, *, name: str, role: Role, digest: str, hint: str, created_by: str, most: int
-    ) -> ApiKey:
+        self, account_id: str, *, name: str, role: Role, digest: str, hint: str, created_by: str, by_owner: bool,
+        most: int,
+    ) -> ApiKey:  # fmt: skip
         made = await self._call(
             "create_api_key", id=str(uuid.uuid4()), account_id=account_id, name=name, role=role, digest=digest,
-            hint=hint, created_by=created_by, most=most,
+            hint=hint, created_by=created_by, by_owner=by_owner, most=most,
         )  # fmt: skip
         return _API_KEY.validate_python(made)
 
@@ -550,11 +551,12 @@ class SqlStore(Store):
     # -- invitations ---------------------------------------------------------------------------------------------
 
     async def create_invitation(
-        self, account_id: str, *, role: Role, digest: str, created_by: str, valid_seconds: float, most: int
-    ) -> Invitation:
+        self, account_id: str, *, role: Role, digest: str, created_by: str, by_owner: bool, valid_seconds: float,
+        most: int,
+    ) -> Invitation:  # fmt: skip
         made = await self._call(
             "create_invitation", id=str(uuid.uuid4()), account_id=account_id, role=role, digest=digest,
-            created_by=created_by, valid_seconds=valid_seconds, most=most,
+            created_by=created_by, by_owner=by_owner, valid_seconds=valid_seconds, most=most,
         )  # fmt: skip
         return _INVITATION.validate_python(made)
 

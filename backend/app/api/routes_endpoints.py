@@ -49,7 +49,8 @@ async def update_webhook(
     replica: Replica, user: CurrentUser, account_id: str, webhook_id: WebhookId, body: WebhookChanges
 ) -> WebhookWithSecretOut:
     """For owners: any subset of the fields. `enabled: true` switches it on again and forgets its failures.
-    `rotate_secret: true` makes a new secret, shown in this answer alone; the old one is not used again."""
+    `rotate_secret: true` makes a new secret, shown in this answer alone; for `overlap_hours` (24) deliveries bear a
+    signature with the one before, too."""
     changes = body.model_dump(exclude_unset=True)
     endpoint, secret = await replica.endpoints.update(user, account_id, webhook_id, changes)
     return WebhookWithSecretOut(**WebhookOut.model_validate(endpoint).model_dump(), secret=secret)

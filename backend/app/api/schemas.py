@@ -276,6 +276,8 @@ class ApiKeyOut(_Out):
     role: Role
     hint: str
     created_by: str
+    maker_role: Role | None
+    """Of the member `created_by` by now; null: a key, an operator, or a person who is a member no more."""
     created_at: datetime
     last_used_at: datetime | None
 
@@ -380,6 +382,8 @@ class WebhookChanges(_In):
     events: WebhookEvents = may_be_absent()
     enabled: StrictBool = may_be_absent()
     rotate_secret: StrictBool = may_be_absent()
+    overlap_hours: Annotated[StrictInt, Field(ge=0, le=168)] = may_be_absent()
+    """With `rotate_secret`: for how long the secret before signs, too (24). 0: not at all, as when it has leaked."""
 
 
 class WebhookOut(_Out):
@@ -393,6 +397,8 @@ class WebhookOut(_Out):
     disabled_at: datetime | None
     failing_since: datetime | None
     """The first failed delivery since the last one that went well."""
+    previous_secret_until: datetime | None
+    """Until then the secret before this one signs, too; null, or a time that is over: it does not."""
     created_at: datetime
     updated_at: datetime
 

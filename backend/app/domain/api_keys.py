@@ -27,3 +27,5 @@ class ApiKey:
     created_at: datetime
     last_used_at: datetime | None
     """Noted once a minute."""
+    maker_role: Role | None = None
+    """Of `created_by` in the account by now, where keys are shown; `None`: they are no member (any more)."""

@@ -76,6 +76,15 @@ class Endpoint:
     """The first failed delivery since the last one that went well."""
     created_at: datetime
     updated_at: datetime
+    previous_secret: str | None = None
+    """Ciphertext of the secret before this one."""
+    previous_secret_until: datetime | None = None
+
+    def signing_secrets(self, now: datetime) -> tuple[str, ...]:
+        """Ciphertexts, the newest first: for a while after a rotation the secret before signs, too."""
+        if self.previous_secret and self.previous_secret_until and now < self.previous_secret_until:
+            return self.secret, self.previous_secret
+        return (self.secret,)
 
 
 @dataclass(frozen=True, slots=True)

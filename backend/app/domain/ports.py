@@ -363,10 +363,11 @@ class ApiKeyStore(Protocol):
     """Keys with which programs act for an account."""
 
     async def create_api_key(
-        self, account_id: str, *, name: str, role: Role, digest: str, hint: str, created_by: str, most: int
-    ) -> ApiKey:
-        """`digest`: of the key, which itself is not stored. Raises `NotFound("account")`, and
-        `Conflict("too_many_api_keys")` when the account has `most`."""
+        self, account_id: str, *, name: str, role: Role, digest: str, hint: str, created_by: str, by_owner: bool,
+        most: int,
+    ) -> ApiKey:  # fmt: skip
+        """`digest`: of the key, which itself is not stored. Raises `NotFound("account")`, also if `by_owner` and
+        `created_by` is no owner (any more), and `Conflict("too_many_api_keys")` when the account has `most`."""
         ...
 
     async def list_api_keys(self, account_id: str) -> tuple[ApiKey, ...]:
@@ -390,10 +391,11 @@ class InvitationStore(Protocol):
     """Links that make a person a member of an account."""
 
     async def create_invitation(
-        self, account_id: str, *, role: Role, digest: str, created_by: str, valid_seconds: float, most: int
-    ) -> Invitation:
-        """`digest`: of its token. Raises `NotFound("account")`, and `Conflict("too_many_invitations")` when the account
-        has `most` that were not accepted."""
+        self, account_id: str, *, role: Role, digest: str, created_by: str, by_owner: bool, valid_seconds: float,
+        most: int,
+    ) -> Invitation:  # fmt: skip
+        """`digest`: of its token. Raises `NotFound("account")`, also if `by_owner` and `created_by` is no owner (any
+        more), and `Conflict("too_many_invitations")` when the account has `most` that were not accepted."""
         ...
 
     async def list_invitations(self, account_id: str) -> tuple[Invitation, ...]:
@@ -885,7 +887,8 @@ class EndpointStore(Protocol):
     async def get_endpoint(self, account_id: str, endpoint_id: str) -> Endpoint | None: ...
 
     async def update_endpoint(self, account_id: str, endpoint_id: str, changes: Mapping[str, object]) -> Endpoint:
-        """`changes` of url, events, enabled, secret. Raises `NotFound("webhook")`."""
+        """`changes` of url, events, enabled, and secret with overlap_seconds, for which the one before still signs.
+        Raises `NotFound("webhook")`."""
         ...
 
     async def delete_endpoint(self, account_id: str, endpoint_id: str) -> None:
@@ -897,7 +900,7 @@ class EndpointStore(Protocol):
         ...
 
     async def endpoint_secrets(self, *, after: str | None, limit: int) -> tuple[tuple[str, str], ...]:
-        """Ids of endpoints and their ciphertexts, in the order of the ids."""
+        """Ids of endpoints and the ciphertexts of all secrets that sign, in the order of the ids; `limit` endpoints."""
         ...
 
     async def replace_endpoint_secret(self, endpoint_id: str, *, expected: str, secret: str) -> bool:
@@ -994,9 +997,9 @@ class PrivacyStore(Protocol):
 
 
 class Receiver(Protocol):
-    async def deliver(self, url: str, event: OutboxEvent, *, secret: str) -> Answer:
-        """POST the event, signed with `secret` (not encrypted), within 10 s. Raises nothing: every way it may go is an
-        answer."""
+    async def deliver(self, url: str, event: OutboxEvent, *, secrets: Sequence[str]) -> Answer:
+        """POST the event, signed with each of `secrets` (not encrypted), within 10 s. Raises nothing: every way it may
+        go is an answer."""
         ...
 
     def problem_with(self, url: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 OFF_AFTER_SECONDS = 3 * 86400.0
 """An endpoint to which no delivery went well for so long is switched off."""
 SECRETS_PAGE = 500
+OVERLAP_HOURS = 24
+"""For so long the secret before signs, too, unless the owner says otherwise."""
 
 
 class Endpoints(EndpointStore, OutboxStore, Protocol):
@@ -64,14 +67,16 @@ class EndpointService:
     async def update(
         self, user: User, account_id: str, endpoint_id: str, changes: Mapping[str, object]
     ) -> tuple[Endpoint, str | None]:
-        """`rotate_secret` among the changes makes a new secret, which is returned; the old one is not used again."""
+        """`rotate_secret` among the changes makes a new secret, which is returned. For `overlap_hours` deliveries are
+        signed with the one before, too; 0: never again. One from before that one signs no more."""
         await self._accounts.authorize(user, account_id, Role.OWNER)
         if "url" in changes:
             self._check(str(changes["url"]))
         secret = new_secret() if changes.get("rotate_secret") else None
-        stored = {name: value for name, value in changes.items() if name != "rotate_secret"}
+        stored = {name: value for name, value in changes.items() if name not in ("rotate_secret", "overlap_hours")}
         if secret is not None:
-            stored["secret"] = self._cipher.encrypt(secret)
+            hours = changes.get("overlap_hours", OVERLAP_HOURS)
+            stored |= {"secret": self._cipher.encrypt(secret), "overlap_seconds": int(str(hours)) * 3600}
         endpoint = await self._store.update_endpoint(account_id, endpoint_id, stored)
         logger.info("endpoint changed", extra={"account": account_id, "endpoint": endpoint_id})
         return endpoint, secret
@@ -131,8 +136,10 @@ class EndpointService:
 
 async def deliver(receiver: Receiver, cipher: TokenCipher, endpoint: Endpoint, event: OutboxEvent) -> Answer:
     """One attempt."""
-    try:
-        secret = cipher.decrypt(endpoint.secret)
-    except SecretError:
+    secrets: list[str] = []
+    for stored in endpoint.signing_secrets(datetime.now(UTC)):
+        with suppress(SecretError):
+            secrets.append(cipher.decrypt(stored))
+    if not secrets:
         return Answer(Outcome.UNREADABLE_SECRET, None, 0)
-    return await receiver.deliver(endpoint.url, event, secret=secret)
+    return await receiver.deliver(endpoint.url, event, secrets=secrets)

@@ -24,8 +24,8 @@ class InvitationService:
         await self._accounts.authorize(user, account_id, Role.OWNER)
         token = new_token(PREFIX)
         made = await self._store.create_invitation(
-            account_id, role=role, digest=token.digest, created_by=user.id, valid_seconds=VALID_SECONDS,
-            most=MAX_INVITATIONS,
+            account_id, role=role, digest=token.digest, created_by=user.id, by_owner=not user.is_operator,
+            valid_seconds=VALID_SECONDS, most=MAX_INVITATIONS,
         )  # fmt: skip
         logger.info("invitation created", extra={"account": account_id, "invitation": made.id})
         return made, token.secret

@@ -54,7 +54,7 @@ class KeyService:
         async with write_fence(_cache_key(key.digest)):
             made = await self._store.create_api_key(
                 account_id, name=name, role=role, digest=key.digest, hint=key.hint, created_by=user.id,
-                most=MAX_API_KEYS,
+                by_owner=not user.is_operator, most=MAX_API_KEYS,
             )  # fmt: skip
         logger.info("API key created", extra={"account": account_id, "api_key": made.id})
         return made, key.secret

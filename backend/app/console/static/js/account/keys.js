@@ -24,10 +24,18 @@ export function Keys({ account }) {
       actions=${(_data, reload) => mayChange && html`<${Button} kind="small" icon="plus" onClick=${() => add(reload)}>${t("apikeys.new")}</${Button}>`}>
     ${(keys, reload) => keys.length === 0 ? html`<p class="none">${t("apikeys.none")}</p>` : html`<div class="table-box" tabindex="0"><table>
       <thead><tr><th>${t("apikeys.name")}</th><th>${t("members.role")}</th><th>${t("apikeys.created")}</th><th>${t("apikeys.used")}</th><th><span class="visually-hidden">${t("ui.actions")}</span></th></tr></thead>
-      <tbody>${keys.map((key) => html`<tr key=${key.id}><td class="wrap"><bdi>${key.name}</bdi> ${key.hint && html`<code class="quiet">…${key.hint}</code>`}</td><td>${t(`role.${key.role}`)}</td><td><${Time} at=${key.created_at} format=${day} /></td>
+      <tbody>${keys.map((key) => html`<tr key=${key.id}><td class="wrap"><bdi>${key.name}</bdi> ${key.hint && html`<code class="quiet">…${key.hint}</code>`}</td><td>${t(`role.${key.role}`)}</td><td><${Time} at=${key.created_at} format=${day} /> <span class="quiet">${t("apikeys.by")} <bdi title=${key.created_by}>${maker(key)}</bdi></span></td>
         <td>${key.last_used_at ? html`<${Time} at=${key.last_used_at} format=${ago} />` : t("apikeys.never")}</td>
         <td class="end">${mayChange && html`<${Button} kind="small danger" onClick=${() => revoke(key, reload)}>${t("apikeys.revoke")}</${Button}>`}</td></tr>`)}</tbody></table></div>`}
   </${Section}>`;
+}
+
+/** Whose key it is; a person who left may still know it. */
+function maker(key) {
+  if (key.created_by.startsWith("key:")) return t("apikeys.by_key");
+  if (key.created_by === "operator") return t("apikeys.by_operator");
+  const who = key.created_by.length > 12 ? `${key.created_by.slice(0, 8)}…` : key.created_by;
+  return `${who} (${key.maker_role ? t(`role.${key.maker_role}`) : t("apikeys.left")})`;
 }
 
 function NewKey({ path, close }) {

@@ -45,6 +45,7 @@ function Webhook({ hook, path, mayChange, reload }) {
       ${hook.enabled ? hook.failing_since ? html`<${Badge} kind="warm">${t("webhooks.failing", { ago: ago(hook.failing_since) })}</${Badge}>` : html`<${Badge} kind="calm">${t("webhooks.on")}</${Badge}>`
         : html`<${Badge} kind="bad">${hook.disabled_reason ? worded("webhooks.off", hook.disabled_reason) : t("webhooks.off")}</${Badge}>`}</div>
     <p class="quiet">${hook.events.join(", ")}</p>
+    ${Date.parse(hook.previous_secret_until ?? "") > Date.now() && html`<p class="quiet">${t("webhooks.both_sign", { until: dateAndTime(hook.previous_secret_until) })}</p>`}
     <div class="buttons start"><${Button} kind="small" onClick=${() => setOpen(!isOpen)} aria-expanded=${isOpen ? "true" : "false"}>${t("webhooks.deliveries")}</${Button}>
       ${mayChange && html`<${Button} kind="small" onClick=${test}>${t("webhooks.test")}</${Button}>
         <${Button} kind="small" onClick=${() => change({ enabled: !hook.enabled })}>${t(hook.enabled ? "webhooks.switch_off" : "webhooks.switch_on")}</${Button}>
