@@ -12,7 +12,7 @@ import pytest
 
 from app.adapters.postgres_store import PostgresStore
 from app.adapters.sql_store import SqlStore
-from app.domain.endpoints import Answer, Endpoint, EventType, OutboxEvent, Outcome
+from app.domain.endpoints import Answer, Endpoint, EventType, Load, Loaded, OutboxEvent, Outcome, Settlement
 from app.domain.errors import Conflict, NotFound
 from app.domain.models import Author, BlockReason, HandoverReason, Status
 from tests.support.store_kit import NOW, Scene, begin, message, uncommitted, unique
@@ -40,12 +40,15 @@ async def types(scene: Scene, sql: asyncpg.Connection) -> list[str]:
 async def settle(
     store: SqlStore, endpoint: Endpoint, events: Sequence[OutboxEvent], *, last: str | None, answer: Answer = GOOD
 ) -> tuple[str | None, bool]:
-    told = [event.id for event in events] if last == "ok" else []
-    done = await store.outbox_settle(
-        endpoint.id, told=told, deliveries=[(event, answer) for event in events], last=last,
-        off_after_seconds=3 * 86400, keep=5,
-    )  # fmt: skip
+    told = tuple(event.id for event in events) if last == "ok" else ()
+    deliveries = tuple((event, answer) for event in events)
+    ((done,), ()) = await store.outbox_work([Settlement(endpoint.id, told, deliveries, last, 3 * 86400, keep=5)], [])
     return done.switched_off, done.recovered
+
+
+async def load(store: SqlStore, endpoint_id: str, ids: Sequence[str]) -> Loaded:
+    ((), (loaded,)) = await store.outbox_work([], [Load(endpoint_id, tuple(ids))])
+    return loaded
 
 
 async def look(scene: Scene, endpoint: Endpoint) -> Endpoint:
@@ -76,7 +79,7 @@ async def test_each_change_that_is_listened_for_writes_one_event_in_order(
         "message.received", "message.sent", "message.status", "conversation.needs_human", "conversation.bot_switched",
     ]  # fmt: skip
     assert {str(row["conversation_id"]) for row in rows} == {reply.conversation_id}
-    _, waybills = await scene.store.outbox_load(str(uuid.uuid4()), [str(row["id"]) for row in rows])
+    _, waybills = await load(scene.store, str(uuid.uuid4()), [str(row["id"]) for row in rows])
     received, sent, status, needs, switched = [event.payload for event in waybills]
     assert received["message"]["text"] == "hello"
     assert (received["contact"]["wa_id"], received["contact"]["name"]) == (scene.wa_id, "Ada")
@@ -241,13 +244,13 @@ async def test_an_event_stays_until_each_endpoint_has_it(scene: Scene, sql: asyn
     assert await unmoved(scene) == [(event, (first.id, second.id)) for event in ids]
     await scene.store.outbox_moved(ids, life="one")
     assert await unmoved(scene) == []
-    found, events = await scene.store.outbox_load(first.id, ids)
+    found, events = await load(scene.store, first.id, ids)
     assert found == first
     assert [event.id for event in events] == ids
     for _ in range(2):
         await settle(scene.store, first, events, last="ok")
-        assert (await scene.store.outbox_load(first.id, ids))[1] == ()
-        assert (await scene.store.outbox_load(second.id, ids))[1] == events
+        assert (await load(scene.store, first.id, ids))[1] == ()
+        assert (await load(scene.store, second.id, ids))[1] == events
     await settle(scene.store, second, events, last="ok")
     assert await written(scene, sql) == []
 
@@ -259,7 +262,7 @@ async def test_what_a_queue_forgot_is_moved_again_but_not_to_those_who_have_it(
     await scene.receive()
     ((event, _),) = await unmoved(scene)
     await scene.store.outbox_moved([event], life="one")
-    _, events = await scene.store.outbox_load(first.id, [event])
+    _, events = await load(scene.store, first.id, [event])
     await settle(scene.store, first, events, last="ok")
     await scene.store.outbox_begin(life="one", keep_seconds=1000, limit=1000)
     assert await unmoved(scene) == []
@@ -316,11 +319,30 @@ async def test_an_endpoint_that_fails_for_too_long_or_is_gone_is_switched_off_on
     assert await settle(scene.store, endpoint, event, last="gone", answer=BAD) == ("gone", False)
 
 
+async def test_settlements_of_one_call_stand_in_any_order_and_what_it_loads_knows_of_them(scene: Scene) -> None:
+    endpoints = [await listen(scene) for _ in range(2)]
+    await scene.receive(message(), message())
+    ids = tuple(event for event, _ in await unmoved(scene))
+    first, second = sorted(endpoints, key=lambda each: each.id, reverse=True)
+    _, events = await load(scene.store, first.id, ids)
+    good = tuple((event, GOOD) for event in events)
+    settlements = [
+        Settlement(first.id, ids, good, "ok", 1000),
+        Settlement(second.id, ids[:1], (good[0], (events[1], BAD)), "failed", 1000),
+        Settlement(str(uuid.uuid4()), ids, good, "ok", 1000),
+    ]
+    settled, loaded = await scene.store.outbox_work(settlements, [Load(second.id, ids), Load(first.id, ids)])
+    assert [each.failing_seconds is not None for each in settled] == [True] * 3
+    assert [[event.id for event in each.events] for each in loaded] == [[ids[1]], []]
+    assert [each.endpoint and each.endpoint.id for each in loaded] == [second.id, first.id]
+    assert [(await look(scene, each)).failing_since is None for each in (first, second)] == [True, False]
+
+
 async def test_workers_that_settle_at_the_same_moment_lose_nothing(scene: Scene, sql: asyncpg.Connection) -> None:
     endpoints = [await listen(scene) for _ in range(3)]
     await scene.receive(*[message() for _ in range(5)])
     ids = [event for event, _ in await unmoved(scene)]
-    loaded = [(await scene.store.outbox_load(endpoint.id, ids))[1] for endpoint in endpoints]
+    loaded = [(await load(scene.store, endpoint.id, ids))[1] for endpoint in endpoints]
     await asyncio.gather(
         *(
             settle(scene.store, endpoint, order, last="ok")
@@ -351,7 +373,7 @@ async def test_what_finds_no_room_waits_for_one_endpoint_and_not_for_the_others(
     assert [(each.id, each.endpoints) for each in await scene.store.outbox_held(full.id, limit=1)] == [
         (ids[0], (full.id,))
     ]
-    _, events = await scene.store.outbox_load(fine.id, ids)
+    _, events = await load(scene.store, fine.id, ids)
     await settle(scene.store, fine, events, last="ok")
     await scene.store.outbox_unhold(full.id, ids[:1])
     assert [each.id for each in await scene.store.outbox_held(full.id, limit=10)] == ids[1:]
@@ -370,10 +392,9 @@ async def test_a_success_before_the_failure_of_the_same_call_ends_an_earlier_fai
     first, second = [OutboxEvent(str(uuid.uuid4()), scene.account.id, None, "t", {}, NOW) for _ in range(2)]
     await settle(scene.store, endpoint, [first], last="failed", answer=BAD)
     await sql.execute("update webhook_endpoints set failing_since = now() - interval '4 days'")
-    done = await scene.store.outbox_settle(
-        endpoint.id, told=[first.id], deliveries=[(first, GOOD), (second, BAD)], last="failed",
-        off_after_seconds=3 * 86400, keep=5,
-    )  # fmt: skip
+    deliveries = ((first, GOOD), (second, BAD))
+    settlement = Settlement(endpoint.id, (first.id,), deliveries, "failed", 3 * 86400, keep=5)
+    ((done,), ()) = await scene.store.outbox_work([settlement], [])
     assert (done.switched_off, done.recovered, done.failing_seconds) == (None, True, 0)
     assert (await look(scene, endpoint)).failing_since is not None
 

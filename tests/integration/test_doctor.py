@@ -25,6 +25,7 @@ from app.core.http_client import leave_by
 from app.core.secrets import TokenCipher
 from app.doctor.findings import Finding, bounded
 from app.doctor.limits import check_limits
+from app.domain.endpoints import Settlement
 from app.sandbox.app import running_sandbox
 from app.sandbox.client import SandboxClient
 from app.sandbox.config import SandboxConfig
@@ -296,9 +297,7 @@ async def test_webhooks_that_do_not_take_their_events_are_named(doctor: Doctor, 
     endpoint = await store.create_endpoint(
         account.id, url="https://receiver.example/?key=hidden", events=["message.sent"], secret="cipher", most=20
     )
-    await store.outbox_settle(
-        endpoint.id, told=(), deliveries=(), last="failed", off_after_seconds=1000, keep=200
-    )  # fmt: skip
+    await store.outbox_work([Settlement(endpoint.id, (), (), "failed", 1000)], [])
     await store.aclose()
     told = (await doctor())["webhooks"]
     assert told["state"] == "warn"

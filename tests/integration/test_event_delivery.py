@@ -186,6 +186,31 @@ async def test_while_a_secret_takes_the_place_of_another_receivers_with_either_t
         Webhook(exchange.secrets["/a"]).verify(told.body, told.headers)
 
 
+async def test_what_is_delivered_at_the_same_moment_shares_transactions(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: dict[str, int] = dict.fromkeys(("outbox_next", "outbox_moved", "outbox_work"), 0)
+    call = exchange.store._call  # type: ignore[attr-defined]  # every transaction of the store
+
+    async def counted(operation: str, /, **p: Any) -> Any:
+        if operation in calls:
+            calls[operation] += 1
+        return await call(operation, **p)
+
+    monkeypatch.setattr(exchange.store, "_call", counted)
+    for path in ("/a", "/b", "/c", "/d"):
+        await exchange.listen(path)
+    await exchange.tell(50)
+    for _ in range(50):
+        await exchange.tell(1, conversation())
+    await exchange.start()
+    for path in ("/a", "/b", "/c", "/d"):
+        await exchange.outside.until(path, 100)
+    await exchange.nothing_waits()
+    assert sum(calls.values()) < 200, "half a transaction for each delivery, where each on its own needs two"
+    assert {len(told) for told in exchange.outside.told.values()} == {100}
+
+
 async def test_each_conversation_is_told_in_order_by_several_workers(exchange: Exchange) -> None:
     await exchange.listen("/a")
     await exchange.listen("/b")
@@ -230,12 +255,16 @@ async def test_a_worker_that_dies_after_the_post_tells_again_with_the_same_id(
     dying = exchange.worker(queue)
     died = asyncio.Event()
 
-    async def die(*_: object, **__: object) -> None:
+    work = exchange.store.outbox_work
+
+    async def die(settlements: Any, loads: Any) -> Any:
+        if not settlements:
+            return await work(settlements, loads)
         died.set()
-        await asyncio.Event().wait()
+        return await asyncio.Event().wait()
 
     with monkeypatch.context() as patched:
-        patched.setattr(exchange.store, "outbox_settle", die)
+        patched.setattr(exchange.store, "outbox_work", die)
         exchange.run(dying.loop.run)  # its lease is not renewed: it ends by itself
         await asyncio.wait_for(died.wait(), 5)
     await exchange.start()

@@ -34,13 +34,15 @@ from app.domain.account_health import AccountHealth, HealthRound, Judgement, Rec
 from app.domain.api_keys import ApiKey
 from app.domain.audit import ACTOR, AuditEntry
 from app.domain.endpoints import (
-    Answer,
     Delivery,
     Endpoint,
     FailingEndpoint,
+    Load,
+    Loaded,
     OutboxEvent,
     OutboxPage,
     Settled,
+    Settlement,
     Waybill,
 )
 from app.domain.errors import Conflict, Erased, Fenced, InvalidInput, NotFound
@@ -663,34 +665,16 @@ class SqlStore(Store):
         answer = await self._call("outbox_begin", life=life, keep_seconds=keep_seconds, limit=limit)
         return answer["again"], answer["gone"]
 
-    async def outbox_load(
-        self, endpoint_id: str, ids: Sequence[str]
-    ) -> tuple[Endpoint | None, tuple[OutboxEvent, ...]]:
-        found = await self._call("outbox_load", endpoint_id=endpoint_id, ids=ids)
-        return _optional(_ENDPOINT, found["endpoint"]), _EVENTS.validate_python(found["events"])
-
-    async def outbox_settle(
-        self,
-        endpoint_id: str,
-        *,
-        told: Sequence[str],
-        deliveries: Sequence[tuple[OutboxEvent, Answer]],
-        last: str | None,
-        off_after_seconds: float,
-        keep: int,
-    ) -> Settled:
-        rows = [
-            {
-                "event_id": event.id, "conversation_id": event.conversation_id, "type": event.type,
-                "status": answer.status, "outcome": answer.outcome, "ms": answer.ms, "answer": answer.text,
-            }
-            for event, answer in deliveries
-        ]  # fmt: skip
-        settled = await self._call(
-            "outbox_settle", endpoint_id=endpoint_id, told=told, deliveries=rows, last=last,
-            off_after_seconds=off_after_seconds, keep=keep,
+    async def outbox_work(
+        self, settlements: Sequence[Settlement], loads: Sequence[Load]
+    ) -> tuple[tuple[Settled, ...], tuple[Loaded, ...]]:
+        done = await self._call(
+            "outbox_work", settlements=[_settlement(each) for each in settlements],
+            loads=[{"endpoint_id": each.endpoint_id, "ids": each.ids} for each in loads],
         )  # fmt: skip
-        return _SETTLED.validate_python(settled)
+        loaded = (Loaded(_optional(_ENDPOINT, each["endpoint"]), _EVENTS.validate_python(each["events"]))
+                  for each in done["loaded"])  # fmt: skip
+        return tuple(_SETTLED.validate_python(each) for each in done["settled"]), tuple(loaded)
 
     # -- files ---------------------------------------------------------------------------------------------------
 
@@ -1073,6 +1057,20 @@ def _check_known(changes: Mapping[str, object], allowed: set[str]) -> None:
 def _check_identity(wa_id: str | None, user_id: str | None) -> None:
     if not wa_id and not user_id:
         raise InvalidInput("neither wa_id nor user_id is given", field="wa_id")
+
+
+def _settlement(settlement: Settlement) -> Json:
+    rows = [
+        {
+            "event_id": event.id, "conversation_id": event.conversation_id, "type": event.type,
+            "status": answer.status, "outcome": answer.outcome, "ms": answer.ms, "answer": answer.text,
+        }
+        for event, answer in settlement.deliveries
+    ]  # fmt: skip
+    return {
+        "endpoint_id": settlement.endpoint_id, "told": settlement.told, "deliveries": rows, "last": settlement.last,
+        "off_after_seconds": settlement.off_after_seconds, "keep": settlement.keep,
+    }  # fmt: skip
 
 
 def _page_size(limit: int) -> int:

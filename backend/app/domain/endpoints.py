@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from app.domain.models import Json
 
@@ -171,6 +172,35 @@ class Delivery:
     ms: int
     answer: str
     at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the delivery of these events to this endpoint needs."""
+
+    endpoint_id: str
+    ids: tuple[str, ...]
+
+
+class Loaded(NamedTuple):
+    """The endpoint, if it is there, and those of the events that it has not got yet, in order."""
+
+    endpoint: Endpoint | None
+    events: tuple[OutboxEvent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The endpoint needs the events `told` no more. Note the `deliveries`; the newest `keep` stay. `last`: how the last
+    one went, "ok", "failed", "gone", or `None` for none; gone, or failing for `off_after_seconds`, the endpoint is
+    switched off."""
+
+    endpoint_id: str
+    told: tuple[str, ...]
+    deliveries: tuple[tuple[OutboxEvent, Answer], ...]
+    last: str | None
+    off_after_seconds: float
+    keep: int = KEPT_DELIVERIES
 
 
 @dataclass(frozen=True, slots=True)

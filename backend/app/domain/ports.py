@@ -67,9 +67,12 @@ if TYPE_CHECKING:  # what no other part of the vocabulary needs takes a third of
         Delivery,
         Endpoint,
         FailingEndpoint,
+        Load,
+        Loaded,
         OutboxEvent,
         OutboxPage,
         Settled,
+        Settlement,
         Waybill,
     )
     from app.domain.invitations import Invitation, Membership
@@ -944,25 +947,10 @@ class OutboxStore(Protocol):
         most `limit`. Returns how many of each."""
         ...
 
-    async def outbox_load(
-        self, endpoint_id: str, ids: Sequence[str]
-    ) -> tuple[Endpoint | None, tuple[OutboxEvent, ...]]:
-        """The endpoint, and those of the events that it has not got yet, in order."""
-        ...
-
-    async def outbox_settle(
-        self,
-        endpoint_id: str,
-        *,
-        told: Sequence[str],
-        deliveries: Sequence[tuple[OutboxEvent, Answer]],
-        last: str | None,
-        off_after_seconds: float,
-        keep: int,
-    ) -> Settled:
-        """The endpoint needs the events `told` no more. Note the `deliveries`; the newest `keep` stay. `last`: how
-        the last one went, "ok", "failed", "gone", or `None` for none; gone, or failing for `off_after_seconds`, the
-        endpoint is switched off."""
+    async def outbox_work(
+        self, settlements: Sequence[Settlement], loads: Sequence[Load]
+    ) -> tuple[tuple[Settled, ...], tuple[Loaded, ...]]:
+        """All of it in one transaction, the settlements first; the answers in the order of what was asked."""
         ...
 
 

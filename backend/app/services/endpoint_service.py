@@ -19,6 +19,7 @@ from app.domain.endpoints import (
     Endpoint,
     OutboxEvent,
     Outcome,
+    Settlement,
 )
 from app.domain.errors import InvalidInput, NotFound
 from app.domain.models import Role, User
@@ -97,10 +98,7 @@ class EndpointService:
         event = OutboxEvent(str(uuid.uuid4()), account_id, None, TEST_EVENT, {}, datetime.now(UTC))
         answer = await deliver(self._receiver, self._cipher, endpoint, event)
         last = "ok" if answer.outcome is Outcome.DELIVERED and endpoint.enabled else None
-        await self._store.outbox_settle(
-            endpoint.id, told=(), deliveries=[(event, answer)], last=last, off_after_seconds=OFF_AFTER_SECONDS,
-            keep=KEPT_DELIVERIES,
-        )  # fmt: skip
+        await self._store.outbox_work([Settlement(endpoint.id, (), ((event, answer),), last, OFF_AFTER_SECONDS)], [])
         return answer
 
     async def rotate_keys(self) -> tuple[int, int]:

@@ -36,11 +36,12 @@ from app.core.logging import log_canonical
 from app.core.queue import Claim, Queue
 from app.core.secrets import TokenCipher
 from app.core.slots import Caller, Rank, calling_as
-from app.domain.endpoints import KEPT_DELIVERIES, Answer, Endpoint, OutboxEvent, Outcome, Settled
+from app.domain.endpoints import Answer, Endpoint, OutboxEvent, Outcome, Settled, Settlement
 from app.domain.errors import Unavailable
 from app.domain.ports import OutboxStore, Receiver
 from app.services.claim_loop import ClaimLoop, Room
 from app.services.endpoint_service import OFF_AFTER_SECONDS, deliver
+from app.services.outbox_calls import OutboxCalls
 from app.services.outbox_relay import EVENT_KIND, endpoint_of, group_of
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class EventWorker:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._queue = queue
-        self._store = store
+        self._outbox = OutboxCalls(store)
         self._receiver = receiver
         self._cipher = cipher
         self._policy = policy or EventPolicy()
@@ -145,7 +146,7 @@ class EventWorker:
     async def _work(self, claim: Claim, endpoint_id: str) -> tuple[str, str]:
         """Deliver what the claim shows and end it. Returns the outcome and its reason for the log."""
         ids = [event.payload.decode() for event in claim.events]
-        endpoint, events = await self._store.outbox_load(endpoint_id, ids)
+        endpoint, events = await self._outbox.load(endpoint_id, tuple(ids))
         if endpoint is None:
             await self._settle(endpoint_id, ids, [], None)
             await self._done(claim, len(ids))
@@ -223,10 +224,8 @@ class EventWorker:
     async def _settle(
         self, endpoint_id: str, told: Sequence[str], attempts: Sequence[tuple[OutboxEvent, Answer]], last: str | None
     ) -> Settled:
-        return await self._store.outbox_settle(
-            endpoint_id, told=told, deliveries=attempts, last=last, off_after_seconds=self._policy.off_after_seconds,
-            keep=KEPT_DELIVERIES,
-        )  # fmt: skip
+        off_after_seconds = self._policy.off_after_seconds
+        return await self._outbox.settle(Settlement(endpoint_id, tuple(told), tuple(attempts), last, off_after_seconds))
 
     async def _wake(self, endpoint: Endpoint) -> None:
         logger.info("endpoint is back", extra={"account": endpoint.account_id, "endpoint": endpoint.id})

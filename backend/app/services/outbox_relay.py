@@ -34,6 +34,8 @@ WINDOW = 1000
 """Most events of one endpoint in the queue."""
 LOOK_SECONDS = 1.0
 """Between two looks when the database does not notify; also how often the lease is renewed."""
+PACE_SECONDS = 0.05
+"""From one page to the next: under load several events share one. What comes after a silence does not wait."""
 UPKEEP_SECONDS = 60.0
 KEEP_SECONDS = 12 * 86400.0
 """Longer than an event is tried (3 days) and then kept as a dead letter (8 days): a replay finds what to tell."""
@@ -99,8 +101,11 @@ class OutboxRelay:
         """Then the lease is to be renewed; an event that comes meanwhile waits for no more calls than its own."""
         ends = self._clock.monotonic() + seconds
         while (left := ends - self._clock.monotonic()) > 0:
+            next_at = self._clock.monotonic() + PACE_SECONDS
             if not await self.round():
                 await self._store.wait_for_events(left)
+                if (pause := next_at - self._clock.monotonic()) > 0:
+                    await self._clock.sleep(pause)
 
     async def round(self) -> bool:
         """Move a page, and what was held back. Returns whether there may be more. Raises `Unavailable`."""
