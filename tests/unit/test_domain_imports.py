@@ -8,28 +8,29 @@ import sys
 from pathlib import Path
 
 BACKEND = Path(__file__).resolve().parents[2] / "backend"
-MOST_SECONDS = 0.05
-TRIES = 10
-"""A busy processor makes a run slower, never faster: one run below the limit proves it."""
+MOST = 3.0
+"""Times what Python's own asyncio takes; half of that is usual."""
+TRIES = 5
+"""A busy processor makes a run slower, never faster: the quickest counts."""
 
 SCRIPT = """
 import json, sys, time
 before, began = set(sys.modules), time.process_time()
-import app.domain.ports
+import {module}
 seconds = time.process_time() - began
 print(json.dumps([seconds, sorted(set(sys.modules) - before)]))
 """
 
 
-def import_ports() -> tuple[float, set[str]]:
+def imported(module: str) -> tuple[float, set[str]]:
     """In a fresh interpreter: seconds of the processor, and the modules that came with it."""
-    command = [sys.executable, "-c", SCRIPT]
+    command = [sys.executable, "-c", SCRIPT.format(module=module)]
     seconds, modules = json.loads(subprocess.run(command, cwd=BACKEND, check=True, capture_output=True).stdout)
     return seconds, set(modules)
 
 
 def test_importing_the_ports_loads_nothing_but_the_vocabulary_and_the_standard_library() -> None:
-    _, modules = import_ports()
+    _, modules = imported("app.domain.ports")
     assert "app.domain.ports" in modules
     assert {name for name in modules if name.partition(".")[0] not in {"app", *sys.stdlib_module_names}} == set()
     assert {name for name in modules if name.startswith("app.core.")} == {
@@ -38,8 +39,7 @@ def test_importing_the_ports_loads_nothing_but_the_vocabulary_and_the_standard_l
     assert not modules & {"asyncio", "socket", "ssl", "logging"}
 
 
-def test_importing_the_ports_takes_less_than_50_ms() -> None:
-    taken: list[float] = []
-    while len(taken) < TRIES and min(taken, default=1.0) >= MOST_SECONDS:
-        taken.append(import_ports()[0])
-    assert min(taken) < MOST_SECONDS, taken
+def test_importing_the_ports_costs_little_more_than_a_module_of_python() -> None:
+    """Compared on the same machine, whatever that is: a limit in milliseconds fails on a slow one."""
+    ours, theirs = (min(imported(name)[0] for _ in range(TRIES)) for name in ("app.domain.ports", "asyncio"))
+    assert ours < MOST * theirs
