@@ -58,7 +58,9 @@ async def test_agents_and_viewers_read_only_and_strangers_see_nothing(api: Repli
     for role in ("agent", "viewer"):
         await api("PUT", f"/accounts/{account['id']}/members/bob", user="ada", json={"role": role})
         for read in (path, one, f"{one}/deliveries"):
-            assert "secret" not in str(await api("GET", read, user="bob"))
+            shown = str(await api("GET", read, user="bob"))
+            assert "'secret'" not in shown
+            assert "whsec_" not in shown
         for method, target, more in changes:
             assert (await api.refused(method, target, user="bob", status=403, **more))["code"] == "forbidden"
     for method, target, more in (*changes, ("GET", path, {}), ("GET", one, {}), ("GET", f"{one}/deliveries", {})):

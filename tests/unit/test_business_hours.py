@@ -50,6 +50,25 @@ def test_the_clock_is_the_time_zones_also_in_summer() -> None:
     assert hours.is_open(at("2026-07-06 07:00")), "nine o'clock in Paris"
 
 
+@pytest.mark.parametrize(
+    ("when", "is_open"),
+    [
+        ("2026-03-28 21:30", True),  # Saturday 22:30; the clocks go forward at 02:00
+        ("2026-03-29 00:59", True),  # 01:59, a minute later it is 03:00
+        ("2026-03-29 01:00", False),
+        ("2026-10-25 00:30", True),  # 02:30 in summer time; at 03:00 the clocks go back to 02:00
+        ("2026-10-25 00:59", False),  # 02:59
+        ("2026-10-25 01:29", True),  # 02:29 for the second time
+        ("2026-10-25 01:45", False),
+    ],
+)
+def test_a_night_in_which_the_clocks_change_follows_the_clock_on_the_wall(when: str, is_open: bool) -> None:
+    closes = "03:00" if "-03-" in when else "02:45"
+    hours = read_hours({"time_zone": "Europe/Paris", "weekly": {"saturday": [["22:00", closes]]}})
+    assert hours is not None
+    assert hours.is_open(at(when)) is is_open
+
+
 def test_it_is_told_in_words_with_the_days_to_come_and_the_next_opening() -> None:
     hours = read_hours(BAKERY)
     assert hours is not None

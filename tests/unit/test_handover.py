@@ -39,6 +39,52 @@ def test_a_part_of_a_word_is_none(keyword: str, text: str) -> None:
     assert not has_keyword((keyword,), [text.replace("agents'", "").replace("agent_7", "agent_7x")])
 
 
+KEYWORDS = ("human", "real person", "humain", "persona", "موظف")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "_human_",
+        "*HUMAN*!!",
+        "hu\u200bman",
+        "a real\u200f person",
+        "\u202bأريد \u200fموظف\u202c",
+        "human🙏",
+        "NO BOT! HUMAN!!!",
+        "no, human please",
+        "no human answers me",
+        "Why is there no human here?",
+        "I don't want a bot, I want a human",
+        "I don't want to talk to a bot but a human",
+        "I dont want to wait for a human any longer",
+        "Je veux pas un robot, je veux un humain",
+    ],
+)
+def test_customers_ask_with_emoji_emphasis_unseen_signs_and_beside_what_they_decline(text: str) -> None:
+    assert has_keyword(KEYWORDS, [text])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no human please",
+        "NO HUMAN PLEASE 🙏",
+        "I don't want to talk to a human",
+        "I'd rather not speak with a real person",
+        "No need for a human.",
+        "Je ne veux pas parler à un humain",
+        "pas besoin d'un humain",
+        "No quiero hablar con una persona",
+        "não quero falar com uma persona",
+        "لا أريد التحدث إلى موظف",
+    ],
+)
+def test_who_declines_a_person_is_left_to_the_model(text: str) -> None:
+    assert not has_keyword(KEYWORDS, [text])
+    assert has_keyword(KEYWORDS, [text, "human"])
+
+
 def test_no_keywords_and_blank_ones_find_nothing() -> None:
     assert not has_keyword((), ["agent"])
     assert not has_keyword(("", "  ", "\u0301"), ["agent", "", " "])

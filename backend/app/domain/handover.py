@@ -73,6 +73,25 @@ class PersonCalled:
     message: str
 
 
+_DECLINES = re.compile(
+    r"(?:\b(?:(?:do not|don't|dont|didn't|did not) (?:want|need|wish)|no need|(?:would|'d) rather not|prefer not|"
+    r"(?:veux|souhaite|voudrais|desire|ai) pas|pas besoin|no (?:quiero|necesito|deseo)|nao (?:quero|preciso|desejo))"
+    r"|لا (?:اريد|احتاج|ارغب)|بدون)"
+    r"(?: (?:d')?(?:to|for|with|a|an|any|the|another|real|live|talk|speak|chat|talking|speaking|be|connected|"
+    r"transferred|called|by|parler|discuter|etre|rappele|par|avec|au|un|une|de|vraie?|hablar|"
+    r"conversar|con|una|ninguna?|nenhuma?|falar|com|uma?|"
+    r"التحدث|الكلام|التواصل|مع|الي|اي)){0,6} (?:d')?$"
+)
+"""Before the word, with nothing between but the asking: "I don't want a bot but a human" asks for one."""
+_NO = re.compile(
+    r"(?:^|[,.;:!?] ?)(?:no|non|nao|pas d'|pas de|sin|sem|sans|without)(?: (?:an?|une?|uma?|una|real|vraie?))? ?$"
+)
+_POLITELY = re.compile(
+    r" ?[,.!]? ?(?:please|pls|thanks|thank you|thx|needed|necessary|required|svp|stp|s'il|merci|por favor|gracias|"
+    r"obrigad[oa])\b"
+)
+
+
 def person_called(generation: Generation) -> PersonCalled | None:
     """Total: a reason that is none of ours counts as the less definite one."""
     for call in generation.calls:
@@ -96,9 +115,18 @@ def _joined(text: str, message: str) -> str:
 
 def has_keyword(keywords: tuple[str, ...], texts: Iterable[str]) -> bool:
     """Is one of `keywords` in one of `texts`, as whole words? Case, accents and the kind of white space do not matter;
-    in scripts without spaces a word may stand inside others."""
+    in scripts without spaces a word may stand inside others. What a customer declines ("no human please", "I don't want
+    to talk to a person") is not asked for: the model reads such a message."""
     pattern = _any_of(keywords)
-    return pattern is not None and any(pattern.search(fold(text)) for text in texts)
+    return pattern is not None and any(
+        not _is_declined(folded, found) for folded in map(fold, texts) for found in pattern.finditer(folded)
+    )
+
+
+def _is_declined(text: str, found: re.Match[str]) -> bool:
+    """In doubt it is not: "no human answers me" asks for one."""
+    before, after = text[: found.start()], text[found.end() :]
+    return bool(_DECLINES.search(before) or (_NO.search(before) and _POLITELY.match(after)))
 
 
 @lru_cache(maxsize=1024)
@@ -108,8 +136,9 @@ def _any_of(keywords: tuple[str, ...]) -> re.Pattern[str] | None:
 
 
 def _whole(word: str) -> str:
-    before = r"(?<!\w)" if _needs_edge(word[0]) else ""
-    after = r"(?!\w)" if _needs_edge(word[-1]) else ""
+    # An underscore is a part of a word within one; around it, it is WhatsApp's emphasis: _human_.
+    before = r"(?<![^\W_])(?<!\w_)" if _needs_edge(word[0]) else ""
+    after = r"(?![^\W_])(?!_\w)" if _needs_edge(word[-1]) else ""
     return before + re.escape(word) + after
 
 

@@ -21,6 +21,8 @@ from app.domain.folding import fold
 MAX_CHARACTERS = 8192
 """Of a text, two messages of WhatsApp: what is behind that is not looked at."""
 
+_EMPHASIS = str.maketrans("", "", "*_~")
+"""WhatsApp's signs around words: "a colleague will *call* you"."""
 _SENTENCE = re.compile(r"[^.!?؟\n;\u2600-\u27bf\U0001f000-\U0001faff]+[.!?؟\n;]*")
 """In a chat a picture may end one, too."""
 
@@ -43,8 +45,8 @@ def _language(stems: str, *ways: str, offers: str, **parts: str) -> _Language:
 
 _ENGLISH = _language(
     "colleague person human agent advis specialist representative manager supervisor team staff someone somebody customer owner call contact touch back reach follow phone transferred connected through hear",
-    r"\b<person>(?: here)?(?:'ll| will| is going to| are going to| shall)(?: then| also| soon| shortly| gladly| personally| now| be (?:happy|glad|able) to)* (?:\w+ (?:\S+ ){0,4}and )?<does>",
-    r"\b(?!(?:courier|driver|bank|it|this|that|which|system)\b)\w+(?:'ll| will)(?: then| also| soon| shortly| personally)* (?:call you back|"
+    r"(?<!\bno )\b<person>(?: here)?(?:'ll| will| is going to| are going to| shall)(?: then| also| soon| shortly| gladly| personally| now| be (?:happy|glad|able) to)* (?:\w+ (?:\S+ ){0,4}and )?<does>",
+    r"\b(?!(?:courier|driver|bank|it|this|that|which|system|nobody|one|none)\b)\w+(?:'ll| will)(?: then| also| soon| shortly| personally)* (?:call you back|"
     r"get back to you|be in touch|reply to you|answer you here|contact you|write to you)\b",
     r"\b(?:let me|while i|i) (?:pass|forward|hand|transfer|connect|put|ask) (?:\S+ ){0,5}?<person>\b",
     r"\b(?:has|have) been (?:forwarded|passed|sent|handed|transferred|escalated)(?: on| over)? to <person>\b",
@@ -55,7 +57,7 @@ _ENGLISH = _language(
     r"inform(?:ed|ing)?|notif(?:y|ied|ying)|alert(?:ed|ing)?|let|told|tell(?:ing)?|ask(?:ed|ing)?|call(?:ed|ing)?) "
     r"(?:\S+ ){0,5}?<person>\b",
     r"\b(?:i|we)(?:'ll| will) (?:have|get) <person>\b",
-    r"\b(?:i|we)(?:'ll| will)(?: \w+)? (?:call you|phone you|contact you|get back to you|be in touch|get in touch|reach out|"
+    r"\b(?:i|we)(?:'ll| will)(?: (?!not\b)\w+)? (?:call you|phone you|contact you|get back to you|be in touch|get in touch|reach out|"
     r"follow up with you|come back to you|call back)\b",
     r"\byou(?:'ll| will)(?: soon| shortly)? (?:be (?:contacted|called|transferred|connected|put through)|hear (?:back )?from "
     r"(?:us|<person>)|(?:get|receive) (?:a|an) (?:call|reply|answer|message) from)\b",
@@ -72,7 +74,7 @@ _ENGLISH = _language(
 _FRENCH = _language(
     "collegue conseill responsable collaborat equipe humain agent personne quelqu'un service gerant patron rappel contact reviendrons revenons transfer relation revient",
     r"\b<person>(?: \w+ment)? (?:vous |te |t')?(?:va|vont)(?: \w+ment| vite| bientot)? <do>\b",
-    r"\b<person>(?: \w+ment)? (?:vous |te |t')?(?:rappellera|recontactera|contactera|repondra|appellera|ecrira|reviendra vers|"
+    r"(?<!\baucun )(?<!\baucune )\b<person>(?: \w+ment)? (?:vous |te |t')?(?:rappellera|recontactera|contactera|repondra|appellera|ecrira|reviendra vers|"
     r"prendra (?:contact|le relais|en charge)|reprendra contact|rejoindra)(?:ont)?\b",
     r"\b<person>(?: \w+ment)? (?:vous |te |t')?(?:rappelleront|recontacteront|contacteront|repondront|appelleront|reviendront vers|"
     r"prendront (?:contact|le relais))\b",
@@ -82,7 +84,7 @@ _FRENCH = _language(
     r"avertis|averti|avertir|fais suivre|fait suivre|mets|mettre|appelle|contacte) (?:\S+ ){0,6}?<person>\b",
     r"\b(?:nous|on) (?:(?:vous|te|allons|va) )*(?:rappellerons|rappelons|recontacterons|recontactons|contacterons|reviendrons vers|"
     r"revenons vers|recontacter|rappeler|contacter|revient vers|rappelle|recontacte)\b",
-    r"\b(?!(?:livreur|coursier|transporteur)\b)\w+ (?:vous|te) (?:rappellera|recontactera|contactera|reviendra vers|repondra ici)\b",
+    r"\b(?!(?:livreur|coursier|transporteur|ne)\b)\w+ (?:vous|te) (?:rappellera|recontactera|contactera|reviendra vers|repondra ici)\b",
     r"\b(?:a|ont) ete (?:transmis|envoye|transfere)e?s? (?:a |aux? )?<person>\b",
     r"\b(?:vous (?:serez|allez etre)|tu (?:seras|vas etre)) (?:bientot |vite |tres vite )?(?:rappele|contacte|recontacte|transfere|"
     r"mise? en relation)",
@@ -96,18 +98,18 @@ _FRENCH = _language(
 )
 _SPANISH = _language(
     "companer coleg agente asesor persona humano responsable encargad equipo alguien miembro representante gerente duen llam contact respond escribiremos contestaremos atendid transferid",
-    r"\b<person>(?: ya| pronto)? (?:(?:le|te|lo|la|os|les|se) )*(?:llamara|contactara|respondera|escribira|contestara|atendera|"
+    r"(?<!\bningun )\b<person>(?: ya| pronto)? (?:(?:le|te|lo|la|os|les|se) )*(?:llamara|contactara|respondera|escribira|contestara|atendera|"
     r"comunicara|encargara|pondra en contacto|devolvera la llamada)n?\b",
     r"\b<person>(?: ya| pronto)? (?:(?:le|te|lo|la|se) )?van? a (?:llamar|contactar|responder|escribir|contestar|atender|comunicar|"
     r"poner)(?:le|te|lo|la|se)?\b",
-    r"\b(?:(?:le|te|lo|la|se) )+(?:llamara|contactara|respondera|escribira|contestara|atendera|pondra en contacto)n? (?:\S+ ){0,3}?"
+    r"(?<!\bnadie )(?<!\bno )\b(?:(?:le|te|lo|la|se) )+(?:llamara|contactara|respondera|escribira|contestara|atendera|pondra en contacto)n? (?:\S+ ){0,3}?"
     r"<person>\b",
     r"\b<person> (?:ya )?(?:esta|estan|ha sido|han sido|fue) (?:ya )?(?:avisad|informad|notificad)[oa]s?\b",
     r"\b(?:paso|pasare|transfiero|transferire|comunico|comunicare|aviso|avisare|avise|he avisado|informo|informare|he informado|"
     r"voy a (?:pasar|transferir|avisar|informar|comunicar|llamar)\w*|pondre en contacto|derivo|derivare|he pasado|pedire|he pedido) "
     r"(?:\S+ ){0,5}?(?:a|con|al) <person>\b",
     r"\b(?:llamaremos|contactaremos|responderemos|escribiremos|contestaremos|pondremos en contacto|devolveremos la llamada)\b",
-    r"\b(?!(?:repartidor|mensajero|transportista|que)\b)\w+ (?:le|te|lo|la) (?:llamara|contactara|respondera)\b",
+    r"(?<!\bningun )\b(?!(?:repartidor|mensajero|transportista|que|nadie|no)\b)\w+ (?:le|te|lo|la) (?:llamara|contactara|respondera)\b",
     r"\bha sido (?:enviad|transmitid|pasad|transferid|derivad)[oa] al? <person>\b",
     r"\b(?:sera (?:contactad|llamad|atendid|transferid)[oa]|recibira una (?:llamada|respuesta) de)\b",
     person=r"(?:(?:uno|una|un|nuestr[oa]s?|mis?|el|la|los|las|algun|alguna)(?: de (?:nuestr[oa]s|mis|los|las))? )?(?:companer[oa]s?|"
@@ -128,7 +130,7 @@ _PORTUGUESE = _language(
     r"(?:\S+ ){0,5}?<person>\b",
     r"\b(?:(?:vamos|iremos) (?:(?:te|lhe) )?(?:ligar|entrar em contato|contatar|retornar)|ligaremos|entraremos em contato|retornaremos|"
     r"responderemos|contataremos)\b",
-    r"\b(?!(?:entregador|motoboy|que)\b)\w+ vai (?:(?:te|lhe) (?:ligar|responder|chamar|contatar)|(?:ligar|retornar) para voce)\b",
+    r"\b(?!(?:entregador|motoboy|que|ninguem|nao)\b)\w+ vai (?:(?:te|lhe) (?:ligar|responder|chamar|contatar)|(?:ligar|retornar) para voce)\b",
     r"\bfoi (?:encaminhad|enviad|passad|transferid)[oa] (?:a|para|pra)? ?<person>\b",
     r"\b(?:sera (?:contatad|atendid|transferid)[oa]|recebera uma (?:ligacao|resposta) d)",
     person=r"(?:(?:um|uma|o|a|os|as|ao|noss[oa]s?|meus?|minhas?|algum|alguma)(?: (?:dos|das|de) (?:noss[oa]s|meus|minhas))? )?(?:noss[oa]s? )?"
@@ -169,4 +171,4 @@ def promises_person(text: str) -> bool:
 def _statements(text: str) -> list[str]:
     """The sentences that are no questions."""
     found = (match[0].rstrip() for match in _SENTENCE.finditer(text))
-    return [fold(sentence) for sentence in found if not sentence.endswith(("?", "؟"))]
+    return [fold(sentence.translate(_EMPHASIS)) for sentence in found if not sentence.endswith(("?", "؟"))]
