@@ -25,6 +25,7 @@ from app.core.http_client import close_http_client, leave_by
 from app.core.queue import DeadLetter, Event, Queue
 from app.core.secrets import TokenCipher
 from app.domain.endpoints import Endpoint
+from app.domain.errors import Unavailable
 from app.domain.ports import Store
 from app.domain.webhook_signature import new_secret
 from app.localhost.servers import Valkey
@@ -209,6 +210,33 @@ async def test_what_is_delivered_at_the_same_moment_shares_transactions(
     await exchange.nothing_waits()
     assert sum(calls.values()) < 200, "half a transaction for each delivery, where each on its own needs two"
     assert {len(told) for told in exchange.outside.told.values()} == {100}
+
+
+async def test_a_settlement_that_waits_for_a_lock_or_fails_holds_no_other_back(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked, broken, _ = [await exchange.listen(path) for path in ("/locked", "/broken", "/fine")]
+    await exchange.tell(1)
+    work = exchange.store.outbox_work
+
+    async def trouble(settlements: Any, loads: Any) -> Any:
+        about = {each.endpoint_id for each in settlements}
+        if broken.id in about:
+            raise Unavailable("database", "it does not take this one")
+        if locked.id in about:
+            await asyncio.Event().wait()
+        return await work(settlements, loads)
+
+    monkeypatch.setattr(exchange.store, "outbox_work", trouble)
+    await exchange.start()
+    for n in range(3):
+        await exchange.outside.until("/fine", n + 1)
+        await exchange.tell(1, conversation())
+
+    async def fine_is_settled() -> bool:
+        return await exchange.sql.fetchval("select count(*) from webhook_deliveries where outcome = 'delivered'") >= 3
+
+    await eventually(fine_is_settled)
 
 
 async def test_each_conversation_is_told_in_order_by_several_workers(exchange: Exchange) -> None:

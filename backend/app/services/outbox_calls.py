@@ -1,7 +1,10 @@
 """Group commit for the outbox: what deliveries ask of it while a call is under way shares the next one.
 
 An event on its own costs a transaction to load and one to settle; under load they are shared by all that is being
-delivered. Whoever asks waits for the call that carries it, so nothing is taken as settled before its commit.
+delivered. Who asks waits for the call that carries it, so nothing is taken as settled before its commit.
+
+Receivers cost each other nothing here either: a call that waits for a lock does not keep the next one back, and what
+fails together is tried once more, each on its own.
 """
 
 from __future__ import annotations
@@ -12,11 +15,13 @@ from typing import Any, NamedTuple
 
 from app.core.slots import Caller, Rank, calling_as
 from app.domain.endpoints import Load, Loaded, Settled, Settlement
-from app.domain.errors import Unavailable
 from app.domain.ports import OutboxStore
 
 MAX_ITEMS = 50
 """Of one call."""
+MAX_CALLS = 8
+SLOW_SECONDS = 0.1
+"""A call that has been out for longer keeps nothing back."""
 
 
 class _Waiting(NamedTuple):
@@ -25,12 +30,14 @@ class _Waiting(NamedTuple):
 
 
 class OutboxCalls:
-    """One call is under way at a time. What a cancelled caller asked for is carried out all the same."""
+    """One call is under way at a time, or several slow ones. What a cancelled caller asked for is carried out all the
+    same."""
 
     def __init__(self, store: OutboxStore) -> None:
         self._store = store
         self._waiting: deque[_Waiting] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._calls: set[asyncio.Task[None]] = set()
 
     async def load(self, endpoint_id: str, ids: tuple[str, ...]) -> Loaded:
         """As `OutboxStore.outbox_work`."""
@@ -54,7 +61,13 @@ class OutboxCalls:
         try:
             with calling_as(Caller(Rank.BACKGROUND)):
                 while self._waiting:
-                    await self._carry_out([self._waiting.popleft() for _ in range(min(MAX_ITEMS, len(self._waiting)))])
+                    batch = [self._waiting.popleft() for _ in range(min(MAX_ITEMS, len(self._waiting)))]
+                    call = asyncio.create_task(self._carry_out(batch), name="outbox call")
+                    self._calls.add(call)
+                    call.add_done_callback(self._calls.discard)
+                    await asyncio.wait([call], timeout=SLOW_SECONDS)
+                    while len(self._calls) >= MAX_CALLS:
+                        await asyncio.wait(self._calls, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._task = None
             while self._waiting:
@@ -69,11 +82,10 @@ class OutboxCalls:
                 [each.asked for each in loads if isinstance(each.asked, Load)],
             )
         except Exception as exc:  # noqa: BLE001  whoever waits must hear of it, also of a bug
-            if len(batch) > 1 and not isinstance(exc, Unavailable):
-                for each in batch:  # one of them cannot be carried out: the others can
-                    await self._carry_out([each])
-                return
-            _end(batch, [exc] * len(batch))
+            if len(batch) == 1:
+                _end(batch, [exc])
+            else:  # one of them waits for a lock, or cannot be carried out at all: the others can
+                await asyncio.gather(*(self._carry_out([each]) for each in batch))
         else:
             _end(settlements, settled)
             _end(loads, loaded)
