@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -10,10 +11,12 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.support.balancer import HAPROXY, balancer
+from tests.support.replica import JWT_SECRET
 from tests.support.site import CHROMIUM, Site
+from tests.support.supabase_people import PUBLISHABLE_KEY, supabase_people_aside
 from tests.support.world import running_fleet
 
-REPLICAS = 2
+REPLICAS = 3
 
 
 @pytest.fixture(scope="package")
@@ -25,19 +28,23 @@ def chromium() -> str:
 
 @pytest.fixture(scope="package")
 def site(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    settings = {"DEBOUNCE_SECONDS": "0.15", "WHATSAPP_MESSAGES_PER_SECOND": "1000", "DRAIN_SECONDS": "0"}
     folder: Path = tmp_path_factory.mktemp("site")
-    with running_fleet(settings, replicas=REPLICAS) as (servers, fleet), httpx.Client(timeout=30) as http:
-        made = Site(servers, fleet, fleet.replicas[0].url, http, fleet.replicas[0].url)
+    with ExitStack() as stack:
+        people = stack.enter_context(supabase_people_aside())
+        settings = {
+            "DEBOUNCE_SECONDS": "0.15", "WHATSAPP_MESSAGES_PER_SECOND": "1000", "DRAIN_SECONDS": "0",
+            "SUPABASE_URL": people.url, "SUPABASE_PUBLISHABLE_KEY": PUBLISHABLE_KEY, "SUPABASE_JWT_SECRET": JWT_SECRET,
+        }  # fmt: skip
+        servers, fleet = stack.enter_context(running_fleet(settings, replicas=REPLICAS))
+        http = stack.enter_context(httpx.Client(timeout=30))
+        made = Site(servers, fleet, fleet.replicas[0].url, http, fleet.replicas[0].url, people)
         callbacks = {"urls": fleet.webhook_urls, "app_secret": fleet.keys.app_secret}
         made.sandbox("PUT", "/callbacks", callbacks)
         made.account = made.new_account("Maison Levain")
-        if HAPROXY is None:
-            yield made
-            return
-        with balancer([replica.port for replica in fleet.replicas], folder) as front:
+        if HAPROXY is not None:
+            front = stack.enter_context(balancer([replica.port for replica in fleet.replicas], folder))
             made.url, made.operators_url = front.url, front.operators_url
-            yield made
+        yield made
 
 
 @pytest.fixture(scope="package")

@@ -18,6 +18,7 @@ from app.localhost.fleet import LocalFleet
 from app.localhost.servers import EmbeddedServers
 from app.sandbox import webhooks
 from app.sandbox.webhooks import encode_like_meta, signed_headers
+from tests.support.supabase_people import SupabasePeople
 
 T = TypeVar("T")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -35,6 +36,7 @@ class Site:
     http: httpx.Client
     operators_url: str = ""
     """The balancer's entrance for operators; without HAProxy a replica."""
+    people: SupabasePeople = field(default_factory=SupabasePeople)
     account: dict[str, Any] = field(default_factory=dict)
 
     def api(self, method: str, path: str, payload: object = None) -> Any:
@@ -162,10 +164,10 @@ def opened(browser: Browser, **context: Any) -> Iterator[tuple[BrowserContext, P
 def entered(
     site: Site, browser: Browser, where: str | None = None, *, url: str | None = None, **context: Any
 ) -> Iterator[tuple[Page, Strict]]:
-    """Signed in as the operator by the link of `make demo`, then at `where`, "#" and a path; else in the inbox."""
-    with opened(browser, **context) as (_, page, strict):
-        page.goto(f"{url or site.url}/console#token={site.fleet.keys.admin}")
+    """Signed in as the operator, at `where`, "#" and a path; else in the inbox."""
+    base = url or site.url
+    with opened(browser, **context) as (profile, page, strict):
+        assert profile.request.post(f"{base}/session", data={"operator_key": site.fleet.keys.admin}).ok
+        page.goto(f"{base}/console{where or '#/inbox/' + site.account['id'] + '/all'}")
         expect(page.locator(".rail")).to_be_visible()
-        assert site.fleet.keys.admin not in page.url
-        page.goto(f"{url or site.url}/console{where or '#/inbox/' + site.account['id'] + '/all'}")
         yield page, strict

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -73,3 +75,24 @@ async def supabase_people() -> AsyncIterator[SupabasePeople]:
     people = SupabasePeople()
     async with peer(people.handle) as people.url:
         yield people
+
+
+@contextmanager
+def supabase_people_aside() -> Iterator[SupabasePeople]:
+    """In a thread of their own, for tests that wait for a browser."""
+    started: Future[tuple[SupabasePeople, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def serve() -> None:
+        is_over = asyncio.Event()
+        async with supabase_people() as people:
+            started.set_result((people, asyncio.get_running_loop(), is_over))
+            await is_over.wait()
+
+    thread = Thread(target=asyncio.run, args=(serve(),), name="Supabase's people")
+    thread.start()
+    people, loop, is_over = started.result(10)
+    try:
+        yield people
+    finally:
+        loop.call_soon_threadsafe(is_over.set)
+        thread.join()

@@ -59,6 +59,10 @@ function Navigation({ screen, account }) {
 const LineState = () => streamState.value === "live" || !accounts.value?.length ? null : html`<span class="line ${streamState.value}" role="status" title=${t(`line.${streamState.value}`)}>
   <i></i><span class="visually-hidden">${t(`line.${streamState.value}`)}</span></span>`;
 
+/** In words, where a short break (a replica that restarts) would only disturb. */
+const LineNote = () => accounts.value?.length && ["waiting", "offline"].includes(streamState.value)
+  ? html`<p class="strip warm line-note ${streamState.value}" role="status"><${Icon} name="alert" size=${16} />${t(`line.${streamState.value}_note`)}</p>` : null;
+
 function chosenAccount() {
   const all = accounts.value ?? [];
   const wanted = route.value.account || localStorage.getItem(KEPT_ACCOUNT);
@@ -93,6 +97,7 @@ function Frame() {
   useLayoutEffect(() => (account ? startAccount(account.id) : undefined), [account?.id]);
   return html`<div class="frame">
     <a class="skip" href=${location.hash} onClick=${(event) => (event.preventDefault(), document.querySelector("main")?.focus())}>${t("nav.skip")}</a>
+    <${LineNote} />
     <${Navigation} screen=${screen} account=${account?.id ?? ""} />
     ${screen === "fleet" ? html`<${Lazy} name="fleet" />`
       : !account ? html`<main class="page" tabindex="-1"><${Empty} icon="account" title=${t("accounts.none")} hint=${t(isOperator() ? "accounts.none_operator" : "accounts.none_member")} /></main>`

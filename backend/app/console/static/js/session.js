@@ -1,6 +1,7 @@
 // Who is signed in. The session itself is a cookie that no script can read.
 import { effect, signal } from "@preact/signals";
 import { api, signedOut } from "./api.js";
+import { outbox } from "./inbox/outbox.js";
 import { arrive } from "./router.js";
 
 /** undefined: not asked yet; null: no one; else {kind, user_id, email, accounts, expires_at}. */
@@ -11,6 +12,18 @@ export const sessionError = signal(null);
 export const accounts = signal(null);
 
 const KEPT = "chorus.";
+const KEPT_WHO = "chorus.who";
+
+/** Did a link by e-mail fail? It was used, or is too old. */
+export const linkFailed = signal(false);
+
+/** A link by e-mail that cannot sign in says why in the address, in English: `#error=…&error_code=otp_expired…`. */
+function failureOfLink() {
+  if (!new URLSearchParams(location.hash.slice(1)).get("error")) return false;
+  history.replaceState(null, "", location.pathname + location.search);
+  arrive();
+  return true;
+}
 
 /** A link that signs in: `/console#token=…` (development), or `#access_token=…&refresh_token=…` (a link by e-mail). The
  * tokens leave the address bar before anything else happens. */
@@ -35,6 +48,9 @@ function keepInvitation() {
   sessionStorage.setItem(KEPT_INVITATION, token);
 }
 
+/** Does an invitation wait for the person to sign in? */
+export const isInvited = () => sessionStorage.getItem(KEPT_INVITATION) !== null;
+
 export const invited = signal(null);
 
 /** Resolves to the session with the new membership in it. What goes wrong is told beside the screens. */
@@ -57,12 +73,14 @@ let tokens = null;
 /** May be repeated: what went wrong is told by `sessionError` until it goes well. */
 export async function startSession() {
   keepInvitation();
+  linkFailed.value = failureOfLink() || linkFailed.value;
   tokens = tokensOfLink() ?? tokens;
   try {
     await opened(tokens ? await api("POST", "/session", tokens) : await api("GET", "/session"));
     tokens = null;
   } catch (error) {
-    sessionError.value = error.status !== 401 || tokens ? error : null;
+    if (error.status === 401 && tokens) linkFailed.value = true;
+    sessionError.value = error.status === 401 ? null : error;
     if (!error.isPassing) tokens = null;
     session.value = null;
   }
@@ -75,6 +93,11 @@ export async function signIn(how) {
 
 async function opened(asFound) {
   const found = await acceptInvitation(asFound);
+  // After a session that has ended, drafts are kept for the same person, and for no other.
+  const { user_id: who } = found;
+  if (![null, who].includes(localStorage.getItem(KEPT_WHO))) forgetWords();
+  localStorage.setItem(KEPT_WHO, who);
+  linkFailed.value = false;
   accounts.value = await api("GET", "/accounts");
   sessionError.value = null;
   session.value = found;
@@ -86,14 +109,16 @@ export async function reloadAccounts() {
 
 export async function signOut({ everywhere = false } = {}) {
   await api("DELETE", everywhere ? "/session?everywhere=true" : "/session");
-  forget();
-}
-
-/** Nothing that customers wrote, or that was written to them, stays on this computer. */
-function forget() {
-  for (const key of Object.keys(localStorage)) if (key.startsWith(`${KEPT}draft.`)) localStorage.removeItem(key);
+  forgetWords();
+  localStorage.removeItem(KEPT_WHO);
   session.value = null;
   accounts.value = null;
+}
+
+/** Nothing that was written to customers stays on this computer. */
+function forgetWords() {
+  for (const key of Object.keys(localStorage)) if (key.startsWith(`${KEPT}draft.`)) localStorage.removeItem(key);
+  outbox.value = {};
 }
 
 export const hasEnded = signal(false);

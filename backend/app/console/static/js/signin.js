@@ -1,10 +1,10 @@
 // Signing in: a person with e-mail and password or a link by e-mail, or the operator with the key.
-import { useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import { api } from "./api.js";
 import { html } from "./html.js";
 import { t } from "./i18n.js";
 import { LanguageChoice } from "./preferences.js";
-import { hasEnded, sessionError, signIn, startSession } from "./session.js";
+import { hasEnded, isInvited, linkFailed, sessionError, signIn, startSession } from "./session.js";
 import { Button, Field, Problem, tell } from "./ui.js";
 
 export function SignIn() {
@@ -13,6 +13,8 @@ export function SignIn() {
     <div class="signin-card">
       <div class="brand"><span class="brand-mark" aria-hidden="true"><i></i><i></i><i></i></span><h1>Chorus</h1></div>
       ${hasEnded.value && html`<p class="note">${t("signin.ended")}</p>`}
+      ${linkFailed.value && html`<p class="note warm" role="alert">${t("signin.link_failed")}</p>`}
+      ${isInvited() && html`<p class="note">${t("signin.invited")}</p>`}
       ${sessionError.value && html`<${Problem} error=${sessionError.value} retry=${startSession} />`}
       <div class="tabs" role="tablist" aria-label=${t("signin.how")}>
         ${["member", "operator"].map((name) => html`<button key=${name} type="button" role="tab" id="tab-${name}" aria-controls="signin-form"
@@ -56,14 +58,15 @@ function words(error) {
 function Member() {
   const [email, setEmail] = useState("");
   const [password, setPassword] = useState("");
+  const box = useRef(null);
   const { error, isBusy, submit } = useForm(() => signIn({ email: email.trim(), password }));
   const link = async () => {
-    if (!email.trim()) return document.getElementById("signin-email")?.focus();
+    if (!email.trim()) return box.current?.focus();
     await api("POST", "/session/magic-link", { email: email.trim() });
     tell(t("signin.link_sent", { email: email.trim() }));
   };
   return html`<form onSubmit=${submit}>
-    <${Field} label=${t("signin.email")} render=${(attributes) => html`<input ...${attributes} id="signin-email" type="email" name="username" autocomplete="username" required
+    <${Field} label=${t("signin.email")} render=${(attributes) => html`<input ...${attributes} ref=${box} type="email" name="username" autocomplete="username" required
       value=${email} onInput=${(event) => setEmail(event.target.value)} />`} />
     <${Field} label=${t("signin.password")} error=${error && words(error)} render=${(attributes) => html`<input ...${attributes} type="password" name="password" autocomplete="current-password"
       required value=${password} onInput=${(event) => setPassword(event.target.value)} />`} />

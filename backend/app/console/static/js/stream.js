@@ -1,6 +1,6 @@
 // The live stream of one account: server-sent events, read with fetch, so that a refusal can be told from a lost line.
 import { signal } from "@preact/signals";
-import { query } from "./api.js";
+import { query, signedOut } from "./api.js";
 
 const SILENCE_MS = 40_000; // the server says something every 15 s
 const FIRST_WAIT_MS = 1000; // until the server names another time
@@ -8,7 +8,7 @@ const LONGEST_WAIT_MS = 15_000;
 const POLL_MS = 10_000;
 const MAX_LINE = 256 * 1024;
 
-/** "connecting" | "live" | "polling" (this server has no stream) | "waiting" (lost; another try follows). */
+/** "connecting" | "live" | "polling" (this server has no stream) | "waiting" (lost; another try follows) | "offline". */
 export const streamState = signal("connecting");
 
 /** Calls `onEvent({type, …})` for each event until the returned function is called. "reset" means: read everything anew. */
@@ -49,7 +49,7 @@ async function run(accountId, onEvent, ended) {
       continue;
     }
     if (outcome === "refused") return;
-    streamState.value = "waiting";
+    streamState.value = navigator.onLine ? "waiting" : "offline";
     await sleep(wait * (0.5 + Math.random() / 2), ended);
     wait = Math.min(wait * 2, LONGEST_WAIT_MS);
   }
@@ -58,6 +58,9 @@ async function run(accountId, onEvent, ended) {
 async function once(accountId, lastId, ended, on) {
   const silence = new AbortController();
   let watch = setTimeout(() => silence.abort(), SILENCE_MS);
+  // The browser knows at once; a line through which nothing comes any more would say nothing.
+  const cut = () => silence.abort();
+  window.addEventListener("offline", cut);
   const heard = () => {
     clearTimeout(watch);
     watch = setTimeout(() => silence.abort(), SILENCE_MS);
@@ -71,6 +74,7 @@ async function once(accountId, lastId, ended, on) {
     if (!answer.ok || !answer.headers.get("Content-Type")?.startsWith("text/event-stream")) {
       await answer.body?.cancel();
       if (answer.status === 404 || answer.ok) return "missing";
+      if (answer.status === 401) signedOut.value += 1;
       return answer.status === 401 || answer.status === 403 ? "refused" : "lost";
     }
     on.opened();
@@ -79,6 +83,7 @@ async function once(accountId, lastId, ended, on) {
     // A line that was cut; the next try says more.
   } finally {
     clearTimeout(watch);
+    window.removeEventListener("offline", cut);
   }
   return "lost";
 }
@@ -123,14 +128,17 @@ function parsed(event) {
   }
 }
 
+/** Shorter when the computer is back in the net. */
 function sleep(ms, ended) {
   return new Promise((resolve) => {
     const done = () => {
       clearTimeout(timer);
       ended.removeEventListener("abort", done);
+      window.removeEventListener("online", done);
       resolve();
     };
     const timer = setTimeout(done, ms);
     ended.addEventListener("abort", done);
+    window.addEventListener("online", done);
   });
 }

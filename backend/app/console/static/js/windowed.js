@@ -10,7 +10,7 @@ const EDGE_PX = 400;
 const BOTTOM_PX = 60;
 
 /** props: items, keyOf(item), estimate (px), render(item, index), onStart, onEnd, stick (stay at the bottom), label, role,
- *  header, footer, handle (receives {scrollTo(key), toBottom()}). */
+ *  header, footer, handle (receives {scrollTo(key), toBottom()}; null when the list goes). */
 export class Windowed extends Component {
   box = createRef();
   inner = createRef();
@@ -64,6 +64,7 @@ export class Windowed extends Component {
   }
 
   componentWillUnmount() {
+    this.props.handle?.(null);
     this.observer.disconnect();
     this.boxObserver.disconnect();
   }
@@ -87,7 +88,7 @@ export class Windowed extends Component {
   }
 
   restore() {
-    if (!this.anchor) return;
+    if (!this.anchor || !this.inner.current) return;
     const index = this.props.items.findIndex((item) => this.props.keyOf(item) === this.anchor.key);
     if (index < 0) return;
     const wanted = this.tops[index] + this.anchor.delta + this.inner.current.offsetTop;
@@ -97,7 +98,7 @@ export class Windowed extends Component {
   /** What is in view now; asks for more near an end. */
   look = () => {
     const box = this.box.current;
-    if (!box) return;
+    if (!box || !this.inner.current) return; // going, or gone
     const { items, keyOf, onStart, onEnd } = this.props;
     const top = box.scrollTop - this.inner.current.offsetTop;
     if (top !== this.lastTop) this.goesUp = top < this.lastTop;

@@ -4,8 +4,9 @@ import { batch, computed, signal } from "@preact/signals";
 import { api, newKey, query } from "../api.js";
 import { contactName } from "../format.js";
 import { t } from "../i18n.js";
-import { follow } from "../stream.js";
+import { follow, streamState } from "../stream.js";
 import { notifyNeeds } from "./notices.js";
+import { outbox } from "./outbox.js";
 
 const PAGE = 50;
 const LIST_MS = 400;
@@ -27,8 +28,6 @@ export const counts = signal(null);
 export const needsCount = computed(() => counts.value?.needs_human ?? 0);
 /** The open thread: {id, conversation, messages (oldest first), cursor, error, isLoading, isLoadingMore}. */
 export const thread = signal(null);
-/** Messages of ours that the thread does not show yet, by conversation: [{key, text, state, error}]. */
-export const outbox = signal({});
 
 let accountId = null;
 let shown = { view: "all", q: "" };
@@ -45,8 +44,10 @@ export function startAccount(id) {
   });
   loadCounts();
   const unfollow = follow(id, (event) => heard(event));
+  const unwatch = streamState.subscribe((state) => state === "live" && tryAgain());
   return () => {
     unfollow();
+    unwatch();
     accountId = null;
     clearTimeout(listTimer);
     clearTimeout(threadTimer);
@@ -58,6 +59,13 @@ export function startAccount(id) {
 
 let listTimer = null;
 let threadTimer = null;
+
+/** What failed while the line was down. */
+function tryAgain() {
+  if (list.peek().error) heard({ type: "reset" });
+  if (thread.peek()?.error && !thread.peek().messages.length) openThread(thread.peek().id);
+  else if (thread.peek()?.error) refreshThread();
+}
 
 const listeners = new Set();
 

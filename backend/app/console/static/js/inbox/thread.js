@@ -12,7 +12,8 @@ import { Composer } from "./composer.js";
 import { holder, isPaused, windowLeft } from "./holder.js";
 import { Avatar } from "./list.js";
 import { Message, Waiting } from "./message.js";
-import { giveUp, loadOlder, markRead, openThread, outbox, sendAgain, setBot } from "./store.js";
+import { outbox } from "./outbox.js";
+import { giveUp, loadOlder, markRead, openThread, sendAgain, setBot } from "./store.js";
 
 const TICK_MS = 20_000;
 const CLOSING_MS = 2 * 3600 * 1000;
