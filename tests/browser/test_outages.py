@@ -48,8 +48,9 @@ def test_without_redis_the_fleet_says_so_and_shows_what_is_known(site: Site, bro
 def test_without_the_database_every_screen_has_words_and_comes_back(site: Site, browser: Browser) -> None:
     number = site.customer("Outage Olga", "Do you have vegan pastries?")
     site.sent_to(number)
-    with entered(site, browser, "#/fleet", url=site.operators_url) as (page, strict):
+    with entered(site, browser, url=site.operators_url) as (page, strict):
         strict.expect("status of 503", "/events")
+        page.get_by_role("link", name="Fleet").click()
         expect(card(page, "What it depends on")).to_be_visible()
         with away(site.servers.postgres):
             expect(card(page, "What it depends on")).to_contain_text("wait in the queue", timeout=PATIENCE_MS)

@@ -82,9 +82,13 @@ const Cards = ({ cards }) => cards.slice(0, 20).map((card, index) => html`<div k
   <p dir="auto">${String(card?.name?.formatted_name ?? t("type.contacts"))}</p>
   ${(Array.isArray(card?.phones) ? card.phones : []).slice(0, 5).map((one, n) => html`<p key=${n} class="quiet">${String(one?.phone ?? "")}</p>`)}</div></div>`);
 
+/** What was written with a file: without the marks that the history, lists and searches have around it. */
+const captionOf = (text) => text?.replace(/^\[(image|video|document|sticker|audio|voice message)(: [^]*\]$|\])\s?/, "").replace(/\n\[shows: [^]*\]$/, "");
+
 /** A file that is kept. Pictures and sounds come from our own server, with their type checked there. */
 function Media({ message }) {
-  const { media, text } = message;
+  const { media } = message;
+  const text = captionOf(message.text);
   const href = `/messages/${encodeURIComponent(message.id)}/media`;
   const isHere = media.state === "kept";
   const label = media.description || worded("type", media.kind ?? message.type);
