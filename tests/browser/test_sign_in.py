@@ -43,6 +43,10 @@ def test_an_invited_person_signs_in_with_a_password_and_is_a_member(site: Site, 
         expect(page.get_by_role("link", name="Fleet")).to_have_count(0)
         page.get_by_role("button", name="Me", exact=True).click()
         expect(page.locator(".popover")).to_contain_text(BOB)
+        page.keyboard.press("g")
+        page.keyboard.press("b")
+        expect(page.get_by_role("heading", name="Bot profile")).to_be_visible()
+        expect(page.locator(".popover")).to_have_count(0)
 
 
 def test_a_link_by_mail_signs_in_and_an_old_one_says_what_to_do(site: Site, browser: Browser) -> None:

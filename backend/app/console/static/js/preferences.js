@@ -4,6 +4,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { html } from "./html.js";
 import { chooseLanguage, LANGUAGES, language, t } from "./i18n.js";
 import { Icon } from "./icons.js";
+import { route } from "./router.js";
 import { session, signOut } from "./session.js";
 import { showShortcuts } from "./shortcuts.js";
 import { chooseTheme, theme, THEMES } from "./theme.js";
@@ -38,6 +39,8 @@ async function leave(everywhere) {
 export function Preferences() {
   const [isOpen, setOpen] = useState(false);
   const box = useRef(null);
+  const here = route.value;
+  useEffect(() => setOpen(false), [here]);
   useEffect(() => {
     if (!isOpen) return undefined;
     const away = (event) => {
