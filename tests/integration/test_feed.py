@@ -75,6 +75,34 @@ async def test_a_topic_without_readers_costs_nothing_once_that_is_known(valkey_u
             assert 0 < client.pttl("test:live:{a}") <= 90_000
 
 
+async def test_a_replica_that_has_just_come_asks_once_of_a_topic_without_readers(valkey_url: str) -> None:
+    slow = FeedLimits(announce_seconds=60)
+    async with running(valkey_url, slow) as here, running(valkey_url, slow) as there:
+        await here.open("a", last_id=None)  # the channel is open
+        here.tell("b", b"said", b"x")
+        await until(lambda: not here.may_have_readers("b"))
+        with redis.Redis.from_url(valkey_url) as client:
+            before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+            here.tell("b", b"said", b"y")
+            here.tell("c", b"said", b"z")
+            await until(lambda: not here.may_have_readers("c"))
+            assert client.info("commandstats")["cmdstat_evalsha"]["calls"] - before == 1
+        reader = await there.open("b", last_id=None)
+        await until(lambda: here.may_have_readers("b"))
+        here.tell("b", b"said", b"1")
+        assert data(await heard(reader, 1)) == [b"1"]
+
+
+async def test_what_was_known_of_a_topic_ends_with_the_channel(valkey_url: str) -> None:
+    async with running(valkey_url, FeedLimits(announce_seconds=60)) as feed:
+        await feed.open("a", last_id=None)
+        feed.tell("b", b"said", b"x")
+        await until(lambda: not feed.may_have_readers("b"))
+        with redis.Redis.from_url(valkey_url) as client:
+            client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await until(lambda: feed.may_have_readers("b"))
+
+
 async def test_who_comes_back_gets_what_was_missed_once_and_in_order(valkey_url: str) -> None:
     async with running(valkey_url) as here, running(valkey_url) as there:
         reader, witness = await here.open("a", last_id=None), await there.open("a", last_id=None)

@@ -7,9 +7,10 @@
     while (happened := await reader.next(15.0)) is not None: ...
     reader.close()
 
-1. A topic's stream exists while there are readers: their replicas keep it, and announce the topic on the channel every
-   `announce_seconds`. A replica knows from these announcements whether to tell Redis anything at all; one that has just
-   subscribed, or has lost the channel, cannot know, tells every change, and the script finds out.
+1. A topic's stream exists while there are readers: their replicas keep it, and announce the topic on the channel when
+   the first one comes and every `announce_seconds`. A replica knows from these announcements whether to tell Redis
+   anything at all; one that has just subscribed cannot know, tells a change, and the script finds out: of a topic
+   without a stream nothing more is told until it is announced. One that has lost the channel tells every change.
 2. One script appends to the stream and publishes: ids are the stream's, so that a reader may come back to any replica
    with the last one it has seen, and gets what it has missed. An id that the stream does not have any more is answered
    with `RESET`: load everything again.
@@ -170,6 +171,8 @@ class Feed:
         """Until when a topic has readers, here or elsewhere; monotonic."""
         self._sure_at = float("inf")
         """From then on a topic that is not in `_present` has no reader; monotonic."""
+        self._absent: set[str] = set()
+        """Before that: topics that had no stream since the channel is open. One that gets readers is announced."""
         self._following = asyncio.Event()
         self._held: list[bytes] | None = None
         self._pending: deque[tuple[str, bytes, bytes]] = deque()
@@ -196,7 +199,8 @@ class Feed:
 
     def may_have_readers(self, topic: str) -> bool:
         """`False`: nothing that is told of it is heard anywhere."""
-        return self._clock.monotonic() < self._sure_at or self.has_readers(topic)
+        is_unknown = topic not in self._absent and self._clock.monotonic() < self._sure_at
+        return is_unknown or self.has_readers(topic)
 
     def has_readers(self, topic: str) -> bool:
         """`True`: certainly, or a moment ago."""
@@ -220,12 +224,15 @@ class Feed:
 
     async def _put_one(self, topic: str, pairs: list[bytes]) -> None:
         args = [self._channel, topic, self._limits.most_kept, *pairs]
+        absent = self._absent if self._following.is_set() else set()
         try:
             told = await self._door.run(PUT, [self._key(topic)], args, within_seconds=self._limits.answer_seconds)
         except Unavailable:
             self._lost.add(topic)
         else:
             TOLD.labels("told" if pairs else "reset").inc(told)
+            if not told and self._clock.monotonic() < self._sure_at:
+                absent.add(topic)  # into a set that is of no use any more if the channel was lost meanwhile
             if not pairs:
                 self._lost.discard(topic)
 
@@ -305,6 +312,7 @@ class Feed:
     def _lose(self) -> None:
         self._following.clear()
         self._sure_at = float("inf")
+        self._absent = set()
 
     async def _attend(self, subscription: Subscription, beat: Callable[[], object]) -> None:
         """Beside the reading of the channel: catch up; then announce the topics, check, make up for what was lost."""
@@ -322,6 +330,8 @@ class Feed:
             for topic in list(self._lost):
                 await self._put_one(topic, [])
             now = self._clock.monotonic()
+            if now >= self._sure_at:
+                self._absent.clear()
             if now - announced >= self._limits.announce_seconds:
                 announced = now
                 await self._refresh()
