@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.markup import to_whatsapp
+from app.domain.markup import _converted, to_whatsapp
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,11 @@ WORDS = st.one_of(
 def test_any_mixture_of_plain_words_comes_back_byte_for_byte(text: str) -> None:
     if "`" not in text:  # two pieces of code may enclose a third word
         assert to_whatsapp(text) == text
+
+
+@given(st.text(st.sampled_from("ab é重7.):!,-=\n\t\xa0\u2028\0\r"), max_size=40))
+def test_what_is_not_shown_to_the_parser_is_what_the_parser_would_leave(text: str) -> None:
+    assert to_whatsapp(text) == _converted(text)
 
 
 MARKDOWN = st.text(st.sampled_from("ab é重 1*_~`#>-+.[]()|\n\\&<"), max_size=80)

@@ -22,6 +22,8 @@ from markdown_it.tree import SyntaxTreeNode
 MAX_CHARACTERS = 40_000
 """Ten messages. The parser takes milliseconds for an answer and seconds for a hostile text of this length."""
 
+_PLAIN = re.compile(r"(?:[^\s*_~#\[\]<>|\\`&=+\d-][^*_~#\[\]<>|\\`&\r\n]*(?<!\s)(?:\n+|\Z))+")
+"""Lines without any of Markdown's signs, and without space at either end, which Markdown may take away."""
 _ADDRESS = re.compile(r"(?:https?://|mailto:|tel:|sms:|www\.)\S+|[\w-]+(?:\.[\w-]+)+(?:[/?#]\S*)?", re.IGNORECASE)
 _SCHEME = re.compile(r"^(?:https?://|mailto:|tel:|sms:)", re.IGNORECASE)
 _BREAK = re.compile(r"[ \t]*<br\s*/?>[ \t]*", re.IGNORECASE)
@@ -39,7 +41,7 @@ _FACE = re.compile(r"(?<=¯)\\_\(ツ\)_/¯|(?<![\w*])\*[_.^-]\*(?![\w*])|(?<=([-
 def to_whatsapp(text: str) -> str:
     """`text` with its Markdown as WhatsApp's marks. Line ends become "\\n" if anything is changed. As it is if it is
     longer than `MAX_CHARACTERS`, or nested hundreds deep."""
-    if len(text) > MAX_CHARACTERS:
+    if len(text) > MAX_CHARACTERS or _PLAIN.fullmatch(text):
         return text
     try:
         return _converted(text)
