@@ -75,7 +75,7 @@ class Slots:
         self._taken = 0
         self._by_rank = [0] * len(Rank)
         self._by_group: Counter[str] = Counter()
-        self._waiting: tuple[deque[_Waiting], ...] = tuple(deque() for _ in Rank)
+        self._waiting: dict[Rank, deque[_Waiting]] = {rank: deque() for rank in Rank}
 
     @property
     def taken(self) -> int:
@@ -83,7 +83,7 @@ class Slots:
 
     @property
     def waiting(self) -> int:
-        return sum(map(len, self._waiting))
+        return sum(map(len, self._waiting.values()))
 
     def try_enter(self, caller: Caller) -> bool:
         """Take a place if `caller` may have one now. It overtakes nobody: a call that waits may not have it."""
@@ -119,10 +119,10 @@ class Slots:
         self._admit()
 
     def _admit(self) -> None:
-        for queue in self._waiting:
+        for rank, queue in self._waiting.items():
             for waiting in list(queue):
-                if self._taken >= self.total:
-                    return
+                if not self._has_room(rank):
+                    break  # none of those behind it may have one either, whatever their groups
                 if self._may_enter(waiting.caller):
                     queue.remove(waiting)
                     if not waiting.admitted.done():  # else its time is up, and it has not run yet
@@ -133,6 +133,9 @@ class Slots:
         rank, group = caller
         if group and self._by_group[group] >= self._per_group:
             return False
+        return self._has_room(rank)
+
+    def _has_room(self, rank: Rank) -> bool:
         if rank is Rank.URGENT:
             return self._taken < self.total
         return self._taken < self.total - self._kept and self._by_rank[rank] < self._per_rank
