@@ -161,6 +161,7 @@ def test_no_class_inherits_private_state_from_a_sibling_file() -> None:
                 f"adapters/{name}.py"
                 for name in (
                     "postgres_store",
+                    "postgres_connections",
                     "postgres_notifications",
                     "postgres_pooling",
                     "postgres_url",

@@ -72,11 +72,11 @@ async def test_a_goodbye_on_an_idle_connection_costs_no_call(migrated_url: str) 
     """As on a restart: the server's last words are read, its closing of the connection is not yet."""
     async with connected(migrated_url) as store:
         await store.ping()
-        assert store._pool is not None
-        async with store._pool.acquire() as connection:
-            goodbye = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
-            protocol = connection._con._protocol
-            protocol.data_received(b"E" + (len(goodbye) + 4).to_bytes(4, "big") + goodbye)
+        assert store._connections is not None
+        connection = await store._connections.acquire()
+        goodbye = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+        connection._protocol.data_received(b"E" + (len(goodbye) + 4).to_bytes(4, "big") + goodbye)
+        store._connections.release(connection)
         await store.ping()
 
 

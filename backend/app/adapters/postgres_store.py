@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import asyncpg
 import orjson
 
 from app.adapters.database_trouble import LOCK_SECONDS, DatabaseUnavailable, Trouble, database_policy, trouble
+from app.adapters.postgres_connections import Connections
 from app.adapters.postgres_notifications import OUTBOX_CHANNEL, Notifications
 from app.adapters.postgres_pooling import SIGNS, is_known_pooler, is_transaction_pooler
 from app.adapters.postgres_url import connecting
@@ -19,6 +20,7 @@ from app.core.resilience import ResiliencePolicy
 from app.settings import Pooling
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MAX_CONNECTIONS = 10
 """And as many calls at once, each of about a millisecond."""
@@ -58,7 +60,7 @@ class PostgresStore(SqlStore):
         self._lock_seconds = lock_seconds
         self._pooled = pooling is Pooling.TRANSACTION or (pooling is Pooling.AUTO and is_known_pooler(database_url))
         self._opening = asyncio.Lock()
-        self._pool: asyncpg.Pool | None = None
+        self._connections: Connections | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
         self._notifications = Notifications(database_url)
@@ -89,46 +91,43 @@ class PostgresStore(SqlStore):
 
     async def connection_limit(self) -> int:
         """How many connections the server has for ordinary users, of all programs. Raises `DatabaseUnavailable`."""
-        with _translated():
-            pool, connection = await self._connection()
-            try:
-                return int(await connection.fetchval(_FOR_USERS))
-            finally:
-                await pool.release(connection)
+        with _TRANSLATED:
+            async with asyncio.timeout(COMMAND_SECONDS):
+                return await self._with_connection(_connection_limit)
 
     async def _execute(self, function: str, body: bytes) -> object:
-        with _translated():
+        text = body.decode()
+        with _TRANSLATED:
             try:
-                answer = await self._once(function, body)
+                answer = await self._with_connection(self._fetch, function, text)
             except asyncpg.PostgresError as exc:
                 if exc.sqlstate == ERASED_CODE:
                     return ERASED
                 if not self._recognises_pooler(exc):
                     raise
-                answer = await self._once(function, body)  # nothing was carried out
+                answer = await self._with_connection(self._fetch, function, text)  # nothing was carried out
         return orjson.loads(answer)
 
-    async def _once(self, function: str, body: bytes) -> str:
-        pool, connection = await self._connection()
+    async def _with_connection(self, ask: Callable[..., Awaitable[T]], *args: object) -> T:
+        connections = self._connections or await self._open()
         try:
-            return await self._fetch(connection, function, body.decode())
-        except BaseException as exc:
-            if not self._is_reusable(exc):
-                _discard(connection)
-            raise
-        finally:
-            await pool.release(connection)
-
-    async def _connection(self) -> tuple[asyncpg.Pool, asyncpg.Connection]:
-        pool = self._pool or await self._open()
-        try:
-            return pool, await _acquire(pool)
+            connection = await connections.acquire()
         except asyncpg.InterfaceError:
-            if pool is self._pool:
+            if connections is self._connections:
                 raise
-        # Another call has recognised a pooler, and the pool closed while this one waited for a connection.
-        pool = self._pool or await self._open()
-        return pool, await _acquire(pool)
+            # Another call has recognised a pooler, and these were closed while this one waited.
+            connections = self._connections or await self._open()
+            connection = await connections.acquire()
+        try:
+            answer = await ask(connection, *args)
+        except BaseException as exc:
+            if self._is_reusable(exc):
+                connections.release(connection)
+            else:
+                connections.discard(connection)
+            raise
+        connections.release(connection)
+        return answer
 
     def _recognises_pooler(self, exc: asyncpg.PostgresError) -> bool:
         """Was it one of its signs? Then from now on this store works as behind one, with new connections."""
@@ -137,9 +136,9 @@ class PostgresStore(SqlStore):
         if not self._pooled:
             logger.warning("a pooler in transaction mode is in front of the database", extra={"reason": exc.sqlstate})
             self._pooled = True
-            pool, self._pool = self._pool, None
-            if pool is not None:
-                closing = asyncio.create_task(_close(pool), name="close connections")
+            connections, self._connections = self._connections, None
+            if connections is not None:
+                closing = asyncio.create_task(connections.aclose(CLOSE_SECONDS), name="close connections")
                 self._closing.add(closing)
                 closing.add_done_callback(self._closing.discard)
         return True
@@ -162,26 +161,34 @@ class PostgresStore(SqlStore):
             and not self._pooled
         )
 
-    async def _open(self) -> asyncpg.Pool:
+    async def _open(self) -> Connections:
         async with self._opening:
             if self._closed:
                 raise DatabaseUnavailable(Trouble.AWAY, "the store is closed")
-            if self._pool is None:
+            if self._connections is None:
                 if self._pooling is Pooling.AUTO and not self._pooled:
                     self._pooled = await _look(self._url)
-                self._pool = await asyncpg.create_pool(
-                    self._url,
-                    min_size=0,
-                    max_size=self._max_connections,
-                    timeout=CONNECT_SECONDS,
-                    command_timeout=COMMAND_SECONDS,
-                    statement_cache_size=0 if self._pooled else 100,
-                    # Our calls leave nothing behind in the session; asyncpg's own reset is a round trip each.
-                    reset=_keep,
-                    server_settings={"application_name": "chorus", "timezone": "UTC"},
-                    init=None if self._pooled else self._limit,
+                self._connections = Connections(
+                    self._connect, limit=self._max_connections, connect_seconds=CONNECT_SECONDS
                 )
-            return self._pool
+            return self._connections
+
+    async def _connect(self) -> asyncpg.Connection:
+        """No limit of asyncpg's own for a command: every call here has one."""
+        with connecting():
+            connection = await asyncpg.connect(
+                self._url,
+                timeout=CONNECT_SECONDS,
+                statement_cache_size=0 if self._pooled else 100,
+                server_settings={"application_name": "chorus", "timezone": "UTC"},
+            )
+        try:
+            if not self._pooled:
+                await self._limit(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
     async def aclose(self) -> None:
         """Idempotent. Waits for calls under way, `CLOSE_SECONDS` at most."""
@@ -189,9 +196,9 @@ class PostgresStore(SqlStore):
         await self.ignore_events()
         async with self._opening:
             self._closed = True
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            await _close(pool)
+            connections, self._connections = self._connections, None
+        if connections is not None:
+            await connections.aclose(CLOSE_SECONDS)
         if self._closing:
             await asyncio.wait(self._closing)
 
@@ -203,43 +210,30 @@ class PostgresStore(SqlStore):
         return f"{how} statement_timeout = '{COMMAND_SECONDS}s'; {how} lock_timeout = '{self._lock_seconds}s'"
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """What asyncpg says, as `DatabaseUnavailable` where it is about the database and not about what we asked."""
-    try:
-        yield
-    except asyncpg.PostgresError as exc:
-        if unavailable := trouble(exc.sqlstate or ""):
-            raise unavailable from exc
-        raise
-    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
-        # The last one: the server has said goodbye on an idle connection, and asyncpg, which has not yet seen it
-        # closed, finds itself in the middle of reading that when the next call comes.
-        raise DatabaseUnavailable(Trouble.AWAY, type(exc).__name__) from exc
+class _Translated:
+    """What asyncpg says in the block, as `DatabaseUnavailable` where it is about the database and not about what we
+    asked."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _type: object, exc: BaseException | None, _traceback: object) -> None:
+        if isinstance(exc, asyncpg.PostgresError):
+            if unavailable := trouble(exc.sqlstate or ""):
+                raise unavailable from exc
+        elif isinstance(exc, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError):
+            # The last one: the server has said goodbye on an idle connection, and asyncpg, which has not yet seen it
+            # closed, finds itself in the middle of reading that when the next call comes.
+            raise DatabaseUnavailable(Trouble.AWAY, type(exc).__name__) from exc
 
 
-async def _close(pool: asyncpg.Pool) -> None:
-    """Calls under way may end, for `CLOSE_SECONDS` at most."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await pool.close()
-    pool.terminate()
+_TRANSLATED = _Translated()
+
+
+async def _connection_limit(connection: asyncpg.Connection) -> int:
+    return int(await connection.fetchval(_FOR_USERS))
 
 
 async def _look(database_url: str) -> bool:
     with connecting():
         return await is_transaction_pooler(database_url, connect_seconds=CONNECT_SECONDS)
-
-
-async def _acquire(pool: asyncpg.Pool) -> object:
-    with connecting():
-        return await pool.acquire(timeout=CONNECT_SECONDS)
-
-
-def _discard(connection: asyncpg.Connection) -> None:
-    with suppress(asyncpg.InterfaceError):  # it may be lost already
-        connection.terminate()
-
-
-async def _keep(_connection: object) -> None:
-    """Nothing to reset."""
