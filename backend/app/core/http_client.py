@@ -362,6 +362,7 @@ def _tls_context(ca_file: str | None) -> ssl.SSLContext:
     return context
 
 
+@lru_cache(100)
 def _timeout(io_seconds: float) -> httpx.Timeout:
     return httpx.Timeout(
         read=io_seconds,

@@ -117,17 +117,12 @@ class ResiliencePolicy:
         """`await fn(*args)` under the whole policy. Raises what `fn` raises, `CircuitBreakerOpenError`,
         `BulkheadFull`, `DeadlineExceeded`, or what `timed_out` makes of a timeout."""
         deadline.check(self.dependency)
-
-        @functools.wraps(fn)
-        async def admitted() -> T:
-            return await self._in_turn(fn, args, deadline)
-
         try:
-            result = await admitted()
+            result = await self._in_turn(fn, args, deadline)
         except Exception as exc:
             if not self._may_repeat(exc):
                 raise
-            result = await self._repeat(_after_failure(exc, admitted), deadline, max_attempts or self._max_attempts)
+            result = await self._repeat(exc, fn, args, deadline, max_attempts or self._max_attempts)
         self._budget.earn()
         return result
 
@@ -147,7 +142,23 @@ class ResiliencePolicy:
                 raise
             raise self._no_answer(self._attempt_timeout_seconds) from exc
 
-    async def _repeat(self, attempt: Callable[[], Awaitable[T]], deadline: Deadline, max_attempts: int) -> T:
+    async def _repeat(
+        self,
+        first: Exception,
+        fn: Callable[..., Awaitable[T]],
+        args: tuple[object, ...],
+        deadline: Deadline,
+        max_attempts: int,
+    ) -> T:
+        """As if `fn` had not been called yet: the first attempt raises `first`. So only failures pay for tenacity."""
+        failures = [first]
+
+        @functools.wraps(fn)
+        async def attempt() -> T:
+            if failures:
+                raise failures.pop()
+            return await self._in_turn(fn, args, deadline)
+
         retrying = build_retrying(
             retry_if=self._may_repeat,
             max_attempts=max_attempts,
@@ -207,16 +218,3 @@ class ResiliencePolicy:
 
     def _may_repeat(self, exc: BaseException) -> bool:
         return not isinstance(exc, BulkheadFull) and self._retry_if(exc)
-
-
-def _after_failure(first: Exception, fn: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
-    """`fn` as if it had not been called yet: the first call raises `first`. So only failures pay for tenacity."""
-    failures = [first]
-
-    @functools.wraps(fn)
-    async def attempt() -> T:
-        if failures:
-            raise failures.pop()
-        return await fn()
-
-    return attempt
