@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -15,9 +16,13 @@ import asyncpg
 import httpx
 import pytest
 
+from app.adapters.receivers import HttpReceiver
 from app.core.event_loop import ResolvingLoop
+from app.core.http_client import close_http_client, request
 from app.core.redis.client import connect
-from app.core.resolver import Resolver
+from app.core.resolver import MAX_LOOKUPS, LookUp, Resolver
+from app.core.webhook_signature import new_secret
+from app.domain.endpoints import OutboxEvent, Outcome
 from tests.support.fakes import peer, read_request, response
 from tests.support.tls import NAME, TlsFronts, running_fronts
 
@@ -37,7 +42,7 @@ class LookUps:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in self.addresses]
 
 
-def on_our_loop(look_ups: LookUps, story: Callable[[], Awaitable[T]]) -> T:
+def on_our_loop(look_ups: LookUp, story: Callable[[], Awaitable[T]]) -> T:
     async def told() -> T:
         return await story()
 
@@ -141,3 +146,32 @@ def test_an_address_is_not_looked_up(host: str | None) -> None:
 
     on_our_loop(look_ups, story)
     assert look_ups.names == []
+
+
+def test_strangers_names_that_hang_take_no_look_up_from_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner may have as many names in webhooks as there are look-ups, each at a name server that never answers."""
+    release = threading.Event()
+
+    def look_up(host: str | bytes, port: int, **_hints: int) -> Any:
+        name = host.decode() if isinstance(host, bytes) else host
+        if name.endswith(".example"):
+            release.wait(30)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    async def told() -> tuple[set[Outcome], int]:
+        receiver = HttpReceiver(timeout_seconds=0.3)
+        event = OutboxEvent("id", "account", None, "message.sent", {}, datetime.now(UTC))
+        urls = [f"https://hangs{n}.example/" for n in range(MAX_LOOKUPS + 1)]
+        try:
+            answers = await asyncio.gather(*(receiver.deliver(url, event, secrets=[new_secret()]) for url in urls))
+            async with peer(answer) as url:
+                ours = await request("GET", url.replace("127.0.0.1", "ours.test"), timeout_seconds=5)
+            return {each.outcome for each in answers}, ours.status
+        finally:
+            release.set()
+            await close_http_client()
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    outcomes, status = on_our_loop(look_up, told)
+    assert status == 200
+    assert Outcome.DELIVERED not in outcomes

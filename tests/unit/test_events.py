@@ -115,12 +115,12 @@ async def test_a_name_with_one_private_address_is_refused_and_nothing_connects(m
     async with peer(handler) as url:
         port = int(url.rpartition(":")[2])
 
-        async def answer(host: str, *_args: object, **_more: object) -> list[Any]:
+        def answer(host: str, *_args: object, **_more: object) -> list[Any]:
             assert host == "rebinds.example"
             addresses = [("8.8.8.8", port), ("127.0.0.1", port)]
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
 
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", answer)
+        monkeypatch.setattr(socket, "getaddrinfo", answer)
         told = await HttpReceiver().deliver(f"https://rebinds.example:{port}/", EVENT, secrets=[new_secret()])
     assert (told.outcome, told.status) == (Outcome.FORBIDDEN_ADDRESS, None)
     assert not connected.is_set()

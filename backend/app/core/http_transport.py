@@ -37,6 +37,8 @@ from aiohttp.connector import Connection
 from aiohttp.helpers import is_ip_address
 from yarl import URL
 
+from app.core.resolver import Resolver
+
 UNSENT = "unsent"
 """The extension of a request that tells a caller whose time limit ends it how far it was: there until the request is
 given to a connection."""
@@ -200,20 +202,32 @@ class _Turns:
         self.users = 0
 
 
-class _JudgingResolver(aiohttp.ThreadedResolver):
-    """What it returns is what aiohttp connects to: a name that is looked up anew with another answer gains nothing."""
+class _JudgingResolver(AbstractResolver):
+    """What it returns is what aiohttp connects to: a name that is looked up anew with another answer gains nothing.
+
+    It has look-ups and answers of its own: names of strangers that hang, or that are many, take none from ours.
+    """
 
     def __init__(self, allows: Callable[[str], bool]) -> None:
-        super().__init__()
         self._allows = allows
+        self._names = Resolver(socket.getaddrinfo)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        found = await super().resolve(host, port, family)
-        if not all(self._allows(each["host"]) for each in found):
+        found = await self._names.addresses(
+            host, port, type=socket.SOCK_STREAM, family=family, flags=socket.AI_ADDRCONFIG
+        )
+        if not all(self._allows(address[0]) for *_, address in found):
             raise ForbiddenAddress
-        return found
+        numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+        return [
+            ResolveResult(hostname=host, host=address[0], port=address[1], family=kind, proto=proto, flags=numeric)
+            for kind, _, proto, _, address in found
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held but threads that end by themselves."""
 
 
 class _Connector(aiohttp.TCPConnector):

@@ -11,6 +11,7 @@ be ended: while four of them hang, no name resolves. Here each name has a thread
    serves for another `STALE_SECONDS` (RFC 8767), and the look-up goes on in the background.
 4. A name that does not exist (any more) is an error at once, whatever was known of it.
 5. At most `MAX_LOOKUPS` threads and `MAX_NAMES` answers; a look-up beyond that fails as one the name server refuses.
+   Names that strangers choose have a resolver of their own (core/http_transport.py).
 
 What it does not do: read the records' own time to live (`getaddrinfo` does not tell it), or end a thread that hangs.
 """
