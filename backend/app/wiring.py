@@ -82,7 +82,7 @@ from app.services.cut_off import CutOff
 from app.services.dead_letters import DeadLetterList
 from app.services.delivery import PER_PAIR, Delivery, per_number
 from app.services.early_record import EarlyRecord
-from app.services.endpoint_service import EndpointService
+from app.services.endpoint_service import MOST_TESTS, TEST_WINDOW_SECONDS, EndpointService
 from app.services.event_worker import EventPolicy, EventWorker
 from app.services.health_service import HealthService
 from app.services.inbox_fallback import InboxFallback
@@ -274,7 +274,7 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
             checks=AccountChecks(accounts, outside.store, outside.inspector),
             signup=_signup(settings, outside, accounts),
             conversations=conversations,
-            endpoints=EndpointService(accounts, outside.store, outside.cipher, outside.receiver),
+            endpoints=_endpoints(settings, outside, accounts),
             keys=KeyService(accounts, outside.store),
             privacy=_privacy(outside, accounts, inbox),
             invitations=InvitationService(accounts, outside.store),
@@ -462,6 +462,14 @@ def _sessions(
         operator_key=admin_key,
         tokens_are_keys=settings.app_env is Env.DEVELOPMENT,
     )
+
+
+def _endpoints(settings: Settings, outside: Outside, accounts: AccountService) -> EndpointService:
+    tests = Allowance(
+        outside.redis, namespace=settings.redis_namespace, name="webhook_tests", limit=MOST_TESTS,
+        window_seconds=TEST_WINDOW_SECONDS,
+    )  # fmt: skip
+    return EndpointService(accounts, outside.store, outside.cipher, outside.receiver, tests)
 
 
 def _simulator(settings: Settings, outside: Outside, accounts: AccountService) -> Simulator:

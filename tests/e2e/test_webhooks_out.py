@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import pytest_asyncio
 
+from app.services.endpoint_service import MOST_TESTS
 from tests.support.replica import Replica, one_replica
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -110,3 +111,14 @@ async def test_a_test_is_sent_at_once_and_noted_among_the_deliveries(api: Replic
     (delivery,) = await api("GET", f"{one}/deliveries?limit=5", user="ada")
     assert (delivery["type"], delivery["outcome"], delivery["status"]) == ("webhook.test", "unreachable", None)
     assert (await api("GET", one, user="ada"))["failing_since"] is None  # a test counts for nothing
+
+
+async def test_an_account_tests_its_webhooks_only_so_often(api: Replica) -> None:
+    """Else its owner sends requests without end, to any place, over the connections that all accounts share."""
+    path = f"/accounts/{(await api.new_account(owner='ada'))['id']}/webhooks"
+    body = BODY | {"url": "https://no-such-name.invalid/"}
+    both = [f"{path}/{(await api('POST', path, user='ada', json=body, status=201))['id']}" for _ in range(2)]
+    for n in range(MOST_TESTS):
+        await api("POST", f"{both[n % 2]}/test", user="ada")
+    refused = await api.refused("POST", f"{both[0]}/test", user="ada", status=429)
+    assert refused["code"] == "rate_limited"

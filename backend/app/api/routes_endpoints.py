@@ -63,9 +63,10 @@ async def delete_webhook(replica: Replica, user: CurrentUser, account_id: str, w
     return Response(status_code=204)
 
 
-@router.post("/{webhook_id}/test", responses=problems(401, 403, 404, 422, 503))
+@router.post("/{webhook_id}/test", responses=problems(401, 403, 404, 422, 429, 503))
 async def test_webhook(replica: Replica, user: CurrentUser, account_id: str, webhook_id: WebhookId) -> WebhookTestOut:
-    """For owners: send one `webhook.test` now, within 10 s, also to one that is switched off."""
+    """For owners: send one `webhook.test` now, within 10 s, also to one that is switched off. 30 for
+    each account in ten minutes (429)."""
     return WebhookTestOut.model_validate(await replica.endpoints.test(user, account_id, webhook_id))
 
 

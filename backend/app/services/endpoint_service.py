@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol
 
+from app.core.allowance import Allowance
 from app.core.secrets import SecretError, TokenCipher
 from app.domain.endpoints import (
     KEPT_DELIVERIES,
@@ -21,7 +22,7 @@ from app.domain.endpoints import (
     Outcome,
     Settlement,
 )
-from app.domain.errors import InvalidInput, NotFound
+from app.domain.errors import InvalidInput, NotFound, RateLimited
 from app.domain.models import Role, User
 from app.domain.ports import EndpointStore, OutboxStore, Receiver
 from app.domain.webhook_signature import new_secret
@@ -34,6 +35,10 @@ OFF_AFTER_SECONDS = 3 * 86400.0
 SECRETS_PAGE = 500
 OVERLAP_HOURS = 24
 """For so long the secret before signs, too, unless the owner says otherwise."""
+TEST_WINDOW_SECONDS = 600.0
+MOST_TESTS = 30
+"""Of one account in a window: each is a request to a place of the owner's choice, and has one of the few connections
+to strangers for up to 10 s."""
 
 
 class Endpoints(EndpointStore, OutboxStore, Protocol):
@@ -41,11 +46,14 @@ class Endpoints(EndpointStore, OutboxStore, Protocol):
 
 
 class EndpointService:
-    def __init__(self, accounts: AccountService, store: Endpoints, cipher: TokenCipher, receiver: Receiver) -> None:
+    def __init__(
+        self, accounts: AccountService, store: Endpoints, cipher: TokenCipher, receiver: Receiver, tests: Allowance
+    ) -> None:
         self._accounts = accounts
         self._store = store
         self._cipher = cipher
         self._receiver = receiver
+        self._tests = tests
 
     async def create(self, user: User, account_id: str, *, url: str, events: Sequence[str]) -> tuple[Endpoint, str]:
         """With its secret, which nothing shows again. Raises `Conflict("too_many_webhooks")`."""
@@ -93,8 +101,10 @@ class EndpointService:
 
     async def test(self, user: User, account_id: str, endpoint_id: str) -> Answer:
         """One `webhook.test` now, also to an endpoint that is switched off. It is noted among the deliveries; a failure
-        does not count against the endpoint."""
+        does not count against the endpoint. Raises `RateLimited`, and `Unavailable` when Redis is away."""
         endpoint = await self._find(user, account_id, endpoint_id, Role.OWNER)
+        if wait := await self._tests.take(account_id):
+            raise RateLimited("the webhooks of this account were tested as often as they may", retry_after=wait)
         event = OutboxEvent(str(uuid.uuid4()), account_id, None, TEST_EVENT, {}, datetime.now(UTC))
         answer = await deliver(self._receiver, self._cipher, endpoint, event)
         last = "ok" if answer.outcome is Outcome.DELIVERED and endpoint.enabled else None
