@@ -10,7 +10,8 @@ from app.domain.opt_out import Wish, confirmation, wish
 @pytest.mark.parametrize(
     "text",
     ["STOP", "stop", " Stop. ", "STOP!!", "Arrêt", "ARRÊTEZ", "désabonner", "baja", "Parar", "¡BAJA!", "sair", "PARE",
-     "Cancelar inscrição", "توقف", "إيقاف", "إلغاء الاشتراك", "unsubscribe", "Opt out", "abmelden", "STOPP"],
+     "Cancelar inscrição", "توقف", "إيقاف", "إلغاء الاشتراك", "unsubscribe", "Opt out", "abmelden", "STOPP",
+     "STOP 🛑", "🛑🛑 stop", "Stop 🙏🏽", "stop ❤\ufe0f", "Stop\u200e", "\u202bتوقف\u202c", "#STOP", "stop\u200b"],
 )  # fmt: skip
 def test_the_word_alone_stops(text: str) -> None:
     assert wish([text]) is Wish.STOP
@@ -41,6 +42,8 @@ def test_a_profile_has_words_of_its_own() -> None:
     assert wish(["BASTA COSI"], ["genug", "Basta così"]) is Wish.STOP
     assert wish(["alta"], ["Alta"]) is Wish.STOP, "the profile knows better"
     assert wish(["that is genug"], ["genug"]) is None
+    assert wish(["🛑"], ["🛑"]) is Wish.STOP
+    assert wish(["🙏"], ["🛑"]) is None
 
 
 def test_the_confirmation_is_in_the_language_of_the_word_or_of_the_number() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
@@ -88,7 +89,14 @@ def confirmation(heeded: Wish, word: str | None, wa_id: str | None) -> str:
 
 
 def _bare(text: str) -> str:
-    """Without the signs around it."""
+    """Without the signs around it, emoji and the marks of writing direction included; what is all signs stays."""
     if len(text) > 2 * MAX_STOP_WORD_CHARACTERS:
         return ""
-    return fold(text).strip(" .,;:!?¡¿…'\"«»()*_-\u061f\u060c")
+    folded = fold(text)
+    kept = [place for place, character in enumerate(folded) if not _is_sign(character)]
+    return folded[kept[0] : kept[-1] + 1] if kept else folded
+
+
+def _is_sign(character: str) -> bool:
+    """Punctuation, symbols, separators, control and format characters; and what turns a character into an emoji."""
+    return unicodedata.category(character)[0] in "PSZC" or character in "\ufe0e\ufe0f\u20e3"
