@@ -41,6 +41,24 @@ async def test_the_person_with_the_link_becomes_a_member_once(api: Replica) -> N
     assert not {"token", "link", "digest"} & set(listed[0])
 
 
+async def test_the_link_leads_to_where_the_balancer_speaks_tls(api: Replica) -> None:
+    """A page that comes without TLS can be made another one on its way, which reads the token."""
+    account = await api.new_account(owner="ada")
+    path = f"/accounts/{account['id']}/invitations"
+    headers = {"X-Forwarded-Proto": "https", "Host": "chorus.example"}
+    made = await api("POST", path, user="ada", status=201, json={"role": "viewer"}, headers=headers)
+    assert made["link"] == f"https://chorus.example/console#invitation={made['token']}"
+
+
+async def test_without_a_balancer_the_address_on_record_is_that_of_the_connection(api: Replica) -> None:
+    """Also where it comes from this machine, from which uvicorn by itself believes everything."""
+    account = await api.new_account(owner="ada")
+    path = f"/accounts/{account['id']}/invitations"
+    await api("POST", path, user="ada", status=201, json={"role": "agent"}, headers={"X-Forwarded-For": "203.0.113.7"})
+    entry = (await api("GET", f"/accounts/{account['id']}/audit?limit=1", user="ada"))["items"][0]
+    assert (entry["action"], entry["address"]) == ("invitation.created", "127.0.0.1")
+
+
 async def test_a_withdrawn_or_made_up_invitation_is_unknown(api: Replica) -> None:
     account = await api.new_account(owner="ada")
     made = await invite(api, account)

@@ -391,8 +391,9 @@ class _Lingering:
 
 
 def bounded(limits: ConnectionLimits) -> dict[str, Any]:
-    """For `uvicorn.Config`: HTTP/1.1 within `limits`, and nothing else."""
-    return {"http": partial(BoundedHttpProtocol, limits=limits, waiting={}), "ws": "none"}
+    """For `uvicorn.Config`: HTTP/1.1 within `limits`, and nothing else. What balancers say of the client is read where
+    it counts (session_cookie.py): uvicorn believes whatever this machine says, TRUSTED_PROXIES or not."""
+    return {"http": partial(BoundedHttpProtocol, limits=limits, waiting={}), "ws": "none", "proxy_headers": False}
 
 
 class BoundedServer(uvicorn.Server):

@@ -10,6 +10,7 @@ from app.api.deps import CurrentUser, Replica
 from app.api.json_route import json_router
 from app.api.openapi import problems
 from app.api.schemas import InvitationIn, InvitationOut, InvitationTokenIn, InvitationWithTokenOut, MembershipOut
+from app.api.session_cookie import own_address
 
 router = json_router("/accounts/{account_id}/invitations", "members")
 accepting = json_router("/invitations", "members")
@@ -31,7 +32,7 @@ async def create_invitation(
     """For owners; at most 50 open ones for an account (409 `too_many_invitations`). The answer has the token and a link
     to the console with it, which are not shown again: good once, for 7 days."""
     made, token = await replica.invitations.create(user, account_id, role=body.role)
-    link = f"{request.base_url}console#invitation={token}"
+    link = f"{own_address(request)}console#invitation={token}"
     return InvitationWithTokenOut(**InvitationOut.model_validate(made).model_dump(), token=token, link=link)
 
 

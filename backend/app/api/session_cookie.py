@@ -74,6 +74,11 @@ def own_origin(request: Request) -> str | None:
     return origin if origin is not None and _is_own_origin(request, origin) else None
 
 
+def own_address(request: Request) -> str:
+    """The address of this request without its path, as the browser sees it; with a `/` at the end."""
+    return str(request.base_url.replace(scheme="https" if is_https(request) else "http"))
+
+
 def client_address(request: Request, *, proxies: int) -> str:
     """Of the one who asks; of IPv6 the network. `proxies`: how many balancers in front of us add to X-Forwarded-For.
     What stands before their entries was written by the client and is not believed."""
