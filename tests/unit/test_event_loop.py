@@ -21,8 +21,8 @@ from app.core.event_loop import ResolvingLoop
 from app.core.http_client import close_http_client, request
 from app.core.redis.client import connect
 from app.core.resolver import MAX_LOOKUPS, LookUp, Resolver
-from app.core.webhook_signature import new_secret
 from app.domain.endpoints import OutboxEvent, Outcome
+from app.domain.webhook_signature import new_secret
 from tests.support.fakes import peer, read_request, response
 from tests.support.tls import NAME, TlsFronts, running_fronts
 

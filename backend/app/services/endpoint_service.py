@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol
 
-from app.core.allowance import Allowance
+from app.core.fleet.allowance import Allowance
 from app.core.secrets import SecretError, TokenCipher
 from app.domain.endpoints import (
     KEPT_DELIVERIES,
