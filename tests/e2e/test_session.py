@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 import pytest_asyncio
@@ -246,6 +247,24 @@ async def test_a_session_is_renewed_and_ends_when_supabase_says_no(
     await browser("GET", "/session", status=401)
     people.banned.clear()
     await browser("GET", "/session", status=401)
+
+
+async def test_the_operator_comes_in_while_the_database_is_away_and_no_session_is_left_of_others(
+    api: Replica, redis_client: redis.Redis, people: SupabasePeople, module_stores: tuple[str, str]
+) -> None:
+    await api.new_account(owner="zoe")
+    operator, zoe = Browser(api), Browser(api)
+    connection = await asyncpg.connect(module_stores[1])
+    try:
+        await connection.execute("begin; lock table whatsapp_accounts in access exclusive mode")
+        shown = (await operator.sign_in(operator_key=OPERATOR_KEY)).json()
+        assert (shown["kind"], shown["accounts"]) == ("operator", [])
+        assert (await operator("GET", "/admin/breakers")).json()
+        await zoe.sign_in(token=people.tokens("zoe@example.com")["access_token"], status=503)
+    finally:
+        await connection.close()
+    with pytest.raises(AssertionError, match="zoe"):
+        key_of(redis_client, "zoe")
 
 
 async def test_a_session_ends_when_it_is_idle_and_at_its_end(api: Replica, redis_client: redis.Redis) -> None:

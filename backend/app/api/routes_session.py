@@ -12,6 +12,7 @@ from app.api.json_route import json_router, open_router
 from app.api.openapi import SESSION, problems
 from app.api.schemas import AccessOut, MagicLinkIn, SessionIn, SessionOut
 from app.api.session_cookie import clear_cookie, client_address, own_origin, refuse_cross_site, set_cookie, token_in
+from app.domain.errors import Unavailable
 from app.domain.models import User
 from app.services.session_service import Session
 
@@ -32,7 +33,11 @@ async def sign_in(replica: Replica, request: Request, response: Response, body: 
     address and per e-mail (429)."""
     refuse_cross_site(request, only_browsers=True)
     session = await _signed_in(replica, body, client_address(request, proxies=replica.proxies))
-    shown = await _shown(replica, session.user)
+    try:
+        shown = await _shown(replica, session.user)
+    except Unavailable:
+        await replica.sessions.close(session.token, everywhere=False)  # its cookie was never sent
+        raise
     seconds = (session.user.expires_at - datetime.now(UTC)).total_seconds() if session.user.expires_at else 0
     set_cookie(request, response, session.token, max_age_seconds=seconds)
     return shown

@@ -765,7 +765,9 @@ class SessionOut(_Out):
     kind: Literal["member", "operator"]
     user_id: str
     email: str | None
-    accounts: Annotated[list[AccessOut], Field(description="By name; to the operator all.")]
+    accounts: Annotated[
+        list[AccessOut], Field(description="By name; to the operator all, or none while the database is away.")
+    ]
     expires_at: Annotated[datetime | None, Field(description="At the latest; a session also ends when it is not used.")]
 
 

@@ -9,7 +9,7 @@ import { markTitle } from "./inbox/notices.js";
 import { needsCount, startAccount } from "./inbox/store.js";
 import { Preferences } from "./preferences.js";
 import { go, pathOf, route } from "./router.js";
-import { accounts, invited, isOperator, session, startSession } from "./session.js";
+import { accounts, accountsError, invited, isOperator, reloadAccounts, session, startSession } from "./session.js";
 import { Shortcuts } from "./shortcuts.js";
 import { SignIn } from "./signin.js";
 import { streamState } from "./stream.js";
@@ -100,6 +100,8 @@ function Frame() {
     <${LineNote} />
     <${Navigation} screen=${screen} account=${account?.id ?? ""} />
     ${screen === "fleet" ? html`<${Lazy} name="fleet" />`
+      : !account && accountsError.value ? html`<main class="page" tabindex="-1"><${Problem} error=${accountsError.value}
+          retry=${() => reloadAccounts().catch((error) => { accountsError.value = error; })} /></main>`
       : !account ? html`<main class="page" tabindex="-1"><${Empty} icon="account" title=${t("accounts.none")} hint=${t(isOperator() ? "accounts.none_operator" : "accounts.none_member")} /></main>`
       : screen === "inbox" ? html`<${Inbox} key=${account.id} account=${account} />`
       : html`<${Lazy} key=${account.id} name=${screen} account=${account} />`}

@@ -10,6 +10,8 @@ export const session = signal(undefined);
 export const sessionError = signal(null);
 /** Accounts as `GET /accounts` shows them; null until they are here. */
 export const accounts = signal(null);
+/** Why they are not, to the operator. */
+export const accountsError = signal(null);
 
 const KEPT = "chorus.";
 const KEPT_WHO = "chorus.who";
@@ -98,13 +100,21 @@ async function opened(asFound) {
   if (![null, who].includes(localStorage.getItem(KEPT_WHO))) forgetWords();
   localStorage.setItem(KEPT_WHO, who);
   linkFailed.value = false;
-  accounts.value = await api("GET", "/accounts");
+  try {
+    await reloadAccounts();
+  } catch (error) {
+    // The operator comes to see what is away: the fleet's screen needs no account.
+    if (found.kind !== "operator") throw error;
+    accounts.value = [];
+    accountsError.value = error;
+  }
   sessionError.value = null;
   session.value = found;
 }
 
 export async function reloadAccounts() {
   accounts.value = await api("GET", "/accounts");
+  accountsError.value = null;
 }
 
 export async function signOut({ everywhere = false } = {}) {
