@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
-import asyncpg
 from playwright.sync_api import Browser, Page, expect
 
 from app.sandbox.webhooks import Business, Person, envelope, messages_change
 from app.sandbox.webhooks import text as text_message
 from tests.support.balancer import needs_haproxy
-from tests.support.site import Site, entered, opened, until
+from tests.support.site import Site, entered, until
 
 
 def answer(page: Page, text: str | None = None) -> None:
@@ -23,21 +18,6 @@ def answer(page: Page, text: str | None = None) -> None:
     if text:
         dialog.get_by_role("textbox").fill(text)
     dialog.locator("button[type=submit]").click()
-
-
-@contextmanager
-def accounts_locked(url: str) -> Iterator[None]:
-    """No replica can read them. In a thread of its own: Playwright has a loop in this one."""
-    with ThreadPoolExecutor(1) as thread:
-        runner = asyncio.Runner()
-        connection = thread.submit(runner.run, asyncpg.connect(url)).result()
-        statement = "begin; lock table whatsapp_accounts in access exclusive mode"
-        try:
-            thread.submit(runner.run, connection.execute(statement)).result()
-            yield
-        finally:
-            thread.submit(runner.run, connection.close()).result()
-            thread.submit(runner.close).result()
 
 
 @needs_haproxy
@@ -106,15 +86,3 @@ def test_a_fault_is_rehearsed_and_what_waits_is_shown_by_account(site: Site, bro
         expect(page.get_by_text("Running")).to_be_hidden()
         site.api("POST", "/admin/breakers/gemini", {"action": "auto", "why": "the rehearsal is over"})
         until(lambda: not site.api("GET", "/admin/queue")["pending"])
-
-
-def test_the_operator_sees_the_fleet_while_the_database_is_away(site: Site, browser: Browser) -> None:
-    there = f"{site.operators_url}/console"
-    with accounts_locked(site.servers.database_url), opened(browser) as (_, page, strict):
-        strict.expect("status of 503")
-        page.goto(f"{there}#token={site.fleet.keys.admin}")
-        expect(page.get_by_role("alert")).to_contain_text("The database cannot be reached")
-        expect(page.get_by_role("button", name="Try again")).to_be_visible()
-        page.goto(f"{there}#/fleet")
-        expect(page.get_by_role("row")).to_have_count(1 + len(site.fleet.replicas))
-    until(lambda: site.http.get(f"{site.fleet.replicas[0].url}/health/ready").json()["database"] == "ok")
