@@ -241,5 +241,5 @@ async def test_a_name_that_python_or_idna_refuses_is_unreachable_like_any_other(
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", answer)
     leave_by(Egress(strangers_may_be_private=True))
-    told = await HttpReceiver(may_be_private=True).deliver(f"https://{host}/", EVENT, secret=new_secret())
+    told = await HttpReceiver(may_be_private=True).deliver(f"https://{host}/", EVENT, secrets=[new_secret()])
     assert (told.outcome, asked) == (Outcome.UNREACHABLE, [host])
