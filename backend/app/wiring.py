@@ -81,7 +81,7 @@ from app.services.conversation_service import ConversationService
 from app.services.cut_off import CutOff
 from app.services.dead_letters import DeadLetterList
 from app.services.delivery import PER_PAIR, Delivery, per_number
-from app.services.early_record import EarlyRecord
+from app.services.early_record import EARLY_FROM_SECONDS, EarlyRecord
 from app.services.endpoint_service import MOST_TESTS, TEST_WINDOW_SECONDS, EndpointService
 from app.services.event_worker import EventPolicy, EventWorker
 from app.services.health_service import HealthService
@@ -369,7 +369,8 @@ def _ingest(
     conversations: ConversationService,
     destination: Destination,
 ) -> IngestService:
-    destination = EarlyRecord(destination, accounts, conversations, outside.feed)
+    if settings.debounce_seconds >= EARLY_FROM_SECONDS:
+        destination = EarlyRecord(destination, accounts, conversations, outside.feed)
     return IngestService(destination, outside.arrivals.note, binding=_app_binding(settings, accounts))
 
 

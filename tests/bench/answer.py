@@ -18,7 +18,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import count
@@ -50,6 +50,9 @@ from tests.bench.traffic import http_request, post
 BEFORE = "a5e8d28"
 """The version before answers were made cheaper."""
 ROUNDS = 3
+WATCHED_ROUNDS = 5
+"""Odd: their median counts. A difference of 3 % wants more of them."""
+HEARD_SECONDS = 1.0
 MESSAGES = 400
 WARM_UP = 100
 ACCOUNTS = 20
@@ -98,7 +101,7 @@ def run(stage: Stage) -> tuple[list[str], list[Bar]]:
         trees = _trees(stage.folder)
         if len(trees) == 1:
             lines.append(f"  without {BEFORE}: there is no history here")
-        for part in (_at_once, _slow_model, _other_systems):
+        for part in (_at_once, _slow_model, _other_systems, _watched):
             said, judged = part(stage, world, outside, trees)
             lines += said
             bars += judged
@@ -216,6 +219,59 @@ def _other_systems(stage: Stage, world: Child, outside: str, _trees: Mapping[str
         ),
         Bar("events told to one webhook, an answer", events / (ROUNDS * MESSAGES + WARM_UP), 2),
     ]
+
+
+def _watched(stage: Stage, world: Child, outside: str, _trees: Mapping[str, Path]) -> tuple[list[str], list[Bar]]:
+    """This tree twice: no console open, and one stream of events open on each account, at the replica that answers.
+    With the usual debouncing, because a message that waits for it is stored early for those who watch."""
+    labels = ("unwatched", "watched")
+    with contenders_on(stage, outside, dict.fromkeys(labels, ROOT), "live") as contenders:
+        unwatched, watched = contenders
+        for each in contenders:
+            play_round(stage, world, each, WARM_UP)
+        with _streams(stage, watched) as heard, _one_core_each(stage, world, contenders):
+            for _ in range(WATCHED_ROUNDS):
+                for each in contenders:
+                    play_round(stage, world, each, MESSAGES, keep=True)
+            time.sleep(HEARD_SECONDS)
+            events = sum(heard.values())
+    share = median(b / a for a, b in zip(unwatched.cpu_ms, watched.cpu_ms, strict=True))
+    lines = [
+        table("CPU of the replica, as people watch", "ms an answer", {each.name: each.cpu_ms for each in contenders}),
+        f"  {number(events / watched.answered)} events an answer were read by {len(heard)} streams",
+    ]
+    return lines, [
+        Bar("an answer's CPU with a stream on its account, share of without", share, 1.03, "x", at_most=True),
+        Bar("events read on a stream, an answer", events / watched.answered, 2),
+    ]
+
+
+@contextmanager
+def _streams(stage: Stage, who: Contender) -> Iterator[Counter[str]]:
+    """One on each account, read by a thread; how many events each has had."""
+    assert who.replica is not None
+    heard: Counter[str] = Counter()
+    connections = []
+    for account in _api(who.replica, stage.keys.admin, "/accounts"):
+        connection = socket.create_connection(("127.0.0.1", who.replica.port), timeout=PATIENCE_SECONDS)
+        head = f"GET /events?account_id={account['id']} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {stage.keys.admin}"
+        connection.sendall(f"{head}\r\n\r\n".encode())
+        connections.append((account["id"], connection))
+
+    def read(account_id: str, connection: socket.socket) -> None:
+        with suppress(OSError), connection.makefile("rb") as lines:
+            for line in lines:
+                heard[account_id] += line.startswith(b"event: ")
+
+    with ThreadPoolExecutor(len(connections)) as pool:
+        for account_id, connection in connections:
+            heard[account_id] = 0
+            pool.submit(read, account_id, connection)
+        try:
+            yield heard
+        finally:
+            for _, connection in connections:
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 async def _switch_off_the_outbox(database: str) -> None:

@@ -1,7 +1,9 @@
 """While a person watches an account, what its customers write is stored as soon as it is accepted, and not only when
 the bot has waited for a second message: the person sees it at once.
 
-Storing twice changes nothing, so the worker does what it always does. When this fails, the worker stores it later.
+Storing twice changes nothing, so the worker does what it always does. When this fails, the worker stores it later. It
+costs a transaction, a quarter of an answer's CPU, and so it is done for a few messages a second: enough for what people
+can read, and a small share of a replica that is busy.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
+from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.failure_words import place_of
 from app.core.feed import Feed
@@ -25,20 +28,36 @@ from app.services.ingest_service import Destination, decode
 
 logger = logging.getLogger(__name__)
 
+EARLY_FROM_SECONDS = 0.1
+"""Of debouncing: below that a worker stores the message as soon, and to store it twice would cost for nothing."""
 MOST_AT_ONCE = 20
 """Conversations; what comes on top is stored by the worker."""
+MOST_A_SECOND = 10
+LATE_SECONDS = 10.0
+"""After a message that was left to the worker those that follow in its conversation are, too: they keep their order."""
+MOST_LATE = 1000
 
 
 class EarlyRecord:
     """In front of the queue (`Destination`)."""
 
     def __init__(
-        self, destination: Destination, accounts: AccountService, conversations: ConversationService, feed: Feed
+        self,
+        destination: Destination,
+        accounts: AccountService,
+        conversations: ConversationService,
+        feed: Feed,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._destination = destination
         self._accounts = accounts
         self._conversations = conversations
         self._feed = feed
+        self._clock = clock
+        self._second, self._count = float("-inf"), 0
+        """When the present second began, and how many were stored early in it."""
+        self._late: dict[str, float] = {}
+        """Mailboxes left to the worker, until when; monotonic."""
         self._recording: dict[str, asyncio.Task[None]] = {}
         """By mailbox, the newest: the messages of one customer are stored in their order."""
 
@@ -54,12 +73,25 @@ class EarlyRecord:
             by_mailbox.setdefault(event.mailbox, []).append(event)
         for mailbox, of_one in by_mailbox.items():
             before = self._recording.get(mailbox)
-            if before is None and len(self._recording) >= MOST_AT_ONCE:
+            if not self._has_room(mailbox, is_new=before is None):
                 continue
             task = asyncio.create_task(self._record(of_one, before), name="early record")
             self._recording[mailbox] = task
             task.add_done_callback(partial(self._done, mailbox))
         return result
+
+    def _has_room(self, mailbox: str, *, is_new: bool) -> bool:
+        now = self._clock.monotonic()
+        if now - self._second >= 1:
+            self._second, self._count = now, 0
+            self._late = {late: until for late, until in self._late.items() if until > now}
+        is_full = self._count >= MOST_A_SECOND or (is_new and len(self._recording) >= MOST_AT_ONCE)
+        if is_full or mailbox in self._late:
+            if mailbox in self._late or len(self._late) < MOST_LATE:
+                self._late[mailbox] = now + LATE_SECONDS
+            return False
+        self._count += 1
+        return True
 
     def _done(self, mailbox: str, task: asyncio.Task[None]) -> None:
         if self._recording.get(mailbox) is task:
