@@ -16,6 +16,7 @@ from app.api.errors import STATUS_OF
 from app.core.errors import Unavailable
 from app.domain import errors as domain_errors
 from app.settings import Settings
+from tests.support.source import parsed
 
 ROOT = Path(__file__).resolve().parents[1]
 APP = ROOT / "backend" / "app"
@@ -25,14 +26,14 @@ MAX_FUNCTION_LINES = 70
 
 
 def _functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
 
 def _imports(path: Path) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -59,8 +60,7 @@ def test_every_module_says_what_it_is_for() -> None:
     silent = [
         str(path.relative_to(ROOT))
         for path in SOURCES
-        if path.read_text(encoding="utf-8").strip()
-        and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        if path.read_text(encoding="utf-8").strip() and not ast.get_docstring(parsed(path))
     ]
     assert silent == []
 
@@ -126,12 +126,7 @@ def _private_members(node: ast.ClassDef) -> set[str]:
 
 def test_no_class_inherits_private_state_from_a_sibling_file() -> None:
     """A class is whole in one file: what a base class of another file keeps private stays private to it."""
-    classes = [
-        (path, node)
-        for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ClassDef)
-    ]
+    classes = [(path, node) for path in SOURCES for node in ast.walk(parsed(path)) if isinstance(node, ast.ClassDef)]
     by_name = {node.name: (path, node) for path, node in classes}
     halves = {}
     for path, node in classes:
@@ -263,7 +258,7 @@ def _texts() -> Iterator[Path]:
     """Everything that is written by hand, this file excepted."""
     yield from (path for path in [*SOURCES, *TESTS, *_pages()] if path != Path(__file__).resolve())
     yield from (APP / "core" / "lua").glob("*.lua")
-    yield from (path for path in (ROOT / "infra").rglob("*") if path.is_file() and path.suffix != ".json")
+    yield from (path for path in (ROOT / "infra").rglob("*") if path.is_file() and path.suffix not in {".json", ".pyc"})
     yield from (ROOT / name for name in ("Makefile", "docker-compose.yml", "pyproject.toml", ".env.example"))
     yield from (ROOT / ".github").rglob("*.yml")
 

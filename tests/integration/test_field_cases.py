@@ -27,6 +27,7 @@ from app.sandbox.webhooks import encode_like_meta, signed_headers
 from app.services.account_service import AccountService
 from tests.support.field_cases import case, enveloped, names, written
 from tests.support.office import MakeOffice, Office
+from tests.support.source import parsed
 
 SECRET = "s" * 16
 
@@ -563,7 +564,7 @@ async def test_a_message_without_metadata_is_a_small_dead_letter_and_its_neighbo
 
 
 def test_every_case_is_played_here() -> None:
-    source = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    source = parsed(Path(__file__))
     literals = {node.value for node in ast.walk(source) if isinstance(node, ast.Constant)}
     assert names()
     assert [name for name in names() if name not in literals] == []

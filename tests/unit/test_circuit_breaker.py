@@ -225,11 +225,13 @@ async def test_a_probe_of_an_earlier_round_takes_no_place_in_the_next(clock):
     breaker = CircuitBreaker("x", policy, clock=clock)
     await failing(breaker)
     clock.advance(30)
-    await Held(breaker).started()
+    earlier = await Held(breaker).started()
     await failing(breaker)
     clock.advance(100)
     for held in [await Held(breaker).started() for _ in range(2)]:
         assert await held.ends_with("ok") == "ok"
+    assert breaker.snapshot().state is State.CLOSED
+    assert await earlier.ends_with("ok") == "ok"
     assert breaker.snapshot().state is State.CLOSED
 
 

@@ -386,13 +386,16 @@ async def test_no_turn_within_the_time_was_not_sent(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(http_client, "POOL_SECONDS", 0.05)
     monkeypatch.setattr(http_client, "_room", http_client._Room(connections=1, keepalive=1, per_host=1))
 
+    arrived = asyncio.Event()
+
     async def hang(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        arrived.set()
         await reader.read()
 
     server = Peer()
     async with peer(hang) as url, peer(server) as other:
-        stuck = asyncio.create_task(request("POST", url, timeout_seconds=5, payload={}))
-        await asyncio.sleep(0.02)
+        stuck = asyncio.create_task(request("POST", url, timeout_seconds=30, payload={}))
+        await arrived.wait()
         for at in (url, other):
             with pytest.raises(PoolFull):
                 await request("POST", at, timeout_seconds=5, payload={})

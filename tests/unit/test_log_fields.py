@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from app.core.log_fields import DROPPED, Form, admitted, allow_log_fields, is_allowed
+from tests.support.source import parsed
 
 SOURCE = Path(__file__).parents[2] / "backend" / "app"
 LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical", "log"})
@@ -66,7 +67,7 @@ def _fields(call: ast.Call, tree: ast.AST) -> set[str]:
 
 @pytest.mark.parametrize("path", _product(), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_every_field_that_the_source_logs_is_on_the_list(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     missing = {name for call in _calls(tree) for name in _fields(call, tree) if not is_allowed(name)}
     assert not missing, "add them to core/log_fields.py, with the form of their values"
 
@@ -74,7 +75,7 @@ def test_every_field_that_the_source_logs_is_on_the_list(path: Path) -> None:
 @pytest.mark.parametrize("path", _product(), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_no_log_line_is_put_together_from_values(path: Path) -> None:
     """The first argument is a template of ours; a formatted string would carry what it was made of past the list."""
-    for call in _calls(ast.parse(path.read_text())):
+    for call in _calls(parsed(path)):
         if (
             isinstance(call.func, ast.Attribute)
             and call.args

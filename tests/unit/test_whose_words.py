@@ -14,6 +14,7 @@ import pytest
 
 from app.core.errors import Expected
 from app.core.secrets import SecretError
+from tests.support.source import parsed
 
 SOURCE = Path(__file__).parents[2] / "backend" / "app"
 OURS = (Expected, SecretError, asyncio.CancelledError)
@@ -71,7 +72,7 @@ def _names(module: str) -> dict[str, object]:
 @pytest.mark.parametrize("path", _product(), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_only_the_text_of_our_own_errors_is_used(path: Path) -> None:
     foreign = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if not isinstance(node, ast.ExceptHandler) or not node.name:
             continue
         uses = [f"line {use.lineno}: {ast.unparse(use)}" for use in _texts(node.body, node.name)]

@@ -19,13 +19,12 @@ from app.domain.media import UNKNOWN_MIME, Media, served_as
 
 router = json_router("/messages", "conversations")
 
-CACHE_SECONDS = 3600
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 _SAFE = {
     "content-security-policy": "default-src 'none'; sandbox",
     "cross-origin-resource-policy": "same-origin",
     "accept-ranges": "bytes",
-    "cache-control": f"private, max-age={CACHE_SECONDS}",
+    "cache-control": "private, no-cache",  # asked again each time: nothing to see after an erasure or a sign-out
 }
 _BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 

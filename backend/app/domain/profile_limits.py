@@ -12,6 +12,8 @@ from app.domain.models import BotProfile
 
 PROFILE_BYTES = 64 * 1024
 """Of all its texts and free-form fields together: about 16,000 tokens with every answer."""
+_NO_TEXT = frozenset({"account_id", "media_kinds"})
+"""An id, and a choice among words of ours."""
 MAX_DEPTH = 64
 """Objects and lists inside each other in a free-form field. What we store, cache and send back with it around it stays
 below orjson's 254."""
@@ -20,8 +22,8 @@ below orjson's 254."""
 def check_profile(before: BotProfile, changes: Mapping[str, object]) -> None:
     """Raises `InvalidInput` naming the largest changed field if the profile would be too large and no smaller than it
     is."""
-    known = {one.name: _size(getattr(before, one.name)) for one in fields(before) if one.name != "account_id"}
-    changed = {name: _size(value) for name, value in changes.items()}
+    known = {one.name: _size(getattr(before, one.name)) for one in fields(before) if one.name not in _NO_TEXT}
+    changed = {name: _size(value) for name, value in changes.items() if name not in _NO_TEXT}
     total = sum((known | changed).values())
     if total > PROFILE_BYTES and total > sum(known.values()):
         raise InvalidInput(
