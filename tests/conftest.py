@@ -19,6 +19,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 from app.adapters.migrations import apply_migrations
+from app.core import http_client
 from app.core.cache import CacheTimings
 from app.core.circuit_breaker import CIRCUIT_BREAKERS, KEYED_CIRCUIT_BREAKERS
 from app.localhost.location import Location, locate
@@ -79,6 +80,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def within(request: pytest.FixtureRequest) -> Within:
     """Of limits on time: `assert seconds < within(0.3)`. `make chaos` plays these tests again, without patience."""
     return Within(request.config.getoption("--patience"))
+
+
+@pytest.fixture(autouse=True)
+def _http_clients_as_new() -> Iterator[None]:
+    """A replica that a test builds in this process gives the process' clients room, and a way out, by its settings."""
+    room, egress = http_client._room, http_client._egress
+    yield
+    http_client._room, http_client._egress = room, egress
 
 
 @pytest.fixture
