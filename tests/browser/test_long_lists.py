@@ -147,7 +147,9 @@ def _worked(page: Page) -> Iterator[list[float]]:
     tasks += [
         each["tdur"] / 1000
         for each in events
-        if each["name"].endswith("RunTask") and names[each["pid"], each["tid"]] == "CrRendererMain" and "tdur" in each
+        if each["name"].endswith("RunTask")
+        and names.get((each["pid"], each["tid"])) == "CrRendererMain"
+        and "tdur" in each
     ]
 
 
