@@ -82,9 +82,9 @@ def within(request: pytest.FixtureRequest) -> Within:
     return Within(request.config.getoption("--patience"))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _http_clients_as_new() -> Iterator[None]:
-    """A replica that a test builds in this process gives the process' clients room, and a way out, by its settings."""
+    """A replica that a module builds in this process gives the process' clients room and a way out by its settings."""
     room, egress = http_client._room, http_client._egress
     yield
     http_client._room, http_client._egress = room, egress

@@ -22,8 +22,9 @@ def answer(page: Page, text: str | None = None) -> None:
 
 @needs_haproxy
 def test_the_public_address_says_where_the_fleet_is_shown(site: Site, browser: Browser) -> None:
-    with entered(site, browser, "#/fleet") as (page, strict):
+    with entered(site, browser) as (page, strict):
         strict.expect("status of 404")
+        page.goto(f"{site.url}/console#/fleet")
         expect(page.get_by_role("heading", name="The fleet is not shown at this address")).to_be_visible()
         expect(page.locator("main")).to_contain_text("port-forward service/chorus 8081:80")
         expect(page.get_by_role("alert")).to_have_count(0)

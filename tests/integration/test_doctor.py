@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +20,8 @@ from app.adapters.postgres_store import PostgresStore
 from app.adapters.row_security import expected_policies, policies_of
 from app.api.deps import OPERATOR
 from app.cli import main
+from app.core.egress import Egress
+from app.core.http_client import leave_by
 from app.core.secrets import TokenCipher
 from app.doctor.findings import Finding, bounded
 from app.doctor.limits import check_limits
@@ -59,7 +61,7 @@ async def run(*arguments: str, **env: str) -> Result:
 
 
 @pytest.fixture
-def doctor(complete: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Doctor:
+def doctor(complete: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Doctor]:
     """The findings by subject, with all settings right but those given."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))  # ~/.postgresql/root.crt counts as sslrootcert
@@ -72,7 +74,8 @@ def doctor(complete: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: 
         assert result.exit_code == int(any(finding["state"] == "bad" for finding in findings))
         return {finding["subject"]: finding for finding in findings}
 
-    return examine
+    yield examine
+    leave_by(Egress())
 
 
 def bad(findings: dict[str, dict[str, str]]) -> set[str]:

@@ -30,6 +30,7 @@ from tests.support.tls import TlsFronts, running_fronts
 async def _as_before() -> AsyncIterator[None]:
     yield
     await close_http_client()
+    leave_by(Egress())
 
 
 @dataclass

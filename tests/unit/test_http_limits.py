@@ -224,7 +224,8 @@ async def test_a_redirect_is_not_followed_and_a_body_not_read_beyond_its_bound()
     assert seen == [("/moved", "Bearer t"), ("/large", "Bearer t")]
 
 
-async def test_a_process_that_makes_more_calls_at_once_gets_room_for_them():
+async def test_a_process_that_makes_more_calls_at_once_gets_room_for_them(monkeypatch):
+    monkeypatch.setattr(http_client, "_room", http_client._room)
     http_client.make_room_for(10)
     assert (await get_http_client())._transport.connections == http_client.MAX_CONNECTIONS
     await close_http_client()
