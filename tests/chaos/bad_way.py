@@ -65,6 +65,7 @@ async def one_bad_replica(
     how: str = "refused",
     calm_seconds: float = CALM_SECONDS,
     bad_seconds: float = BAD_SECONDS,
+    answered_seconds: float = ANSWERED_SECONDS,
 ) -> Waits:
     """`how`: refused, silent (nothing passes, connections stay open), or start (refused before its first call)."""
     stage = Stage(world)
@@ -74,7 +75,7 @@ async def one_bad_replica(
     calm = Stream(stage, replicas=(0, 1))
     async with calm.flowing():
         await asyncio.sleep(calm_seconds)  # time itself: a stream's length is its measure
-    calm_waits = await _waits(world, calm)
+    calm_waits = await _waits(world, calm, answered_seconds)
     bad = Stream(stage)
     async with _on_a_way_of_its_own(world, dependency, is_lost=how == "start") as way:
         await world.sandbox.wait(1, kind="send", processed="true")
@@ -84,7 +85,7 @@ async def one_bad_replica(
                 (way.freeze if how == "silent" else way.close_door)()
             await asyncio.sleep(bad_seconds)  # time itself, as above
             said = await _says_so(world, dependency)
-        waits = await _waits(world, bad)
+        waits = await _waits(world, bad, answered_seconds)
         way.cut()  # what was held up is lost: it must not arrive after the resend that the profile wants
         way.thaw()
         if how != "silent":
@@ -119,10 +120,10 @@ async def _resend_unproven(world: ChaosWorld, *, resend: bool) -> None:
         await world.api("PUT", f"/bot/profile?account_id={account['id']}", json={"resend_ambiguous": resend})
 
 
-async def _waits(world: ChaosWorld, stream: Stream) -> list[float]:
+async def _waits(world: ChaosWorld, stream: Stream, answered_seconds: float) -> list[float]:
     customers = {message.person.wa_id: message for message in stream.stage.messages}
     asked = [customers[who] for who in stream.posted_at]
-    answers = await answered_at(world, asked, timeout_seconds=ANSWERED_SECONDS)
+    answers = await answered_at(world, asked, timeout_seconds=answered_seconds)
     return [answers[who] - at for who, at in stream.posted_at.items()]
 
 

@@ -21,12 +21,15 @@ async def world() -> AsyncIterator[ChaosWorld]:
         yield world
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("dependency", DEPENDENCIES)
 async def test_no_outage_of_one_replica_is_contagious(world: ChaosWorld, dependency: str) -> None:
     """The README's promise: everything is answered, the replica says what it lacks, and works again when it is back.
     That answers are as fast as with two healthy replicas is held by `make chaos` (`…_lost_by_one`), on a quiet machine.
+    Here a healthy replica may be slow as well, and the fleet's circuit open for up to a minute.
     """
-    print(f"\n{dependency}: {await one_bad_replica(world, dependency, calm_seconds=3, bad_seconds=8)}")
+    seen = await one_bad_replica(world, dependency, calm_seconds=3, bad_seconds=8, answered_seconds=100)
+    print(f"\n{dependency}: {seen}")
 
 
 async def test_a_short_restart_of_the_database_costs_its_own_length(world: ChaosWorld) -> None:
