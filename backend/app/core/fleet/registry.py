@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,12 +39,17 @@ class Replica:
 class Registry:
     """Registers this replica and lists all. Does not elect a leader."""
 
-    def __init__(self, door: Door, *, namespace: str, replica_id: str) -> None:
+    def __init__(
+        self, door: Door, *, namespace: str, replica_id: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._door = door
+        self._clock = clock
+        self._known_at = 0.0
         self._keys = [f"{namespace}:{{fleet}}:beats", f"{namespace}:{{fleet}}:info"]
         self.replica_id = replica_id
         self.living: tuple[Replica, ...] = ()
-        """Replicas alive at the last heartbeat, by id; none while Redis is away."""
+        """Replicas alive at the last heartbeat that was answered, by id; none once that is `STALE_AFTER_SECONDS` ago.
+        One lost heartbeat must not make this replica the only one: it would be a quorum by itself."""
         self.last_count = 1
         """How many they were, this one included; while Redis is away what it was before."""
 
@@ -76,8 +82,9 @@ class Registry:
         try:
             rows = await self._door.run(BEAT, self._keys, [op, replica_id, info, silence_ms], urgent=True)
         except Unavailable:
-            self.living = ()
+            if self._clock() - self._known_at > STALE_AFTER_SECONDS:
+                self.living = ()
             raise
         triples = zip(rows[::3], rows[1::3], rows[2::3], strict=True)
         found = (Replica(name.decode(), int(age_ms) / 1000, orjson.loads(info)) for name, age_ms, info in triples)
-        self.living = tuple(sorted(found, key=lambda replica: replica.id))
+        self.living, self._known_at = tuple(sorted(found, key=lambda replica: replica.id)), self._clock()
