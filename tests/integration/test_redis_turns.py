@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.core.queue import Claim, LeaseLost
@@ -111,6 +112,21 @@ async def test_connections_given_back_by_callers_who_leave_meanwhile_give_their_
     for connection in again:
         await pool.release(connection)
     await client.aclose()
+
+
+async def test_who_waits_for_a_turn_while_the_pool_is_closed_leaves_no_connection_behind(
+    valkey_url: str, replicas: Replicas
+) -> None:
+    client = connect(valkey_url, timeout_seconds=None, max_connections=1, name="left-behind")
+    pool = client.connection_pool
+    taken = await pool.get_connection()
+    waiting = asyncio.create_task(client.ping())
+    await asyncio.sleep(0)
+    await client.aclose()
+    await pool.release(taken)
+    with pytest.raises(RedisConnectionError, match="closed"):
+        await waiting
+    assert await names(replicas.redis, "left-behind") == 0
 
 
 async def test_failed_connections_give_their_turn_back(valkey: Valkey, valkey_url: str) -> None:

@@ -75,7 +75,7 @@ async def wait_for_turn(turns: asyncio.Semaphore, wait_seconds: float | None) ->
 
 
 class PatientPool(ConnectionPool):
-    """redis-py's pool, with three differences.
+    """redis-py's pool, with these differences.
 
     1. Callers wait for a connection, in order. redis-py's own pool raises "Too many connections" at once
        (redis/redis-py#2517); its `BlockingConnectionPool` serves out of order and has no variant for Sentinel.
@@ -83,6 +83,8 @@ class PatientPool(ConnectionPool):
        cancelled with the caller, a server at some distance would never get a connection.
     3. A connection that was reset while it was idle is not handed out: to redis-py it looks usable (seen with 8.1).
     4. `drop_idle` and `open_anew`: connections that may lead nowhere, or to a replica, can be closed.
+    5. Once it is closed it opens no more; in redis-py a caller that waited for its turn opens one that is left behind
+       (seen with 8.1).
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class PatientPool(ConnectionPool):
         self._wait_seconds = wait_seconds
         self._open_seconds = open_seconds
         self._opening: set[asyncio.Task[Any]] = set()
+        self._is_closed = False
 
     async def get_connection(self, *_args: Any, **_options: Any) -> Any:
         if self._turns.locked():
@@ -130,6 +133,8 @@ class PatientPool(ConnectionPool):
 
     async def _open(self, connection: Any) -> Any:
         try:
+            if self._is_closed:
+                raise RedisConnectionError("the pool is closed")
             await self.ensure_connection(connection)
         except BaseException as exc:
             await connection.disconnect(nowait=True)
@@ -174,12 +179,13 @@ class PatientPool(ConnectionPool):
         await self.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]  # redis-py declares no type
         await self.drop_idle(silent_since=math.inf)
 
-    async def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002  redis-py's signature
-        if inuse_connections and self._opening:  # as when it is closed, not as when Sentinel names another primary
-            for opening in self._opening:
-                give_up(opening)
+    async def aclose(self) -> None:
+        self._is_closed = True
+        for opening in self._opening:
+            give_up(opening)
+        if self._opening:
             await asyncio.wait(tuple(self._opening))
-        await super().disconnect(inuse_connections)
+        await super().aclose()
 
 
 def on_cluster(where: RedisUrl, options: dict[str, Any]) -> Redis:
@@ -337,7 +343,7 @@ class _SentinelRedis(Redis):
         pool: Any = self.connection_pool
         pool.stop_asking()
         await super().aclose(close_connection_pool)
-        await pool.disconnect()
+        await pool.aclose()
         for sentinel in pool.sentinel_manager.sentinels:
             await sentinel.aclose()
 
