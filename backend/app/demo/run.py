@@ -41,8 +41,9 @@ DEMO_TOKEN = "demo-access-token"
 REAL_GEMINI = "https://generativelanguage.googleapis.com"
 
 
-class Interrupted(Exception):
-    pass
+class Interrupted(BaseException):
+    """As `KeyboardInterrupt`, and like it no `Exception`: it may come out of any line of the main thread, and what
+    tidies up after an error there (`Thread.start`) must not take it for one."""
 
 
 def run_demo(*, once: bool) -> int:
