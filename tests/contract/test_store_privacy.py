@@ -40,7 +40,7 @@ async def test_traces_name_all_that_may_be_elsewhere(scene: Scene) -> None:
     assert conversation.id in traces.conversation_ids, "also one that became part of another"
     assert {asked.wa_message_id, echo.wa_message_id} <= set(traces.message_ids)
     assert await scene.store.contact_traces(str(uuid.uuid4())) is None
-    assert await scene.store.contact_traces("nobody") is None
+    assert await scene.store.contact_traces("unknown") is None
 
 
 async def test_what_is_erased_is_gone_and_told_again(scene: Scene, new_account: NewAccount) -> None:

@@ -4,7 +4,8 @@ An event on its own costs a transaction to load and one to settle; under load th
 delivered. Who asks waits for the call that carries it, so nothing is taken as settled before its commit.
 
 Receivers cost each other nothing here either: a call that waits for a lock does not keep the next one back, and what
-fails together is tried once more, each on its own.
+fails together is tried once more, each on its own. (`core/queue/batcher.py` keeps calls in order instead: a slow one
+holds the next.)
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class OutboxCalls:
                 [each.asked for each in settlements if isinstance(each.asked, Settlement)],
                 [each.asked for each in loads if isinstance(each.asked, Load)],
             )
-        except Exception as exc:  # noqa: BLE001  whoever waits must hear of it, also of a bug
+        except Exception as exc:  # noqa: BLE001  those who wait must hear of it, also of a bug
             if len(batch) == 1:
                 _end(batch, [exc])
             else:  # one of them waits for a lock, or cannot be carried out at all: the others can
