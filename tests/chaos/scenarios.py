@@ -294,7 +294,7 @@ async def _stored(world: ChaosWorld, ids: str, count: int) -> None:
         async with asyncio.timeout(QUIET_SECONDS):
             while stored != count:
                 ((stored,),) = await world.rows("select count(*) from messages where wa_message_id like $1", ids)
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.05)
     except TimeoutError:
         raise Broken(f"{stored} of {count} messages {ids} are stored") from None
 
