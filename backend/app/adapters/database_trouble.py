@@ -27,7 +27,7 @@ MAX_ATTEMPTS = 3
 PATIENCE_SECONDS = 10.0
 """How long a call may wait for its turn, if its deadline allows: our own limit is load, not an outage."""
 LOCK_SECONDS = 0.4
-"""How long a call waits for a row that somebody else has locked. It keeps a connection all that time."""
+"""How long a call waits for a row that another session has locked. It keeps a connection all that time."""
 LACKING_RETRY_SECONDS = 1.0
 """What was locked is locked by a person or a migration, and a disk is not emptied in milliseconds either."""
 LACKING_SPACING_SECONDS = 0.3
@@ -48,7 +48,7 @@ class Trouble(StrEnum):
     BUSY = "busy"
     """Our transaction lost to another one: worth repeating, says nothing about its health."""
     LOCKED = "locked"
-    """Somebody else has had the row for longer than we wait: worth repeating later, and not by holding a connection;
+    """Another session has had the row for longer than we wait: worth repeating later, and not by holding a connection;
     says nothing about its health."""
     EXHAUSTED = "exhausted"
     """It lives and lacks something: connections, memory, disk. Worth repeating; what needs less of it goes on, so its

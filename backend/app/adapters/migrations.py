@@ -42,7 +42,7 @@ MINIMUM_VERSION = 15
 CONNECT_SECONDS = 3.0
 TIMEOUT_SECONDS = 120.0
 LOCK_ID = 0x63686F727573
-"""Any number that nobody else takes: "chorus" in ASCII."""
+"""Any number that no other program takes: "chorus" in ASCII."""
 
 _REFUSED = ("28", "3D000", "42501")
 """SQLSTATE: credentials, no such database, insufficient privilege."""
@@ -149,7 +149,7 @@ def _essence(sql: str) -> str:
 
 
 async def _recorded(connection: asyncpg.Connection) -> dict[str, str | None]:
-    """Each migration of ours that is applied -> its statements, if whoever applied it kept them."""
+    """Each migration of ours that is applied -> its statements, if they were kept when it was applied."""
     if not await connection.fetchval("select to_regclass('supabase_migrations.schema_migrations') is not null"):
         return {}
     rows = await connection.fetch(
@@ -176,7 +176,7 @@ async def _check_server(connection: asyncpg.Connection) -> None:
 
 
 async def _apply(connection: asyncpg.Connection, migration: Migration) -> bool:
-    """False: somebody else was faster."""
+    """False: another process was faster."""
     async with _locked(connection):
         if migration.id in await _recorded(connection):
             return False

@@ -15,7 +15,7 @@ import asyncpg
 TRANSACTION_POOLER_PORT = 6543
 """Supavisor in transaction mode (Supabase docs, "Connect to your database")."""
 SIGNS = frozenset({"26000", "42P05"})
-"""A prepared statement is not where we left it, or is where somebody else left theirs: we are given another server
+"""A prepared statement is not where we left it, or is one that another client left: we are given another server
 connection than before. Neither was carried out."""
 PROBE_SECONDS = 2.0
 

@@ -153,8 +153,8 @@ class PostgresStore(SqlStore):
         return answer
 
     def _is_reusable(self, exc: BaseException) -> bool:
-        """May the connection serve the next call? Cancelled or broken half-way, what comes back on it belongs to
-        nobody; read-only, it leads to what used to be the primary; behind a pooler it is left in a transaction."""
+        """May the connection serve the next call? Cancelled or broken half-way, what comes back on it is not the
+        next call's; read-only, it leads to what used to be the primary; behind a pooler it is left in a transaction."""
         return (
             isinstance(exc, asyncpg.PostgresError)
             and not isinstance(exc, asyncpg.ReadOnlySQLTransactionError)

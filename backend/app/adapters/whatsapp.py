@@ -1,7 +1,7 @@
 """The WhatsApp Cloud API: sending, and what each of Meta's error codes means to us.
 
 A send has no idempotency key, so one distinction must never blur: whether it can have gone out. `Unavailable`,
-`SendThrottled`, `SendRejected` and `AccountRejected` say that it has not, `SendAmbiguous` that nobody knows.
+`SendThrottled`, `SendRejected` and `AccountRejected` say that it has not, `SendAmbiguous` that it is not known.
 """
 
 from __future__ import annotations

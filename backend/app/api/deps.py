@@ -133,7 +133,7 @@ async def _user_of_cookie(request: Request, cookie: str, *, is_use: bool = True)
 
 
 async def is_operator(request: Request) -> bool:
-    """Without complaint: /health shows more to the operator and something to everybody."""
+    """Without complaint: /health shows more to the operator and a little to every caller."""
     if _has_key(request, services(request).admin_key):
         return True
     if "authorization" in request.headers or not (cookie := token_in(request)):

@@ -11,7 +11,7 @@ httptools has no limit on the size of a head, and uvicorn none on the time that 
     connections                         `connections`: the one that has made us wait the longest gives way to a new one
 
 After any error the connection is closed, and the answer says so. Answers to earlier requests of the same connection are
-sent first. A close waits up to 2 s for the client to stop sending: bytes that nobody reads make the kernel reset the
+sent first. A close waits up to 2 s for the client to stop sending: bytes that are not read make the kernel reset the
 connection, and the client would lose the answer (RFC 9112, section 9.6).
 
 `BoundedServer` calls `look` of every connection once a second, so that no request needs a timer of its own. WebSockets

@@ -12,7 +12,7 @@ for a process that makes more calls at once. The clients do
 not follow redirects (an Authorization header must never travel to another host), keep no cookies (one account's must
 never reach another's request), and ignore the environment's proxy variables and `.netrc`: where a token goes is
 decided by the base URLs in the settings alone. They ask for bodies that are not packed, and count what comes out of
-one that is. They retry nothing; whoever calls decides (`core/resilience.py`).
+one that is. They retry nothing; the caller decides (`core/resilience.py`).
 
 `request()` is what adapters use. It bounds the whole exchange, not only each read, bounds the body, and splits
 failures by the one question that matters for a message that must not be sent twice:
@@ -331,7 +331,7 @@ class _BoundedStream(httpx.AsyncByteStream):
 
 
 def _proxies(egress: Egress, options: Mapping[str, Any]) -> dict[str, httpx.AsyncBaseTransport | None]:
-    """By httpx's URL patterns, of which the most specific one wins; `None` is the transport without a proxy."""
+    """By httpx's URL patterns: the most specific one wins; `None` is the transport without a proxy."""
     by_scheme = {"https": egress.https_proxy, "http": egress.http_proxy}
     mounts: dict[str, httpx.AsyncBaseTransport | None] = {}
     straight = egress.straight_hosts()

@@ -74,7 +74,7 @@ class RetryBudget:
 
 
 def is_unavailable(exc: BaseException) -> bool:
-    """`Unavailable`, except the kinds that say "not now, whoever asks"."""
+    """`Unavailable`, except the kinds that say "not now" to every caller."""
     return isinstance(exc, Unavailable) and not isinstance(exc, (CircuitBreakerOpenError, DeadlineExceeded))
 
 

@@ -86,7 +86,7 @@ class Slots:
         return sum(map(len, self._waiting.values()))
 
     def try_enter(self, caller: Caller) -> bool:
-        """Take a place if `caller` may have one now. It overtakes nobody: a call that waits may not have it."""
+        """Take a place if `caller` may have one now. It overtakes no call: one that waits may not have it."""
         if not self._may_enter(caller):
             return False
         self._take(caller)

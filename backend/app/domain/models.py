@@ -538,7 +538,7 @@ class Recipient:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The one answer to a run of inbound messages, whoever sends it and however often that is tried.
+    """The one answer to a run of inbound messages, however often and by however many workers it is tried.
 
     `key` is the id of the first message it answers (stable over retries); `covers` counts the messages it
     answers; `part` is the index of the next part to send when the body is longer than one message.

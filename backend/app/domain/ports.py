@@ -587,7 +587,7 @@ class ReplyStore(Protocol):
         For `author=human` the bot of the conversation is turned off in the same step.
         `key` is unique in the account; the returned reply's key, which every later call uses, is unique in the store.
         The id of a conversation that became part of another one leads to that one.
-        Raises `Fenced` if a higher fence than ours wrote before; `fence=0` is nobody's claim and only finds or inserts.
+        Raises `Fenced` if a higher fence than ours wrote before; `fence=0` is no claim: it only finds or inserts.
         Raises `NotFound("conversation")`, `Conflict` (`reply_key_taken`: by another conversation)."""
         ...
 
@@ -618,7 +618,7 @@ class ReplyStore(Protocol):
         handover: Handover | None = None,
     ) -> Reply:
         """Raises `Fenced`, `Conflict` (`covered_elsewhere`: another reply covers some of `covers` by now). Only a
-        `pending` reply of which no part was sent changes; returns it as it is now. What was `spent` is counted in the
+        `pending` reply without a sent part changes; returns it as it is now. What was `spent` is counted in the
         same step, once for its id, whether or not the body is taken. `handover`: the person who is called in the same
         step, if the body is taken and no person has the conversation. During a pause only this reply may go out."""
         ...
@@ -681,7 +681,7 @@ class ReplyStore(Protocol):
         ...
 
     async def complete_part(self, key: str, *, part: int, wamid: str, last: bool) -> None:
-        """Record what WhatsApp accepted. Not fenced: it is a fact whoever reports it. Idempotent."""
+        """Record what WhatsApp accepted. Not fenced: it is a fact, from any worker. Idempotent."""
         ...
 
     async def fail_part(self, key: str, *, fence: int, part: int, error: Mapping[str, object], final: bool) -> None:
@@ -854,7 +854,7 @@ class JournalStore(Protocol):
 
 
 class InvalidationStore(Protocol):
-    """What committed changes have made old in the caches, remembered with the commit itself, whoever made it."""
+    """What committed changes have made old in the caches, remembered with the commit itself, whatever made it."""
 
     async def pending_invalidations(self, *, limit: int) -> tuple[Invalidation, ...]:
         """The oldest first."""
@@ -869,7 +869,7 @@ class InvalidationStore(Protocol):
         ...
 
     async def ignore_invalidations(self) -> None:
-        """Stop listening until the next `wait_for_invalidations`: somebody else does."""
+        """Stop listening until the next `wait_for_invalidations`: another replica does."""
         ...
 
 
@@ -1019,7 +1019,7 @@ class Store(
         ...
 
     async def schema_version(self) -> str | None:
-        """The newest migration applied, e.g. `20261123000001`; `None` if nobody recorded one."""
+        """The newest migration applied, e.g. `20261123000001`; `None` if none was recorded."""
         ...
 
     async def caller_rights(self) -> CallerRights:

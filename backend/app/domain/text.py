@@ -36,7 +36,7 @@ def split_text(text: str, limit: int = TEXT_LIMIT) -> list[str]:
     """`text` in as few parts of at most `limit` as paragraphs, lines, sentences or words allow, in that order of
     preference. Deterministic: a retry finds the same parts.
 
-    Meta does not say what it counts: `limit` is in UTF-16 units, of which a character has one or two, so that a part
+    Meta does not say what it counts: `limit` is in UTF-16 units, one or two a character, so that a part
     fits whether it is those or characters. A cut never falls into a grapheme cluster (an emoji of several code points,
     a flag, a letter with its accents), nor into a pair of WhatsApp's marks: it falls before the pair, or, if the pair
     is longer than a message, the marks are closed and opened again. Only a cluster longer than `limit` is cut.

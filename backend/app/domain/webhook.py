@@ -1,4 +1,4 @@
-"""What Meta posts, taken apart into events. Total: a shape nobody foresaw becomes an event too.
+"""What Meta posts, taken apart into events. Total: an unknown shape becomes an event too.
 
 Source of the shapes: WhatsApp Cloud API webhook reference (messages, statuses, smb_message_echoes, history, …).
 
@@ -35,7 +35,7 @@ _EARLIEST = datetime(2009, 1, 1, tzinfo=UTC).timestamp()
 _LATEST_SECONDS = 1e11
 """More is milliseconds or microseconds (in seconds it would be the year 5138)."""
 MAX_UNKNOWN_BYTES = 4096
-"""Of an update nobody understands no more is kept."""
+"""An update that is not understood is kept up to this length."""
 TYPE_CHARACTERS = 60
 MAX_PROBLEMS = 10
 _USER_ID = re.compile(r"[A-Z]{2}\.[A-Za-z0-9.]{1,140}", re.ASCII)
@@ -57,7 +57,7 @@ class Kind(StrEnum):
     """A message, status or echo that cannot be read, or no webhook at all: a dead letter with the reason, at most
     `MAX_UNKNOWN_BYTES` of it."""
     IGNORED = "ignored"
-    """Nothing for us to do: counted by its field, stored nowhere. `body`: `field`, and for a field that nobody knows
+    """Nothing for us to do: counted by its field, stored nowhere. `body`: `field`, and for an unknown field
     `sketch`, its shape without contents."""
 
 

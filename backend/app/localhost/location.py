@@ -151,7 +151,7 @@ def _make_system_folder(folder: Path) -> Path:
         path.chmod(0o755)
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise EmbeddedServerError(f"{path} was made by somebody else; look at it and remove it")
+        raise EmbeddedServerError(f"{path} was made by another account; look at it and remove it")
     return path
 
 

@@ -35,7 +35,7 @@ BOOTSTRAP_SLUG = "default"
 BOOTSTRAPPER = User(id="bootstrap", is_operator=True)
 
 ROTATE_TRIES = 5
-"""Against an account whose token somebody else changes at the same moment."""
+"""Against an account whose token another call changes at the same moment."""
 NO_LIMITS = DailyLimits()
 BUDGET_WORDS = "the day's token budget is used up: customers get the fallback text and a person until midnight UTC"
 MAX_BUDGETS_TOLD = 10_000
@@ -97,7 +97,7 @@ class AccountService:
                     )  # fmt: skip
                 await self._renew_bootstrapped(account, access_token)
             except Conflict as exc:
-                # Another replica may have been faster; else the name is somebody else's, and the number has no account.
+                # Another replica may have been faster; else another account has the name, and the number has none.
                 if await self._store.get_account_by_phone_number_id(phone_number_id) is None:
                     logger.error("no account bootstrapped", extra={"reason": str(exc), "code": exc.code})
                 return

@@ -652,7 +652,7 @@ def _said(profile: BotProfile, text: str) -> _Answer:
 
 
 def _is_outdated(reply: Reply, work: _Work) -> bool:
-    """Was a message that the waiting answer is about edited since? An answer of which a part was sent stays, and one
+    """Was a message that the waiting answer is about edited since? An answer that was sent in part stays, and one
     about a message that is not in the run."""
     asked = {message.wa_message_id for message in work.asked}
     edits = [wamid for wamid in work.covers if wamid not in asked]

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 PAGE = 500
 LOOK_SECONDS = 2.0
-"""Between two looks when nobody notifies; also how often the lease is renewed."""
+"""Between two looks when no notification comes; also how often the lease is renewed."""
 
 TRY_AGAIN = "account:try_again:"
 """As the database's trigger writes it. No cached key: to invalidate it does nothing."""

@@ -328,7 +328,7 @@ class ConversationService:
         return account
 
     async def _authorized(self, user: User, conversation_id: str, needed: Role) -> Conversation:
-        """To a stranger a conversation does not exist, whoever's it is."""
+        """To a caller without access a conversation does not exist."""
         conversation = await self._store.get_conversation(conversation_id)
         if conversation is None:
             raise NotFound("conversation")

@@ -1,7 +1,7 @@
 """Has this replica alone lost its way to something that the others reach?
 
 Its circuit is open here and closed for the fleet. What needs that dependency is better left to a replica that has it: a
-cut-off one claims nothing and gives back what it holds. If no other living replica is well, that would help nobody, and
+cut-off one claims nothing and gives back what it holds. If no other living replica is well, that would be no help, and
 it goes on as in any outage. It finds its way again by its own probes (services/probes.py).
 """
 

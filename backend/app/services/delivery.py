@@ -144,7 +144,7 @@ class Delivery:
         file: Media | None = None,
     ) -> Delivered:
         """Bring `reply` to its end and return which. `resend`: an ambiguous part may go out again after
-        `reconcile_seconds` in which a proof could have come and did not. `accepted_at`: since when somebody has waited
+        `reconcile_seconds` in which a proof could have come and did not. `accepted_at`: since when the customer waits
         for it. `begun`: of `save_and_begin`, a moment ago. `file`: goes out first, with the reply's text as its
         caption if it takes one. Raises `Postponed`, `Unavailable`, `SendThrottled`,
         `AccountRejected`, `Fenced`."""
@@ -247,12 +247,12 @@ class Delivery:
             await self.store.fail_part(key, fence=fence, part=0, error=_UNPROVEN, final=True)
 
     def seconds_left(self, accepted_at: datetime) -> float:
-        """Until somebody who has waited since `accepted_at` gets a person's help instead of an answer."""
+        """Until a customer who has waited since `accepted_at` gets a person's help instead of an answer."""
         return (accepted_at + timedelta(seconds=self.reply_deadline_seconds) - self.clock.now()).total_seconds()
 
     async def give_up(self, reply: Reply, *, fence: int) -> None:
         """Leave `reply` to a person: WhatsApp takes nothing from the account. One that may have gone out stays as
-        it is; one that did go out needs nobody."""
+        it is; one that did go out needs no person."""
         if reply.state in (ReplyState.SENT, ReplyState.SILENCED):
             return
         if reply.state is ReplyState.PENDING:
@@ -383,7 +383,7 @@ class Delivery:
         return is_blocked and left <= 0
 
     async def _pace(self, account: Account, to: Recipient) -> None:
-        """Wait for this number's and this customer's turn, if it is soon; else give the slot to somebody else."""
+        """Wait for this number's and this customer's turn, if it is soon; else give the slot to another message."""
         waited = 0.0
         while wait := await self.pacer.ask(account.phone_number_id, _peer(to)):
             if waited + wait > PACE_SECONDS:

@@ -202,7 +202,7 @@ class InboxFallback:
             self._divert(f"the inbox is {state}")
             self._told = True
         elif self._news == news:
-            # Nobody here has heard otherwise since the question was asked: it is not an old answer come late.
+            # Nothing else was heard here since the question was asked: it is not an old answer come late.
             self._go_direct()
             if self._announced:
                 self._announced = False

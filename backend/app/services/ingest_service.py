@@ -86,7 +86,7 @@ async def _nothing_to_store() -> PutResult:
 
 
 def _count(ignored: WebhookEvent) -> bool:
-    """Always false: there is nothing to store. Of a field that nobody knows the log gets the shape, once a process."""
+    """Always false: there is nothing to store. An unknown field's shape goes to the log, once a process."""
     field, shape = ignored.body["field"], ignored.body.get("sketch")
     if not _FIELD.fullmatch(field):  # it may be anything, and ends in a label
         field = "?"

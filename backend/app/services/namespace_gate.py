@@ -69,7 +69,7 @@ class NamespaceGate:
 
     @property
     def reason(self) -> str | None:
-        """Why this replica must not work; `None` if it may, or if nobody knows."""
+        """Why this replica must not work; `None` if it may, or if that is not known."""
         return None if self._ours.is_set() else self.contradiction
 
     def is_open(self) -> bool:

@@ -6,7 +6,7 @@ A probe goes past the circuit, which learns from it that the dependency is back:
     circuit not closed   looked at every AGAIN_SECONDS (stores), or every URGENT_SECONDS by one replica (upstreams)
     a good look          the circuit is half open at once, if what was seen is a proof (`Proof`)
     calls that hang      looked at by the replica that makes them; out of reach: its circuit opens before they time out
-    cut off              this replica alone stays away: it looks for itself, shows what it saw, and reports it to nobody
+    cut off              this replica alone stays away: it looks for itself, shows what it saw, and does not report it
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def _alone(breaker: CircuitBreaker) -> None:
 class KeyedCircuitBreakers:
     """A circuit for each of many keys, e.g. one account's token: `whatsapp_api:<phone_number_id>`.
 
-    At most `max_keys`, the least recently used first to go; one that nobody used for `idle_seconds` goes as well.
+    At most `max_keys`, the least recently used first to go; one that was not used for `idle_seconds` goes as well.
     Forced ones stay. They share one tally, so that keys never become metric labels.
     """
 

@@ -5,7 +5,7 @@ of the scripts that bury or take them.
 KEYS       the shard's prefix p:
   p dlq    stream  mailbox, entry, reason, attempts, failure1 … failure5 of each letter
   p dlqn   hash    bytes: of all fields of all letters; lost: how many the limits have cost since the queue began
-  p dlqt   string  id of the last letter of which a person was told
+  p dlqt   string  id of the last letter that a person was told of
 Invariant  bytes is the sum over the stream, unless an earlier version took letters away; it is 0 when the stream is empty,
            and counted anew when it is missing. The newest letter stays, however large it is.
 ]]
