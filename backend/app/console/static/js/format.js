@@ -1,5 +1,6 @@
 // Times in the reader's own time zone and language, and other figures in words.
 import { locale, number, t } from "./i18n.js";
+import { today } from "./wake.js";
 
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
@@ -28,15 +29,16 @@ const longDay = of({ weekday: "long", day: "numeric", month: "long" });
 export const dayKey = (at) => new Date(at).toDateString();
 
 /** For lists: the time today, the weekday this week, else the date. */
-export function listTime(at, now = Date.now()) {
-  if (dayKey(at) === dayKey(now)) return clock(at);
-  return now - new Date(at) < 6 * DAY ? weekday(at) : shortDay(at);
+export function listTime(at) {
+  if (dayKey(at) === today.value) return clock(at);
+  return Date.now() - new Date(at) < 6 * DAY ? weekday(at) : shortDay(at);
 }
 
 /** Between messages: today, yesterday, else the date. */
-export function dayName(at, now = Date.now()) {
-  if (dayKey(at) === dayKey(now)) return t("time.today");
-  if (dayKey(at) === dayKey(now - DAY)) return t("time.yesterday");
+export function dayName(at) {
+  const now = new Date(today.value);
+  if (dayKey(at) === today.value) return t("time.today");
+  if (dayKey(at) === dayKey(now.setDate(now.getDate() - 1))) return t("time.yesterday");
   return longDay(at);
 }
 

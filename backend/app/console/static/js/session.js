@@ -100,6 +100,7 @@ async function opened(asFound) {
   if (![null, who].includes(localStorage.getItem(KEPT_WHO))) forgetWords();
   localStorage.setItem(KEPT_WHO, who);
   linkFailed.value = false;
+  endedBy.value = null;
   try {
     await reloadAccounts();
   } catch (error) {
@@ -110,7 +111,21 @@ async function opened(asFound) {
   }
   sessionError.value = null;
   session.value = found;
+  tabs.postMessage({ who });
 }
+
+/** The tabs of a browser share the session: what one of them does to it happens to all. */
+const tabs = new BroadcastChannel("chorus.session");
+
+tabs.onmessage = ({ data: { who } }) => {
+  const now = session.peek();
+  if (who === null) {
+    if (now) leave("elsewhere");
+  } else if (now !== undefined && now?.user_id !== who) {
+    session.value = undefined;
+    startSession();
+  }
+};
 
 export async function reloadAccounts() {
   accounts.value = await api("GET", "/accounts");
@@ -119,23 +134,33 @@ export async function reloadAccounts() {
 
 export async function signOut({ everywhere = false } = {}) {
   await api("DELETE", everywhere ? "/session?everywhere=true" : "/session");
-  forgetWords();
   localStorage.removeItem(KEPT_WHO);
+  leave(null);
+  tabs.postMessage({ who: null });
+}
+
+function leave(why) {
+  forgetWords();
+  endedBy.value = why;
   session.value = null;
   accounts.value = null;
 }
 
 /** Nothing that was written to customers stays on this computer. */
 function forgetWords() {
-  for (const key of Object.keys(localStorage)) if (key.startsWith(`${KEPT}draft.`)) localStorage.removeItem(key);
+  for (const store of [localStorage, sessionStorage]) {
+    for (const key of Object.keys(store)) if (key.startsWith(`${KEPT}draft.`)) store.removeItem(key);
+  }
   outbox.value = {};
 }
 
-export const hasEnded = signal(false);
+/** Why no one is signed in any more: "ended" (the session was too old, or was ended by the server), "elsewhere" (in another
+ * tab), or null. */
+export const endedBy = signal(null);
 
 effect(() => {
   if (signedOut.value === 0 || !session.peek()) return;
-  hasEnded.value = true;
+  endedBy.value = "ended";
   session.value = null;
 });
 

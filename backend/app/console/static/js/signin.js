@@ -4,7 +4,7 @@ import { api } from "./api.js";
 import { html } from "./html.js";
 import { t } from "./i18n.js";
 import { LanguageChoice } from "./preferences.js";
-import { hasEnded, isInvited, linkFailed, sessionError, signIn, startSession } from "./session.js";
+import { endedBy, isInvited, linkFailed, sessionError, signIn, startSession } from "./session.js";
 import { Button, Field, Problem, tell } from "./ui.js";
 
 export function SignIn() {
@@ -12,7 +12,7 @@ export function SignIn() {
   return html`<main class="signin" tabindex="-1">
     <div class="signin-card">
       <div class="brand"><span class="brand-mark" aria-hidden="true"><i></i><i></i><i></i></span><h1>Chorus</h1></div>
-      ${hasEnded.value && html`<p class="note">${t("signin.ended")}</p>`}
+      ${endedBy.value && html`<p class="note">${t(`signin.${endedBy.value}`)}</p>`}
       ${linkFailed.value && html`<p class="note warm" role="alert">${t("signin.link_failed")}</p>`}
       ${isInvited() && html`<p class="note">${t("signin.invited")}</p>`}
       ${sessionError.value && html`<${Problem} error=${sessionError.value} retry=${startSession} />`}
@@ -39,7 +39,6 @@ function useForm(send) {
     setError(null);
     try {
       await send();
-      hasEnded.value = false;
     } catch (problem) {
       setError(problem);
     } finally {

@@ -1,8 +1,11 @@
 // The live stream of one account: server-sent events, read with fetch, so that a refusal can be told from a lost line.
 import { signal } from "@preact/signals";
 import { query, signedOut } from "./api.js";
+import { onWake } from "./wake.js";
 
 const SILENCE_MS = 40_000; // the server says something every 15 s
+const SILENCE_AFTER_SLEEP_MS = 20_000;
+const LISTEN_MS = 5000;
 const FIRST_WAIT_MS = 1000; // until the server names another time
 const LONGEST_WAIT_MS = 15_000;
 const POLL_MS = 10_000;
@@ -57,14 +60,15 @@ async function run(accountId, onEvent, ended) {
 
 async function once(accountId, lastId, ended, on) {
   const silence = new AbortController();
-  let watch = setTimeout(() => silence.abort(), SILENCE_MS);
+  // By the clock: a timer stands still while the computer sleeps, and a line that died meanwhile tells no one.
+  let heardAt = Date.now();
+  const listen = (most) => Math.abs(Date.now() - heardAt) > most && silence.abort();
+  const watch = setInterval(() => listen(SILENCE_MS), LISTEN_MS);
+  const unwatchSleep = onWake(() => listen(SILENCE_AFTER_SLEEP_MS));
   // The browser knows at once; a line through which nothing comes any more would say nothing.
   const cut = () => silence.abort();
   window.addEventListener("offline", cut);
-  const heard = () => {
-    clearTimeout(watch);
-    watch = setTimeout(() => silence.abort(), SILENCE_MS);
-  };
+  const heard = () => { heardAt = Date.now(); };
   try {
     const answer = await fetch(`/events?${query({ account_id: accountId })}`, {
       headers: { Accept: "text/event-stream", ...(lastId ? { "Last-Event-ID": lastId } : {}) },
@@ -82,7 +86,8 @@ async function once(accountId, lastId, ended, on) {
   } catch {
     // A line that was cut; the next try says more.
   } finally {
-    clearTimeout(watch);
+    clearInterval(watch);
+    unwatchSleep();
     window.removeEventListener("offline", cut);
   }
   return "lost";
@@ -128,17 +133,19 @@ function parsed(event) {
   }
 }
 
-/** Shorter when the computer is back in the net. */
+/** Shorter when the computer is back in the net, or awake. */
 function sleep(ms, ended) {
   return new Promise((resolve) => {
     const done = () => {
       clearTimeout(timer);
       ended.removeEventListener("abort", done);
       window.removeEventListener("online", done);
+      unwatchSleep();
       resolve();
     };
     const timer = setTimeout(done, ms);
     ended.addEventListener("abort", done);
     window.addEventListener("online", done);
+    const unwatchSleep = onWake(done);
   });
 }

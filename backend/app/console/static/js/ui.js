@@ -5,6 +5,7 @@ import { exactly, moment } from "./format.js";
 import { html } from "./html.js";
 import { t } from "./i18n.js";
 import { Icon } from "./icons.js";
+import { onWake } from "./wake.js";
 
 export const Spinner = ({ label }) => html`<span class="spinner" role="status"><span class="visually-hidden">${label ?? t("ui.loading")}</span></span>`;
 
@@ -100,11 +101,17 @@ export function useLoad(load, deps) {
   return { ...state, reload };
 }
 
-/** Calls `work` every `ms` while the page is in view. */
+/** Calls `work` every `ms` while the page is in view, and when it comes into view; without `ms` never. */
 export function useEvery(ms, work, deps) {
   useEffect(() => {
-    const timer = setInterval(() => document.visibilityState === "visible" && work(), ms);
-    return () => clearInterval(timer);
+    if (!ms) return undefined;
+    const look = () => document.visibilityState === "visible" && work();
+    const timer = setInterval(look, ms);
+    const unwatchSleep = onWake(look);
+    return () => {
+      clearInterval(timer);
+      unwatchSleep();
+    };
   }, [ms, ...deps]);
 }
 
@@ -112,7 +119,7 @@ export function useEvery(ms, work, deps) {
  * stays, with its time. */
 export function Section({ title, hint, load, deps = [], every, actions, empty, children, isEmpty = (data) => Array.isArray(data) && !data.length }) {
   const loaded = useLoad(load, deps);
-  useEvery(every ?? 1e9, loaded.reload, [loaded.reload]);
+  useEvery(every, loaded.reload, [loaded.reload]);
   const { data, at, error, reload } = loaded;
   const asOf = error && !error.isMissing && data !== null && t("ui.as_of", { time: moment(at) });
   return html`<section class="card">

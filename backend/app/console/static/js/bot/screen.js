@@ -7,7 +7,7 @@ import { html } from "../html.js";
 import { t } from "../i18n.js";
 import { onEvent } from "../inbox/store.js";
 import { guardLeaving } from "../router.js";
-import { may } from "../session.js";
+import { may, session } from "../session.js";
 import { Badge, Button, confirm, Loading, Problem, tell, Time, useLoad } from "../ui.js";
 import { Editor } from "./editors.js";
 import { bytesOf, groupsOf, MAX_PROFILE_BYTES } from "./fields.js";
@@ -16,6 +16,16 @@ import { Simulator } from "./simulator.js";
 const path = (account) => `/bot/profile?${query({ account_id: account.id })}`;
 const ofProfile = (entry) => entry.action.startsWith("profile.");
 const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
+
+const KEPT = "chorus.draft.profile.";
+
+/** Unsaved edits, kept in this tab in case the session ends meanwhile. */
+const keptEdits = (account) => JSON.parse(sessionStorage.getItem(KEPT + account.id) ?? "{}");
+
+function keepEdits(account, changes) {
+  if (Object.keys(changes).length) sessionStorage.setItem(KEPT + account.id, JSON.stringify(changes));
+  else sessionStorage.removeItem(KEPT + account.id);
+}
 
 export function Screen({ account }) {
   const { data, error, reload } = useLoad(() => api("GET", path(account)), [account.id]);
@@ -26,18 +36,20 @@ export function Screen({ account }) {
 
 function Form({ account, loaded, reload }) {
   const [saved, setSaved] = useState(loaded);
-  const [profile, setProfile] = useState(loaded);
+  const [profile, setProfile] = useState(() => ({ ...loaded, ...keptEdits(account) }));
   const [invalid, setInvalid] = useState({});
   const [refused, setRefused] = useState(null);
   const [isElsewhere, setElsewhere] = useState(false);
   const mayEdit = may(account.id, "owner");
   useEffect(() => {
     setSaved(loaded);
-    setProfile(loaded);
+    setProfile({ ...loaded, ...keptEdits(account) });
     setInvalid({});
     setElsewhere(false);
   }, [loaded]);
   const changes = useMemo(() => Object.fromEntries(Object.entries(profile).filter(([name, value]) => !same(value, saved[name]))), [profile, saved]);
+  useEffect(() => keepEdits(account, changes), [changes]);
+  useEffect(() => () => session.peek() && keepEdits(account, {}), []);
   const names = Object.keys(changes);
   const isDirty = names.length > 0 || Object.keys(invalid).length > 0;
   useEffect(() => {
@@ -78,7 +90,7 @@ function Form({ account, loaded, reload }) {
   const size = bytesOf(profile);
   return html`<main class="page bot-page" tabindex="-1">
     <header class="page-head"><div><h1>${t("bot.title")}</h1><p class="quiet">${account.name}${saved.updated_at && html` · ${t("bot.changed_at")} <${Time} at=${saved.updated_at} format=${dateAndTime} />`}</p></div></header>
-    ${isElsewhere && html`<div class="note">${t("bot.elsewhere")} <${Button} kind="small" onClick=${reload}>${t("bot.reload")}</${Button}></div>`}
+    ${isElsewhere && html`<div class="note">${t("bot.elsewhere")} <${Button} kind="small" onClick=${() => (keepEdits(account, {}), reload())}>${t("bot.reload")}</${Button}></div>`}
     ${!mayEdit && html`<p class="note">${t("bot.read_only")}</p>`}
     <div class="columns">
       <form class="profile" onSubmit=${(event) => event.preventDefault()}>

@@ -36,6 +36,12 @@ export function Composer({ conversation, isOpen }) {
     field.style.height = "auto";
     field.style.height = `${Math.min(field.scrollHeight + 2, MAX_HEIGHT)}px`;
   }, [text]);
+  // What the same person types or sends in another tab.
+  useEffect(() => {
+    const changed = (event) => event.key === KEPT + conversation.id && setText(event.newValue ?? "");
+    window.addEventListener("storage", changed);
+    return () => window.removeEventListener("storage", changed);
+  }, [conversation.id]);
   const change = (value) => {
     setText(value);
     keepDraft(conversation.id, value);

@@ -6,25 +6,33 @@ import { wantsNotices } from "../preferences.js";
 import { go } from "../router.js";
 
 const TOLD_MS = 60_000;
+const TABS_MS = 500;
 const told = new Map();
+/** The person's other tabs: one of them has told it, or is being looked at. */
+const tabs = new BroadcastChannel("chorus.notices");
+tabs.onmessage = ({ data: id }) => told.set(id, Date.now());
 
-/** Without the customer's words: a notification may be seen by people who pass. */
-export function notifyNeeds(event, conversations, account) {
-  if (!wantsNotices.value || document.hasFocus() || Notification.permission !== "granted") return;
+/** Without the customer's words: a notification may be seen by people who pass. `conversations()` gives the list. */
+export async function notifyNeeds(id, conversations, account) {
+  if (document.hasFocus()) return tabs.postMessage(id);
+  if (!wantsNotices.value || Notification.permission !== "granted") return undefined;
+  await new Promise((resolve) => setTimeout(resolve, TABS_MS));
   const now = Date.now();
-  for (const [id, at] of told) if (now - at > TOLD_MS) told.delete(id);
-  if (told.has(event.conversation_id)) return;
-  told.set(event.conversation_id, now);
-  const conversation = conversations.find((item) => item.id === event.conversation_id);
+  for (const [one, at] of told) if (now - at > TOLD_MS) told.delete(one);
+  if (told.has(id)) return undefined;
+  told.set(id, now);
+  tabs.postMessage(id);
+  const conversation = conversations().find((item) => item.id === id);
   const notice = new Notification(t("notice.title"), {
     body: conversation ? t("notice.body", { name: contactName(conversation.contact) }) : t("notice.body_unknown"),
-    tag: event.conversation_id,
+    tag: id,
   });
   notice.onclick = () => {
     window.focus();
-    go({ screen: "inbox", account, view: "needs", id: event.conversation_id });
+    go({ screen: "inbox", account, view: "needs", id });
     notice.close();
   };
+  return undefined;
 }
 
 export function markTitle(count) {

@@ -59,6 +59,8 @@ export function startAccount(id) {
 
 let listTimer = null;
 let threadTimer = null;
+/** Something happened in the open conversation since it was asked for. */
+let isOpenOld = false;
 
 /** What failed while the line was down. */
 function tryAgain() {
@@ -78,9 +80,10 @@ export function onEvent(listener) {
 function heard(event) {
   for (const listener of listeners) listener(event);
   const isOpen = thread.value && (event.type === "reset" || event.conversation_id === thread.value.id);
+  if (isOpen) isOpenOld = true;
   if (isOpen) threadTimer ??= setTimeout(() => ((threadTimer = null), refreshThread()), THREAD_MS);
   if (event.type === "reset" || event.conversation_id) listTimer ??= setTimeout(() => ((listTimer = null), refreshList()), LIST_MS);
-  if (event.type === "conversation.needs_human") notifyNeeds(event, list.peek().items, accountId);
+  if (event.type === "conversation.needs_human") notifyNeeds(event.conversation_id, () => list.peek().items, accountId);
 }
 
 // --- the list -------------------------------------------------------------------------------------------------------
@@ -113,6 +116,8 @@ async function refreshList() {
   loadCounts();
   const mine = listTurn;
   if (list.value.isLoading) return;
+  const wasOpenOld = isOpenOld;
+  isOpenOld = false;
   try {
     const page = await api("GET", listPath());
     if (mine !== listTurn) return;
@@ -124,9 +129,16 @@ async function refreshList() {
     const isWhole = rest.length === 0;
     list.value = { ...list.value, items: [...items, ...rest], cursor: isWhole ? page.next_cursor : list.value.cursor, error: null };
     syncOpen(fresh);
+    if (wasOpenOld && thread.value && !fresh.has(thread.value.id)) await refreshOpen(thread.value.id);
   } catch (error) {
     if (mine === listTurn) list.value = { ...list.value, error };
   }
+}
+
+/** The open conversation is not in the list, or far down in it: who answers there is asked for by itself. */
+async function refreshOpen(id) {
+  const found = await api("GET", `/conversations/${encodeURIComponent(id)}`);
+  if (thread.value?.id === id) replaced(found);
 }
 
 export async function loadMoreOfList() {

@@ -7,6 +7,7 @@ import { Icon } from "../icons.js";
 import { may } from "../session.js";
 import { useKeys } from "../shortcuts.js";
 import { Badge, Button, Empty, Loading, Problem, tell } from "../ui.js";
+import { onWake } from "../wake.js";
 import { Windowed } from "../windowed.js";
 import { Composer } from "./composer.js";
 import { holder, isPaused, windowLeft } from "./holder.js";
@@ -21,9 +22,10 @@ const CLOSING_MS = 2 * 3600 * 1000;
 export function Thread({ id, thread, account, onBack }) {
   const conversation = thread?.conversation;
   const mayWrite = may(account.id, "agent");
+  const isSeen = useSeen();
   useEffect(() => {
-    if (conversation?.unread_count && mayWrite && document.visibilityState === "visible") markRead(conversation).catch(() => {});
-  }, [conversation?.id, conversation?.unread_count]);
+    if (conversation?.unread_count && mayWrite && isSeen) markRead(conversation).catch(() => {});
+  }, [conversation?.id, conversation?.unread_count, isSeen]);
   const now = useNow();
   const who = conversation && holder(conversation, now);
   const isBots = conversation?.bot_enabled && who !== "opted_out";
@@ -53,10 +55,26 @@ export function Thread({ id, thread, account, onBack }) {
 function useNow() {
   const [now, setNow] = useState(Date.now());
   useEffect(() => {
-    const timer = setInterval(() => setNow(Date.now()), TICK_MS);
-    return () => clearInterval(timer);
+    const look = () => setNow(Date.now());
+    const timer = setInterval(look, TICK_MS);
+    const unwatchSleep = onWake(look);
+    return () => {
+      clearInterval(timer);
+      unwatchSleep();
+    };
   }, []);
   return now;
+}
+
+/** Is the page in view? What comes while another tab is in front is read when the reader is back. */
+function useSeen() {
+  const [isSeen, setSeen] = useState(document.visibilityState === "visible");
+  useEffect(() => {
+    const look = () => setSeen(document.visibilityState === "visible");
+    document.addEventListener("visibilitychange", look);
+    return () => document.removeEventListener("visibilitychange", look);
+  }, []);
+  return isSeen;
 }
 
 function Head({ conversation, onBack, now, children }) {
