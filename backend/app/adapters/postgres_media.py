@@ -21,7 +21,7 @@ class PostgresMediaStore(MediaStore):
         self._calls = asyncio.Semaphore(MAX_CALLS)
 
     async def put(self, media_id: str, pieces: AsyncIterator[bytes], *, mime: str) -> None:
-        """The row of the file must be there, and not say that it is kept: then nothing is written."""
+        """The row of the file must be there and pending: else nothing is written."""
         position = 0
         async for chunk in _in_chunks(pieces):
             async with self._calls:

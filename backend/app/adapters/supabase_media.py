@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
+from io import FileIO
 from typing import TypeVar
 
 from storage3 import AsyncStorageClient
@@ -50,16 +50,17 @@ class SupabaseMediaStore(MediaStore):
         )
 
     async def put(self, media_id: str, pieces: AsyncIterator[bytes], *, mime: str) -> None:
-        """Through a file of this machine, so that neither memory nor a failed upload asks for the pieces again."""
-        with tempfile.NamedTemporaryFile() as file:
+        """Through a file of this machine, so that neither memory nor a failed upload asks for the pieces again. It has
+        no name: a worker that is killed leaves nothing of it."""
+        with tempfile.TemporaryFile() as file:
             async for piece in pieces:
                 await asyncio.to_thread(file.write, piece)
             await asyncio.to_thread(file.flush)
             try:
-                await self._call(self._upload, media_id, Path(file.name), mime)
+                await self._call(self._upload, media_id, file.fileno(), mime)
             except NotFound:
                 await self._call(self._make_bucket)
-                await self._call(self._upload, media_id, Path(file.name), mime)
+                await self._call(self._upload, media_id, file.fileno(), mime)
 
     async def size(self, media_id: str) -> int | None:
         try:
@@ -86,8 +87,10 @@ class SupabaseMediaStore(MediaStore):
         if media_ids:
             await self._call(self._bucket().remove, list(media_ids))
 
-    async def _upload(self, media_id: str, path: Path, mime: str) -> None:
-        await self._bucket().upload(media_id, path, {"content-type": mime, "upsert": "true"})
+    async def _upload(self, media_id: str, descriptor: int, mime: str) -> None:
+        with FileIO(descriptor, closefd=False) as file:
+            file.seek(0)  # each attempt from the start
+            await self._bucket().upload(media_id, file, {"content-type": mime, "upsert": "true"})
 
     async def _download(self, media_id: str, start: int, stop: int) -> bytes:
         return await self._bucket({"range": f"bytes={start}-{stop - 1}"}).download(media_id)

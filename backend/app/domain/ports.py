@@ -712,8 +712,8 @@ class MediaRecordStore(Protocol):
     async def settle_media(
         self, media_id: str, state: str, *, sha256: str | None = None, size: int | None = None, mime: str | None = None
     ) -> bool:
-        """What became of its fetch. One that is kept stays so. False: there is no such file any more, its message was
-        erased."""
+        """What became of its fetch, once: the first word stands. False: it is not this one, or there is no such file,
+        its message was erased. One that is not kept becomes a leftover: some of its bytes may be there."""
         ...
 
     async def describe_media(self, files: Sequence[tuple[str, str, str]]) -> None:
@@ -731,20 +731,22 @@ class MediaRecordStore(Protocol):
     async def media_to_send(self, media_id: str) -> Media | None: ...
 
     async def expire_media(self, *, keep_seconds: float, loose_seconds: float, limit: int) -> int:
-        """Mark files older than `keep_seconds` as deleted, and forget those of people that belong to no reply after
-        `loose_seconds`. Their ids become leftovers. Returns how many, at most `limit` of each."""
+        """Mark files older than `keep_seconds` as deleted, those that were never settled as failed, and forget those of
+        people that belong to no reply after `loose_seconds`. Their ids become leftovers. Returns how many, at most
+        `limit` of each."""
         ...
 
     async def media_leftovers(self, *, limit: int) -> tuple[str, ...]:
-        """Ids of files to delete where they are kept: expired, or of messages that are gone. The oldest first."""
+        """Ids of files to delete where they are kept, now: expired, never kept, or of messages that are gone."""
         ...
 
     async def settle_leftovers(self, media_ids: Sequence[str]) -> None:
-        """They are deleted."""
+        """They are deleted. They are leftovers again after 1, 2, 4, … minutes, for more than a day: an upload may end
+        after its row went, and its worker with it."""
         ...
 
     async def put_media_chunk(self, media_id: str, position: int, content: bytes) -> bool:
-        """The chunks from `position` on are replaced. `False`: the file is kept already, or unknown; nothing is
+        """The chunks from `position` on are replaced. `False`: the file is settled already, or unknown; nothing is
         written."""
         ...
 

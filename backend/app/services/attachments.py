@@ -16,7 +16,7 @@ import asyncio
 import hashlib
 import logging
 from base64 import b64encode
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -245,7 +245,6 @@ class Attachments:
         except MediaTooLarge:
             return await self._settle(media, MediaState.TOO_LARGE)
         except Forged:
-            await self._files.delete([media.id])
             return await self._settle(media, MediaState.FORGED)
         except AccountRejected:
             if self._seconds_left(accepted_at) > 0:
@@ -265,14 +264,12 @@ class Attachments:
 
     async def _keep(self, told: Announced, media: Media, offered: Offered) -> Media:
         """Raises `Forged`."""
-        counted = _Counted(offered.pieces)
+        expected = {each for each in (told.sha256, offered.sha256) if each}
+        counted = _Counted(offered.pieces, sha256=expected, size=offered.size)
         mime = offered.mime or media.mime
         await self._files.put(media.id, counted.pieces(), mime=mime)
         if not counted.is_whole:  # the store took nothing
             raise Unavailable("database", "another worker keeps this file")
-        expected = {each for each in (told.sha256, offered.sha256) if each}
-        if expected - {counted.sha256} or offered.size not in (None, counted.size):
-            raise Forged("media: not the announced bytes")
         return await self._settle(media, MediaState.KEPT, sha256=counted.sha256, size=counted.size, mime=mime)
 
     async def _found(self, told: Announced, media: Media) -> Media | None:
@@ -299,7 +296,7 @@ class Attachments:
         mime: str | None = None,
     ) -> Media:
         is_there = await self._store.settle_media(media.id, state, sha256=sha256, size=size, mime=mime)
-        if not is_there and state == MediaState.KEPT:  # erased while it was on its way
+        if not is_there and state == MediaState.KEPT:  # erased, or given up, while it was on its way
             await self._files.delete([media.id])
             state = MediaState.DELETED
         FILES.labels(state).inc()
@@ -350,10 +347,14 @@ class Attachments:
 
 
 class _Counted:
-    """A file that passes by. `is_whole`: all of it has."""
+    """A file that passes by. `is_whole`: all of it has. `sha256` and `size`: what it must have."""
 
-    def __init__(self, source: AsyncIterator[bytes]) -> None:
+    def __init__(
+        self, source: AsyncIterator[bytes], *, sha256: Set[str] = frozenset(), size: int | None = None
+    ) -> None:
         self._source = source
+        self._expected_sha256 = sha256
+        self._expected_size = size
         self._digest = hashlib.sha256()
         self.size = 0
         self.is_whole = False
@@ -363,10 +364,13 @@ class _Counted:
         return self._digest.hexdigest()
 
     async def pieces(self) -> AsyncIterator[bytes]:
+        """Raises `Forged` instead of its end: a store never takes another file for the whole of this one."""
         async for piece in self._source:
             self._digest.update(piece)
             self.size += len(piece)
             yield piece
+        if self._expected_sha256 - {self.sha256} or self._expected_size not in (None, self.size):
+            raise Forged("media: not the announced bytes")
         self.is_whole = True
 
 

@@ -11,8 +11,8 @@ logger = logging.getLogger(__name__)
 
 ROUND_SECONDS = 60.0
 PAGE = 100
-LOOSE_SECONDS = 86_400.0
-"""A file that a person uploaded and that became part of no message."""
+LOOSE_SECONDS = 3_600.0
+"""A file that a person uploaded and that became part of no message. Much longer than it takes to become one."""
 DAY_SECONDS = 86_400.0
 
 
@@ -34,7 +34,7 @@ class MediaRetention:
         if leftovers:
             await self._files.delete(leftovers)
             await self._store.settle_leftovers(leftovers)
-            logger.info("files deleted", extra={"count": len(leftovers)})
+            logger.debug("files deleted", extra={"count": len(leftovers)})
         has_more = PAGE in (found, len(leftovers))
         if not has_more:
             self._next = self._clock.monotonic() + ROUND_SECONDS
