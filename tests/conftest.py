@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import secrets
 import signal
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -26,6 +26,7 @@ from app.localhost.location import Location, locate
 from app.localhost.servers import Postgres, Valkey, remove_data
 from app.localhost.valkey import CONFIG
 from tests.support.patience import PATIENCE, Within
+from tests.support.server_folder import server_folder
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so; the programs that tests start, and interrupt, would inherit it.
@@ -76,6 +77,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.bounded)
 
 
+def pytest_collection_finish() -> None:
+    """What is imported and collected by now stays: the garbage collector need not look at its million objects again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def within(request: pytest.FixtureRequest) -> Within:
     """Of limits on time: `assert seconds < within(0.3)`. `make chaos` plays these tests again, without patience."""
@@ -101,9 +108,7 @@ def cache_timings(request: pytest.FixtureRequest) -> CacheTimings:
 
 @pytest.fixture(scope="session")
 def server_location() -> Iterator[Location]:
-    # Not pytest's tmp_path: that is closed to other accounts, and root runs PostgreSQL as another account.
-    folder = Path(tempfile.mkdtemp(prefix="chorus-tests-"))
-    folder.chmod(0o711)
+    folder = server_folder("chorus-tests-")
     try:
         located = locate(folder)
         # The suites of the scripts on another server: CHORUS_TEST_REDIS_SERVER=/path/to/redis-server pytest tests/…

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -23,6 +21,7 @@ from app.sandbox.client import SandboxClient
 from app.sandbox.customers import Customer
 from app.sandbox.delivery import WebhookSender
 from app.sandbox.webhooks import Business, encode_like_meta, signed_headers
+from tests.support.server_folder import server_folder
 
 _numbers = count(1)
 
@@ -32,8 +31,7 @@ def running_fleet(
     settings: Mapping[str, str], *, replicas: int = 3, valkey: type[Valkey] = Valkey
 ) -> Iterator[tuple[EmbeddedServers, LocalFleet]]:
     """Servers, the sandbox and replicas on data of their own, which is deleted afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="chorus-world-"))
-    folder.chmod(0o711)  # root runs PostgreSQL as another account
+    folder = server_folder("chorus-world-")
     try:
         with start_servers(folder / "servers", durable=False, valkey=valkey) as servers:
             fleet = LocalFleet(
