@@ -8,16 +8,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 
 import pytest
+import redis
 
 from app.adapters.postgres_store import PostgresStore
 from app.core.circuit_breaker import CircuitBreakerOpenError
+from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.queue import Event, Queue, QueueFull
 from app.core.redis.door import Door, DoorTimings
 from app.domain.models import InboxState
 from app.localhost.servers import Postgres, Valkey
-from app.services.inbox_fallback import InboxFallback
+from app.services.inbox_fallback import SUSPECT_SECONDS, InboxFallback
 from app.services.overflow import Overflow
+from tests.support.fakes import FakeClock
 from tests.support.patience import Within
 
 Make = Callable[..., Awaitable[tuple[InboxFallback, Queue]]]
@@ -35,7 +38,9 @@ async def replica(valkey_url: str, store: PostgresStore) -> AsyncIterator[Make]:
     """`await replica()`: the ingesting half of one replica, its mover running if `moving`."""
     async with AsyncExitStack() as stack:
 
-        async def make(*, max_rows: int = 1000, moving: bool = True) -> tuple[InboxFallback, Queue]:
+        async def make(
+            *, max_rows: int = 1000, moving: bool = True, clock: Clock = SYSTEM_CLOCK
+        ) -> tuple[InboxFallback, Queue]:
             clients = [Door.to(valkey_url, timings=DoorTimings(answer_seconds=0.5)), Door.to(valkey_url)]
             for client in clients:
                 stack.push_async_callback(client.aclose)
@@ -43,7 +48,7 @@ async def replica(valkey_url: str, store: PostgresStore) -> AsyncIterator[Make]:
             stack.push_async_callback(queue.aclose)
             overflow = Overflow(queue, store, max_rows=100, max_bytes=10**7, put_timeout_seconds=0.7)
             fallback = InboxFallback(
-                queue, overflow, store, max_rows=max_rows, max_bytes=10**8, put_timeout_seconds=0.9
+                queue, overflow, store, max_rows=max_rows, max_bytes=10**8, put_timeout_seconds=0.9, clock=clock
             )
             if moving:
                 mover = asyncio.create_task(fallback.run())
@@ -73,6 +78,11 @@ async def until(store: PostgresStore, state: InboxState, *, timeout_seconds: flo
     async with asyncio.timeout(timeout_seconds):
         while await store.inbox_state() is not state:
             await asyncio.sleep(0.01)
+
+
+def scripts_run(valkey: Valkey) -> int:
+    with redis.Redis.from_url(valkey.url, socket_timeout=5) as client:
+        return int(client.info("commandstats")["cmdstat_evalsha"]["calls"])
 
 
 async def rows_left(store: PostgresStore) -> int:
@@ -107,8 +117,28 @@ async def test_a_frozen_redis_diverts_within_the_budget(valkey: Valkey, replica:
             await fallback.put([event(2)])
     finally:
         valkey.resume()
-    # The put that timed out may have been carried out after the thaw: its copy in the inbox is a duplicate.
     assert await claimed(queue, 3) == [b"payload %d" % n for n in range(3)]
+
+
+async def test_a_put_that_was_given_up_does_not_overtake_when_a_frozen_redis_wakes(
+    valkey: Valkey, replica: Make, store: PostgresStore
+) -> None:
+    """Its event waits in the inbox, behind an older one that another replica has put aside."""
+    clock = FakeClock()
+    unsuspecting, queue = await replica(moving=False, clock=clock)
+    await unsuspecting.put([event(0)])
+    clock.advance(SUSPECT_SECONDS)
+    ran = scripts_run(valkey)
+    await asyncio.to_thread(valkey.pause)
+    await store.inbox_put([event(1)], max_rows=10, max_bytes=10**9, reopen=True)
+    await unsuspecting.put([event(2)])
+    assert await rows_left(store) == 2
+    await asyncio.to_thread(valkey.resume)
+    async with asyncio.timeout(5):
+        while scripts_run(valkey) == ran:
+            await asyncio.sleep(0.01)
+    await replica()
+    assert await claimed(queue, 3) == [b"payload 0", b"payload 1", b"payload 2"]
 
 
 async def test_another_replica_does_not_overtake_what_the_first_put_aside(

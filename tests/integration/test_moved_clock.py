@@ -16,7 +16,7 @@ from app.core.fleet.lease import Lease
 from app.core.fleet.pacing import Limit, Pacer
 from app.core.fleet.probe_board import ProbeBoard
 from app.core.fleet.registry import Registry
-from app.core.queue import Queue
+from app.core.queue import PutResult, Queue, QueueUnavailable
 from app.core.redis.door import Door
 from app.core.redis.script import Script
 from app.localhost.location import locate
@@ -129,6 +129,31 @@ async def test_a_replica_that_did_not_see_the_clock_move_finds_it_by_the_audit(
     assert await fresh.audit() == 3
     assert len(await fresh.claim(3)) == 3
     assert await fresh.audit() == 0
+
+
+async def test_a_put_is_taken_when_the_clock_has_moved_and_one_that_was_given_up_is_not(
+    server: MovedValkey, replicas: Replicas
+) -> None:
+    queue = replicas.queue(put_timeout_seconds=0.5)
+    await replicas.queue().put([event("a:m")])
+    taken = [await queue.put([event("a:m")])]
+    with server.moved(HOUR):
+        taken.append(await queue.put([event("a:m")]))
+    taken.append(await queue.put([event("a:m")]))
+    assert taken == [PutResult(1, 0)] * 3
+    before = await replicas.calls()
+    server.pause()
+    try:
+        with pytest.raises(QueueUnavailable):
+            await queue.put([event("a:m")])
+    finally:
+        server.resume()
+
+    async def late_put_ran() -> bool:
+        return await replicas.calls() > before
+
+    await eventually(late_put_ran)
+    assert (await queue.stats()).pending == 4
 
 
 async def test_pacing_forgets_a_debt_that_no_burst_allows(server: MovedValkey, replicas: Replicas) -> None:

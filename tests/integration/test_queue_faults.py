@@ -102,9 +102,42 @@ async def test_frozen_server_costs_a_put_its_budget_and_no_event_is_stored_twice
             await put
         assert time.monotonic() - started < within(0.8)
     valkey.resume()
-    result = await queue.put([event("m", "b"), event("m", "c")])
-    assert result.accepted + result.duplicates == 2
-    assert sorted(ids(await claim_one(queue))) == ["a", "b", "c"]
+    assert await queue.put([event("m", "b"), event("m", "c")]) == PutResult(2, 0)
+    assert ids(await claim_one(queue)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["any", "first"])
+async def test_put_that_its_caller_gave_up_stores_nothing_when_a_frozen_server_wakes(
+    replicas: Replicas, valkey: Valkey, *, first: bool
+) -> None:
+    """Also the first one of a process, which cannot know the server's time."""
+    queue, other = replicas.queue(put_timeout_seconds=0.3), replicas.queue()
+    await other.put([event("m", "a")])
+    await queue.stats()  # the connection is open: what is sent waits in the server's buffer
+    if not first:
+        await queue.put([event("m", "a")])
+    before = await replicas.calls()
+    valkey.pause()
+    with pytest.raises(QueueUnavailable):
+        await queue.put([event("m", "b")])
+    valkey.resume()
+
+    async def late_put_ran() -> bool:
+        return await replicas.calls() > before
+
+    await eventually(late_put_ran)
+    assert (await other.stats()).pending == 1
+    assert await other.put([event("m", "b")]) == PutResult(1, 0)
+
+
+async def test_put_costs_one_call_once_the_servers_time_is_known(replicas: Replicas) -> None:
+    queue = replicas.queue()
+    before = await replicas.calls()
+    assert await queue.put([event("m")]) == PutResult(1, 0)
+    assert await replicas.calls() == before + 2
+    for _ in range(5):
+        await queue.put([event("m")])
+    assert await replicas.calls() == before + 7
 
 
 async def test_claim_that_nobody_waits_for_any_more_claims_nothing(replicas: Replicas, valkey: Valkey) -> None:

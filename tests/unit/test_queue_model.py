@@ -18,13 +18,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from app.core.queue import Claim, Event, Queue, QueueFull
+from app.core.queue import Claim, Event, Queue, QueueFull, QueueUnavailable
 from app.core.redis.door import Door
 
 T = TypeVar("T")
 
 # Times are multiples of 1/8 s, which floats hold exactly.
 DEBOUNCE, CAP, GATHER, LEASE, DEDUPE = 1000, 2500, 500, 4000, 60_000
+PUT_EIGHTHS = 8
 MAX_ATTEMPTS, MAX_PENDING, MAX_PER_MAILBOX, PEEK = 3, 60, 24, 20
 MAX_BYTES, MAX_MAILBOX_BYTES = 1500, 600
 MAILBOXES = ("a", "g:7:ü", "g:7:b", "h:7:c")
@@ -39,6 +40,7 @@ class MovedClock:
 
     def __init__(self) -> None:
         self.seconds = 1_700_000_000.0
+        self.delay_seconds = 0.0
 
     @property
     def ms(self) -> int:
@@ -48,6 +50,19 @@ class MovedClock:
         return self.seconds
 
     monotonic = time
+
+
+class SlowDoor(Door):
+    """The server runs the next script `clock.delay_seconds` after it was asked for."""
+
+    def __init__(self, client: Any, clock: MovedClock) -> None:
+        super().__init__(client)
+        self._moved = clock
+
+    async def run(self, *args: Any, **options: Any) -> Any:
+        self._moved.seconds += self._moved.delay_seconds
+        self._moved.delay_seconds = 0.0
+        return await super().run(*args, **options)
 
 
 def share_of(mailbox: str) -> str:
@@ -273,12 +288,12 @@ class QueueMachine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.redis = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(server_type="valkey"))
         self.queue = Queue(
-            Door(self.redis), Door(self.redis), namespace="t",
+            SlowDoor(self.redis, self.clock), Door(self.redis), namespace="t",
             debounce_seconds=DEBOUNCE / 1000, debounce_cap_seconds=CAP / 1000,
             lease_seconds=LEASE / 1000, max_attempts=MAX_ATTEMPTS, max_pending=MAX_PENDING,
             max_per_mailbox=MAX_PER_MAILBOX, max_bytes=MAX_BYTES, max_mailbox_bytes=MAX_MAILBOX_BYTES,
             one_share=KINDS, gather_seconds=GATHER / 1000, gathered=GATHERED,
-            dedupe_seconds=DEDUPE // 1000, clock=self.clock,
+            dedupe_seconds=DEDUPE // 1000, put_timeout_seconds=PUT_EIGHTHS / 8, clock=self.clock,
         )  # fmt: skip
 
     def teardown(self) -> None:
@@ -302,10 +317,16 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(shapes=st.lists(
         st.tuples(st.sampled_from(MAILBOXES), st.integers(-9, 3), st.booleans()), min_size=1, max_size=10
-    ))  # fmt: skip
-    def put(self, shapes: list[tuple[str, int, bool]]) -> None:
+    ), eighths=st.sampled_from([0, 0, 0, 0, 1, 7, 8, 9]))  # fmt: skip
+    def put(self, shapes: list[tuple[str, int, bool]], eighths: int = 0) -> None:
+        """The server comes to it so much later: what its caller has given up changes nothing."""
         events = [self._event(*shape) for shape in shapes]
-        expected = self.model.put(events, self.now)
+        self.clock.delay_seconds = eighths / 8
+        if eighths >= PUT_EIGHTHS:
+            with pytest.raises(QueueUnavailable):
+                self.run(self.queue.put(events))
+            return
+        expected = self.model.put(events, self.now + eighths * 125)
         try:
             result = self.run(self.queue.put(events))
         except QueueFull:

@@ -21,9 +21,13 @@ The inbox has a state in the database, changed under the lock of its writers: `c
        not, this replica has put nothing aside: it is no longer diverted, only suspicious (6.), and a queue that is back
        takes what comes although the database is gone.
 
+What is given up and put into the inbox instead does not get into the queue later, past what waits in the inbox: each
+put has a deadline in the server's time, after which a server that was frozen refuses it (core/lua/queue_put.lua).
+
 The windows: a replica whose every call to the queue goes well does not know of an outage that others see, until it
 looks (a second at most); nor does one that reaches neither queue nor database, and then the queue, while others reach
-both. Meanwhile it may put a message directly that is newer than one in the inbox.
+both. Meanwhile it may put a message directly that is newer than one in the inbox. So may a server whose clock goes back
+while it is frozen, or stands still with it, as that of a paused virtual machine.
 """
 
 from __future__ import annotations

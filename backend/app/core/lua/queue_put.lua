@@ -6,9 +6,11 @@ ARGV     1 debounce ms · 2 its cap ms · 3 dedupe s · 4 most events in the sha
          6 block ms, the longest a worker waits without looking · 7 most bytes in the shard · 8 most bytes in a mailbox
          9 kinds that have one share of a group's room, with a space between them
          10 gather ms · 11 kinds whose mailboxes gather, with a space between them
-         12… one put after the other: n, then n times (id, mailbox, frame); a frame's first byte is 1 for immediate
-Returns  for each put the number of events stored; or {that number, position of each event that was diverted, from 0};
-         the rest were duplicates. Or -1: the shard is full, nothing of this put was stored
+         12 server time in ms from which on the caller does not wait for this reply any more, 0 unknown
+         13… one put after the other: n, then n times (id, mailbox, frame); a frame's first byte is 1 for immediate
+Returns  {now ms, for each put the number of events stored, …}; or {that number, position of each event that was diverted,
+         from 0} in its place; the rest were duplicates. Or -1: the shard is full, nothing of this put was stored.
+         {now ms} alone: too late
 
 Schedule   mailboxes wait in `r:<group>` with the time they are due; a mailbox's group is its name up to the last ":"
            (the account, for a conversation), "" without one. `groups` holds each group that has any, with the earliest of them.
@@ -24,7 +26,10 @@ Invariant  a list is non-empty <=> its mailbox is in exactly one of its `r:<grou
            `first` holds "start:due" of a burst that is still being debounced, and nothing else.
            `depth` = sum of the lists' lengths; `held` has `events:<group>` and `bytes:<group>`, the sums of a group's lists,
            and `bytes`, that of all; `weight` has the bytes of each list. What is 0 has no field.
-Steps, for each put
+Steps
+  0 too late: store nothing. Either the server was frozen and the caller gave up: events that it put elsewhere instead may
+    wait there behind older ones, which these would overtake. Or the caller did not know the time: it asks again
+then, for each put
   1 for each event: mark its id as seen, unless it is. No room in the shard: take back this put's entries and marks, refuse
     it. No room in its share or mailbox: divert it. Otherwise append (server time .. frame) to the mailbox
   2 for each mailbox that grew (one of a kind that gathers: debounce = cap = gather ms, also for immediate events):
@@ -42,12 +47,13 @@ local groups, heads, first = prefix .. "groups", prefix .. "heads", prefix .. "f
 local held, weight = prefix .. "held", prefix .. "weight"
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if now >= tonumber(ARGV[12]) then return {now} end
 local stamp = string.format("%013.0f", now)
 local depth = tonumber(redis.call("GET", prefix .. "depth") or 0)
 local bytes = tonumber(redis.call("HGET", held, "bytes") or 0)
 local depth_before, bytes_before = depth, bytes
 local gather, gathers = tonumber(ARGV[10]), {}
-local soonest, replies, changed, groups_of, shares, kinds = math.huge, {}, {}, {}, {}, {}
+local soonest, replies, changed, groups_of, shares, kinds = math.huge, {now}, {}, {}, {}, {}
 for kind in string.gmatch(ARGV[9], "%S+") do kinds[#kinds + 1], kinds[kind] = kind, true end
 for kind in string.gmatch(ARGV[11], "%S+") do gathers[kind] = gather > 0 end
 
@@ -172,7 +178,7 @@ local function put(at, n)
   return {#marks, unpack(diverted)}
 end
 
-local at = 12
+local at = 13
 while ARGV[at] do
   local n = tonumber(ARGV[at])
   replies[#replies + 1] = put(at + 1, n)

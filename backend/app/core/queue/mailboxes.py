@@ -31,7 +31,8 @@ from app.core.queue.events import (
     encode_frame,
 )
 from app.core.queue.metrics import QUEUE, QueueMetrics
-from app.core.queue.shards import Shards, all_of
+from app.core.queue.server_clock import ServerClock
+from app.core.queue.shards import RETRY_AFTER_SECONDS, Shards, all_of
 from app.core.queue.waker import BLOCK_SECONDS, Waker
 from app.core.redis.door import Door
 from app.core.redis.script import Script
@@ -54,6 +55,8 @@ CLOCK_STEP_SECONDS = 1.0
 """The server's clock went back by more than this: more than a time server corrects in small steps."""
 PROBE_KEPT_MS = 60_000
 FULL_RETRY_SECONDS = 5.0
+PUT_TRIES = 2
+"""The first one may only tell the server's time."""
 _NOTHING_HELD: Mapping[str, int] = MappingProxyType({})
 
 PUT, EXTEND, REFRESH, LOOK, STATS, AUDIT, LIFE = (
@@ -129,12 +132,12 @@ class Queue:
         self._claim_header = (_ms(lease_seconds), PEEK_EVENTS, max_attempts, _ms(BLOCK_SECONDS), *dead_limits)
         self._settle_header = (max_attempts, _ms(BLOCK_SECONDS), *dead_limits)
         puts = Shards(ingest or door, namespace=namespace, count=shards, urgent=False)
-        self._puts = [self._batcher(puts, shard, PUT, self._put_header) for shard in range(shards)]
+        self._puts = [self._put_batcher(puts, shard) for shard in range(shards)]
         self._verdicts = [self._batcher(self._shards, shard, SETTLE, self._settle_header) for shard in range(shards)]
         self._looks = [self._batcher(self._shards, shard, REFRESH, ()) for shard in range(shards)]
         self._waker = Waker(door, blocking, [f"{prefix}wake" for prefix in self._shards.prefixes])
         self._look_at = [math.inf] * shards
-        self._server_ahead_ms: list[float | None] = [None] * shards
+        self._clocks = [ServerClock() for _ in range(shards)]
         self._turn = 0
         self._returning: set[asyncio.Task[None]] = set()
 
@@ -151,8 +154,9 @@ class Queue:
         """Store every event but the `diverted` ones, or raise `QueueFull` or `QueueUnavailable` within
         `put_timeout_seconds`.
 
-        After an error some shards may hold their part: put the same events again, the ids make it safe. Cancelled, it
-        may or may not have stored them.
+        After an error some shards may hold their part: put the same events again, the ids make it safe. What is not
+        stored by then is not stored later, when a server that was frozen finds the request. Cancelled, it may or may
+        not have stored them, or still do it within `put_timeout_seconds`.
         """
         parts: dict[int, list[Any]] = {}
         sizes: dict[int, int] = {}
@@ -260,16 +264,15 @@ class Queue:
                     fewer += [group, max(0, most - count)]
         turn = self._turn // len(self._shards)  # as often as this shard came first, so that both go round in full
         asked = self._clock.monotonic()
-        ahead_ms = self._server_ahead_ms[shard]
-        latest_ms = 0 if ahead_ms is None else _ms(asked + self._shards.patience_seconds) + round(ahead_ms)
+        latest_ms = self._clocks[shard].at(asked + self._shards.patience_seconds)
         now_ms, wait_ms, reaped, parked, *rows = await self._shards.call(
             CLAIM, shard, (limit, *self._claim_header, latest_ms, turn, most, *fewer)
         )
         answered = self._clock.monotonic()
-        self._server_ahead_ms[shard] = now_ms - answered * 1000
+        stepped_seconds = self._clocks[shard].learn(now_ms, asked=asked, answered=answered)
         self._look_at[shard] = answered + wait_ms / 1000 if wait_ms >= 0 else math.inf
-        if ahead_ms is not None and (stepped_ms := ahead_ms - (now_ms - asked * 1000)) > _ms(CLOCK_STEP_SECONDS):
-            await self._clock_went_back(shard, stepped_ms / 1000)
+        if stepped_seconds > CLOCK_STEP_SECONDS:
+            await self._clock_went_back(shard, stepped_seconds)
         if reaped:
             self._metrics.reclaimed.inc(reaped)
             self._metrics.settled.labels("park").inc(len(parked))
@@ -511,6 +514,28 @@ class Queue:
             return answers
 
         return Batcher(send, max_weight=BATCH_WEIGHT, clock=self._clock)
+
+    def _put_batcher(self, shards: Shards, shard: int) -> Batcher:
+        """With a clock of its own: that of the claims finds out that the server's went back."""
+        clock, server = self._clock, ServerClock()
+
+        async def send(args: list[object], timeout_seconds: float) -> Sequence[object]:
+            answers: Sequence[Any]
+            asked = clock.monotonic()
+            deadline = asked + timeout_seconds
+            for _ in range(PUT_TRIES):
+                call = (*self._put_header, server.at(deadline), *args)
+                now_ms, *answers = await shards.call(PUT, shard, call, timeout_seconds=deadline - asked)
+                answered = clock.monotonic()
+                server.learn(now_ms, asked=asked, answered=answered)
+                if answers:
+                    return answers
+                asked = answered
+                if asked >= deadline:
+                    break
+            raise QueueUnavailable("queue", "put: no time was left", retry_after=RETRY_AFTER_SECONDS)
+
+        return Batcher(send, max_weight=BATCH_WEIGHT, clock=clock)
 
 
 def _ms(seconds: float) -> int:
