@@ -14,11 +14,13 @@ from app.localhost.servers import EmbeddedServers, Postgres, Valkey
 from app.sandbox.client import SandboxClient
 from tests.support.world import World, running_fleet
 
+DEBOUNCE_SECONDS = 0.15
+
 
 @pytest.fixture(scope="package")
 def servers_and_fleet() -> Iterator[tuple[EmbeddedServers, LocalFleet]]:
     settings = {
-        "DEBOUNCE_SECONDS": "0.15",
+        "DEBOUNCE_SECONDS": str(DEBOUNCE_SECONDS),
         "LOG_LEVEL": "DEBUG",
         "WHATSAPP_MESSAGES_PER_SECOND": "1000",
         "DRAIN_SECONDS": "2",
@@ -52,14 +54,17 @@ def fleet_env(servers_and_fleet: tuple[EmbeddedServers, LocalFleet]) -> dict[str
 async def world(servers_and_fleet: tuple[EmbeddedServers, LocalFleet]) -> AsyncIterator[World]:
     servers, fleet = servers_and_fleet
     sandbox = SandboxClient(fleet.sandbox.url)
-    await sandbox.reset()
-    await sandbox.set_callbacks(fleet.webhook_urls, app_secret=fleet.keys.app_secret)
     async with httpx.AsyncClient(timeout=30) as http:
         world = World(servers, fleet, sandbox, http)
-        world.account = await world.new_account()
         try:
+            await sandbox.reset()
+            await sandbox.set_callbacks(fleet.webhook_urls, app_secret=fleet.keys.app_secret)
+            world.account = await world.new_account()
             yield world
-            # A reset cuts what is under way; the next test must not inherit a send of unknown outcome.
+            # The next test must not inherit a replica that is dead, nor a send of unknown outcome: a reset cuts what is
+            # under way.
+            await world.mend()
+            await sandbox.clear_faults()
             await world.until_idle()
         finally:
             await close_http_client()

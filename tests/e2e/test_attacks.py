@@ -67,10 +67,15 @@ async def attacked(victim: Served, name: str, baseline: float) -> tuple[float, f
     attackers = await asyncio.create_subprocess_exec(
         sys.executable, script, str(victim.port), str(ATTACK_SECONDS), name
     )
-    while attackers.returncode is None:
-        most = max(most, rss_mb(victim.pid))
-        times.append(await live(victim.port))
-        await asyncio.sleep(0.02)
+    try:
+        while attackers.returncode is None:
+            most = max(most, rss_mb(victim.pid))
+            times.append(await live(victim.port))
+            await asyncio.sleep(0.02)
+    finally:
+        if attackers.returncode is None:
+            attackers.kill()
+        await attackers.wait()
     assert attackers.returncode == 0
     times.sort()
     p95 = times[int(len(times) * 0.95)]

@@ -38,16 +38,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     remove_data(folder / ".data" / "demo" / "servers")
 
 
-def start_demo(folder: Path, *args: str, **settings: str) -> subprocess.Popen[str]:
+@contextmanager
+def running_demo(folder: Path, *args: str, **settings: str) -> Iterator[subprocess.Popen[str]]:
+    """Killed at the end if it still runs; what it has started ends with it."""
     env = {name: value for name, value in os.environ.items() if name not in {"GEMINI_API_KEY", "VIRTUAL_ENV"}}
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "app.cli", "demo", *args],
         cwd=folder,
         env=env | {"PYTHONPATH": str(SOURCE_ROOT)} | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
+    ) as demo:
+        try:
+            yield demo
+        finally:
+            demo.kill()
 
 
 def read_until(demo: subprocess.Popen[str], text: str) -> str:
@@ -86,8 +92,8 @@ def test_with_taken_ports_it_ends_with_0_and_leaves_no_process(folder: Path) -> 
                 taken.listen()
             except OSError:
                 pass  # somebody else has it, which serves as well
-        demo = start_demo(folder, "--once")
-        output, _ = demo.communicate(timeout=100)
+        with running_demo(folder, "--once") as demo:
+            output, _ = demo.communicate(timeout=100)
     assert demo.returncode == 0, output
     assert FINISHED in output
     assert processes_in(folder) == []
@@ -98,8 +104,7 @@ def test_with_taken_ports_it_ends_with_0_and_leaves_no_process(folder: Path) -> 
 def test_what_is_broken_on_purpose_is_told_within_seconds_and_mends_itself(folder: Path, within: Within) -> None:
     """The README's section of that name, word for word but for the length of the fault. Then the demo itself is killed:
     the next one reuses its data, answers a person, and Ctrl-C ends it."""
-    demo = start_demo(folder)
-    try:
+    with running_demo(folder) as demo:
         opening = read_until(demo, "Ctrl-C ends it")
         (sandbox,) = re.findall(r"sandbox +(http://\S+)", opening)
         (pid,) = re.findall(r"replica-2 .*pid (\d+)", opening)
@@ -112,14 +117,8 @@ def test_what_is_broken_on_purpose_is_told_within_seconds_and_mends_itself(folde
         os.kill(int(pid), signal.SIGKILL)
         assert seconds_until(demo, "replica-2 has ended") < within(10)
         assert seconds_until(demo, "replica-2 is back") < within(40)
-    finally:
-        demo.kill()
-        demo.wait()
-        if demo.stdout:
-            demo.stdout.close()
     keys = (folder / ".data" / "demo" / "keys.json").read_text()
-    again = start_demo(folder)
-    try:
+    with running_demo(folder) as again:
         output = read_until(again, "Ctrl-C ends it")
         assert FINISHED in output
         assert (folder / ".data" / "demo" / "keys.json").read_text() == keys
@@ -133,11 +132,6 @@ def test_what_is_broken_on_purpose_is_told_within_seconds_and_mends_itself(folde
         again.communicate(timeout=60)
         assert again.returncode == 0
         assert processes_in(folder) == []
-    finally:
-        again.kill()
-        again.wait()
-        if again.stdout:
-            again.stdout.close()
 
 
 def seconds_until(demo: subprocess.Popen[str], text: str) -> float:
@@ -149,8 +143,10 @@ def seconds_until(demo: subprocess.Popen[str], text: str) -> float:
 @needs_proc
 def test_a_wrong_key_is_named_once_and_nothing_is_played(folder: Path) -> None:
     """The outside Gemini is a stand-in that knows another key."""
-    with running_in_a_thread(SandboxConfig(gemini_api_keys=("the-right-one",))) as url:
-        demo = start_demo(folder, "--once", GEMINI_API_KEY="a-wrong-one", GEMINI_BASE_URL=url)
+    with (
+        running_in_a_thread(SandboxConfig(gemini_api_keys=("the-right-one",))) as url,
+        running_demo(folder, "--once", GEMINI_API_KEY="a-wrong-one", GEMINI_BASE_URL=url) as demo,
+    ):
         output, _ = demo.communicate(timeout=100)
     assert demo.returncode == 1, output
     assert output.count("API_KEY_INVALID") == 1, output
@@ -182,9 +178,9 @@ def running_in_a_thread(config: SandboxConfig) -> Iterator[str]:
 @needs_proc
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_a_signal_during_the_start_leaves_no_process(folder: Path, ending: signal.Signals) -> None:
-    demo = start_demo(folder)
-    read_until(demo, "starting the sandbox")
-    demo.send_signal(ending)
-    output, _ = demo.communicate(timeout=60)
+    with running_demo(folder) as demo:
+        read_until(demo, "starting the sandbox")
+        demo.send_signal(ending)
+        output, _ = demo.communicate(timeout=60)
     assert "Traceback" not in output
     assert processes_in(folder) == []

@@ -9,6 +9,7 @@ from pathlib import Path
 from app.localhost.fleet import get_status
 from tests.support.balancer import balancer, needs_haproxy
 from tests.support.event_stream import listening
+from tests.support.patience import Within
 from tests.support.world import World
 
 AT_ONCE_SECONDS = 0.5
@@ -37,7 +38,9 @@ async def test_what_a_customer_writes_to_any_replica_is_seen_on_another(world: W
                 assert seen.data["at"]
         await world.until_idle()
         await first.until(1, "message.status")
-        assert [seen.id for seen in first.seen] == [seen.id for seen in other.seen]
+        async with asyncio.timeout(10):  # each hears of it on a line of its own
+            while [seen.id for seen in first.seen] != [seen.id for seen in other.seen]:
+                await asyncio.sleep(0.01)
 
 
 async def test_people_and_profiles_are_seen_too(world: World) -> None:
@@ -50,12 +53,14 @@ async def test_people_and_profiles_are_seen_too(world: World) -> None:
         await world.api("PUT", f"/bot/profile?account_id={world.account['id']}", json={"hours": "9-5"}, replica=2)
         await world.api("POST", f"/conversations/{conversation}/messages", json={"text": "I am here"}, status=202)
         await source.until(1, "message.sent")
-        switched, changed = await source.until(2, "conversation.bot_switched", "profile.changed")
-        assert (switched.event, switched.data["bot_enabled"]) == ("conversation.bot_switched", False)
-        assert (changed.event, changed.data["conversation_id"]) == ("profile.changed", None)
+        # Different replicas tell of them, each behind its own answer: which one comes first is not said.
+        (switched,) = await source.until(1, "conversation.bot_switched")
+        (changed,) = await source.until(1, "profile.changed")
+        assert switched.data["bot_enabled"] is False
+        assert changed.data["conversation_id"] is None
 
 
-async def test_a_message_is_seen_at_once_after_the_webhooks_200(world: World) -> None:
+async def test_a_message_is_seen_at_once_after_the_webhooks_200(world: World, within: Within) -> None:
     async with listening(address(world, 0), world.operator) as source:
         # The bot waits for a second message; people who watch do not (`EarlyRecord`).
         waits = []
@@ -66,7 +71,7 @@ async def test_a_message_is_seen_at_once_after_the_webhooks_200(world: World) ->
             seen = (await source.until(n + 1, "message.received"))[-1]
             waits.append(seen.at - accepted)
         print(f"\nfrom the 200 to the reader: {[round(wait, 3) for wait in waits]} s")
-        assert sorted(waits)[-2] < AT_ONCE_SECONDS
+        assert sorted(waits)[-2] < within(AT_ONCE_SECONDS)
 
 
 @needs_haproxy
@@ -77,7 +82,7 @@ async def test_the_serving_replica_dies_and_another_goes_on_where_it_was(world: 
         url = f"{front.url}/events?account_id={world.account['id']}"
         profile = f"/bot/profile?account_id={world.account['id']}"
         async with listening(url, world.operator) as source:
-            (serving,) = [n for n in range(3) if await streams(world, n)]
+            serving = await serving_replica(world)
             writer = (serving + 1) % 3
 
             async def change(text: str) -> None:
@@ -98,7 +103,6 @@ async def test_the_serving_replica_dies_and_another_goes_on_where_it_was(world: 
             assert len(seen) == 23
             assert len({each.id for each in seen}) == 23
             assert [each.id for each in seen] == sorted((each.id for each in seen), key=place)
-        await asyncio.to_thread(fleet.replicas[serving].start)
 
 
 @needs_haproxy
@@ -107,7 +111,7 @@ async def test_a_draining_replica_sends_its_readers_to_another(world: World, tmp
     with balancer([replica.port for replica in fleet.replicas], tmp_path) as front:
         url = f"{front.url}/events?account_id={world.account['id']}"
         async with listening(url, world.operator) as source:
-            (serving,) = [n for n in range(3) if await streams(world, n)]
+            serving = await serving_replica(world)
             replica = fleet.replicas[serving]
             replica.ask_to_stop()
             async with asyncio.timeout(10):
@@ -123,6 +127,14 @@ async def test_a_draining_replica_sends_its_readers_to_another(world: World, tmp
             assert set(source.statuses) == {200}
         await asyncio.to_thread(replica.start)
         assert get_status(replica.port, "/health/ready") == 200
+
+
+async def serving_replica(world: World) -> int:
+    """The one with the only stream, once those of the tests before have ended there."""
+    async with asyncio.timeout(10):
+        while len(found := [n for n in range(3) if await streams(world, n)]) != 1:
+            await asyncio.sleep(0.05)
+    return found[0]
 
 
 async def streams(world: World, replica: int) -> int:

@@ -18,7 +18,9 @@ SECRET_WORD = "kumquat"
 
 
 def _written(replicas: list[Served], before: dict[str, int]) -> str:
-    return "".join(replica.log_file.read_text(errors="replace")[before[replica.name] :] for replica in replicas)
+    """Whole lines: the last one of a replica may be half written."""
+    texts = (replica.log_file.read_text(errors="replace")[before[replica.name] :] for replica in replicas)
+    return "".join(text[: text.rfind("\n") + 1] for text in texts)
 
 
 def _marks(replicas: list[Served]) -> dict[str, int]:
@@ -157,10 +159,15 @@ async def test_a_message_is_followed_from_the_webhook_to_the_send_by_one_name(wo
     await world.sandbox.wait(kind="send", to=customer.person.wa_id)
     await world.until_idle()
     name = trace_of(message["id"])
-    lines: list[dict[str, Any]] = [json.loads(line) for line in _written(replicas, before).splitlines()]
-    mine = [line for line in lines if name in line.get("messages", ())]
-    webhook = [line for line in mine if line["event"] == "webhook"]
-    handled = [line for line in mine if line["event"] == "handled"]
+
+    def told(event: str) -> list[dict[str, Any]]:
+        lines: list[dict[str, Any]] = [json.loads(line) for line in _written(replicas, before).splitlines()]
+        return [line for line in lines if line["event"] == event and name in line.get("messages", ())]
+
+    async with asyncio.timeout(10):  # the line is written when the queue has been told
+        while not (handled := told("handled")):
+            await asyncio.sleep(0.02)
+    webhook = told("webhook")
     assert len(webhook) == 1
     assert webhook[0]["request_id"]
     assert webhook[0]["status"] == 200

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import asyncpg
@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 import redis
 
+from app.localhost.servers import Valkey
 from app.services.session_service import GRACE_SECONDS, MAILS_TO_AN_EMAIL, TRIES_OF_AN_ADDRESS, TRIES_OF_AN_EMAIL
 from tests.support.replica import Replica, one_replica, token_of
 from tests.support.serving import OPERATOR_KEY
@@ -66,8 +67,9 @@ async def api(module_stores: tuple[str, str], people: SupabasePeople) -> AsyncIt
 
 
 @pytest.fixture
-def redis_client(module_stores: tuple[str, str]) -> redis.Redis:
-    return redis.Redis.from_url(module_stores[0])
+def redis_client(module_stores: tuple[str, str]) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(module_stores[0]) as client:
+        yield client
 
 
 async def test_a_password_opens_a_session_that_every_route_takes(api: Replica) -> None:
@@ -236,16 +238,19 @@ async def test_a_session_is_renewed_and_ends_when_supabase_says_no(
     assert len(people.asked) == asked
     assert b"refresh-" not in b"".join(redis_client.hvals(key_of(redis_client, "eve")))  # encrypted
     # Supabase is away: no one is signed out, until an hour later nothing is known of them any more.
-    people.is_away = True
-    age(redis_client, seconds=3600)
-    await browser("GET", "/session")
-    age(redis_client, seconds=GRACE_SECONDS)
-    await browser("GET", "/session", status=503)
-    people.is_away = False
-    people.banned.add("eve@example.com")
-    age(redis_client, seconds=0)
-    await browser("GET", "/session", status=401)
-    people.banned.clear()
+    try:
+        people.is_away = True
+        age(redis_client, seconds=3600)
+        await browser("GET", "/session")
+        age(redis_client, seconds=GRACE_SECONDS)
+        await browser("GET", "/session", status=503)
+        people.is_away = False
+        people.banned.add("eve@example.com")
+        age(redis_client, seconds=0)
+        await browser("GET", "/session", status=401)
+    finally:
+        people.is_away = False
+        people.banned.clear()
     await browser("GET", "/session", status=401)
 
 
@@ -283,15 +288,18 @@ async def test_a_session_ends_when_it_is_idle_and_at_its_end(api: Replica, redis
         assert redis_client.hlen(key) <= 1 or moved == "seen"
 
 
-async def test_without_redis_nobody_is_let_in(api: Replica, redis_client: redis.Redis) -> None:
+async def test_without_redis_nobody_is_let_in(api: Replica, valkey: Valkey) -> None:
     browser = Browser(api)
     await browser.sign_in(operator_key=OPERATOR_KEY)
-    redis_client.client_pause(2500)  # it answers nothing
-    asked, health, signed_in = await asyncio.gather(
-        browser.ask("GET", "/session"),
-        browser.ask("GET", "/health"),
-        Browser(api).ask("POST", "/session", json={"operator_key": OPERATOR_KEY}),
-    )
+    valkey.pause()  # it answers nothing
+    try:
+        asked, health, signed_in = await asyncio.gather(
+            browser.ask("GET", "/session"),
+            browser.ask("GET", "/health"),
+            Browser(api).ask("POST", "/session", json={"operator_key": OPERATOR_KEY}),
+        )
+    finally:
+        valkey.resume()
     assert (asked.status_code, asked.json()["error"]["code"]) == (503, "redis_unavailable")
     assert "fleet" not in health.json()
     assert signed_in.status_code == 503

@@ -52,6 +52,16 @@ def running_fleet(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def mend(servers: EmbeddedServers, fleet: LocalFleet) -> None:
+    """Both servers and every replica run."""
+    servers.valkey.start()
+    servers.postgres.start()
+    for replica in fleet.replicas:
+        replica.resume()
+        if not replica.running:
+            replica.start()
+
+
 @dataclass
 class World:
     """The replicas' HTTP interface, the sandbox, the database; and an account, once `new_account` has made one."""
@@ -128,6 +138,10 @@ class World:
             yield connection
         finally:
             await connection.close()
+
+    async def mend(self) -> None:
+        """Start again what a test has left ended or hanging, also when it failed: the tests after it need all of it."""
+        await asyncio.to_thread(mend, self.servers, self.fleet)
 
     async def until_idle(self) -> None:
         """Nothing pending in any mailbox, seen on the server that holds them."""
