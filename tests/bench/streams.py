@@ -118,7 +118,7 @@ async def _tell(door: Door, accounts: Sequence[str]) -> None:
             await asyncio.sleep(wait)
         account = accounts[n % len(accounts)]
         data = _FACTS % (account.encode(), time.time())
-        args = ["chorus:live", account, 1000, b"message.received", data]
+        args = ["chorus:live", 1000, account, 1, b"message.received", data]
         await door.run(PUT, [f"chorus:live:{{{account}}}"], args)
 
 

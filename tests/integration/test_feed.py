@@ -15,7 +15,9 @@ from app.core.errors import Overloaded
 from app.core.feed import RESET, Feed, FeedLimits, Happened, Reader
 from app.core.redis.door import Door
 
-QUICK = FeedLimits(announce_seconds=0.2, check_seconds=0.05, first_pause_seconds=0.02, most_behind=5)
+QUICK = FeedLimits(
+    announce_seconds=0.2, check_seconds=0.05, first_pause_seconds=0.02, most_behind=5, between_seconds=0.0
+)
 
 
 @asynccontextmanager
@@ -91,6 +93,22 @@ async def test_a_replica_that_has_just_come_asks_once_of_a_topic_without_readers
         await until(lambda: here.may_have_readers("b"))
         here.tell("b", b"said", b"1")
         assert data(await heard(reader, 1)) == [b"1"]
+
+
+async def test_what_is_told_soon_after_a_call_shares_the_next_one(valkey_url: str) -> None:
+    async with running(valkey_url, FeedLimits(between_seconds=0.3)) as feed:
+        readers = {topic: await feed.open(topic, last_id=None) for topic in ("a", "b")}
+        feed.tell("a", b"said", b"0")
+        assert data(await heard(readers["a"], 1)) == [b"0"]
+        with redis.Redis.from_url(valkey_url) as client:
+            before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+            for n in range(1, 4):
+                feed.tell("a", b"said", b"%d" % n)
+                feed.tell("b", b"said", b"%d" % -n)
+                await asyncio.sleep(0)  # a turn of the loop
+            assert data(await heard(readers["a"], 3)) == [b"1", b"2", b"3"]
+            assert data(await heard(readers["b"], 3)) == [b"-1", b"-2", b"-3"]
+            assert client.info("commandstats")["cmdstat_evalsha"]["calls"] - before <= 2
 
 
 async def test_what_was_known_of_a_topic_ends_with_the_channel(valkey_url: str) -> None:

@@ -122,6 +122,11 @@ class Door:
         return door
 
     @property
+    def is_cluster(self) -> bool:
+        """Then the keys of one script must share a hash tag."""
+        return isinstance(self._client, RedisCluster)
+
+    @property
     def is_away(self) -> bool:
         """The last call that was tried got no answer."""
         return self._away_until > 0
