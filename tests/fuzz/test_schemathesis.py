@@ -65,7 +65,12 @@ async def api(valkey_url: str, store_url: str) -> AsyncIterator[Replica]:
 
 
 async def schemathesis(
-    url: str, folder: Path, *, bearer: str, seconds: int, parameters: Mapping[str, str] | None = None
+    url: str,
+    folder: Path,
+    *options: str,
+    bearer: str,
+    seconds: int,
+    parameters: Mapping[str, str] | None = None,
 ) -> tuple[int, str]:
     """Its exit code and what it says. `parameters` are always these instead of made up."""
     config = folder / "schemathesis.toml"
@@ -75,7 +80,7 @@ async def schemathesis(
         Path(sys.executable).with_name("schemathesis"), "--config-file", config, "run", f"{url}/openapi.json",
         "-H", f"Authorization: Bearer {bearer}", "--max-time", str(seconds), "--continue-on-failure",
         "--generation-database", "none", "--request-timeout", "10", "--suppress-health-check", "all", "--no-color",
-        *(() if IS_LONG else ("--seed", "1")),
+        *(() if IS_LONG else ("--seed", "1")), *options,
     ]  # fmt: skip
     process = await asyncio.create_subprocess_exec(
         *command, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
@@ -140,6 +145,6 @@ async def test_a_fault_would_be_found(tmp_path: Path) -> None:
         return {"half": 1 // number}
 
     async with served(app) as url:
-        code, output = await schemathesis(url, tmp_path, bearer="any", seconds=20)
+        code, output = await schemathesis(url, tmp_path, "--max-failures", "1", bearer="any", seconds=20)
     assert code == 1, output
     assert "Server error" in output
