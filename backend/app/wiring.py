@@ -188,6 +188,7 @@ async def open_outside(settings: Settings, stack: AsyncExitStack) -> Outside:
     stack.push_async_callback(_leave, registry)
     breakers = open_breakers(settings, stack, registry)
     feed = Feed(redis, namespace=settings.redis_namespace)
+    stack.push_async_callback(feed.aclose)
     store = await open_store(settings, on_changes=partial(tell_changes, feed))
     stack.push_async_callback(store.aclose)
     cipher = TokenCipher(_values(settings.encryption_key))

@@ -30,6 +30,7 @@ async def running(url: str, limits: FeedLimits = QUICK) -> AsyncIterator[Feed]:
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
+        await feed.aclose()
         await door.aclose()
 
 
@@ -109,6 +110,16 @@ async def test_what_is_told_soon_after_a_call_shares_the_next_one(valkey_url: st
             assert data(await heard(readers["a"], 3)) == [b"1", b"2", b"3"]
             assert data(await heard(readers["b"], 3)) == [b"-1", b"-2", b"-3"]
             assert client.info("commandstats")["cmdstat_evalsha"]["calls"] - before <= 2
+
+
+async def test_what_a_replica_told_last_is_heard_on_the_others(valkey_url: str) -> None:
+    async with running(valkey_url) as there:
+        reader = await there.open("a", last_id=None)
+        async with running(valkey_url, FeedLimits(between_seconds=0.3)) as here:
+            for said in (b"1", b"2"):
+                here.tell("a", b"said", said)
+                await asyncio.sleep(0.05)  # the first goes at once, the second waits
+        assert data(await heard(reader, 2)) == [b"1", b"2"]
 
 
 async def test_what_was_known_of_a_topic_ends_with_the_channel(valkey_url: str) -> None:

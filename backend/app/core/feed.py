@@ -287,6 +287,11 @@ class Feed:
         for reader in [reader for readers in self._readers.values() for reader in readers]:
             loop.call_later(within_seconds * random.random(), reader.close)
 
+    async def aclose(self) -> None:
+        """Tell what still waits: readers on other replicas would miss it."""
+        if self._putting is not None:
+            await self._putting
+
     def _closed(self, reader: Reader) -> None:
         readers = self._readers.get(reader.topic, set())
         readers.discard(reader)
