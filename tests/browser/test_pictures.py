@@ -22,6 +22,13 @@ PINCH = """image => {
 }"""
 """Two fingers that move to twice the distance."""
 VOICE = (FILES / "vegan.ogg").read_bytes()
+PLAYED = """audio => new Promise((heard) => {
+  audio.addEventListener("ended", () => heard(audio.duration), {once: true});
+  audio.muted = true;
+  audio.playbackRate = 8;
+  audio.play();
+})"""
+"""Its length in seconds, once it was played to its end."""
 
 
 def width(image: Locator) -> float:
@@ -62,7 +69,7 @@ def test_a_picture_is_looked_at_by_the_keyboard_and_by_the_mouse(site: Site, bro
         expect(thumbnail).to_be_focused()
 
         thumbnail.click()
-        dialog.get_by_role("button", name="100 %").click()
+        dialog.get_by_role("button", name="Actual size").click()
         large.hover()
         page.mouse.wheel(0, -400)
         page.wait_for_function("([image, than]) => image.clientWidth > than", arg=[large.element_handle(), 1.5 * own])
@@ -86,6 +93,11 @@ def test_files_and_what_they_say_appear_in_the_open_thread_by_themselves(site: S
         site.send_file(number, "audio", VOICE + b"1", "audio/ogg", says=spoken, name="Files Fay", voice=True)
         expect(page.locator(".message.in audio")).to_be_visible()
         expect(page.locator(".message.in .description")).to_have_text(spoken)
+        assert page.locator(".message.in audio").evaluate(PLAYED) > 0.5
         site.api("POST", f"/conversations/{conversation}/bot", {"enabled": False})
         site.send_file(number, "image", PHOTO + b"1", "image/jpeg", says="", name="Files Fay")
         expect(page.locator(".message.in .picture img")).to_be_visible()
+        site.send_file(number, "audio", b"#!AMR\n" + bytes(100), "audio/amr", says="", name="Files Fay", voice=True)
+        expect(page.get_by_text("This browser cannot play it.")).to_be_visible()
+        expect(page.locator(".message.in audio")).to_have_count(1)
+        expect(page.locator(".message.in").last.get_by_role("link", name="Download")).to_be_visible()

@@ -57,8 +57,8 @@ export const ago = (at) => t("time.ago", { span: span((Date.now() - new Date(at)
 
 export function bytes(count) {
   if (count < 1000) return t("unit.bytes", { n: count });
-  const [value, unit] = count < 1e6 ? [count / 1e3, "kB"] : count < 1e9 ? [count / 1e6, "MB"] : [count / 1e9, "GB"];
-  return `${number(value, { maximumFractionDigits: 1 })} ${unit}`;
+  const [value, unit] = count < 1e6 ? [count / 1e3, "kilobytes"] : count < 1e9 ? [count / 1e6, "megabytes"] : [count / 1e9, "gigabytes"];
+  return t(`unit.${unit}`, { value: number(value, { maximumFractionDigits: 1 }) });
 }
 
 export const percent = (share) => number(share, { style: "percent", maximumFractionDigits: 1 });

@@ -5,12 +5,10 @@ import { html } from "../html.js";
 import { number, t } from "../i18n.js";
 import { Icon } from "../icons.js";
 import { Button, tell } from "../ui.js";
+import { ACCEPTED, iconOf, kindOf, MAX_CAPTION, MAX_FILES, maxBytes, Preview, takesCaption, useDrop } from "./attachment.js";
 import { send } from "./store.js";
 
-const FILES = "image/jpeg,image/png,image/webp,audio/*,video/mp4,video/3gpp,application/pdf,text/plain,.doc,.docx,.xls,.xlsx,.ppt,.pptx";
-const MAX_FILE_BYTES = 16 * 1024 * 1024;
 const MAX_CHARACTERS = 20_000;
-const NEAR = 1000;
 const KEPT = "chorus.draft.";
 const MAX_HEIGHT = 220;
 
@@ -27,9 +25,10 @@ function keepDraft(id, text) {
 
 export function Composer({ conversation, isOpen }) {
   const [text, setText] = useState(draftOf(conversation.id));
-  const [file, setFile] = useState(null);
+  const [files, setFiles] = useState([]);
   const box = useRef(null);
   const picker = useRef(null);
+  const mayWrite = isOpen && !conversation.contact.group_id;
   useEffect(() => {
     const field = box.current;
     if (!field) return;
@@ -46,14 +45,26 @@ export function Composer({ conversation, isOpen }) {
     setText(value);
     keepDraft(conversation.id, value);
   };
+  const attach = (chosen) => {
+    const fitting = chosen.filter((file) => file.size <= maxBytes(file));
+    const large = chosen.find((file) => file.size > maxBytes(file));
+    if (large) tell(t("composer.too_large", { name: large.name, most: bytes(maxBytes(large)) }), "error");
+    if (files.length + fitting.length > MAX_FILES) tell(t("composer.too_many", { most: MAX_FILES }), "error");
+    setFiles([...files, ...fitting].slice(0, MAX_FILES));
+    box.current?.focus();
+  };
+  const isDropping = useDrop(mayWrite, attach);
   if (conversation.contact.group_id) return html`<p class="composer-note">${t("composer.group")}</p>`;
   if (!isOpen) return html`<p class="composer-note">${t("composer.closed")}</p>`;
+  const most = files.length && takesCaption(files[0]) ? MAX_CAPTION : MAX_CHARACTERS;
+  const left = most - text.length;
+  const isReady = left >= 0 && (text.trim() !== "" || files.length > 0);
   const submit = (event) => {
     event?.preventDefault();
-    if (!text.trim() && !file) return;
-    send(conversation, text.trim(), file);
+    if (!isReady) return;
+    send(conversation, text.trim(), files);
     change("");
-    setFile(null);
+    setFiles([]);
     box.current?.focus();
   };
   const pressed = (event) => {
@@ -63,24 +74,29 @@ export function Composer({ conversation, isOpen }) {
       box.current.blur();
     }
   };
-  const left = MAX_CHARACTERS - text.length;
   const choose = (event) => {
-    const [chosen] = event.target.files;
+    const chosen = [...event.target.files];
     event.target.value = "";
-    if (!chosen) return;
-    if (chosen.size > MAX_FILE_BYTES) tell(t("composer.too_large", { most: bytes(MAX_FILE_BYTES) }), "error");
-    else setFile(chosen);
-    box.current?.focus();
+    attach(chosen);
+  };
+  // What office programs copy has a picture of its text with it: then the text is meant.
+  const pasted = (event) => {
+    const chosen = [...event.clipboardData.files];
+    if (!chosen.length || event.clipboardData.types.includes("text/plain")) return;
+    event.preventDefault();
+    attach(chosen);
   };
   return html`<form class="composer" onSubmit=${submit}>
-    ${file && html`<p class="composer-file"><${Icon} name="file" size=${16} /><bdi>${file.name}</bdi> <span class="quiet">${bytes(file.size)}</span>
-      <${Button} kind="bare" icon="close" label=${t("composer.remove_file")} onClick=${() => setFile(null)} /></p>`}
-    <input ref=${picker} type="file" class="visually-hidden" tabindex="-1" aria-hidden="true" accept=${FILES} onChange=${choose} />
+    ${isDropping && html`<p class="drop-here"><span><${Icon} name="clip" />${t("composer.drop")}</span></p>`}
+    ${files.map((file, index) => html`<p key=${`${file.name} ${file.lastModified} ${index}`} class="composer-file">
+      <${Preview} file=${file} instead=${html`<${Icon} name=${iconOf(kindOf(file))} size=${16} />`} /><bdi>${file.name}</bdi> <span class="quiet">${bytes(file.size)}</span>
+      <${Button} kind="bare" icon="close" label=${t("composer.remove_file")} onClick=${() => setFiles(files.filter((one) => one !== file))} /></p>`)}
+    <input ref=${picker} type="file" multiple class="visually-hidden" tabindex="-1" aria-hidden="true" accept=${ACCEPTED} onChange=${choose} />
     <${Button} kind="bare" icon="clip" label=${t("composer.attach")} onClick=${() => picker.current.click()} />
     <textarea id="composer" ref=${box} rows="1" dir="auto" value=${text} maxlength=${MAX_CHARACTERS} placeholder=${t("composer.placeholder")} aria-label=${t("composer.placeholder")}
-      onInput=${(event) => change(event.target.value)} onKeyDown=${pressed}></textarea>
-    ${left < NEAR && html`<span class="quiet left">${number(left)}</span>`}
-    <${Button} type="submit" kind="primary round" icon="send" label=${t("composer.send")} disabled=${!text.trim() && !file} />
+      onInput=${(event) => change(event.target.value)} onKeyDown=${pressed} onPaste=${pasted}></textarea>
+    ${left < most / 10 && html`<span class="left ${left < 0 ? "over" : "quiet"}" title=${t("composer.left")}>${number(left)}</span>`}
+    <${Button} type="submit" kind="primary round" icon="send" label=${t("composer.send")} disabled=${!isReady} />
     ${conversation.bot_enabled && html`<p class="composer-hint">${t("composer.takes_over")}</p>`}
   </form>`;
 }

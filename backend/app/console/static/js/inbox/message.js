@@ -4,8 +4,10 @@ import { html } from "../html.js";
 import { has, t, worded } from "../i18n.js";
 import { Icon } from "../icons.js";
 import { Button, Time } from "../ui.js";
+import { iconOf, kindOf, Preview } from "./attachment.js";
 import { formatted } from "./markup.js";
 import { Picture } from "./picture.js";
+import { Player } from "./player.js";
 
 const TICKS = { pending: "clock", sending: "clock", sent: "one", delivered: "two", read: "two", played: "two" };
 
@@ -65,9 +67,10 @@ function Content({ message }) {
   return html`<${Kind} type=${type} name=${typeof node?.filename === "string" ? node.filename : null} />${caption && html`<${Text} text=${caption} />`}`;
 }
 
-const KIND_ICONS = { image: "image", sticker: "image", video: "image", audio: "sound", voice: "sound", document: "file", location: "place" };
+const PICTURES = ["image", "sticker"];
+const PLAYED = { audio: "audio", voice: "audio", video: "video" };
 
-const Kind = ({ type, name }) => html`<span class="kind"><${Icon} name=${KIND_ICONS[type] ?? "file"} size=${16} />${worded("type", type)}${name && html`<bdi class="file-name">${name}</bdi>`}</span>`;
+const Kind = ({ type, name }) => html`<span class="kind"><${Icon} name=${iconOf(type)} size=${16} />${name ? html`<span class="visually-hidden">${worded("type", type)}</span><bdi class="file-name">${name}</bdi>` : worded("type", type)}</span>`;
 
 function Place({ place }) {
   const { latitude, longitude } = place;
@@ -85,28 +88,31 @@ const Cards = ({ cards }) => cards.slice(0, 20).map((card, index) => html`<div k
 /** What was written with a file: without the marks that the history, lists and searches have around it. */
 const captionOf = (text) => text?.replace(/^\[(image|video|document|sticker|audio|voice message)(: [^]*\]$|\])\s?/, "").replace(/\n\[shows: [^]*\]$/, "");
 
-/** A file that is kept. Pictures and sounds come from our own server, with their type checked there. */
+/** A file that is kept. Pictures and sounds come from our own server, with their type checked there. What the customer wrote with
+ * it stands first; what the bot heard or saw in it says that it is the bot's. */
 function Media({ message }) {
   const { media } = message;
+  const kind = media.kind ?? message.type;
   const text = captionOf(message.text);
   const href = `/messages/${encodeURIComponent(message.id)}/media`;
   const isHere = media.state === "kept";
-  const label = media.description || worded("type", media.kind ?? message.type);
+  const label = media.description || worded("type", kind);
+  const title = html`<${Kind} type=${kind} name=${media.name} />`;
   return html`<div class="media">
-    ${isHere && ["image", "sticker"].includes(media.kind) ? html`<${Picture} src=${href} name=${media.name ?? worded("type", media.kind)} description=${label} instead=${html`<${Kind} type=${media.kind} />`} />`
-      : isHere && ["audio", "voice"].includes(media.kind) ? html`<audio controls preload="none" src=${href} aria-label=${label}></audio>`
-      : isHere && media.kind === "video" ? html`<video controls preload="none" src=${href} aria-label=${label}></video>`
-      : html`<${Kind} type=${media.kind ?? message.type} />`}
-    <p class="file"><bdi>${media.name ?? ""}</bdi> <span class="quiet">${media.size ? bytes(media.size) : ""}</span>
-      ${isHere ? html` <a href=${href} download=${media.name ?? ""}>${t("thread.download")}</a>` : html` <span class="quiet">${worded("media", media.state)}</span>`}</p>
-    ${media.description && html`<p class="description" dir="auto">${media.description}</p>`}
+    ${isHere && PICTURES.includes(kind) ? html`<${Picture} src=${href} name=${media.name ?? worded("type", kind)} file=${media.name ?? ""} description=${label} instead=${title} />`
+      : isHere && PLAYED[kind] ? html`<${Player} tag=${PLAYED[kind]} src=${href} mime=${media.mime} label=${label} instead=${title} />`
+      : title}
     ${text && text !== media.description && html`<${Text} text=${text} />`}
+    ${media.description && html`<p class="description-of">${t(PLAYED[kind] === "audio" ? "media.transcript" : "media.summary")}</p>
+      <p class="description" dir="auto">${media.description}</p>`}
+    <p class="file"><span class="quiet">${media.size ? bytes(media.size) : ""}</span>
+      ${isHere ? html` <a href=${href} download=${media.name ?? ""}>${t("thread.download")}</a>` : html` <span class="quiet">${worded("media", media.state)}</span>`}</p>
   </div>`;
 }
 
 /** A message of ours that the thread does not show yet. */
 export const Waiting = ({ message, onAgain, onGiveUp }) => html`<article class="message out by-human ${message.state}">
-  <div class="bubble"><span class="author">${t("author.human")}</span>${message.file && html`<${Kind} type="document" name=${message.file.name} />`}${message.text && html`<${Text} text=${message.text} />`}
+  <div class="bubble"><span class="author">${t("author.human")}</span>${message.file && html`<div class="media"><${Preview} file=${message.file} instead=${html`<${Kind} type=${kindOf(message.file)} name=${message.file.name} />`} /></div>`}${message.text && html`<${Text} text=${message.text} />`}
     <footer><${Time} at=${message.at} format=${clock} />${message.state !== "failed" && html`<${Ticks} status="pending" />`}</footer></div>
   ${message.state === "failed" && html`<div class="failure" role="alert"><${Icon} name="alert" size=${14} /><span>${t("thread.not_sent", { why: message.error.message })}</span>
     <${Button} onClick=${onAgain}>${t("thread.send_again")}</${Button}><${Button} kind="bare" onClick=${onGiveUp}>${t("thread.give_up")}</${Button}></div>`}

@@ -10,16 +10,16 @@ const WHEEL = 0.002;
 const SMALLEST = 0.05;
 const LARGEST = 8;
 
-/** `description` is read out in place of the picture. `instead` stands there if the browser cannot show it. */
-export function Picture({ src, name, description, instead }) {
+/** `description` is read out in place of the picture; `file` is its name as a download. `instead` stands there if the browser cannot show it. */
+export function Picture({ src, name, file, description, instead }) {
   const [isBroken, setBroken] = useState(false);
   if (isBroken) return instead;
-  const open = () => openDialog(name, () => html`<${Viewer} src=${src} description=${description} />`, { kind: "viewer" });
+  const open = () => openDialog(name, () => html`<${Viewer} src=${src} file=${file} description=${description} />`, { kind: "viewer" });
   return html`<button type="button" class="picture" aria-haspopup="dialog" title=${t("picture.enlarge")} onClick=${open}>
     <img src=${src} alt=${description} loading="lazy" onError=${() => setBroken(true)} /></button>`;
 }
 
-function Viewer({ src, description }) {
+function Viewer({ src, file, description }) {
   const box = useRef(null);
   const image = useRef(null);
   const kept = useRef(null); // the point of the picture that must not move, and where it stands in the box
@@ -80,6 +80,7 @@ function Viewer({ src, description }) {
       <${Button} onClick=${fit} aria-pressed=${scale === null}>${t("picture.fit")}</${Button}>
       <${Button} onClick=${full} aria-pressed=${scale === 1}>${t("picture.full")}</${Button}>
       <output aria-live="polite">${percent(Math.round((scale ?? fitting) * 100) / 100)}</output>
+      <a class="viewer-download" href=${src} download=${file}>${t("thread.download")}</a>
     </div>
     <div class="viewer-box" ref=${box} tabindex="0" autofocus onWheel=${wheeled} onPointerMove=${dragged}
       onTouchStart=${pinched} onTouchMove=${pinched} onTouchEnd=${pinched} onDblClick=${(event) => (scale === null ? zoom(1, [event.clientX, event.clientY]) : fit())}>

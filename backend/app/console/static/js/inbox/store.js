@@ -273,10 +273,12 @@ const changeOutbox = (id, change) => {
 const FILE_TIMEOUT_MS = 120_000;
 
 /** `file`: to go with the text, which becomes its caption. */
-export function send(conversation, text, file = null) {
-  const message = { key: newKey(), text, file, at: new Date().toISOString(), state: "sending", error: null };
-  changeOutbox(conversation.id, (items) => [...items, message]);
-  return deliver(conversation, message);
+/** One message, or one for each file, in their order: the first has the words. */
+export async function send(conversation, text, files = []) {
+  const parts = files.length ? files.map((file, index) => ({ file, text: index ? "" : text })) : [{ file: null, text }];
+  const messages = parts.map((part) => ({ ...part, key: newKey(), at: new Date().toISOString(), state: "sending", error: null }));
+  changeOutbox(conversation.id, (items) => [...items, ...messages]);
+  for (const message of messages) await deliver(conversation, message);
 }
 
 /** The same message again, under the same key: whatever became of the first try, the customer gets it once. */
