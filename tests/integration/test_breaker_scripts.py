@@ -113,9 +113,9 @@ async def test_a_success_in_the_report_leaves_only_the_failures_after_it(server:
 
 async def test_a_success_from_before_the_row_began_does_not_end_it_however_late_it_is_told(server: Server):
     await server.report(1, replica="a")
-    assert (await server.report(1, ok=1000, ok_age=0.5, row_age=0.4, replica="b"))["failures"] == "2"
-    assert (await server.report(0, ok=1000, ok_age=0.5, replica="c"))["failures"] == "2"
-    assert (await server.report(1, ok=1000, ok_age=0.5, row_age=0.4, replica="d"))["state"] == "open"
+    assert (await server.report(1, ok=1000, ok_age=20, row_age=0.4, replica="b"))["failures"] == "2"
+    assert (await server.report(0, ok=1000, ok_age=20, replica="c"))["failures"] == "2"
+    assert (await server.report(1, ok=1000, ok_age=20, row_age=0.4, replica="d"))["state"] == "open"
 
 
 async def test_a_success_after_the_row_began_ends_it_however_late_the_row_was_told(server: Server):
@@ -147,9 +147,9 @@ async def test_a_rate_needs_its_minimum_of_calls(server: Server):
 async def test_while_open_a_delay_only_ever_extends(server: Server):
     view = await server.report(3)
     assert view["left"] == 10
-    assert (await server.report(1, hold=5))["left"] == pytest.approx(10, abs=0.5)
-    assert (await server.report(1, hold=20))["left"] == pytest.approx(20, abs=0.5)
-    assert (await server.report(1, hold=1000))["left"] == pytest.approx(30, abs=0.5)
+    assert (await server.report(1, hold=5))["left"] == pytest.approx(10, abs=4)
+    assert (await server.report(1, hold=20))["left"] == pytest.approx(20, abs=4)
+    assert (await server.report(1, hold=1000))["left"] == pytest.approx(30, abs=4)
     assert server.version[1] == 1
 
 
@@ -268,15 +268,15 @@ async def test_a_lost_history_begins_another_life(server: Server):
 async def test_every_change_is_published_by_the_script_that_makes_it(server: Server):
     subscription = server.redis.pubsub()
     await subscription.subscribe(KEYS.channel)
-    await subscription.get_message(timeout=1)
+    await subscription.get_message(timeout=10)
     await server.half_open()
     await server.acquire()
     await server.settle("fail")
     await server.force("forced_closed")
-    states = []
-    while message := await subscription.get_message(timeout=0.05):
-        states.append(message["data"].split(b"\n")[3].decode())
+    messages = [await subscription.get_message(timeout=10) for _ in range(4)]
+    states = [message["data"].split(b"\n")[3].decode() for message in messages]
     assert states == ["open", "half_open", "open", "forced_closed"]
+    assert await subscription.get_message(timeout=0.05) is None, "once each"
     await subscription.aclose()
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from app.core.cache import Cache, join_fleet
 from tests.support.fakes import Source
+from tests.support.patience import Within
 from tests.support.proxy import Proxy, proxied
 
 KEYS = [f"user:{number}" for number in range(40)]
@@ -52,16 +53,18 @@ async def test_what_one_replica_loaded_the_other_finds_in_a_redis_far_away(
     assert max(tries) >= 0.95 * len(KEYS), tries
 
 
-async def test_a_redis_that_slows_down_far_beyond_its_distance_costs_no_more_than_the_bound(valkey_url: str) -> None:
+async def test_a_redis_that_slows_down_far_beyond_its_distance_costs_no_more_than_the_bound(
+    valkey_url: str, within: Within
+) -> None:
     """The way is 1 ms; then every answer takes 400 ms."""
     async with AsyncExitStack() as stack:
         cache, way = await far_replica(stack, valkey_url, 0.001)
         await cache.get_or_fetch("user:0", Source(), ttl_seconds=300)
         way.delay_seconds = 0.4
-        slowest = 0.0
+        slowest, before = 0.0, cache.stats().bypassed
         for key in KEYS[1:]:
             started = time.monotonic()
             await cache.get_or_fetch(key, Source(), ttl_seconds=300)
             slowest = max(slowest, time.monotonic() - started)
-        assert slowest < 0.1
-        assert cache.stats().bypassed == len(KEYS) - 1
+        assert slowest < within(0.1, below=0.4)
+        assert cache.stats().bypassed - before == len(KEYS) - 1

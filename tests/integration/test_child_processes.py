@@ -44,6 +44,8 @@ def test_the_stop_signal_is_sent_once(tmp_path: Path) -> None:
     counting = "import signal; signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True)); "
     process = started(child(tmp_path, counting + SAYS_READY))
     process.ask_to_stop()
+    while process.running and "asked" not in process.log_tail():
+        time.sleep(0.005)
     process.stop(grace_seconds=0.3)
     assert process.log_tail().splitlines().count("asked") == 1
 

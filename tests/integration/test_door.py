@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -47,9 +47,20 @@ async def until_connected(url: str, is_so: Callable[[list[dict[str, str]]], bool
 
 
 async def echo_many(door: Door) -> None:
+    """However long it takes: a busy machine is late sometimes, and the limits of a door are no subject of this."""
     said = [f"{number}" for number in range(MANY)]
-    heard = await asyncio.gather(*(door.ask("ECHO", word) for word in said))
+    heard = await asyncio.gather(*(door.ask("ECHO", word, within_seconds=10, urgent=True) for word in said))
     assert [word.decode() for word in heard] == said
+
+
+async def until_answered(door: Door) -> None:
+    """Redis is there again for all who ask. On a busy machine the first answers may still be late."""
+    async with asyncio.timeout(10):
+        while True:
+            with suppress(Unavailable):
+                assert await door.ask("PING", urgent=True)
+                break
+    assert not door.is_away
 
 
 # --- bounded, and not waited for ---
@@ -73,8 +84,7 @@ async def test_a_server_that_hangs_costs_one_call_its_limit_and_the_others_nothi
             await door.ask("PING", urgent=True)
         assert not isinstance(asked.value, NotAsked)
         valkey.resume()
-        assert await door.ask("PING", urgent=True)
-        assert not door.is_away
+        await until_answered(door)
         await echo_many(door)
 
 
@@ -87,7 +97,7 @@ async def test_while_redis_is_away_one_call_at_a_time_finds_out(valkey: Valkey, 
         asked = await asyncio.gather(*(door.ask("PING") for _ in range(MANY)), return_exceptions=True)
         assert [isinstance(answer, NotAsked) for answer in asked] == [False] + [True] * (MANY - 1)
         valkey.resume()
-        assert await door.ask("PING")
+        await until_answered(door)
         await echo_many(door)
 
 
@@ -271,7 +281,7 @@ async def test_commands_one_after_the_other_use_one_connection(valkey_url: str) 
         await echo_many(door)
         await echo_many(door)
         assert len(connections_to(valkey_url)) == MANY
-    assert connections_to(valkey_url) == []
+    await until_connected(valkey_url, lambda connections: not connections)
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -319,7 +329,7 @@ async def test_a_cancelled_command_costs_nobody_else_a_connection(valkey_url: st
         await asyncio.wait({late})
         line.thaw()
         await echo_many(door)
-        assert len(before & {each["id"] for each in connections_to(valkey_url)}) == MANY - 1
+        await until_connected(valkey_url, lambda now: len(before & {each["id"] for each in now}) == MANY - 1)
 
 
 async def test_a_connection_that_opens_slowly_is_there_for_the_next_command(valkey_url: str) -> None:
@@ -359,4 +369,4 @@ async def test_a_connection_that_is_cut_takes_the_idle_ones_along_and_no_room_in
                 await cut
             line.thaw()
         await echo_many(door)
-        assert len(connections_to(valkey_url)) == MANY
+        await until_connected(valkey_url, lambda connections: len(connections) == MANY)

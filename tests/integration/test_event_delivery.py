@@ -130,7 +130,7 @@ async def exchange(valkey_url: str, store_url: str) -> AsyncIterator[Exchange]:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(close_http_client)
         outside = await stack.enter_async_context(receivers())
-        settings = settings_of("http://127.0.0.1:9", valkey_url, store_url, lease_seconds=1.0)
+        settings = settings_of("http://127.0.0.1:9", valkey_url, store_url)
         store = await wiring.open_store(settings)
         stack.push_async_callback(store.aclose)
         sql = await asyncpg.connect(store_url)
@@ -276,6 +276,7 @@ async def test_a_relay_that_dies_between_its_steps_loses_and_doubles_nothing(
 async def test_a_worker_that_dies_after_the_post_tells_again_with_the_same_id(
     exchange: Exchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    exchange.settings = exchange.settings.model_copy(update={"lease_seconds": 1.0})
     await exchange.listen("/a")
     ids = await exchange.tell(2, conversation())
     queue = exchange.queue()
@@ -330,6 +331,7 @@ async def test_what_a_wiped_queue_lost_is_told_before_what_followed(exchange: Ex
         pass
     worker = exchange.worker(exchange.queue())
     exchange.run(worker.loop.run)
+    exchange.stack.push_async_callback(worker.loop.drain, 0)
     assert await exchange.outside.until("/a", 3) == lost + followed
 
 
@@ -384,10 +386,10 @@ async def test_a_receiver_that_is_down_fills_the_table_and_not_the_queue(exchang
     await exchange.outside.until("/fine", 45)
 
     async def settled() -> bool:
-        return await queue.depths([group_of(down.id), group_of(fine.id)]) == [20, 0]
+        held = await exchange.sql.fetchval("select count(*) from outbox_held")
+        return held == 25 and await queue.depths([group_of(down.id), group_of(fine.id)]) == [20, 0]
 
     await eventually(settled)
-    assert await exchange.sql.fetchval("select count(*) from outbox_held") == 25
     exchange.outside.answers["/down"] = 200
     told = await exchange.outside.until("/down", 45)
     for talk in talks:
@@ -476,7 +478,7 @@ async def test_receivers_that_hang_delay_no_other(exchange: Exchange, within: Wi
         assert time.monotonic() - at < within(1.5)
 
 
-async def test_drain_gives_back_what_hangs_at_once(exchange: Exchange) -> None:
+async def test_drain_gives_back_what_hangs_at_once(exchange: Exchange, within: Within) -> None:
     await exchange.listen("/a")
     exchange.outside.answers["/a"] = HANG
     queue = exchange.queue()
@@ -489,7 +491,8 @@ async def test_drain_gives_back_what_hangs_at_once(exchange: Exchange) -> None:
     exchange.outside.answers["/a"] = 200
     await leaving.loop.drain(0)
     await exchange.start()
-    assert await exchange.outside.until("/a", 1, timeout_seconds=1) == [event]
+    before_the_lease_ends = within(1, below=exchange.settings.lease_seconds / 2)
+    assert await exchange.outside.until("/a", 1, timeout_seconds=before_the_lease_ends) == [event]
 
 
 async def test_dead_letters_of_events_stand_behind_those_of_messages_in_one_list(exchange: Exchange) -> None:

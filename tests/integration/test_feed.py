@@ -214,9 +214,11 @@ async def test_what_redis_could_not_take_becomes_a_reset(valkey_url: str) -> Non
         reader = await feed.open("a", last_id=None)
         with redis.Redis.from_url(valkey_url) as client:
             client.config_set("maxmemory", 1)
-            feed.tell("a", b"said", b"lost")
-            await asyncio.sleep(0.2)  # time itself: the try that fails
-            client.config_set("maxmemory", 0)
+            try:
+                feed.tell("a", b"said", b"lost")
+                await until(lambda: "a" in feed._lost)
+            finally:
+                client.config_set("maxmemory", 0)
         assert [each.event for each in await heard(reader, 1)] == [RESET]
         feed.tell("a", b"said", b"1")
         assert data(await heard(reader, 1)) == [b"1"]

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
 from app.core.circuit_breaker import BreakerPolicy, State
 from app.core.errors import Unavailable
 from tests.support.breaker_kit import PATIENT, POLICY, BreakerReplica, until
+from tests.support.patience import Within
 
 Make = Callable[..., Awaitable[list[BreakerReplica]]]
 
 STAYS_OPEN = BreakerPolicy(failure_threshold=5, open_seconds=60.0)
 """For tests that are not about recovery: on a busy machine `POLICY`'s 0.4 s are over before the next line."""
+PROBED_FOR_LONG = replace(POLICY, probe_lease_seconds=30.0)
+"""For tests in which a probe is under way: on a busy machine `POLICY`'s second is over while it is."""
 
 
 @pytest.fixture
@@ -83,11 +88,11 @@ async def test_two_good_probes_close_it_for_all(make: Make):
     await until(lambda: all(replica.state == "closed" for replica in replicas))
 
 
-async def test_a_message_lost_is_made_good_by_the_resync(make: Make):
+async def test_a_message_lost_is_made_good_by_the_resync(make: Make, within: Within):
     told, deaf = await make(2)
     deaf.fleet.hear = lambda _message: None
     await five_failures(told, deaf)
-    await until(lambda: deaf.state == "open", timeout_seconds=1.3)
+    await until(lambda: deaf.state == "open", timeout_seconds=within(1.3))
 
 
 async def test_one_replica_alone_opens_only_its_own_circuit(make: Make):
@@ -177,15 +182,15 @@ async def test_slow_calls_trip_although_none_fails(make: Make):
 
 async def test_a_delay_named_by_the_upstream_opens_for_that_long_everywhere(make: Make):
     one, other = await make(2)
-    one.fails(Unavailable("some", retry_after=3.0))
+    one.fails(Unavailable("some", retry_after=30.0))
     await one.call()
     await until(lambda: other.state == "open")
     for replica in (one, other):
-        assert 2.5 < replica.breaker.snapshot().retry_after <= 3.0
+        assert 25 < replica.breaker.snapshot().retry_after <= 30
 
 
 async def test_only_one_probe_in_the_whole_fleet(make: Make):
-    replicas = await make(3, POLICY)
+    replicas = await make(3, PROBED_FOR_LONG)
     await trip(replicas)
     await asyncio.sleep(POLICY.open_seconds)
     running = most = 0
@@ -210,14 +215,17 @@ async def test_a_failed_probe_opens_it_again_for_longer(make: Make):
     replicas = await make(2, POLICY)
     await trip(replicas)
     await asyncio.sleep(POLICY.open_seconds)
+    before = time.monotonic()
     assert await replicas[0].call() == "ConnectFailed"
     await until(lambda: replicas[1].state == "open" and replicas[1].breaker.version[1] == 3)
     for replica in replicas:
-        assert 0.7 < replica.breaker.snapshot().retry_after <= 0.8 * 1.2
+        left = replica.breaker.snapshot().retry_after
+        assert left <= 0.8 * 1.2
+        assert time.monotonic() - before + left > 0.79
 
 
 async def test_a_cancelled_probe_gives_its_permit_back(make: Make):
-    one, other = await make(2, POLICY)
+    one, other = await make(2, PROBED_FOR_LONG)
     await trip([one, other])
     await asyncio.sleep(POLICY.open_seconds)
     started = asyncio.Event()
@@ -232,14 +240,15 @@ async def test_a_cancelled_probe_gives_its_permit_back(make: Make):
     assert await other.call() == "CircuitBreakerOpenError"
     call.cancel()
     await asyncio.wait([call])
-    async with asyncio.timeout(POLICY.probe_lease_seconds / 2):
+    async with asyncio.timeout(PROBED_FOR_LONG.probe_lease_seconds / 2):
         while await other.call() != "ok":
             await asyncio.sleep(0.01)
 
 
 async def test_a_call_cancelled_while_it_asks_gives_back_what_it_is_granted(make: Make):
-    one, other = await make(2, POLICY)
+    one, other = await make(2, PROBED_FOR_LONG)
     await trip([one, other])
+    called = one.called
     await asyncio.sleep(POLICY.open_seconds)
     ask, asked, go_on = one.fleet._connection.run, asyncio.Event(), asyncio.Event()
 
@@ -256,10 +265,10 @@ async def test_a_call_cancelled_while_it_asks_gives_back_what_it_is_granted(make
     await asyncio.wait([call])
     go_on.set()
     other.recovers()
-    async with asyncio.timeout(POLICY.probe_lease_seconds / 2):
+    async with asyncio.timeout(PROBED_FOR_LONG.probe_lease_seconds / 2):
         while await other.call() != "ok":
             await asyncio.sleep(0.01)
-    assert one.called == 3
+    assert one.called == called
 
 
 async def test_a_newcomer_knows_before_its_first_call(make: Make):

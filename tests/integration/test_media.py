@@ -80,14 +80,14 @@ async def test_a_voice_note_is_answered_on_what_it_says_and_its_words_stand_in_t
 
 
 async def test_several_files_and_texts_of_a_run_are_one_question_in_their_order(make_office: MakeOffice) -> None:
-    office = await make_office(debounce_seconds=0.2)
+    office = await make_office(debounce_seconds=0.4)
     person = office.person()
     quoted = wa.text(person, "We want a cake for eight")
     await answer(office, person, quoted)
-    await office.receive(person, wa.text(person, "Hello"), await file(
-        office, person, "image", PHOTO, caption="This one", context={"id": quoted["id"]}
-    ))  # fmt: skip
-    await office.receive(person, await file(office, person, "document", PDF, filename="order.pdf"))
+    image = await file(office, person, "image", PHOTO, caption="This one", context={"id": quoted["id"]})
+    document = await file(office, person, "document", PDF, filename="order.pdf")
+    await office.receive(person, wa.text(person, "Hello"), image)
+    await office.receive(person, document)
     await office.until_idle()
     said = (await office.sends(person))[-1]["text"]
     assert "38 EUR" in said
@@ -396,10 +396,11 @@ async def test_what_a_killed_worker_had_kept_and_not_said_is_not_fetched_again(m
 
 
 async def test_a_file_that_the_model_cannot_open_is_left_out_and_the_rest_is_answered(make_office: MakeOffice) -> None:
-    office = await make_office(debounce_seconds=0.2)
+    office = await make_office(debounce_seconds=0.4)
     person = office.person()
+    image = await file(office, person, "image", b"no picture at all", caption="this one")
     await office.receive(person, wa.text(person, "Do you have vegan pastries?"))
-    await office.receive(person, await file(office, person, "image", b"no picture at all", caption="this one"))
+    await office.receive(person, image)
     await office.until_idle()
     assert "apple turnover" in (await office.sends(person))[-1]["text"]
     assert await needs_human(office) == "unreadable"

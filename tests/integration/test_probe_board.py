@@ -46,7 +46,7 @@ async def test_of_many_replicas_one_looks_and_all_know(redis: Redis) -> None:
 
 async def test_a_looker_that_died_costs_its_turn_and_its_late_report_is_refused(redis: Redis) -> None:
     first, second = (ProbeBoard(Door(redis), namespace="test", replica_id=name) for name in ("first", "second"))
-    assert (await first.turn("gemini", fresh_seconds=30, looker_seconds=0.05)).is_mine
+    assert (await first.turn("gemini", fresh_seconds=30, looker_seconds=0.5)).is_mine
     assert not (await second.turn("gemini", fresh_seconds=30, looker_seconds=5)).is_mine
     async with asyncio.timeout(5):
         while not (await second.turn("gemini", fresh_seconds=30, looker_seconds=5)).is_mine:

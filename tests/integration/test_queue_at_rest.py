@@ -25,7 +25,15 @@ async def replicas(valkey_url: str) -> AsyncIterator[Replicas]:
 
 
 def _on_disk(folder: Path) -> bool:
-    return any(TEXT in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    return any(TEXT in _content(path) for path in folder.rglob("*"))
+
+
+def _content(path: Path) -> bytes:
+    """Nothing of what is no file, or not any more: the server removes some while they are looked at."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        return b""
 
 
 async def _rewritten(replicas: Replicas, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -76,6 +77,7 @@ async def test_depth_and_age_are_those_of_the_moment_they_are_asked_for(replicas
     queue = replicas.queue()
     await queue.put([event("a"), event("a"), event("b")])
     claim = await claim_one(queue)
+    await asyncio.sleep(0.002)  # the age is in whole milliseconds
     stats = await queue.stats()
     assert REGISTRY.get_sample_value("chorus_queue_pending") == 3, "what is in flight is not finished"
     assert REGISTRY.get_sample_value("chorus_queue_oldest_seconds") == stats.oldest_seconds > 0

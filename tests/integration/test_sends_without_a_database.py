@@ -112,7 +112,7 @@ async def test_a_refusal_is_recorded_when_the_database_is_back(make_office: Make
     office = await make_office(database_url=way.url, send_reconcile_seconds=LATER)
     person = office.person()
     match = {"recipient": person.wa_id, "operation": "send"}
-    await office.control.add_fault("whatsapp", match=match, error=error, count=1, latency_ms=300)
+    await office.control.add_fault("whatsapp", match=match, error=error, count=1, latency_ms=1000)
     await office.receive(person, wa.text(person, "Where are you?"))
     await office.control.wait(1, kind="send", to=person.wa_id)
     close(way)

@@ -24,6 +24,7 @@ from app.services.breaker_service import BreakerService
 from app.services.ingest_service import IngestService
 from app.services.silence_watch import SilenceWatch
 from app.services.stopped_answers import stopped_answers
+from tests.support.breaker_kit import PATIENT
 
 NUMBER = "106540352242922"
 
@@ -139,7 +140,7 @@ async def test_one_replica_looks_every_replica_shows_it_and_it_is_told_once(
 
 
 async def test_the_check_up_is_told_which_number_is_silent_and_why_a_circuit_is_open(redis: Redis) -> None:
-    fleet = BreakerFleet(Door(redis, channels=redis), namespace="t", replica_id="a")
+    fleet = BreakerFleet(Door(redis, channels=redis), namespace="t", replica_id="a", timings=PATIENT)
     breaker = CircuitBreaker("gemini_api", BreakerPolicy(2, 60.0), dependency="gemini")
     accounts = KeyedCircuitBreakers("whatsapp_api", BreakerPolicy(2, 60.0))
     fleet.join(breaker, accounts)

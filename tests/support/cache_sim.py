@@ -172,7 +172,7 @@ class SimWorld:
         self.failures: list[str] = []
         self._feed: Any = self.server.pubsub()  # type: ignore[no-untyped-call]  # redis-py declares no type
         self._feed.subscribe("sim:{c0}:inv")
-        self._feed.get_message(timeout=1)
+        self._feed.get_message(timeout=10)
         self.replicas: list[SimReplica] = []
         for number in range(replicas):
             self.replicas.append(self.within(partial(SimReplica, self, f"replica{number:09d}")))
@@ -205,7 +205,7 @@ class SimWorld:
     def _collect(self) -> None:
         """What was published so far: it comes before the answer to a ping."""
         self._feed.ping()
-        while (message := self._feed.get_message(timeout=1))["type"] != "pong":
+        while (message := self._feed.get_message(timeout=10))["type"] != "pong":
             for replica in self.replicas:
                 if replica.subscribed:
                     replica.inbox.append(message["data"])
