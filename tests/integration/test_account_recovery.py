@@ -326,6 +326,32 @@ async def test_a_person_learns_that_their_message_cannot_go_out(make_office: Mak
         assert newest.error["code"] == "account_blocked"
 
 
+@pytest.mark.parametrize(("error", "code"), [("190", "account_blocked"), ("131053", 131053)])
+async def test_a_person_learns_that_their_file_cannot_go_out(
+    make_office: MakeOffice, valkey_url: str, error: str, code: object
+) -> None:
+    office = await make_office(reply_deadline_seconds=1.0)
+    people = await ask(office, 1)
+    await until_answered(office, people, time.monotonic())
+    await office.until_idle()
+    (conversation,) = (await office.store.list_conversations(office.account.id, limit=1, cursor=None)).items
+    await office.control.add_fault("whatsapp", error=error, match={"operation": "upload"})
+    async with part_of_a_fleet(office, valkey_url):
+        await office.conversations.reply_with_file(
+            User("ada", is_operator=True), conversation.id, content=b"%PDF-1.4", name="order.pdf", text="Your order",
+            idempotency_key=None,
+        )  # fmt: skip
+        await office.until_idle()
+        newest = (await office.store.list_messages(conversation.id, limit=1, cursor=None)).items[0]
+        assert (newest.text, newest.type, newest.status) == ("[document] Your order", "document", Status.FAILED)
+        assert newest.error is not None
+        assert newest.error["code"] == code
+        found = await office.store.get_conversation(conversation.id)
+        assert found is not None
+        assert found.needs_human
+        assert (await account(office)).is_blocked is (error == "190")
+
+
 async def test_a_persons_message_that_waits_goes_out_when_the_token_is_replaced(
     make_office: MakeOffice, valkey_url: str
 ) -> None:

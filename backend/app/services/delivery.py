@@ -159,7 +159,13 @@ class Delivery:
                 try:
                     step = replace(step, file=await self._uploaded(step, file))
                 except SendRejected as exc:
+                    await self._begin(step)  # the message is there then, and shows that it failed
                     return await self._rejected(step, exc)
+                except (AccountRejected, Unavailable) as exc:
+                    if not await self._is_hopeless(reply, account, accepted_at, exc):
+                        raise
+                    await self._begin(step)
+                    return await self._given_up(step, exc)
                 decision = await self._begin(step)
             elif begun is not None and index == 0:
                 step = _Step(reply, index, parts, account, to, fence, ensure_held, attempt=begun.attempt)
@@ -286,13 +292,16 @@ class Delivery:
                 if exc.wa_code == PAIR_RATE:
                     exc.retry_after = await self.pacer.hold(account.phone_number_id, _peer(step.to))
             elif await self._is_hopeless(reply, account, accepted_at, exc):
-                await self.give_up(replace(reply, part=step.index), fence=step.fence)
-                why = exc.reason if isinstance(exc, AccountRejected) else account.blocked_reason
-                return Delivered(ReplyState.FAILED, f"the account is blocked: {why}")
+                return await self._given_up(step, exc)
             raise
         await self._record_success(step, wamid)
         await self.accounts.accepted(account)
         return None
+
+    async def _given_up(self, step: _Step, exc: Exception) -> Delivered:
+        await self.give_up(replace(step.reply, part=step.index), fence=step.fence)
+        why = exc.reason if isinstance(exc, AccountRejected) else step.account.blocked_reason
+        return Delivered(ReplyState.FAILED, f"the account is blocked: {why}")
 
     async def _posted(self, step: _Step) -> str:
         post = partial(self.messenger.send_text, step.account, step.to, step.text)
