@@ -274,6 +274,19 @@ async def test_what_a_queue_forgot_is_moved_again_but_not_to_those_who_have_it(
     assert await written(scene, sql) == []
 
 
+async def test_very_many_are_moved_again_page_by_page(scene: Scene, sql: asyncpg.Connection) -> None:
+    endpoint = await listen(scene)
+    await sql.execute("delete from outbox")
+    await scene.receive(message(), message(), message())
+    ids = [str(row["id"]) for row in await written(scene, sql)]
+    await unmoved(scene)
+    await scene.store.outbox_moved(ids, life="one")
+    assert await scene.store.outbox_begin(life="two", keep_seconds=1000, limit=2) == (2, 0)
+    assert await unmoved(scene) == [(event, (endpoint.id,)) for event in ids[:2]], "the oldest first"
+    assert await scene.store.outbox_begin(life="two", keep_seconds=1000, limit=2) == (1, 0)
+    assert await unmoved(scene) == [(event, (endpoint.id,)) for event in ids]
+
+
 async def test_what_no_endpoint_wants_any_more_goes(scene: Scene, sql: asyncpg.Connection) -> None:
     endpoint = await listen(scene)
     await scene.receive()

@@ -335,6 +335,22 @@ async def test_what_a_wiped_queue_lost_is_told_before_what_followed(exchange: Ex
     assert await exchange.outside.until("/a", 3) == lost + followed
 
 
+async def test_all_that_a_wiped_queue_lost_is_looked_at_anew_in_small_pages(exchange: Exchange) -> None:
+    await exchange.listen("/a")
+    queue = exchange.queue()
+    relay, door = exchange.relay(queue, upkeep_page=2), wiring.open_door(exchange.settings.redis_url, exchange.stack)
+    ids = await exchange.tell(5, conversation())
+    await relay.begin()
+    await relay.round()
+    await door.ask("FLUSHALL")
+    await relay.begin()
+    assert await exchange.sql.fetchval("select count(*) from outbox where life is null") == 5
+    await relay.round()
+    worker = exchange.worker(exchange.queue())
+    exchange.run(worker.loop.run)
+    assert await exchange.outside.until("/a", 5) == ids
+
+
 async def test_while_redis_is_away_events_wait_in_the_database(exchange: Exchange, valkey: Valkey) -> None:
     await exchange.listen("/a")
     await exchange.start()

@@ -509,7 +509,7 @@ class ConversationStore(Protocol):
 
     async def index_search(self, *, rows: int, messages: int) -> int:
         """Make findable what was written since: at most so many pending rows, and about so many messages. Returns how
-        many rows are done."""
+        many rows are done; 0 while another call works."""
         ...
 
     async def list_messages(self, conversation_id: str, *, limit: int, cursor: str | None) -> Page[Message]:
@@ -945,8 +945,8 @@ class OutboxStore(Protocol):
         ...
 
     async def outbox_begin(self, *, life: str, keep_seconds: float, limit: int) -> tuple[int, int]:
-        """What was moved into a queue of another life is to be moved again; delete rows older than `keep_seconds`, at
-        most `limit`. Returns how many of each."""
+        """What was moved into a queue of another life is to be moved again; delete rows older than `keep_seconds`. At
+        most `limit` of each, the oldest first. Returns how many of each."""
         ...
 
     async def outbox_work(

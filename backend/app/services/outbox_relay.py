@@ -62,6 +62,7 @@ class OutboxRelay:
         *,
         window: int = WINDOW,
         page: int = PAGE,
+        upkeep_page: int = UPKEEP_PAGE,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._store = store
@@ -69,6 +70,7 @@ class OutboxRelay:
         self._lease = lease
         self._window = window
         self._page = page
+        self._upkeep_page = upkeep_page
         self._clock = clock
         self._life = ""
         self._upkeep_at = 0.0
@@ -128,14 +130,20 @@ class OutboxRelay:
         life = await self._queue.life()
         if life == self._life and self._clock.monotonic() < self._upkeep_at:
             return
-        again, gone = await self._store.outbox_begin(life=life, keep_seconds=KEEP_SECONDS, limit=UPKEEP_PAGE)
-        if again:
-            logger.warning("the queue of events began anew: they are moved again", extra={"events": again})
-        if gone:
-            logger.warning("events that were not told in time are forgotten", extra={"events": gone})
+        page, moved_again = self._upkeep_page, 0
+        while True:
+            again, gone = await self._store.outbox_begin(life=life, keep_seconds=KEEP_SECONDS, limit=page)
+            moved_again += again
+            if gone:
+                logger.warning("events that were not told in time are forgotten", extra={"events": gone})
+            if again < page:
+                break
+            await self._lease.hold()  # all pages together may take longer than it lasts
+        if moved_again:
+            logger.warning("the queue of events began anew: they are moved again", extra={"events": moved_again})
         await self._queue.stats()  # sets the gauges
         self._life = life
-        self._upkeep_at = self._clock.monotonic() + (0.0 if gone >= UPKEEP_PAGE else UPKEEP_SECONDS)
+        self._upkeep_at = self._clock.monotonic() + (0.0 if gone >= page else UPKEEP_SECONDS)
 
     async def _depths(self, endpoints: Iterable[str]) -> dict[str, int]:
         names = sorted(endpoints)
