@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import asyncpg
 import pytest
 
@@ -70,6 +72,32 @@ async def test_the_lists_are_counted_up_to_a_bound(scene: Scene, three: list[Con
     assert (counts.needs_human, counts.unread, counts.bot, counts.all, counts.counted_to) == (1, 2, 1, 3, 1000)
     bounded = await scene.store.count_conversations(scene.account.id, most=2)
     assert (bounded.unread, bounded.all, bounded.counted_to) == (2, 2, 2)
+
+
+async def test_two_calls_at_once_take_no_words_from_each_other(scene: Scene, sql: asyncpg.Connection) -> None:
+    await say(scene, "331", "Ada", "croissant")
+    async with sql.transaction():  # of a caller that has given up: it goes on all the same
+        await sql.fetchval("select public.chorus_index_search($1::jsonb)", '{"rows": 200, "messages": 2000}')
+        await say(scene, "331", "Ada", "baguette")
+        assert await scene.store.index_search(rows=200, messages=2000) == 0
+    assert await found(scene, "croissant") == ["331"]
+    assert await found(scene, "baguette") == ["331"]
+
+
+async def test_a_message_that_gains_words_while_its_long_conversation_is_taken_in_is_found(
+    scene: Scene, sql: asyncpg.Connection
+) -> None:
+    conversation = await say(scene, "331", "Ada", "croissant")
+    await index(scene.store)
+    # As after the first page of a conversation of more than 1,000 messages.
+    await sql.execute(
+        "insert into search_pending (conversation_id, from_seq) select $1, max(seq) + 1 from messages",
+        uuid.UUID(conversation.id),
+    )
+    await sql.execute(
+        "update messages set text = text || ' brioche' where conversation_id = $1", uuid.UUID(conversation.id)
+    )
+    assert await found(scene, "brioche") == ["331"]
 
 
 async def test_pages_of_a_filter_hold_while_messages_come(scene: Scene) -> None:
