@@ -68,8 +68,9 @@ class DrainingServer(BoundedServer):
             return
         logger.info("draining", extra={"signal": sig, "seconds": self._drain_seconds})
         replica.services.health.draining()
-        if replica.worker is not None:
-            replica.worker.loop.stop_claiming()
+        for worker in (replica.worker, replica.event_worker):
+            if worker is not None:
+                worker.loop.stop_claiming()
         # When the balancer has noticed, streams are sent away; they come back to another replica.
         loop = asyncio.get_running_loop()
         leave = partial(

@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from app.api.routes_events import EventStream, StreamTimings
-from app.core.errors import Overloaded
-from app.core.feed import RESET, Feed, FeedLimits, Happened, Reader
+from app.core.errors import Overloaded, Unavailable
+from app.core.feed import PUT, RESET, Feed, FeedLimits, Happened, Reader
 from app.core.redis.door import Door
 
 QUICK = FeedLimits(
@@ -222,6 +222,31 @@ async def test_what_redis_could_not_take_becomes_a_reset(valkey_url: str) -> Non
         assert [each.event for each in await heard(reader, 1)] == [RESET]
         feed.tell("a", b"said", b"1")
         assert data(await heard(reader, 1)) == [b"1"]
+
+
+async def test_what_is_lost_while_a_reset_is_on_its_way_becomes_another_one(
+    valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(valkey_url) as feed:
+        reader = await feed.open("a", last_id=None)
+        run, resets = Door.run, 0
+
+        async def troubled(door: Door, script: Any, keys: Any, args: Any, **more: Any) -> Any:
+            nonlocal resets
+            if script is not PUT:
+                return await run(door, script, keys, args, **more)
+            if args[3]:  # pairs
+                raise Unavailable("redis", "it takes nothing")
+            resets += 1
+            answer = await run(door, script, keys, args, **more)
+            if resets == 1:
+                feed.tell("a", b"said", b"lost, too")
+                await until(lambda: not feed._putting)
+            return answer
+
+        monkeypatch.setattr(Door, "run", troubled)
+        feed.tell("a", b"said", b"lost")
+        assert [each.event for each in await heard(reader, 2)] == [RESET, RESET]
 
 
 # -- the answer that a browser reads

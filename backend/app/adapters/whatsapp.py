@@ -76,9 +76,9 @@ _UNKNOWN_PATHS = ("Unknown path components", "aliases you requested do not exist
 NUMBER_FIELDS = "id,display_phone_number,verified_name,quality_rating"
 CONFIRM_SECONDS = 5.0
 MAX_CONFIRMS = 5
+"""At once: the connections to WhatsApp are there for the messages."""
 MAX_TOKENS = 1000
 """Of accounts, kept open: an answer needs its account's token twice, and to decrypt one takes 0.08 ms."""
-"""At once: the connections to WhatsApp are there for the messages."""
 MEDIA_CONCURRENT = 10
 MEDIA_DEPENDENCY = "whatsapp_media"
 MEDIA_KEY = "files"

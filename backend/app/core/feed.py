@@ -248,12 +248,13 @@ class Feed:
         except Unavailable:
             self._lost.update(by_topic)
             return
+        except asyncio.CancelledError:
+            self._lost.update(by_topic)
+            raise
         for (topic, pairs), told in zip(by_topic.items(), counts, strict=True):
             TOLD.labels("told" if pairs else "reset").inc(told)
             if not told and self._clock.monotonic() < self._sure_at:
                 absent.add(topic)  # into a set that is of no use any more if the channel was lost meanwhile
-            if not pairs:
-                self._lost.discard(topic)
 
     # -- reading
 
@@ -352,6 +353,7 @@ class Feed:
             beat()
             await subscription.check(within_seconds=2 * self._limits.check_seconds)
             for topic in list(self._lost):
+                self._lost.discard(topic)  # first: what is lost while the reset is on its way needs another one
                 await self._put_some({topic: ()})
             now = self._clock.monotonic()
             if now >= self._sure_at:

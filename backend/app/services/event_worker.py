@@ -182,8 +182,10 @@ class EventWorker:
             if not claim.is_held():
                 break
             timer = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._mark_slow, endpoint.id)
-            answer = await deliver(self._receiver, self._cipher, endpoint, event)
-            timer.cancel()
+            try:
+                answer = await deliver(self._receiver, self._cipher, endpoint, event)
+            finally:
+                timer.cancel()
             attempts.append((event, answer))
             DELIVERIES.labels(answer.outcome).inc()
             DELIVERY_SECONDS.observe(answer.ms / 1000)

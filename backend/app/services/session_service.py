@@ -218,7 +218,7 @@ class SessionService:
         """A page that was left open overnight asks for several things at once: one of them renews."""
         for _ in range(round(RENEWING_SECONDS / LOOK_SECONDS)):
             await self._clock.sleep(LOOK_SECONDS)
-            found = await self._sessions.find(token)
+            found = await self._sessions.find(token, is_use=False)  # the first look was the use
             if found is None or found.late_seconds is None:
                 return found is not None
         raise Unavailable("supabase", "supabase: the session could not be renewed")
@@ -268,18 +268,20 @@ def _digest(key: str) -> str:
 
 
 async def _counted(counts: Mapping[Allowance, str], sign_in: Callable[[], Awaitable[Session]]) -> Session:
-    """Only a try with wrong credentials counts."""
-    for allowance, name in counts.items():
-        await _take(allowance, name)
+    """Only a try with wrong credentials counts: one that an allowance refuses takes nothing from the others."""
+    taken: dict[Allowance, str] = {}
     is_wrong = False
     try:
+        for allowance, name in counts.items():
+            await _take(allowance, name)
+            taken[allowance] = name
         return await sign_in()
     except Unauthenticated:
         is_wrong = True
         raise
     finally:
         if not is_wrong:
-            for allowance, name in counts.items():
+            for allowance, name in taken.items():
                 with suppress(Unavailable):
                     await allowance.give_back(name)
 
