@@ -7,16 +7,22 @@ import asyncio
 import base64
 import uuid
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import redis
 
+import app.sandbox
 from app.sandbox import webhooks
 from app.sandbox.customers import Customer
 from tests.support.world import World
 
+FILES = Path(app.sandbox.__file__).parent / "files"
 SECRET = "Ma clef est sous le géranium 48151623"
 HELD = "Avez-vous trouvé mon parapluie 42108?"
+SPOKEN = "Le parapluie 42110 est-il rouge?"
+FILE = "48151624"
+"""In the bytes of files."""
 ANSWER = "Nous gardons le parapluie 42109 pour vous."
 
 
@@ -95,8 +101,14 @@ async def everywhere(world: World, customer: Customer) -> dict[str, Any]:
     await customer.say(SECRET)
     await customer.wait_for_reply()
     await world.until_idle()
+    await customer.send_voice((FILES / "vegan.ogg").read_bytes() + FILE.encode(), says=SPOKEN)
+    await customer.wait_for_reply()
+    await world.until_idle()
     conversation = await world.conversation_of(customer)
     path = f"/conversations/{conversation['id']}/messages"
+    document = {"file": ("parapluie-42111.pdf", (FILES / "order.pdf").read_bytes() + FILE.encode())}
+    await world.api("POST", path, files=document, data={"text": ANSWER}, status=202)
+    await world.until_idle()
     await world.api("POST", path, json={"text": ANSWER}, status=202, headers={"Idempotency-Key": "the-umbrella"})
     await customer.wait_for_reply()
     await world.until_idle()
@@ -144,10 +156,10 @@ async def test_a_customer_is_erased_everywhere(world: World) -> None:
     sends = len(await world.sandbox.record(kind="send", to=customer.person.wa_id))
     words = [
         customer.person.wa_id or "", "Zéphyrine", "zephyrine", "Quatrebarbes", "géranium", "48151623", "42108", "42109",
-        "the-umbrella", held, *await ids_of(world, conversation["id"]),
+        "42110", "42111", FILE, "the-umbrella", held, *await ids_of(world, conversation["id"]),
     ]  # fmt: skip
     places = {place for place, _ in await hits(world, words)}
-    assert {"contacts", "messages", "replies", "journal", "conversation_words"} <= places
+    assert {"contacts", "messages", "replies", "journal", "conversation_words", "media", "media_chunks"} <= places
 
     erased = await world.api("DELETE", f"/contacts/{contact_id}", replica=1)
     assert erased["database"]["contacts"] == erased["database"]["conversations"] == 1

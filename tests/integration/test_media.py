@@ -17,11 +17,12 @@ from app.adapters.postgres_media import PostgresMediaStore
 from app.adapters.recordings import recording_seconds
 from app.demo.bakery import BAKERY
 from app.domain.media import announced
-from app.domain.models import Message
+from app.domain.models import ConversationFilter, Message
 from app.domain.webhook import to_inbound
 from app.sandbox import webhooks as wa
 from app.services.attachments import Attachments
 from app.services.media_retention import MediaRetention
+from app.services.search_index import SearchIndex
 from tests.support.fakes import FakeClock
 from tests.support.office import MakeOffice, Office
 from tests.support.patience import Within
@@ -77,6 +78,9 @@ async def test_a_voice_note_is_answered_on_what_it_says_and_its_words_stand_in_t
     turns = (await office.control.record(kind="generate"))[-1]["body"]["contents"]
     assert turns[0]["parts"] == [{"text": "[voice message] Do you have vegan pastries?"}], "no second look at the file"
     assert len(await office.control.record(kind="download")) == 1
+    await SearchIndex(office.store).update()
+    spoken = ConversationFilter(q="vegan pastries")
+    assert (await office.store.list_conversations(office.account.id, limit=2, cursor=None, only=spoken)).items
 
 
 async def test_several_files_and_texts_of_a_run_are_one_question_in_their_order(make_office: MakeOffice) -> None:
@@ -371,6 +375,7 @@ async def test_the_bars_of_understanding_hold(make_office: MakeOffice) -> None:
     sends = {send["to"]: send["text"] for send in await office.control.record(kind="send")}
     right = sum(word in sends[to] for to, word in wanted.items())
     downloads = [entry["text"] for entry in await office.control.record(kind="download")]
+    print(f"answered on what they say: {right} of 50; fetched: {len(downloads)}")
     assert right >= 45, f"{right} of 50"
     assert (len(downloads), len(set(downloads))) == (50, 50)
 
