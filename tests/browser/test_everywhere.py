@@ -4,10 +4,11 @@ languages, in the dark and on a phone."""
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
+from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, Page, expect
 
 from app.sandbox.webhooks import Business, Person, envelope, message_id, messages_change
@@ -24,6 +25,9 @@ HOSTILE = (
     "</textarea></title><style>*{display:none}</style>",
     "<a href=\"javascript:alert('ran')\">*bold*</a>",
     "\u202eexe.gnp\u202c\u0000&lt;b&gt;".replace("\x00", ""),
+    "W" * 70,
+    "محمد عبد الرحمن بن عبد العزيز آل سعود",
+    "👩‍👩‍👧‍👦" * 20,
 )
 SCREENS = (
     "#/inbox/{account}/all", "#/bot/{account}", "#/account/{account}/health", "#/account/{account}/people",
@@ -33,6 +37,17 @@ SCREENS = (
 )  # fmt: skip
 ALIVE = "iframe, #app script, #app style, [onerror], [onload], a[href^='javascript']"
 SETTLE_MS = 150
+CUT = """() => [document.documentElement, ...document.querySelectorAll("#app *, dialog *")].filter((part) => {
+  if (!part.checkVisibility() || part.matches("input, textarea, select, .visually-hidden")) return false;
+  if (part.scrollWidth <= part.clientWidth + 1 || !part.clientWidth) return false;
+  const { overflowX, textOverflow } = getComputedStyle(part);
+  if (part === document.documentElement) return true;
+  if (overflowX === "visible") return false;
+  if (overflowX !== "hidden") return !part.matches(".table-box, .tabs, .views");
+  return textOverflow !== "ellipsis" || part.clientWidth < 100;
+}).map((part) => `${part.localName}.${part.className}: ${part.scrollWidth} > ${part.clientWidth} px`)"""
+"""What is wider than its place: only tables and lines of links may be scrolled sideways, and a name that is shortened
+must keep enough to be one."""
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +58,7 @@ def hostile(site: Site) -> dict[str, Any]:
         HOSTILE[1],
         business_name=HOSTILE[1],
         custom_fields={HOSTILE[2]: HOSTILE[1]},
+        handover_keywords=["manager"],
         template_config={HOSTILE[0]: HOSTILE[5]},
         **texts,
     )
@@ -57,6 +73,9 @@ def hostile(site: Site) -> dict[str, Any]:
         person = Person(f"33630000{at:03d}", words)
         site.deliver(envelope(messages_change(business, _messages(person, words), [person])))
     until(lambda: len(site.api("GET", f"/conversations?account_id={account['id']}")["items"]) == len(HOSTILE))
+    patient = HOSTILE.index("W" * 70)
+    site.say(f"33630000{patient:03d}", "The manager, please", name=HOSTILE[patient], account=account)
+    until(lambda: site.api("GET", f"/conversations?account_id={account['id']}&needs_human=true")["items"])
     until(lambda: not site.api("GET", "/admin/queue")["pending"])
     site.api("POST", "/admin/breakers/gemini", {"action": "open", "why": HOSTILE[1]})
     site.api("POST", "/admin/breakers/gemini", {"action": "auto", "why": HOSTILE[1]})
@@ -79,14 +98,20 @@ def _messages(person: Person, words: str) -> list[dict[str, Any]]:
     return [said, *({**shared, "id": message_id(), **content} for content in contents)]
 
 
-def visit(page: Page, base: str, account: dict[str, Any], *, every: int = 1) -> Any:
-    """The screens in turn, each once it has loaded."""
-    for screen in SCREENS[::every]:
+def visit(page: Page, base: str, account: dict[str, Any]) -> Iterator[str]:
+    """The screens in turn, each once it has loaded; at the end the thread of a customer with a name of one long word,
+    whom a person is to answer while the bot is silent."""
+    for screen in SCREENS:
         page.goto(base + "/console" + screen.format(account=account["id"]))
         expect(page.locator("main").first).to_be_visible()
         expect(page.locator(".loading")).to_have_count(0)
         page.wait_for_timeout(SETTLE_MS)
         yield screen
+    page.goto(f"{base}/console#/inbox/{account['id']}/all")
+    page.locator(".row").filter(has_text="WWW").click()
+    expect(page.locator(".message").first).to_be_visible()
+    expect(page.locator(".thread-head .button.give")).to_be_visible()
+    yield "thread"
 
 
 def test_nothing_that_customers_wrote_runs_or_becomes_markup(
@@ -101,29 +126,57 @@ def test_nothing_that_customers_wrote_runs_or_becomes_markup(
             assert page.locator(ALIVE).count() == 0
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
-def test_everyone_can_use_every_screen(
-    site: Site, browser: Browser, hostile: dict[str, Any], scheme: str, width: int
-) -> None:
+def test_everyone_can_use_every_screen_in_light_and_dark(site: Site, browser: Browser, hostile: dict[str, Any]) -> None:
     base = site.fleet.replicas[0].url
     found = []
-    with entered(site, browser, url=base, color_scheme=scheme, viewport={"width": width, "height": 740}) as (page, _):
-        for screen in visit(page, base, hostile, every=1 if width > 720 else 2):
-            found += _barriers(page, screen)
+    with entered(site, browser, url=base) as (page, _):
+        for screen in visit(page, base, hostile):
             assert page.locator(ALIVE).count() == 0, screen
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
-                f"{screen} is wider than {width} px"
-            )
-        page.goto(f"{base}/console#/inbox/{hostile['id']}/all")
-        page.locator(".row").first.click()
-        expect(page.locator(".message").first).to_be_visible()
-        found += _barriers(page, "thread")
+            found += _barriers(page, screen)
+            page.emulate_media(color_scheme="dark")
+            found += _barriers(page, f"{screen} in the dark", "color-contrast")
+            page.emulate_media(color_scheme="light")
     assert found == []
 
 
-def _barriers(page: Page, screen: str) -> list[str]:
-    """What axe-core finds serious or critical."""
-    found = Axe().run(page).response["violations"]
+def test_everyone_can_use_every_screen_on_a_phone_in_french(
+    site: Site, browser: Browser, hostile: dict[str, Any]
+) -> None:
+    base = site.fleet.replicas[0].url
+    found = []
+    phone = {"viewport": {"width": 360, "height": 740}, "locale": "fr-FR", "color_scheme": "dark"}
+    with entered(site, browser, url=base, **phone) as (page, strict):
+        for screen in visit(page, base, hostile):
+            found += _barriers(page, screen) + page.evaluate(CUT)
+        page.goto(f"{base}/console#/fleet/overview")
+        page.get_by_role("button", name="Forcer l'ouverture").first.click()
+        expect(page.get_by_role("textbox")).to_be_focused()
+        found += _barriers(page, "a question") + page.evaluate(CUT)
+        page.keyboard.press("Escape")
+        page.goto(f"{base}/console#/bot/{hostile['id']}")
+        page.get_by_role("textbox", name="Nom de l'entreprise").fill("Maison Levain")
+        found += _barriers(page, "unsaved") + page.evaluate(CUT)
+        page.get_by_role("button", name="Annuler").click()
+        page.keyboard.press("?")
+        found += _barriers(page, "shortcuts") + page.evaluate(CUT)
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Moi").click()
+        found += _barriers(page, "preferences") + page.evaluate(CUT)
+        strict.expect("status of 401")
+        page.get_by_role("button", name="Se déconnecter", exact=True).click()
+        page.get_by_role("tab", name="Opérateur").click()
+        found += _barriers(page, "sign-in") + page.evaluate(CUT)
+    assert found == []
+
+
+def _barriers(page: Page, screen: str, *rules: str) -> list[str]:
+    """What axe-core finds serious or critical, of all its rules or of these."""
+    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    if rules:
+        options["runOnly"] = {"type": "rule", "values": rules}
+    if not page.evaluate("Boolean(window.axe)"):
+        page.evaluate(AXE_SCRIPT)
+    found = page.evaluate("(options) => axe.run(options).then(({ violations }) => violations)", options)
     return [
         f"{screen}: {rule['id']}: {rule['nodes'][0]['html'][:160]}"
         for rule in found

@@ -58,6 +58,11 @@ def test_the_import_map_names_what_our_modules_and_the_vendored_ones_import() ->
     assert all((STATIC / path).is_file() for path in MODULES.values())
 
 
+def test_french_punctuation_never_begins_a_line() -> None:
+    loose = re.compile(r" [:;?!»%]|« ")
+    assert [key for key, text in texts(STATIC / "lang" / "fr.json").items() if loose.search(text)] == []
+
+
 def test_every_language_has_every_text_with_the_same_blanks() -> None:
     english, *others = (texts(path) for path in LANGUAGES)
     assert len(LANGUAGES) >= 2

@@ -67,6 +67,13 @@ export const Badge = ({ kind = "", children }) => html`<span class="badge ${kind
 
 export const Time = ({ at, format }) => (at ? html`<time datetime=${new Date(at).toISOString()} title=${exactly(at)}>${format(at)}</time>` : "");
 
+/** Links to the parts of a screen: [[name, href, words], …]. The open one is in view, also where they are wider than the page. */
+export function Tabs({ label, links, current }) {
+  const box = useRef(null);
+  useEffect(() => box.current.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }), [current]);
+  return html`<nav class="tabs" aria-label=${label} ref=${box}>${links.map(([name, href, words]) => html`<a key=${name} href=${href} aria-current=${name === current ? "page" : null}>${words}</a>`)}</nav>`;
+}
+
 /** A labelled input. `render(attributes)` draws it; `error` is told beside it and read with it. */
 export function Field({ label, help, error, render, extra }) {
   const id = useId();
@@ -189,7 +196,9 @@ export function Dialogs() {
   const box = useRef(null);
   const shown = dialog.value;
   useEffect(() => {
-    if (shown && box.current && !box.current.open) box.current.showModal();
+    if (!shown || !box.current || box.current.open) return;
+    box.current.showModal();
+    box.current.querySelector("form :is(input, select, textarea)")?.focus(); // else it is the button that closes
   }, [shown]);
   if (!shown) return null;
   const close = (value) => {

@@ -3,6 +3,7 @@ import { html } from "../html.js";
 import { t } from "../i18n.js";
 import { pathOf, route } from "../router.js";
 import { isOperator, may } from "../session.js";
+import { Tabs } from "../ui.js";
 import { Audit } from "./audit.js";
 import { Customers } from "./customers.js";
 import { Health } from "./health.js";
@@ -27,7 +28,7 @@ export function Screen({ account }) {
   const Part = PARTS[view];
   return html`<main class="page" tabindex="-1">
     <header class="page-head"><div><h1>${account.name}</h1><p class="quiet">${account.phone_number ? `+${account.phone_number.replace(/^\+/, "")} · ` : ""}${account.slug} · ${account.phone_number_id}</p></div></header>
-    <nav class="tabs" aria-label=${t("account.parts")}>${Object.keys(PARTS).map((name) => html`<a key=${name} href=${pathOf({ screen: "account", account: account.id, view: name })} aria-current=${name === view ? "page" : null}>${t(`account.${name}`)}</a>`)}</nav>
+    <${Tabs} label=${t("account.parts")} current=${view} links=${Object.keys(PARTS).map((name) => [name, pathOf({ screen: "account", account: account.id, view: name }), t(`account.${name}`)])} />
     ${!may(account.id, "owner") && !isOperator() && html`<p class="note">${t("account.read_only")}</p>`}
     <div class="cards"><${Part} key=${`${account.id} ${view}`} account=${account} /></div>
   </main>`;

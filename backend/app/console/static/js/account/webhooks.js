@@ -1,7 +1,7 @@
 // Where other systems hear of the account's events, and how that went.
 import { useState } from "preact/hooks";
 import { api } from "../api.js";
-import { ago, dateAndTime } from "../format.js";
+import { dateAndTime, span } from "../format.js";
 import { html } from "../html.js";
 import { number, t, worded } from "../i18n.js";
 import { may } from "../session.js";
@@ -42,7 +42,7 @@ function Webhook({ hook, path, mayChange, reload }) {
     await reload();
   };
   return html`<article class="sub"><div class="sub-head"><code class="wrap">${hook.url}</code>
-      ${hook.enabled ? hook.failing_since ? html`<${Badge} kind="warm">${t("webhooks.failing", { ago: ago(hook.failing_since) })}</${Badge}>` : html`<${Badge} kind="calm">${t("webhooks.on")}</${Badge}>`
+      ${hook.enabled ? hook.failing_since ? html`<${Badge} kind="warm">${t("webhooks.failing", { span: span((Date.now() - Date.parse(hook.failing_since)) / 1000) })}</${Badge}>` : html`<${Badge} kind="calm">${t("webhooks.on")}</${Badge}>`
         : html`<${Badge} kind="bad">${hook.disabled_reason ? worded("webhooks.off", hook.disabled_reason) : t("webhooks.off")}</${Badge}>`}</div>
     <p class="quiet">${hook.events.join(", ")}</p>
     ${Date.parse(hook.previous_secret_until ?? "") > Date.now() && html`<p class="quiet">${t("webhooks.both_sign", { until: dateAndTime(hook.previous_secret_until) })}</p>`}

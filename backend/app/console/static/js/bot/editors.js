@@ -24,7 +24,7 @@ export function Editor({ field, value, error, isChanged, onChange, onInvalid }) 
   }
   const Input = { text: Text, area: Text, number: Figure, choice: Choice, json: Json }[field.kind];
   return html`<div data-field=${field.name}><${Field} label=${labelOf(field.name)} help=${helpOf(field.name)} error=${error}
-    extra=${html`<span class="field-extra">${isChanged && html`<${Changed} />`}${typeof value === "string" && value.length > (field.max ?? 0) * 0.8 && html`<span class="quiet">${number(value.length)} / ${number(field.max)}</span>`}</span>`}
+    extra=${html`<span class="field-extra">${isChanged && html`<${Changed} />`}${typeof value === "string" && value.length > field.max * 0.8 && html`<span class="quiet">${number(value.length)} / ${number(field.max)}</span>`}</span>`}
     render=${(attributes) => html`<${Input} ...${props} attributes=${attributes} />`} /></div>`;
 }
 

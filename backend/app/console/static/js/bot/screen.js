@@ -89,7 +89,8 @@ function Form({ account, loaded, reload }) {
   };
   const size = bytesOf(profile);
   return html`<main class="page bot-page" tabindex="-1">
-    <header class="page-head"><div><h1>${t("bot.title")}</h1><p class="quiet">${account.name}${saved.updated_at && html` · ${t("bot.changed_at")} <${Time} at=${saved.updated_at} format=${dateAndTime} />`}</p></div></header>
+    <header class="page-head"><div><h1>${t("bot.title")}</h1><p class="quiet">${account.name}${saved.updated_at && html` · ${t("bot.changed_at")} <${Time} at=${saved.updated_at} format=${dateAndTime} />`}</p></div>
+      <${Button} kind="small to-simulator" onClick=${() => document.querySelector(".simulator").scrollIntoView()}>${t("sim.title")}</${Button}></header>
     ${isElsewhere && html`<div class="note">${t("bot.elsewhere")} <${Button} kind="small" onClick=${() => (keepEdits(account, {}), reload())}>${t("bot.reload")}</${Button}></div>`}
     ${!mayEdit && html`<p class="note">${t("bot.read_only")}</p>`}
     <div class="columns">

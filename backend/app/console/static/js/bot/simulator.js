@@ -46,7 +46,7 @@ export function Simulator({ account, changes }) {
       ${turns.length === 0 && html`<p class="none">${t("sim.empty")}</p>`}
       ${turns.map((turn, index) => html`<article key=${index} class="message ${turn.from === "bot" ? "out by-bot" : "in"}">
         ${turn.text && html`<div class="bubble"><p class="text" dir="auto">${formatted(turn.text)}</p></div>`}
-        ${turn.callsPerson && html`<p class="sim-call"><${Icon} name="alert" size=${14} />${t("sim.calls", { why: turn.reason ? worded("reason", turn.reason) : t("list.needs") })}</p>`}
+        ${turn.callsPerson && html`<p class="sim-call"><${Icon} name="alert" size=${14} /><span>${t("sim.calls")} ${turn.reason && `${worded("reason", turn.reason)}.`}</span></p>`}
         ${turn.from === "bot" && !turn.text && !turn.callsPerson && html`<p class="quiet">${t("sim.silent")}</p>`}
         ${turn.from === "bot" && html`<${Told} prompt=${turn.prompt} />`}</article>`)}
       ${isBusy && html`<p class="quiet sim-busy"><${Spinner} label=${t("sim.busy")} /> ${t("sim.busy")}</p>`}

@@ -3,7 +3,7 @@ import { useEffect, useState } from "preact/hooks";
 import { api } from "../api.js";
 import { span } from "../format.js";
 import { html } from "../html.js";
-import { number, t, worded } from "../i18n.js";
+import { has, number, t, worded } from "../i18n.js";
 import { Badge, Button, confirm, Section, tell } from "../ui.js";
 import { localHealth } from "./dependencies.js";
 
@@ -44,7 +44,7 @@ function Circuit({ circuit, onAct }) {
       ${forced && html`<${Badge} kind="warm">${t("circuits.forced")}</${Badge}>`}
       ${circuit.scope === "replica" && html`<${Badge} kind="warm">${t("circuits.alone")}</${Badge}>`}
       ${state === "open" && !forced && circuit.retry_after > 0 && html`<${Countdown} seconds=${circuit.retry_after} />`}</div>
-    <p class="quiet">${[failures ? t("circuits.failures", { n: failures }) : null, why && (who ? `${why} (${who})` : why), last && last !== why ? t("circuits.last", { words: last }) : null, circuit.since_seconds !== undefined && state !== "closed" ? t("time.ago", { span: span(circuit.since_seconds) }) : null].filter(Boolean).join(" · ") || t("circuits.fine")}</p>
+    <p class="quiet">${[failures ? t("circuits.failures", { n: failures }) : null, why && (who ? `${why} (${has(`actor.${who}`) ? t(`actor.${who}`).toLowerCase() : who})` : why), last && last !== why ? t("circuits.last", { words: last }) : null, circuit.since_seconds !== undefined && state !== "closed" ? t("time.ago", { span: span(circuit.since_seconds) }) : null].filter(Boolean).join(" · ") || t("circuits.fine")}</p>
     ${circuit.isReadOnly ? null : html`<div class="buttons start">${forced || state !== "closed" ? html`<${Button} kind="small" onClick=${() => onAct("auto")}>${t("circuits.auto")}</${Button}>` : null}
       ${!(forced && state === "open") && html`<${Button} kind="small" onClick=${() => onAct("open")}>${t("circuits.open")}</${Button}>`}
       ${!(forced && state === "closed") && html`<${Button} kind="small" onClick=${() => onAct("close")}>${t("circuits.close")}</${Button}>`}</div>`}</div>`;

@@ -3,7 +3,7 @@ import { api } from "../api.js";
 import { html } from "../html.js";
 import { t } from "../i18n.js";
 import { pathOf, route } from "../router.js";
-import { Empty, Loading, useLoad } from "../ui.js";
+import { Empty, Loading, Tabs, useLoad } from "../ui.js";
 import { Cache } from "./cache.js";
 import { Circuits } from "./circuits.js";
 import { Dependencies } from "./dependencies.js";
@@ -30,7 +30,7 @@ export function Screen() {
   if (error?.isKeptBack) return html`<main class="page" tabindex="-1"><${Elsewhere} /></main>`;
   return html`<main class="page" tabindex="-1">
     <header class="page-head"><div><h1>${t("fleet.title")}</h1><p class="quiet">${t("fleet.hint")}</p></div></header>
-    <nav class="tabs" aria-label=${t("fleet.parts")}>${Object.keys(PARTS).map((name) => html`<a key=${name} href=${pathOf({ screen: "fleet", account: name })} aria-current=${name === view ? "page" : null}>${t(`fleet.${name}`)}</a>`)}</nav>
+    <${Tabs} label=${t("fleet.parts")} current=${view} links=${Object.keys(PARTS).map((name) => [name, pathOf({ screen: "fleet", account: name }), t(`fleet.${name}`)])} />
     <div class="cards"><${Part} key=${view} /></div>
   </main>`;
 }

@@ -114,7 +114,7 @@ function Media({ message }) {
 export const Waiting = ({ message, onAgain, onGiveUp }) => html`<article class="message out by-human ${message.state}">
   <div class="bubble"><span class="author">${t("author.human")}</span>${message.file && html`<div class="media"><${Preview} file=${message.file} instead=${html`<${Kind} type=${kindOf(message.file)} name=${message.file.name} />`} /></div>`}${message.text && html`<${Text} text=${message.text} />`}
     <footer><${Time} at=${message.at} format=${clock} />${message.state !== "failed" && html`<${Ticks} status="pending" />`}</footer></div>
-  ${message.state === "failed" && html`<div class="failure" role="alert"><${Icon} name="alert" size=${14} /><span>${t("thread.not_sent", { why: message.error.message })}</span>
-    <${Button} onClick=${onAgain}>${t("thread.send_again")}</${Button}><${Button} kind="bare" onClick=${onGiveUp}>${t("thread.give_up")}</${Button}></div>`}
+  ${message.state === "failed" && html`<div class="failure" role="alert"><${Icon} name="alert" size=${14} /><div>${t("thread.not_sent", { why: message.error.message })}
+    <div class="buttons"><${Button} kind="small" onClick=${onAgain}>${t("thread.send_again")}</${Button}><${Button} kind="small" onClick=${onGiveUp}>${t("thread.give_up")}</${Button}></div></div></div>`}
 </article>`;
 

@@ -1,6 +1,6 @@
 // The open conversation: who it is with, who answers, what was said, and the box to write in.
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { clock, contactName, dayKey, dayName, phone, span } from "../format.js";
+import { ago, clock, contactName, dayKey, dayName, phone, span } from "../format.js";
 import { html } from "../html.js";
 import { has, t, worded } from "../i18n.js";
 import { Icon } from "../icons.js";
@@ -100,8 +100,8 @@ const HOLDER_KINDS = { bot: "calm", person: "", no_one: "warm", group: "", opted
 const Holder = ({ who }) => html`<${Badge} kind=${HOLDER_KINDS[who]}><${Icon} name=${who === "bot" ? "bot" : who === "no_one" ? "alert" : "person"} size=${14} />${t(`holder.${who}`)}</${Badge}>`;
 
 const Needs = ({ conversation, paused }) => html`<div class="strip warm" role="status"><${Icon} name="alert" size=${16} />
-  <span>${t("thread.needs", { reason: conversation.needs_human_reason ? worded("reason", conversation.needs_human_reason) : t("list.needs") })}
-  ${conversation.needs_human_since && html` <span class="quiet">${t("time.ago", { span: span((Date.now() - Date.parse(conversation.needs_human_since)) / 1000) })}</span>`}
+  <span>${t("thread.needs")}${conversation.needs_human_reason && ` ${worded("reason", conversation.needs_human_reason)}.`}
+  ${conversation.needs_human_since && html` <span class="quiet">(${ago(conversation.needs_human_since)})</span>`}
   ${paused && html` ${t("thread.paused", { time: clock(conversation.bot_paused_until) })}`}
   ${conversation.handover_notice && html` <span class="quiet">${worded("handover_notice", conversation.handover_notice)}${noticeError(conversation.handover_notice_error)}</span>`}</span></div>`;
 
