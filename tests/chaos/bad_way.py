@@ -66,8 +66,10 @@ async def one_bad_replica(
     calm_seconds: float = CALM_SECONDS,
     bad_seconds: float = BAD_SECONDS,
     answered_seconds: float = ANSWERED_SECONDS,
+    said_seconds: float = 0.0,
 ) -> Waits:
-    """`how`: refused, silent (nothing passes, connections stay open), or start (refused before its first call)."""
+    """`how`: refused, silent (nothing passes, connections stay open), or start (refused before its first call).
+    `said_seconds`: by how much longer the way is bad if need be, until the replica says what it lacks."""
     stage = Stage(world)
     # What was on its way to WhatsApp when the way was lost may not have got there: the profile decides about it.
     await _resend_unproven(world, resend=True)
@@ -85,6 +87,10 @@ async def one_bad_replica(
                 (way.freeze if how == "silent" else way.close_door)()
             await asyncio.sleep(bad_seconds)  # time itself, as above
             said = await _says_so(world, dependency)
+            longest = time.monotonic() + said_seconds
+            while not said and time.monotonic() < longest:
+                await asyncio.sleep(LOOK_SECONDS)
+                said = await _says_so(world, dependency)
         waits = await _waits(world, bad, answered_seconds)
         way.cut()  # what was held up is lost: it must not arrive after the resend that the profile wants
         way.thaw()
@@ -182,7 +188,7 @@ async def _health(world: ChaosWorld, number: int) -> dict[str, object]:
 async def _works_again(world: ChaosWorld, dependency: str) -> None:
     started = time.monotonic()
     while "cut_off" in await _health(world, BAD):
-        if time.monotonic() - started > BACK_SECONDS:
+        if time.monotonic() - started > BACK_SECONDS * world.patience:
             raise Broken(f"the way to {dependency} is well again, and the replica does not notice")
         await asyncio.sleep(LOOK_SECONDS)
 

@@ -31,7 +31,7 @@ async def quota_for_a_day(world: ChaosWorld) -> None:
         sends = await stage.sends(1, *talks)
         slowest = max(float(str(send["at"])) for send in sends) - posted
         debounce = float(world.settings["DEBOUNCE_SECONDS"])
-        if slowest > debounce + TOLD_SECONDS or any(send["text"] != FALLBACK_TEXT for send in sends):
+        if slowest > debounce + TOLD_SECONDS * world.patience or any(send["text"] != FALLBACK_TEXT for send in sends):
             raise Broken(f"after {slowest:.1f} s customers read {[send['text'] for send in sends]}")
     await world.sandbox.remove_fault(fault)
     removed = time.monotonic()
@@ -41,7 +41,7 @@ async def quota_for_a_day(world: ChaosWorld) -> None:
         (send,) = await stage.sends(1, late)
         if send["text"] != FALLBACK_TEXT:
             break
-        if time.monotonic() - removed > MODEL_BACK_SECONDS:
+        if time.monotonic() - removed > MODEL_BACK_SECONDS * world.patience:
             raise Broken(f"the model is back, and not noticed within {MODEL_BACK_SECONDS:g} s")
     await stage.ends_well()
 

@@ -72,7 +72,7 @@ async def _webhooks(world: ChaosWorld, stage: Stage, number: int) -> int:
         if (await poster.post(encode_like_meta(payload([message])))).succeeded:
             stage.messages.append(message)
         await asyncio.sleep(0.05)
-    return sum(post.status != 200 or post.seconds > 1 for post in poster.posts)
+    return sum(post.status != 200 or post.seconds > world.patience for post in poster.posts)
 
 
 async def _until_asked(names: NameServer) -> None:

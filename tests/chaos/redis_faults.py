@@ -60,15 +60,15 @@ async def full_redis(world: ChaosWorld) -> None:
     await world.sandbox.wait(5, kind="send", after=before)
     await world.redis.config_set("maxmemory", 1)
     try:
-        await _health_says(world, "error", SEEN_SECONDS)
+        await _health_says(world, "error", SEEN_SECONDS * world.patience)
     finally:
         await world.redis.config_set("maxmemory", 0)
     room = time.time()
-    await _health_says(world, "ok", SEEN_SECONDS)
+    await _health_says(world, "ok", SEEN_SECONDS * world.patience)
     await running
     stage.messages += traffic.messages
     taken = [post.at for post in traffic.sender.posts if post.status == 200 and post.at >= room]
-    if not taken or min(taken) - room > BACK_SECONDS:
+    if not taken or min(taken) - room > BACK_SECONDS * world.patience:
         raise Broken(
             f"the first webhook was taken {min(taken, default=float('inf')) - room:.1f} s after there was room"
         )

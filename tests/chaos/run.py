@@ -127,7 +127,7 @@ def _nothing_secret(verdict: Verdict, world: ChaosWorld, messages_people: set[st
 
 
 def _within_bars(verdict: Verdict, world: ChaosWorld, schedule: Schedule) -> None:
-    limit = world.lease_seconds + 1
+    limit = world.lease_seconds + world.patience
     slow = [each.seconds for each in schedule.recoveries if each.seconds > limit and each.free_slots]
     verdict.expect(not slow, f"{len(slow)} conversations of killed replicas waited up to {max(slow, default=0):.1f} s")
     ambiguous = verdict.ambiguous_reconciled

@@ -46,32 +46,32 @@ async def test_a_killed_subscriber_that_missed_an_edit_forgets_everything(replic
     assert await a.read() == "new"
 
 
-async def test_a_half_open_link_is_noticed_and_costs_reads_little(replicas):
+async def test_a_half_open_link_is_noticed_and_costs_reads_little(replicas, within):
     a, b = replicas
     await a.read()
     a.proxy.freeze()
-    assert await worst_cold_read(a.read) < SOURCE_SECONDS + EXTRA_SECONDS
+    assert await worst_cold_read(a.read) < SOURCE_SECONDS + within(EXTRA_SECONDS)
     await b.edit("new")
-    await until(lambda: a.deaf, seconds=4)
+    await until(lambda: a.deaf, seconds=within(4))
     assert await a.read() == "new"
     a.proxy.thaw()
     await until(lambda: a.trusted)
     assert await a.read() == "new"
 
 
-async def test_a_slow_redis_costs_reads_little(replicas):
+async def test_a_slow_redis_costs_reads_little(replicas, within):
     a, _ = replicas
     a.proxy.delay_seconds = 0.3
-    assert await worst_cold_read(a.read, reads=40) < SOURCE_SECONDS + EXTRA_SECONDS
+    assert await worst_cold_read(a.read, reads=40) < SOURCE_SECONDS + within(EXTRA_SECONDS)
 
 
-async def test_a_frozen_redis_costs_reads_little_and_rejoins(replicas, valkey):
+async def test_a_frozen_redis_costs_reads_little_and_rejoins(replicas, valkey, within):
     a, b = replicas
     await a.read()
     valkey.pause()
     try:
-        assert await worst_cold_read(a.read, reads=40) < SOURCE_SECONDS + EXTRA_SECONDS
-        await until(lambda: a.deaf and b.deaf, seconds=4)
+        assert await worst_cold_read(a.read, reads=40) < SOURCE_SECONDS + within(EXTRA_SECONDS)
+        await until(lambda: a.deaf and b.deaf, seconds=within(4))
         loads = a.world.loads
         assert await asyncio.gather(*(a.read() for _ in range(100))) == ["old"] * 100
         assert a.world.loads == loads + 1, "single flight without Redis"
@@ -81,17 +81,17 @@ async def test_a_frozen_redis_costs_reads_little_and_rejoins(replicas, valkey):
     finally:
         valkey.resume()
     await until(lambda: a.trusted and b.trusted and not a.cache.stats().owed)
-    await until(lambda: a.cache.stats().entries == 0, seconds=1)
+    await until(lambda: a.cache.stats().entries == 0, seconds=within(1))
     assert (await a.read(), await b.read()) == ("new", "new")
 
 
-async def test_redis_dies_and_comes_back_with_its_old_values(replicas, valkey):
+async def test_redis_dies_and_comes_back_with_its_old_values(replicas, valkey, within):
     a, b = replicas
     await a.read()
     await b.read()
     valkey.kill()
     await until(lambda: a.deaf and b.deaf)
-    assert await worst_cold_read(a.read, reads=40) < SOURCE_SECONDS + EXTRA_SECONDS
+    assert await worst_cold_read(a.read, reads=40) < SOURCE_SECONDS + within(EXTRA_SECONDS)
     await b.edit("new")
     assert b.cache.stats().owed == 1
     await asyncio.to_thread(valkey.start)
@@ -280,12 +280,12 @@ async def test_one_replica_renews_a_value_before_its_time_is_over(replicas, with
         return loads
 
     async def read(replica: CacheReplica) -> int:
-        return await replica.cache.get_or_fetch("k", source, ttl_seconds=1.0)
+        return await replica.cache.get_or_fetch("k", source, ttl_seconds=2.0)
 
     assert (await read(a), await read(b)) == (1, 1)
     seen: set[int] = set()
     slowest = 0.0
-    async with asyncio.timeout(within(3)):
+    async with asyncio.timeout(within(4)):
         while 2 not in seen:
             for replica in replicas:
                 started = time.monotonic()

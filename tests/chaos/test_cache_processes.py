@@ -67,14 +67,14 @@ async def test_a_process_killed_between_commit_and_invalidation_leaves_nobody_be
     assert (again["trusted"], again["gaps"]) == (True, 0)
 
 
-async def test_a_loader_that_was_killed_costs_the_others_its_lease_once(fleet: Fleet):
+async def test_a_loader_that_was_killed_costs_the_others_its_lease_once(fleet: Fleet, within: Within):
     cold = await new_account(fleet.store, 1)
     fleet.a.tell("load_and_hang", account=cold)
     assert await fleet.a.event() == "loading"
     await fleet.a.kill()
     started = time.monotonic()
     await asyncio.gather(*(fleet.b.read(cold) for _ in range(20)))
-    assert time.monotonic() - started < CacheTimings().lease + 1
+    assert time.monotonic() - started < CacheTimings().lease + within(1)
     async with asyncio.timeout(BACK_SECONDS):  # soon it is kept
         loads = None
         while loads != (loads := (await fleet.b.ask("stats"))["loads"]):
@@ -103,7 +103,7 @@ async def test_a_process_that_was_cut_off_during_an_edit_forgets_and_rejoins(fle
 
 async def test_a_half_open_link_costs_reads_little_and_is_noticed(fleet: Fleet, within: Within):
     fleet.a.proxy.freeze()
-    assert await fleet.a.ask("worst_cold_read", reads=20) < COLD_SOURCE_SECONDS + EXTRA_SECONDS
+    assert await fleet.a.ask("worst_cold_read", reads=20) < COLD_SOURCE_SECONDS + within(EXTRA_SECONDS)
     await fleet.b.ask("edit", account=fleet.account, hours="new")
     await fleet.a.until_trusted(False, seconds=within(4))
     assert await fleet.a.read(fleet.account) == "new"

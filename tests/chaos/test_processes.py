@@ -18,15 +18,16 @@ from .catalogue import EVERY_SCENARIO, LONG, place_of
 from .moved_clock import LIBRARIES, MovedValkey
 from .scenarios import SETTINGS, Stage
 from .traffic import Post, payload, sender
-from .world import ChaosWorld, running_world
+from .world import ChaosWorld, OneWorld, running_world
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world() -> AsyncIterator[ChaosWorld]:
-    async with running_world(businesses=2, settings=SETTINGS) as world:
-        yield world
+async def worlds(request: pytest.FixtureRequest) -> AsyncIterator[OneWorld]:
+    worlds = OneWorld(patience=request.config.getoption("--patience"), businesses=2, settings=SETTINGS)
+    yield worlds
+    await worlds.aclose()
 
 
 MEASURED = {
@@ -43,8 +44,9 @@ PLAYED_ELSEWHERE = {outages.database_back_after_two_seconds.__name__}
     "name",
     [name for name in EVERY_SCENARIO if place_of(name).server is Valkey and name not in MEASURED | PLAYED_ELSEWHERE],
 )
-async def test_the_promise_holds(world: ChaosWorld, name: str) -> None:
-    await EVERY_SCENARIO[name](world)
+async def test_the_promise_holds(worlds: OneWorld, name: str) -> None:
+    async with worlds.playing() as world:
+        await EVERY_SCENARIO[name](world)
 
 
 @pytest.mark.skipif(not LIBRARIES, reason="no libfaketime on this machine (Debian: libfaketime)")
@@ -56,8 +58,13 @@ async def test_the_promise_holds_when_the_clock_jumps(name: str) -> None:
 
 @pytest.mark.parametrize("fault", ["frozen", "gone"])
 async def test_ingest_refuses_within_a_second_while_valkey_is_away_and_is_back_within_one(
-    world: ChaosWorld, fault: str, within: Within
+    worlds: OneWorld, fault: str, within: Within
 ) -> None:
+    async with worlds.playing() as world:
+        await _refused_and_back(world, fault, within)
+
+
+async def _refused_and_back(world: ChaosWorld, fault: str, within: Within) -> None:
     stage, valkey = Stage(world), world.servers.valkey
     urls = world.fleet.webhook_urls
     poster = sender(urls, app_secret=world.fleet.keys.app_secret)

@@ -11,10 +11,13 @@ from .run import Plan, run
 from .world import running_world
 
 
-@pytest.mark.timeout(110)
-async def test_nothing_is_lost_sent_twice_or_told_to_a_log_while_everything_is_killed_frozen_and_restarted() -> None:
+@pytest.mark.timeout(400)
+async def test_nothing_is_lost_sent_twice_or_told_to_a_log_while_everything_is_killed_frozen_and_restarted(
+    request: pytest.FixtureRequest,
+) -> None:
     """The logs are searched as part of the verdict, and here they say all that they ever say."""
     async with running_world(businesses=3, settings={"LOG_LEVEL": "DEBUG"}) as world:
+        world.patience = request.config.getoption("--patience")
         report = await run(world, Plan(messages=400, conversations=40, seconds=22, seed=5, full=False))
         assert '"level":"debug"' in world.logs.text
     assert report.verdict.problems == [], report.table()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -54,6 +54,8 @@ class ChaosWorld(World):
     logs: LogWatch = field(kw_only=True)
     businesses: list[Business] = field(default_factory=list)
     account_ids: dict[str, str] = field(default_factory=dict)
+    patience: float = 1.0
+    """Factor of the limits on time that scenarios hold the product to: more where tests share a busy machine."""
 
     @property
     def lease_seconds(self) -> float:
@@ -137,6 +139,33 @@ async def running_world(
             yield world
     finally:
         starting.__exit__(None, None, None)
+
+
+class OneWorld:
+    """For many scenarios, one after the other: `async with worlds.playing() as world`. One that fails may leave a
+    replica dead or a fault in force, so the next one gets a new world."""
+
+    def __init__(self, *, patience: float, **options: Any) -> None:
+        self._patience = patience
+        self._options = options
+        self._stack = AsyncExitStack()
+        self._world: ChaosWorld | None = None
+
+    @asynccontextmanager
+    async def playing(self) -> AsyncIterator[ChaosWorld]:
+        if self._world is None:
+            self._world = await self._stack.enter_async_context(running_world(**self._options))
+            self._world.patience = self._patience
+        try:
+            yield self._world
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        """Idempotent."""
+        self._world = None
+        await self._stack.aclose()
 
 
 @asynccontextmanager

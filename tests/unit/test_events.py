@@ -211,7 +211,7 @@ async def test_an_answer_is_read_up_to_a_bound_and_its_first_characters_are_kept
 
 
 async def test_a_receiver_that_does_not_answer_in_time_is_given_up() -> None:
-    told, *_ = await told_by(b"HTTP/1.1 200 OK\r\n", seconds=0.2)
+    told, *_ = await told_by(b"HTTP/1.1 200 OK\r\n", seconds=0.5)
     assert (told.outcome, told.status) == (Outcome.TIMEOUT, None)
 
 
