@@ -12,6 +12,9 @@ import pytest
 import pytest_asyncio
 import redis
 
+from app.adapters.supabase_sign_in import SupabaseSignIn
+from app.core.circuit_breaker import CIRCUIT_BREAKERS, CircuitBreakerOpenError
+from app.core.errors import Unavailable
 from app.localhost.servers import Valkey
 from app.services.session_service import GRACE_SECONDS, MAILS_TO_AN_EMAIL, TRIES_OF_AN_ADDRESS, TRIES_OF_AN_EMAIL
 from tests.support.replica import Replica, one_replica, token_of
@@ -255,6 +258,22 @@ async def test_a_session_is_renewed_and_ends_when_supabase_says_no(
         people.is_away = False
         people.banned.clear()
     await browser("GET", "/session", status=401)
+
+
+async def test_what_is_wrong_with_supabase_auth_opens_no_circuit_but_its_own(people: SupabasePeople) -> None:
+    sign_in = SupabaseSignIn(people.url, PUBLISHABLE_KEY)
+    database = CIRCUIT_BREAKERS["supabase"]
+    before = database.snapshot()
+    people.is_away = True
+    try:
+        for _ in range(5):
+            with pytest.raises(Unavailable):
+                await sign_in.with_password("ada@example.com", "right")
+    finally:
+        people.is_away = False
+    with pytest.raises(CircuitBreakerOpenError):
+        await sign_in.with_password("ada@example.com", "right")
+    assert database.snapshot() == before
 
 
 async def test_the_operator_comes_in_while_the_database_is_away_and_no_session_is_left_of_others(

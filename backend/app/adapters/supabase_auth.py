@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 from jwt import PyJWK
 
-from app.core.circuit_breaker import CircuitBreaker, supabase_circuit_breaker
+from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
 from app.core.http_client import GetClient, HttpError, get_http_client, request
@@ -39,6 +39,11 @@ _ALGORITHM_OF: Mapping[tuple[Any, Any], str] = {("EC", "P-256"): "ES256", ("RSA"
 """By key type and curve. The token's own `alg` never chooses: that is how a public key gets used as an HMAC secret."""
 
 
+def auth_circuit(of: str) -> CircuitBreaker:
+    """Not the database's: strangers bring about calls of Supabase Auth, and its trouble must stop no message."""
+    return CircuitBreaker(f"supabase_auth_{of}", BreakerPolicy(5, 5.0, max_open_seconds=30.0), dependency=DEPENDENCY)
+
+
 class SupabaseTokenVerifier:
     """Implements `domain.ports.TokenVerifier`. `jwt_secret`: the legacy HS256 secret, if the project still has one."""
 
@@ -48,7 +53,7 @@ class SupabaseTokenVerifier:
         *,
         jwt_secret: str | None = None,
         clock: Clock = SYSTEM_CLOCK,
-        breaker: CircuitBreaker = supabase_circuit_breaker,
+        breaker: CircuitBreaker | None = None,
         get_client: GetClient = get_http_client,
     ) -> None:
         self._issuer = f"{supabase_url}/auth/v1"
@@ -61,7 +66,7 @@ class SupabaseTokenVerifier:
         self._fetching = asyncio.Lock()
         self._policy = ResiliencePolicy(
             DEPENDENCY,
-            breaker=breaker,
+            breaker=breaker or auth_circuit("keys"),
             attempt_timeout_seconds=FETCH_SECONDS / 2,
             max_attempts=2,
             max_concurrent=1,

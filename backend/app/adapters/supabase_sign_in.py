@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from urllib.parse import quote
 
-from app.core.circuit_breaker import CircuitBreaker, supabase_circuit_breaker
+from app.adapters.supabase_auth import auth_circuit
 from app.core.deadline import Deadline
 from app.core.http_client import GetClient, HttpError, Response, get_http_client, parse_retry_after, request
 from app.core.resilience import ResiliencePolicy
@@ -31,7 +31,6 @@ class SupabaseSignIn:
         supabase_url: str,
         key: str,
         *,
-        breaker: CircuitBreaker = supabase_circuit_breaker,
         get_client: GetClient = get_http_client,
     ) -> None:
         self._url = f"{supabase_url}/auth/v1"
@@ -40,7 +39,7 @@ class SupabaseSignIn:
         # Tried once: a refresh token may be used once, and a mail must not come twice.
         self._policy = ResiliencePolicy(
             DEPENDENCY,
-            breaker=breaker,
+            breaker=auth_circuit("sign_in"),
             attempt_timeout_seconds=SECONDS,
             max_attempts=1,
             max_concurrent=MAX_CONCURRENT,
