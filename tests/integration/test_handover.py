@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
@@ -12,6 +13,7 @@ from app.demo.bakery import BAKERY
 from app.domain.models import Conversation
 from app.sandbox import webhooks as wa
 from app.services.handover_notices import HandoverNotices
+from tests.support.fakes import FakeClock
 from tests.support.office import MakeOffice, Office
 
 PROFILE = {"handover_keywords": ["human", "une personne"], "handover_pause_minutes": 30}
@@ -232,6 +234,26 @@ async def test_a_number_whose_window_is_closed_is_not_written_to_and_that_is_tol
     assert (await conversation_with(office, person)).handover_notice == "window_closed"
     (line,) = [line for line in caplog.records if "the text to the profile's number" in line.getMessage()]
     assert (line.levelname, line.__dict__["outcome"]) == ("WARNING", "window_closed")
+
+
+async def test_a_notice_is_put_off_before_it_would_be_cut_off_on_its_way(make_office: MakeOffice) -> None:
+    office = await make_office(profile=PROFILE | {"handover_notify_number": STAFF.wa_id})
+    await say(office, STAFF, "Good morning")
+    person, clock = office.person(), FakeClock()
+    await say(office, person, "human")
+
+    class Unreachable:
+        async def send_text(self, *_: object, ensure_held: Callable[[], None], **__: object) -> str:
+            while clock.seconds < 1010:  # the caretaker's ten seconds
+                ensure_held()
+                clock.advance(3)  # a connection that is not opened: certainly not sent, and tried again
+            raise AssertionError
+
+    slow: Any = Unreachable()
+    await HandoverNotices(office.store, office.accounts, slow, office.outside.pacer, clock=clock).send()
+    await execute(office, "update handover_notices set due_at = now()")
+    await notices(office).send()
+    assert (await conversation_with(office, person)).handover_notice == "sent"
 
 
 async def test_a_notice_that_whatsapp_does_not_take_now_is_sent_later_and_one_it_refuses_is_not(

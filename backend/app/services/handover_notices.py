@@ -22,6 +22,7 @@ from datetime import timedelta
 from prometheus_client import Counter
 
 from app.core.clock import SYSTEM_CLOCK, Clock
+from app.core.deadline import Deadline
 from app.core.failure_words import in_words
 from app.core.fleet.pacing import Pacer
 from app.domain.errors import SendAmbiguous, SendError, SendThrottled, Unavailable
@@ -39,6 +40,9 @@ MAX_LINES = 20
 """Of one text: what is called for at the same moment, as in an outage, comes together."""
 AGAIN_SECONDS = 20.0
 GIVE_UP = timedelta(minutes=15)
+LAST_TRY_SECONDS = 5.0
+"""No try begins later. A page that takes ten seconds is cut off (`app.services.caretaker`), and a text on its way then
+counts as one that may have gone out."""
 LOST_AFTER_SECONDS = 120.0
 """Longer than a send takes with all its retries."""
 
@@ -79,6 +83,7 @@ class HandoverNotices:
 
     async def send(self) -> bool:
         """One page. Returns whether there may be more at once. Raises `Unavailable` if the store is away."""
+        deadline = Deadline.after(LAST_TRY_SECONDS, self._clock)
         taken = await self._store.take_notices(limit=PAGE, lost_after_seconds=LOST_AFTER_SECONDS)
         together: dict[tuple[str, str], list[HandoverNotice]] = {}
         for notice in taken:
@@ -86,10 +91,10 @@ class HandoverNotices:
                 together.setdefault((notice.account_id, notice.number), []).append(notice)
             else:
                 self._tell(notice, notice.outcome, "")
-        await asyncio.gather(*(self._send(notices) for notices in together.values()))
+        await asyncio.gather(*(self._send(notices, deadline) for notices in together.values()))
         return len(taken) == PAGE
 
-    async def _send(self, notices: Sequence[HandoverNotice]) -> None:
+    async def _send(self, notices: Sequence[HandoverNotice], deadline: Deadline) -> None:
         """Those of one account to one number, in one text."""
         first = notices[0]
         try:
@@ -98,7 +103,11 @@ class HandoverNotices:
                 await self._put_off(notices, wait)
                 return
             wamid = await self._messenger.send_text(
-                account, Recipient(first.number, None), words(notices), outbound_key=f"{NOTICE_KEY}{first.id}"
+                account,
+                Recipient(first.number, None),
+                words(notices),
+                outbound_key=f"{NOTICE_KEY}{first.id}",
+                ensure_held=lambda: deadline.check("whatsapp"),
             )
         except (SendThrottled, Unavailable) as exc:
             if self._clock.now() - first.created_at < GIVE_UP:
