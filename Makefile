@@ -33,9 +33,9 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup      ## three replicas, real servers, simulated customers; Ctrl-C ends it (DEMO_ONCE=1: ends by itself)
 	@"$(BIN)/python" -m app.cli demo $(if $(DEMO_ONCE),--once)
 
-# In the order of the folders, so that the longest, chaos and e2e, begin first.
+# Four workers on two cores as well: most tests wait longer than they work. In the order of tests/conftest.py.
 test: setup      ## the whole suite, the fleets of real processes beside the rest
-	"$(BIN)/python" -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	"$(BIN)/python" -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 
 check: setup     ## ruff, types, import contracts
 	"$(BIN)/ruff" check .

@@ -37,13 +37,14 @@ settings.register_profile("explore", deadline=None)
 settings.load_profile("repeatable")  # a change is judged by what it does, not by luck; `make chaos` explores
 
 
-FLEETS = ("tests/browser/", "tests/chaos/", "tests/e2e/", "tests/topologies/")
-"""Folders whose tests hold real replicas to seconds: with `-n`, one worker plays a folder, one test after the other."""
+FLEETS = (("tests/chaos/",), ("tests/e2e/",), ("tests/browser/", "tests/topologies/"))
+"""Folders whose tests hold real replicas to seconds: with `-n`, one worker plays the folders of a line, one test after
+the other. The longest first."""
 
 
 class _FleetsTogether(LoadFileScheduling):
     def _split_scope(self, nodeid: str) -> str:
-        return next((folder for folder in FLEETS if nodeid.startswith(folder)), super()._split_scope(nodeid))
+        return next((folders[0] for folders in FLEETS if nodeid.startswith(folders)), super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
@@ -51,9 +52,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
     return _FleetsTogether(config, log)
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Fleets wait much longer than they work: two workers on two cores leave half of the machine idle."""
-    return max(3, os.cpu_count() or 1)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fleets begin first: what takes longest must not begin last, when the other workers have nothing left to do."""
+    order = [folder for folders in FLEETS for folder in folders]
+    turns = {folder: turn for turn, folder in enumerate(order)}
+    items.sort(key=lambda item: turns.get("/".join(item.nodeid.split("/")[:2]) + "/", len(order)))
+    for item in items:
+        if "within" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.bounded)
 
 
 @pytest.fixture(autouse=True)
@@ -69,12 +75,6 @@ def _circuits_as_new() -> Iterator[None]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--patience", type=float, default=PATIENCE, help="factor of the limits that tests take `within`")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "within" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.bounded)
 
 
 def pytest_collection_finish() -> None:

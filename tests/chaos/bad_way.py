@@ -63,24 +63,26 @@ async def one_bad_replica(
     dependency: str,
     *,
     how: str = "refused",
-    calm_seconds: float = CALM_SECONDS,
+    compared: bool = True,
     bad_seconds: float = BAD_SECONDS,
     answered_seconds: float = ANSWERED_SECONDS,
     said_seconds: float = 0.0,
 ) -> Waits:
     """`how`: refused, silent (nothing passes, connections stay open), or start (refused before its first call).
-    `said_seconds`: by how much longer the way is bad if need be, until the replica says what it lacks."""
+    `compared`: two healthy replicas answer for a while before, to compare with; else `calm` is NaN. `said_seconds`: by
+    how much longer the way is bad if need be, until the replica says what it lacks."""
     stage = Stage(world)
     # What was on its way to WhatsApp when the way was lost may not have got there: the profile decides about it.
     await _resend_unproven(world, resend=True)
-    await asyncio.to_thread(world.fleet.replicas[BAD].stop)
-    calm = Stream(stage, replicas=(0, 1))
-    async with calm.flowing():
-        await asyncio.sleep(calm_seconds)  # time itself: a stream's length is its measure
-    calm_waits = await _waits(world, calm, answered_seconds)
+    calm_waits = [math.nan]
+    if compared:
+        await asyncio.to_thread(world.fleet.replicas[BAD].stop)
+        calm = Stream(stage, replicas=(0, 1))
+        async with calm.flowing():
+            await asyncio.sleep(CALM_SECONDS)  # time itself: a stream's length is its measure
+        calm_waits = await _waits(world, calm, answered_seconds)
     bad = Stream(stage)
     async with _on_a_way_of_its_own(world, dependency, is_lost=how == "start") as way:
-        await world.sandbox.wait(1, kind="send", processed="true")
         async with bad.flowing():
             if how != "start":
                 await asyncio.sleep(2)  # time itself, as above

@@ -15,10 +15,9 @@ from tests.support.patience import Within
 
 from . import outages
 from .catalogue import EVERY_SCENARIO, LONG, place_of
-from .moved_clock import LIBRARIES, MovedValkey
 from .scenarios import SETTINGS, Stage
 from .traffic import Post, payload, sender
-from .world import ChaosWorld, OneWorld, running_world
+from .world import ChaosWorld, OneWorld
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module")]
 
@@ -35,7 +34,8 @@ MEASURED = {
     "pooler_switched", "gemini_back", "database_slots_taken", "no_connection_left",
     "database_loses_seconds", *LONG,
 }  # fmt: skip
-"""Ratios of medians, and what takes long: for `make chaos`, on a machine that does nothing else."""
+"""Ratios of medians, and what takes long: for `make chaos`, on a machine that does nothing else. So is the scenario of
+a clock that jumps (`MovedValkey`): tests/integration/test_moved_clock.py has each of its rules."""
 PLAYED_ELSEWHERE = {outages.database_back_after_two_seconds.__name__}
 """By test_outages.py, where readiness needs the database too."""
 
@@ -46,13 +46,6 @@ PLAYED_ELSEWHERE = {outages.database_back_after_two_seconds.__name__}
 )
 async def test_the_promise_holds(worlds: OneWorld, name: str) -> None:
     async with worlds.playing() as world:
-        await EVERY_SCENARIO[name](world)
-
-
-@pytest.mark.skipif(not LIBRARIES, reason="no libfaketime on this machine (Debian: libfaketime)")
-@pytest.mark.parametrize("name", [name for name in EVERY_SCENARIO if place_of(name).server is MovedValkey])
-async def test_the_promise_holds_when_the_clock_jumps(name: str) -> None:
-    async with running_world(settings=SETTINGS, valkey=MovedValkey) as world:
         await EVERY_SCENARIO[name](world)
 
 
