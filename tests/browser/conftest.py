@@ -38,13 +38,18 @@ def site(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
         servers, fleet = stack.enter_context(running_fleet(settings, replicas=REPLICAS))
         http = stack.enter_context(httpx.Client(timeout=30))
         made = Site(servers, fleet, fleet.replicas[0].url, http, fleet.replicas[0].url, people)
-        callbacks = {"urls": fleet.webhook_urls, "app_secret": fleet.keys.app_secret}
-        made.sandbox("PUT", "/callbacks", callbacks)
+        made.mend()
         made.account = made.new_account("Maison Levain")
         if HAPROXY is not None:
             front = stack.enter_context(balancer([replica.port for replica in fleet.replicas], folder))
             made.url, made.operators_url = front.url, front.operators_url
         yield made
+
+
+@pytest.fixture(autouse=True)
+def _mended(site: Site) -> Iterator[None]:
+    yield
+    site.mend()
 
 
 @pytest.fixture(scope="package")

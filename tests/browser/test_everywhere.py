@@ -12,7 +12,8 @@ from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, Page, expect
 
 from app.sandbox.webhooks import Business, Person, envelope, message_id, messages_change
-from tests.support.site import Site, entered, until
+from tests.support.patience import Within
+from tests.support.site import Site, entered, opened, until
 
 HOSTILE = (
     "<script>alert('ran')</script>",
@@ -37,6 +38,8 @@ SCREENS = (
 )  # fmt: skip
 ALIVE = "iframe, #app script, #app style, [onerror], [onload], a[href^='javascript']"
 SETTLE_MS = 150
+STILL = {"reduced_motion": "reduce"}
+"""Half-way through a transition there are colours that the design does not have."""
 CUT = """() => [document.documentElement, ...document.querySelectorAll("#app *, dialog *")].filter((part) => {
   if (!part.checkVisibility() || part.matches("input, textarea, select, .visually-hidden")) return false;
   if (part.scrollWidth <= part.clientWidth + 1 || !part.clientWidth) return false;
@@ -76,7 +79,7 @@ def hostile(site: Site) -> dict[str, Any]:
     patient = HOSTILE.index("W" * 70)
     site.say(f"33630000{patient:03d}", "The manager, please", name=HOSTILE[patient], account=account)
     until(lambda: site.api("GET", f"/conversations?account_id={account['id']}&needs_human=true")["items"])
-    until(lambda: not site.api("GET", "/admin/queue")["pending"])
+    until(lambda: not site.api("GET", "/admin/queue")["pending"], seconds=30)
     site.api("POST", "/admin/breakers/gemini", {"action": "open", "why": HOSTILE[1]})
     site.api("POST", "/admin/breakers/gemini", {"action": "auto", "why": HOSTILE[1]})
     return account
@@ -129,7 +132,7 @@ def test_nothing_that_customers_wrote_runs_or_becomes_markup(
 def test_everyone_can_use_every_screen_in_light_and_dark(site: Site, browser: Browser, hostile: dict[str, Any]) -> None:
     base = site.fleet.replicas[0].url
     found = []
-    with entered(site, browser, url=base) as (page, _):
+    with entered(site, browser, url=base, **STILL) as (page, _):
         for screen in visit(page, base, hostile):
             assert page.locator(ALIVE).count() == 0, screen
             found += _barriers(page, screen)
@@ -144,7 +147,7 @@ def test_everyone_can_use_every_screen_on_a_phone_in_french(
 ) -> None:
     base = site.fleet.replicas[0].url
     found = []
-    phone = {"viewport": {"width": 360, "height": 740}, "locale": "fr-FR", "color_scheme": "dark"}
+    phone = {"viewport": {"width": 360, "height": 740}, "locale": "fr-FR", "color_scheme": "dark"} | STILL
     with entered(site, browser, url=base, **phone) as (page, strict):
         for screen in visit(page, base, hostile):
             found += _barriers(page, screen) + page.evaluate(CUT)
@@ -243,17 +246,15 @@ WEIGHTS = """performance.getEntriesByType("resource").concat(performance.getEntr
   .filter((entry) => entry.name.includes("/console")).map((entry) => entry.transferSize)"""
 
 
-def test_the_first_load_is_light_and_quick(site: Site, browser: Browser) -> None:
+def test_the_first_load_is_light_and_quick(site: Site, browser: Browser, within: Within) -> None:
     with entered(site, browser) as (page, _):
         expect(page.locator(".row").first).to_be_visible()
         sizes = page.evaluate(WEIGHTS)
         assert 10 < len(sizes) < 60
         assert sum(sizes) <= 150_000, sum(sizes)
-        fresh = page.context.browser.new_context(storage_state=page.context.storage_state())  # no cache
-        second = fresh.new_page()
-        second.goto(f"{site.url}/console#/inbox/{site.account['id']}/all")
-        second.locator(".row").first.wait_for()
-        shown = second.evaluate("performance.now()")
+        with opened(browser, storage_state=page.context.storage_state()) as (_, second, _):  # no cache
+            second.goto(f"{site.url}/console#/inbox/{site.account['id']}/all")
+            second.locator(".row").first.wait_for()
+            shown = second.evaluate("performance.now()")
         print(f"first load: {sum(sizes)} bytes in {len(sizes)} files; the list after {shown:.0f} ms")
-        fresh.close()
-        assert shown <= 3000  # 1,000 on a machine that does nothing else
+        assert shown <= within(1.0) * 1000

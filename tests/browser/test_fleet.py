@@ -86,4 +86,4 @@ def test_a_fault_is_rehearsed_and_what_waits_is_shown_by_account(site: Site, bro
         page.get_by_role("button", name="End all faults").click()
         expect(page.get_by_text("Running")).to_be_hidden()
         site.api("POST", "/admin/breakers/gemini", {"action": "auto", "why": "the rehearsal is over"})
-        until(lambda: not site.api("GET", "/admin/queue")["pending"])
+        until(lambda: not site.api("GET", "/admin/queue")["pending"], seconds=30)

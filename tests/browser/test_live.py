@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from app.localhost.fleet import Served
 from tests.support.balancer import needs_haproxy
+from tests.support.patience import Within
 from tests.support.site import Site, entered, until
 
 MESSAGES = 12
@@ -27,7 +28,7 @@ def seen_at(page: Page, text: str) -> float:
     return float(page.evaluate("(text) => window.seenAt[text]", text)) / 1000
 
 
-def test_messages_appear_in_the_open_thread_within_half_a_second(site: Site, browser: Browser) -> None:
+def test_messages_appear_in_the_open_thread_within_half_a_second(site: Site, browser: Browser, within: Within) -> None:
     number = site.customer("Live Lea", "Do you have vegan pastries?")
     site.sent_to(number)
     where = f"#/inbox/{site.account['id']}/all/{site.conversation_of(number)['id']}"
@@ -41,12 +42,12 @@ def test_messages_appear_in_the_open_thread_within_half_a_second(site: Site, bro
             delays.append(seen_at(page, f"message {n}") - accepted)
         delays.sort()
         print(f"in the open thread after {delays[MESSAGES // 2]:.3f} s (median), {delays[-1]:.3f} s (longest)")
-        assert delays[-2] <= 0.5
+        assert delays[-2] <= within(0.5)
         expect(page.locator(".row").first).to_contain_text("Live Lea")
 
 
 @needs_haproxy
-def test_the_stream_goes_on_when_its_replica_is_killed(site: Site, browser: Browser) -> None:
+def test_the_stream_goes_on_when_its_replica_is_killed(site: Site, browser: Browser, within: Within) -> None:
     number = site.customer("Kill Kai", "Do you have vegan pastries?")
     site.sent_to(number)
     where = f"#/inbox/{site.account['id']}/all/{site.conversation_of(number)['id']}"
@@ -54,7 +55,9 @@ def test_the_stream_goes_on_when_its_replica_is_killed(site: Site, browser: Brow
         strict.expect("ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_EMPTY_RESPONSE", "/events", "status of 50")
         page.evaluate(WATCH)
         expect(page.locator(".line")).to_have_count(0)
-        serving = until(lambda: [replica for replica in site.fleet.replicas if _readers(site, replica.url)])[0]
+        serving = until(lambda: _the_only_one_with_readers(site))
+        # What it holds when it dies waits for its lease.
+        until(lambda: not site.api("GET", "/admin/queue")["pending"])
         others = [f"{replica.url}/webhook/whatsapp" for replica in site.fleet.replicas if replica is not serving]
         site.sandbox("PUT", "/callbacks", {"urls": others, "app_secret": site.fleet.keys.app_secret})
         with killed(serving):
@@ -65,10 +68,9 @@ def test_the_stream_goes_on_when_its_replica_is_killed(site: Site, browser: Brow
             late = max(seen_at(page, text) for text in texts) - began
             expect(page.locator(".line")).to_have_count(0)
             print(f"live again {late:.1f} s after the kill")
-            assert late <= 3
+            assert late <= within(3)
             lived = _shown(page)
             assert sorted(lived[-len(texts) :]) == texts
-        site.sandbox("PUT", "/callbacks", {"urls": site.fleet.webhook_urls, "app_secret": site.fleet.keys.app_secret})
         # Two replicas took them side by side, so which one came first is theirs to say. But they say it once.
         page.reload()
         expect(page.locator(".message.in .text")).to_have_count(len(lived))
@@ -86,6 +88,12 @@ def killed(replica: Served) -> Iterator[None]:
 
 def _shown(page: Page) -> list[str]:
     return page.locator(".message.in .text").all_text_contents()
+
+
+def _the_only_one_with_readers(site: Site) -> Served | None:
+    """Once the streams of the tests before have ended."""
+    found = [replica for replica in site.fleet.replicas if _readers(site, replica.url)]
+    return found[0] if len(found) == 1 else None
 
 
 def _readers(site: Site, url: str) -> int:

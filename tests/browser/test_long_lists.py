@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Browser, CDPSession, Page, Route, expect
 
+from tests.support.patience import Within
 from tests.support.site import Site, entered
 
 CONVERSATIONS = 5_000
@@ -21,7 +22,7 @@ ID = "00000000-0000-4000-8000-{:012d}"
 SCROLL = """async ([selector, step, last]) => {
   const box = document.querySelector(selector);
   const frames = [];
-  const deadline = performance.now() + 60_000;
+  const deadline = performance.now() + 90_000;
   let before = performance.now();
   while (!box.textContent.includes(last) && before < deadline) {
     box.scrollTop += step;
@@ -83,7 +84,7 @@ def play(page: Page) -> None:
 
 @pytest.mark.parametrize(("selector", "rows", "step"), [(".rows", ".row", 2500), (".messages", ".message", -2500)])
 def test_scrolling_to_the_end_takes_no_long_frame(
-    site: Site, browser: Browser, selector: str, rows: str, step: int
+    site: Site, browser: Browser, within: Within, selector: str, rows: str, step: int
 ) -> None:
     with entered(site, browser) as (page, _):
         play(page)
@@ -99,8 +100,8 @@ def test_scrolling_to_the_end_takes_no_long_frame(
         tasks.sort(reverse=True)
         print(f"{selector}: of the processor the longest task took {tasks[0]:.0f} ms, the 20th {tasks[20]:.0f} ms")
         # Not the frames: other tests run beside this one, and the machine may be slow.
-        assert tasks[0] <= 100
-        assert tasks[20] <= 50
+        assert tasks[0] <= within(100, below=200)
+        assert tasks[20] <= within(50, below=100)
 
 
 def test_eight_hours_of_events_leave_no_memory_behind(site: Site, browser: Browser) -> None:

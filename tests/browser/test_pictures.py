@@ -22,6 +22,7 @@ PINCH = """image => {
 }"""
 """Two fingers that move to twice the distance."""
 VOICE = (FILES / "vegan.ogg").read_bytes()
+HAS_COME = "image => image.complete && image.naturalWidth > 0"
 PLAYED = """audio => new Promise((heard) => {
   audio.addEventListener("ended", () => heard(audio.duration), {once: true});
   audio.muted = true;
@@ -47,6 +48,7 @@ def test_a_picture_is_looked_at_by_the_keyboard_and_by_the_mouse(site: Site, bro
         dialog = page.get_by_role("dialog")
         large = dialog.get_by_role("img", name=SEEN)
         expect(large).to_be_visible()
+        page.wait_for_function(HAS_COME, arg=large.element_handle())
         own = float(large.evaluate("image => image.naturalWidth"))
         page.keyboard.press("1")
         expect(dialog.get_by_text("100%")).to_be_visible()
@@ -69,6 +71,7 @@ def test_a_picture_is_looked_at_by_the_keyboard_and_by_the_mouse(site: Site, bro
         expect(thumbnail).to_be_focused()
 
         thumbnail.click()
+        page.wait_for_function(HAS_COME, arg=large.element_handle())
         dialog.get_by_role("button", name="Actual size").click()
         large.hover()
         page.mouse.wheel(0, -400)

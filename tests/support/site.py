@@ -19,6 +19,7 @@ from app.localhost.servers import EmbeddedServers
 from app.sandbox import webhooks
 from app.sandbox.webhooks import encode_like_meta, signed_headers
 from tests.support.supabase_people import SupabasePeople
+from tests.support.world import mend
 
 T = TypeVar("T")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -52,6 +53,15 @@ class Site:
         answer = self.http.request(method, f"{self.fleet.sandbox.url}/sandbox{path}", json=payload)
         answer.raise_for_status()
         return answer.json()
+
+    def mend(self) -> None:
+        """Put right what a test has broken, also when it failed: the tests after it need all of it."""
+        mend(self.servers, self.fleet)
+        self.sandbox("DELETE", "/faults")
+        self.sandbox("PUT", "/callbacks", {"urls": self.fleet.webhook_urls, "app_secret": self.fleet.keys.app_secret})
+        for name, circuit in self.api("GET", "/admin/breakers").items():
+            if circuit["forced"] or circuit["state"] != "closed":
+                self.api("POST", f"/admin/breakers/{name}", {"action": "auto", "why": "the test is over"})
 
     def new_account(self, name: str, **profile: object) -> dict[str, Any]:
         number = next(_numbers)

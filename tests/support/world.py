@@ -145,6 +145,6 @@ class World:
 
     async def until_idle(self) -> None:
         """Nothing pending in any mailbox, seen on the server that holds them."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (await self.api("GET", "/admin/queue"))["pending"]:
                 await asyncio.sleep(0.02)
