@@ -18,10 +18,12 @@ from app.core.queue import Event, Queue, QueueFull
 from app.core.redis.door import Door, DoorTimings
 from app.domain.models import InboxState
 from app.localhost.servers import Postgres, Valkey
+from app.services import inbox_fallback
 from app.services.inbox_fallback import SUSPECT_SECONDS, InboxFallback
 from app.services.overflow import Overflow
 from tests.support.fakes import FakeClock
 from tests.support.patience import Within
+from tests.support.proxy import proxied
 
 Make = Callable[..., Awaitable[tuple[InboxFallback, Queue]]]
 
@@ -39,12 +41,16 @@ async def replica(valkey_url: str, store: PostgresStore) -> AsyncIterator[Make]:
     async with AsyncExitStack() as stack:
 
         async def make(
-            *, max_rows: int = 1000, moving: bool = True, clock: Clock = SYSTEM_CLOCK
+            *, max_rows: int = 1000, moving: bool = True, clock: Clock = SYSTEM_CLOCK, ingest_url: str = valkey_url
         ) -> tuple[InboxFallback, Queue]:
             clients = [Door.to(valkey_url, timings=DoorTimings(answer_seconds=0.5)), Door.to(valkey_url)]
-            for client in clients:
+            ingest = Door.to(ingest_url)
+            for client in (*clients, ingest):
                 stack.push_async_callback(client.aclose)
-            queue = Queue(*clients, namespace="test", debounce_seconds=0, max_pending=10**5, put_timeout_seconds=0.2)
+            queue = Queue(
+                *clients, ingest=ingest, namespace="test",
+                debounce_seconds=0, max_pending=10**5, put_timeout_seconds=0.2,
+            )  # fmt: skip
             stack.push_async_callback(queue.aclose)
             overflow = Overflow(queue, store, max_rows=100, max_bytes=10**7, put_timeout_seconds=0.7)
             fallback = InboxFallback(
@@ -139,6 +145,31 @@ async def test_a_put_that_was_given_up_does_not_overtake_when_a_frozen_redis_wak
             await asyncio.sleep(0.01)
     await replica()
     assert await claimed(queue, 3) == [b"payload 0", b"payload 1", b"payload 2"]
+
+
+async def test_a_replica_for_which_the_queue_is_there_hears_of_one_for_which_it_is_not(
+    valkey_url: str, replica: Make, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox_fallback, "TELL_SECONDS", 5.0)
+    clock = FakeClock()
+    unsuspecting, queue = await replica(moving=False, clock=clock)
+    late, _ = await replica(moving=False, clock=clock)
+    await unsuspecting.put([event(0)])
+    clock.advance(SUSPECT_SECONDS)
+    async with proxied(valkey_url) as line:
+        slow, _ = await replica(moving=False, ingest_url=line.url)
+        await slow.put([event(1)])
+        line.freeze()
+        await slow.put([event(2)])
+        await unsuspecting.put([event(3)])
+        assert await rows_left(store) == 2
+        await replica()
+        await until(store, InboxState.CLOSED)
+        # The mark is still there: one that has asked may put in spite of it.
+        await unsuspecting.put([event(4)])
+        await late.put([event(5)])
+        assert await claimed(queue, 6) == [b"payload %d" % n for n in range(6)]
+        line.thaw()
 
 
 async def test_another_replica_does_not_overtake_what_the_first_put_aside(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
-from app.core.queue import Event, LeaseLost, PutResult, Queue, QueueFull
+from app.core.queue import Event, LeaseLost, PutResult, Queue, QueueAside, QueueFull
 from tests.support.queue_kit import Replicas, accepted_ms, claim_one, event, eventually, ids
 
 
@@ -435,6 +435,26 @@ async def test_full_queue_refuses_a_put_as_a_whole_and_forgets_it(replicas: Repl
     for claim in await queue.claim(10):
         await queue.done(claim)
     assert await queue.put(refused) == PutResult(4, 0), "a refused id was not marked as seen"
+
+
+async def test_put_is_refused_while_events_are_put_aside_if_it_says_so(replicas: Replicas) -> None:
+    queue = replicas.queue(shards=4)
+    await queue.mark_aside(3600)
+    results = await asyncio.gather(
+        queue.put([event("a"), event("b")], unless_aside=True), queue.put([event("a"), event("b")]),
+        return_exceptions=True,
+    )  # fmt: skip
+    assert isinstance(results[0], QueueAside)
+    assert results[1] == PutResult(2, 0)
+    assert (await queue.stats()).pending == 2
+    await queue.mark_aside(0.001)
+
+    async def holds_no_longer() -> bool:
+        with suppress(QueueAside):
+            return (await queue.put([event("a", "again")], unless_aside=True)).accepted == 1
+        return False
+
+    await eventually(holds_no_longer)
 
 
 async def test_what_exceeds_a_mailbox_is_diverted_and_the_rest_of_its_delivery_is_stored(replicas: Replicas) -> None:

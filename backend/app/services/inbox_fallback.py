@@ -14,7 +14,9 @@ The inbox has a state in the database, changed under the lock of its writers: `c
     5. The queue fails during `closing`: the mover that notices, or a put that is not diverted, opens the inbox again.
     6. A failed call to the queue (a put, the worker's claim, the mover's look), a start and the end of a diversion are
        reasons to suspect: for `SUSPECT_SECONDS` each direct put first asks the database for the state. If that does
-       not answer, it puts directly: a suspicion is not worth a refused webhook.
+       not answer, it puts directly: a suspicion is not worth a refused webhook. The queue may be away for one replica
+       alone, or that replica be too slow: the put that diverts it also leaves a mark in the queue. While the mark is
+       there, a direct put that has not asked is refused; it asks, and this is a reason to suspect, too.
     7. An account may hold at most as much of the inbox as is still free. What exceeds that goes into the overflow.
     8. The database does not take a diverted put: `Unavailable`, to be repeated soon. If it has said that the inbox is
        in use, webhooks are refused until it is back: the queue may be, but to put directly would overtake. If it has
@@ -24,10 +26,10 @@ The inbox has a state in the database, changed under the lock of its writers: `c
 What is given up and put into the inbox instead does not get into the queue later, past what waits in the inbox: each
 put has a deadline in the server's time, after which a server that was frozen refuses it (core/lua/queue_put.lua).
 
-The windows: a replica whose every call to the queue goes well does not know of an outage that others see, until it
-looks (a second at most); nor does one that reaches neither queue nor database, and then the queue, while others reach
-both. Meanwhile it may put a message directly that is newer than one in the inbox. So may a server whose clock goes back
-while it is frozen, or stands still with it, as that of a paused virtual machine.
+The windows: where the mark does not get into the queue, a replica whose every call to it goes well does not know of an
+outage that others see, until it looks (a second at most); nor does one that reaches neither queue nor database, and
+then the queue, while others reach both. Meanwhile it may put a message directly that is newer than one in the inbox. So
+may a server whose clock goes back while it is frozen, or stands still with it, as that of a paused virtual machine.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from contextlib import suppress
 from prometheus_client import Gauge
 
 from app.core.clock import SYSTEM_CLOCK, Clock
-from app.core.queue import QUEUE, Event, PutResult, Queue, QueueFull, QueueUnavailable
+from app.core.queue import QUEUE, Event, PutResult, Queue, QueueAside, QueueFull, QueueUnavailable
 from app.domain.errors import Conflict, Unavailable
 from app.domain.models import InboxState
 from app.domain.ports import InboxStore
@@ -53,6 +55,7 @@ POLL_SECONDS = 0.015
 SUSPECT_SECONDS = 3.0
 ASK_SECONDS = 0.2
 """A suspicious put has the queue's own time left after that."""
+TELL_SECONDS = 0.1
 MOVE_ROWS = 500
 
 DIVERTED = Gauge("chorus_inbox_diverted", "1 while webhooks are stored in the database instead of the queue")
@@ -103,20 +106,30 @@ class InboxFallback:
             raise Unavailable("queue", "neither queue nor inbox took it in time", retry_after=LOOK_SECONDS) from exc
 
     async def _put(self, events: Sequence[Event]) -> PutResult:
-        if not self._diverted and self._clock.monotonic() < self._suspect_until:
-            with suppress(Unavailable, TimeoutError):
-                async with asyncio.timeout(ASK_SECONDS):
-                    await self._ask()
+        has_asked = not self._diverted and self._clock.monotonic() < self._suspect_until
+        if has_asked:
+            await self._ask_soon()
         while True:
             reopen = False
             if not self._diverted:
                 try:
-                    return await self._overflow.put(events)
+                    return await self._put_directly(events, unless_aside=not has_asked)
+                except QueueAside:
+                    self.suspect()
+                    await self._ask_soon()
+                    has_asked = True
+                    continue
                 except QueueUnavailable as exc:
                     self.suspect()
                     self._divert(str(exc))
                     reopen = True
-            state, stored, diverted = await self._put_aside(events, reopen=reopen)
+            putting = self._put_aside(events, reopen=reopen)
+            if reopen:
+                found, _ = await asyncio.gather(putting, self._tell_others())
+            else:
+                found = await putting
+            state, stored, diverted = found
+            has_asked = True
             if state is InboxState.OPEN:
                 if diverted:
                     QUEUE.diverted.inc(len(diverted))
@@ -124,6 +137,24 @@ class InboxFallback:
                 return PutResult(stored, len(events) - stored - len(diverted), diverted)
             if state is InboxState.CLOSING:
                 await self._wait_until_closed()
+
+    async def _put_directly(self, events: Sequence[Event], *, unless_aside: bool) -> PutResult:
+        result = await self._queue.put(events, unless_aside=unless_aside)
+        if result.diverted:
+            await self._overflow.keep(result.diverted)
+        return result
+
+    async def _tell_others(self) -> None:
+        """Those for whom the queue is there."""
+        with suppress(QueueUnavailable, TimeoutError):
+            async with asyncio.timeout(TELL_SECONDS):
+                await self._queue.mark_aside(SUSPECT_SECONDS)
+
+    async def _ask_soon(self) -> None:
+        """A database that does not answer says nothing."""
+        with suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(ASK_SECONDS):
+                await self._ask()
 
     async def _put_aside(self, events: Sequence[Event], *, reopen: bool) -> tuple[InboxState, int, tuple[Event, ...]]:
         news = self._news

@@ -7,10 +7,11 @@ ARGV     1 debounce ms · 2 its cap ms · 3 dedupe s · 4 most events in the sha
          9 kinds that have one share of a group's room, with a space between them
          10 gather ms · 11 kinds whose mailboxes gather, with a space between them
          12 server time in ms from which on the caller does not wait for this reply any more, 0 unknown
-         13… one put after the other: n, then n times (id, mailbox, frame); a frame's first byte is 1 for immediate
+         13… one put after the other: n, 1 to refuse it while events are put aside elsewhere, then n times (id, mailbox,
+         frame); a frame's first byte is 1 for immediate
 Returns  {now ms, for each put the number of events stored, …}; or {that number, position of each event that was diverted,
          from 0} in its place; the rest were duplicates. Or -1: the shard is full, nothing of this put was stored.
-         {now ms} alone: too late
+         -2: `aside` is there, which says that events are put aside, likewise. {now ms} alone: too late
 
 Schedule   mailboxes wait in `r:<group>` with the time they are due; a mailbox's group is its name up to the last ":"
            (the account, for a conversation), "" without one. `groups` holds each group that has any, with the earliest of them.
@@ -181,8 +182,9 @@ end
 local at = 13
 while ARGV[at] do
   local n = tonumber(ARGV[at])
-  replies[#replies + 1] = put(at + 1, n)
-  at = at + 1 + 3 * n
+  local refused = ARGV[at + 1] == "1" and redis.call("EXISTS", prefix .. "aside") == 1
+  replies[#replies + 1] = refused and -2 or put(at + 2, n)
+  at = at + 2 + 3 * n
 end
 for group in pairs(changed) do
   local head = redis.call("ZRANGE", prefix .. "r:" .. group, 0, 0, "WITHSCORES")

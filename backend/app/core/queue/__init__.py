@@ -25,6 +25,7 @@ from app.core.queue.events import (
     Failure,
     LeaseLost,
     PutResult,
+    QueueAside,
     QueueFull,
     QueueStats,
     QueueUnavailable,
@@ -34,5 +35,5 @@ from app.core.queue.metrics import QUEUE, QueueMetrics
 
 __all__ = [
     "QUEUE", "Claim", "DeadLetter", "DeadLetters", "Erased", "Event", "Failure", "LeaseLost", "PutResult", "Queue",
-    "QueueFull", "QueueMetrics", "QueueStats", "QueueUnavailable",
+    "QueueAside", "QueueFull", "QueueMetrics", "QueueStats", "QueueUnavailable",
 ]  # fmt: skip

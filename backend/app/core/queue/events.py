@@ -18,6 +18,10 @@ class QueueUnavailable(Unavailable):
     """Redis could not be asked, or its answer was lost. A `put` may have been stored, and is safe to repeat."""
 
 
+class QueueAside(QueueUnavailable):
+    """Events are put aside elsewhere, and the put was to be refused then. Nothing of it was stored on that shard."""
+
+
 class QueueFull(Unavailable):
     """The queue holds as much as it may. Nothing of the refused events was stored on that shard."""
 

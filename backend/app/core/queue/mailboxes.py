@@ -24,6 +24,7 @@ from app.core.queue.events import (
     DeadLetter,
     LeaseLost,
     PutResult,
+    QueueAside,
     QueueFull,
     QueueStats,
     QueueUnavailable,
@@ -150,9 +151,9 @@ class Queue:
 
     # --- putting ---
 
-    async def put(self, events: Sequence[Event]) -> PutResult:
+    async def put(self, events: Sequence[Event], *, unless_aside: bool = False) -> PutResult:
         """Store every event but the `diverted` ones, or raise `QueueFull` or `QueueUnavailable` within
-        `put_timeout_seconds`.
+        `put_timeout_seconds`. `unless_aside`: raise `QueueAside` while `mark_aside` holds.
 
         After an error some shards may hold their part: put the same events again, the ids make it safe. What is not
         stored by then is not stored later, when a server that was frozen finds the request. Cancelled, it may or may
@@ -167,7 +168,7 @@ class Queue:
             sizes[shard] = sizes.get(shard, 0) + len(frame)
         futures = [
             self._puts[shard].submit(
-                (len(part) // 3, *part),
+                (len(part) // 3, int(unless_aside), *part),
                 weight=max(len(part) // 3, sizes[shard] // WEIGHT_BYTES),
                 timeout_seconds=self._put_timeout_seconds,
             )
@@ -175,11 +176,15 @@ class Queue:
         ]
         try:
             return self._put_result(events, dict(zip(parts, await all_of(futures), strict=True)))
+        except QueueAside:
+            raise
         except (QueueFull, QueueUnavailable) as exc:
             self._metrics.events.labels("refused" if isinstance(exc, QueueFull) else "unavailable").inc(len(events))
             raise
 
     def _put_result(self, events: Sequence[Event], answers: Mapping[int, int | list[int]]) -> PutResult:
+        if -2 in answers.values():
+            raise QueueAside("queue", "events are put aside elsewhere")
         if -1 in answers.values():
             self._refused_at = self._clock.monotonic()
             raise QueueFull("queue", "the queue is full", retry_after=FULL_RETRY_SECONDS)
@@ -198,6 +203,13 @@ class Queue:
         if diverted:
             self._metrics.diverted.inc(len(diverted))
         return PutResult(accepted, duplicates, tuple(diverted))
+
+    async def mark_aside(self, seconds: float) -> None:
+        """Tell those who put with `unless_aside` that events are put aside elsewhere, for so long."""
+        await all_of(
+            self._shards.ask("aside", shard, "SET", f"{prefix}aside", b"", "PX", _ms(seconds))
+            for shard, prefix in enumerate(self._shards.prefixes)
+        )
 
     async def life(self) -> str:
         """A text that is another one after any shard lost its data, or another server took a shard over, which may lack
