@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
 from redis.maint_notifications import MaintNotificationsConfig
 
-from app.core.redis.corrections import PatientPool, any_of, behind_sentinel, honest, on_cluster
+from app.core.redis.corrections import PatientPool, PlainRedis, any_of, behind_sentinel, honest, on_cluster
 from app.core.redis.url import RedisUrl, Topology
 
 __all__ = ["Redis", "connect", "is_cluster"]
@@ -59,7 +59,7 @@ def connect(
     if where.topology is Topology.CLUSTER and not any_node:
         return on_cluster(where, options)
     pool: Any = PatientPool.from_url(where.plain, **options)
-    client = Redis.from_pool(pool)
+    client = PlainRedis.from_pool(pool)
     pool.connection_class = honest(pool.connection_class)
     if where.topology is Topology.CLUSTER:
         pool.connection_class = any_of(where.hosts, pool.connection_class)
