@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from app.cli import main
 from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.http_client import close_http_client
 from app.core.secrets import SecretError, TokenCipher
+from app.domain.endpoints import Endpoint
 from app.domain.models import Account, Role
 from app.domain.opaque_tokens import digest_of, is_token
 from app.sandbox.app import running_sandbox
@@ -272,6 +274,32 @@ async def test_a_token_that_no_key_opens_is_named_and_left_alone(
     assert done.stdout == "1 tokens encrypted anew, 0 already were with the first key\n"
     assert done.stderr == "chorus: no ENCRYPTION_KEY opens the token of lost; it stays as it is\n"
     assert await stored_token(store, lost, LOST) == "x" * 9
+
+
+async def test_the_secrets_of_webhooks_follow_the_new_key_too(
+    chorus: Chorus, bakery: Account, store: PostgresStore
+) -> None:
+    old, new = TokenCipher([OLD]), TokenCipher([NEW])
+
+    async def listen(cipher: TokenCipher, secret: str) -> Endpoint:
+        return await store.create_endpoint(
+            bakery.id, url="https://crm.example/", events=["message.sent"], secret=cipher.encrypt(secret), most=5
+        )
+
+    kept, lost = await listen(old, "one"), await listen(TokenCipher([LOST]), "lost")
+    rotated = {"secret": old.encrypt("two"), "overlap_seconds": 3600}
+    await store.update_endpoint(bakery.id, kept.id, rotated)
+    done = await chorus("rotate-keys", "--json", ENCRYPTION_KEY=f"{NEW},{OLD}")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["webhook_secrets"] == {"rotated": 2, "unreadable": 1}
+    assert done.stderr == "chorus: no ENCRYPTION_KEY opens 1 secrets of webhooks; they stay as they are\n"
+    found = await store.get_endpoint(bakery.id, kept.id)
+    assert found is not None
+    assert [new.decrypt(stored) for stored in found.signing_secrets(datetime.now(UTC))] == ["two", "one"]
+    again = await chorus("rotate-keys", "--json", ENCRYPTION_KEY=f"{NEW},{OLD}")
+    assert json.loads(again.stdout)["webhook_secrets"] == {"rotated": 0, "unreadable": 1}
+    await store.delete_endpoint(bakery.id, lost.id)
+    assert (await chorus("rotate-keys", ENCRYPTION_KEY=NEW)).exit_code == 0
 
 
 class ChangesAtTheWorstMoment(PostgresStore):

@@ -281,6 +281,16 @@ async def test_the_encryption_key_is_tried_on_every_stored_token(doctor: Doctor,
         rotating = (await doctor(ENCRYPTION_KEY=f"{SECOND},{FIRST}"))["ENCRYPTION_KEY"]
         assert (rotating["state"], "1 of them with an older key" in rotating["detail"]) == ("warn", True)
         assert "rotate-keys" in rotating["mend"]
+        (account,) = await store.list_accounts(user_id=None)
+        for key in (FIRST, LOST):
+            rotating = (await doctor(ENCRYPTION_KEY=f"{SECOND},{FIRST}"))["ENCRYPTION_KEY"]
+            await store.create_endpoint(
+                account.id, url="https://crm.example/", events=["message.sent"], most=5,
+                secret=TokenCipher([key]).encrypt("whsec_"),
+            )  # fmt: skip
+        assert rotating["detail"].endswith("older key, and 1 secrets of webhooks with one")
+        closed = (await doctor())["ENCRYPTION_KEY"]
+        assert (closed["state"], closed["detail"]) == ("bad", "does not open 1 secrets of webhooks")
         await add("lost", "2", LOST)
         closed = (await doctor())["ENCRYPTION_KEY"]
         assert (closed["state"], closed["detail"]) == ("bad", "opens 1 of 2 stored tokens, not those of: lost")

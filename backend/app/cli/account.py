@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from app.domain.account_health import Judgement
     from app.domain.models import Account, BotProfile, Member
     from app.domain.ports import Store
-    from app.services.account_service import AccountService
+    from app.services.account_service import AccountService, KeyRotation
     from app.settings import Settings
 
 T = TypeVar("T")
@@ -213,18 +213,29 @@ def check(names: tuple[str, ...], *, every: bool, as_json: bool) -> None:
 @account.command("rotate-keys")
 @json_option
 def rotate_keys(*, as_json: bool) -> None:
-    """Encrypt every stored token with the first ENCRYPTION_KEY. Safe beside running replicas, and may be repeated.
+    """Encrypt every stored token, and every webhook's secret, with the first ENCRYPTION_KEY. Safe beside running
+    replicas, and may be repeated.
 
-    docs/operations.md has the steps before and after. Exit code 1 if no key opens one of the tokens.
+    docs/operations.md has the steps before and after. Exit code 1 if no key opens one of them.
     """
-    done = asyncio.run(_with_accounts(lambda accounts, _settings: accounts.rotate_keys()))
+    from app.services.endpoint_service import rotate_secrets
+
+    async def act() -> tuple[KeyRotation, tuple[int, int]]:
+        async with opened_accounts() as (accounts, store, settings):
+            return await accounts.rotate_keys(), await rotate_secrets(store, _cipher(settings))
+
+    done, (secrets, unreadable) = asyncio.run(act())
     if as_json:
-        print_json(done)
+        print_json(asdict(done) | {"webhook_secrets": {"rotated": secrets, "unreadable": unreadable}})
     else:
         click.echo(f"{len(done.rotated)} tokens encrypted anew, {len(done.current)} already were with the first key")
+        if secrets:
+            click.echo(f"{secrets} secrets of webhooks encrypted anew")
     for slug in done.unreadable:
         click.echo(f"chorus: no ENCRYPTION_KEY opens the token of {slug}; it stays as it is", err=True)
-    if done.unreadable:
+    if unreadable:
+        click.echo(f"chorus: no ENCRYPTION_KEY opens {unreadable} secrets of webhooks; they stay as they are", err=True)
+    if done.unreadable or unreadable:
         raise SystemExit(FAILED)
 
 

@@ -16,6 +16,7 @@ from app.doctor.causes import database_place, of_database
 from app.doctor.findings import Finding
 from app.domain.errors import ConfigurationError
 from app.domain.ports import Store
+from app.services.endpoint_service import stale_secrets
 from app.settings import Settings
 from app.wiring import open_store
 
@@ -142,7 +143,13 @@ async def _tokens(settings: Settings, store: Store) -> Finding:
         detail = f"opens {len(accounts) - len(closed)} of {len(accounts)} stored tokens, not those of: {shown}"
         mend = "append the key that encrypted them behind a comma, or give new tokens: chorus account rotate-token"
         return Finding("ENCRYPTION_KEY", "bad", detail, mend)
-    if old:
+    secrets = [opened async for _, _, opened in stale_secrets(store, cipher)]
+    if lost := secrets.count(None):
+        mend = "append the key that encrypted them behind a comma, or PATCH the webhooks with rotate_secret"
+        return Finding("ENCRYPTION_KEY", "bad", f"does not open {lost} secrets of webhooks", mend)
+    if old or secrets:
         detail = f"opens all {len(accounts)} stored tokens, {old} of them with an older key"
+        if secrets:
+            detail += f", and {len(secrets)} secrets of webhooks with one"
         return Finding("ENCRYPTION_KEY", "warn", detail, "chorus account rotate-keys, before you remove that key")
     return Finding("ENCRYPTION_KEY", "ok", f"opens all {len(accounts)} stored tokens")

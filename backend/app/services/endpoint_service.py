@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol
@@ -111,25 +111,6 @@ class EndpointService:
         await self._store.outbox_work([Settlement(endpoint.id, (), ((event, answer),), last, OFF_AFTER_SECONDS)], [])
         return answer
 
-    async def rotate_keys(self) -> tuple[int, int]:
-        """Encrypt every secret with the first key. Returns how many were encrypted anew, and how many no key opens:
-        those stay as they are. May be interrupted and repeated, and run beside replicas. Raises `Unavailable`."""
-        rotated = unreadable = 0
-        after: str | None = None
-        while page := await self._store.endpoint_secrets(after=after, limit=SECRETS_PAGE):
-            for endpoint_id, stored in page:
-                if self._cipher.is_current(stored):
-                    continue
-                try:
-                    anew = self._cipher.encrypt(self._cipher.decrypt(stored))
-                except SecretError:
-                    unreadable += 1
-                    continue
-                # Changed meanwhile: by a replica, which encrypts with the first key.
-                rotated += await self._store.replace_endpoint_secret(endpoint_id, expected=stored, secret=anew)
-            after = page[-1][0]
-        return rotated, unreadable
-
     async def _find(self, user: User, account_id: str, endpoint_id: str, needed: Role) -> Endpoint:
         await self._accounts.authorize(user, account_id, needed)
         endpoint = await self._store.get_endpoint(account_id, endpoint_id)
@@ -151,3 +132,33 @@ async def deliver(receiver: Receiver, cipher: TokenCipher, endpoint: Endpoint, e
     if not secrets:
         return Answer(Outcome.UNREADABLE_SECRET, None, 0)
     return await receiver.deliver(endpoint.url, event, secrets=secrets)
+
+
+async def stale_secrets(store: EndpointStore, cipher: TokenCipher) -> AsyncIterator[tuple[str, str, str | None]]:
+    """Secrets that the first key did not encrypt: (id of the webhook, as stored, opened; `None`: no key opens it).
+    Raises `Unavailable`."""
+    after: str | None = None
+    while page := await store.endpoint_secrets(after=after, limit=SECRETS_PAGE):
+        for endpoint_id, stored in page:
+            if cipher.is_current(stored):
+                continue
+            try:
+                opened = cipher.decrypt(stored)
+            except SecretError:
+                yield endpoint_id, stored, None
+            else:
+                yield endpoint_id, stored, opened
+        after = page[-1][0]
+
+
+async def rotate_secrets(store: EndpointStore, cipher: TokenCipher) -> tuple[int, int]:
+    """Encrypt every secret with the first key. Returns how many were encrypted anew, and how many no key opens: those
+    stay as they are. May be interrupted and repeated, and run beside replicas. Raises `Unavailable`."""
+    rotated = unreadable = 0
+    async for endpoint_id, stored, opened in stale_secrets(store, cipher):
+        if opened is None:
+            unreadable += 1
+            continue
+        # Changed meanwhile: by a replica, which encrypts with the first key.
+        rotated += await store.replace_endpoint_secret(endpoint_id, expected=stored, secret=cipher.encrypt(opened))
+    return rotated, unreadable
