@@ -258,7 +258,7 @@ async def test_a_leftover_is_deleted_again_until_no_upload_can_be_on_its_way(
     assert all(now <= max(3 * before, timedelta(minutes=3)) for before, now in pairwise(ages)), ages
 
 
-@pytest.mark.parametrize("state", [MediaState.TOO_LARGE, MediaState.GONE, MediaState.FAILED, MediaState.FORGED])
+@pytest.mark.parametrize("state", [MediaState.TOO_LARGE, MediaState.FAILED])
 async def test_what_is_never_kept_leaves_none_of_its_bytes(fetch: Fetch, later: Later, state: MediaState) -> None:
     row = await fetch.row()
     await fetch.files.put(row.id, pieces(LONG), mime="image/png")  # of an upload that nothing was heard of
