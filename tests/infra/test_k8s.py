@@ -10,6 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from app.api.middleware import MAX_UPLOAD_BYTES
 from app.core.fleet.registry import STALE_AFTER_SECONDS
 from app.settings import Settings
 
@@ -91,6 +92,8 @@ def test_the_ingress_speaks_tls_and_routes_what_the_balancer_lets_through() -> N
     (ingress,) = of_kind("Ingress")
     annotations = ingress["metadata"]["annotations"]
     assert annotations["nginx.ingress.kubernetes.io/enable-access-log"] == "false", "it would hold verify tokens"
+    largest = annotations["nginx.ingress.kubernetes.io/proxy-body-size"]
+    assert int(largest.removesuffix("m")) * 1024 * 1024 >= MAX_UPLOAD_BYTES, "people's files get through"
     spec = ingress["spec"]
     (rule,) = spec["rules"]
     assert [hosts["hosts"] for hosts in spec["tls"]] == [[rule["host"]]]

@@ -220,6 +220,15 @@ async def test_a_body_that_does_not_end_in_time_is_408_and_the_application_is_to
         assert at.app.seen == []
 
 
+async def test_a_large_body_by_a_slow_line_has_the_time_that_it_takes() -> None:
+    async with server(replace(LIMITS, receive_seconds=0.2, body_bytes_per_second=50_000)) as at:
+        client = await at.connect(HEAD + b"Content-Length: 250000\r\n\r\n")
+        for _ in range(5):
+            client.send(bytes(50_000))
+            await asyncio.sleep(0.3)  # time itself: the server looks once a second
+        assert (await client.answer())[::2] == (200, b"250000")
+
+
 async def test_a_body_may_come_in_pieces() -> None:
     async with server(PATIENT) as at:
         client = await at.connect(HEAD + b"Content-Length: 300000\r\n\r\n")

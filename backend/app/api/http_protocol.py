@@ -3,8 +3,9 @@
 httptools has no limit on the size of a head, and uvicorn none on the time that a request may take to arrive. Here:
 
     a head (request line and headers)   32 KB, 100 headers, 10 s
-    a body                              10 s, and no more chunks than its size explains (how large it may be is the
-                                        application's affair: api/body_limit.py)
+    a body                              10 s, more only for what comes at 32 KB/s or faster: a photo by a slow line; and
+                                        no more chunks than its size explains (how large it may be is the application's
+                                        affair: api/body_limit.py)
     requests sent ahead of the answers  4
     a new connection without a byte     10 s; idle after an answer: `idle_seconds`
     an answer that the client does not read   30 s without progress
@@ -53,6 +54,8 @@ class ConnectionLimits:
     chunks: int = 100
     """Of a body, besides one for each `CHUNK_BYTES`: every chunk costs a call, even one of a single byte."""
     receive_seconds: float = 10.0
+    body_bytes_per_second: float = 32 * 1024
+    """Of a body that takes longer than `receive_seconds`, on average."""
     idle_seconds: float = 75.0
     unread_seconds: float = 30.0
     linger_seconds: float = 2.0
@@ -128,6 +131,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._without_progress = 0
         self._discarded = 0
         self._chunks_left = float(limits.chunks)
+        self._body_bytes = 0
+        """What has come of the newest request's body."""
         self._since = self.loop.time()
         """When the present waiting began: for the rest of a head or of a body, or for the next request."""
         self._idle_seconds = limits.receive_seconds
@@ -189,7 +194,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             if now - self._since > limits.linger_seconds:
                 self.transport.abort()
         elif self._is_receiving and not self._has_ended:
-            if now - self._since > limits.receive_seconds:
+            if now - self._since > limits.receive_seconds + self._body_bytes / limits.body_bytes_per_second:
                 self._refuse(_SLOW)
         elif now - self._since > self._idle_seconds and not self._is_answering():
             self.transport.close()
@@ -248,12 +253,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= self._limits.requests_ahead:
             self._stop(_TOO_MANY_AHEAD)
         self._progressed, self._since, self._discarded = True, self.loop.time(), 0
-        self._chunks_left = float(self._limits.chunks)
+        self._chunks_left, self._body_bytes = float(self._limits.chunks), 0
         super().on_headers_complete()
         self.headers = []  # the trailers of a chunked body are not headers of the request
 
     def on_body(self, body: bytes) -> None:
         self._progressed = True
+        self._body_bytes += len(body)
         self._chunks_left += len(body) / CHUNK_BYTES - 1
         if self._chunks_left < 0:
             self._stop(_TINY_CHUNKS)
@@ -265,7 +271,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._progressed, self._is_receiving, self._since = True, False, self.loop.time()
+        self._progressed, self._is_receiving, self._since, self._body_bytes = True, False, self.loop.time(), 0
         super().on_message_complete()
         self.cycle.more_body = False
         self._waiting.pop(self, None)

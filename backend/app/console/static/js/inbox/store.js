@@ -270,7 +270,9 @@ const changeOutbox = (id, change) => {
   outbox.value = { ...outbox.value, [id]: change(outbox.value[id] ?? []) };
 };
 
-const FILE_TIMEOUT_MS = 120_000;
+const FILE_TIMEOUT_MS = 60_000;
+/** The server gives up on less than 32 KB/s. */
+const MS_PER_BYTE = 1 / 32;
 
 /** `file`: to go with the text, which becomes its caption. */
 /** One message, or one for each file, in their order: the first has the words. */
@@ -295,7 +297,7 @@ async function deliver(conversation, message) {
   const mark = (change) => changeOutbox(id, (items) => items.map((item) => (item.key === message.key ? { ...item, ...change } : item)));
   mark({ state: "sending", error: null });
   try {
-    const options = { headers: { "Idempotency-Key": message.key }, ...(message.file ? { timeout: FILE_TIMEOUT_MS } : {}) };
+    const options = { headers: { "Idempotency-Key": message.key }, ...(message.file ? { timeout: FILE_TIMEOUT_MS + message.file.size * MS_PER_BYTE } : {}) };
     const reply = await api("POST", `/conversations/${encodeURIComponent(id)}/messages`, bodyOf(message), options);
     mark({ state: "accepted", replyKey: reply.key });
     replaced({ ...conversation, bot_enabled: false });
