@@ -83,5 +83,6 @@ def test_the_wheel_carries_every_file_of_the_package_and_nothing_else(wheel: Pat
     with zipfile.ZipFile(wheel) as archive:
         carried = {name for name in archive.namelist() if ".dist-info/" not in name}
     app = ROOT / "backend" / "app"
-    own = {f"app/{file.relative_to(app)}" for file in app.rglob("*") if file.is_file() and file.suffix != ".pyc"}
+    files = (file.relative_to(app) for file in app.rglob("*") if file.is_file())
+    own = {f"app/{file}" for file in files if "__pycache__" not in file.parts}
     assert carried == own | {f"app/migrations/{file.name}" for file in MIGRATIONS.iterdir()}

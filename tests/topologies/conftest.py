@@ -20,7 +20,9 @@ def cluster(server_location: Location, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def valkey_url(cluster: Cluster) -> str:
-    """An empty cluster."""
+    """An empty cluster, whole again after a test that broke it."""
+    cluster.resume()
+    cluster.start()
     cluster.empty()
     return cluster.url
 

@@ -11,6 +11,7 @@ import pytest
 
 from app.core.cache import Cache, CacheTimings, inspect_key, join_fleet, survey
 from app.core.cache.shared import SharedTier
+from tests.support.patience import Within
 from tests.support.redis_topologies import Cluster
 
 PATIENT = CacheTimings(shared=5.0, call=5.0, poll=5.0)
@@ -88,14 +89,14 @@ async def test_a_fence_keeps_every_shard_uncached_until_the_commit(replicas):
     await until_read([a, b], source, 2)
 
 
-async def test_a_frozen_node_bypasses_only_its_shards_and_comes_back(replicas, cluster: Cluster):
+async def test_a_frozen_node_bypasses_only_its_shards_and_comes_back(replicas, cluster: Cluster, within: Within):
     (a, shared), (b, _) = replicas
     source = Source()
     await until_read([a, b], source, 1)
     node = cluster.nodes[0]
     node.pause()
     try:
-        async with asyncio.timeout(6):
+        async with asyncio.timeout(within(6, below=14)):  # after 15 s the others take the cluster for broken
             while all(shard.channel.trusted for shard in shared.shards):
                 await asyncio.sleep(0.01)
         assert await read_all(a, source) == {1}

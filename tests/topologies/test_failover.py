@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 
 import pytest
 
@@ -13,6 +13,7 @@ from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.circuit_breaker import BreakerPolicy
 from app.core.redis.client import connect
 from tests.support.breaker_kit import BreakerReplica
+from tests.support.patience import Within
 from tests.support.redis_topologies import Guarded
 
 BACK_SECONDS = 5.0
@@ -20,9 +21,11 @@ BACK_SECONDS = 5.0
 HEARD_SECONDS = 1.0
 LEFT_SECONDS = 2.5
 """A question to the sentinels, and a heartbeat."""
+CORRECTED_SECONDS = 8.0
+"""Before that no sentinel corrects a primary that was replaced."""
 
 
-async def until(happened: Callable[[], bool], *, seconds: float = BACK_SECONDS) -> float:
+async def until(happened: Callable[[], bool], *, seconds: float) -> float:
     """How long it took."""
     started = time.monotonic()
     async with asyncio.timeout(seconds):
@@ -34,8 +37,9 @@ async def until(happened: Callable[[], bool], *, seconds: float = BACK_SECONDS) 
 class Office:
     """Two replicas' caches, and the database that both read."""
 
-    def __init__(self, caches: list[Cache]) -> None:
+    def __init__(self, caches: list[Cache], within: Within) -> None:
         self.caches = caches
+        self.within = within
         self.value = 0
 
     async def load(self) -> int:
@@ -51,7 +55,7 @@ class Office:
 
     async def is_in_memory(self) -> None:
         """Soon, and from then on, everybody reads the value; soon without asking anybody else."""
-        async with asyncio.timeout(HEARD_SECONDS):
+        async with asyncio.timeout(self.within(HEARD_SECONDS)):
             while await self.read() != {self.value}:
                 await asyncio.sleep(0.002)
             while True:
@@ -73,38 +77,42 @@ class Office:
 
 
 @pytest.fixture
-async def office(guarded: Guarded, cache_timings: CacheTimings) -> AsyncIterator[Office]:
+async def office(guarded: Guarded, cache_timings: CacheTimings, within: Within) -> AsyncIterator[Office]:
     async with AsyncExitStack() as stack:
         caches = [Cache(timings=cache_timings) for _ in range(2)]
         for cache in caches:
             await stack.enter_async_context(join_fleet(cache, guarded.url, namespace="test"))
-        office = Office(caches)
-        await until(office.is_in_step)
+        office = Office(caches, within)
+        await until(office.is_in_step, seconds=within(BACK_SECONDS))
         await office.is_in_memory()
         yield office
 
 
 @pytest.mark.cache_timings(call=5)
-async def test_caches_behind_sentinel_share_loads_and_forget_groups_and_patterns(office: Office) -> None:
+async def test_caches_behind_sentinel_share_loads_and_forget_groups_and_patterns(
+    office: Office, within: Within
+) -> None:
     for pattern in ("user:*", "us*", "*"):
         loads = [cache.stats().loads for cache in office.caches]
         office.value += 1
         await office.caches[0].invalidate_everywhere(pattern)
-        async with asyncio.timeout(HEARD_SECONDS):
+        async with asyncio.timeout(within(HEARD_SECONDS)):
             while await office.read() != {office.value}:
                 await asyncio.sleep(0.002)
         assert sum(cache.stats().loads for cache in office.caches) == sum(loads) + 1, "one of them asked the source"
 
 
-async def test_no_edit_made_during_a_failover_is_hidden_by_a_cache(guarded: Guarded, office: Office) -> None:
+async def test_no_edit_made_during_a_failover_is_hidden_by_a_cache(
+    guarded: Guarded, office: Office, within: Within
+) -> None:
     failover = asyncio.create_task(asyncio.to_thread(guarded.fail_over))
-    await until(lambda: not any(cache.stats().trusted for cache in office.caches))
+    await until(lambda: not any(cache.stats().trusted for cache in office.caches), seconds=within(BACK_SECONDS))
     while not failover.done():
         await office.edit(by=office.value % 2)
         assert await office.read() == {office.value}, "memory is bypassed"
         await asyncio.sleep(0.02)
     await failover
-    back = await until(office.is_in_step)
+    back = await until(office.is_in_step, seconds=within(BACK_SECONDS))
     assert await office.read() == {office.value}
     await office.goes_on()
     print(f"\ntrusted {back:.2f} s after the sentinels named the new primary")
@@ -112,7 +120,7 @@ async def test_no_edit_made_during_a_failover_is_hidden_by_a_cache(guarded: Guar
 
 @pytest.mark.parametrize("others_edit", [False, True])
 async def test_what_the_new_primary_never_heard_of_is_invalidated_again(
-    guarded: Guarded, office: Office, others_edit: bool
+    guarded: Guarded, office: Office, within: Within, others_edit: bool
 ) -> None:
     """It has the old value and an older sequence, which the first edit of anything lifts above every one of before."""
     await asyncio.to_thread(guarded.replicate)
@@ -121,24 +129,26 @@ async def test_what_the_new_primary_never_heard_of_is_invalidated_again(
     await office.is_in_memory()
     assert office.is_in_step()
     failover = asyncio.create_task(asyncio.to_thread(guarded.fail_over))
-    await until(lambda: not any(cache.stats().trusted for cache in office.caches))
+    await until(lambda: not any(cache.stats().trusted for cache in office.caches), seconds=within(BACK_SECONDS))
     while not (failover.done() and office.is_in_step()):
         if others_edit:
             await office.caches[1].invalidate("another:1")
         await asyncio.sleep(0.01)
     await failover
-    await until(lambda: all(cache.stats().gaps for cache in office.caches))
-    async with asyncio.timeout(HEARD_SECONDS):
+    await until(lambda: all(cache.stats().gaps for cache in office.caches), seconds=within(BACK_SECONDS))
+    async with asyncio.timeout(within(HEARD_SECONDS)):
         while await office.read() != {office.value}:
             await asyncio.sleep(0.002)
-    await until(office.is_in_step)
+    await until(office.is_in_step, seconds=within(BACK_SECONDS))
     await office.goes_on()
 
 
-async def test_a_primary_that_was_frozen_and_comes_back_is_not_believed(guarded: Guarded, office: Office) -> None:
+async def test_a_primary_that_was_frozen_and_comes_back_is_not_believed(
+    guarded: Guarded, office: Office, within: Within
+) -> None:
     await asyncio.to_thread(guarded.replicate)
     await asyncio.to_thread(guarded.fail_over, freeze=True)
-    back = await until(office.is_in_step)
+    back = await until(office.is_in_step, seconds=within(BACK_SECONDS))
     await office.edit(by=1)
     guarded.primary.resume()
     while await asyncio.to_thread(guarded.primary_is_deluded):
@@ -148,45 +158,43 @@ async def test_a_primary_that_was_frozen_and_comes_back_is_not_believed(guarded:
 
 
 async def test_a_primary_that_was_replaced_in_good_order_is_left_before_it_is_corrected(
-    guarded: Guarded, office: Office
+    guarded: Guarded, office: Office, within: Within
 ) -> None:
     """Its connections stay open and it takes writes for ten seconds; then they are lost."""
-    redis = connect(guarded.url, timeout_seconds=1)
+    async with aclosing(connect(guarded.url, timeout_seconds=1)) as redis:
 
-    async def port() -> int:
-        return int((await redis.info("server"))["tcp_port"])
+        async def port() -> int:
+            return int((await redis.info("server"))["tcp_port"])
 
-    assert await port() == guarded.primary.port
-    await asyncio.to_thread(guarded.fail_over_in_good_order)
-    async with asyncio.timeout(LEFT_SECONDS):
-        while await port() != guarded.replica.port:
-            await asyncio.sleep(0.02)
-    late = Cache()
-    async with join_fleet(late, guarded.url, namespace="test"):
-        office.caches.append(late)
-        await until(office.is_in_step)
-        await office.edit(by=2)
-        async with asyncio.timeout(LEFT_SECONDS + HEARD_SECONDS):
-            while await office.read() != {office.value}:
+        assert await port() == guarded.primary.port
+        await asyncio.to_thread(guarded.fail_over_in_good_order)
+        async with asyncio.timeout(within(LEFT_SECONDS, below=CORRECTED_SECONDS)):
+            while await port() != guarded.replica.port:
                 await asyncio.sleep(0.02)
-        assert await asyncio.to_thread(guarded.primary_is_deluded)
-        await until(office.is_in_step)
-        await office.goes_on()
-        office.caches.remove(late)
-    await redis.aclose()
+        late = Cache()
+        async with join_fleet(late, guarded.url, namespace="test"):
+            office.caches.append(late)
+            await until(office.is_in_step, seconds=within(BACK_SECONDS))
+            await office.edit(by=2)
+            async with asyncio.timeout(within(LEFT_SECONDS + HEARD_SECONDS, below=CORRECTED_SECONDS)):
+                while await office.read() != {office.value}:
+                    await asyncio.sleep(0.02)
+            assert await asyncio.to_thread(guarded.primary_is_deluded)
+            await until(office.is_in_step, seconds=within(BACK_SECONDS))
+            await office.goes_on()
+            office.caches.remove(late)
 
 
 async def test_a_sentinel_that_was_passed_over_is_asked_again(guarded: Guarded) -> None:
     passed_over, *others = guarded.sentinels
-    redis = connect(guarded.url, timeout_seconds=0.5)
-    passed_over.pause()
-    await asyncio.gather(*(redis.ping() for _ in range(10)))
-    passed_over.resume()
-    for sentinel in others:
-        sentinel.kill()
-    await redis.connection_pool.disconnect()
-    assert await redis.ping()
-    await redis.aclose()
+    async with aclosing(connect(guarded.url, timeout_seconds=0.5)) as redis:
+        passed_over.pause()
+        await asyncio.gather(*(redis.ping() for _ in range(10)))
+        passed_over.resume()
+        for sentinel in others:
+            sentinel.kill()
+        await redis.connection_pool.disconnect()
+        assert await redis.ping()
 
 
 POLICY = BreakerPolicy(failure_threshold=4, open_seconds=30.0, max_open_seconds=60.0, probe_lease_seconds=1.0)
@@ -203,46 +211,49 @@ async def replicas(guarded: Guarded) -> AsyncIterator[list[BreakerReplica]]:
         await replica.stop()
 
 
-async def trip(replicas: list[BreakerReplica]) -> None:
+async def trip(replicas: list[BreakerReplica], within: Within) -> None:
     for replica in replicas:
         replica.fails()
     for n in range(POLICY.failure_threshold):
         await replicas[n % len(replicas)].call()
-    await until(lambda: all(replica.state == "open" for replica in replicas), seconds=HEARD_SECONDS)
+    await until(lambda: all(replica.state == "open" for replica in replicas), seconds=within(HEARD_SECONDS))
 
 
 @pytest.mark.parametrize("freeze", [False, True], ids=["killed", "frozen"])
 async def test_replicas_agree_on_a_circuit_after_a_failover(
-    guarded: Guarded, replicas: list[BreakerReplica], freeze: bool
+    guarded: Guarded, replicas: list[BreakerReplica], within: Within, freeze: bool
 ) -> None:
-    await trip(replicas)
+    await trip(replicas, within)
     version = replicas[0].breaker.version
     await asyncio.to_thread(guarded.replicate)
     failover = asyncio.create_task(asyncio.to_thread(guarded.fail_over, freeze=freeze))
-    await until(lambda: not any(replica.fleet.up for replica in replicas))
+    await until(lambda: not any(replica.fleet.up for replica in replicas), seconds=within(BACK_SECONDS))
     assert [await replica.call() for replica in replicas] == ["CircuitBreakerOpenError"] * 2
     await failover
-    back = await until(lambda: all(replica.fleet.up for replica in replicas))
+    back = await until(lambda: all(replica.fleet.up for replica in replicas), seconds=within(BACK_SECONDS))
     guarded.primary.resume()
     assert {replica.state for replica in replicas} == {"open"}
     assert {replica.breaker.version for replica in replicas} == {version}, "the same trip, not one of their own"
     await replicas[0].fleet.force("some_api", "closed", who="operator", why="over")
-    await until(lambda: all(replica.state == "closed" for replica in replicas), seconds=2 * HEARD_SECONDS)
+    await until(lambda: all(replica.state == "closed" for replica in replicas), seconds=within(2 * HEARD_SECONDS))
     await replicas[1].fleet.force("some_api", "auto", who="operator", why="over")
-    await until(lambda: not any(replica.breaker.is_forced for replica in replicas), seconds=2 * HEARD_SECONDS)
-    await trip(replicas)
+    await until(lambda: not any(replica.breaker.is_forced for replica in replicas), seconds=within(2 * HEARD_SECONDS))
+    await trip(replicas, within)
     assert replicas[0].breaker.version == replicas[1].breaker.version > version
     print(f"\nfollowing {back:.2f} s after the sentinels named the new primary")
 
 
 async def test_a_trip_that_the_new_primary_never_heard_of_is_forgotten_by_all_alike(
-    guarded: Guarded, replicas: list[BreakerReplica]
+    guarded: Guarded, replicas: list[BreakerReplica], within: Within
 ) -> None:
     """Nobody stays behind with a verdict of its own: the next trip reaches both."""
     await asyncio.to_thread(guarded.replicate)
     await asyncio.to_thread(guarded.hold_the_replica_back)
-    await trip(replicas)
+    await trip(replicas, within)
     await asyncio.to_thread(guarded.fail_over)
-    await until(lambda: all(replica.fleet.up and replica.state == "closed" for replica in replicas))
-    await trip(replicas)
+    await until(
+        lambda: all(replica.fleet.up and replica.state == "closed" for replica in replicas),
+        seconds=within(BACK_SECONDS),
+    )
+    await trip(replicas, within)
     assert replicas[0].breaker.version == replicas[1].breaker.version

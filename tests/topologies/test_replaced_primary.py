@@ -15,6 +15,7 @@ from app.core.cache import Cache, join_fleet
 from app.core.queue import Event, Queue, QueueUnavailable
 from app.core.redis.client import connect
 from app.core.redis.door import Door
+from tests.support.patience import Within
 from tests.support.proxy import Proxy, proxied
 from tests.support.redis_topologies import DATA, PASSWORD, Node, client, replicated, wait_until
 
@@ -55,13 +56,13 @@ async def address(program: Path, tmp_path: Path) -> AsyncIterator[Address]:
         yield Address(proxy, primary, replica)
 
 
-async def test_the_queue_goes_on_with_the_new_primary(address: Address) -> None:
+async def test_the_queue_goes_on_with_the_new_primary(address: Address, within: Within) -> None:
     redis, blocking = connect(address.url, timeout_seconds=1), connect(address.url, timeout_seconds=3)
     queue = Queue(Door(redis), Door(blocking), namespace="test", debounce_seconds=0, max_pending=100)
     try:
         assert (await queue.put([Event("before", "mailbox", b"x")])).accepted == 1
         await asyncio.to_thread(address.replace)
-        async with asyncio.timeout(BACK_SECONDS):
+        async with asyncio.timeout(within(BACK_SECONDS)):
             while True:
                 try:
                     assert (await queue.put([Event("after", "mailbox", b"x")])).accepted == 1
@@ -77,7 +78,7 @@ async def test_the_queue_goes_on_with_the_new_primary(address: Address) -> None:
         await blocking.aclose()
 
 
-async def test_caches_go_on_with_the_new_primary(address: Address) -> None:
+async def test_caches_go_on_with_the_new_primary(address: Address, within: Within) -> None:
     value = 0
 
     async def load() -> int:
@@ -92,7 +93,7 @@ async def test_caches_go_on_with_the_new_primary(address: Address) -> None:
         for writer in (0, 1):
             value += 1
             await caches[writer].invalidate("user:1")
-            async with asyncio.timeout(BACK_SECONDS):
+            async with asyncio.timeout(within(BACK_SECONDS)):
                 while True:
                     stats = [cache.stats() for cache in caches]
                     seen = {await cache.get_or_fetch("user:1", load, ttl_seconds=300) for cache in caches}

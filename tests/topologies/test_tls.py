@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -77,14 +77,14 @@ async def everything_works(url: str) -> None:
                 while await b.get_or_fetch("user:1", load, ttl_seconds=60) == seen:
                     await asyncio.sleep(0.005)
     replicas = [BreakerReplica(url, f"replica-{n}", replicas=2, timings=PATIENT) for n in range(2)]
-    for replica in replicas:
-        await replica.start()
-    await replicas[0].fleet.force("some_api", "open", who="operator", why="test")
-    await until(lambda: all(replica.state == "open" for replica in replicas))
-    await replicas[1].fleet.force("some_api", "auto", who="operator", why="test")
-    await until(lambda: not any(replica.breaker.is_forced for replica in replicas))
-    for replica in replicas:
-        await replica.stop()
+    async with AsyncExitStack() as stack:
+        for replica in replicas:
+            await replica.start()
+            stack.push_async_callback(replica.stop)
+        await replicas[0].fleet.force("some_api", "open", who="operator", why="test")
+        await until(lambda: all(replica.state == "open" for replica in replicas))
+        await replicas[1].fleet.force("some_api", "auto", who="operator", why="test")
+        await until(lambda: not any(replica.breaker.is_forced for replica in replicas))
 
 
 async def is_refused(url: str, why: str) -> None:
