@@ -130,6 +130,15 @@ async def test_put_that_its_caller_gave_up_stores_nothing_when_a_frozen_server_w
     assert await other.put([event("m", "b")]) == PutResult(1, 0)
 
 
+async def test_put_whose_time_is_over_before_its_turn_is_not_sent(replicas: Replicas) -> None:
+    queue = replicas.queue(put_timeout_seconds=0)
+    await replicas.queue().put([event("m")])
+    before = await replicas.calls()
+    with pytest.raises(QueueUnavailable, match="no time was left"):
+        await queue.put([event("m")])
+    assert await replicas.calls() == before
+
+
 async def test_put_costs_one_call_once_the_servers_time_is_known(replicas: Replicas) -> None:
     queue = replicas.queue()
     before = await replicas.calls()

@@ -536,6 +536,8 @@ class Queue:
             asked = clock.monotonic()
             deadline = asked + timeout_seconds
             for _ in range(PUT_TRIES):
+                if asked >= deadline:
+                    break
                 call = (*self._put_header, server.at(deadline), *args)
                 now_ms, *answers = await shards.call(PUT, shard, call, timeout_seconds=deadline - asked)
                 answered = clock.monotonic()
@@ -543,8 +545,6 @@ class Queue:
                 if answers:
                     return answers
                 asked = answered
-                if asked >= deadline:
-                    break
             raise QueueUnavailable("queue", "put: no time was left", retry_after=RETRY_AFTER_SECONDS)
 
         return Batcher(send, max_weight=BATCH_WEIGHT, clock=clock)
