@@ -286,7 +286,7 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
             rehearsal=Rehearsal(_sandbox_switch(settings)),
             dead_letters=DeadLetterList(outside.queue.dead_letters, outside.events.dead_letters),
             registry=outside.registry,
-            breakers=_breakers(outside, audit),
+            breakers=breaker_service(outside.breakers, outside.queue, audit),
             silence=silence,
             simulator=_simulator(settings, outside, accounts),
             last_hour=LastHour(Minutes(outside.control, namespace=settings.redis_namespace)),
@@ -482,12 +482,12 @@ def _simulator(settings: Settings, outside: Outside, accounts: AccountService) -
     return Simulator(accounts, outside.model, answers, limits=_daily_limits(settings))
 
 
-def _breakers(outside: Outside, audit: AuditService) -> BreakerService:
+def breaker_service(fleet: BreakerFleet, queue: Queue, audit: AuditService | None = None) -> BreakerService:
     return BreakerService(
-        outside.breakers,
+        fleet,
         CIRCUIT_BREAKERS,
         whatsapp_account_breakers,
-        outside.queue,
+        queue,
         others=[gemini_model_breakers, whatsapp_media_breakers],
         audit=audit,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,25 @@ async def test_the_encryption_key_is_tried_on_every_stored_token(doctor: Doctor,
         assert (closed["state"], closed["detail"]) == ("bad", "opens 1 of 2 stored tokens, not those of: lost")
     finally:
         await store.aclose()
+
+
+async def test_what_stops_answers_or_messages_is_told(
+    doctor: Doctor, complete: dict[str, str], valkey_url: str
+) -> None:
+    assert (await doctor())["answers"]["state"] == "ok"
+    force = ["breakers", "open", "gemini", "--why", "a rehearsal"]
+    assert (await asyncio.to_thread(CliRunner().invoke, main, force, env=complete)).exit_code == 0
+    now = time.time()
+    with redis.Redis.from_url(valkey_url) as client:  # it wrote for weeks, and last four hours ago
+        usual = {str(hour): 10 for hour in range(168)} | {"week": int(now // 3600 // 168)}
+        client.hset("chorus:{arrivals}:h:106540352242922", mapping=usual)
+        client.zadd("chorus:{arrivals}:last", {"106540352242922": (now - 4 * 3600) * 1000})
+    findings = await doctor()
+    circuit, number = findings["circuit gemini"], findings["number 106540352242922"]
+    assert (circuit["state"], circuit["mend"]) == ("warn", "docs/runbooks/ChorusCircuitOpen.md")
+    assert circuit["detail"].startswith("open, forced: ")
+    assert (number["state"], number["mend"]) == ("warn", "docs/runbooks/ChorusNumberSilent.md")
+    assert number["detail"].startswith("silent for 4.0 h")
 
 
 async def test_webhooks_that_do_not_take_their_events_are_named(doctor: Doctor, store_url: str) -> None:

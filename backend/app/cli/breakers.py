@@ -67,15 +67,9 @@ _breaker_command("auto", "Closed, nothing counted, deciding by itself again. Wha
 
 async def _on_breakers(action: Callable[[BreakerService], Awaitable[T]]) -> T:
     """Raises `Unavailable` with Redis' own words: the service would answer for this process, which has no calls."""
-    from app.core.circuit_breaker import (
-        CIRCUIT_BREAKERS,
-        gemini_model_breakers,
-        whatsapp_account_breakers,
-        whatsapp_media_breakers,
-    )
+    from app.core.circuit_breaker import CIRCUIT_BREAKERS
     from app.core.fleet.registry import Registry
-    from app.services.breaker_service import BreakerService
-    from app.wiring import open_breakers, open_door, open_queue
+    from app.wiring import breaker_service, open_breakers, open_door, open_queue
 
     settings = settings_with_redis()
     async with AsyncExitStack() as stack:
@@ -84,14 +78,7 @@ async def _on_breakers(action: Callable[[BreakerService], Awaitable[T]]) -> T:
         fleet = open_breakers(settings, stack, registry)
         await fleet.list(breaker.name for breaker in CIRCUIT_BREAKERS.values())
         queue = open_queue(settings, stack, redis)
-        service = BreakerService(
-            fleet,
-            CIRCUIT_BREAKERS,
-            whatsapp_account_breakers,
-            queue,
-            others=[gemini_model_breakers, whatsapp_media_breakers],
-            audit=await _audit(settings, stack),
-        )
+        service = breaker_service(fleet, queue, await _audit(settings, stack))
         stack.push_async_callback(service.aclose)
         with as_operator():
             return await action(service)

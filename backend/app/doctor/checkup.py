@@ -11,6 +11,7 @@ from app.core.fleet.registry import Registry
 from app.core.http_client import close_http_client, leave_by
 from app.core.redis.door import Door
 from app.doctor.account_checks import check_accounts
+from app.doctor.answers_check import check_answers
 from app.doctor.causes import of_redis
 from app.doctor.database_checks import check_database
 from app.doctor.findings import Check, Finding, bounded
@@ -39,6 +40,7 @@ async def examine(settings: Settings, broken: Mapping[str, str]) -> list[Finding
         checks: dict[str, Check] = {}
         if settings.redis_url and "REDIS_URL" not in problems:
             checks["redis"] = lambda: _redis(settings, stack)
+            checks["answers"] = lambda: check_answers(settings, stack)
         if settings.redis_cache_url and "REDIS_CACHE_URL" not in problems:
             checks["redis cache"] = lambda: _redis_cache(settings.redis_cache_url or "", stack)
         over_rest = settings.supabase_url and settings.supabase_key

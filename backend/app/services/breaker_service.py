@@ -79,7 +79,7 @@ class BreakerService:
     """`breakers` by the short names that /health uses; `accounts` and `others` are families of keyed ones,
     by `<family>:<key>`.
 
-    `audit` hears of what a person forces.
+    `audit` hears of what a person forces; without one the log alone has it.
 
     What waits in `queue` for a circuit is due at once when it closes: after good probes, by a person, or because the
     account has changed.
