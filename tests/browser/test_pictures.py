@@ -7,6 +7,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Locator, expect
 
 import app.sandbox
+from app.sandbox import webhooks
 from tests.support.site import Site, entered
 
 FILES = Path(app.sandbox.__file__).parent / "files"
@@ -98,9 +99,19 @@ def test_files_and_what_they_say_appear_in_the_open_thread_by_themselves(site: S
         expect(page.locator(".message.in .description")).to_have_text(spoken)
         assert page.locator(".message.in audio").evaluate(PLAYED) > 0.5
         site.api("POST", f"/conversations/{conversation}/bot", {"enabled": False})
-        site.send_file(number, "image", PHOTO + b"1", "image/jpeg", says="", name="Files Fay")
+        caption = "[And] this one?"
+        site.send_file(number, "image", PHOTO + b"1", "image/jpeg", says="", name="Files Fay", caption=caption)
         expect(page.locator(".message.in .picture img")).to_be_visible()
         site.send_file(number, "audio", b"#!AMR\n" + bytes(100), "audio/amr", says="", name="Files Fay", voice=True)
         expect(page.get_by_text("This browser cannot play it.")).to_be_visible()
         expect(page.locator(".message.in audio")).to_have_count(1)
         expect(page.locator(".message.in").last.get_by_role("link", name="Download")).to_be_visible()
+        row = page.get_by_role("link", name="Files Fay").locator(".row-text")
+        expect(row).to_have_text("Voice message")
+        found = site.api("GET", f"/conversations/{conversation}/messages")["items"]
+        for about in ("audio", "image"):
+            wamid = next(each["wa_message_id"] for each in found[::-1] if each["type"] == about)
+            person, shop = webhooks.Person(number, "Files Fay"), webhooks.Business(site.account["phone_number_id"])
+            answer = webhooks.text(person, "Well?", context={"id": wamid})
+            site.deliver(webhooks.envelope(webhooks.messages_change(shop, [answer], [person])))
+        expect(page.locator("blockquote")).to_have_text([spoken, caption])

@@ -9,9 +9,11 @@ import { accounts } from "../session.js";
 import { Empty, Loading, Problem, Time } from "../ui.js";
 import { Windowed } from "../windowed.js";
 import { search, searchNow, searchSoon } from "./search.js";
+import { iconOf } from "./attachment.js";
 import { Ticks } from "./message.js";
 import { counts, list, loadList, loadMoreOfList, VIEWS } from "./store.js";
 import { holder } from "./holder.js";
+import { isFile, lineOf } from "./words.js";
 
 const COUNT_OF = { needs: "needs_human", unread: "unread", bot: "bot", all: "all" };
 
@@ -97,7 +99,7 @@ function stateOf(conversation) {
   const state = html`<span class="row-holder" title=${words}><${Icon} name=${who === "bot" ? "bot" : "person"} size=${14} /><span class="visually-hidden">${words}</span></span>`;
   if (!last) return html`${state}${contact.name && contact.wa_id ? phone(contact.wa_id) : words}`;
   const ours = last.author !== "customer";
-  return html`${state}${ours && html`<${Ticks} status=${last.status} />`}<bdi class="row-text">${last.text || worded("type", last.type)}</bdi>`;
+  return html`${state}${ours && html`<${Ticks} status=${last.status} />`}${isFile(last.type) && html`<${Icon} name=${iconOf(last.type)} size=${14} />`}<bdi class="row-text">${lineOf(last)}</bdi>`;
 }
 
 const HUES = 8;

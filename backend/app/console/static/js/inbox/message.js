@@ -8,6 +8,7 @@ import { iconOf, kindOf, Preview } from "./attachment.js";
 import { formatted } from "./markup.js";
 import { Picture } from "./picture.js";
 import { Player } from "./player.js";
+import { captionOf, lineOf } from "./words.js";
 
 const TICKS = { pending: "clock", sending: "clock", sent: "one", delivered: "two", read: "two", played: "two" };
 
@@ -25,7 +26,7 @@ export function Message({ message, reactions, quoted }) {
   return html`<article class="message ${isOut ? "out" : "in"} by-${message.author} ${message.status === "failed" ? "failed" : ""}">
     <div class="bubble">
       ${isOut && html`<span class="author">${t(`author.${message.author}`)}</span>`}
-      ${quoted && html`<blockquote dir="auto">${quoted.text ?? worded("type", quoted.type)}</blockquote>`}
+      ${quoted && html`<blockquote dir="auto">${lineOf(quoted)}</blockquote>`}
       <${Content} message=${message} />
       ${message.edited_at && html`<${Edits} message=${message} />`}
       <footer><${Time} at=${message.timestamp} format=${clock} />${isOut && html`<${Ticks} status=${message.status} />`}</footer>
@@ -84,9 +85,6 @@ function Place({ place }) {
 const Cards = ({ cards }) => cards.slice(0, 20).map((card, index) => html`<div key=${index} class="attached"><${Icon} name="person" /><div>
   <p dir="auto">${String(card?.name?.formatted_name ?? t("type.contacts"))}</p>
   ${(Array.isArray(card?.phones) ? card.phones : []).slice(0, 5).map((one, n) => html`<p key=${n} class="quiet">${String(one?.phone ?? "")}</p>`)}</div></div>`);
-
-/** What was written with a file: without the marks that the history, lists and searches have around it. */
-const captionOf = (text) => text?.replace(/^\[(image|video|document|sticker|audio|voice message)(: [^]*\]$|\])\s?/, "").replace(/\n\[shows: [^]*\]$/, "");
 
 /** A file that is kept. Pictures and sounds come from our own server, with their type checked there. What the customer wrote with
  * it stands first; what the bot heard or saw in it says that it is the bot's. */
