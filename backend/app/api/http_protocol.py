@@ -370,23 +370,41 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
 
 class _Lingering:
-    """asyncio's transport, except that `close` first closes our side only, while the client still sends."""
+    """asyncio's transport, except that `close` first closes our side only, while the client still sends, and that the
+    head of an answer waits for the first piece of its body, until the next turn of the loop at most: uvicorn writes it
+    by itself, and uvloop makes a system call of each write."""
 
     def __init__(self, transport: asyncio.Transport, protocol: BoundedHttpProtocol) -> None:
         self._transport = transport
         self._protocol = protocol
         self._closes = False
-        self.write = transport.write
+        self._head = b""
         self.abort = transport.abort
         self.pause_reading = transport.pause_reading
         self.resume_reading = transport.resume_reading
         self.get_extra_info = transport.get_extra_info
         self.get_write_buffer_size = transport.get_write_buffer_size
 
+    def write(self, data: bytes) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        elif data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n"):
+            self._head = data
+            self._protocol.loop.call_soon(self._flush)
+        else:
+            self._transport.write(data)
+
+    def _flush(self) -> None:
+        head, self._head = self._head, b""
+        if head and not self._transport.is_closing():
+            self._transport.write(head)
+
     def is_closing(self) -> bool:
         return self._closes or self._transport.is_closing()
 
     def close(self) -> None:
+        self._flush()
         if self.is_closing():
             return
         self._closes = True
