@@ -108,7 +108,7 @@ async def test_what_comes_while_a_gathering_mailbox_is_held_is_gathered_as_well(
 
 
 async def test_a_version_that_does_not_gather_works_beside_one_that_does(replicas: Replicas) -> None:
-    queue, before = replicas.queue(gather_seconds=0.3, gathered=["status"]), replicas.queue()
+    queue, before = replicas.queue(gather_seconds=1.5, gathered=["status"]), replicas.queue()
     await queue.put([event("status:7:a", "sent", immediate=True)])
     await before.put([event("status:7:a", "delivered", immediate=True), event("status:7:b", "read", immediate=True)])
     assert [claim.mailbox for claim in await before.claim(10)] == ["status:7:b"]
