@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from playwright.sync_api import Browser, expect
 
-from tests.support.site import Site, Strict, entered
+from tests.support.site import Site, Strict, entered, until
 
 FRONT = """isInFront => {
   Object.defineProperty(document, "visibilityState", { value: isInFront ? "visible" : "hidden", configurable: true });
   document.dispatchEvent(new Event("visibilitychange"));
 }"""
 """A browser without a window shows every tab at once."""
+ASIDE = """localStorage.setItem("chorus.notify", "yes");
+document.hasFocus = () => false;
+window.notices = [];
+window.heard = [];
+new BroadcastChannel("chorus.notices").onmessage = ({ data }) => window.heard.push(data);
+window.Notification = class {
+  static permission = "granted";
+  constructor(title, { body }) { window.notices.push(body); }
+};"""
+"""A tab beside the one that is looked at."""
 
 
 def test_what_is_done_in_one_tab_is_seen_in_the_other(site: Site, browser: Browser) -> None:
@@ -56,4 +66,31 @@ def test_what_is_done_in_one_tab_is_seen_in_the_other(site: Site, browser: Brows
         other.get_by_label("Operator's key").fill(site.fleet.keys.admin)
         other.get_by_role("button", name="Sign in").click()
         expect(page.locator(".thread-who h1")).to_have_text("Tab Tom")
+    assert others.problems == []
+
+
+def test_a_tab_gives_no_notification_while_another_one_is_looked_at(site: Site, browser: Browser) -> None:
+    account = site.new_account("Chez Tina", handover_keywords=["manager"])
+    where = f"#/inbox/{account['id']}/all"
+    with entered(site, browser, where) as (page, _):
+        other = page.context.new_page()
+        others = Strict(other)
+        other.add_init_script(ASIDE)
+        other.clock.install()
+        other.goto(f"{site.url}/console{where}")
+        for each in (page, other):
+            expect(each.locator(".rail")).to_be_visible()
+            expect(each.locator(".line")).to_have_count(0)
+        other.clock.pause_at(float(other.evaluate("Date.now() / 1000")) + 1)
+        site.customer("First Fred", "The manager, please", account=account)
+        until(lambda: other.evaluate("window.heard.length"))
+        other.clock.run_for(2000)
+        page.evaluate("document.hasFocus = () => false")
+        site.customer("Second Sue", "The manager, please", account=account)
+
+        def told() -> list[str]:
+            other.clock.run_for(1000)
+            return list(other.evaluate("window.notices"))
+
+        assert until(told) == ["Second Sue is waiting."]
     assert others.problems == []
