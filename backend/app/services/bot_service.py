@@ -26,8 +26,7 @@ from app.domain.errors import (
     Unavailable,
     UnknownAccount,
 )
-from app.domain.handover import handover, handover_text, has_keyword, person_called
-from app.domain.markup import to_whatsapp
+from app.domain.handover import handover, handover_text, has_keyword
 from app.domain.models import (
     WINDOW_HOURS,
     Account,
@@ -52,6 +51,7 @@ from app.domain.ports import Messenger, Model, Store
 from app.domain.promises import promises_person
 from app.domain.prompt import MESSAGE_BYTES, build_prompt
 from app.domain.question import Question, read
+from app.domain.spoken import spoken
 from app.domain.usage import DailyLimit, DailyLimits
 from app.domain.webhook import needs_a_person, opens_chat
 from app.services.account_service import NO_LIMITS, AccountService
@@ -528,7 +528,8 @@ class BotService:
     ) -> _Answer:
         if not question.texts:
             work.reason = _types(work.asked)
-            return _said(profile, profile.non_text_reply)
+            promised = HandoverReason.PROMISED if promises_person(profile.non_text_reply) else None
+            return _answer(profile, profile.non_text_reply, promised)
         if has_keyword(profile.handover_keywords, question.texts):
             work.reason = "a keyword calls a person"
             asked_for_one = handover(profile, HandoverReason.CUSTOMER_ASKED)
@@ -563,10 +564,8 @@ class BotService:
 
     def _read(self, profile: BotProfile, generation: Generation) -> _Answer:
         """The model's answer, and the person whom it calls."""
-        called = person_called(generation)
-        said = called.message if called else generation.text
-        text = to_whatsapp(said).strip() or said or handover_text(profile, self._clock.now())
-        return _Answer(text, handover=handover(profile, called.reason)) if called else _said(profile, text)
+        text, reason = spoken(profile, generation, self._clock.now())
+        return _answer(profile, text, reason)
 
     async def _used_up(self, limit: DailyLimit, account: Account) -> HandoverReason:
         if limit is not DailyLimit.TOKEN_BUDGET:
@@ -643,12 +642,10 @@ _FINISHED = frozenset({ReplyState.SENT, ReplyState.SILENCED})
 _OUTCOMES = {ReplyState.SENT: "replied", ReplyState.FAILED: "send_failed", ReplyState.SILENCED: "silenced"}
 
 
-def _said(profile: BotProfile, text: str) -> _Answer:
-    """The bot never promises a person who is not called."""
-    promised = promises_person(text)
-    if promised:
+def _answer(profile: BotProfile, text: str, reason: HandoverReason | None) -> _Answer:
+    if reason is HandoverReason.PROMISED:
         logger.info("a person is called: the text promises one")
-    return _Answer(text, handover=handover(profile, HandoverReason.PROMISED) if promised else None)
+    return _Answer(text, handover=handover(profile, reason) if reason else None)
 
 
 def _is_outdated(reply: Reply, work: _Work) -> bool:

@@ -77,13 +77,9 @@ class HealthService:
         self._strained = strained
         self._clock = clock
         self._phase = "starting"
+        """`starting`, `ready` or `draining`."""
         self._internal_view: Mapping[str, object] = {}
         self._pages: dict[bool, tuple[float, Page]] = {}
-
-    @property
-    def phase(self) -> str:
-        """`starting`, `ready` or `draining`."""
-        return self._phase
 
     def started(self) -> None:
         if self._phase == "starting":

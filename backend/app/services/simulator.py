@@ -12,13 +12,12 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
 from app.core.fleet.allowance import Allowance
 from app.domain.errors import InvalidInput, ModelRefused, RateLimited
-from app.domain.handover import handover_text, has_keyword, person_called
-from app.domain.markup import to_whatsapp
+from app.domain.handover import handover_text, has_keyword
 from app.domain.models import BotProfile, Generation, HandoverReason, Prompt, Role, Turn, User
 from app.domain.ports import Model
 from app.domain.profile_limits import check_profile
-from app.domain.promises import promises_person
 from app.domain.prompt import build_prompt
+from app.domain.spoken import spoken
 from app.domain.usage import DailyLimits, Spending, Usage
 from app.services.account_service import AccountService
 from app.services.spending import Bill
@@ -74,12 +73,7 @@ class Simulator:
         generation = await self._generate(account_id, prompt)
         if generation is None:
             return Simulated(handover_text(profile, now), HandoverReason.MODEL_REFUSED, prompt)
-        called = person_called(generation)
-        said = called.message if called else generation.text
-        text = to_whatsapp(said).strip() or said or handover_text(profile, now)
-        if called:
-            return Simulated(text, called.reason, prompt)
-        return Simulated(text, HandoverReason.PROMISED if promises_person(text) else None, prompt)
+        return Simulated(*spoken(profile, generation, now), prompt)
 
     async def _refuse_beyond_the_day(self, account_id: str, now: datetime) -> None:
         """What the account may have of the model in a day is for its customers and for this alike."""
