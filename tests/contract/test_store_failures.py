@@ -49,6 +49,15 @@ async def connected(
         await store.aclose()
 
 
+@asynccontextmanager
+async def somebody_else(url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
 @pytest.fixture
 async def migrated_url(postgres_url: str) -> str:
     await apply_migrations(postgres_url)
@@ -119,8 +128,8 @@ async def test_a_frozen_database_is_given_up_in_time_and_used_again(
 async def test_a_locked_row_is_given_up_soon_not_asked_for_again_and_blames_nobody(
     migrated_url: str, pooling: Pooling, within: Within
 ) -> None:
-    other = await asyncpg.connect(migrated_url)
-    async with connected(migrated_url, quick_policy(failure_threshold=1), pooling=pooling) as store:
+    policy = quick_policy(failure_threshold=1)
+    async with somebody_else(migrated_url) as other, connected(migrated_url, policy, pooling=pooling) as store:
         account = await _another(store)
         async with other.transaction():
             await other.execute("select from whatsapp_accounts where id = $1 for update", account.id)
@@ -131,14 +140,15 @@ async def test_a_locked_row_is_given_up_soon_not_asked_for_again_and_blames_nobo
             assert (caught.value.trouble, caught.value.retry_after) == (Trouble.LOCKED, 1.0)
             assert await store.get_account(account.id) == account
         await store.update_account(account.id, {"name": "New"})
-    await other.close()
 
 
 @pytest.mark.parametrize("pooling", [Pooling.SESSION, Pooling.TRANSACTION])
 async def test_one_accounts_locked_rows_keep_no_place_from_the_others(migrated_url: str, pooling: Pooling) -> None:
     """Forty handlers of one account wait for a lock; another one's, a page, the probe and a record are quick."""
-    other = await asyncpg.connect(migrated_url)
-    async with connected(migrated_url, quick_policy(), pooling=pooling, lock_seconds=4.0) as store:
+    async with (
+        somebody_else(migrated_url) as other,
+        connected(migrated_url, quick_policy(), pooling=pooling, lock_seconds=4.0) as store,
+    ):
         account, healthy = await _another(store), await _another(store)
 
         async def handler(group: str, of: Account) -> None:
@@ -160,7 +170,6 @@ async def test_one_accounts_locked_rows_keep_no_place_from_the_others(migrated_u
                 task.cancel()
             await asyncio.wait(stuck)
         assert seconds < 4.0, "they waited for the lock of the other account"
-    await other.close()
 
 
 async def test_a_cancelled_call_leaves_nothing_behind(migrated_url: str, postgres: Postgres) -> None:
@@ -268,9 +277,11 @@ class Rest:
     async def listening(self) -> AsyncIterator[str]:
         """Yields the URL. Ends when the client has closed its connections."""
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        server.close()
-        await asyncio.gather(*self._connections)
+        try:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        finally:
+            server.close()
+            await asyncio.gather(*self._connections)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections.append(asyncio.create_task(self._serve(reader, writer)))
@@ -322,8 +333,10 @@ def rest() -> Rest:
 async def rest_store(rest: Rest) -> AsyncIterator[SqlStore]:
     async with rest.listening() as url:
         policy = quick_policy(attempt_timeout_seconds=0.8, failure_threshold=4)
-        yield SupabaseStore(url, "sb_secret_x", await get_http_client(), policy=policy)
-        await close_http_client()
+        try:
+            yield SupabaseStore(url, "sb_secret_x", await get_http_client(), policy=policy)
+        finally:
+            await close_http_client()
 
 
 PASSING = {

@@ -51,7 +51,7 @@ class HttpProxy:
             writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n")
             return
         if method != "CONNECT":
-            writer.write(response(b'"forwarded"'))
+            writer.write(response(b'"forwarded"', headers="connection: close\r\n"))
             await writer.drain()
             return
         host, port = target.rsplit(":", 1)

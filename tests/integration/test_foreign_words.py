@@ -87,7 +87,7 @@ class Written:
         return [line for line in map(json.loads, self.log.splitlines()) if line["event"] == event]
 
     async def until(self, happened: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not happened():
                 await asyncio.sleep(0.02)
 

@@ -12,6 +12,7 @@ import pytest
 from app import wiring
 from app.core.circuit_breaker import BreakerFleet, gemini_circuit_breaker
 from tests.support.breaker_kit import PATIENT
+from tests.support.patience import Within
 
 from .test_open_circuit_load import Town, town
 
@@ -36,7 +37,7 @@ def patient_circuits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("patient_circuits")
-async def test_a_model_that_is_down_is_shown_by_name_and_opens_nothing_for_others(town: Town) -> None:
+async def test_a_model_that_is_down_is_shown_by_name_and_opens_nothing_for_others(town: Town, within: Within) -> None:
     broken, other = await town.new_shop(), await town.new_shop()
     await answers(town, other, 5)
     assert (await save(town, broken.account["id"], model=OWN)).status_code == 200
@@ -47,7 +48,7 @@ async def test_a_model_that_is_down_is_shown_by_name_and_opens_nothing_for_other
         while (listed := (await town.http.get("/admin/breakers")).json()).get(name, {}).get("state") != "open":
             await asyncio.sleep(0.02)
     assert listed["gemini"]["state"] == "closed"
-    assert await answers(town, other, 10) < 5
+    assert await answers(town, other, 10) < within(5)
     assert gemini_circuit_breaker.snapshot().failure_count == 0
     async with asyncio.timeout(10):
         while not (shown := (await town.http.get("/health")).json())["model_circuits"]:

@@ -32,6 +32,7 @@ from app.sandbox import webhooks as wa
 from app.services.namespace_gate import NamespaceGate, short
 from app.settings import Settings
 from tests.conftest import _database
+from tests.support.patience import Within
 from tests.support.serving import APP_SECRET, outside_world, served, settings_of
 
 EVENT = Event("1", "m", b"{}")
@@ -194,8 +195,9 @@ def chorus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Res
 
 
 async def test_a_replica_of_another_database_takes_nothing_until_the_namespace_is_given_to_it(
-    valkey_url: str, store_url: str, other_url: str, gate: Callable[..., NamespaceGate], chorus: Callable[..., Result]
-) -> None:
+    valkey_url: str, store_url: str, other_url: str, gate: Callable[..., NamespaceGate],
+    chorus: Callable[..., Result], within: Within,
+) -> None:  # fmt: skip
     await gate(store_url).look()
     async with replica(valkey_url, other_url) as second:
         told = await second.get("/health/ready")
@@ -207,7 +209,7 @@ async def test_a_replica_of_another_database_takes_nothing_until_the_namespace_i
             chorus, "queue", "rebind", "--yes", REDIS_URL=valkey_url, DATABASE_URL=other_url
         )
         assert moved.exit_code == 0, moved.output
-        await ready_within(second, 3)
+        await ready_within(second, within(3))
         assert await post(second) == 200
 
 

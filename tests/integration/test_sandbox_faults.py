@@ -156,7 +156,7 @@ async def test_hang_before_holds_until_the_rule_is_deleted(sandbox: SandboxClien
 async def test_hang_before_never_processes_a_request_whose_caller_left(sandbox: SandboxClient) -> None:
     await sandbox.add_fault("whatsapp", action="hang_before")
     with pytest.raises(AmbiguousFailure):
-        await post(sandbox, timeout_seconds=0.1)
+        await post(sandbox, timeout_seconds=0.5)
     (entry,) = await sandbox.wait(kind="send", state="closed")
     assert not entry["processed"]
 
@@ -164,7 +164,7 @@ async def test_hang_before_never_processes_a_request_whose_caller_left(sandbox: 
 async def test_hang_after_has_sent_although_the_caller_timed_out(sandbox: SandboxClient) -> None:
     await sandbox.add_fault("whatsapp", action="hang_after")
     with pytest.raises(AmbiguousFailure):
-        await post(sandbox, timeout_seconds=0.1)
+        await post(sandbox, timeout_seconds=0.5)
     (entry,) = await sandbox.wait(kind="send", state="closed")
     assert entry["processed"]
 

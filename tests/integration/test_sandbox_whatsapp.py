@@ -318,7 +318,7 @@ async def test_statuses_go_to_the_replicas_in_turn(sandbox: SandboxClient, callb
 
 
 async def test_statuses_are_batched(sandbox: SandboxClient, callback: Callback) -> None:
-    await sandbox.change_behaviour(batch_window_seconds=0.1)
+    await sandbox.change_behaviour(batch_window_seconds=0.3)
     await asyncio.gather(*(post(sandbox, send_body(), number=str(n % 2)) for n in range(10)))
     await callback.until(30)
     assert callback.posts <= 10

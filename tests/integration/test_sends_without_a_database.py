@@ -253,7 +253,7 @@ async def test_a_status_of_another_message_proves_nothing(make_office: MakeOffic
 
 
 async def test_time_without_a_database_does_not_count_as_time_to_reconcile(make_office: MakeOffice) -> None:
-    office = await make_office(send_reconcile_seconds=0.2, uptime_gap_seconds=0.5)
+    office = await make_office(send_reconcile_seconds=0.2, uptime_gap_seconds=5.0)
     judged = await Judged.of(office)
     await asyncio.to_thread(_spend, 0.3)
     with pytest.raises(Postponed) as caught:  # nobody has seen the database in that time

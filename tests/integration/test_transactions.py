@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 import pytest
 
+from app import wiring
 from app.adapters.postgres_store import PostgresStore
 from app.domain.models import Status
 from app.sandbox import webhooks as wa
@@ -44,7 +45,10 @@ async def test_an_answered_message_takes_four(make_office: MakeOffice, calls: li
     assert calls == ANSWERED
 
 
-async def test_the_statuses_of_a_message_take_one(make_office: MakeOffice, calls: list[str]) -> None:
+async def test_the_statuses_of_a_message_take_one(
+    make_office: MakeOffice, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wiring, "GATHER_SECONDS", 2.0)  # in which all three webhooks must come
     office = await make_office()
     person = office.person()
     await answer(office, person, "Do you have vegan pastries?", 1)

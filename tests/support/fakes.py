@@ -8,6 +8,10 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
+from app.core import http_client
+
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -44,7 +48,9 @@ async def peer(handler: Handler) -> AsyncIterator[str]:
         connections.add(task)
         try:
             await handler(reader, writer)
-        except (asyncio.CancelledError, asyncio.IncompleteReadError, ConnectionError):
+        except asyncio.CancelledError:
+            writer.transport.abort()  # closed, it would wait until somebody has read the rest
+        except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             writer.close()
@@ -59,6 +65,13 @@ async def peer(handler: Handler) -> AsyncIterator[str]:
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
         await asyncio.sleep(0)  # transports close in the next turn of the loop
+
+
+def set_limit(name: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the HTTP clients. They keep the limits that they have made for the life of the process: neither are those of
+    other tests taken, nor are these left to them."""
+    monkeypatch.setattr(http_client, name, seconds)
+    monkeypatch.setattr(http_client, "_timeout", http_client._timeout.__wrapped__)
 
 
 async def read_request(reader: asyncio.StreamReader) -> tuple[str, dict[str, str], bytes]:

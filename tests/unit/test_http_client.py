@@ -22,7 +22,7 @@ from app.core.http_client import (
     parse_retry_after,
     request,
 )
-from tests.support.fakes import peer, read_request, response
+from tests.support.fakes import peer, read_request, response, set_limit
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +126,7 @@ async def test_a_refused_connection_certainly_sent_nothing():
 
 
 async def test_no_free_connection_certainly_sent_nothing(monkeypatch):
-    monkeypatch.setattr("app.core.http_client.POOL_SECONDS", 0.05)
+    set_limit("POOL_SECONDS", 0.05, monkeypatch)
     busy = asyncio.Event()
 
     async def handler(reader, _writer):

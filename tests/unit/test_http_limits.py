@@ -26,7 +26,7 @@ from app.core.http_client import (
     get_http_client_for_probes,
     request,
 )
-from tests.support.fakes import peer, read_request, response
+from tests.support.fakes import peer, read_request, response, set_limit
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ async def answer(reader, writer):
 
 
 async def test_a_host_that_hangs_cannot_take_the_pool_from_another(monkeypatch):
-    monkeypatch.setattr(http_client, "POOL_SECONDS", 0.05)
+    set_limit("POOL_SECONDS", 0.05, monkeypatch)
     async with peer(hang) as gemini, peer(answer) as whatsapp:
         stuck = [
             asyncio.create_task(request("POST", gemini, timeout_seconds=30, payload={}))
@@ -85,7 +85,8 @@ class Host:
             self.open -= 1
 
 
-async def test_a_hundred_connections_over_all_hosts_and_twenty_of_them_kept():
+async def test_a_hundred_connections_over_all_hosts_and_twenty_of_them_kept(monkeypatch):
+    set_limit("POOL_SECONDS", 20, monkeypatch)
     hosts = [Host() for _ in range(3)]
 
     def connections():

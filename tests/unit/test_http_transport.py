@@ -30,7 +30,7 @@ from app.core.http_client import (
 )
 from app.core.network_trouble import network_cause
 from tests.integration.test_egress import HttpProxy
-from tests.support.fakes import peer, read_request, response
+from tests.support.fakes import peer, read_request, response, set_limit
 from tests.support.patience import Within
 from tests.support.tls import certificate_of, running_fronts
 
@@ -257,7 +257,7 @@ async def test_a_name_that_does_not_exist_was_not_sent_and_says_so() -> None:
 
 
 async def test_a_handshake_that_hangs_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_client, "CONNECT_SECONDS", 0.1)
+    set_limit("CONNECT_SECONDS", 0.1, monkeypatch)
 
     async def hang(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -383,7 +383,7 @@ async def test_a_proxy_that_is_reached_by_tls(tmp_path: Path, scheme: str) -> No
 
 
 async def test_no_turn_within_the_time_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_client, "POOL_SECONDS", 0.05)
+    set_limit("POOL_SECONDS", 0.05, monkeypatch)
     monkeypatch.setattr(http_client, "_room", http_client._Room(connections=1, keepalive=1, per_host=1))
 
     arrived = asyncio.Event()
