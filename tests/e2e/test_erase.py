@@ -19,11 +19,12 @@ from tests.support.world import World
 
 FILES = Path(app.sandbox.__file__).parent / "files"
 SECRET = "Ma clef est sous le géranium 48151623"
-HELD = "Avez-vous trouvé mon parapluie 42108?"
-SPOKEN = "Le parapluie 42110 est-il rouge?"
+"""What is looked for has letters around its digits: five digits alone are in many a time of another test's rows."""
+HELD = "Avez-vous trouvé mon parapluie n42108kw?"
+SPOKEN = "Le parapluie n42110kw est-il rouge?"
 FILE = "48151624"
 """In the bytes of files."""
-ANSWER = "Nous gardons le parapluie 42109 pour vous."
+ANSWER = "Nous gardons le parapluie n42109kw pour vous."
 
 
 async def stored(world: World) -> dict[str, bytes]:
@@ -106,7 +107,7 @@ async def everywhere(world: World, customer: Customer) -> dict[str, Any]:
     await world.until_idle()
     conversation = await world.conversation_of(customer)
     path = f"/conversations/{conversation['id']}/messages"
-    document = {"file": ("parapluie-42111.pdf", (FILES / "order.pdf").read_bytes() + FILE.encode())}
+    document = {"file": ("parapluie-n42111kw.pdf", (FILES / "order.pdf").read_bytes() + FILE.encode())}
     await world.api("POST", path, files=document, data={"text": ANSWER}, status=202)
     await world.until_idle()
     await world.api("POST", path, json={"text": ANSWER}, status=202, headers={"Idempotency-Key": "the-umbrella"})
@@ -155,8 +156,8 @@ async def test_a_customer_is_erased_everywhere(world: World) -> None:
             await asyncio.sleep(0.02)
     sends = len(await world.sandbox.record(kind="send", to=customer.person.wa_id))
     words = [
-        customer.person.wa_id or "", "Zéphyrine", "zephyrine", "Quatrebarbes", "géranium", "48151623", "42108", "42109",
-        "42110", "42111", FILE, "the-umbrella", held, *await ids_of(world, conversation["id"]),
+        customer.person.wa_id or "", "Zéphyrine", "zephyrine", "Quatrebarbes", "géranium", "48151623", "n42108kw",
+        "n42109kw", "n42110kw", "n42111kw", FILE, "the-umbrella", held, *await ids_of(world, conversation["id"]),
     ]  # fmt: skip
     places = {place for place, _ in await hits(world, words)}
     assert {"contacts", "messages", "replies", "journal", "conversation_words", "media", "media_chunks"} <= places
