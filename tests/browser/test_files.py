@@ -77,6 +77,11 @@ def test_files_are_pasted_and_dropped_and_go_out_in_their_order(site: Site, brow
         assert page.evaluate(GIVE, ["paste", ["one.jpg", "two.jpg"], photo])
         expect(waiting).to_have_count(2)
         expect(waiting.locator("img").first).to_have_js_property("naturalWidth", 320)
+        page.evaluate("where => { location.hash = where }", f"#/inbox/{site.account['id']}/all")
+        expect(waiting).to_have_count(0)
+        page.evaluate("where => { location.hash = where }", where)
+        expect(waiting).to_have_count(2)  # as a draft of words
+        expect(page.locator(".message.by-bot").first).to_be_visible()
         assert page.evaluate(GIVE, ["dragover", ["three.pdf"], photo])
         expect(page.get_by_text("Drop files here to attach them")).to_be_visible()
         pdf = base64.b64encode((FILES / "order.pdf").read_bytes()).decode()

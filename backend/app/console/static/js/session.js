@@ -1,7 +1,7 @@
 // Who is signed in. The session itself is a cookie that no script can read.
 import { effect, signal } from "@preact/signals";
 import { api, signedOut } from "./api.js";
-import { outbox } from "./inbox/outbox.js";
+import { attached, outbox } from "./inbox/outbox.js";
 import { arrive } from "./router.js";
 
 /** undefined: not asked yet; null: no one; else {kind, user_id, email, accounts, expires_at}. */
@@ -152,6 +152,7 @@ function forgetWords() {
     for (const key of Object.keys(store)) if (key.startsWith(`${KEPT}draft.`)) store.removeItem(key);
   }
   outbox.value = {};
+  attached.clear();
 }
 
 /** Why no one is signed in any more: "ended" (the session was too old, or was ended by the server), "elsewhere" (in another

@@ -6,6 +6,7 @@ import { number, t } from "../i18n.js";
 import { Icon } from "../icons.js";
 import { Button, tell } from "../ui.js";
 import { ACCEPTED, iconOf, kindOf, MAX_CAPTION, MAX_FILES, maxBytes, Preview, takesCaption, useDrop } from "./attachment.js";
+import { attached } from "./outbox.js";
 import { send } from "./store.js";
 
 const MAX_CHARACTERS = 20_000;
@@ -25,7 +26,7 @@ function keepDraft(id, text) {
 
 export function Composer({ conversation, isOpen }) {
   const [text, setText] = useState(draftOf(conversation.id));
-  const [files, setFiles] = useState([]);
+  const [files, setFiles] = useState(attached.get(conversation.id) ?? []);
   const box = useRef(null);
   const picker = useRef(null);
   const mayWrite = isOpen && !conversation.contact.group_id;
@@ -45,12 +46,17 @@ export function Composer({ conversation, isOpen }) {
     setText(value);
     keepDraft(conversation.id, value);
   };
+  const hold = (next) => {
+    setFiles(next);
+    if (next.length) attached.set(conversation.id, next);
+    else attached.delete(conversation.id);
+  };
   const attach = (chosen) => {
     const fitting = chosen.filter((file) => file.size <= maxBytes(file));
     const large = chosen.find((file) => file.size > maxBytes(file));
     if (large) tell(t("composer.too_large", { name: large.name, most: bytes(maxBytes(large)) }), "error");
     if (files.length + fitting.length > MAX_FILES) tell(t("composer.too_many", { most: MAX_FILES }), "error");
-    setFiles([...files, ...fitting].slice(0, MAX_FILES));
+    hold([...files, ...fitting].slice(0, MAX_FILES));
     box.current?.focus();
   };
   const isDropping = useDrop(mayWrite, attach);
@@ -64,7 +70,7 @@ export function Composer({ conversation, isOpen }) {
     if (!isReady) return;
     send(conversation, text.trim(), files);
     change("");
-    setFiles([]);
+    hold([]);
     box.current?.focus();
   };
   const pressed = (event) => {
@@ -90,7 +96,7 @@ export function Composer({ conversation, isOpen }) {
     ${isDropping && html`<p class="drop-here"><span><${Icon} name="clip" />${t("composer.drop")}</span></p>`}
     ${files.map((file, index) => html`<p key=${`${file.name} ${file.lastModified} ${index}`} class="composer-file">
       <${Preview} file=${file} instead=${html`<${Icon} name=${iconOf(kindOf(file))} size=${16} />`} /><bdi>${file.name}</bdi> <span class="quiet">${bytes(file.size)}</span>
-      <${Button} kind="bare" icon="close" label=${t("composer.remove_file")} onClick=${() => setFiles(files.filter((one) => one !== file))} /></p>`)}
+      <${Button} kind="bare" icon="close" label=${t("composer.remove_file")} onClick=${() => hold(files.filter((one) => one !== file))} /></p>`)}
     <input ref=${picker} type="file" multiple class="visually-hidden" tabindex="-1" aria-hidden="true" accept=${ACCEPTED} onChange=${choose} />
     <${Button} kind="bare" icon="clip" label=${t("composer.attach")} onClick=${() => picker.current.click()} />
     <textarea id="composer" ref=${box} rows="1" dir="auto" value=${text} maxlength=${MAX_CHARACTERS} placeholder=${t("composer.placeholder")} aria-label=${t("composer.placeholder")}
