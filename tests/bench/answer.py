@@ -43,7 +43,7 @@ from app.sandbox.webhooks import (
 )
 from tests.bench.child import ROOT, BenchError, Child
 from tests.bench.ingest import pid_of
-from tests.bench.machine import Stage, core_plan, pinned, process_seconds, redis_seconds
+from tests.bench.machine import Stage, core_plan, pinned, postgres_seconds, process_seconds, redis_seconds
 from tests.bench.report import Bar, number, percentile, ratio, table
 from tests.bench.traffic import http_request, post
 
@@ -89,6 +89,9 @@ class Contender:
     cpu_ms: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     redis_ms: list[float] = field(default_factory=list)
+    postgres_ms: list[float] = field(default_factory=list)
+    outside_ms: list[float] = field(default_factory=list)
+    """Of the stand-ins, and of this process, which posts and waits."""
     exchanges: list[float] = field(default_factory=list)
     answered: int = 0
     transactions: float = 0.0
@@ -129,6 +132,7 @@ def _at_once(stage: Stage, world: Child, outside: str, trees: Mapping[str, Path]
             f"and {number(median(each.redis_ms))} ms of Valkey an answer"
             for each in everyone
         ),
+        *(_busy(each) for each in everyone),
     ]
     p50, p99 = (1000 * percentile(delays, percent) for percent in (50, 99))
     lines.append(
@@ -147,6 +151,18 @@ def _at_once(stage: Stage, world: Child, outside: str, trees: Mapping[str, Path]
         Bar("webhooks refused beside a busy worker", refused, 0, at_most=True),
         Bar("webhooks beside a busy worker, p99", p99, 250, " ms", at_most=True),
     ]
+
+
+def _busy(each: Contender) -> str:
+    """What bounds the answers in a second: the core of the replica, or the other one."""
+    share = median(each.rates) / 10  # ms an answer become percent of a core
+    own, postgres, valkey, outside = (
+        share * median(ms) for ms in (each.cpu_ms, each.postgres_ms, each.redis_ms, each.outside_ms)
+    )
+    return (
+        f"  {each.name} has its core busy for {own:.0f} %, the other one has {postgres + valkey + outside:.0f} %: "
+        f"PostgreSQL {postgres:.0f} %, Valkey {valkey:.0f} %, stand-ins and load generator {outside:.0f} %"
+    )
 
 
 def _slow_model(stage: Stage, world: Child, outside: str, trees: Mapping[str, Path]) -> tuple[list[str], list[Bar]]:
@@ -428,6 +444,7 @@ def play_round(
     stage: Stage, world: Child, who: Contender, messages: int, *, model_seconds: float = 0.0, keep: bool = False
 ) -> None:
     world.ask("reset", PATIENCE_SECONDS, model_seconds=model_seconds)
+    postgres, outside = asyncio.run(postgres_seconds(stage.database_url)), _outside_seconds(world)
     valkey, cpu, started = redis_seconds(stage.redis), process_seconds(who.pid), time.monotonic()
     if who.floor is not None:
         who.floor.ask("run", PATIENCE_SECONDS, messages=messages)
@@ -441,9 +458,15 @@ def play_round(
     if keep:
         who.cpu_ms.append(1000 * (process_seconds(who.pid) - cpu) / messages)
         who.redis_ms.append(1000 * (redis_seconds(stage.redis) - valkey) / messages)
+        who.outside_ms.append(1000 * (_outside_seconds(world) - outside) / messages)
+        who.postgres_ms.append(1000 * (asyncio.run(postgres_seconds(stage.database_url)) - postgres) / messages)
         who.rates.append(messages / (result["last_send"] - started))
         who.exchanges.append(sum(result["calls"].values()) / messages)
         who.answered += messages
+
+
+def _outside_seconds(world: Child) -> float:
+    return process_seconds(world.pid) + time.process_time()
 
 
 def questions(stage: Stage, who: Contender, messages: int) -> list[bytes]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import redis
 
 from app.core.secrets import TokenCipher
@@ -127,6 +128,22 @@ def process_seconds(pid: int, *, ended_children: bool = False) -> float:
         return 0.0
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11 : 15 if ended_children else 13])) / os.sysconf("SC_CLK_TCK")
+
+
+async def postgres_seconds(database_url: str) -> float:
+    """The CPU time of the PostgreSQL server so far: of its living processes and of those that ended."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        folder = await connection.fetchval("show data_directory")
+    finally:
+        await connection.close()
+    server = int((Path(folder) / "postmaster.pid").read_text().split()[0])
+    living = Path(f"/proc/{server}/task/{server}/children").read_text().split() if HAS_PROC else []
+    seconds = 0.0
+    for pid in living:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended, as that of the question above
+            seconds += process_seconds(int(pid))
+    return seconds + process_seconds(server, ended_children=True)
 
 
 def redis_seconds(client: redis.Redis) -> float:

@@ -22,7 +22,7 @@ from tests.bench.answer import PATIENCE_SECONDS, Contender, add_replica, contend
 from tests.bench.child import ROOT, Child
 from tests.bench.document import write_block
 from tests.bench.ingest import pid_of
-from tests.bench.machine import Stage, load, process_seconds, redis_seconds
+from tests.bench.machine import Stage, load, postgres_seconds, process_seconds, redis_seconds
 from tests.bench.plot import Chart, svg
 from tests.bench.report import Bar, number
 
@@ -253,26 +253,14 @@ def _measured(
     model_seconds: float = 0.0,
 ) -> Row:  # fmt: skip
     pids = [fleet.pid, *map(pid_of, fleet.beside)]
-    replicas, postgres = sum(map(process_seconds, pids)), asyncio.run(_postgres_seconds(stage))
+    replicas, postgres = sum(map(process_seconds, pids)), asyncio.run(postgres_seconds(stage.database_url))
     fleet.rates, fleet.redis_ms = [], []
     for _ in range(rounds):
         play_round(stage, world, fleet, messages, model_seconds=model_seconds, keep=True)
     replicas = sum(map(process_seconds, pids)) - replicas
-    postgres = asyncio.run(_postgres_seconds(stage)) - postgres
+    postgres = asyncio.run(postgres_seconds(stage.database_url)) - postgres
     answers = rounds * messages
     return Row(size, median(fleet.rates), 1000 * replicas / answers, 1000 * postgres / answers, median(fleet.redis_ms))
-
-
-async def _postgres_seconds(stage: Stage) -> float:
-    """CPU of the server: of its living processes and of those that ended."""
-    connection = await asyncpg.connect(stage.database_url)
-    try:
-        folder = await connection.fetchval("show data_directory")
-    finally:
-        await connection.close()
-    server = int((Path(folder) / "postmaster.pid").read_text().split()[0])
-    living = Path(f"/proc/{server}/task/{server}/children").read_text().split()
-    return process_seconds(server, ended_children=True) + sum(process_seconds(int(pid)) for pid in living)
 
 
 def _plot(grown: Sequence[Growth]) -> str:
