@@ -66,7 +66,7 @@ def server() -> Iterator[SmallDisk]:
 
 @pytest.fixture
 async def admin(server: SmallDisk) -> AsyncIterator[Redis]:
-    async with connect(server.url, timeout_seconds=1) as redis:
+    async with connect(server.url, timeout_seconds=5) as redis:
         await redis.flushall()
         yield redis
 
@@ -122,7 +122,7 @@ async def disk_full(admin: Redis, server: SmallDisk, on: bool) -> None:
 async def write_for_ever(admin: Redis) -> None:
     async with asyncio.timeout(20):
         while True:
-            await admin.set(f"filling:{time.monotonic_ns()}", b"x" * 1000)
+            await admin.set(f"filling:{time.monotonic_ns()}", b"x" * 10_000)
 
 
 async def demoted(admin: Redis, server: SmallDisk, on: bool) -> None:
