@@ -483,7 +483,7 @@ async def test_a_body_that_the_peer_does_not_take_is_bounded_and_ambiguous() -> 
 
     async with peer(hang) as url:
         client = await get_http_client()
-        limits = httpx.Timeout(5, write=0.2)
+        limits = httpx.Timeout(1, write=0.2)
         with pytest.raises(httpx.WriteTimeout) as caught:
             await client.post(url, content=b"x" * 50_000_000, timeout=limits)
         assert caught.value.request.method == "POST"
