@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import tempfile
 import time
@@ -15,7 +14,6 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.adapters.migrations import apply_migrations
 from app.adapters.postgres_store import PostgresStore
 from app.adapters.sql_store import SqlStore
 from app.adapters.supabase_store import SupabaseStore
@@ -33,12 +31,10 @@ READY_SECONDS = 30.0
 
 
 @pytest.fixture(scope="session")
-def contract_url(postgres: Postgres) -> Iterator[str]:
+def contract_url(postgres: Postgres, migrated_template: str) -> Iterator[str]:
     """One migrated database for the whole suite: every test has an account of its own in it."""
-    postgres.execute("CREATE DATABASE contract")
-    url = postgres.url_of("contract")
-    asyncio.run(apply_migrations(url))
-    yield url
+    postgres.execute(f"CREATE DATABASE contract TEMPLATE {migrated_template}")
+    yield postgres.url_of("contract")
     postgres.resume()
     postgres.start()
     postgres.execute("DROP DATABASE contract WITH (FORCE)")

@@ -58,17 +58,11 @@ async def somebody_else(url: str) -> AsyncIterator[asyncpg.Connection]:
         await connection.close()
 
 
-@pytest.fixture
-async def migrated_url(postgres_url: str) -> str:
-    await apply_migrations(postgres_url)
-    return postgres_url
-
-
 async def test_a_database_that_is_away_at_the_start_is_used_when_it_is_there(
-    migrated_url: str, postgres: Postgres
+    store_url: str, postgres: Postgres
 ) -> None:
     postgres.stop()
-    async with connected(migrated_url) as store:
+    async with connected(store_url) as store:
         with pytest.raises(DatabaseUnavailable) as caught:
             await store.ping()
         assert caught.value.trouble is Trouble.AWAY
@@ -77,9 +71,9 @@ async def test_a_database_that_is_away_at_the_start_is_used_when_it_is_there(
         await store.ping()
 
 
-async def test_a_goodbye_on_an_idle_connection_costs_no_call(migrated_url: str) -> None:
+async def test_a_goodbye_on_an_idle_connection_costs_no_call(store_url: str) -> None:
     """As on a restart: the server's last words are read, its closing of the connection is not yet."""
-    async with connected(migrated_url) as store:
+    async with connected(store_url) as store:
         await store.ping()
         assert store._connections is not None
         connection = await store._connections.acquire()
@@ -89,15 +83,15 @@ async def test_a_goodbye_on_an_idle_connection_costs_no_call(migrated_url: str) 
         await store.ping()
 
 
-async def test_a_restart_costs_no_call_that_comes_after_it(migrated_url: str, postgres: Postgres) -> None:
-    async with connected(migrated_url) as store:
+async def test_a_restart_costs_no_call_that_comes_after_it(store_url: str, postgres: Postgres) -> None:
+    async with connected(store_url) as store:
         await asyncio.gather(*(store.ping() for _ in range(10)))  # several idle connections, soon all broken
         await asyncio.to_thread(postgres.restart)
         await asyncio.gather(*(store.ping() for _ in range(10)))
 
 
-async def test_a_crash_during_calls_fails_them_and_no_later_one(migrated_url: str, postgres: Postgres) -> None:
-    async with connected(migrated_url) as store:
+async def test_a_crash_during_calls_fails_them_and_no_later_one(store_url: str, postgres: Postgres) -> None:
+    async with connected(store_url) as store:
         await store.ping()
         await asyncio.to_thread(postgres.pause)
         calls = [asyncio.create_task(store.ping()) for _ in range(10)]
@@ -110,10 +104,10 @@ async def test_a_crash_during_calls_fails_them_and_no_later_one(migrated_url: st
 
 @pytest.mark.parametrize("pooling", Pooling)
 async def test_a_frozen_database_is_given_up_in_time_and_used_again(
-    migrated_url: str, postgres: Postgres, pooling: Pooling, within: Within
+    store_url: str, postgres: Postgres, pooling: Pooling, within: Within
 ) -> None:
     policy = quick_policy(attempt_timeout_seconds=0.5)
-    async with connected(migrated_url, policy, pooling=pooling) as store:
+    async with connected(store_url, policy, pooling=pooling) as store:
         await store.ping()
         await asyncio.to_thread(postgres.pause)
         started = time.monotonic()
@@ -126,10 +120,10 @@ async def test_a_frozen_database_is_given_up_in_time_and_used_again(
 
 @pytest.mark.parametrize("pooling", [Pooling.SESSION, Pooling.TRANSACTION])
 async def test_a_locked_row_is_given_up_soon_not_asked_for_again_and_blames_nobody(
-    migrated_url: str, pooling: Pooling, within: Within
+    store_url: str, pooling: Pooling, within: Within
 ) -> None:
     policy = quick_policy(failure_threshold=1)
-    async with somebody_else(migrated_url) as other, connected(migrated_url, policy, pooling=pooling) as store:
+    async with somebody_else(store_url) as other, connected(store_url, policy, pooling=pooling) as store:
         account = await _another(store)
         async with other.transaction():
             await other.execute("select from whatsapp_accounts where id = $1 for update", account.id)
@@ -143,11 +137,11 @@ async def test_a_locked_row_is_given_up_soon_not_asked_for_again_and_blames_nobo
 
 
 @pytest.mark.parametrize("pooling", [Pooling.SESSION, Pooling.TRANSACTION])
-async def test_one_accounts_locked_rows_keep_no_place_from_the_others(migrated_url: str, pooling: Pooling) -> None:
+async def test_one_accounts_locked_rows_keep_no_place_from_the_others(store_url: str, pooling: Pooling) -> None:
     """Forty handlers of one account wait for a lock; another one's, a page, the probe and a record are quick."""
     async with (
-        somebody_else(migrated_url) as other,
-        connected(migrated_url, quick_policy(), pooling=pooling, lock_seconds=4.0) as store,
+        somebody_else(store_url) as other,
+        connected(store_url, quick_policy(), pooling=pooling, lock_seconds=4.0) as store,
     ):
         account, healthy = await _another(store), await _another(store)
 
@@ -172,8 +166,8 @@ async def test_one_accounts_locked_rows_keep_no_place_from_the_others(migrated_u
         assert seconds < 4.0, "they waited for the lock of the other account"
 
 
-async def test_a_cancelled_call_leaves_nothing_behind(migrated_url: str, postgres: Postgres) -> None:
-    async with connected(migrated_url) as store:
+async def test_a_cancelled_call_leaves_nothing_behind(store_url: str, postgres: Postgres) -> None:
+    async with connected(store_url) as store:
         await asyncio.gather(*(store.ping() for _ in range(10)))
         await asyncio.to_thread(postgres.pause)
         calls = [asyncio.create_task(store.ping()) for _ in range(20)]
@@ -187,13 +181,13 @@ async def test_a_cancelled_call_leaves_nothing_behind(migrated_url: str, postgre
         await asyncio.gather(*(store.ping() for _ in range(20)))
 
 
-async def test_more_calls_than_connections_wait_their_turn(migrated_url: str) -> None:
-    async with connected(migrated_url) as store:
+async def test_more_calls_than_connections_wait_their_turn(store_url: str) -> None:
+    async with connected(store_url) as store:
         await asyncio.gather(*(store.ping() for _ in range(200)))
 
 
-async def test_behind_a_transaction_pooler_every_call_is_one_transaction(migrated_url: str) -> None:
-    async with connected(migrated_url, pooling=Pooling.TRANSACTION) as store:
+async def test_behind_a_transaction_pooler_every_call_is_one_transaction(store_url: str) -> None:
+    async with connected(store_url, pooling=Pooling.TRANSACTION) as store:
         account = await _another(store)
         assert await store.get_account(account.id) == account
         with pytest.raises(Conflict):
@@ -226,9 +220,9 @@ async def test_a_missing_schema_opens_no_circuit(postgres_url: str) -> None:
         await store.ping()
 
 
-async def test_refused_credentials_are_unavailable_and_not_tried_again(migrated_url: str) -> None:
+async def test_refused_credentials_are_unavailable_and_not_tried_again(store_url: str) -> None:
     """Work waits until the operator has mended it; it is not lost."""
-    async with connected(re.sub(r":[^:@]+@", ":wrong@", migrated_url)) as store:
+    async with connected(re.sub(r":[^:@]+@", ":wrong@", store_url)) as store:
         with pytest.raises(DatabaseUnavailable, match="28P01") as caught:
             await store.ping()
         assert caught.value.trouble is Trouble.REFUSED
@@ -241,8 +235,8 @@ async def test_a_malformed_url_is_named_without_its_password() -> None:
         assert "secret" not in str(caught.value)
 
 
-async def test_a_closed_store_is_unavailable(migrated_url: str) -> None:
-    async with connected(migrated_url) as store:
+async def test_a_closed_store_is_unavailable(store_url: str) -> None:
+    async with connected(store_url) as store:
         await store.ping()
         await store.aclose()
         with pytest.raises(Unavailable):
