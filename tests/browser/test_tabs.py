@@ -39,6 +39,7 @@ def test_what_is_done_in_one_tab_is_seen_in_the_other(site: Site, browser: Brows
         expect(mirror).to_be_visible()
         for each in (page, other):
             expect(each.locator(".line")).to_have_count(0)
+        page.bring_to_front()  # where clicks need no wait for a frame
         box.fill("One moment, please")
         expect(mirror).to_have_value("One moment, please")
 
@@ -62,6 +63,7 @@ def test_what_is_done_in_one_tab_is_seen_in_the_other(site: Site, browser: Brows
         page.get_by_role("button", name="Me", exact=True).click()
         page.get_by_role("button", name="Sign out", exact=True).click()
         expect(other.get_by_text("You signed out in another tab.")).to_be_visible()
+        other.bring_to_front()
         other.get_by_role("tab", name="Operator").click()
         other.get_by_label("Operator's key").fill(site.fleet.keys.admin)
         other.get_by_role("button", name="Sign in").click()
