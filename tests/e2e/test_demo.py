@@ -16,14 +16,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from queue import Queue
+from types import SimpleNamespace
 from urllib.request import Request, urlopen
 
 import pytest
 
+from app.demo.run import _trouble_with_the_model
 from app.localhost.fleet import SOURCE_ROOT
 from app.localhost.servers import remove_data
 from app.sandbox.app import running_sandbox
 from app.sandbox.config import SandboxConfig
+from tests.support.fakes import peer, read_request, response
 from tests.support.patience import Within
 
 FINISHED = "every message got exactly the reply it should"
@@ -149,6 +152,21 @@ def test_a_wrong_key_is_named_once_and_nothing_is_played(folder: Path) -> None:
     assert "GEMINI_API_KEY" in output
     assert "Amina" not in output
     assert processes_in(folder) == []
+
+
+async def test_what_the_first_replica_knows_of_the_model_is_waited_for() -> None:
+    """Another one looks for all: until it has said what it found, nothing is known, least of all that all is well."""
+    seen = iter([{"status": "unknown"}, {"status": "error", "error": "HTTP 400 API_KEY_INVALID"}])
+
+    async def health(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while not reader.at_eof():
+            await read_request(reader)
+            writer.write(response(json.dumps({"dependencies": {"gemini": next(seen)}}).encode()))
+            await writer.drain()
+
+    async with peer(health) as url:
+        fleet = SimpleNamespace(replicas=[SimpleNamespace(url=url)], keys=SimpleNamespace(admin="key"))
+        assert "API_KEY_INVALID" in str(await _trouble_with_the_model(fleet))
 
 
 @contextmanager

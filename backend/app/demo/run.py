@@ -36,6 +36,9 @@ LEASE_SECONDS = "5"
 """Shorter than the default, so that a killed replica's conversations are taken over while one is watching."""
 THINKING_SECONDS = 2.0
 """Of the stand-in for Gemini once the scenes are over: there is something to take over."""
+LOOK_SECONDS = 20.0
+"""More than a replica takes to find out whether the model answers."""
+LOOK_AGAIN_SECONDS = 0.1
 DEMO_NUMBER = Business("106540352242922", "33478000000")
 DEMO_TOKEN = "demo-access-token"
 REAL_GEMINI = "https://generativelanguage.googleapis.com"
@@ -190,14 +193,23 @@ def _who_handled(fleet: LocalFleet) -> dict[str, str]:
 async def _trouble_with_the_model(fleet: LocalFleet) -> str | None:
     """Why no answer can come, in one sentence, or `None`: a wrong key would fail every scene for the same reason."""
     try:
-        health = await _api(fleet, 0, "GET", "/health")
+        gemini = await _gemini(fleet)
+        for _ in range(round(LOOK_SECONDS / LOOK_AGAIN_SECONDS)):
+            if gemini["status"] != "unknown":
+                break
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            gemini = await _gemini(fleet)
     finally:
         await close_http_client()
-    gemini = health["dependencies"]["gemini"]
     if gemini["status"] != "error":
         return None
     advice = "check GEMINI_API_KEY and GEMINI_MODEL, or unset GEMINI_API_KEY: then the sandbox answers"
     return f"Gemini cannot be used ({gemini.get('error', 'no reason given')}); {advice}"
+
+
+async def _gemini(fleet: LocalFleet) -> dict[str, Any]:
+    """As the first replica sees it: unknown while another one, which looks for all, has not said what it found."""
+    return dict((await _api(fleet, 0, "GET", "/health"))["dependencies"]["gemini"])
 
 
 async def _stay_open(fleet: LocalFleet, servers: EmbeddedServers) -> None:
