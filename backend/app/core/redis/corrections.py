@@ -193,7 +193,8 @@ class PatientPool(ConnectionPool):
 
 class PlainRedis(Redis):
     """redis-py's client for one server, without what it does for each command and ours never use: retries, listeners,
-    metrics, single connections. With `PatientPool.release` more than half of what a command costs."""
+    metrics, single connections. With `PatientPool.release` more than half of what a command costs
+    (docs/adr/0020-commands-past-redis-pys-client.md)."""
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         pool: Any = self.connection_pool
