@@ -10,7 +10,8 @@ import pytest
 
 from app.localhost.processes import ChildProcess, FileLock, ProcessError, free_port, stop_leftover
 
-SAYS_READY = "print('ready', flush=True); import time; time.sleep(60)"
+SAYS_READY = "import os, time; os.write(1, b'ready\\n'); time.sleep(60)"
+"""In one write: a signal may come as soon as the word is there, and its handler's word must have its own line."""
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SAYS_READY}"
 
 
