@@ -82,7 +82,11 @@ def freeze(value: Any) -> Any:
     """
     # What JSON is made of comes first: every value read from Redis goes through here.
     if isinstance(value, dict):
-        return FrozenDict({key: item if type(item) in _JSON_ATOMS else freeze(item) for key, item in value.items()})
+        frozen = dict(value)
+        for key, item in value.items():
+            if type(item) not in _JSON_ATOMS:
+                frozen[key] = freeze(item)
+        return FrozenDict(frozen)
     if isinstance(value, list):
         return FrozenList([item if type(item) in _JSON_ATOMS else freeze(item) for item in value])
     if isinstance(value, _ATOMS):

@@ -118,7 +118,8 @@ class Shard:
         """Store it; until when it is fresh. `None`: refused, the lease was no longer ours."""
         fresh_ms = max(1, round(fresh_seconds * 1000))
         kept_ms = min(fresh_ms + round(stale_seconds * 1000), MAX_KEPT_SECONDS * 1000)
-        args = (key, fingerprint, group_of(key), load_id, fresh_ms, kept_ms, json)
+        group = key.partition(":")[0] if ":" in key else ""
+        args = (key, fingerprint, group, load_id, fresh_ms, kept_ms, json)
         fresh_until = await self._bounded(budget, self._door.run, FILL, self._keys, args)
         return None if fresh_until is None else int(fresh_until)
 
