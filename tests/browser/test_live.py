@@ -19,6 +19,8 @@ WATCH = """window.seenAt = {};
 new MutationObserver(() => {
   for (const text of document.querySelectorAll(".message.in .text")) window.seenAt[text.textContent] ??= Date.now();
 }).observe(document, {childList: true, subtree: true, characterData: true});"""
+STREAM_ENDS_SECONDS = 40.0
+"""Behind HAProxy a stream whose reader has left is noticed with the next heartbeat, 15 s after the last event."""
 READERS = re.compile(r"^chorus_feed_readers ([\d.]+)", re.MULTILINE)
 
 
@@ -55,7 +57,7 @@ def test_the_stream_goes_on_when_its_replica_is_killed(site: Site, browser: Brow
         strict.expect("ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_EMPTY_RESPONSE", "/events", "status of 50")
         page.evaluate(WATCH)
         expect(page.locator(".line")).to_have_count(0)
-        serving = until(lambda: _the_only_one_with_readers(site))
+        serving = until(lambda: _the_only_one_with_readers(site), seconds=STREAM_ENDS_SECONDS)
         # What it holds when it dies waits for its lease.
         until(lambda: not site.api("GET", "/admin/queue")["pending"])
         others = [f"{replica.url}/webhook/whatsapp" for replica in site.fleet.replicas if replica is not serving]

@@ -375,14 +375,14 @@ async def test_old_files_go_their_descriptions_stay_and_a_deleted_message_leaves
         await store.describe_media([(file.id, "A cake", "[image: A cake]")])
     first, second = opened[old.wa_message_id], opened[erased.wa_message_id]
     await sql.execute("update media set created_at = now() - interval '31 days' where id = $1", uuid.UUID(first.id))
-    await store.expire_media(keep_seconds=30 * 86_400, loose_seconds=86_400, limit=1000)
+    await store.expire_media(keep_seconds=30 * 86_400, loose_seconds=86_400, limit=100_000)
     await sql.execute("delete from messages where wa_message_id = $1", erased.wa_message_id)
-    leftovers = set(await store.media_leftovers(limit=1000))
+    leftovers = set(await store.media_leftovers(limit=100_000))
     assert {first.id, second.id} <= leftovers
     assert await files.size(second.id) is None, "what the database keeps goes with the message"
     await files.delete([first.id, second.id])
     await store.settle_leftovers([first.id, second.id])
-    assert not {first.id, second.id} & set(await store.media_leftovers(limit=1000))
+    assert not {first.id, second.id} & set(await store.media_leftovers(limit=100_000))
     assert first.message_id is not None
     found = await store.get_media(first.message_id)
     assert found is not None

@@ -125,14 +125,14 @@ async def test_nobody_writes_the_state_by_hand(store: SqlStore, new_account: New
 async def test_blocked_accounts_are_counted_by_reason_and_named_the_longest_first(
     store: SqlStore, new_account: NewAccount
 ) -> None:
-    before = await store.blocked_accounts(limit=100)
+    before = await store.blocked_accounts(limit=100_000)
     first, second, third, off = [await new_account() for _ in range(4)]
     for account in (first, second, off):
         await refuse(store, account, 3)
     await refuse(store, third, 3, BlockReason.ACCOUNT_LOCKED)
     await store.update_account(off.id, {"is_active": False})
     await refuse(store, off, 3)
-    blocked = await store.blocked_accounts(limit=100)
+    blocked = await store.blocked_accounts(limit=100_000)
     assert blocked.reasons.get(EXPIRED, 0) - before.reasons.get(EXPIRED, 0) == 2, "one that is off disturbs nobody"
     assert blocked.count - before.count == 3
     ours = [account.id for account in blocked.accounts if account.id in {first.id, second.id, third.id, off.id}]

@@ -46,7 +46,7 @@ async def stored(scene: Scene, reply: Reply) -> Conversation:
 
 async def due(scene: Scene, *, lost_after_seconds: float = 60) -> list[HandoverNotice]:
     """Of this scene's account alone: the database is shared."""
-    taken = await scene.store.take_notices(limit=1000, lost_after_seconds=lost_after_seconds)
+    taken = await scene.store.take_notices(limit=100_000, lost_after_seconds=lost_after_seconds)
     return [notice for notice in taken if notice.account_id == scene.account.id]
 
 
@@ -140,7 +140,7 @@ async def test_a_fallback_text_that_is_kept_back_still_calls_a_person(scene: Sce
 async def test_nothing_is_found_again_for_a_conversation_in_a_pause(scene: Scene) -> None:
     reply, _ = await call(scene)
     await scene.receive(message("are you there?"))
-    waiting = await scene.store.waiting_conversations(older_than_seconds=0, limit=200, after=None)
+    waiting = await scene.store.waiting_conversations(older_than_seconds=0, limit=100_000, after=None)
     (found,) = [each for each in waiting if each.conversation_id == reply.conversation_id]
     assert not found.is_served
 

@@ -219,10 +219,10 @@ async def test_the_secret_before_signs_for_a_while_and_is_encrypted_anew_too(
     assert changed.signing_secrets(changed.previous_secret_until - timedelta(seconds=1)) == ("second", "cipher")
     assert changed.signing_secrets(changed.previous_secret_until) == ("second",)
     assert await store.replace_endpoint_secret(endpoint.id, expected="cipher", secret="cipher anew")
-    found = {secret for id_, secret in await store.endpoint_secrets(after=None, limit=1000) if id_ == endpoint.id}
+    found = {secret for id_, secret in await store.endpoint_secrets(after=None, limit=100_000) if id_ == endpoint.id}
     assert found == {"second", "cipher anew"}
     await sql.execute("update webhook_endpoints set previous_secret_until = now() where id = $1::uuid", endpoint.id)
-    assert (endpoint.id, "cipher anew") not in await store.endpoint_secrets(after=None, limit=1000)
+    assert (endpoint.id, "cipher anew") not in await store.endpoint_secrets(after=None, limit=100_000)
     leaked = await store.update_endpoint(account, endpoint.id, {"secret": "third", "overlap_seconds": 0})
     assert (leaked.secret, leaked.previous_secret, leaked.previous_secret_until) == ("third", None, None)
 
@@ -232,7 +232,7 @@ async def test_the_secret_before_signs_for_a_while_and_is_encrypted_anew_too(
 
 async def unmoved(scene: Scene) -> list[tuple[str, tuple[str, ...]]]:
     """This account's: the database is shared."""
-    page = await scene.store.outbox_next(limit=1000)
+    page = await scene.store.outbox_next(limit=100_000)
     return [(each.id, each.endpoints) for each in page.rows if each.account_id == scene.account.id]
 
 
@@ -264,13 +264,13 @@ async def test_what_a_queue_forgot_is_moved_again_but_not_to_those_who_have_it(
     await scene.store.outbox_moved([event], life="one")
     _, events = await load(scene.store, first.id, [event])
     await settle(scene.store, first, events, last="ok")
-    await scene.store.outbox_begin(life="one", keep_seconds=1000, limit=1000)
+    await scene.store.outbox_begin(life="one", keep_seconds=1000, limit=100_000)
     assert await unmoved(scene) == []
-    await scene.store.outbox_begin(life="two", keep_seconds=1000, limit=1000)
+    await scene.store.outbox_begin(life="two", keep_seconds=1000, limit=100_000)
     assert await unmoved(scene) == [(event, (second.id,))]
     await scene.store.outbox_moved([event], life="two")
     await sql.execute("update outbox set created_at = now() - interval '1 hour' where id = $1", uuid.UUID(event))
-    await scene.store.outbox_begin(life="two", keep_seconds=1000, limit=1000)
+    await scene.store.outbox_begin(life="two", keep_seconds=1000, limit=100_000)
     assert await written(scene, sql) == []
 
 
@@ -390,7 +390,7 @@ async def test_what_finds_no_room_waits_for_one_endpoint_and_not_for_the_others(
     await settle(scene.store, fine, events, last="ok")
     await scene.store.outbox_unhold(full.id, ids[:1])
     assert [each.id for each in await scene.store.outbox_held(full.id, limit=10)] == ids[1:]
-    await scene.store.outbox_begin(life="two", keep_seconds=1000, limit=1000)  # looked at anew
+    await scene.store.outbox_begin(life="two", keep_seconds=1000, limit=100_000)  # looked at anew
     assert await scene.store.outbox_held(full.id, limit=10) == ()
     assert await unmoved(scene) == [(event, (full.id,)) for event in ids]
     await scene.store.outbox_moved(ids, life="two", held=[(event, full.id) for event in ids])
@@ -422,7 +422,8 @@ async def test_the_others_of_the_account_hear_that_one_was_switched_off(scene: S
     assert "secret" not in row["payload"]
     await scene.store.update_endpoint(scene.account.id, other.id, {"enabled": False})  # by hand: nothing is told
     assert len(await written(scene, sql)) == 1
-    failing = [each for each in await scene.store.failing_endpoints(limit=100) if each.account_id == scene.account.id]
+    everywhere = await scene.store.failing_endpoints(limit=100_000)
+    failing = [each for each in everywhere if each.account_id == scene.account.id]
     assert [(each.id, each.enabled, each.disabled_reason, each.waiting) for each in failing] == [
         (endpoint.id, False, "gone", 0)
     ]

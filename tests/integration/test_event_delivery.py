@@ -348,6 +348,7 @@ async def test_all_that_a_wiped_queue_lost_is_looked_at_anew_in_small_pages(exch
     await relay.round()
     worker = exchange.worker(exchange.queue())
     exchange.run(worker.loop.run)
+    exchange.stack.push_async_callback(worker.loop.drain, 0)
     assert await exchange.outside.until("/a", 5) == ids
 
 
