@@ -39,7 +39,7 @@ from .conftest import MakeOffice, Office
 BAR_SECONDS = 5.0
 """From the change of the account to the last answer (the issue's bar)."""
 BLOCKED_SECONDS = 20.0
-"""An open circuit of an account blocks for longer, so whoever waits for its end takes longer."""
+"""An open circuit of an account blocks for longer, so a message that waits for its end takes longer."""
 
 
 @asynccontextmanager

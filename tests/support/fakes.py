@@ -49,7 +49,7 @@ async def peer(handler: Handler) -> AsyncIterator[str]:
         try:
             await handler(reader, writer)
         except asyncio.CancelledError:
-            writer.transport.abort()  # closed, it would wait until somebody has read the rest
+            writer.transport.abort()  # closed, it would wait until the rest is read
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
