@@ -136,8 +136,8 @@ def _at_once(stage: Stage, world: Child, outside: str, trees: Mapping[str, Path]
     ]
     p50, p99 = (1000 * percentile(delays, percent) for percent in (50, 99))
     lines.append(
-        f"  {len(delays)} webhooks at {WEBHOOKS_PER_SECOND}/s beside {BACKLOG} messages, of which {left} still waited "
-        f"at the end: p50 {p50:.1f} ms, p99 {p99:.1f} ms"
+        f"  {len(delays)} webhooks at {WEBHOOKS_PER_SECOND}/s beside {BACKLOG} messages ({left} of them still waiting "
+        f"at the end): p50 {p50:.1f} ms, p99 {p99:.1f} ms"
     )
     bars = [Bar("an answer's CPU, times the floor", ratio(now.cpu_ms, floor.cpu_ms), 1.6, "x", at_most=True)]
     for before in contenders[1:]:
