@@ -13,7 +13,7 @@ from app.domain.errors import Erased, NotFound
 from app.domain.models import Author, Status
 from app.services.retention import Retention
 from tests.support.fakes import FakeClock
-from tests.support.store_kit import NewAccount, Scene, message, unique
+from tests.support.store_kit import NewAccount, Scene, begin, message, unique
 
 
 async def erase(store: SqlStore, contact_id: str, *message_ids: str) -> dict[str, int]:
@@ -193,6 +193,55 @@ async def test_messages_go_when_they_are_old_and_nothing_else_does(scene: Scene,
     )
     assert "old" not in words
     assert "new" in words
+
+
+async def bodies(sql: asyncpg.Connection, conversation_id: str) -> set[str]:
+    return {r["body"] for r in await sql.fetch("select body from replies where conversation_id = $1", conversation_id)}
+
+
+async def test_replies_that_never_ended_go_once_they_cannot_be_sent(scene: Scene, sql: asyncpg.Connection) -> None:
+    pending = await scene.reply(body="old and pending")
+    sending = await scene.reply(body="old and sending", author=Author.HUMAN)
+    await begin(scene.store, sending)
+    await scene.reply(body="new and pending")
+    conversation = pending.conversation_id
+    await age(sql, conversation)
+    await forget(scene, days=30)
+    assert await bodies(sql, conversation) == {"old and pending", "old and sending", "new and pending"}
+    closed = "update conversations set last_inbound_at = now() - interval '25 hours' where id = $1"
+    await sql.execute(closed, conversation)
+    await forget(scene, days=30)
+    assert await bodies(sql, conversation) == {"new and pending"}
+    with pytest.raises(NotFound):  # a worker that had it in its hands
+        await begin(scene.store, pending)
+
+
+async def test_a_reply_that_no_worker_has_had_for_a_day_goes_from_an_open_window(
+    scene: Scene, sql: asyncpg.Connection
+) -> None:
+    conversation = (await scene.reply(body="old and pending")).conversation_id
+    await age(sql, conversation)
+    async with sql.transaction():
+        await sql.execute("alter table replies disable trigger touch")
+        await sql.execute(
+            "update replies set updated_at = now() - interval '25 hours' where conversation_id = $1", conversation
+        )
+        await sql.execute("alter table replies enable trigger touch")
+    await forget(scene, days=30)
+    assert await bodies(sql, conversation) == set()
+    assert await texts(scene, conversation) == ["hello"]
+
+
+async def test_a_reply_goes_although_its_messages_went_before_it(scene: Scene, sql: asyncpg.Connection) -> None:
+    reply = await scene.reply(body="younger than its question")
+    await sql.execute("update replies set state = 'silenced' where reply_key = $1", reply.key)
+    await age(sql, reply.conversation_id, "hello")
+    await forget(scene, days=30)
+    assert await texts(scene, reply.conversation_id) == []
+    assert await bodies(sql, reply.conversation_id) == {"younger than its question"}
+    await age(sql, reply.conversation_id, "younger")
+    await forget(scene, days=30)
+    assert await bodies(sql, reply.conversation_id) == set()
 
 
 async def test_a_round_begins_every_hour_and_goes_on_where_it_was(scene: Scene, sql: asyncpg.Connection) -> None:
