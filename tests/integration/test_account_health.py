@@ -33,6 +33,7 @@ from app.sandbox.config import APP_ID, SandboxConfig
 from app.services import account_health
 from app.services.account_health import AccountChecks, AccountHealthRounds, show
 from app.services.account_service import AccountService
+from tests.support.fakes import FakeClock
 from tests.support.patience import Within
 from tests.support.store_kit import unique
 
@@ -402,3 +403,23 @@ async def test_a_round_whose_answers_are_not_kept_does_not_go_on_at_once(
     await clinic.store.update_account(clinic.account.id, {"access_token": clinic.cipher.encrypt(TOKEN)})
     monkeypatch.setattr(checks, "check", away)
     assert not await AccountHealthRounds(clinic.store, checks, lease).round()
+
+
+async def test_what_meta_said_before_the_process_was_stopped_for_long_is_not_kept(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    inspector = clinic.checks()._inspector
+    checks = AccountChecks(clinic.accounts, clinic.store, inspector, confirm_seconds=0, clock=clock)
+    await clinic.meta(subscribed_apps=["7777777"])
+    ask = checks.ask
+
+    async def stopped_after(account: Account) -> Judgement:
+        judgement = await ask(account)
+        clock.advance(account_health.LEASE_SECONDS + 1)
+        return judgement
+
+    monkeypatch.setattr(checks, "ask", stopped_after)
+    with pytest.raises(Unavailable, match="too old"):
+        await checks.check(clinic.account)
+    assert await clinic.health() == AccountHealth()

@@ -121,6 +121,28 @@ async def test_it_stays_remembered_until_redis_has_taken_it(fleet, valkey):
     await fleet.until_all_read("9-17")
 
 
+async def test_pages_that_follow_are_left_to_the_replica_that_has_the_lease_by_now(fleet, monkeypatch):
+    monkeypatch.setattr(cache_relay, "PAGE", 1)
+    for hours in ("9-17", "8-12", "7-11"):
+        await fleet.change_by_hand(hours)
+    remembered = await fleet.remembered()
+    assert remembered > 1
+    lost = asyncio.Event()
+
+    async def invalidate(*_patterns: str) -> None:
+        await fleet.redis.set("test:relay", "another", px=6000)
+        lost.set()
+
+    relay = CacheRelay(fleet.store, invalidate, Lease(Door(fleet.redis), key="test:relay", holder="slow", seconds=6))
+    task = asyncio.create_task(relay.run())
+    async with asyncio.timeout(5):
+        await lost.wait()
+    await asyncio.sleep(0.2)  # time itself: nothing is done meanwhile
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert await fleet.remembered() == remembered - 1
+
+
 async def test_one_replica_does_it_and_another_takes_over(fleet, monkeypatch):
     monkeypatch.setattr(cache_relay, "LOOK_SECONDS", 0.05)
     first = asyncio.create_task(fleet.relays[0].run())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import cast
 
+import asyncpg
 import pytest
 
 from app.adapters.postgres_store import PostgresStore
@@ -15,6 +17,8 @@ from app.core.fleet.lease import Lease
 from app.core.lifecycle import Supervisor
 from app.core.redis.client import Redis, connect
 from app.core.redis.door import Door
+from app.domain.models import DatabaseHistory
+from app.domain.ports import WaitingStore
 from app.localhost.servers import Valkey
 from app.services.caretaker import Caretaker, Duty
 from app.services.database_watch import DatabaseWatch
@@ -80,6 +84,26 @@ async def test_one_replica_does_every_page_of_every_duty_while_the_other_waits(s
     assert idle.calls == 0
 
 
+async def test_a_replica_that_lost_the_lease_leaves_the_rest_to_the_one_that_has_it(start: Start, redis: Redis) -> None:
+    key = "test:{fleet}:caretaker"
+    pages, after = Counted(pages=5), Counted()
+
+    async def page() -> bool:
+        more = await pages()
+        if pages.calls == 2:  # it took longer than the lease lasts, and another replica came
+            await redis.set(key, "b", px=5000)
+        return more
+
+    start("a", page=page, after=after)
+    async with asyncio.timeout(5):
+        while await redis.get(key) != b"b":
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)  # time itself: nothing is done meanwhile
+    assert (pages.calls, after.calls) == (2, 0)
+    await redis.delete(key)
+    await within(5, after.done.wait())
+
+
 @pytest.mark.parametrize("error", [Unavailable("database"), RuntimeError("a bug")])
 async def test_a_duty_that_fails_stops_no_other(start: Start, error: Exception) -> None:
     good = Counted()
@@ -138,4 +162,39 @@ async def test_the_cache_is_forgotten_when_the_databases_history_is_another_one(
     assert forgotten == (["*"] if forgets else [])
     await watch.look()
     assert len(forgotten) == int(forgets), "once"
+    await store.aclose()
+
+
+class SlowStore:
+    """Between what the database says and the caller's next step another replica has a whole look."""
+
+    def __init__(self, store: PostgresStore, meanwhile: Callable[[], Awaitable[object]]) -> None:
+        self._store = store
+        self._meanwhile = meanwhile
+
+    async def database_history(self) -> DatabaseHistory | None:
+        history = await self._store.database_history()
+        await self._meanwhile()
+        return history
+
+
+async def test_two_replicas_that_look_at_the_database_forget_nothing(redis: Redis, store_url: str) -> None:
+    store = PostgresStore(store_url)
+    known = LastKnown(Door(redis), key="test:{fleet}:database")
+    forgotten: list[str] = []
+
+    async def invalidate(*patterns: str) -> None:
+        forgotten.extend(patterns)
+
+    other = DatabaseWatch(store, invalidate, known)
+
+    async def meanwhile() -> None:
+        sql = await asyncpg.connect(store_url)
+        await sql.execute("create table if not exists written_meanwhile (); drop table written_meanwhile")
+        await sql.close()
+        await other.look()
+
+    await other.look()
+    await DatabaseWatch(cast("WaitingStore", SlowStore(store, meanwhile)), invalidate, known).look()
+    assert not forgotten
     await store.aclose()

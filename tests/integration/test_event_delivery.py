@@ -20,7 +20,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from app import wiring
 from app.adapters.receivers import HttpReceiver
 from app.core.egress import Egress
-from app.core.fleet.lease import Lease
+from app.core.fleet.lease import Lease, LeaseLost
 from app.core.http_client import close_http_client, leave_by
 from app.core.queue import DeadLetter, Event, Queue
 from app.core.secrets import TokenCipher
@@ -350,6 +350,20 @@ async def test_all_that_a_wiped_queue_lost_is_looked_at_anew_in_small_pages(exch
     exchange.run(worker.loop.run)
     exchange.stack.push_async_callback(worker.loop.drain, 0)
     assert await exchange.outside.until("/a", 5) == ids
+
+
+async def test_pages_that_follow_are_left_to_the_relay_that_has_the_lease_by_now(exchange: Exchange) -> None:
+    await exchange.listen("/a")
+    queue = exchange.queue()
+    relay, other = (exchange.relay(queue, upkeep_page=2) for _ in range(2))
+    await exchange.tell(5, conversation())
+    await relay.begin()
+    await relay.round()
+    await wiring.open_door(exchange.settings.redis_url, exchange.stack).ask("FLUSHALL")
+    assert await other._lease.hold()
+    with pytest.raises(LeaseLost):
+        await relay.begin()
+    assert await exchange.sql.fetchval("select count(*) from outbox where life is null") == 2, "one page"
 
 
 async def test_while_redis_is_away_events_wait_in_the_database(exchange: Exchange, valkey: Valkey) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, cast
 
 import pytest
 
-from app.core.queue import Event
+from app.core.queue import Event, PutResult, Queue
 from app.core.redis.client import connect
 from app.domain.models import Author, Conversation, HandoverReason
 from app.domain.ports import SendDecision
@@ -113,6 +114,40 @@ async def test_what_the_queue_has_finished_and_postgres_does_not_know_calls_a_pe
     assert (await made.conversation_with(person.wa_id)).needs_human_reason == HandoverReason.UNANSWERED
     assert (await made.queue.stats()).pending == 0
     assert await waiting(made) == []
+
+
+class Overtaken:
+    """A queue into which another replica has put the same a moment before."""
+
+    def __init__(self, queue: Queue, before: Callable[[], Awaitable[object]]) -> None:
+        self._queue = queue
+        self._before = before
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+    async def put(self, events: Sequence[Event]) -> PutResult:
+        await self._before()
+        return await self._queue.put(events)
+
+
+@pytest.mark.parametrize("is_answered", [False, True], ids=["waits again", "is answered by now"])
+async def test_what_two_replicas_put_back_at_once_calls_no_person(made: Desk, is_answered: bool) -> None:
+    person = made.person()
+    asked = wa.text(person, "hello")
+    conversation = await made.record(made.events(person, asked))
+
+    async def other_replica() -> None:
+        await made.search.look()
+        if is_answered:
+            claim = await claim_one(made.queue)
+            await answer(made, conversation, asked["id"])
+            await made.queue.done(claim)
+
+    late = UnansweredSearch(cast("Queue", Overtaken(made.queue, other_replica)), made.store, grace_seconds=0)
+    await late.look()
+    assert not (await made.conversation_with(person.wa_id)).needs_human
+    assert (await made.queue.stats()).pending == (0 if is_answered else 1)
 
 
 async def test_a_message_that_is_nearly_too_late_to_answer_calls_a_person(made: Desk) -> None:

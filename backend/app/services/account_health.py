@@ -77,8 +77,13 @@ class AccountChecks:
         return await self._present(account), health
 
     async def check(self, account: Account) -> Judgement:
-        """Ask Meta and keep the answer. Raises `Unavailable` and `NotFound` of the database only."""
+        """Ask Meta and keep the answer. Raises `Unavailable` and `NotFound` of the database only, and `Unavailable` if
+        the answer is too old to keep."""
+        asked_at = self._clock.monotonic()
         judgement = await self.ask(account)
+        if self._clock.monotonic() - asked_at > LEASE_SECONDS:
+            # This process was stopped meanwhile, and another replica may know better.
+            raise Unavailable("whatsapp", "what Meta said of the account is too old to keep")
         recorded = await self._accounts.inspected(account, judgement)
         facts = {"account": account.id, "reason": str(judgement.reason or judgement.failure or "")}
         if not recorded.current:
@@ -111,7 +116,8 @@ class AccountChecks:
 
 
 class AccountHealthRounds:
-    """Every replica runs it; the one that holds the lease asks Meta, and alone shows the metric."""
+    """Every replica runs it; the one that holds the lease asks Meta, and alone shows the metric. Two at a time ask
+    twice, and the newer answer stays."""
 
     def __init__(
         self, store: AccountStore, checks: AccountChecks, lease: Lease, *, clock: Clock = SYSTEM_CLOCK

@@ -1,6 +1,6 @@
 """Carries out what the database remembers of commits: invalidations of changes made elsewhere (SQL, Supabase Studio),
 and of replicas that died between their commit and their invalidation; and accounts that are worth another try. One
-replica of the fleet does it, on a lease."""
+replica of the fleet does it, on a lease. Two at a time do no harm: what is forgotten twice is read once more."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import suppress
 from prometheus_client import Counter
 
 from app.core.errors import Unavailable
-from app.core.fleet.lease import Lease
+from app.core.fleet.lease import Lease, LeaseLost
 from app.domain.ports import InvalidationStore
 
 logger = logging.getLogger(__name__)
@@ -51,11 +51,13 @@ class CacheRelay:
                 try:
                     if await self._lease.hold():
                         while await self.drain():
-                            await self._lease.hold()
+                            await self._lease.keep()
                         await self._store.wait_for_invalidations(LOOK_SECONDS)
                     else:
                         await self._store.ignore_invalidations()
                         await asyncio.sleep(LOOK_SECONDS)
+                except LeaseLost as exc:
+                    logger.warning("remembered invalidations are another replica's", extra={"reason": str(exc)})
                 except Unavailable as exc:
                     logger.warning("remembered invalidations have to wait", extra={"reason": str(exc)})
                     await asyncio.sleep(LOOK_SECONDS / 2)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.failure_words import in_words
-from app.core.fleet.lease import Lease
+from app.core.fleet.lease import Lease, LeaseLost
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ class Caretaker:
                     if await self._lease.hold() and not await self.round():
                         await self._lease.release()
                         await self._clock.sleep(self._round_seconds)
+                except LeaseLost as exc:
+                    logger.warning("the rest of the round is another replica's", extra={"reason": str(exc)})
                 except Unavailable:  # the lease: asked for again in the next round
                     for name, duty in self._without_lease.items():
                         await self._do(name, duty)
@@ -60,14 +62,15 @@ class Caretaker:
                 await self._lease.release()
 
     async def round(self) -> bool:
-        """Every duty. Returns whether all went well. Raises `Unavailable` if the lease could not be renewed."""
+        """Every duty, as long as the lease is ours: it is asked for before each page that follows another. Returns
+        whether all went well. Raises `LeaseLost`, or `Unavailable` if the lease could not be renewed."""
         went_well = True
         for name, duty in self._duties.items():
-            went_well &= await self._do(name, duty, between_pages=self._lease.hold)
-            await self._lease.hold()
+            went_well &= await self._do(name, duty, between_pages=self._lease.keep)
+            await self._lease.keep()
         return went_well
 
-    async def _do(self, name: str, duty: Duty, between_pages: Callable[[], Awaitable[object]] | None = None) -> bool:
+    async def _do(self, name: str, duty: Duty, between_pages: Callable[[], Awaitable[None]] | None = None) -> bool:
         """Returns whether nothing that it needs was away."""
         try:
             for _ in range(PAGES):
@@ -77,6 +80,8 @@ class Caretaker:
                     break
                 if between_pages:
                     await between_pages()
+        except LeaseLost:
+            raise
         except (Unavailable, TimeoutError) as exc:
             logger.warning("a duty has to wait", extra={"duty": name, "reason": in_words(exc)})
             return False

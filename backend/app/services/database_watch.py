@@ -24,11 +24,11 @@ class DatabaseWatch:
 
     async def look(self) -> bool:
         """Always `False`: once in a round is enough. Raises `Unavailable`, and looks again then."""
+        # What is known first: what another replica notes between the two would seem to be lost.
+        before = _read(await self._known.read())
         now = await self._store.database_history()
         if now is None:
             return False
-        text = await self._known.read()
-        before = _read(text)
         if before is not None and (now.identity != before.identity or now.position < before.position):
             logger.warning("the database has another history: the cache is forgotten", extra={
                 "before": before.identity, "now": now.identity, "lost": max(0, before.position - now.position),

@@ -22,7 +22,7 @@ from prometheus_client import Gauge
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
-from app.core.fleet.lease import Lease
+from app.core.fleet.lease import Lease, LeaseLost
 from app.core.queue import Event, Queue, QueueMetrics
 from app.domain.endpoints import Waybill
 from app.domain.ports import OutboxStore
@@ -87,6 +87,9 @@ class OutboxRelay:
                         self._rest()
                         await self._store.ignore_events()
                         await asyncio.sleep(LOOK_SECONDS)
+                except LeaseLost as exc:
+                    self._rest()
+                    logger.warning("events for other systems are another replica's", extra={"reason": str(exc)})
                 except Unavailable as exc:
                     self._rest()
                     logger.warning("events for other systems have to wait", extra={"reason": str(exc)})
@@ -110,7 +113,8 @@ class OutboxRelay:
                     await self._clock.sleep(pause)
 
     async def round(self) -> bool:
-        """Move a page, and what was held back. Returns whether there may be more. Raises `Unavailable`."""
+        """Move a page, and what was held back. Returns whether there may be more. Raises `Unavailable`,
+        `LeaseLost`."""
         page = await self._store.outbox_next(limit=self._page)
         now = datetime.now(UTC)
         OUTBOX_OLDEST_SECONDS.set(max((now - row.created_at).total_seconds() for row in page.rows) if page.rows else 0)
@@ -126,7 +130,8 @@ class OutboxRelay:
         return page.seen >= self._page or any(filled)
 
     async def begin(self) -> None:
-        """Look which life the queue has, and now and then what has become too old. Raises `Unavailable`."""
+        """Look which life the queue has, and now and then what has become too old. Raises `Unavailable`,
+        `LeaseLost`."""
         life = await self._queue.life()
         if life == self._life and self._clock.monotonic() < self._upkeep_at:
             return
@@ -138,7 +143,7 @@ class OutboxRelay:
                 logger.warning("events that were not told in time are forgotten", extra={"events": gone})
             if again < page:
                 break
-            await self._lease.hold()  # all pages together may take longer than it lasts
+            await self._lease.keep()  # all pages together may take longer than it lasts
         if moved_again:
             logger.warning("the queue of events began anew: they are moved again", extra={"events": moved_again})
         await self._queue.stats()  # sets the gauges

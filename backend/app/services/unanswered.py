@@ -12,8 +12,9 @@ a reply ended. One replica looks every few seconds:
     4. put into the queue as it came, under the id that it had.
        Stored: Redis had lost it. A reply is stored under the id of its first message, so that one which was begun is
        found, and finished.
-       A duplicate: the queue has finished with it, and Postgres does not know how that ended. It may have been
-       answered; a person is called. So it is for one that is about to be too late for WhatsApp's 24 hours.
+       A duplicate: another replica may have put it back a moment ago (2. and 3. are asked once more), or the queue has
+       finished with it, and Postgres does not know how that ended. It may have been answered; a person is called. So it
+       is for one that is about to be too late for WhatsApp's 24 hours.
 
 A person who was called after the message came is enough: nothing is put back. What it does not do: find messages that
 were accepted and not yet recorded in Postgres; those are gone with Redis' file.
@@ -59,7 +60,8 @@ class _Lost:
 
 
 class UnansweredSearch:
-    """On one replica at a time, though two do no harm: the ids are known to the queue."""
+    """On one replica at a time, though two do no harm: the ids are known to the queue, and what another one put back
+    calls no person."""
 
     def __init__(
         self, queue: Queue, store: Store, *, grace_seconds: float = GRACE_SECONDS, clock: Clock = SYSTEM_CLOCK
@@ -134,9 +136,17 @@ class UnansweredSearch:
             FOUND.labels("queued").inc()
             logger.warning("found without a mailbox, queued again", extra={"messages": result.accepted})
         elif not result.diverted:
+            if not await self._is_still_lost(lost):
+                return True
             await self._call_a_person(lost.waiting, "unknown")
             return False
         return True
+
+    async def _is_still_lost(self, lost: _Lost) -> bool:
+        """No mailbox has it, and no reply. In this order, as ever: an empty mailbox had its effects before."""
+        alone = await self._without_mailbox([lost.waiting])
+        found = await self._store.unanswered(list(alone), fresh_seconds=self._grace_seconds) if alone else ()
+        return any(self._judge(lost.waiting, each).events for each in found if not each.has_news)
 
     async def _call_a_person(self, waiting: Waiting, outcome: str) -> None:
         await self._store.set_needs_human(waiting.conversation_id, HandoverReason.UNANSWERED)
