@@ -12,7 +12,6 @@ from functools import partial
 
 from app.core import cache
 from app.core.errors import Unavailable
-from app.core.fleet.last_known import LastKnown
 from app.core.fleet.lease import Lease
 from app.core.fleet.registry import HEARTBEAT_SECONDS
 from app.replica import Outside, Replica
@@ -121,11 +120,10 @@ def _caretaker(replica: Replica, outside: Outside) -> Caretaker:
     With a journal the search has nothing to find: what is not handled goes into a new queue by itself."""
     namespace, queue, store = replica.settings.redis_namespace, outside.queue, outside.store
     conversations, notices = replica.services.conversations, AccountNotices(replica.services.accounts)
-    known = LastKnown(outside.redis, key=f"{namespace}:{{fleet}}:database_position")
     journal = replica.inbox if isinstance(replica.inbox, Journal) else None
     dead_letters = DeadLetterWatch(queue, conversations, journal, events=outside.events)
     duties = {
-        "database": DatabaseWatch(store, cache.invalidate_everywhere, known).look,
+        "database": DatabaseWatch(store, cache.invalidate_everywhere, outside.redis, namespace=namespace).look,
         "overflow": OverflowDrain(queue, store, conversations, notices).drain,
         "dead_letters": dead_letters.tell,
         "old_dead_letters": dead_letters.forget,

@@ -13,8 +13,6 @@ from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.core.circuit_breaker import BreakerFleet
 from app.core.feed import Feed
-from app.core.fleet.arrivals import Arrivals
-from app.core.fleet.namespace import Binding
 from app.core.fleet.pacing import Pacer
 from app.core.fleet.probe_board import ProbeBoard
 from app.core.fleet.registry import Registry
@@ -26,13 +24,14 @@ from app.core.secrets import TokenCipher
 from app.core.uptime import Uptime
 from app.domain.ports import MediaStore, Store
 from app.services.account_watch import AccountWatch
+from app.services.arrivals import Arrivals
 from app.services.bot_service import BotService
 from app.services.event_worker import EventWorker
 from app.services.inbox_fallback import InboxFallback
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
 from app.services.journal import Journal
-from app.services.namespace_gate import NamespaceGate
+from app.services.namespace_gate import Binding, NamespaceGate
 from app.services.receipts import Receipts
 from app.services.schema_gate import SchemaGate
 from app.settings import Settings

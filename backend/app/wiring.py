@@ -43,9 +43,7 @@ from app.core.circuit_breaker import (
 from app.core.errors import Unavailable
 from app.core.feed import Feed
 from app.core.fleet.allowance import Allowance
-from app.core.fleet.arrivals import Arrivals
 from app.core.fleet.minutes import Minutes
-from app.core.fleet.namespace import Binding
 from app.core.fleet.pacing import Pacer
 from app.core.fleet.probe_board import ProbeBoard
 from app.core.fleet.registry import Registry, new_replica_id
@@ -73,6 +71,7 @@ from app.services.account_notices import AccountNotices
 from app.services.account_service import AccountService
 from app.services.account_watch import AccountWatch
 from app.services.app_binding import AppBinding
+from app.services.arrivals import Arrivals
 from app.services.attachments import Attachments
 from app.services.audit_service import AuditService
 from app.services.bot_service import BotService
@@ -94,7 +93,7 @@ from app.services.journal import Journal
 from app.services.key_service import KeyService
 from app.services.last_hour import LastHour
 from app.services.live_events import LiveEvents, tell_changes
-from app.services.namespace_gate import NamespaceGate
+from app.services.namespace_gate import Binding, NamespaceGate
 from app.services.outbox_relay import EVENTS_QUEUE
 from app.services.overflow import Overflow
 from app.services.privacy_service import PrivacyService

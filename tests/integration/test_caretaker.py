@@ -12,7 +12,6 @@ import pytest
 
 from app.adapters.postgres_store import PostgresStore
 from app.core.errors import Unavailable
-from app.core.fleet.last_known import LastKnown
 from app.core.fleet.lease import Lease
 from app.core.lifecycle import Supervisor
 from app.core.redis.client import Redis, connect
@@ -147,17 +146,17 @@ async def test_the_cache_is_forgotten_when_the_databases_history_is_another_one(
     redis: Redis, store_url: str, before: str | None, forgets: bool
 ) -> None:
     store = PostgresStore(store_url)
-    known = LastKnown(Door(redis), key="test:{fleet}:database")
     history = await store.database_history()
     assert history is not None
     if before is not None:
-        await known.write(before.format(position=history.position, identity=history.identity))
+        seen = before.format(position=history.position, identity=history.identity)
+        await redis.set("test:{fleet}:database_position", seen)
     forgotten: list[str] = []
 
     async def invalidate(*patterns: str) -> None:
         forgotten.extend(patterns)
 
-    watch = DatabaseWatch(store, invalidate, known)
+    watch = DatabaseWatch(store, invalidate, Door(redis), namespace="test")
     assert not await watch.look()
     assert forgotten == (["*"] if forgets else [])
     await watch.look()
@@ -179,14 +178,13 @@ class SlowStore:
 
 
 async def test_two_replicas_that_look_at_the_database_forget_nothing(redis: Redis, store_url: str) -> None:
-    store = PostgresStore(store_url)
-    known = LastKnown(Door(redis), key="test:{fleet}:database")
+    store, door = PostgresStore(store_url), Door(redis)
     forgotten: list[str] = []
 
     async def invalidate(*patterns: str) -> None:
         forgotten.extend(patterns)
 
-    other = DatabaseWatch(store, invalidate, known)
+    other = DatabaseWatch(store, invalidate, door, namespace="test")
 
     async def meanwhile() -> None:
         sql = await asyncpg.connect(store_url)
@@ -195,6 +193,7 @@ async def test_two_replicas_that_look_at_the_database_forget_nothing(redis: Redi
         await other.look()
 
     await other.look()
-    await DatabaseWatch(cast("WaitingStore", SlowStore(store, meanwhile)), invalidate, known).look()
+    slow = cast("WaitingStore", SlowStore(store, meanwhile))
+    await DatabaseWatch(slow, invalidate, door, namespace="test").look()
     assert not forgotten
     await store.aclose()

@@ -19,7 +19,6 @@ from click.testing import CliRunner, Result
 from app.adapters.migrations import apply_migrations
 from app.adapters.postgres_store import PostgresStore
 from app.cli import main
-from app.core.fleet.namespace import Binding
 from app.core.queue import Event, PutResult
 from app.core.redis.client import connect
 from app.core.redis.door import Door
@@ -29,7 +28,7 @@ from app.localhost.location import locate
 from app.localhost.servers import Postgres, Valkey, remove_data
 from app.main import create_app
 from app.sandbox import webhooks as wa
-from app.services.namespace_gate import NamespaceGate, short
+from app.services.namespace_gate import Binding, NamespaceGate, short
 from app.settings import Settings
 from tests.conftest import _database
 from tests.support.patience import Within

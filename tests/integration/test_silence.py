@@ -12,14 +12,14 @@ from prometheus_client import REGISTRY
 
 from app.core.circuit_breaker import BreakerFleet, BreakerPolicy, CircuitBreaker, KeyedCircuitBreakers
 from app.core.errors import Unavailable
-from app.core.fleet import arrivals as module
-from app.core.fleet.arrivals import Arrivals
 from app.core.fleet.probe_board import ProbeBoard
 from app.core.queue import Queue
 from app.core.redis.client import Redis, connect
 from app.core.redis.door import Door
 from app.localhost.servers import Valkey
 from app.sandbox import webhooks as wa
+from app.services import arrivals as module
+from app.services.arrivals import Arrivals
 from app.services.breaker_service import BreakerService
 from app.services.ingest_service import IngestService
 from app.services.silence_watch import SilenceWatch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.core.fleet.arrivals import EXPECTED, usual
+from app.services.arrivals import EXPECTED, usual
 
 HOUR = 3_600_000
 WEEK = 168

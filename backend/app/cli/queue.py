@@ -17,9 +17,9 @@ from app.cli.output import json_option, print_json, span
 from app.cli.settings import settings_with_redis
 
 if TYPE_CHECKING:
-    from app.core.fleet.namespace import Binding
     from app.core.queue import DeadLetter, Queue
     from app.services.dead_letters import DeadLetterList
+    from app.services.namespace_gate import Binding
 
 T = TypeVar("T")
 

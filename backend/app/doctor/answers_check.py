@@ -6,9 +6,9 @@ from contextlib import AsyncExitStack
 
 from app.core.circuit_breaker import CIRCUIT_BREAKERS
 from app.core.errors import Unavailable
-from app.core.fleet.arrivals import Arrivals
 from app.core.fleet.registry import Registry
 from app.doctor.findings import Finding
+from app.services.arrivals import Arrivals
 from app.services.stopped_answers import stopped_answers
 from app.settings import Settings
 from app.wiring import breaker_service, open_breakers, open_door, open_queue

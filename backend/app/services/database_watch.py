@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
-from app.core.fleet.last_known import LastKnown
+from app.core.redis.door import Door
 from app.domain.models import DatabaseHistory
 from app.domain.ports import WaitingStore
 
@@ -14,18 +14,21 @@ logger = logging.getLogger(__name__)
 
 
 class DatabaseWatch:
-    """`invalidate(*patterns)` raises `Unavailable` unless the whole fleet will have forgotten. `known` is shared by the
-    fleet, so that it does not matter which replica looked before."""
+    """`invalidate(*patterns)` raises `Unavailable` unless the whole fleet will have forgotten. What was seen last is in
+    Redis, so that it does not matter which replica looked before; lost with it, the next look is the first one."""
 
-    def __init__(self, store: WaitingStore, invalidate: Callable[..., Awaitable[None]], known: LastKnown) -> None:
+    def __init__(
+        self, store: WaitingStore, invalidate: Callable[..., Awaitable[None]], door: Door, *, namespace: str
+    ) -> None:
         self._store = store
         self._invalidate = invalidate
-        self._known = known
+        self._door = door
+        self._key = f"{namespace}:{{fleet}}:database_position"
 
     async def look(self) -> bool:
         """Always `False`: once in a round is enough. Raises `Unavailable`, and looks again then."""
         # What is known first: what another replica notes between the two would seem to be lost.
-        before = _read(await self._known.read())
+        before = _read(await self._door.ask("GET", self._key))
         now = await self._store.database_history()
         if now is None:
             return False
@@ -34,10 +37,10 @@ class DatabaseWatch:
                 "before": before.identity, "now": now.identity, "lost": max(0, before.position - now.position),
             })  # fmt: skip
             await self._invalidate("*")
-        await self._known.write(f"{now.position} {now.identity}")
+        await self._door.ask("SET", self._key, f"{now.position} {now.identity}")
         return False
 
 
-def _read(text: str | None) -> DatabaseHistory | None:
-    position, _, identity = (text or "").partition(" ")
+def _read(seen: bytes | None) -> DatabaseHistory | None:
+    position, _, identity = (seen or b"").decode().partition(" ")
     return DatabaseHistory(identity, int(position)) if position.isdigit() else None

@@ -1,7 +1,7 @@
 """Does the Redis namespace belong to our database? Two fleets with one namespace and different databases take each
 other's messages, and find no account for them.
 
-    1. The first replica that sees both binds the namespace to the database (core/fleet/namespace.py).
+    1. The first replica that sees both binds the namespace to the database (`Binding`).
     2. Another database: not ready, no webhook taken, no conversation claimed; asked again every second, so that
        `chorus queue rebind` is enough. `chorus serve` does not even start.
     3. One of the two is away at the start: unknown. Webhooks are taken, nothing is claimed; asked again every second.
@@ -19,8 +19,9 @@ from typing import Protocol
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.failure_words import in_words
-from app.core.fleet.namespace import Binding
 from app.core.queue import Event, PutResult
+from app.core.redis.door import Door
+from app.core.redis.script import Script
 from app.domain.ports import Store
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ AGAIN_SECONDS = 1.0
 OURS_SECONDS = 15.0
 """A namespace that was ours is looked at again: a Redis that was wiped must not be free for another fleet."""
 LOOK_SECONDS = 10.0
+BIND = Script("namespace_bind")
 
 
 class Destination(Protocol):
@@ -51,6 +53,30 @@ def contradiction(namespace: str, setting: str, bound: str, ours: str) -> str:
 
 
 MEND = "set another REDIS_NAMESPACE; after a deliberate move of the database: `chorus queue rebind`"
+
+
+class Binding:
+    """Whose the keys of one namespace on one Redis are: the first identity's that asks, until an operator says
+    otherwise. Keeps none out. Raises `Unavailable`."""
+
+    def __init__(self, door: Door, *, namespace: str) -> None:
+        self._door = door
+        self._key = f"{namespace}:{{fleet}}:database"
+
+    async def read(self) -> str | None:
+        """`None`: it belongs to none yet."""
+        return await self._run("read", "") or None
+
+    async def bind(self, identity: str) -> str:
+        """Make it ours unless it is another's; whose it is."""
+        return await self._run("bind", identity) or identity
+
+    async def rebind(self, identity: str) -> str | None:
+        """Make it ours, whosever it was; whose that was."""
+        return await self._run("rebind", identity) or None
+
+    async def _run(self, verb: str, identity: str) -> str:
+        return str(await self._door.run(BIND, [self._key], [verb, identity]), "utf-8")
 
 
 class NamespaceGate:

@@ -9,8 +9,8 @@ from prometheus_client import Gauge
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
-from app.core.fleet.arrivals import Arrivals
 from app.core.fleet.probe_board import ProbeBoard
+from app.services.arrivals import Arrivals
 
 logger = logging.getLogger(__name__)
 

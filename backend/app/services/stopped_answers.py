@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.core.fleet.arrivals import Arrivals
+from app.services.arrivals import Arrivals
 from app.services.breaker_service import BreakerService, in_trouble
 
 
