@@ -76,12 +76,12 @@ async def test_on_its_return_the_fleets_open_circuit_is_adopted(pair: Pair):
     await pair.lose_redis()
     pair.well.replicas = 1  # it misses the heartbeats of the other
     await fail(pair.well)
-    await until(lambda: pair.well.breaker.fleet_state == "open")
+    await until(lambda: pair.well.breaker.fleet_view.state == "open")
     assert await pair.cut.call() == "ok", "nobody can have told it"
     await pair.regain_redis()
     await until(lambda: pair.cut.state == "open")
     assert await pair.cut.call() == "CircuitBreakerOpenError"
-    assert pair.cut.breaker.version == pair.well.breaker.version
+    assert pair.cut.breaker.fleet_view.version == pair.well.breaker.fleet_view.version
 
 
 async def test_on_its_return_its_own_open_circuit_stands_against_the_fleets_closed_one(pair: Pair):

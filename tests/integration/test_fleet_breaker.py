@@ -72,7 +72,7 @@ async def test_five_failures_spread_over_three_replicas_open_it_for_all(make: Ma
     assert [replica.called for replica in replicas] == [2, 2, 1]
     assert [await replica.call() for replica in replicas] == ["CircuitBreakerOpenError"] * 3
     assert [replica.called for replica in replicas] == [2, 2, 1]
-    assert {replica.breaker.version for replica in replicas} == {replicas[0].breaker.version}
+    assert {replica.breaker.fleet_view.version for replica in replicas} == {replicas[0].breaker.fleet_view.version}
     assert {replica.breaker.snapshot().failure_count for replica in replicas} == {5}
 
 
@@ -128,7 +128,7 @@ async def test_successes_of_others_break_the_row(make: Make):
     for _ in range(2):
         await one.call()
         await one.call()
-        await until(lambda: one.breaker._fleet_failures == 2)
+        await until(lambda: one.breaker.fleet_view.failures == 2)
         assert await other.call() == "ok"
         await one.sync()
         await other.sync()
@@ -147,7 +147,7 @@ async def test_a_success_from_before_the_row_that_is_told_late_does_not_end_it(m
     one.fails()
     for _ in range(4):
         await one.call()
-    await until(lambda: one.breaker._fleet_failures == 4)
+    await until(lambda: one.breaker.fleet_view.failures == 4)
     other.fails()
     await other.call()
     await until(lambda: one.state == other.state == "open")
@@ -164,7 +164,7 @@ async def test_a_failure_rate_trips_without_any_failures_in_a_row(make: Make):
         await asyncio.gather(*(each.sync() for each in replicas))
     await until(lambda: all(replica.state == "open" for replica in replicas))
     states = await replicas[0].fleet.list(["some_api"])
-    assert states["some_api"].view.why == "failure rate: ConnectFailed: ConnectError"
+    assert states["some_api"].why == "failure rate: ConnectFailed: ConnectError"
 
 
 async def test_slow_calls_trip_although_none_fails(make: Make):
@@ -176,7 +176,7 @@ async def test_slow_calls_trip_although_none_fails(make: Make):
 
     for _ in range(10):
         await replica.breaker.call_async(slowly)
-    await until(lambda: replica.breaker.fleet_state is State.OPEN)
+    await until(lambda: replica.breaker.fleet_view.state is State.OPEN)
     assert replica.breaker.tally.slow == 10
 
 
@@ -217,7 +217,7 @@ async def test_a_failed_probe_opens_it_again_for_longer(make: Make):
     await asyncio.sleep(POLICY.open_seconds)
     before = time.monotonic()
     assert await replicas[0].call() == "ConnectFailed"
-    await until(lambda: replicas[1].state == "open" and replicas[1].breaker.version[1] == 3)
+    await until(lambda: replicas[1].state == "open" and replicas[1].breaker.fleet_view.version[1] == 3)
     for replica in replicas:
         left = replica.breaker.snapshot().retry_after
         assert left <= 0.8 * 1.2
@@ -250,15 +250,15 @@ async def test_a_call_cancelled_while_it_asks_gives_back_what_it_is_granted(make
     await trip([one, other])
     called = one.called
     await asyncio.sleep(POLICY.open_seconds)
-    ask, asked, go_on = one.fleet._connection.run, asyncio.Event(), asyncio.Event()
+    ask, asked, go_on = one.door.run, asyncio.Event(), asyncio.Event()
 
-    async def slowly(*call):
-        answer = await ask(*call)
+    async def slowly(*call, **limits):
+        answer = await ask(*call, **limits)
         asked.set()
         await go_on.wait()
         return answer
 
-    one.fleet._connection.run = slowly
+    one.door.run = slowly
     call = asyncio.create_task(one.call())
     await asked.wait()
     call.cancel()
@@ -336,7 +336,7 @@ async def test_every_replica_and_the_list_name_the_last_failure_in_words(make: M
     await one.call()
     await until(lambda: other.breaker.snapshot().failure_count == 1)
     told = (await other.fleet.list(["some_api"]))["some_api"]
-    assert (told.view.state.value, told.last_failure) == ("closed", "HTTP 400 API_KEY_INVALID")
+    assert (told.state.value, told.last_failure) == ("closed", "HTTP 400 API_KEY_INVALID")
     one.fails(wrong_key)
     other.fails(wrong_key)
     for replica in (other, one, other, one):
@@ -402,7 +402,7 @@ async def test_a_newcomer_that_fails_from_its_start_does_not_open_it_for_others_
 async def test_the_only_living_replica_decides_alone(make: Make):
     (alone,) = await make(1)
     await five_failures(alone)
-    await until(lambda: alone.breaker.fleet_state is State.OPEN)
+    await until(lambda: alone.breaker.fleet_view.state is State.OPEN)
     assert not alone.breaker.is_cut_off
 
 

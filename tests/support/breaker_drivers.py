@@ -12,7 +12,7 @@ from app.core.circuit_breaker import (
     CircuitBreaker,
     CircuitBreakerOpenError,
 )
-from app.core.circuit_breaker.connection import ROUND_TRIPS
+from app.core.circuit_breaker.fleet import ROUND_TRIPS
 from app.core.redis.door import Door
 
 
@@ -25,7 +25,7 @@ class Chorus:
         self.fleet = BreakerFleet(self.door, namespace="x", replica_id=name, replicas=lambda: 4)
         self.fleet.join(self.breaker)
         await self.fleet.sync()
-        self.loop = asyncio.create_task(self.fleet.run() if self.push else self.fleet._resync())
+        self.loop = asyncio.create_task(self.fleet.run() if self.push else self.fleet.keep_resyncing())
 
     async def call(self, fn: Any) -> Any:
         return await self.breaker.call_async(fn)

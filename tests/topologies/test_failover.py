@@ -224,7 +224,7 @@ async def test_replicas_agree_on_a_circuit_after_a_failover(
     guarded: Guarded, replicas: list[BreakerReplica], within: Within, freeze: bool
 ) -> None:
     await trip(replicas, within)
-    version = replicas[0].breaker.version
+    version = replicas[0].breaker.fleet_view.version
     await asyncio.to_thread(guarded.replicate)
     failover = asyncio.create_task(asyncio.to_thread(guarded.fail_over, freeze=freeze))
     await until(lambda: not any(replica.fleet.up for replica in replicas), seconds=within(BACK_SECONDS))
@@ -233,13 +233,14 @@ async def test_replicas_agree_on_a_circuit_after_a_failover(
     back = await until(lambda: all(replica.fleet.up for replica in replicas), seconds=within(BACK_SECONDS))
     guarded.primary.resume()
     assert {replica.state for replica in replicas} == {"open"}
-    assert {replica.breaker.version for replica in replicas} == {version}, "the same trip, not one of their own"
+    versions = {replica.breaker.fleet_view.version for replica in replicas}
+    assert versions == {version}, "the same trip, not one of their own"
     await replicas[0].fleet.force("some_api", "closed", who="operator", why="over")
     await until(lambda: all(replica.state == "closed" for replica in replicas), seconds=within(2 * HEARD_SECONDS))
     await replicas[1].fleet.force("some_api", "auto", who="operator", why="over")
     await until(lambda: not any(replica.breaker.is_forced for replica in replicas), seconds=within(2 * HEARD_SECONDS))
     await trip(replicas, within)
-    assert replicas[0].breaker.version == replicas[1].breaker.version > version
+    assert replicas[0].breaker.fleet_view.version == replicas[1].breaker.fleet_view.version > version
     print(f"\nfollowing {back:.2f} s after the sentinels named the new primary")
 
 
@@ -256,4 +257,4 @@ async def test_a_trip_that_the_new_primary_never_heard_of_is_forgotten_by_all_al
         seconds=within(BACK_SECONDS),
     )
     await trip(replicas, within)
-    assert replicas[0].breaker.version == replicas[1].breaker.version
+    assert replicas[0].breaker.fleet_view.version == replicas[1].breaker.fleet_view.version

@@ -22,7 +22,7 @@ from app.core.circuit_breaker.rules import (
     takes_over,
 )
 from app.core.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, State, View
-from app.core.circuit_breaker.wire import ACQUIRE, REPORT, SETTLE, FleetState, Keys, micros, read_state, report_rules
+from app.core.circuit_breaker.wire import ACQUIRE, REPORT, SETTLE, Keys, micros, read_answer, report_rules
 
 from .test_queue_model import MovedClock, server_time
 
@@ -131,30 +131,29 @@ class Scripts:
         self.redis: Any = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(server_type="valkey"))
         self.version = (0, 0)
 
-    def _read(self, fields: list[bytes]) -> FleetState:
-        state = read_state(fields, 0.0)
-        self.version = state.view.version
-        return state
+    def _read(self, answer: list[Any]) -> tuple[list[int], View]:
+        numbers, state = read_answer(answer, 0.0)
+        self.version = state.version
+        return numbers, state
 
     async def report(
         self, replica: str, numbers: tuple[int, int, int, int], policy: BreakerPolicy, hold_seconds: float, living: int
-    ) -> tuple[bool, Counts, FleetState]:
+    ) -> tuple[bool, Counts, View]:
         rules = report_rules(policy)
         args = ["api", "c", *self.version, replica, *numbers, micros(hold_seconds), *rules, 0, 0, "", living]
-        changed, *answer = await REPORT(self.redis, KEYS.of_report("api"), args)
-        return changed == 1, Counts(*answer[:5]), self._read(answer[5:])
+        (changed, *counts), state = self._read(await REPORT(self.redis, KEYS.of_report("api"), args))
+        return changed == 1, Counts(*counts), state
 
-    async def failed_probe(self, jitter: float, hold_seconds: float) -> FleetState:
+    async def failed_probe(self, jitter: float, hold_seconds: float) -> View:
         """As soon as the circuit is due."""
         self.clock.seconds += 1000
         lease = micros(self.policy.probe_lease_seconds)
-        answer = await ACQUIRE(self.redis, KEYS.of("api"), ["api", "c", "a", "l", lease, 1, 1])
-        self._read(answer[2:])
+        self._read(await ACQUIRE(self.redis, KEYS.of("api"), ["api", "c", "a", "l", lease, 1, 1]))
         args = [
             "api", "c", "a", "l", *self.version, "fail", micros(hold_seconds), micros(self.policy.open_seconds),
             micros(self.policy.max_open_seconds), jitter, 1, "",
         ]  # fmt: skip
-        return self._read((await SETTLE(self.redis, KEYS.of("api"), args))[2:])
+        return self._read(await SETTLE(self.redis, KEYS.of("api"), args))[1]
 
 
 POLICIES = st.builds(
@@ -188,7 +187,7 @@ def reports(draw: st.DrawFn) -> tuple[str, tuple[int, int, int, int]]:
 def test_breaker_report_opens_the_fleets_circuit_if_and_only_if_judge_says_so(
     policy: BreakerPolicy, told: list[tuple[str, tuple[int, int, int, int]]], hold_seconds: float, living: int
 ) -> None:
-    async def decide() -> tuple[bool, Counts, FleetState]:
+    async def decide() -> tuple[bool, Counts, View]:
         for replica, numbers in told[:-1]:
             await scripts.report(replica, numbers, OPENS_BY_NOTHING, 0.0, living)
         return await scripts.report(*told[-1], policy, hold_seconds, living)
@@ -198,10 +197,10 @@ def test_breaker_report_opens_the_fleets_circuit_if_and_only_if_judge_says_so(
         changed, counts, state = asyncio.run(decide())
     trip = judge(policy, counts, in_a_row=state.failures, hold_seconds=hold_seconds, living=living)
     if trip is None:
-        assert (changed, state.view.state) == (False, CLOSED)
+        assert (changed, state.state) == (False, CLOSED)
     else:
-        assert (changed, state.view.state, state.view.why) == (True, OPEN, trip.rule)
-        assert state.retry_after_seconds == pytest.approx(trip.seconds, abs=1e-5)
+        assert (changed, state.state, state.why) == (True, OPEN, trip.rule)
+        assert state.left_seconds == pytest.approx(trip.seconds, abs=1e-5)
 
 
 @given(policy=POLICIES, rounds=st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.2]), st.sampled_from([0.0, 0.0, 9.0]))))
@@ -216,8 +215,8 @@ def test_breaker_settle_opens_it_again_for_as_long_as_reopen_seconds_says(
             state = await scripts.failed_probe(jitter, hold_seconds)
             failed += 0 if hold_seconds else 1
             expected = reopen_seconds(policy, failed, hold_seconds=hold_seconds, jitter=jitter)
-            assert (state.view.state, state.rounds) == (OPEN, failed)
-            assert state.retry_after_seconds == pytest.approx(expected, abs=1e-5)
+            assert (state.state, state.rounds) == (OPEN, failed)
+            assert state.left_seconds == pytest.approx(expected, abs=1e-5)
 
     scripts = Scripts(policy)
     with server_time(scripts.clock):

@@ -49,7 +49,7 @@ class Breaker(RuleBasedStateMachine):
 
     @property
     def view(self):
-        return self.breaker._view
+        return self.breaker.view
 
     def live_probes(self):
         now = self.clock.monotonic()

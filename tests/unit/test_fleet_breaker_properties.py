@@ -87,13 +87,13 @@ class Fleet(RuleBasedStateMachine):
         for _ in range(1000):
             await asyncio.sleep(0)
             waiting = [call for call in self.calls if not call.task.done()]
-            busy = any(replica.fleet._connection.tasks for replica in self.replicas)
+            busy = any(replica.fleet.tasks for replica in self.replicas)
             if not busy and len(asyncio.all_tasks()) <= 1 + len(waiting):
                 return
         raise AssertionError("it never came to rest")
 
     async def reported(self) -> None:
-        while any(replica.fleet._connection.tasks for replica in self.replicas):
+        while any(replica.fleet.tasks for replica in self.replicas):
             await asyncio.sleep(0)
 
     def truth(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class Fleet(RuleBasedStateMachine):
 
     def begin(self, number: int, chance: float) -> Call | None:
         replica, self.chance = self.replicas[number], chance
-        before = replica.breaker._view
+        before = replica.breaker.view
         due = before.state is State.HALF_OPEN or (
             before.state is State.OPEN and not before.forced and replica.now() >= before.until
         )
@@ -150,9 +150,9 @@ class Fleet(RuleBasedStateMachine):
         end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
         async def work() -> str:
-            view = replica.breaker._view
+            view = replica.breaker.view
             probe = view.state is not State.CLOSED and not view.local and replica.fleet.up
-            started.append(Call(replica, replica.breaker.version, probe, self.clock.seconds, end))
+            started.append(Call(replica, replica.breaker.fleet_view.version, probe, self.clock.seconds, end))
             return await end
 
         task = asyncio.create_task(replica.breaker.call_async(work))
@@ -286,7 +286,7 @@ class Fleet(RuleBasedStateMachine):
         if not replica.line.cut:
             replica.line.fault = ""
             told = self.run(replica.fleet.force(NAME, state, who="operator", why="test"))
-            assert told.view.manual
+            assert told.manual
 
     @rule(
         number=st.integers(0, 2),
@@ -363,8 +363,8 @@ class Fleet(RuleBasedStateMachine):
         truth = self.truth()
         for replica in self.replicas:
             assert self.run(replica.fleet.sync())
-            assert replica.breaker.version == truth["version"]
-            view = replica.breaker._view
+            assert replica.breaker.fleet_view.version == truth["version"]
+            view = replica.breaker.view
             if not view.local:
                 assert (f"forced_{view.state}" if view.forced else view.state) == truth["state"]
             else:  # only what it has seen itself keeps a replica from the fleet's closed circuit

@@ -421,16 +421,16 @@ async def test_another_replicas_bad_news_is_checked_once_and_not_believed_if_it_
     assert (probe.calls, dependency.status) == (1, "ok")
 
 
-class _Link:
+class _Fleet:
     up = True
     share = 1.0
 
-    def report(self) -> None:
+    def report(self, breaker: CircuitBreaker) -> None:
         """Nobody listens."""
 
 
 async def _cut_off(desk: Desk, breaker: CircuitBreaker) -> None:
-    breaker.attach(_Link())
+    breaker.attach(_Fleet())
     for _ in range(5):
         breaker.seen_ill("no way", 0.0)
     assert breaker.is_cut_off

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 
-from app.core.circuit_breaker import BreakerFleet, CircuitBreaker, FleetState, KeyedCircuitBreakers, Snapshot, State
+from app.core.circuit_breaker import BreakerFleet, CircuitBreaker, KeyedCircuitBreakers, Snapshot, State, View
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.queue import Queue
@@ -49,8 +49,8 @@ class BreakerAction(StrEnum):
 _STATES = {BreakerAction.OPEN: "open", BreakerAction.CLOSE: "closed", BreakerAction.AUTO: "auto"}
 
 
-def _in_words(state: FleetState) -> str:
-    return f"{state.view.state.value}, forced" if state.view.forced else state.view.state.value
+def _in_words(view: View) -> str:
+    return f"{view.state.value}, forced" if view.forced else view.state.value
 
 
 def words_of(row: Json) -> str:
@@ -157,7 +157,7 @@ class BreakerService:
         date, and what waits for it is tried now. A circuit that a person forced stays. Raises `Unavailable`."""
         name = f"{self._accounts.name}:{phone_number_id}"
         state = (await self._fleet.list([name])).get(name)
-        if state is None or not state.view.forced:
+        if state is None or not state.forced:
             await self._fleet.force(name, _STATES[BreakerAction.AUTO], who="chorus", why="the account has changed")
         await self._wake(name)
 
@@ -206,19 +206,18 @@ class BreakerService:
             return name
         raise NotFound("breaker")
 
-    def _row(self, name: str, state: FleetState) -> dict[str, object]:
-        view = state.view
+    def _row(self, name: str, view: View) -> dict[str, object]:
         return {
             "name": name,
             "state": view.state.value,
-            "failure_count": state.failures,
-            "retry_after": round(state.retry_after_seconds, 1),
+            "failure_count": view.failures,
+            "retry_after": round(view.left_seconds, 1),
             "forced": view.forced,
             "scope": "fleet",
             "epoch": view.epoch,
-            "failed_rounds": state.rounds,
+            "failed_rounds": view.rounds,
             "who": view.who,
             "why": view.why,
-            "last_failure": state.last_failure,
-            "since_seconds": round(state.age_seconds, 1),
+            "last_failure": view.last_failure,
+            "since_seconds": round(view.age_seconds, 1),
         }

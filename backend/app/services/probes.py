@@ -170,7 +170,7 @@ class Prober:
 
     def _doubts(self) -> bool:
         circuit = self._dependency.circuit
-        return circuit is not None and circuit.fleet_state is State.CLOSED
+        return circuit is not None and circuit.fleet_view.state is State.CLOSED
 
     def _has_looked_within(self, seconds: float) -> bool:
         probed_at = self._dependency.probed_at

@@ -28,15 +28,14 @@ made by scripts in Redis (`core/lua/breaker_*.lua`) and applied locally. A close
 a probe at most `FleetTimings.answer_seconds`, and while Redis is away the rules above hold on what this process sees.
 The protocol, its defaults and what to leave alone: `docs/circuit-breaker.md`.
 
-    states           the states, and what is told of one      wire        the scripts' arguments and answers
-    outcomes         what an exception says                   connection  Redis, time limits, tasks under way
-    rules            every decision, as a pure function       link        one circuit's reports and permits
-    observations     what this process has seen               fleet       joining, push, resync, overrides by hand
-    permits          who may probe                            keyed       a circuit for each of many keys
-    breaker          calls, probes, transitions               collector   metrics
+    states           the states, and what is told of one      breaker     calls, probes, transitions
+    outcomes         what an exception says                   wire        the scripts' arguments and answers
+    rules            every decision, as a pure function       fleet       a replica's exchange with the others
+    observations     what this process has seen               keyed       a circuit for each of many keys
+    permits          who may probe                            collector   metrics
     transition_log   each log line, once
 
-Imports go one way: states <- rules <- observations, permits <- breaker <- link <- fleet.
+Imports go one way: states <- rules <- observations, permits <- breaker <- fleet.
 
 What it does not do: bound a call in time, retry, or queue. It belongs to one event loop and takes no lock: between two
 awaits nothing of it changes.
@@ -50,8 +49,7 @@ from prometheus_client import REGISTRY
 
 from app.core.circuit_breaker.breaker import CircuitBreaker
 from app.core.circuit_breaker.collector import BreakerCollector
-from app.core.circuit_breaker.connection import FleetTimings
-from app.core.circuit_breaker.fleet import BreakerFleet
+from app.core.circuit_breaker.fleet import BreakerFleet, FleetTimings
 from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
 from app.core.circuit_breaker.outcomes import (
     FAILED,
@@ -62,13 +60,12 @@ from app.core.circuit_breaker.outcomes import (
     default_classify,
 )
 from app.core.circuit_breaker.rules import BreakerPolicy
-from app.core.circuit_breaker.states import Snapshot, State
-from app.core.circuit_breaker.wire import FleetState
+from app.core.circuit_breaker.states import Snapshot, State, View
 
 __all__ = [
     "CIRCUIT_BREAKERS", "FAILED", "IGNORED", "KEYED_CIRCUIT_BREAKERS", "BreakerCollector", "BreakerFleet",
-    "BreakerPolicy", "CircuitBreaker", "CircuitBreakerOpenError", "Classify", "FleetState", "FleetTimings",
-    "KeyedCircuitBreakers", "Snapshot", "State", "Verdict", "default_classify", "gemini_circuit_breaker",
+    "BreakerPolicy", "CircuitBreaker", "CircuitBreakerOpenError", "Classify", "FleetTimings",
+    "KeyedCircuitBreakers", "Snapshot", "State", "Verdict", "View", "default_classify", "gemini_circuit_breaker",
     "gemini_model_breakers", "get_all_circuit_breakers", "supabase_circuit_breaker", "whatsapp_account_breakers",
     "whatsapp_circuit_breaker", "whatsapp_media_breakers",
 ]  # fmt: skip

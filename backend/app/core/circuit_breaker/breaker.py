@@ -1,6 +1,6 @@
 """One dependency's circuit: who is let through, what an outcome does, and every change of its state.
 
-`_view` is what admission looks at, `_fleet_view` the last known state of the fleet. They differ while this replica
+`view` is what admission looks at, `fleet_view` the last known state of the fleet. They differ while this replica
 alone has reason to stay away, and while Redis is away.
 """
 
@@ -31,7 +31,7 @@ from app.core.circuit_breaker.rules import (
     takes_over,
     with_return,
 )
-from app.core.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, Snapshot, State, View
+from app.core.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, UNKNOWN, Snapshot, State, View
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.failure_words import in_words
 from app.core.loop_watch import stalled_since
@@ -48,24 +48,23 @@ UNTIL_TOLERANCE_SECONDS = 0.05
 PROBE_SECONDS = Histogram("chorus_circuit_breaker_probe_seconds", "Duration of probes", ["name"], buckets=SLOW_SECONDS)
 
 
-class Link(Protocol):
-    """The fleet, as one circuit sees it; `link.FleetLink` says what each of these does."""
+class Fleet(Protocol):
+    """What a circuit asks of `fleet.BreakerFleet`, which says what each of these does."""
 
-    @property
-    def up(self) -> bool: ...
+    up: bool
+    share: float
 
-    @property
-    def share(self) -> float: ...
+    def report(self, breaker: CircuitBreaker) -> None: ...
 
-    def report(self) -> None: ...
+    async def acquire(self, breaker: CircuitBreaker) -> FleetLease | None: ...
 
-    async def acquire(self) -> FleetLease | None: ...
+    async def settle(
+        self, breaker: CircuitBreaker, lease: FleetLease, outcome: str, verdict: Verdict
+    ) -> bool | None: ...
 
-    async def settle(self, lease: FleetLease, outcome: str, verdict: Verdict) -> bool | None: ...
+    def release_soon(self, breaker: CircuitBreaker, lease: FleetLease) -> None: ...
 
-    def release_soon(self, lease: FleetLease) -> None: ...
-
-    async def prove(self) -> None: ...
+    async def prove(self, breaker: CircuitBreaker) -> None: ...
 
 
 class CircuitBreaker:
@@ -86,14 +85,14 @@ class CircuitBreaker:
         self.policy = policy
         self.dependency = dependency or name
         self.tally = tally or Tally()
-        self.link: Link | None = None
+        self.fleet: Fleet | None = None
         self._metric_name = family or name
         self._monotonic = time.monotonic if clock is SYSTEM_CLOCK else clock.monotonic
         self._uniform = uniform
         self._slow_after = policy.slow_call_seconds or 0.0
-        self._view = self._fleet_view = View(CLOSED, 0, life=-1)
+        self.view = self.fleet_view = UNKNOWN
         self.seen = Observations(policy, self._monotonic())
-        self._fleet_failures = self._failed_rounds = 0
+        self._failed_rounds = 0
         self._permits = Permits(policy)
         self._next_probe_at = 0.0
         self._rejoining = Rejoining(policy)
@@ -103,7 +102,7 @@ class CircuitBreaker:
 
     async def call_async(self, fn: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
         """`await fn(*args, **kwargs)` and learn from its outcome. Raises `CircuitBreakerOpenError` instead if open."""
-        view = self._view
+        view = self.view
         if view.state is OPEN and self._monotonic() < view.until:
             raise self._rejection()  # as in `run`, without the price of another coroutine
         return await self.run(default_classify, fn, *args, **kwargs)
@@ -112,7 +111,7 @@ class CircuitBreaker:
         """`call_async` for a function that is none: for scripts, since it blocks the event loop it is called on. A
         probe needs the fleet's permission, which only a coroutine can wait for: until one has closed the fleet's
         circuit, this raises `CircuitBreakerOpenError`."""
-        if self._view.state is not CLOSED and self.link is not None and self.link.up:
+        if self.view.state is not CLOSED and self._joined():
             raise self._rejection()
 
         async def at_once() -> T:
@@ -129,7 +128,7 @@ class CircuitBreaker:
 
     async def run(self, classify: Classify, fn: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
         """`call_async` with the caller's own reading of exceptions. Cancellation is always ignored."""
-        view = self._view
+        view = self.view
         if view.state is not CLOSED:
             if view.state is OPEN and self._monotonic() < view.until:
                 raise self._rejection()
@@ -145,7 +144,7 @@ class CircuitBreaker:
             finally:
                 self._record_error(view, verdict, started)
             raise
-        if view is not self._view:
+        if view is not self.view:
             self.tally.late += 1
             return result
         self.tally.ok += 1
@@ -165,7 +164,7 @@ class CircuitBreaker:
 
     def _rejection(self) -> CircuitBreakerOpenError:
         self.tally.rejected += 1
-        return CircuitBreakerOpenError(self.dependency, self.retry_after(), self._view.why)
+        return CircuitBreakerOpenError(self.dependency, self.retry_after(), self.view.why)
 
     # -- outcomes while closed
 
@@ -188,7 +187,7 @@ class CircuitBreaker:
         return stalled > 0 and stalled >= STALL_SHARE * (self._monotonic() - started)
 
     def _record_error(self, view: View, verdict: Verdict, started: float) -> None:
-        if view is not self._view:
+        if view is not self.view:
             self.tally.late += 1
             if verdict.hold_seconds > 0:
                 self._extend(verdict.hold_seconds)
@@ -207,8 +206,8 @@ class CircuitBreaker:
         trip = judge(self.policy, counts, in_a_row=self.seen.in_a_row, hold_seconds=hold_seconds)
         if trip is not None:
             self._trip(trip, counts)
-        if self.link is not None:
-            self.link.report()
+        if self.fleet is not None:
+            self.fleet.report(self)
 
     # -- probes
 
@@ -218,7 +217,7 @@ class CircuitBreaker:
         lease = await self._admit()
         if lease is None:
             return await self.run(classify, fn, *args, **kwargs)
-        view, started = self._view, self._monotonic()
+        view, started = self.view, self._monotonic()
         try:
             if isinstance(lease, FleetLease):
                 async with asyncio.timeout(self.policy.probe_lease_seconds * PROBE_SHARE):
@@ -242,45 +241,48 @@ class CircuitBreaker:
 
     async def _admit(self) -> object | None:
         """A probe's lease; `None`: the circuit has closed meanwhile. Raises `CircuitBreakerOpenError`."""
-        link = self.link
-        if link is not None and link.up:
-            if self._view.local and self._fleet_view.state is not CLOSED:
+        if fleet := self._joined():
+            if self.view.local and self.fleet_view.state is not CLOSED:
                 self._adopt_fleet_state()
-                if self._view.forced or self._monotonic() < self._view.until:
-                    raise self._rejection()
-            if not self._view.local:
-                lease = await link.acquire()
-                if lease is not None or self._view.state is CLOSED:
+            if not self.view.local:
+                self._refuse_until_due()
+                lease = await fleet.acquire(self)
+                if lease is not None or self.view.state is CLOSED:
                     return lease
-                if self._follows_fleet():
+                if self._joined():
                     raise self._rejection()
         return self._acquire()
 
     def _acquire(self) -> object:
         """A lease of this process's own. Raises `CircuitBreakerOpenError` if there is none."""
-        view = self._view
-        now = self._monotonic()
-        if view.forced or now < max(view.until, self._next_probe_at):
-            raise self._rejection()
-        if self.link is not None and not self._follows_fleet() and self._uniform() >= self.link.share:
+        self._refuse_until_due()
+        if self.fleet is not None and not self.fleet.up and self._uniform() >= self.fleet.share:
             # Redis hands out no permits: each replica takes its share of the probes, so that all make about one.
-            self._next_probe_at = now + self.policy.probe_wait_seconds
+            self.put_off(self.policy.probe_wait_seconds)
             raise self._rejection()
-        if view.state is OPEN:
+        if self.view.state is OPEN:
             self._start_probing()
-        lease = self._permits.acquire(now)
+        lease = self._permits.acquire(self._monotonic())
         if lease is None:
             raise self._rejection()
         return lease
+
+    def _refuse_until_due(self) -> None:
+        if self._monotonic() < max(self.view.until, self._next_probe_at):
+            raise self._rejection()
+
+    def put_off(self, seconds: float) -> None:
+        """No probe for so long, unless the state changes; 0: now, if it is due."""
+        self._next_probe_at = self._monotonic() + seconds
 
     async def _settle(self, view: View, lease: object, outcome: str, verdict: Verdict) -> None:
         """`outcome`: ok, fail, or release for a probe that tells nothing."""
         counted: bool | None = None
         if isinstance(lease, FleetLease):
-            counted = await self.link.settle(lease, outcome, verdict) if self.link is not None else None
-            is_ours = counted is None and view is self._view  # the fleet is out of reach
+            counted = await self.fleet.settle(self, lease, outcome, verdict) if self.fleet is not None else None
+            is_ours = counted is None and view is self.view  # the fleet is out of reach
         else:
-            is_ours = view is self._view and self._permits.give_back(lease, self._monotonic())
+            is_ours = view is self.view and self._permits.give_back(lease, self._monotonic())
         self.tally.add_probe(outcome if counted or is_ours else "late")
         if is_ours and outcome == "fail":
             self.seen.in_a_row += 1
@@ -291,9 +293,9 @@ class CircuitBreaker:
                 self._close()
 
     def _abandon(self, view: View, lease: object) -> None:
-        is_ours = view is self._view and self._permits.give_back(lease, self._monotonic())
-        if isinstance(lease, FleetLease) and self.link is not None:
-            self.link.release_soon(lease)
+        is_ours = view is self.view and self._permits.give_back(lease, self._monotonic())
+        if isinstance(lease, FleetLease) and self.fleet is not None:
+            self.fleet.release_soon(self, lease)
         self.tally.add_probe("release" if is_ours or isinstance(lease, FleetLease) else "late")
 
     # -- transitions: closed -> open -> half open -> closed | open
@@ -304,19 +306,19 @@ class CircuitBreaker:
         self._rejoining.tripped(now)
         why = because(trip.rule, "" if trip.rule is Rule.SLOW_CALLS else self.seen.cause)
         self._enter(OPEN, until=now + trip.seconds, why=why)
-        self._unannounced = self._view, counts
-        if not self._follows_fleet():
+        self._unannounced = self.view, counts
+        if not self._joined():
             self.announce()
 
     def _extend(self, hold_seconds: float) -> None:
         """Open -> open for longer: a late answer still tells how long the upstream wants to be left alone."""
-        view = self._view
+        view = self.view
         until = self._monotonic() + min(hold_seconds, self.policy.max_open_seconds)
         if view.state is OPEN and not view.forced and until > view.until:
-            self._view = view._replace(until=until)
-            if self.link is not None:
+            self.view = view._replace(until=until)
+            if self.fleet is not None:
                 self.seen.hold(hold_seconds)
-                self.link.report()
+                self.fleet.report(self)
 
     def _start_probing(self) -> None:
         """Open -> half open."""
@@ -328,7 +330,7 @@ class CircuitBreaker:
         this replica alone is in trouble."""
         policy, hold = self.policy, verdict.hold_seconds
         rounds, jitter = 0, 0.0
-        if not (hold or self._follows_fleet()):
+        if not (hold or self._joined()):
             self._failed_rounds += 1
             rounds, jitter = self._failed_rounds, policy.jitter * self._uniform()
         seconds = reopen_seconds(policy, rounds, hold_seconds=hold, jitter=jitter)
@@ -348,12 +350,7 @@ class CircuitBreaker:
 
     def _adopt_fleet_state(self) -> None:
         """This replica's own state -> the last known one of the fleet."""
-        self._set(self._fleet_view)
-
-    def _follow_until(self, fleet: View) -> None:
-        """Open -> open for longer: another replica was told so."""
-        if fleet.state is OPEN and fleet.until > self._view.until + UNTIL_TOLERANCE_SECONDS:
-            self._view = self._fleet_view = fleet
+        self._set(self.fleet_view)
 
     def force_open(self, *, who: str, why: str) -> None:
         """Refuse every call until `reset()`. This process only; `BreakerFleet.force` is for all."""
@@ -371,18 +368,20 @@ class CircuitBreaker:
 
     def _enter(self, state: State, *, until: float = 0.0, forced: bool = False, why: str = "", who: str = "") -> None:
         """A state of this process's own making."""
-        life = self._fleet_view.life
-        self._set(View(state, self._view.epoch + 1, until, forced=forced, life=life, why=why, who=who))
+        if state is CLOSED:
+            self.fleet_view = self.fleet_view._replace(failures=0)
+        life = self.fleet_view.life
+        self._set(View(state, self.view.epoch + 1, until, forced=forced, life=life, why=why, who=who))
 
     def _set(self, view: View) -> None:
         """Every change of state ends here. What was granted or counted in the old one is void."""
-        if view.state is not self._view.state:
+        if view.state is not self.view.state:
             self.tally.transitions[view.state] += 1
-        self._view = view
+        self.view = view
         self._next_probe_at = 0.0
         self._permits.restart()
         if view.state is CLOSED:
-            self._fleet_failures = self._failed_rounds = 0
+            self._failed_rounds = 0
             self.seen.restart(self._monotonic())
 
     # -- what is seen past the circuit
@@ -390,24 +389,24 @@ class CircuitBreaker:
     async def seen_well(self) -> None:
         """A look past this circuit found the dependency well. An open circuit waits no longer: it is half open, for the
         whole fleet. Where this replica alone stayed away it is closed, as it is for the others."""
-        if self._view.state is CLOSED or self._view.forced:
+        if self.view.state is CLOSED or self.view.forced:
             return
         if self.is_cut_off:
             if self._rejoining.believes(self._monotonic()):
                 self._rejoin()
-        elif self._view.state is HALF_OPEN:
+        elif self.view.state is HALF_OPEN:
             return
-        elif self.link is not None and self.link.up:
-            if self._view.local:
+        elif fleet := self._joined():
+            if self.view.local:
                 self._adopt_fleet_state()
-            await self.link.prove()
+            await fleet.prove(self)
         else:
             self._start_probing()
 
     def seen_ill(self, cause: str, started: float) -> None:
         """A look past this circuit that began at `started` found the dependency out of reach, and earlier ones did too,
         or calls hang meanwhile: that says as much as a row of failures."""
-        view = self._view
+        view = self.view
         if view.state is not CLOSED or view.forced or self._stood_still(started):
             return
         now = self._monotonic()
@@ -419,61 +418,47 @@ class CircuitBreaker:
 
     # -- the fleet
 
-    def _follows_fleet(self) -> bool:
-        return self.link is not None and self.link.up
-
-    @property
-    def version(self) -> tuple[int, int]:
-        """Of the fleet's last known state: history and epoch. Greater is newer."""
-        return self._fleet_view.version
-
-    @property
-    def fleet_state(self) -> State:
-        return self._fleet_view.state
-
-    @property
-    def is_fleet_failing(self) -> bool:
-        """Not closed for the fleet, or with failures counted: worth following closely."""
-        return self._fleet_view.state is not CLOSED or self._fleet_view.forced or self._fleet_failures > 0
+    def _joined(self) -> Fleet | None:
+        """The fleet, while this circuit follows it."""
+        return self.fleet if self.fleet is not None and self.fleet.up else None
 
     @property
     def is_cut_off(self) -> bool:
         """Does this replica alone stay away, from something that is well for the fleet?"""
-        view = self._view
+        view = self.view
         is_away = view.local and view.state is not CLOSED and not view.forced
-        return is_away and self._follows_fleet() and self._fleet_view.state is CLOSED
+        return is_away and self._joined() is not None and self.fleet_view.state is CLOSED
 
-    def attach(self, link: Link | None) -> None:
+    def attach(self, fleet: Fleet | None) -> None:
         """Join the fleet, or with `None` leave it: the state stays, as this process's own."""
-        self.link = link
-        self._fleet_view = View(CLOSED, 0, life=-1)
-        if link is None and not self._view.local:
-            self._view = self._view._replace(local=True)
+        self.fleet = fleet
+        self.fleet_view = UNKNOWN
+        if fleet is None and not self.view.local:
+            self.view = self.view._replace(local=True)
         self.seen.forget()
 
-    def learn(self, fleet: View, failures: int, *, asked: tuple[int, int] | None) -> bool:
-        """The fleet's state: news (`asked` is `None`), or the answer to a question put when `version` was `asked`.
-        Returns whether this circuit has changed with it."""
-        mine, known = self._view, self._fleet_view
-        if is_outdated(fleet, known, asked):
+    def learn(self, told: View, *, asked: tuple[int, int] | None) -> bool:
+        """The fleet's state: a message (`asked` is `None`), or the answer to a question put when the known version was
+        `asked`. Returns whether this circuit has changed with it."""
+        mine, known = self.view, self.fleet_view
+        if is_outdated(told, known, asked):
             return False
-        self._fleet_failures = failures
-        news = fleet.version != known.version
+        self.fleet_view = told
+        news = told.version != known.version
         if not news and not mine.local:
-            self._follow_until(fleet)
+            if told.state is OPEN and told.until > mine.until + UNTIL_TOLERANCE_SECONDS:
+                self.view = told  # open -> open for longer: another replica was told so
             return False
-        self._fleet_view = fleet
-        if not takes_over(fleet, mine, known):
+        if not takes_over(told, mine, known):
             return False
         self._adopt_fleet_state()
-        self._fleet_failures = failures
         self.seen.forget()
         return news
 
     def delta(self, *, successes: bool) -> Delta | None:
         """Take what the fleet does not know yet; `None` if there is nothing to tell. Trouble always is; successes
         alone only if asked for. A fleet whose circuit is not closed is told of delays only."""
-        fleet = self._fleet_view
+        fleet = self.fleet_view
         if fleet.state is CLOSED and not fleet.forced:
             return self.seen.delta(self._monotonic(), successes=successes)
         delay = self.seen.delay()
@@ -482,10 +467,10 @@ class CircuitBreaker:
     def announce(self) -> None:
         """Log the trip that was this process's own doing, once, if it still stands."""
         pending, self._unannounced = self._unannounced, None
-        if pending is None or pending[0] is not self._view:
+        if pending is None or pending[0] is not self.view:
             return
         view, counts = pending
-        scope = "replica" if self.link is not None else "process"
+        scope = "replica" if self.fleet is not None else "process"
         self.log_trip(view.why, self.seen.in_a_row, counts._asdict() | {"scope": scope, "why": view.why})
 
     def log_trip(self, why: str, failures: int, numbers: dict[str, Any]) -> None:
@@ -499,21 +484,21 @@ class CircuitBreaker:
 
     def blocked_seconds(self) -> float:
         """Seconds for which a call would certainly be refused; 0 once a call must try."""
-        return self.retry_after() if self._view.state is OPEN else 0.0
+        return self.retry_after() if self.view.state is OPEN else 0.0
 
     def blocked_reason(self) -> str:
         """Why `blocked_seconds` is not 0: "circuit open (failures: HTTP 503)"."""
-        why = self._view.why
+        why = self.view.why
         return f"circuit open ({why})" if why else "circuit open"
 
     def named_seconds(self) -> float:
         """After how many seconds the upstream said that it is back, when that opened the circuit; else 0. The circuit
         asks again much sooner."""
-        return named_return(self._view.why) if self._view.state is OPEN else 0.0
+        return named_return(self.view.why) if self.view.state is OPEN else 0.0
 
     def retry_after(self) -> float:
         """Seconds until it is worth asking again, 0 if now."""
-        view = self._view
+        view = self.view
         if view.state is CLOSED:
             return 0.0
         if view.forced:
@@ -523,14 +508,14 @@ class CircuitBreaker:
 
     @property
     def is_closed(self) -> bool:
-        return self._view.state is CLOSED
+        return self.view.state is CLOSED
 
     @property
     def is_forced(self) -> bool:
-        return self._view.forced
+        return self.view.forced
 
     def snapshot(self) -> Snapshot:
-        view, seen = self._view, self.seen
+        view, seen = self.view, self.seen
         return Snapshot(
             name=self.name,
             state=view.state,
@@ -544,16 +529,16 @@ class CircuitBreaker:
 
     def get_status(self) -> dict[str, Any]:
         """The snapshot by its fields' names, as JSON has it."""
-        return self.snapshot()._asdict() | {"state": str(self._view.state)}
+        return self.snapshot()._asdict() | {"state": str(self.view.state)}
 
     @property
     def _failure_count(self) -> int:
-        return max(self.seen.in_a_row, self._fleet_failures)
+        return max(self.seen.in_a_row, self.fleet_view.failures)
 
     def numbers(self, **more: Any) -> dict[str, Any]:
         """Behind the present state, as fields of a log line."""
         return {
-            "epoch": self._view.epoch,
+            "epoch": self.view.epoch,
             "failures": self._failure_count,
             "open_seconds": round(self.retry_after(), 1),
             **more,

@@ -1,35 +1,78 @@
-"""A replica's side of the fleet: its circuits join, listen and resync; and what an operator decides for all."""
+"""A replica's side of the fleet: its circuits join, report, ask who may probe, listen and resync; and what an operator
+decides for all."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
+import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
+from typing import Any, TypeVar
 
+from prometheus_client import Counter, Gauge
+
+from app.core.circuit_breaker import transition_log
 from app.core.circuit_breaker.breaker import CircuitBreaker
-from app.core.circuit_breaker.connection import DEFAULT_TIMINGS, FleetConnection, FleetTimings
 from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
-from app.core.circuit_breaker.link import FleetLink
-from app.core.circuit_breaker.states import CLOSED, State
+from app.core.circuit_breaker.outcomes import IGNORED, Verdict
+from app.core.circuit_breaker.permits import FleetLease
+from app.core.circuit_breaker.rules import Counts
+from app.core.circuit_breaker.states import CLOSED, HALF_OPEN, UNKNOWN, State, View
 from app.core.circuit_breaker.wire import (
+    ACQUIRE,
     FORCE,
     FORCED,
     MAX_LISTED,
-    FleetState,
+    PROVE,
+    REPORT,
+    SCRIPTS,
+    SETTLE,
     Keys,
+    micros,
+    read_answer,
     read_message,
     read_row,
-    read_state,
+    report_rules,
 )
 from app.core.errors import Unavailable
 from app.core.failure_words import one_line
 from app.core.redis.door import Door, ScriptCall
+from app.core.redis.script import Script
 from app.core.redis.subscription import Subscription
 
 logger = logging.getLogger("app.core.circuit_breaker")
+
+T = TypeVar("T")
+
+ROUND_TRIPS = Counter("chorus_circuit_breaker_round_trips", "Redis round trips for the fleet's circuits")
+FLEET_UP = Gauge("chorus_circuit_breaker_fleet_up", "1 if this replica follows the fleet, 0 if it is on its own")
+
+
+@dataclass(frozen=True, slots=True)
+class FleetTimings:
+    """Seconds."""
+
+    answer_seconds: float = 0.1
+    """Most that a probe may wait for Redis. Closed and open circuits never wait for it."""
+    join_seconds: float = 1.0
+    """For the first exchange, which connects and sends the scripts; on a Cluster, to every primary."""
+    resync_seconds: float = 1.0
+    first_resync_seconds: float = 0.1
+    """After a start, and after a circuit has closed; doubled each time up to `resync_seconds`."""
+    resync_spread: float = 0.2
+    """Share by which a pause is longer or shorter, at random."""
+    denied_seconds: tuple[float, float] = (0.025, 0.075)
+    """A replica that was refused a permit does not ask again for this long, at random in between."""
+    quiet_seconds: float = 5.0
+    """A subscription that says nothing for this long is asked whether it still lives."""
+    reconnect_seconds: float = 0.2
+
+
+DEFAULT_TIMINGS = FleetTimings()
 
 
 class BreakerFleet:
@@ -60,27 +103,26 @@ class BreakerFleet:
         self.on_recovery: Callable[[str, State], None] = lambda _name, _state: None
         """Told of what this replica did for the fleet: a circuit is half open because the dependency was seen well, or
         closed after good probes."""
+        self.up = False
+        """Does this replica follow the fleet? Else it is on its own."""
+        self.share = 1.0
+        """This replica's share of the living ones, in (0, 1], when they were counted last."""
+        self.tasks: set[asyncio.Task[Any]] = set()
+        """Reports and questions under way."""
         self._door = door
-        self._count_replicas = replicas
-        self._timings = timings
         self._keys = Keys(namespace)
-        self._connection = FleetConnection(
-            door, self._keys, replica_id, timings, now, hurry=self._hurry,
-            living=living or (lambda _name: replicas()), recovered=self._recovered,
-        )  # fmt: skip
-        self._links: dict[str, FleetLink] = {}
+        self._replica_id = replica_id
+        self._count_replicas = replicas
+        self._living = living or (lambda _name: replicas())
+        self._timings = timings
+        self._now = now
+        self._breakers: dict[str, CircuitBreaker] = {}
         self._families: dict[str, KeyedCircuitBreakers] = {}
+        self._reporting: set[CircuitBreaker] = set()
+        self._asking: set[CircuitBreaker] = set()
         self._sync_now = asyncio.Event()
         self._syncing = asyncio.Lock()
         self._pause = timings.first_resync_seconds
-
-    @property
-    def up(self) -> bool:
-        """Does this replica follow the fleet? Else it is on its own."""
-        return self._connection.is_up
-
-    def _recovered(self, name: str, state: State) -> None:
-        self.on_recovery(name, state)
 
     # -- members
 
@@ -89,108 +131,282 @@ class BreakerFleet:
         for member in members:
             if isinstance(member, KeyedCircuitBreakers):
                 self._families[member.name] = member
-                member.join(self._attach)
             else:
-                self._links[member.name] = self._attach(member)
-
-    def _attach(self, breaker: CircuitBreaker) -> FleetLink:
-        link = FleetLink(self._connection, breaker)
-        breaker.attach(link)
-        return link
+                self._breakers[member.name] = member
+            member.attach(self)
 
     async def leave(self) -> None:
         """The circuits are this process's own again; what was still under way is waited for. Idempotent."""
-        self._connection.lost()
-        for link in self._all_links():
-            if link.breaker.link is link:
-                link.breaker.attach(None)
-        for family in self._families.values():
-            family.leave()
-        self._links.clear()
+        self._lost()
+        members: list[CircuitBreaker | KeyedCircuitBreakers] = [*self._breakers.values(), *self._families.values()]
+        for member in members:
+            if member.fleet is self:
+                member.attach(None)
+        self._breakers.clear()
         self._families.clear()
-        await self._connection.finish()
+        if self.tasks:
+            await asyncio.wait(self.tasks)
 
-    def _all_links(self) -> Iterable[FleetLink]:
-        yield from self._links.values()
+    def _all(self) -> Iterator[CircuitBreaker]:
+        yield from self._breakers.values()
         for family in self._families.values():
-            for breaker in family.breakers():
-                if isinstance(breaker.link, FleetLink):
-                    yield breaker.link
+            yield from family.breakers()
 
-    def _find(self, name: str, state: FleetState) -> FleetLink | None:
-        """The link of a breaker; a keyed one that is in trouble elsewhere is made before its first call here."""
-        if name in self._links:
-            return self._links[name]
+    def _find(self, name: str, told: View) -> CircuitBreaker | None:
+        """A keyed one that is in trouble elsewhere is made before its first call here."""
         family_name, _, key = name.partition(":")
-        family = self._families.get(family_name)
-        if family is None or not key:
+        family = self._families.get(family_name) if key else None
+        if family is None or name in self._breakers:
+            return self._breakers.get(name)
+        return family.get(key) if told.is_in_trouble else family.find(key)
+
+    # -- asking Redis
+
+    async def _answer(self, asked: Awaitable[T]) -> T | None:
+        """Of Redis in time, or `None`: this replica is on its own until the next resync."""
+        ROUND_TRIPS.inc()
+        try:
+            return await asked
+        except Unavailable as exc:
+            if self.up:
+                logger.warning("circuit breakers: Redis is away, deciding locally", extra={"reason": str(exc)})
+            self._lost()
             return None
-        troubled = state.view.state is not CLOSED or state.view.forced or state.failures > 0
-        breaker = family.get(key) if troubled else family.find(key)
-        return breaker.link if breaker is not None and isinstance(breaker.link, FleetLink) else None
+
+    async def _ask(self, breaker: CircuitBreaker, script: Script, *args: Any) -> tuple[list[int], View] | None:
+        """What a script says of one circuit: its own numbers, and the fleet's state, which the circuit learns."""
+        names = [breaker.name, self._keys.channel, self._replica_id]
+        return await self._carry_out(breaker, (script, self._keys.of(breaker.name), [*names, *args]))
+
+    async def _carry_out(self, breaker: CircuitBreaker, call: ScriptCall) -> tuple[list[int], View] | None:
+        asked = breaker.fleet_view.version
+        answer = await self._answer(self._door.run(*call, within_seconds=self._timings.answer_seconds))
+        return None if answer is None else self._read(breaker, answer, asked)
+
+    def _read(self, breaker: CircuitBreaker, answer: Sequence[Any], asked: tuple[int, int]) -> tuple[list[int], View]:
+        numbers, told = read_answer(answer, self._now())
+        self._tell(breaker, told, asked)
+        return numbers, told
+
+    def _learn(self, name: str, told: View, asked: tuple[int, int] | None = None) -> None:
+        breaker = self._find(name, told)
+        if breaker is not None:
+            self._tell(breaker, told, asked)
+
+    def _tell(self, breaker: CircuitBreaker, told: View, asked: tuple[int, int] | None) -> None:
+        """The fleet's state: a message (`asked` is `None`), or the answer to a question."""
+        if not breaker.learn(told, asked=asked):
+            return
+        if told.state is CLOSED:
+            # The others should know soon that this replica calls, or one in trouble seems alone.
+            self._pause = self._timings.first_resync_seconds
+            self._sync_now.set()
+        if told.who != self._replica_id:
+            transition_log.told(breaker.name, told, self._numbers(breaker, told))
+
+    def _found(self) -> None:
+        """Redis has answered with everything that a replica must know to follow the fleet."""
+        self.up = True
+        FLEET_UP.set(1)
+        logger.info("circuit breakers: following the fleet", extra={"replica": self._replica_id})
+
+    def _lost(self) -> None:
+        """Redis is away, or this replica leaves: it decides by itself."""
+        self.up = False
+        FLEET_UP.set(0)
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """It goes on when its caller is cancelled; `leave` waits for it."""
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    def _numbers(self, breaker: CircuitBreaker, told: View, **more: Any) -> dict[str, Any]:
+        return breaker.numbers() | more | {
+            "scope": "fleet", "state": told.state.value, "epoch": told.epoch, "failures": told.failures,
+            "failed_rounds": told.rounds, "who": told.who, "why": told.why,
+        }  # fmt: skip
+
+    # -- reports
+
+    def report(self, breaker: CircuitBreaker) -> None:
+        """Something went wrong: tell the fleet now, in the background."""
+        if self.up and breaker not in self._reporting:
+            self._reporting.add(breaker)
+            self._spawn(self._report(breaker))
+
+    async def _report(self, breaker: CircuitBreaker) -> None:
+        """Until everything is told: what happens while a report is under way travels with the next one."""
+        try:
+            if breaker.fleet_view.version == UNKNOWN.version:
+                await self._learn_first(breaker)
+            while (call := self._report_call(breaker, successes=False)) is not None:
+                answer = await self._carry_out(breaker, call)
+                if answer is None:
+                    return
+                self._reported(breaker, *answer)
+        finally:
+            self._reporting.discard(breaker)
+            breaker.announce()
+
+    async def _learn_first(self, breaker: CircuitBreaker) -> None:
+        """What the fleet thinks of a circuit that has not heard of it yet."""
+        asked, (call,) = breaker.fleet_view.version, self._keys.read_calls([breaker.name])
+        for row in await self._answer(self._door.run(*call, within_seconds=self._timings.answer_seconds)) or ():
+            name, told = read_row(row, self._now())
+            if name == breaker.name:
+                self._tell(breaker, told, asked)
+
+    def _report_call(self, breaker: CircuitBreaker, *, successes: bool) -> ScriptCall | None:
+        """`None` if there is nothing to tell."""
+        delta = breaker.delta(successes=successes)
+        if delta is None:
+            return None
+        args = [
+            breaker.name, self._keys.channel, *breaker.fleet_view.version, self._replica_id,
+            delta.calls, delta.failed, delta.slow, delta.after, micros(delta.hold_seconds),
+            *report_rules(breaker.policy), micros(delta.ok_age_seconds), micros(delta.row_age_seconds), delta.cause,
+            self._living(breaker.name),
+        ]  # fmt: skip
+        return REPORT, self._keys.of_report(breaker.name), args
+
+    def _reported(self, breaker: CircuitBreaker, numbers: Sequence[int], told: View) -> None:
+        changed, *counts = numbers
+        if changed:
+            breaker.log_trip(told.why, told.failures, self._numbers(breaker, told, **Counts(*counts)._asdict()))
+
+    # -- probes
+
+    async def acquire(self, breaker: CircuitBreaker) -> FleetLease | None:
+        """A permit, if there is one to be had. What the fleet says on the occasion is learned."""
+        if breaker in self._asking:
+            return None
+        self._asking.add(breaker)
+        asking = self._spawn(self._acquire(breaker))
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            self._spawn(self._give_back(breaker, asking))
+            raise
+
+    async def _acquire(self, breaker: CircuitBreaker) -> FleetLease | None:
+        policy, lease = breaker.policy, secrets.token_hex(8)
+        ttl = micros(policy.probe_lease_seconds)
+        try:
+            answer = await self._ask(breaker, ACQUIRE, lease, ttl, policy.max_probes, policy.success_threshold)
+        finally:
+            self._asking.discard(breaker)
+        if answer is None:
+            return None  # granted or not, this is unknown: the lease runs out by itself
+        (granted, changed), told = answer
+        if changed:
+            transition_log.half_opened(breaker.name, self._numbers(breaker, told))
+        if granted:
+            return FleetLease(lease, *told.version)
+        breaker.put_off(random.uniform(*self._timings.denied_seconds))
+        return None
+
+    async def _give_back(self, breaker: CircuitBreaker, asking: asyncio.Task[FleetLease | None]) -> None:
+        """Its caller is gone, and the server may have granted it by now."""
+        if (lease := await asking) is not None:
+            await self._settle(breaker, lease, "release", IGNORED)
+
+    async def settle(self, breaker: CircuitBreaker, lease: FleetLease, outcome: str, verdict: Verdict) -> bool | None:
+        """Did the outcome count? `None`: the fleet is out of reach. Goes on when the caller is cancelled."""
+        return await asyncio.shield(self._spawn(self._settle(breaker, lease, outcome, verdict)))
+
+    def release_soon(self, breaker: CircuitBreaker, lease: FleetLease) -> None:
+        """Give the permit back without waiting for it."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return  # a coroutine that is destroyed after its loop has ended
+        self._spawn(self._settle(breaker, lease, "release", IGNORED))
+
+    async def _settle(self, breaker: CircuitBreaker, lease: FleetLease, outcome: str, verdict: Verdict) -> bool | None:
+        policy = breaker.policy
+        answer = await self._ask(
+            breaker, SETTLE, *lease, outcome, micros(verdict.hold_seconds), micros(policy.open_seconds),
+            micros(policy.max_open_seconds), policy.jitter * random.random(), policy.success_threshold, verdict.cause,
+        )  # fmt: skip
+        if answer is None:
+            return None
+        (settled, changed), told = answer
+        breaker.put_off(0.0)
+        if changed and told.state is CLOSED:
+            transition_log.closed(breaker.name, self._numbers(breaker, told))
+            self.on_recovery(breaker.name, CLOSED)
+        elif changed:
+            transition_log.reopened(
+                breaker.name, rounds=told.rounds, seconds=told.left_seconds, why=told.why,
+                numbers=self._numbers(breaker, told),
+            )  # fmt: skip
+        return settled == 1
+
+    async def prove(self, breaker: CircuitBreaker) -> None:
+        """The dependency was seen well: make the fleet's circuit half open, if it is open."""
+        answer = await self._ask(breaker, PROVE)
+        if answer is None:
+            return
+        (changed,), told = answer
+        breaker.put_off(0.0)
+        if changed:
+            transition_log.half_opened(breaker.name, self._numbers(breaker, told))
+            self.on_recovery(breaker.name, HALF_OPEN)
 
     # -- staying in step
 
     async def sync(self) -> bool:
         """Tell what the fleet does not know yet and read every state, in one round trip. False: Redis is away."""
         async with self._syncing:
-            connection, returning = self._connection, not self.up
+            timings, returning = self._timings, not self.up
             if returning:
-                for link in self._all_links():
-                    link.breaker.seen.forget()  # what was seen alone is never replayed
+                for breaker in self._all():
+                    breaker.seen.forget()  # what was seen alone is never replayed
             told = [] if returning else self._successes()
-            asked = {link.breaker.name: link.breaker.version for link in self._all_links()}
-            calls = [call for _, call in told]
-            calls += [self._keys.read_call(group, names) for group, names in self._groups().items()]
-            answers = await connection.run_together(calls, is_first=returning)
+            asked = {breaker.name: breaker.fleet_view.version for breaker in self._all()}
+            followed = [breaker.name for breaker in self._all() if self._is_followed(breaker)]
+            calls = [*(call for _, call in told), *self._keys.read_calls(followed, self._families)]
+            seconds = timings.join_seconds if returning else timings.answer_seconds
+            load = SCRIPTS if returning else ()  # Redis may not know them
+            answers = await self._answer(self._door.run_together(calls, load=load, within_seconds=seconds))
             if answers is None:
                 return False
-            for (link, _), answer in zip(told, answers, strict=False):
-                link.reported(answer, asked[link.breaker.name])
+            for (breaker, _), answer in zip(told, answers, strict=False):
+                self._reported(breaker, *self._read(breaker, answer, asked[breaker.name]))
             if returning:
-                connection.found()
+                self._found()
             for row in chain.from_iterable(answers[len(told) :]):
-                name, state = read_row(row, connection.now())
-                self._learn(name, state, asked=asked.get(name))
-            connection.replicas = max(1, self._count_replicas())
+                name, view = read_row(row, self._now())
+                self._learn(name, view, asked.get(name))
+            self.share = 1 / max(1, self._count_replicas())
             return True
 
-    def _learn(self, name: str, state: FleetState, *, asked: tuple[int, int] | None = None) -> None:
-        link = self._find(name, state)
-        if link is not None:
-            link.heard(state, asked=asked)
-
-    def _successes(self) -> list[tuple[FleetLink, ScriptCall]]:
+    def _successes(self) -> list[tuple[CircuitBreaker, ScriptCall]]:
         """Reports of circuits without trouble of late. Those of keyed ones are sent only while failures count."""
         told = []
-        for link in self._all_links():
-            if not self._is_followed(link):
-                link.breaker.seen.forget_successes()
-            elif (delta := link.breaker.delta(successes=True)) is not None:
-                told.append((link, link.report_call(delta)))
+        for breaker in self._all():
+            if not self._is_followed(breaker):
+                breaker.seen.forget_successes()
+            elif (call := self._report_call(breaker, successes=True)) is not None:
+                told.append((breaker, call))
             if len(told) >= MAX_LISTED:
                 break
         return told
 
-    def _groups(self) -> dict[str, list[str]]:
-        groups: dict[str, list[str]] = {family: [] for family in self._families}
-        for link in filter(self._is_followed, self._all_links()):
-            names = groups.setdefault(link.breaker.name.partition(":")[0], [])
-            if len(names) < MAX_LISTED:
-                names.append(link.breaker.name)
-        return groups
-
-    def _is_followed(self, link: FleetLink) -> bool:
+    def _is_followed(self, breaker: CircuitBreaker) -> bool:
         """Is it read by name with every resync?"""
-        return link.breaker.name in self._links or link.breaker.is_fleet_failing
+        return breaker.name in self._breakers or breaker.fleet_view.is_in_trouble
 
     async def run(self) -> None:
         """Listen and resync until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._listen(), name="breakers: listen")
-            group.create_task(self._resync(), name="breakers: resync")
+            group.create_task(self.keep_resyncing(), name="breakers: resync")
 
-    async def _resync(self) -> None:
+    async def keep_resyncing(self) -> None:
+        """`run` without listening: what is published is learned a resync later."""
         while True:
             await self.sync()
             self._sync_now.clear()
@@ -201,11 +417,6 @@ class BreakerFleet:
                     await self._sync_now.wait()
             except TimeoutError:
                 continue
-
-    def _hurry(self) -> None:
-        """A circuit has closed. The others should know soon that this replica calls, or one in trouble seems alone."""
-        self._pause = self._timings.first_resync_seconds
-        self._sync_now.set()
 
     async def _listen(self) -> None:
         while True:
@@ -231,26 +442,20 @@ class BreakerFleet:
 
     def hear(self, message: bytes) -> None:
         """Learn from a published message. In any order, any number of times: only news counts."""
-        self._learn(*read_message(message, self._connection.now()))
+        self._learn(*read_message(message, self._now()))
 
     # -- for people
 
-    async def force(self, name: str, state: str, *, who: str, why: str) -> FleetState:
+    async def force(self, name: str, state: str, *, who: str, why: str) -> View:
         """`open`, `closed` or `auto`, for every replica and until told otherwise. Raises `Unavailable`."""
         args = [name, self._keys.channel, FORCED[state], one_line(who), one_line(why)]
-        answer = await self._door.run(FORCE, self._keys.of(name), args, urgent=True)
-        decided = read_state(answer[1:], self._connection.now())
+        _, decided = read_answer(await self._door.run(FORCE, self._keys.of(name), args, urgent=True), self._now())
         self._learn(name, decided)
         return decided
 
-    async def list(self, names: Iterable[str]) -> dict[str, FleetState]:
+    async def list(self, names: Iterable[str]) -> dict[str, View]:
         """The fleet's states of these, and on every keyed circuit of their groups in trouble. Raises `Unavailable`."""
-        groups: dict[str, list[str]] = {}
-        for name in names:
-            groups.setdefault(name.partition(":")[0], []).append(name)
-        states: dict[str, FleetState] = {}
-        for group, members in groups.items():
-            for row in await self._door.run(*self._keys.read_call(group, members), urgent=True):
-                name, found = read_row(row, self._connection.now())
-                states[name] = found
+        states: dict[str, View] = {}
+        for call in self._keys.read_calls(names):
+            states |= dict(read_row(row, self._now()) for row in await self._door.run(*call, urgent=True))
         return states

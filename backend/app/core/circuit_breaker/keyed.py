@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from app.core.circuit_breaker.breaker import CircuitBreaker
+from app.core.circuit_breaker.breaker import CircuitBreaker, Fleet
 from app.core.circuit_breaker.observations import Tally
 from app.core.circuit_breaker.rules import BreakerPolicy
 from app.core.circuit_breaker.states import CLOSED, Snapshot
@@ -13,10 +13,6 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 
 MAX_KEYS = 10_000
 KEY_IDLE_SECONDS = 3600.0
-
-
-def _alone(breaker: CircuitBreaker) -> None:
-    breaker.attach(None)
 
 
 class KeyedCircuitBreakers:
@@ -44,17 +40,13 @@ class KeyedCircuitBreakers:
         self._idle_seconds = idle_seconds
         self._clock = clock
         self._breakers: OrderedDict[str, tuple[CircuitBreaker, float]] = OrderedDict()
-        self._attach: Callable[[CircuitBreaker], object] = _alone
+        self.fleet: Fleet | None = None
 
-    def join(self, attach: Callable[[CircuitBreaker], object]) -> None:
-        """Each circuit, those to come included, joins the fleet by `attach`."""
-        self._attach = attach
+    def attach(self, fleet: Fleet | None) -> None:
+        """Each circuit, those to come included, joins the fleet, or with `None` leaves it."""
+        self.fleet = fleet
         for breaker in self.breakers():
-            attach(breaker)
-
-    def leave(self) -> None:
-        """Each circuit is on its own again."""
-        self.join(_alone)
+            breaker.attach(fleet)
 
     def get(self, key: str) -> CircuitBreaker:
         """The circuit of `key`, made on first use."""
@@ -83,7 +75,7 @@ class KeyedCircuitBreakers:
             tally=self.tally,
             family=f"{self.name}:*",
         )
-        self._attach(breaker)
+        breaker.attach(self.fleet)
         return breaker
 
     def _evict(self, now: float) -> None:

@@ -132,7 +132,7 @@ def takes_over(told: View, mine: View, known: View) -> bool:
     if not (news and told.manual) and mine.local and (mine.forced or _SEVERITY[mine.state] > _SEVERITY[told.state]):
         return False
     both_closed = mine.state is CLOSED and told.state is CLOSED and not told.forced
-    return not (both_closed and (known.version == UNKNOWN or not news))
+    return not (both_closed and (known.version == UNKNOWN.version or not news))
 
 
 _RULE_END = ": "

@@ -14,15 +14,16 @@ class State(StrEnum):
 
 CLOSED, OPEN, HALF_OPEN = State.CLOSED, State.OPEN, State.HALF_OPEN
 
-UNKNOWN = (-1, 0)
-"""Version of a fleet's state that was not read yet."""
-
 
 class View(NamedTuple):
     """One state and its epoch. `until` is on the monotonic clock: when an open circuit lets a probe through.
 
     `life` names the fleet's history the epoch belongs to (-1: not asked yet, 0: none); `local`: this process alone
     thinks so; `manual`: made by an operator.
+
+    Of the fleet's also what Redis said when it was read: `failures` in a row, `rounds` of failed probes, `left_seconds`
+    while open, `age_seconds` since the last change; `last_failure` in words, if it was asked for (`wire.read_row`) and
+    failures are counted or opened the circuit.
     """
 
     state: State
@@ -34,11 +35,30 @@ class View(NamedTuple):
     manual: bool = False
     why: str = ""
     who: str = ""
+    failures: int = 0
+    rounds: int = 0
+    left_seconds: float = 0.0
+    age_seconds: float = 0.0
+    last_failure: str = ""
 
     @property
     def version(self) -> tuple[int, int]:
         """History and epoch. Greater is newer."""
         return self.life, self.epoch
+
+    @property
+    def is_in_trouble(self) -> bool:
+        """Not simply closed: worth following closely."""
+        return self.state is not CLOSED or self.forced or self.failures > 0
+
+    @property
+    def is_kept(self) -> bool:
+        """Does Redis hold anything of it? A circuit without a failure and without an operator's word is not there."""
+        return bool(self.life or self.failures)
+
+
+UNKNOWN = View(CLOSED, 0, life=-1)
+"""A fleet's state that was not read yet."""
 
 
 class Snapshot(NamedTuple):
