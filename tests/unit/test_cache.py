@@ -10,8 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from app.core.cache import Cache, CacheCollector, CacheTimings
-from app.core.cache.patterns import Target
-from app.core.cache.pending import PendingInvalidations
+from app.core.cache.invalidation import Kind, PendingInvalidations, Target
 from app.core.errors import Unavailable
 from app.domain.models import BotProfile
 from tests.support.fakes import FakeClock, Source
@@ -356,7 +355,7 @@ async def test_a_slow_source_answered_from_a_copy_is_no_failed_load(cache, clock
     await read()
     assert (cache.stats().stale, cache.stats().load_failures) == (1, 0)
     registry = CollectorRegistry()
-    registry.register(CacheCollector(cache))
+    registry.register(CacheCollector(cache.stats))
     lines = set(generate_latest(registry).decode().splitlines())
     assert lines >= {"chorus_cache_stale_total 1.0", 'chorus_cache_loads_total{outcome="failed"} 0.0'}
     source.gate.set()
@@ -368,7 +367,7 @@ async def test_metrics_add_up(cache, clock):
         await cache.get_or_fetch("k", source, ttl_seconds=300)
     await cache.invalidate("k")
     registry = CollectorRegistry()
-    registry.register(CacheCollector(cache))
+    registry.register(CacheCollector(cache.stats))
     lines = set(generate_latest(registry).decode().splitlines())
     assert lines >= {
         'chorus_cache_requests_total{result="hit"} 2.0',
@@ -381,8 +380,8 @@ async def test_metrics_add_up(cache, clock):
 
 def test_a_debt_that_was_made_again_is_not_settled_with_the_older_one(clock):
     pending = PendingInvalidations(clock)
-    targets = [Target.key("user:1"), Target.group("profile")]
-    first, second = pending.add(targets), pending.add(targets)
+    targets = [Target(Kind.KEY, "user:1"), Target(Kind.GROUP, "profile")]
+    (first, _), (second, _) = pending.add(targets), pending.add(targets)
     pending.settle(first, targets)
     assert pending.covers("user:1")
     assert pending.covers("profile:1")

@@ -43,12 +43,11 @@ from prometheus_client import REGISTRY
 
 from app.core.cache.cache import Cache
 from app.core.cache.codec import FrozenDict, FrozenList, codec_for
-from app.core.cache.collector import CacheCollector
-from app.core.cache.counts import CacheStats
 from app.core.cache.decorator import CachedFunction, remember
 from app.core.cache.inspection import inspect_key, survey
 from app.core.cache.membership import join_fleet
 from app.core.cache.policy import DEFAULT_TTL_SECONDS, CacheTimings, policy_of
+from app.core.cache.stats import CacheCollector, CacheStats
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,7 +68,7 @@ write_fence = default_cache.write_fence
 stats = default_cache.stats
 cleanup = default_cache.cleanup
 
-REGISTRY.register(CacheCollector(default_cache))
+REGISTRY.register(CacheCollector(default_cache.stats))
 
 
 def get_cache() -> Cache:

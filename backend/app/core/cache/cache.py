@@ -18,19 +18,19 @@ import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from prometheus_client import Histogram
 
 from app.core.cache.channel import LOCAL
 from app.core.cache.codec import PLAIN, Codec, codec_for
-from app.core.cache.counts import CacheStats, Counts
+from app.core.cache.invalidation import EVERYTHING, Kind, Target
 from app.core.cache.memory import ENTRY_OVERHEAD_BYTES, Entry, Flight, Flights, Memory
-from app.core.cache.patterns import Kind, Target
 from app.core.cache.policy import DEFAULT_TTL_SECONDS, MAX_KEPT_SECONDS, TIMINGS, CachePolicy, CacheTimings, policy_of
 from app.core.cache.shard import Budget, Shard
 from app.core.cache.shared import SharedTier
+from app.core.cache.stats import CacheStats
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.failure_words import in_words
@@ -67,8 +67,7 @@ class Cache:
         self._flights = Flights()
         self._shared: SharedTier | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._counts = Counts()
-        self.hits = 0
+        self._counts = CacheStats.zero()
         self._debug = False
         self.timings = timings
         self._monotonic = clock.monotonic
@@ -106,7 +105,7 @@ class Cache:
                 return None
             entry.due = True
         entry.used = True
-        self.hits += 1
+        self._counts.hits += 1
         if self._debug:
             logger.debug("Cache HIT: %s", key)
         return entry
@@ -123,7 +122,7 @@ class Cache:
             and not self._debug
         ):  # `hit`, written out: most reads end here
             entry.used = True
-            self.hits += 1
+            self._counts.hits += 1
             return entry.value
         entry = self.hit(key, codec)
         if entry is not None:
@@ -201,10 +200,11 @@ class Cache:
         self._debug = logger.isEnabledFor(logging.DEBUG)
         shared, budget = self._shared, Budget(self.timings.shared)
         if shared is None:
-            return Flight(key, codec, fetch, args, policy, None, 0, budget)
+            return Flight(key, codec, fetch, args, policy, None, LOCAL, 0, budget)
         shard = shared.shards[0] if len(shared.shards) == 1 else shared.of(key)
-        uncached = shared.pending.any and shared.pending.covers(key)
-        return Flight(key, codec, fetch, args, policy, shard, shard.channel.flushes, budget, uncached)
+        pending = shared.pending
+        uncached = bool(pending.keys or pending.wide) and pending.covers(key)
+        return Flight(key, codec, fetch, args, policy, shard, shard.channel, shard.channel.flushes, budget, uncached)
 
     # --- reading: 3, the shared tier ---
 
@@ -230,7 +230,7 @@ class Cache:
         self._counts.shared_hits += 1
         if self._debug:
             logger.debug("Cache HIT: %s", flight.key)
-        self._admit(flight, shard, value, len(stored.json), stored.fresh_until_us)
+        self._admit(flight, value, len(stored.json), stored.fresh_until_us)
         return value
 
     # --- reading: 4, the source ---
@@ -266,24 +266,17 @@ class Cache:
             self._flights.end(flight)
 
     async def _bring(self, flight: Flight) -> Any:
-        shard = flight.shard
-        if shard is None:
+        if flight.shard is None or self._shared is None:  # alone, or it has left the fleet since
             value, json = await self._fetch(flight)
-            if flight.dirty:
-                self._counts.refused_fills += 1
-            else:
-                ttl = flight.policy.ttl_of(value) * (1 - self.timings.ttl_jitter * self._uniform())
-                expires_at = self._monotonic() + ttl
-                self._put(flight, value, len(json), expires_at, expires_at)
-            return value
-        if self._shared is None:  # it has left the fleet since
-            return (await self._fetch(flight))[0]
-        brought = await self._shared.obtain(flight, self._fetch)
-        if brought is None:
-            return None
-        value, size, fresh_until_us = brought
+            ttl = flight.policy.ttl_of(value) * (1 - self.timings.ttl_jitter * self._uniform())
+            size, fresh_until_us = len(json), None if flight.dirty else int((self._monotonic() + ttl) * 1e6)
+        else:
+            brought = await self._shared.obtain(flight, self._fetch)
+            if brought is None:
+                return None
+            value, size, fresh_until_us = brought
         if fresh_until_us is not None:
-            self._admit(flight, shard, value, size, fresh_until_us)
+            self._admit(flight, value, size, fresh_until_us)
         elif not flight.uncached:
             self._counts.refused_fills += 1
         return value
@@ -331,25 +324,21 @@ class Cache:
 
     # --- reading: 5, into memory ---
 
-    def _admit(self, flight: Flight, shard: Shard, value: Any, size: int, fresh_until_us: int) -> None:
+    def _admit(self, flight: Flight, value: Any, size: int, fresh_until_us: int) -> None:
         """Unless it may be older than an invalidation: the key's while it was read (dirty), or one that was missed (not
         trusted, flushed)."""
-        channel = shard.channel
+        key, channel, policy = flight.key, flight.channel, flight.policy
         if flight.dirty or not channel.trusted or channel.flushes != flight.flushes:
             return
-        now, policy = self._monotonic(), flight.policy
+        now = self._monotonic()
         expires_at = min((fresh_until_us - channel.ahead_us) / 1e6, now + policy.longest_ttl)
+        if expires_at <= now:
+            return
         early = 0.0
-        if value is not None:
+        if value is not None and flight.shard is not None:
             early = policy.ttl * self.timings.refresh_share * (0.5 + self._uniform() / 2)
-        if expires_at > now:
-            self._put(flight, value, size, expires_at - early, expires_at)
-
-    def _put(self, flight: Flight, value: Any, size: int, refresh_at: float, expires_at: float) -> None:
-        key, policy = flight.key, flight.policy
-        channel = LOCAL if flight.shard is None else flight.shard.channel
         size += len(key) + ENTRY_OVERHEAD_BYTES
-        entry = Entry(value, flight.codec, refresh_at, expires_at, expires_at + policy.stale, size, channel)
+        entry = Entry(value, flight.codec, expires_at - early, expires_at, expires_at + policy.stale, size, channel)
         memory, other = (self._absent, self._present) if value is None else (self._present, self._absent)
         if other.find(key) is not None:
             other.drop(key)
@@ -386,7 +375,7 @@ class Cache:
         Afterwards they are invalidated, whatever happened: a commit whose answer was lost may have been one.
         """
         writer = secrets.token_hex(8)
-        targets = [Target.key(key) for key in keys]
+        targets = [Target(Kind.KEY, key) for key in keys]
         self._forget(targets)
         if self._shared is not None:
             try:
@@ -435,7 +424,7 @@ class Cache:
         return self._drop_if(lambda key, _entry: target.matches(key))
 
     def _start_over(self) -> None:
-        self._drop(Target.pattern("*"))
+        self._drop(EVERYTHING)
 
     def _flush(self, shard: Shard) -> None:
         self._flights.flush(shard)
@@ -449,9 +438,8 @@ class Cache:
     def stats(self) -> CacheStats:
         shards = self._shared.shards if self._shared else ()
         channels = [shard.channel for shard in shards]
-        return CacheStats(
-            hits=self.hits,
-            **asdict(self._counts),
+        return replace(
+            self._counts,
             evictions=self._present.evictions + self._absent.evictions,
             entries=len(self._present) + len(self._absent),
             bytes=self._present.bytes + self._absent.bytes,

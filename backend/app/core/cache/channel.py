@@ -8,14 +8,16 @@ and lost with the connection, at once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from app.core.cache.patterns import Target
+from app.core.cache.invalidation import Kind, Target
 
 
 def _ignore(*_args: object) -> None:
     """Until a cache joins."""
 
 
+@dataclass(slots=True, eq=False)
 class Channel:
     """The position of one process in one shard's chain of invalidations.
 
@@ -25,28 +27,22 @@ class Channel:
     first invalidation after a fail-over lifts it above every position of before.
     """
 
-    __slots__ = (
-        "acknowledged", "ahead_us", "flushes", "gaps", "on_drop", "on_flush", "on_gap", "origin", "position",
-        "received", "trusted",
-    )  # fmt: skip
-
-    def __init__(self, origin: str = "", *, trusted: bool = False) -> None:
-        self.origin = origin
-        self.trusted = trusted
-        """Every invalidation that was published has been, or will be, received. Otherwise memory is bypassed."""
-        self.position: int | None = None
-        self.acknowledged = 0
-        """Number of the last invalidation of this process that the server took, 0 after a gap. Its message may still be
-        on its way."""
-        self.ahead_us = 0.0
-        """Server time less this process' monotonic time, µs."""
-        self.flushes = 0
-        """A value may be put into memory only if this is still what it was before the value was read."""
-        self.gaps = 0
-        self.received = 0
-        self.on_drop: Callable[[Target], object] = _ignore
-        self.on_flush: Callable[[], object] = _ignore
-        self.on_gap: Callable[[], object] = _ignore
+    origin: str = ""
+    trusted: bool = False
+    """Every invalidation that was published has been, or will be, received. Otherwise memory is bypassed."""
+    position: int | None = None
+    acknowledged: int = 0
+    """Number of the last invalidation of this process that the server took, 0 after a gap. Its message may still be on
+    its way."""
+    ahead_us: float = 0.0
+    """Server time less this process' monotonic time, µs."""
+    flushes: int = 0
+    """A value may be put into memory only if this is still what it was before the value was read."""
+    gaps: int = 0
+    received: int = 0
+    on_drop: Callable[[Target], object] = _ignore
+    on_flush: Callable[[], object] = _ignore
+    on_gap: Callable[[], object] = _ignore
 
     @property
     def reached(self) -> int:
@@ -66,7 +62,7 @@ class Channel:
     def receive(self, message: bytes) -> None:
         """A published message. Raises `ValueError` for one that is none."""
         prev, now, origin, kind, text = message.decode().split("|", 4)
-        target = Target.parse(kind, text)
+        target = Target(Kind(kind), text)
         before, sequence = int(prev), int(now)
         self.received += 1
         assert self.position is not None  # noqa: S101  `open` comes first

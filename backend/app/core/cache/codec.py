@@ -40,14 +40,8 @@ class FrozenDict(dict[K, V]):
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
 
-    def __copy__(self) -> dict[K, V]:
-        return dict(self)
-
     def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (dict(self),)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> dict[K, V]:
-        return cast(dict[K, V], _thaw(self))
+        return dict, (dict(self),)  # also of a copy, deep or not
 
 
 class FrozenList(list[V]):
@@ -57,22 +51,8 @@ class FrozenList(list[V]):
     __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
     append = clear = extend = insert = pop = remove = reverse = sort = _refuse
 
-    def __copy__(self) -> list[V]:
-        return list(self)
-
     def __reduce__(self) -> tuple[Any, ...]:
         return list, (list(self),)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> list[V]:
-        return cast(list[V], _thaw(self))
-
-
-def _thaw(value: Any) -> Any:
-    if isinstance(value, FrozenDict):
-        return {key: _thaw(item) for key, item in value.items()}
-    if isinstance(value, FrozenList):
-        return [_thaw(item) for item in value]
-    return value
 
 
 def freeze(value: Any) -> Any:

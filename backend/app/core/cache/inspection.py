@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from app.core.cache.patterns import group_of
+from app.core.cache.invalidation import group_of
 from app.core.cache.shard import GENERATION, Budget, Stored
 from app.core.cache.shared import SharedTier
 from app.core.redis.script import Script

@@ -1,19 +1,36 @@
-"""Connects a cache with the others of the fleet."""
+"""Makes a cache a member of the fleet: connections, and a channel for each shard that is kept open.
+
+A `Listener` starts anew when anything looks wrong:
+
+1. Subscribe on a connection of its own that is never repaired behind our back; wait for the acknowledgement.
+2. Read the sequence: the same as before, memory stays warm; different, it is flushed. Now the channel is trusted.
+3. Follow the messages. A gap in their chain flushes.
+4. Once a second: read the sequence, then PING on the subscription. When its answer comes, everything published before
+   has been received (on a cluster: a moment later), so the position must have reached that sequence; otherwise flush
+   and start anew.
+5. Any error, no answer to a PING within two beats: not trusted from that moment on, back to 1 after a jittered pause.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from app.core.cache.cache import Cache
-from app.core.cache.listener import Listener
+from app.core.cache.policy import CacheTimings
 from app.core.cache.shard import Budget, Shard
 from app.core.cache.shared import SharedTier
 from app.core.clock import SYSTEM_CLOCK, Clock
+from app.core.errors import Unavailable
 from app.core.redis.client import is_cluster
 from app.core.redis.door import Door, DoorTimings
+from app.core.redis.subscription import Subscription
+
+logger = logging.getLogger("app.core.cache")
 
 WARM_CONNECTIONS = 16
 SLOTS = 16
@@ -48,12 +65,7 @@ async def join_fleet(
     tasks = [asyncio.create_task(listener.run(), name="cache channel") for listener in listeners]
     tasks.append(asyncio.create_task(shared.recover(), name="cache recovery"))
     try:
-        opening = [asyncio.create_task(listener.opened.wait()) for listener in listeners]
-        _, late = await asyncio.wait(opening, timeout=timings.join)
-        for waiting in late:
-            waiting.cancel()
-        if not late:
-            await _warm_up(shards, timings.join)
+        await _open(listeners, shards, timings.connect)
         yield shared
     finally:
         cache.leave()
@@ -63,10 +75,81 @@ async def join_fleet(
         await door.aclose()
 
 
-async def _warm_up(shards: Sequence[Shard], seconds: float) -> None:
-    """Open the connections now: the first burst of reads has no time for it. Then measure the way without the
-    opening."""
+async def _open(listeners: Sequence[Listener], shards: Sequence[Shard], seconds: float) -> None:
+    """Wait for the channels; then open the connections: the first burst of reads has no time for it. Then measure the
+    way without the opening."""
+    try:
+        async with asyncio.timeout(seconds):
+            for listener in listeners:
+                await listener.opened.wait()
+    except TimeoutError:
+        return
     rounds = max(1, WARM_CONNECTIONS // len(shards))
     for times in (rounds, 1, 1):
         beats = [shard.beat(Budget(seconds, urgent=True)) for shard in shards for _ in range(times)]
         await asyncio.gather(*beats, return_exceptions=True)
+
+
+class Listener:
+    """Keeps one shard's channel open. `subscribe` is `Door.subscribe`. `run` never ends by itself."""
+
+    def __init__(
+        self, shard: Shard, subscribe: Callable[..., Awaitable[Subscription]], *, clock: Clock, timings: CacheTimings
+    ) -> None:
+        self._timings = timings
+        self._shard = shard
+        self._subscribe = subscribe
+        self._clock = clock
+        self.opened = asyncio.Event()
+        """Trusted for the first time."""
+
+    async def run(self) -> None:
+        timings, channel = self._timings, self._shard.channel
+        name = {"channel": self._shard.topic}
+        pause = timings.first_pause
+        while True:
+            opened_at: float | None = None
+            try:
+                subscription = await self._subscribe(self._shard.topic, within_seconds=timings.connect)
+                try:
+                    await self._open()
+                    opened_at = self._clock.monotonic()
+                    await subscription.follow(channel.receive, self._keep_checking(subscription), on_end=channel.lose)
+                finally:
+                    channel.lose()
+                    await subscription.aclose()
+            except Unavailable as exc:
+                if opened_at is not None:
+                    logger.warning("cache channel lost", extra={**name, "reason": str(exc)})
+            except Exception:
+                logger.exception("cache channel failed", extra=name)
+            if opened_at is not None and self._clock.monotonic() - opened_at > timings.max_pause:
+                pause = timings.first_pause
+            await asyncio.sleep(pause * (0.5 + random.random() / 2))
+            pause = min(2 * pause, timings.max_pause)
+
+    async def _open(self) -> None:
+        channel = self._shard.channel
+        before, sequence = channel.position, await self._beat()
+        channel.open(sequence)
+        self.opened.set()
+        numbers = {"position": sequence, "warm": sequence == before, "gaps": channel.gaps}
+        logger.info("cache channel trusted", extra=numbers | {"channel": self._shard.topic})
+
+    async def _beat(self) -> int:
+        asked = self._clock.monotonic()
+        sequence, server_us = await self._shard.beat(Budget(self._timings.connect, urgent=True))
+        # The server looked at its clock some time between question and answer.
+        self._shard.channel.ahead_us = server_us - (asked + self._clock.monotonic()) / 2 * 1e6
+        return sequence
+
+    async def _keep_checking(self, subscription: Subscription) -> None:
+        channel = self._shard.channel
+        while True:
+            await asyncio.sleep(self._timings.beat)
+            reached, sequence = channel.reached, await self._beat()
+            await subscription.check(within_seconds=self._timings.answer)
+            if channel.position is not None and channel.position < sequence:
+                await asyncio.sleep(self._timings.grace)
+            if not channel.check(reached, sequence):
+                raise Unavailable("redis", "an invalidation was published and not received")

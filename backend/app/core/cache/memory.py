@@ -10,7 +10,7 @@ from typing import Any
 
 from app.core.cache.channel import Channel
 from app.core.cache.codec import Codec
-from app.core.cache.patterns import Kind, Target
+from app.core.cache.invalidation import Kind, Target
 from app.core.cache.policy import CachePolicy
 from app.core.cache.shard import Budget, Shard, Stored
 
@@ -99,8 +99,9 @@ class Flight:
     policy: CachePolicy
     shard: Shard | None
     """`None`: the cache belongs to this process alone."""
+    channel: Channel
     flushes: int
-    """Of the shard's channel when the flight began."""
+    """Of the channel when the flight began."""
     budget: Budget
     uncached: bool = False
     """The shared tier is away, or lacks an invalidation: straight to the source, and nothing is kept."""

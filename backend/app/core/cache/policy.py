@@ -51,7 +51,8 @@ class CacheTimings:
 
     # What a look-up may cost.
     load: float = 15.0
-    """A load from the source: all who ask for the key wait for it."""
+    """A load from the source: all who ask for the key wait for it. A lease of another replica that is renewed is waited
+    for as long."""
     shared: float = 0.03
     """What the shared tier may add to a read whose value comes from the source, beyond the round trips to it: plus
     `call` for each call that finds this used up, 50 ms in all."""
@@ -62,8 +63,6 @@ class CacheTimings:
     first_wait: float = 0.005
     max_wait: float = 0.025
     """Between two of these questions."""
-    patience: float = 15.0
-    """How long a lease that is renewed is waited for: as long as a load may take."""
     round_trips: float = 3.0
     """Limits of a read are longer by so many times the distance of Redis: the round trip beyond 2 ms."""
     far: float = 0.06
@@ -87,17 +86,14 @@ class CacheTimings:
 
     # Invalidations.
     invalidate: float = 0.25
-    give_back: float = 1.0
-    """A lease that was not used."""
     retry: float = 0.2
     """Between two tries to carry out what Redis did not take."""
     scan_page: float = 2.0
 
     # The channel.
-    join: float = 1.0
-    """How long a start waits for the channel. Later is fine too: until then reads go past memory."""
     connect: float = 1.0
-    """To subscribe, and to be told the sequence."""
+    """To subscribe, and to be told the sequence. A start waits for the channel as long; until then reads go past
+    memory."""
     beat: float = 1.0
     """Between two checks of the channel."""
     answer: float = 2.0

@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple, TypeVar
 
 from app.core.cache.channel import Channel
-from app.core.cache.patterns import Kind, Target, group_of
+from app.core.cache.invalidation import Kind, Target, group_of
 from app.core.cache.policy import MAX_KEPT_SECONDS, TIMINGS, CacheTimings
 from app.core.redis.door import Door, literal
 from app.core.redis.script import Script

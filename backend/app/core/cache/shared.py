@@ -12,9 +12,8 @@ from contextlib import suppress
 from typing import Any
 from zlib import crc32
 
+from app.core.cache.invalidation import Kind, PendingInvalidations, Target
 from app.core.cache.memory import Flight
-from app.core.cache.patterns import Kind, Target
-from app.core.cache.pending import PendingInvalidations
 from app.core.cache.policy import TIMINGS, CacheTimings
 from app.core.cache.shard import Answer, Budget, Shard
 from app.core.clock import SYSTEM_CLOCK, Clock
@@ -67,7 +66,7 @@ class SharedTier:
             value, json = await source(flight)
             return value, len(json), None
         load_id, timings = secrets.token_hex(8), self._timings
-        budget, wait, patience = flight.budget, timings.first_wait, self._monotonic() + timings.patience
+        budget, wait, patience = flight.budget, timings.first_wait, self._monotonic() + timings.load
         while True:
             try:
                 answer, stored = await flight.shard.lease(
@@ -123,7 +122,7 @@ class SharedTier:
         async def give_back() -> None:
             with suppress(Unavailable, TimeoutError):  # it ends by itself
                 async with asyncio.timeout(self._timings.lease), self._few:
-                    await shard.renew(key, load_id, 0, Budget(self._timings.give_back, urgent=True))
+                    await shard.renew(key, load_id, 0, Budget(self._timings.lease / 2, urgent=True))
 
         task = asyncio.create_task(give_back(), name=f"cache lease {key}")
         self._giving_back.add(task)
@@ -146,15 +145,13 @@ class SharedTier:
     async def invalidate(self, targets: Sequence[Target], *, writer: str = "") -> None:
         """Forget everywhere. Raises `Unavailable`: then it is owed, and carried out as soon as Redis is back. The same
         if it is cancelled."""
-        serial = self.pending.add(targets)
+        serial, pending = self.pending.add(targets)
         try:
-            await self._carry_out(targets, writer)
+            await self._carry_out(pending, writer)
         except BaseException:
             self._failed.set()
             raise
-        self.pending.settle(serial, targets)
-        if self.pending.has_groups:  # so many keys that their groups are pending in their place
-            self._failed.set()
+        self.pending.settle(serial, pending)
 
     async def recover(self) -> None:
         """Carry out what is owed, for ever."""
