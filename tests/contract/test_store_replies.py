@@ -440,3 +440,34 @@ async def test_the_history_leaves_out_refused_turns_and_fallback_texts(scene: Sc
     assert [turn.text for turn in turns] == ["When do you open?", "Seven.", "Hi", "Hello.", "And the price?"]
     newest = await scene.store.history(reply.conversation_id, limit=2, exclude=())
     assert [turn.text for turn in newest] == ["Hello.", "And the price?"], "what is left out takes no place"
+
+
+async def refuse(scene: Scene, reply: Reply, *, fence: int = 1) -> SendDecision:
+    error = {"code": 131053, "message": "not a file that WhatsApp takes"}
+    return await scene.store.refuse_part(
+        reply.key, fence=fence, part=0, parts=1, text="[document] hi", attempt=str(uuid.uuid4()), error=error
+    )
+
+
+@pytest.mark.parametrize("has_begun", [False, True], ids=["not begun", "begun by a worker that ended"])
+async def test_what_is_refused_before_it_is_sent_is_there_and_has_failed(scene: Scene, has_begun: bool) -> None:
+    reply = await scene.reply(author=Author.HUMAN)
+    if has_begun:
+        await begin(scene.store, reply)
+    assert await refuse(scene, reply) is (AMBIGUOUS if has_begun else SEND)
+    assert (await look(scene.store, reply)).state is ReplyState.FAILED
+    sent = await outbound(scene.store, reply)
+    assert sent.status is Status.FAILED
+    assert sent.error is not None
+    assert sent.error["code"] == 131053
+    assert await refuse(scene, reply) is SendDecision.FAILED, "a repetition"
+
+
+async def test_a_refusal_changes_nothing_that_ended_before_it(scene: Scene) -> None:
+    reply = await scene.reply(fence=2)
+    with pytest.raises(Fenced):
+        await refuse(scene, reply, fence=1)
+    await begin(scene.store, reply, fence=2)
+    await scene.store.complete_part(reply.key, part=0, wamid=unique("out"), last=True)
+    assert await refuse(scene, reply, fence=2) is SENT
+    assert (await look(scene.store, reply)).state is ReplyState.SENT

@@ -25,6 +25,7 @@ from app.core.redis.door import Door
 from app.core.secrets import TokenCipher
 from app.domain.errors import AccountRejected
 from app.domain.models import Account, HandoverReason, Recipient, Status, User
+from app.domain.ports import SendDecision
 from app.sandbox import webhooks as wa
 from app.services import breaker_service, delivery
 from app.services.account_watch import AccountWatch
@@ -344,7 +345,12 @@ async def test_a_person_learns_that_their_message_cannot_go_out(
 
 @pytest.mark.parametrize(("error", "code"), [("190", "account_blocked"), ("131053", 131053)])
 async def test_a_person_learns_that_their_file_cannot_go_out(
-    make_office: MakeOffice, valkey_url: str, until_answered: UntilAnswered, error: str, code: object
+    make_office: MakeOffice,
+    valkey_url: str,
+    until_answered: UntilAnswered,
+    monkeypatch: pytest.MonkeyPatch,
+    error: str,
+    code: object,
 ) -> None:
     office = await make_office(reply_deadline_seconds=1.0)
     people = await ask(office, 1)
@@ -352,6 +358,14 @@ async def test_a_person_learns_that_their_file_cannot_go_out(
     await office.until_idle()
     (conversation,) = (await office.store.list_conversations(office.account.id, limit=1, cursor=None)).items
     await office.control.add_fault("whatsapp", error=error, match={"operation": "upload"})
+    begun: list[str] = []
+
+    async def begin_part(key: str, **_: object) -> SendDecision:
+        """A worker that ends after this one leaves a message that is being sent."""
+        begun.append(key)
+        return SendDecision.SEND
+
+    monkeypatch.setattr(office.store, "begin_part", begin_part)
     async with part_of_a_fleet(office, valkey_url):
         await office.conversations.reply_with_file(
             User("ada", is_operator=True), conversation.id, content=b"%PDF-1.4", name="order.pdf", text="Your order",
@@ -366,6 +380,7 @@ async def test_a_person_learns_that_their_file_cannot_go_out(
         assert found is not None
         assert found.needs_human
         assert (await account(office)).is_blocked is (error == "190")
+        assert begun == []
 
 
 async def test_a_persons_message_that_waits_goes_out_when_the_token_is_replaced(

@@ -995,6 +995,14 @@ class SqlStore(Store):
         )  # fmt: skip
         return SendDecision(decision)
 
+    async def refuse_part(
+        self, key: str, *, fence: int, part: int, parts: int, text: str, attempt: str, error: Mapping[str, object]
+    ) -> SendDecision:
+        decision = await self._call(
+            "refuse_part", key=key, fence=fence, part=part, parts=parts, text=text, attempt=attempt, error=error
+        )
+        return SendDecision(decision)
+
     async def complete_part(self, key: str, *, part: int, wamid: str, last: bool) -> None:
         await self._call("complete_part", key=key, part=part, wamid=wamid, last=last)
 

@@ -680,6 +680,13 @@ class ReplyStore(Protocol):
         `Fenced`."""
         ...
 
+    async def refuse_part(
+        self, key: str, *, fence: int, part: int, parts: int, text: str, attempt: str, error: Mapping[str, object]
+    ) -> SendDecision:
+        """`begin_part` and `fail_part` for good in one: nothing goes out, and the message shows why. `SEND` or
+        `AMBIGUOUS` failed now; after any other decision nothing has changed. Raises `Fenced`."""
+        ...
+
     async def complete_part(self, key: str, *, part: int, wamid: str, last: bool) -> None:
         """Record what WhatsApp accepted. Not fenced: it is a fact, from any worker. Idempotent."""
         ...

@@ -52,6 +52,11 @@ PAIR_RATE = 131056
 """Too many messages to one customer; Meta wants 4^n seconds of silence (Cloud API, error codes)."""
 
 _UNPROVEN: Mapping[str, object] = {"code": SendAmbiguous.code, "message": "no proof that the message went out"}
+_BLOCKED: Mapping[str, object] = {
+    "code": str(HandoverReason.ACCOUNT_BLOCKED), "message": "WhatsApp takes nothing from this account",
+}  # fmt: skip
+_REFUSED_NOW = (SendDecision.SEND, SendDecision.AMBIGUOUS)
+"""`Store.refuse_part` has made the part fail; otherwise it had ended before."""
 
 PER_PAIR = Limit(6.0, 45)
 """One message per 6 s to one customer, 45 of them borrowed from the future (Cloud API, pair rate limit)."""
@@ -156,17 +161,10 @@ class Delivery:
             if file is not None and index == 0:
                 await self._pace(account, to)
                 step = _Step(reply, index, parts, account, to, fence, ensure_held, attempt=str(uuid.uuid4()))
-                try:
-                    step = replace(step, file=await self._uploaded(step, file))
-                except SendRejected as exc:
-                    await self._begin(step)  # the message is there then, and shows that it failed
-                    return await self._rejected(step, exc)
-                except (AccountRejected, Unavailable) as exc:
-                    if not await self._is_hopeless(reply, account, accepted_at, exc):
-                        raise
-                    await self._begin(step)
-                    return await self._given_up(step, exc)
-                decision = await self._begin(step)
+                begun_file = await self._begin_file(step, file, accepted_at)
+                if isinstance(begun_file, Delivered):
+                    return begun_file
+                step, decision = begun_file
             elif begun is not None and index == 0:
                 step = _Step(reply, index, parts, account, to, fence, ensure_held, attempt=begun.attempt)
                 decision = begun.decision
@@ -257,12 +255,12 @@ class Delivery:
         return (accepted_at + timedelta(seconds=self.reply_deadline_seconds) - self.clock.now()).total_seconds()
 
     async def give_up(self, reply: Reply, *, fence: int) -> None:
-        """Leave `reply` to a person: WhatsApp takes nothing from the account. One that may have gone out stays as
-        it is; one that did go out needs no person."""
+        """Leave `reply` to a person: WhatsApp takes nothing from the account. One that may have gone out is unproven
+        then, until a status says more; one that did go out needs no person."""
         if reply.state in (ReplyState.SENT, ReplyState.SILENCED):
             return
-        if reply.state is ReplyState.PENDING:
-            error = {"code": str(HandoverReason.ACCOUNT_BLOCKED), "message": "WhatsApp takes nothing from this account"}
+        if reply.state is not ReplyState.FAILED:
+            error = _BLOCKED if reply.state is ReplyState.PENDING else _UNPROVEN
             await self.store.fail_part(reply.key, fence=fence, part=reply.part, error=error, final=True)
         await self.store.set_needs_human(reply.conversation_id, HandoverReason.ACCOUNT_BLOCKED)
 
@@ -277,6 +275,30 @@ class Delivery:
             await self._note_unsent(step.attempt)
             raise
 
+    async def _begin_file(
+        self, step: _Step, file: Media, accepted_at: datetime
+    ) -> tuple[_Step, SendDecision] | Delivered:
+        """Upload, then begin: a worker that ends before has sent nothing."""
+        try:
+            step = replace(step, file=await self._uploaded(step, file))
+        except SendRejected as exc:
+            decision = await self._refuse(step, _error(exc))
+            return await self._rejected(step, exc) if decision in _REFUSED_NOW else (step, decision)
+        except (AccountRejected, Unavailable) as exc:
+            if not await self._is_hopeless(step.reply, step.account, accepted_at, exc):
+                raise
+            decision = await self._refuse(step, _BLOCKED)
+            return await self._given_up(step, exc) if decision in _REFUSED_NOW else (step, decision)
+        return step, await self._begin(step)
+
+    async def _refuse(self, step: _Step, error: Mapping[str, object]) -> SendDecision:
+        """What goes out with the part will not: the message is there, and shows that it failed. In one call, so that a
+        worker that ends here leaves none that is being sent."""
+        return await self.store.refuse_part(
+            step.reply.key, fence=step.fence, part=step.index, parts=len(step.parts), text=step.text,
+            attempt=step.attempt, error=error,
+        )  # fmt: skip
+
     async def _send(self, step: _Step, accepted_at: datetime) -> Delivered | None:
         reply, account = step.reply, step.account
         try:
@@ -285,6 +307,7 @@ class Delivery:
             await self._note_unsent(step.attempt)
             raise
         except SendRejected as exc:
+            await self._record_failure(step, _error(exc), final=True)
             return await self._rejected(step, exc)
         except (SendThrottled, AccountRejected, Unavailable) as exc:
             await self._record_failure(step, _error(exc), final=False)
@@ -310,7 +333,7 @@ class Delivery:
         return await post(outbound_key=step.key, ensure_held=step.ensure_held)
 
     async def _uploaded(self, step: _Step, file: Media) -> OutgoingFile:
-        """Before the part is begun: a worker that ends here has sent nothing. Raises as `Messenger.upload_file`."""
+        """Raises as `Messenger.upload_file`."""
         step.ensure_held()
         name = file.name or f"{file.kind}.{file.mime.rpartition('/')[2]}"
         uploaded_id = await self.messenger.upload_file(
@@ -320,7 +343,7 @@ class Delivery:
         return OutgoingFile(file.kind, uploaded_id, name, caption)
 
     async def _rejected(self, step: _Step, exc: SendRejected) -> Delivered:
-        await self._record_failure(step, _error(exc), final=True)
+        """The part has failed by now."""
         await self.store.set_needs_human(step.reply.conversation_id, HandoverReason.SEND_FAILED)
         logger.warning("send rejected for good", extra={"reply": trace_of(step.reply.key), "wa_code": exc.wa_code})
         return Delivered(ReplyState.FAILED, f"send rejected: code {exc.wa_code}")
