@@ -21,8 +21,10 @@ from app.core.event_loop import ResolvingLoop
 from app.core.http_client import close_http_client, request
 from app.core.redis.client import connect
 from app.core.resolver import MAX_LOOKUPS, LookUp, Resolver
-from app.domain.endpoints import OutboxEvent, Outcome
+from app.core.secrets import TokenCipher
+from app.domain.endpoints import Endpoint, OutboxEvent, Outcome
 from app.domain.webhook_signature import new_secret
+from app.services.endpoint_service import deliver
 from tests.support.fakes import peer, read_request, response
 from tests.support.tls import NAME, TlsFronts, running_fronts
 
@@ -175,3 +177,39 @@ def test_strangers_names_that_hang_take_no_look_up_from_ours(monkeypatch: pytest
     outcomes, status = on_our_loop(look_up, told)
     assert status == 200
     assert Outcome.DELIVERED not in outcomes
+
+
+def test_an_account_of_slow_names_leaves_look_ups_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    asked: list[str] = []
+
+    def look_up(host: str | bytes, port: int, **_hints: int) -> Any:
+        name = host.decode() if isinstance(host, bytes) else host
+        asked.append(name)
+        release.wait(30)
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    async def told() -> None:
+        receiver = HttpReceiver(timeout_seconds=0.3)
+        cipher = TokenCipher([TokenCipher.generate_key()])
+        event = OutboxEvent("id", "account", None, "message.sent", {}, datetime.now(UTC))
+
+        def endpoint(account: str, url: str) -> Endpoint:
+            return Endpoint(
+                id=url, account_id=account, url=url, secret=cipher.encrypt(new_secret()), events=(), enabled=True,
+                disabled_reason=None, disabled_at=None, failing_since=None, created_at=event.created_at,
+                updated_at=event.created_at,
+            )  # fmt: skip
+
+        try:
+            slow = (endpoint("one", f"https://slow{n}.example/") for n in range(MAX_LOOKUPS))
+            await asyncio.gather(*(deliver(receiver, cipher, each, event) for each in slow))
+            assert len(asked) == MAX_LOOKUPS // 2
+            await deliver(receiver, cipher, endpoint("another", "https://well.example/"), event)
+            assert asked[-1] == "well.example"
+        finally:
+            release.set()
+            await close_http_client()
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    on_our_loop(look_up, told)

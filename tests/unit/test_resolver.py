@@ -148,6 +148,25 @@ async def test_threads_and_answers_are_bounded(
     assert await resolver.addresses(f"upstream{MAX_LOOKUPS}", 443) == ANSWER
 
 
+async def test_one_source_of_slow_names_leaves_look_ups_to_the_others(server: NameServer, resolver: Resolver) -> None:
+    server.hanging = {f"slow{n}.{source}" for n in range(MAX_LOOKUPS) for source in "abc"}
+    stuck = []
+    for source in "abc":
+        for number in range(MAX_LOOKUPS):
+            name = f"slow{number}.{source}"
+            stuck.append(asyncio.create_task(resolver.addresses(name, 443, source)))
+        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        assert await resolver.addresses("well", 443, "another") == ANSWER
+        with pytest.raises(socket.gaierror, match="too many"):
+            await resolver.addresses("another-name", 443, "a")
+        server.release.set()
+        results = await asyncio.gather(*stuck, return_exceptions=True)
+        assert [results[n * MAX_LOOKUPS :][:MAX_LOOKUPS].count(ANSWER) for n in range(3)] == [16, 8, 4]
+        assert await resolver.addresses("another-name", 443, "a") == ANSWER
+    assert not resolver._of_source
+
+
 async def test_a_caller_that_is_cancelled_ends_nobody_elses_look_up(server: NameServer, resolver: Resolver) -> None:
     server.hanging.add("redis")
     first, second = (asyncio.create_task(resolver.addresses("redis", 6379)) for _ in range(2))

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 from urllib.parse import quote
 
 from app.adapters.supabase_auth import auth_circuit
 from app.core.deadline import Deadline
 from app.core.http_client import GetClient, HttpError, Response, get_http_client, parse_retry_after, request
 from app.core.resilience import ResiliencePolicy
+from app.core.slots import Slots
 from app.domain.errors import RateLimited, Unauthenticated, Unavailable
 from app.domain.models import Json, SignedIn
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 DEPENDENCY = "supabase"
 SECONDS = 5.0
 MAX_CONCURRENT = 20
+MAX_OF_AN_ADDRESS = 5
+"""One client that tries to sign in again and again leaves places to the others while Supabase is slow."""
 RATE_LIMITED_SECONDS = 60.0
 """When Supabase names no delay of its own."""
 _NOT_SIGNED_IN = frozenset({400, 401, 403, 404, 422})
 """Wrong password, e-mail not confirmed, banned, refresh token used or revoked: all are "no" to the person."""
+_ANSWERS = _NOT_SIGNED_IN | {200, 429}
+"""All that Supabase Auth answers itself. Anything else is a gateway's, or trouble."""
 
 
 class SupabaseSignIn:
-    """The port `IdentityProvider`. `key`: the project's publishable key, or its secret one."""
+    """The port `IdentityProvider`. `key`: the project's publishable key, or its secret one. The group of a caller
+    (core/slots.py) is a client's address."""
 
     def __init__(
         self,
@@ -43,6 +53,7 @@ class SupabaseSignIn:
             attempt_timeout_seconds=SECONDS,
             max_attempts=1,
             max_concurrent=MAX_CONCURRENT,
+            slots=Slots(MAX_CONCURRENT, per_group=MAX_OF_AN_ADDRESS),
         )
 
     async def with_password(self, email: str, password: str) -> SignedIn:
@@ -53,13 +64,16 @@ class SupabaseSignIn:
 
     async def send_link(self, email: str, *, back_to: str | None) -> None:
         query = f"?redirect_to={quote(back_to, safe='')}" if back_to else ""
-        response = await self._ask(f"otp{query}", {"email": email, "create_user": False})
+        response = await self._ask(self._post, f"otp{query}", {"email": email, "create_user": False})
         if response.status != 200:
             # A person whom Supabase does not know, or who had a mail a moment ago: the answer must not tell which.
             logger.info("no sign-in link was sent", extra={"status": response.status, "code": _code(response)})
 
     async def _token(self, grant: str, payload: Json) -> SignedIn:
-        response = await self._ask(f"token?grant_type={grant}", payload)
+        return await self._ask(self._signed_in, f"token?grant_type={grant}", payload)
+
+    async def _signed_in(self, path: str, payload: Json) -> SignedIn:
+        response = await self._post(path, payload)
         if response.status in _NOT_SIGNED_IN:
             raise Unauthenticated("Supabase did not sign this person in")
         if response.status == 429:
@@ -71,8 +85,9 @@ class SupabaseSignIn:
             raise Unavailable(DEPENDENCY, f"supabase: an answer without tokens, HTTP {response.status}")
         return SignedIn(access, refresh, seconds)
 
-    async def _ask(self, path: str, payload: Json) -> Response:
-        return await self._policy.call(self._post, path, payload, deadline=Deadline.after(SECONDS))
+    async def _ask(self, fn: Callable[[str, Json], Awaitable[T]], path: str, payload: Json) -> T:
+        """What comes of it all is the circuit's affair, the reading of the answer included."""
+        return await self._policy.call(fn, path, payload, deadline=Deadline.after(SECONDS))
 
     async def _post(self, path: str, payload: Json) -> Response:
         try:
@@ -86,8 +101,9 @@ class SupabaseSignIn:
             )
         except HttpError as exc:
             raise Unavailable(DEPENDENCY, f"supabase: sign-in: {type(exc).__name__}") from exc
-        if response.status >= 500:
-            raise Unavailable(DEPENDENCY, f"supabase: sign-in: HTTP {response.status}")
+        if response.status not in _ANSWERS:
+            wait = parse_retry_after(response.headers.get("retry-after"))
+            raise Unavailable(DEPENDENCY, f"supabase: sign-in: HTTP {response.status}", retry_after=wait)
         if response.status == 401 and not _code(response):  # the gateway in front of Auth, whose errors have codes
             raise Unavailable(DEPENDENCY, "supabase: sign-in: the key is refused, check SUPABASE_PUBLISHABLE_KEY")
         return response

@@ -38,6 +38,7 @@ from aiohttp.helpers import is_ip_address
 from yarl import URL
 
 from app.core.resolver import Resolver
+from app.core.slots import CALLER
 
 UNSENT = "unsent"
 """The extension of a request that tells a caller whose time limit ends it how far it was: there until the request is
@@ -205,7 +206,8 @@ class _Turns:
 class _JudgingResolver(AbstractResolver):
     """What it returns is what aiohttp connects to: a name that is looked up anew with another answer gains nothing.
 
-    It has look-ups and answers of its own: names of strangers that hang, or that are many, take none from ours.
+    It has look-ups and answers of its own: names of strangers that hang, or that are many, take none from ours. The
+    groups of its callers (core/slots.py) share them.
     """
 
     def __init__(self, allows: Callable[[str], bool]) -> None:
@@ -216,7 +218,7 @@ class _JudgingResolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         found = await self._names.addresses(
-            host, port, type=socket.SOCK_STREAM, family=family, flags=socket.AI_ADDRCONFIG
+            host, port, CALLER.get().group, type=socket.SOCK_STREAM, family=family, flags=socket.AI_ADDRCONFIG
         )
         if not all(self._allows(address[0]) for *_, address in found):
             raise ForbiddenAddress

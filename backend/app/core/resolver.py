@@ -11,7 +11,8 @@ be ended: while four of them hang, no name resolves. Here each name has a thread
    serves for another `STALE_SECONDS` (RFC 8767), and the look-up goes on in the background.
 4. A name that does not exist (any more) is an error at once, whatever was known of it.
 5. At most `MAX_LOOKUPS` threads and `MAX_NAMES` answers; a look-up beyond that fails as one the name server refuses.
-   Names that strangers choose have a resolver of their own (core/http_transport.py).
+   Names that strangers choose have a resolver of their own (core/http_transport.py). There a source (an account) has
+   at most as many look-ups under way as are still free, so that names that hang leave some to the others.
 
 What it does not do: read the records' own time to live (`getaddrinfo` does not tell it), or end a thread that hangs.
 """
@@ -21,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,16 +58,18 @@ class Resolver:
     clock: Clock = SYSTEM_CLOCK
     _names: OrderedDict[tuple[Any, ...], _Name] = field(default_factory=OrderedDict)
     _lookups: int = 0
+    _of_source: Counter[str] = field(default_factory=Counter)
 
-    async def addresses(self, host: str | bytes, port: object, **hints: int) -> Sequence[Address]:
-        """Raises `socket.gaierror`; that there was no answer in time is `EAI_AGAIN`."""
+    async def addresses(self, host: str | bytes, port: object, source: str = "", /, **hints: int) -> Sequence[Address]:
+        """`source`: who chose the name; `""`: we did. Raises `socket.gaierror`; that there was no answer in time is
+        `EAI_AGAIN`."""
         key = (host, port, *sorted(hints.items()))
         name = self._remembered(key)
         now = self.clock.monotonic()
         if name.known is not None and now - name.known_at < FRESH_SECONDS:
             return name.known
         if name.asking is None:
-            self._ask(name, host, port, hints)
+            self._ask(name, host, port, hints, source)
         has_old = name.known is not None and now - name.known_at < STALE_SECONDS
         patience = PATIENCE_SECONDS if has_old else LOOKUP_SECONDS
         try:
@@ -98,13 +101,15 @@ class Resolver:
             self._names.popitem(last=False)
         return name
 
-    def _ask(self, name: _Name, host: str | bytes, port: object, hints: dict[str, int]) -> None:
-        if self._lookups >= MAX_LOOKUPS:
+    def _ask(self, name: _Name, host: str | bytes, port: object, hints: dict[str, int], source: str) -> None:
+        free = MAX_LOOKUPS - self._lookups
+        if free <= 0 or (source and self._of_source[source] >= free):
             return
         loop = asyncio.get_running_loop()
         name.asking = loop.create_future()
         name.started_at = self.clock.monotonic()
         self._lookups += 1
+        self._of_source[source] += 1
 
         def run() -> None:
             try:
@@ -114,15 +119,18 @@ class Resolver:
             except Exception as exc:  # noqa: BLE001  it is the answer
                 found = exc
             try:
-                loop.call_soon_threadsafe(self._learn, name, found)
+                loop.call_soon_threadsafe(self._learn, name, found, source)
             except RuntimeError:  # the loop is closed; the process ends
                 return
 
         # A daemon: one that hangs does not keep the process from ending.
         threading.Thread(target=run, name=f"look up {host!r}", daemon=True).start()
 
-    def _learn(self, name: _Name, found: Sequence[Address] | Exception) -> None:
+    def _learn(self, name: _Name, found: Sequence[Address] | Exception, source: str) -> None:
         self._lookups -= 1
+        self._of_source[source] -= 1
+        if not self._of_source[source]:
+            del self._of_source[source]
         asking, name.asking = name.asking, None
         if asking is None or asking.done():
             return

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from app.core.fleet.allowance import Allowance
 from app.core.secrets import SecretError, TokenCipher
+from app.core.slots import CALLER, calling_as
 from app.domain.endpoints import (
     KEPT_DELIVERIES,
     MAX_ENDPOINTS,
@@ -124,14 +125,15 @@ class EndpointService:
 
 
 async def deliver(receiver: Receiver, cipher: TokenCipher, endpoint: Endpoint, event: OutboxEvent) -> Answer:
-    """One attempt."""
+    """One attempt. Of what receivers share it takes the part of its account, however many webhooks that has."""
     secrets: list[str] = []
     for stored in endpoint.signing_secrets(datetime.now(UTC)):
         with suppress(SecretError):
             secrets.append(cipher.decrypt(stored))
     if not secrets:
         return Answer(Outcome.UNREADABLE_SECRET, None, 0)
-    return await receiver.deliver(endpoint.url, event, secrets=secrets)
+    with calling_as(CALLER.get()._replace(group=endpoint.account_id)):
+        return await receiver.deliver(endpoint.url, event, secrets=secrets)
 
 
 async def stale_secrets(store: EndpointStore, cipher: TokenCipher) -> AsyncIterator[tuple[str, str, str | None]]:

@@ -18,6 +18,7 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.fleet.allowance import Allowance
 from app.core.secrets import SecretError, TokenCipher
 from app.core.sessions import Found, Sessions
+from app.core.slots import Caller, calling_as
 from app.domain.errors import Conflict, RateLimited, Unauthenticated, Unavailable
 from app.domain.models import Role, User
 from app.domain.ports import IdentityProvider, TokenVerifier
@@ -102,7 +103,8 @@ class SessionService:
 
         async def sign_in() -> Session:
             try:
-                signed_in = await identity.with_password(email, password)
+                with calling_as(Caller(group=address)):
+                    signed_in = await identity.with_password(email, password)
             except Unauthenticated:
                 what = "e-mail and password do not fit, or the e-mail is not confirmed yet"
                 raise Unauthenticated(what) from None
@@ -124,7 +126,8 @@ class SessionService:
         identity, email = self._provider(), email.strip().lower()
         await _take(self._limits.mails_for_address, address)
         await _take(self._limits.mails_to_email, email)
-        await identity.send_link(email, back_to=back_to)
+        with calling_as(Caller(group=address)):
+            await identity.send_link(email, back_to=back_to)
 
     # -- being signed in
 
