@@ -10,6 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from app.adapters import receivers
 from app.api.middleware import MAX_UPLOAD_BYTES
 from app.core.fleet.registry import STALE_AFTER_SECONDS
 from app.settings import Settings
@@ -188,10 +189,9 @@ def test_the_network_policy_lets_in_the_ingress_and_prometheus_and_out_what_is_n
     assert everybody["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert api["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "api"
     ports = {port["port"] for rule in everybody["spec"]["egress"] for port in rule["ports"]}
-    assert ports == {53, 6379, 6380, 26379, 5432, 6543, 4318, 443}
-    (internet,) = [
-        rule["to"] for rule in everybody["spec"]["egress"] if rule["ports"] == [{"protocol": "TCP", "port": 443}]
-    ]
+    assert ports == {53, 6379, 6380, 26379, 5432, 6543, 4318, *receivers.PORTS}
+    to_receivers = [{"protocol": "TCP", "port": port} for port in receivers.PORTS]
+    (internet,) = [rule["to"] for rule in everybody["spec"]["egress"] if rule["ports"] == to_receivers]
     assert [block["ipBlock"]["cidr"] for block in internet] == ["0.0.0.0/0", "::/0"]
 
 

@@ -104,6 +104,22 @@ def test_in_development_a_url_may_lead_home() -> None:
     assert url_problem("ftp://127.0.0.1/", may_be_private=True)
 
 
+@pytest.mark.parametrize(
+    ("url", "is_taken"),
+    [
+        ("https://example.com/", True),
+        ("https://example.com:443/", True),
+        ("https://example.com:8443/", True),
+        ("https://example.com:9443/", False),
+        ("https://example.com:22/", False),
+        ("https://[2606:4700::1111]:80/", False),
+    ],
+)
+def test_a_receiver_listens_where_the_shipped_network_policy_lets_out(url: str, is_taken: bool) -> None:
+    assert (HttpReceiver().problem_with(url) is None) is is_taken
+    assert HttpReceiver(may_be_private=True).problem_with(url) is None
+
+
 async def test_a_name_with_one_private_address_is_refused_and_nothing_connects(monkeypatch: pytest.MonkeyPatch) -> None:
     """And so is one that was public when it was looked up before: every connection judges the answer it goes by."""
     connected = asyncio.Event()

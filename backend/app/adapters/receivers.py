@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -22,6 +23,8 @@ from app.domain.webhook_signature import signed_headers
 
 DELIVERY_SECONDS = 10.0
 MAX_ANSWER_BYTES = 65_536
+PORTS = (443, 8443)
+"""Where receivers listen: what infra/k8s/network.yaml lets out to the internet."""
 
 
 class HttpReceiver:
@@ -39,10 +42,15 @@ class HttpReceiver:
         self._get_client = get_client
 
     def problem_with(self, url: str) -> str | None:
-        return url_problem(url, may_be_private=self._may_be_private)
+        if problem := url_problem(url, may_be_private=self._may_be_private):
+            return problem
+        if not self._may_be_private and urlsplit(url).port not in (None, *PORTS):
+            return f"has a port that is none of {', '.join(map(str, PORTS))}"
+        return None
 
     async def deliver(self, url: str, event: OutboxEvent, *, secrets: Sequence[str]) -> Answer:
-        if self.problem_with(url):  # it was stored under another rule
+        # Stored under another rule? One with another port, from before the ports were few, is told as ever.
+        if url_problem(url, may_be_private=self._may_be_private):
             return Answer(Outcome.FORBIDDEN_ADDRESS, None, 0)
         body = orjson.dumps(event.envelope())
         started = time.perf_counter()

@@ -33,7 +33,7 @@ async def list_webhooks(replica: Replica, user: CurrentUser, account_id: str) ->
 @router.post("", status_code=201, responses=problems(400, 401, 403, 404, 409, 413, 422, 503))
 async def create_webhook(replica: Replica, user: CurrentUser, account_id: str, body: WebhookIn) -> WebhookWithSecretOut:
     """For owners; at most 20 for an account (409 `too_many_webhooks`). The answer has the secret that the deliveries
-    are signed with; it is not shown again. The URL is https and leads to public addresses."""
+    are signed with; it is not shown again. The URL is https, on port 443 or 8443, and leads to public addresses."""
     endpoint, secret = await replica.endpoints.create(user, account_id, url=body.url, events=body.events)
     return WebhookWithSecretOut(**WebhookOut.model_validate(endpoint).model_dump(), secret=secret)
 

@@ -1000,7 +1000,7 @@ class Receiver(Protocol):
         ...
 
     def problem_with(self, url: str) -> str | None:
-        """Why no event may go to this URL as far as it can be told without a look-up, in words; `None` if it may."""
+        """Why no webhook may have this URL as far as it can be told without a look-up, in words; `None` if it may."""
         ...
 
 
