@@ -282,17 +282,17 @@ async def test_a_newcomer_knows_before_its_first_call(make: Make):
 async def test_an_operators_word_holds_everywhere_and_over_restarts(make: Make):
     one, other = await make(2)
     await one.fleet.force("some_api", "open", who="anna", why="maintenance")
-    await until(lambda: other.breaker.is_forced)
+    await until(lambda: other.breaker.view.forced)
     assert await other.call() == "CircuitBreakerOpenError"
     (newcomer,) = await make(1)
     assert await newcomer.call() == "CircuitBreakerOpenError"
     await newcomer.fleet.force("some_api", "closed", who="anna", why="we know better")
-    await until(lambda: one.breaker.is_forced and one.state == "closed")
+    await until(lambda: one.breaker.view.forced and one.state == "closed")
     one.fails()
     for _ in range(20):
         assert await one.call() == "ConnectFailed"
     await other.fleet.force("some_api", "auto", who="anna", why="over")
-    await until(lambda: not one.breaker.is_forced and not newcomer.breaker.is_forced)
+    await until(lambda: not one.breaker.view.forced and not newcomer.breaker.view.forced)
     await trip([one, other])
 
 
@@ -359,7 +359,7 @@ async def test_a_failure_that_no_server_could_take_as_it_is_opens_the_circuit_al
 async def test_an_operators_words_with_line_breaks_reach_every_replica(make: Make):
     one, other = await make(2)
     await one.fleet.force("some_api", "open", who="anna", why="first\nsecond\r\nthird")
-    await until(lambda: other.breaker.is_forced)
+    await until(lambda: other.breaker.view.forced)
     assert other.breaker.snapshot().why == "first second third"
 
 

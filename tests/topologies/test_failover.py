@@ -238,7 +238,7 @@ async def test_replicas_agree_on_a_circuit_after_a_failover(
     await replicas[0].fleet.force("some_api", "closed", who="operator", why="over")
     await until(lambda: all(replica.state == "closed" for replica in replicas), seconds=within(2 * HEARD_SECONDS))
     await replicas[1].fleet.force("some_api", "auto", who="operator", why="over")
-    await until(lambda: not any(replica.breaker.is_forced for replica in replicas), seconds=within(2 * HEARD_SECONDS))
+    await until(lambda: not any(replica.breaker.view.forced for replica in replicas), seconds=within(2 * HEARD_SECONDS))
     await trip(replicas, within)
     assert replicas[0].breaker.fleet_view.version == replicas[1].breaker.fleet_view.version > version
     print(f"\nfollowing {back:.2f} s after the sentinels named the new primary")

@@ -84,7 +84,7 @@ async def everything_works(url: str) -> None:
         await replicas[0].fleet.force("some_api", "open", who="operator", why="test")
         await until(lambda: all(replica.state == "open" for replica in replicas))
         await replicas[1].fleet.force("some_api", "auto", who="operator", why="test")
-        await until(lambda: not any(replica.breaker.is_forced for replica in replicas))
+        await until(lambda: not any(replica.breaker.view.forced for replica in replicas))
 
 
 async def is_refused(url: str, why: str) -> None:

@@ -23,6 +23,7 @@ from app.core.circuit_breaker import (
     IGNORED,
     CircuitBreaker,
     KeyedCircuitBreakers,
+    State,
     Verdict,
     default_classify,
     gemini_circuit_breaker,
@@ -191,7 +192,7 @@ class GeminiModel:
         Asks for a token with the real parameters, or only looks the model up while answers prove the rest and the
         circuit is closed.
         Raises `Unavailable`."""
-        if self._breaker.is_closed and self._clock.monotonic() < self._proven_until:
+        if self._breaker.view.state is State.CLOSED and self._clock.monotonic() < self._proven_until:
             response = await self._exchange(
                 "GET", self._url(self._default_model), self._get_probe_client, timeout_seconds=PROBE_SECONDS
             )

@@ -37,18 +37,18 @@ _FIELDS: dict[str, Form] = {
     **_all(
         Form.NUMBER,
         """accepted attempt attempts callers calls claims count days dead_letters deaths descriptors duplicates epoch
-        events exit_code failed failures gaps held ids lost lost_seconds mailboxes messages_deleted minutes ms
-        open_seconds pause_seconds position reclaimed refused replicas replies seconds shard signal silent_seconds
-        slow status token usual_messages voters wanted warm wa_code""",
+        events exit_code failed failed_rounds failures gaps held ids lost lost_seconds mailboxes messages_deleted
+        minutes ms open_seconds pause_seconds position reclaimed refused replicas replies seconds shard signal
+        silent_seconds slow status token usual_messages voters wanted warm wa_code""",
     ),
     **_all(
         Form.CODE,
         """account limit accounts api_key app_id before duty letter now channel code conversation dependency endpoint
         error event field fingerprint finish_reason invitation kid kind life loop messages method model name
         notice_event notice_field notice_phone_number_id notice_waba_id outcome phone_number_id replica reply request_id
-        route scope""",
+        route scope state""",
     ),
-    **_all(Form.WORDS, "migrations reason stack why"),
+    **_all(Form.WORDS, "migrations reason stack who why"),
     **_all(Form.SHAPE, "details shape stages_ms"),
 }
 """`event` is Meta's id of one as a digest (services/dead_letters.py), never the raw one."""

@@ -83,7 +83,7 @@ class Dependency:
 
     @property
     def is_urgent(self) -> bool:
-        return self.circuit is not None and not self.circuit.is_closed and not self.circuit.is_forced
+        return self.circuit is not None and self.circuit.view.state is not State.CLOSED and not self.circuit.view.forced
 
     @property
     def is_cut_off(self) -> bool:
@@ -123,7 +123,7 @@ class Prober:
 
     def _is_silent(self) -> bool:
         dependency = self._dependency
-        is_open = dependency.circuit is None or not dependency.circuit.is_closed
+        is_open = dependency.circuit is None or dependency.circuit.view.state is not State.CLOSED
         if is_open or dependency.silent_seconds() < SILENT_SECONDS:
             return False
         return not self._has_looked_within(URGENT_SECONDS if dependency.is_shared else AGAIN_SECONDS)

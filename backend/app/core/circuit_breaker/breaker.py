@@ -7,31 +7,21 @@ alone has reason to stay away, and while Redis is away.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any, Protocol, TypeVar, cast
 
 from prometheus_client import Histogram
 
-from app.core.circuit_breaker import transition_log
+from app.core.circuit_breaker import rules, transition_log
 from app.core.circuit_breaker.observations import Delta, Observations, Tally
 from app.core.circuit_breaker.outcomes import IGNORED, CircuitBreakerOpenError, Classify, Verdict, default_classify
 from app.core.circuit_breaker.permits import FleetLease, Permits, Rejoining
-from app.core.circuit_breaker.rules import (
-    BreakerPolicy,
-    Counts,
-    Rule,
-    Trip,
-    because,
-    is_outdated,
-    judge,
-    named_return,
-    reopen_seconds,
-    takes_over,
-    with_return,
-)
-from app.core.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, UNKNOWN, Snapshot, State, View
+from app.core.circuit_breaker.rules import BreakerPolicy, Counts, Rule, Trip
+from app.core.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, UNKNOWN, Snapshot, View
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.failure_words import in_words
 from app.core.loop_watch import stalled_since
@@ -92,11 +82,10 @@ class CircuitBreaker:
         self._slow_after = policy.slow_call_seconds or 0.0
         self.view = self.fleet_view = UNKNOWN
         self.seen = Observations(policy, self._monotonic())
-        self._failed_rounds = 0
         self._permits = Permits(policy)
         self._next_probe_at = 0.0
         self._rejoining = Rejoining(policy)
-        self._unannounced: tuple[View, Counts] | None = None
+        self._unannounced: Counts | None = None
 
     # -- calls
 
@@ -177,7 +166,7 @@ class CircuitBreaker:
         if verdict.failed:
             cause = in_words(exc)
             if verdict.named_seconds > verdict.hold_seconds:
-                cause = with_return(cause, verdict.named_seconds)
+                cause = rules.with_return(cause, verdict.named_seconds)
             verdict = verdict._replace(cause=cause)
             self.seen.remember(cause, self._monotonic())
         return verdict
@@ -203,7 +192,7 @@ class CircuitBreaker:
         """After trouble in a closed circuit: open it if a rule says so, and tell the fleet."""
         self.seen.hold(hold_seconds)
         counts = self.seen.counts(self._monotonic())
-        trip = judge(self.policy, counts, in_a_row=self.seen.in_a_row, hold_seconds=hold_seconds)
+        trip = rules.judge(self.policy, counts, in_a_row=self.seen.in_a_row, hold_seconds=hold_seconds)
         if trip is not None:
             self._trip(trip, counts)
         if self.fleet is not None:
@@ -218,11 +207,9 @@ class CircuitBreaker:
         if lease is None:
             return await self.run(classify, fn, *args, **kwargs)
         view, started = self.view, self._monotonic()
+        seconds = self.policy.probe_lease_seconds * PROBE_SHARE
         try:
-            if isinstance(lease, FleetLease):
-                async with asyncio.timeout(self.policy.probe_lease_seconds * PROBE_SHARE):
-                    result = await fn(*args, **kwargs)
-            else:
+            async with asyncio.timeout(seconds) if isinstance(lease, FleetLease) else nullcontext():
                 result = await fn(*args, **kwargs)
         except Exception as exc:
             verdict = IGNORED
@@ -243,7 +230,7 @@ class CircuitBreaker:
         """A probe's lease; `None`: the circuit has closed meanwhile. Raises `CircuitBreakerOpenError`."""
         if fleet := self._joined():
             if self.view.local and self.fleet_view.state is not CLOSED:
-                self._adopt_fleet_state()
+                self._set(self.fleet_view)
             if not self.view.local:
                 self._refuse_until_due()
                 lease = await fleet.acquire(self)
@@ -277,12 +264,21 @@ class CircuitBreaker:
 
     async def _settle(self, view: View, lease: object, outcome: str, verdict: Verdict) -> None:
         """`outcome`: ok, fail, or release for a probe that tells nothing."""
-        counted: bool | None = None
-        if isinstance(lease, FleetLease):
-            counted = await self.fleet.settle(self, lease, outcome, verdict) if self.fleet is not None else None
-            is_ours = counted is None and view is self.view  # the fleet is out of reach
-        else:
-            is_ours = view is self.view and self._permits.give_back(lease, self._monotonic())
+        counted = None
+        if isinstance(lease, FleetLease) and self.fleet is not None:
+            counted = await self.fleet.settle(self, lease, outcome, verdict)
+        self._finish(view, lease, outcome, verdict, counted=counted)
+
+    def _abandon(self, view: View, lease: object) -> None:
+        if isinstance(lease, FleetLease) and self.fleet is not None:
+            self.fleet.release_soon(self, lease)
+        self._finish(view, lease, "release", IGNORED, counted=isinstance(lease, FleetLease) or None)
+
+    def _finish(self, view: View, lease: object, outcome: str, verdict: Verdict, *, counted: bool | None) -> None:
+        """`counted`: did the fleet take the outcome? `None`: it was not reached, so this process decides."""
+        is_ours = counted is None and view is self.view
+        if is_ours and not isinstance(lease, FleetLease):
+            is_ours = self._permits.give_back(lease, self._monotonic())
         self.tally.add_probe(outcome if counted or is_ours else "late")
         if is_ours and outcome == "fail":
             self.seen.in_a_row += 1
@@ -292,86 +288,78 @@ class CircuitBreaker:
             if self._permits.good >= self.policy.success_threshold:
                 self._close()
 
-    def _abandon(self, view: View, lease: object) -> None:
-        is_ours = view is self.view and self._permits.give_back(lease, self._monotonic())
-        if isinstance(lease, FleetLease) and self.fleet is not None:
-            self.fleet.release_soon(self, lease)
-        self.tally.add_probe("release" if is_ours or isinstance(lease, FleetLease) else "late")
-
     # -- transitions: closed -> open -> half open -> closed | open
 
     def _trip(self, trip: Trip, counts: Counts) -> None:
         """Closed -> open."""
-        now = self._monotonic()
-        self._rejoining.tripped(now)
-        why = because(trip.rule, "" if trip.rule is Rule.SLOW_CALLS else self.seen.cause)
-        self._enter(OPEN, until=now + trip.seconds, why=why)
-        self._unannounced = self.view, counts
+        self._rejoining.tripped(self._monotonic())
+        why = rules.because(trip.rule, "" if trip.rule is Rule.SLOW_CALLS else self.seen.cause)
+        self._open(trip.seconds, why=why, failures=self.seen.in_a_row)
+        self._unannounced = counts
         if not self._joined():
             self.announce()
 
     def _extend(self, hold_seconds: float) -> None:
         """Open -> open for longer: a late answer still tells how long the upstream wants to be left alone."""
-        view = self.view
         until = self._monotonic() + min(hold_seconds, self.policy.max_open_seconds)
-        if view.state is OPEN and not view.forced and until > view.until:
-            self.view = view._replace(until=until)
+        if self.view.state is OPEN and until > self.view.until:
+            self.view = self.view._replace(until=until)
             if self.fleet is not None:
                 self.seen.hold(hold_seconds)
                 self.fleet.report(self)
 
     def _start_probing(self) -> None:
         """Open -> half open."""
-        self._enter(HALF_OPEN)
-        transition_log.half_opened(self.name, self.numbers())
+        self._enter(View(HALF_OPEN, failures=self.view.failures, rounds=self.view.rounds))
+        transition_log.half_opened(self.name, self.view)
 
     def _reopen(self, verdict: Verdict) -> None:
         """Half open -> open, for longer each time. Where the fleet's circuit is closed, always for one base period:
         this replica alone is in trouble."""
-        policy, hold = self.policy, verdict.hold_seconds
-        rounds, jitter = 0, 0.0
-        if not (hold or self._joined()):
-            self._failed_rounds += 1
-            rounds, jitter = self._failed_rounds, policy.jitter * self._uniform()
-        seconds = reopen_seconds(policy, rounds, hold_seconds=hold, jitter=jitter)
-        self._enter(OPEN, until=self._monotonic() + seconds, why=because("probe failed", verdict.cause))
-        transition_log.reopened(self.name, rounds=self._failed_rounds, seconds=seconds, numbers=self.numbers())
+        rounds, growth, jitter = self.view.rounds, 0, 0.0
+        if not (verdict.hold_seconds or self._joined()):
+            growth = rounds = rounds + 1
+            jitter = self.policy.jitter * self._uniform()
+        seconds = rules.reopen_seconds(self.policy, growth, hold_seconds=verdict.hold_seconds, jitter=jitter)
+        self._open(
+            seconds, why=rules.because("probe failed", verdict.cause), failures=self._failure_count, rounds=rounds
+        )
+        transition_log.reopened(self.name, self.view)
 
     def _close(self) -> None:
         """Half open -> closed."""
-        self._enter(CLOSED)
-        transition_log.closed(self.name, self.numbers())
+        self._enter(View(CLOSED))
+        transition_log.closed(self.name, self.view)
 
     def _rejoin(self) -> None:
         """Open or half open, as the only one of the fleet -> what the fleet's circuit is, closed."""
-        self._adopt_fleet_state()
-        self.seen.forget()
-        transition_log.closed(self.name, self.numbers(scope="replica"))
-
-    def _adopt_fleet_state(self) -> None:
-        """This replica's own state -> the last known one of the fleet."""
         self._set(self.fleet_view)
+        self.seen.forget()
+        transition_log.closed(self.name, self.view, scope="replica")
 
     def force_open(self, *, who: str, why: str) -> None:
         """Refuse every call until `reset()`. This process only; `BreakerFleet.force` is for all."""
-        transition_log.forced(self.name, "open", who=who, why=why)
-        self._enter(OPEN, until=float("inf"), forced=True, why=why, who=who)
+        self._enter(View(OPEN, until=math.inf, forced=True, why=why, who=who))
+        transition_log.forced(self.name, self.view)
 
     def force_closed(self, *, who: str, why: str) -> None:
         """Let every call through, whatever fails, until `reset()`. This process only, as above."""
-        transition_log.forced(self.name, "closed", who=who, why=why)
-        self._enter(CLOSED, forced=True, why=why, who=who)
+        self._enter(View(CLOSED, forced=True, why=why, who=who))
+        transition_log.forced(self.name, self.view)
 
     def reset(self) -> None:
         """Closed, nothing counted, nothing forced. Calls under way become late. This process only, as above."""
-        self._enter(CLOSED)
+        self._enter(View(CLOSED))
 
-    def _enter(self, state: State, *, until: float = 0.0, forced: bool = False, why: str = "", who: str = "") -> None:
+    def _open(self, seconds: float, *, why: str, failures: int, rounds: int = 0) -> None:
+        until = self._monotonic() + seconds
+        self._enter(View(OPEN, until=until, left_seconds=seconds, why=why, failures=failures, rounds=rounds))
+
+    def _enter(self, view: View) -> None:
         """A state of this process's own making."""
-        if state is CLOSED:
+        if view.state is CLOSED:
             self.fleet_view = self.fleet_view._replace(failures=0)
-        life = self.fleet_view.life
-        self._set(View(state, self.view.epoch + 1, until, forced=forced, life=life, why=why, who=who))
+        self._set(view._replace(epoch=self.view.epoch + 1, life=self.fleet_view.life, local=True))
 
     def _set(self, view: View) -> None:
         """Every change of state ends here. What was granted or counted in the old one is void."""
@@ -379,9 +367,9 @@ class CircuitBreaker:
             self.tally.transitions[view.state] += 1
         self.view = view
         self._next_probe_at = 0.0
+        self._unannounced = None
         self._permits.restart()
         if view.state is CLOSED:
-            self._failed_rounds = 0
             self.seen.restart(self._monotonic())
 
     # -- what is seen past the circuit
@@ -398,7 +386,7 @@ class CircuitBreaker:
             return
         elif fleet := self._joined():
             if self.view.local:
-                self._adopt_fleet_state()
+                self._set(self.fleet_view)
             await fleet.prove(self)
         else:
             self._start_probing()
@@ -441,7 +429,7 @@ class CircuitBreaker:
         """The fleet's state: a message (`asked` is `None`), or the answer to a question put when the known version was
         `asked`. Returns whether this circuit has changed with it."""
         mine, known = self.view, self.fleet_view
-        if is_outdated(told, known, asked):
+        if rules.is_outdated(told, known, asked):
             return False
         self.fleet_view = told
         news = told.version != known.version
@@ -449,9 +437,9 @@ class CircuitBreaker:
             if told.state is OPEN and told.until > mine.until + UNTIL_TOLERANCE_SECONDS:
                 self.view = told  # open -> open for longer: another replica was told so
             return False
-        if not takes_over(told, mine, known):
+        if not rules.takes_over(told, mine, known):
             return False
-        self._adopt_fleet_state()
+        self._set(self.fleet_view)
         self.seen.forget()
         return news
 
@@ -459,26 +447,17 @@ class CircuitBreaker:
         """Take what the fleet does not know yet; `None` if there is nothing to tell. Trouble always is; successes
         alone only if asked for. A fleet whose circuit is not closed is told of delays only."""
         fleet = self.fleet_view
-        if fleet.state is CLOSED and not fleet.forced:
-            return self.seen.delta(self._monotonic(), successes=successes)
-        delay = self.seen.delay()
-        return delay if fleet.state is OPEN else None
+        if fleet.state is OPEN:
+            self.seen.forget_calls()
+        elif fleet.state is HALF_OPEN or fleet.forced:
+            self.seen.forget()
+        return self.seen.delta(self._monotonic(), successes=successes)
 
     def announce(self) -> None:
         """Log the trip that was this process's own doing, once, if it still stands."""
-        pending, self._unannounced = self._unannounced, None
-        if pending is None or pending[0] is not self.view:
-            return
-        view, counts = pending
-        scope = "replica" if self.fleet is not None else "process"
-        self.log_trip(view.why, self.seen.in_a_row, counts._asdict() | {"scope": scope, "why": view.why})
-
-    def log_trip(self, why: str, failures: int, numbers: dict[str, Any]) -> None:
-        """This process' own trip, or one of the fleet that this replica has made."""
-        transition_log.tripped(
-            self.name, why, failures=failures, threshold=self.policy.failure_threshold, seconds=self.retry_after(),
-            numbers=self.numbers(**numbers),
-        )  # fmt: skip
+        counts, self._unannounced = self._unannounced, None
+        if counts is not None:
+            transition_log.tripped(self.name, self.view, counts, threshold=self.policy.failure_threshold)
 
     # -- for people and for callers
 
@@ -494,7 +473,7 @@ class CircuitBreaker:
     def named_seconds(self) -> float:
         """After how many seconds the upstream said that it is back, when that opened the circuit; else 0. The circuit
         asks again much sooner."""
-        return named_return(self.view.why) if self.view.state is OPEN else 0.0
+        return rules.named_return(self.view.why) if self.view.state is OPEN else 0.0
 
     def retry_after(self) -> float:
         """Seconds until it is worth asking again, 0 if now."""
@@ -505,14 +484,6 @@ class CircuitBreaker:
             return self.policy.open_seconds
         left = max(view.until, self._next_probe_at) - self._monotonic()
         return max(0.0, left) if view.state is OPEN else max(left, self.policy.probe_wait_seconds)
-
-    @property
-    def is_closed(self) -> bool:
-        return self.view.state is CLOSED
-
-    @property
-    def is_forced(self) -> bool:
-        return self.view.forced
 
     def snapshot(self) -> Snapshot:
         view, seen = self.view, self.seen
@@ -534,12 +505,3 @@ class CircuitBreaker:
     @property
     def _failure_count(self) -> int:
         return max(self.seen.in_a_row, self.fleet_view.failures)
-
-    def numbers(self, **more: Any) -> dict[str, Any]:
-        """Behind the present state, as fields of a log line."""
-        return {
-            "epoch": self.view.epoch,
-            "failures": self._failure_count,
-            "open_seconds": round(self.retry_after(), 1),
-            **more,
-        }

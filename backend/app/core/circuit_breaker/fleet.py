@@ -8,36 +8,21 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
 
 from prometheus_client import Counter, Gauge
 
-from app.core.circuit_breaker import transition_log
+from app.core.circuit_breaker import transition_log, wire
 from app.core.circuit_breaker.breaker import CircuitBreaker
 from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
 from app.core.circuit_breaker.outcomes import IGNORED, Verdict
 from app.core.circuit_breaker.permits import FleetLease
 from app.core.circuit_breaker.rules import Counts
 from app.core.circuit_breaker.states import CLOSED, HALF_OPEN, UNKNOWN, State, View
-from app.core.circuit_breaker.wire import (
-    ACQUIRE,
-    FORCE,
-    FORCED,
-    MAX_LISTED,
-    PROVE,
-    REPORT,
-    SCRIPTS,
-    SETTLE,
-    Keys,
-    micros,
-    read_answer,
-    read_message,
-    read_row,
-    report_rules,
-)
+from app.core.circuit_breaker.wire import Keys, micros, read_answer
 from app.core.errors import Unavailable
 from app.core.failure_words import one_line
 from app.core.redis.door import Door, ScriptCall
@@ -193,6 +178,11 @@ class BreakerFleet:
         if breaker is not None:
             self._tell(breaker, told, asked)
 
+    def _learn_rows(self, rows: Iterable[Sequence[bytes]], asked: Mapping[str, tuple[int, int]]) -> None:
+        for row in rows:
+            name, told = wire.read_row(row, self._now())
+            self._learn(name, told, asked.get(name))
+
     def _tell(self, breaker: CircuitBreaker, told: View, asked: tuple[int, int] | None) -> None:
         """The fleet's state: a message (`asked` is `None`), or the answer to a question."""
         if not breaker.learn(told, asked=asked):
@@ -202,7 +192,7 @@ class BreakerFleet:
             self._pause = self._timings.first_resync_seconds
             self._sync_now.set()
         if told.who != self._replica_id:
-            transition_log.told(breaker.name, told, self._numbers(breaker, told))
+            transition_log.told(breaker.name, told)
 
     def _found(self) -> None:
         """Redis has answered with everything that a replica must know to follow the fleet."""
@@ -221,12 +211,6 @@ class BreakerFleet:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         return task
-
-    def _numbers(self, breaker: CircuitBreaker, told: View, **more: Any) -> dict[str, Any]:
-        return breaker.numbers() | more | {
-            "scope": "fleet", "state": told.state.value, "epoch": told.epoch, "failures": told.failures,
-            "failed_rounds": told.rounds, "who": told.who, "why": told.why,
-        }  # fmt: skip
 
     # -- reports
 
@@ -252,11 +236,10 @@ class BreakerFleet:
 
     async def _learn_first(self, breaker: CircuitBreaker) -> None:
         """What the fleet thinks of a circuit that has not heard of it yet."""
-        asked, (call,) = breaker.fleet_view.version, self._keys.read_calls([breaker.name])
-        for row in await self._answer(self._door.run(*call, within_seconds=self._timings.answer_seconds)) or ():
-            name, told = read_row(row, self._now())
-            if name == breaker.name:
-                self._tell(breaker, told, asked)
+        (call,) = self._keys.read_calls([breaker.name])
+        asked = {breaker.name: breaker.fleet_view.version}
+        rows = await self._answer(self._door.run(*call, within_seconds=self._timings.answer_seconds))
+        self._learn_rows(rows or (), asked)
 
     def _report_call(self, breaker: CircuitBreaker, *, successes: bool) -> ScriptCall | None:
         """`None` if there is nothing to tell."""
@@ -266,15 +249,15 @@ class BreakerFleet:
         args = [
             breaker.name, self._keys.channel, *breaker.fleet_view.version, self._replica_id,
             delta.calls, delta.failed, delta.slow, delta.after, micros(delta.hold_seconds),
-            *report_rules(breaker.policy), micros(delta.ok_age_seconds), micros(delta.row_age_seconds), delta.cause,
-            self._living(breaker.name),
+            *wire.report_rules(breaker.policy), micros(delta.ok_age_seconds), micros(delta.row_age_seconds),
+            delta.cause, self._living(breaker.name),
         ]  # fmt: skip
-        return REPORT, self._keys.of_report(breaker.name), args
+        return wire.REPORT, self._keys.of_report(breaker.name), args
 
     def _reported(self, breaker: CircuitBreaker, numbers: Sequence[int], told: View) -> None:
         changed, *counts = numbers
         if changed:
-            breaker.log_trip(told.why, told.failures, self._numbers(breaker, told, **Counts(*counts)._asdict()))
+            transition_log.tripped(breaker.name, told, Counts(*counts), threshold=breaker.policy.failure_threshold)
 
     # -- probes
 
@@ -294,14 +277,14 @@ class BreakerFleet:
         policy, lease = breaker.policy, secrets.token_hex(8)
         ttl = micros(policy.probe_lease_seconds)
         try:
-            answer = await self._ask(breaker, ACQUIRE, lease, ttl, policy.max_probes, policy.success_threshold)
+            answer = await self._ask(breaker, wire.ACQUIRE, lease, ttl, policy.max_probes, policy.success_threshold)
         finally:
             self._asking.discard(breaker)
         if answer is None:
             return None  # granted or not, this is unknown: the lease runs out by itself
         (granted, changed), told = answer
         if changed:
-            transition_log.half_opened(breaker.name, self._numbers(breaker, told))
+            transition_log.half_opened(breaker.name, told)
         if granted:
             return FleetLease(lease, *told.version)
         breaker.put_off(random.uniform(*self._timings.denied_seconds))
@@ -327,7 +310,7 @@ class BreakerFleet:
     async def _settle(self, breaker: CircuitBreaker, lease: FleetLease, outcome: str, verdict: Verdict) -> bool | None:
         policy = breaker.policy
         answer = await self._ask(
-            breaker, SETTLE, *lease, outcome, micros(verdict.hold_seconds), micros(policy.open_seconds),
+            breaker, wire.SETTLE, *lease, outcome, micros(verdict.hold_seconds), micros(policy.open_seconds),
             micros(policy.max_open_seconds), policy.jitter * random.random(), policy.success_threshold, verdict.cause,
         )  # fmt: skip
         if answer is None:
@@ -335,24 +318,21 @@ class BreakerFleet:
         (settled, changed), told = answer
         breaker.put_off(0.0)
         if changed and told.state is CLOSED:
-            transition_log.closed(breaker.name, self._numbers(breaker, told))
+            transition_log.closed(breaker.name, told)
             self.on_recovery(breaker.name, CLOSED)
         elif changed:
-            transition_log.reopened(
-                breaker.name, rounds=told.rounds, seconds=told.left_seconds, why=told.why,
-                numbers=self._numbers(breaker, told),
-            )  # fmt: skip
+            transition_log.reopened(breaker.name, told)
         return settled == 1
 
     async def prove(self, breaker: CircuitBreaker) -> None:
         """The dependency was seen well: make the fleet's circuit half open, if it is open."""
-        answer = await self._ask(breaker, PROVE)
+        answer = await self._ask(breaker, wire.PROVE)
         if answer is None:
             return
         (changed,), told = answer
         breaker.put_off(0.0)
         if changed:
-            transition_log.half_opened(breaker.name, self._numbers(breaker, told))
+            transition_log.half_opened(breaker.name, told)
             self.on_recovery(breaker.name, HALF_OPEN)
 
     # -- staying in step
@@ -369,7 +349,7 @@ class BreakerFleet:
             followed = [breaker.name for breaker in self._all() if self._is_followed(breaker)]
             calls = [*(call for _, call in told), *self._keys.read_calls(followed, self._families)]
             seconds = timings.join_seconds if returning else timings.answer_seconds
-            load = SCRIPTS if returning else ()  # Redis may not know them
+            load = wire.SCRIPTS if returning else ()  # Redis may not know them
             answers = await self._answer(self._door.run_together(calls, load=load, within_seconds=seconds))
             if answers is None:
                 return False
@@ -377,9 +357,7 @@ class BreakerFleet:
                 self._reported(breaker, *self._read(breaker, answer, asked[breaker.name]))
             if returning:
                 self._found()
-            for row in chain.from_iterable(answers[len(told) :]):
-                name, view = read_row(row, self._now())
-                self._learn(name, view, asked.get(name))
+            self._learn_rows(chain.from_iterable(answers[len(told) :]), asked)
             self.share = 1 / max(1, self._count_replicas())
             return True
 
@@ -391,7 +369,7 @@ class BreakerFleet:
                 breaker.seen.forget_successes()
             elif (call := self._report_call(breaker, successes=True)) is not None:
                 told.append((breaker, call))
-            if len(told) >= MAX_LISTED:
+            if len(told) >= wire.MAX_LISTED:
                 break
         return told
 
@@ -442,14 +420,14 @@ class BreakerFleet:
 
     def hear(self, message: bytes) -> None:
         """Learn from a published message. In any order, any number of times: only news counts."""
-        self._learn(*read_message(message, self._now()))
+        self._learn(*wire.read_message(message, self._now()))
 
     # -- for people
 
     async def force(self, name: str, state: str, *, who: str, why: str) -> View:
         """`open`, `closed` or `auto`, for every replica and until told otherwise. Raises `Unavailable`."""
-        args = [name, self._keys.channel, FORCED[state], one_line(who), one_line(why)]
-        _, decided = read_answer(await self._door.run(FORCE, self._keys.of(name), args, urgent=True), self._now())
+        args = [name, self._keys.channel, wire.FORCED[state], one_line(who), one_line(why)]
+        _, decided = read_answer(await self._door.run(wire.FORCE, self._keys.of(name), args, urgent=True), self._now())
         self._learn(name, decided)
         return decided
 
@@ -457,5 +435,5 @@ class BreakerFleet:
         """The fleet's states of these, and on every keyed circuit of their groups in trouble. Raises `Unavailable`."""
         states: dict[str, View] = {}
         for call in self._keys.read_calls(names):
-            states |= dict(read_row(row, self._now()) for row in await self._door.run(*call, urgent=True))
+            states |= dict(wire.read_row(row, self._now()) for row in await self._door.run(*call, urgent=True))
         return states

@@ -84,7 +84,7 @@ class KeyedCircuitBreakers:
             key, (breaker, used_at) = next(iter(self._breakers.items()))
             if now - used_at < self._idle_seconds and len(self._breakers) <= self._max_keys:
                 return
-            if breaker.is_forced:
+            if breaker.view.forced:
                 self._breakers[key] = (breaker, now)
                 self._breakers.move_to_end(key)
             else:

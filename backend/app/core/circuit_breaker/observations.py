@@ -140,19 +140,17 @@ class Observations:
         after, cause = min(self.in_a_row, failed), self.cause if failed else ""
         return Delta(ok + failed, failed, slow, after, hold, now - self._ok_at, now - self._row_at, cause)
 
-    def delay(self) -> Delta | None:
-        """Take the delay that the upstream named, and forget the rest; `None` if there was none."""
-        hold = self._hold_seconds
-        self.forget()
-        return Delta(0, 0, 0, 0, hold, cause=self.cause) if hold > 0 else None
-
     def forget_successes(self) -> None:
         """Unless there is trouble to tell as well."""
         if self._reported[1:] == (self.failed, self.slow):
-            self._reported = self._totals()
+            self.forget_calls()
+
+    def forget_calls(self) -> None:
+        """The fleet need not know of them, but of a delay that the upstream named."""
+        self._reported = self._totals()
 
     def forget(self) -> None:
-        self._reported = self._totals()
+        self.forget_calls()
         self._hold_seconds = 0.0
 
     def _totals(self) -> tuple[int, int, int]:

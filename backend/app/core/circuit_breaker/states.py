@@ -21,13 +21,13 @@ class View(NamedTuple):
     `life` names the fleet's history the epoch belongs to (-1: not asked yet, 0: none); `local`: this process alone
     thinks so; `manual`: made by an operator.
 
-    Of the fleet's also what Redis said when it was read: `failures` in a row, `rounds` of failed probes, `left_seconds`
-    while open, `age_seconds` since the last change; `last_failure` in words, if it was asked for (`wire.read_row`) and
-    failures are counted or opened the circuit.
+    `failures` in a row and `rounds` of failed probes so far; `left_seconds`: of an open one, when it was made or read.
+    Of the fleet's also `age_seconds` since its last change, when it was read, and `last_failure` in words, if that was
+    asked for (`wire.read_row`) and failures are counted or opened the circuit.
     """
 
     state: State
-    epoch: int
+    epoch: int = 0
     until: float = 0.0
     forced: bool = False
     life: int = 0
@@ -57,7 +57,7 @@ class View(NamedTuple):
         return bool(self.life or self.failures)
 
 
-UNKNOWN = View(CLOSED, 0, life=-1)
+UNKNOWN = View(CLOSED, life=-1)
 """A fleet's state that was not read yet."""
 
 

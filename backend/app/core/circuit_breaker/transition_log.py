@@ -1,60 +1,56 @@
 """The log lines of circuits, each written in one place: for this process' own changes and for the fleet's.
 
-`numbers`: every number behind the decision, as fields of the line.
+Every number behind the decision is a field of the line.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
 
-from app.core.circuit_breaker.rules import Rule, rule_of
+from app.core.circuit_breaker.rules import Counts, Rule, rule_of
 from app.core.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, View
 
 logger = logging.getLogger("app.core.circuit_breaker")
 
-Numbers = Mapping[str, Any]
 
-
-def tripped(name: str, why: str, *, failures: int, threshold: int, seconds: float, numbers: Numbers) -> None:
+def tripped(name: str, view: View, counts: Counts, *, threshold: int) -> None:
     """Closed -> open, by one of the rules."""
-    rule = rule_of(why)
+    level, rule = logging.ERROR, rule_of(view.why)
     if rule == Rule.FAILURES:
-        _log(logging.ERROR, name, f"seuil d'échecs atteint ({failures}/{threshold}), ouverture du circuit", numbers)
+        what = f"seuil d'échecs atteint ({view.failures}/{threshold}), ouverture du circuit"
     elif rule == Rule.DELAY:
-        _log(logging.WARNING, name, f"the upstream asks for {seconds:.1f} s, opening the circuit", numbers)
+        level, what = logging.WARNING, f"the upstream asks for {view.left_seconds:.1f} s, opening the circuit"
     else:
-        shares = f"{numbers.get('failed')} failed and {numbers.get('slow')} slow of {numbers.get('calls')} calls"
-        _log(logging.ERROR, name, f"{rule}: {shares}, opening the circuit", numbers)
+        what = f"{rule}: {counts.failed} failed and {counts.slow} slow of {counts.calls} calls, opening the circuit"
+    _log(level, name, what, view, **counts._asdict())
 
 
-def half_opened(name: str, numbers: Numbers) -> None:
+def half_opened(name: str, view: View) -> None:
     """Open -> half open."""
-    _log(logging.INFO, name, "tentative de récupération (HALF_OPEN)", numbers)
+    _log(logging.INFO, name, "tentative de récupération (HALF_OPEN)", view)
 
 
-def closed(name: str, numbers: Numbers) -> None:
+def closed(name: str, view: View, **fields: object) -> None:
     """Half open -> closed, or this replica has stopped staying away from what is well for the fleet."""
-    _log(logging.INFO, name, "récupération réussie (CLOSED)", numbers)
+    _log(logging.INFO, name, "récupération réussie (CLOSED)", view, **fields)
 
 
-def reopened(name: str, *, rounds: int, seconds: float, why: str = "", numbers: Numbers) -> None:
+def reopened(name: str, view: View) -> None:
     """Half open -> open."""
-    about = f"round {rounds}, {why}" if why else f"round {rounds}"
-    _log(logging.WARNING, name, f"probe failed ({about}), open for {seconds:.1f} s", numbers)
+    what = f"probe failed (round {view.rounds}, {view.why}), open for {view.left_seconds:.1f} s"
+    _log(logging.WARNING, name, what, view)
 
 
-def told(name: str, view: View, numbers: Numbers) -> None:
+def told(name: str, view: View) -> None:
     """Another replica, or an operator, has changed the fleet's state."""
     level = logging.WARNING if view.manual or view.state is OPEN else logging.INFO
     by = f"by {view.who or 'nobody'} ({view.why or 'no history'})"
-    _log(level, name, f"{_in_words(view)} for the fleet {by}", numbers)
+    _log(level, name, f"{_in_words(view)} for the fleet {by}", view)
 
 
-def forced(name: str, state: str, *, who: str, why: str) -> None:
+def forced(name: str, view: View) -> None:
     """By an operator, for this process only."""
-    logger.warning("Circuit breaker '%s': forced %s by %s: %s", name, state, who, why)
+    _log(logging.WARNING, name, f"{_in_words(view)} by {view.who}: {view.why}", view)
 
 
 def _in_words(view: View) -> str:
@@ -63,5 +59,10 @@ def _in_words(view: View) -> str:
     return {CLOSED: "closed", OPEN: "open", HALF_OPEN: "half open"}[view.state]
 
 
-def _log(level: int, name: str, what: str, numbers: Numbers) -> None:
-    logger.log(level, "Circuit breaker '%s': %s", name, what, extra=dict(numbers))
+def _log(level: int, name: str, what: str, view: View, **fields: object) -> None:
+    about = {
+        "scope": "replica" if view.local else "fleet", "state": view.state.value, "epoch": view.epoch,
+        "failures": view.failures, "failed_rounds": view.rounds, "open_seconds": round(view.left_seconds, 1),
+        "who": view.who, "why": view.why,
+    }  # fmt: skip
+    logger.log(level, "Circuit breaker '%s': %s", name, what, extra=about | fields)
