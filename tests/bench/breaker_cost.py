@@ -42,7 +42,7 @@ async def fail() -> int:
 
 
 async def measure(redis_url: str) -> tuple[list[str], list[Bar]]:
-    redis, door = connect(redis_url, timeout_seconds=1), Door.to(redis_url)
+    redis, door = connect(redis_url), Door.to(redis_url)
     policy = BreakerPolicy(THRESHOLD, 600.0, failure_rate=0.5, slow_call_seconds=10.0)
     breaker = CircuitBreaker("bench", policy)
     fleet = BreakerFleet(door, namespace="bench", replica_id="bench")

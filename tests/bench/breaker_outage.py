@@ -85,7 +85,7 @@ async def incident(driver: str, redis_url: str) -> Incident:
     """Healthy, dead for 9 s of 13, healthy again. The quiet replica calls nobody."""
     async with running_upstream() as upstream:
         upstream.latency_seconds = LATENCY_SECONDS
-        redis = connect(redis_url, timeout_seconds=1)
+        redis = connect(redis_url)
         await redis.flushall()
         *busy, quiet = await fleet_of(upstream, driver, redis_url)
         await asyncio.sleep(SETTLE_SECONDS)
@@ -125,7 +125,7 @@ class Trip(NamedTuple):
 async def trip(latency_seconds: float, redis_url: str) -> Trip:
     async with running_upstream() as upstream:
         upstream.latency_seconds = latency_seconds
-        redis = connect(redis_url, timeout_seconds=1)
+        redis = connect(redis_url)
         await redis.flushall()
         await redis.aclose()
         await fleet_of(upstream, CHORUS, redis_url)

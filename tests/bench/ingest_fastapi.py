@@ -64,7 +64,7 @@ class Webhook(BaseModel):
 
 def create_app(redis_url: str, key: bytes) -> FastAPI:
     app = FastAPI()
-    redis = connect(redis_url, timeout_seconds=1, max_connections=100)
+    redis = connect(redis_url, max_connections=100)
 
     @app.post(PATH)
     async def receive(

@@ -118,10 +118,7 @@ MUTATIONS: dict[str, Mutation] = {
         [
             Edit(
                 "backend/app/core/redis/corrections.py",
-                "        if self._turns.locked():\n"
-                "            await wait_for_turn(self._turns, self._wait_seconds)\n"
-                "        else:\n"
-                "            await self._turns.acquire()  # returns at once\n",
+                "        await self._turns.acquire()\n",
                 "",
             ),
             Edit("backend/app/capacity.py", "answers + SPARE_REDIS_CONNECTIONS", "20"),
@@ -164,7 +161,8 @@ MUTATIONS: dict[str, Mutation] = {
         [
             Edit(
                 "backend/app/loops.py",
-                '        "database": DatabaseWatch(store, cache.invalidate_everywhere, known).look,\n',
+                '        "database": DatabaseWatch('
+                "store, cache.invalidate_everywhere, outside.redis, namespace=namespace).look,\n",
                 "",
             )
         ],

@@ -66,7 +66,7 @@ def test_the_user_reaches_its_own_keys_and_nothing_else(guarded: Guarded) -> Non
 
 async def test_the_life_of_the_queue_knows_which_server_it_is(guarded: Guarded) -> None:
     async with AsyncExitStack() as stack:
-        clients = [connect(guarded.url, timeout_seconds=2), connect(guarded.url, timeout_seconds=3)]
+        clients = [connect(guarded.url), connect(guarded.url)]
         for client in clients:
             stack.push_async_callback(client.aclose)
         queue = Queue(*map(Door, clients), namespace="chorus", debounce_seconds=0, max_pending=10)
@@ -104,7 +104,7 @@ async def test_everything_a_replica_does_is_allowed(guarded: Guarded, store_url:
                 while (seen := await redis_seen(http, operator))["status"] != "ok":
                     await asyncio.sleep(0.05)
             assert seen["persistence"] == "aof"
-    async with aclosing(connect(guarded.url, timeout_seconds=2)) as client:
+    async with aclosing(connect(guarded.url)) as client:
         commands = await client.info("commandstats")
         version = (await client.info("server"))["redis_version"]
     refused = {name for name, stats in commands.items() if stats.get("rejected_calls")}

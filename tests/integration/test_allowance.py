@@ -16,7 +16,7 @@ from app.localhost.servers import Valkey
 
 @pytest.fixture
 async def redis(valkey_url: str) -> AsyncIterator[Redis]:
-    client = connect(valkey_url, timeout_seconds=1)
+    client = connect(valkey_url)
     yield client
     await client.aclose()
 

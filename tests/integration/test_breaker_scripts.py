@@ -86,7 +86,7 @@ class Server:
 
 @pytest.fixture
 async def server(valkey_url: str) -> AsyncIterator[Server]:
-    redis = connect(valkey_url, timeout_seconds=1)
+    redis = connect(valkey_url)
     yield Server(redis)
     await redis.aclose()
 

@@ -53,7 +53,7 @@ class Fleet:
 @pytest.fixture
 async def fleet(valkey_url: str, store_url: str) -> AsyncIterator[Fleet]:
     async with AsyncExitStack() as stack:
-        redis = connect(valkey_url, timeout_seconds=1)
+        redis = connect(valkey_url)
         stack.push_async_callback(redis.aclose)
         sql = await asyncpg.connect(store_url)
         stack.push_async_callback(sql.close)

@@ -27,7 +27,7 @@ Start = Callable[..., Caretaker]
 
 @pytest.fixture
 async def redis(valkey_url: str) -> AsyncIterator[Redis]:
-    client = connect(valkey_url, timeout_seconds=1)
+    client = connect(valkey_url)
     yield client
     await client.aclose()
 

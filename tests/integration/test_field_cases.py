@@ -90,7 +90,7 @@ async def open_desk(make_office: MakeOffice, valkey_url: str) -> AsyncIterator[O
             transport = httpx.ASGITransport(app=receiver)
             client = httpx.AsyncClient(transport=transport, base_url="http://chorus")
             await stack.enter_async_context(client)
-            redis = connect(valkey_url, timeout_seconds=5)
+            redis = connect(valkey_url)
             stack.push_async_callback(redis.aclose)
             return Desk(made, client, redis)
 

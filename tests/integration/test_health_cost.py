@@ -27,7 +27,7 @@ async def _commands(redis: Redis) -> Counter[str]:
 
 async def test_a_thousand_questions_call_nobody(valkey_url: str, store_url: str, outside: OutsideWorld) -> None:
     world = outside
-    redis = connect(valkey_url, timeout_seconds=1)
+    redis = connect(valkey_url)
     app = create_app(settings_of(world.url, valkey_url, store_url, app_role="api"))
     async with served(app) as base, httpx.AsyncClient(base_url=base) as http:
         operator = {"Authorization": "Bearer operator-of-the-test-suite"}

@@ -134,7 +134,7 @@ async def test_a_flush_is_noticed_without_a_lost_connection(replica: Make, forge
     journal, queue = await replica()
     await journal.put([event(0)])
     await pending(queue, 1)
-    client = connect(forgetful.url, timeout_seconds=1)
+    client = connect(forgetful.url)
     await client.flushall()
     await client.aclose()
     assert await handle(journal, queue, 1) == [0]

@@ -55,7 +55,7 @@ async def gate(valkey_url: str) -> AsyncIterator[Callable[[str], NamespaceGate]]
     async with AsyncExitStack() as stack:
 
         def make(database_url: str, redis_url: str = valkey_url) -> NamespaceGate:
-            redis, store = connect(redis_url, timeout_seconds=0.5), PostgresStore(database_url)
+            redis, store = connect(redis_url), PostgresStore(database_url)
             stack.push_async_callback(redis.aclose)
             stack.push_async_callback(store.aclose)
             return NamespaceGate(store, {"REDIS_URL": Binding(Door(redis), namespace="chorus")}, namespace="chorus")
@@ -107,7 +107,7 @@ async def test_a_redis_that_was_wiped_is_bound_again_by_who_runs(
 ) -> None:
     running = gate(store_url)
     await running.look()
-    async with connect(valkey_url, timeout_seconds=1) as redis:
+    async with connect(valkey_url) as redis:
         await redis.flushall()
     await running.look()
     late = gate(other_url)
@@ -124,7 +124,7 @@ async def test_what_ran_goes_on_when_the_namespace_becomes_another_s_and_says_so
 ) -> None:
     running, other = gate(store_url), PostgresStore(other_url)
     await running.look()
-    async with connect(valkey_url, timeout_seconds=1) as redis:
+    async with connect(valkey_url) as redis:
         await Binding(Door(redis), namespace="chorus").rebind(await other.database_identity())
     await other.aclose()
     with caplog.at_level(logging.ERROR):
@@ -219,7 +219,7 @@ async def test_a_database_that_is_away_at_the_start_is_looked_at_when_it_is_back
     try:
         async with replica(valkey_url, store_url) as http:
             assert await post(http) == 200
-            async with connect(valkey_url, timeout_seconds=1) as redis:
+            async with connect(valkey_url) as redis:
                 assert await redis.hlen("chorus:{q0}:own") == 0
                 await asyncio.to_thread(postgres.start)
                 async with asyncio.timeout(40):

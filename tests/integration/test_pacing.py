@@ -19,7 +19,7 @@ FREE = Limit(0.000001, 1_000_000)
 
 @pytest.fixture
 async def redis(valkey_url: str) -> AsyncIterator[Redis]:
-    client = connect(valkey_url, timeout_seconds=1)
+    client = connect(valkey_url)
     yield client
     await client.aclose()
 
@@ -65,7 +65,7 @@ async def test_each_hold_is_four_times_as_long_and_concerns_one_peer(redis: Redi
 
 
 async def test_without_redis_each_replica_keeps_its_share_of_the_limits() -> None:
-    client = connect(f"redis://127.0.0.1:{free_port()}/0", timeout_seconds=0.2)
+    client = connect(f"redis://127.0.0.1:{free_port()}/0")
     limits = {"per_number": FREE, "per_pair": Limit(60, 30)}
     paced = Pacer(Door(client), namespace="test", **limits, replicas=lambda: 3)
     answers = [await paced.ask("n", "p") for _ in range(11)]
@@ -77,7 +77,7 @@ async def test_without_redis_each_replica_keeps_its_share_of_the_limits() -> Non
 
 
 async def test_a_redis_that_goes_away_leaves_what_it_has_counted_here(valkey: Valkey, valkey_url: str) -> None:
-    client = connect(valkey_url, timeout_seconds=0.2)
+    client = connect(valkey_url)
     paced = Pacer(Door(client), namespace="test", per_number=FREE, per_pair=Limit(60, 3))
     assert [await paced.ask("n", "p") for _ in range(3)] == [0.0] * 3
     valkey.pause()

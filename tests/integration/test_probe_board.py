@@ -18,7 +18,7 @@ REPLICAS = 5
 
 @pytest.fixture
 async def redis(valkey_url: str) -> AsyncIterator[Redis]:
-    client = connect(valkey_url, timeout_seconds=1)
+    client = connect(valkey_url)
     yield client
     await client.aclose()
 
@@ -67,7 +67,7 @@ async def test_a_stale_finding_is_shown_while_somebody_looks_again(redis: Redis)
 
 
 async def test_redis_away_is_said() -> None:
-    redis = connect("redis://127.0.0.1:1", timeout_seconds=1)
+    redis = connect("redis://127.0.0.1:1")
     with pytest.raises(Unavailable):
         await ProbeBoard(Door(redis), namespace="test", replica_id="r").turn(
             "gemini", fresh_seconds=1, looker_seconds=1

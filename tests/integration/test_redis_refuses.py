@@ -66,7 +66,7 @@ def server() -> Iterator[SmallDisk]:
 
 @pytest.fixture
 async def admin(server: SmallDisk) -> AsyncIterator[Redis]:
-    async with connect(server.url, timeout_seconds=5) as redis:
+    async with connect(server.url) as redis:
         await redis.flushall()
         yield redis
 

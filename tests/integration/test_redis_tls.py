@@ -36,7 +36,7 @@ def tls(valkey_url: str, tmp_path: Path) -> Iterator[Tls]:
 
 
 async def _put(url: str) -> int:
-    redis = connect(url, timeout_seconds=2)
+    redis = connect(url)
     queue = Queue(Door(redis), Door(redis), namespace="test", debounce_seconds=0, max_pending=10)
     try:
         return (await queue.put([Event("e", "m", b"x")])).accepted

@@ -31,7 +31,7 @@ NUMBER = "106540352242922"
 
 @pytest.fixture
 async def redis(valkey_url: str) -> AsyncIterator[Redis]:
-    client = connect(valkey_url, timeout_seconds=1)
+    client = connect(valkey_url)
     yield client
     await client.aclose()
 

@@ -57,7 +57,7 @@ async def test_after_a_wiped_redis_everything_recorded_is_answered_once(
         return sum(found.unread_count for found in page.items) == 10
 
     await office.until(recorded)
-    redis = connect(valkey_url, timeout_seconds=1)
+    redis = connect(valkey_url)
     await redis.flushall()
     await redis.aclose()
     await office.control.remove_fault(fault)

@@ -112,7 +112,7 @@ class ChildReplica:
 
 async def serve(redis_url: str, database_url: str) -> None:
     store = PostgresStore(database_url)
-    redis = connect(redis_url, timeout_seconds=1)
+    redis = connect(redis_url)
     replica = ChildReplica(store)
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

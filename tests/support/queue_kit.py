@@ -23,8 +23,8 @@ class Replicas:
         self._stack = stack
         self.redis = self.client()
 
-    def client(self, *, timeout_seconds: float = 1.0) -> Redis:
-        client = connect(self._url, timeout_seconds=timeout_seconds)
+    def client(self) -> Redis:
+        client = connect(self._url)
         self._stack.push_async_callback(client.aclose)
         return client
 

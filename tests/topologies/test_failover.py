@@ -161,7 +161,7 @@ async def test_a_primary_that_was_replaced_in_good_order_is_left_before_it_is_co
     guarded: Guarded, office: Office, within: Within
 ) -> None:
     """Its connections stay open and it takes writes for ten seconds; then they are lost."""
-    async with aclosing(connect(guarded.url, timeout_seconds=1)) as redis:
+    async with aclosing(connect(guarded.url)) as redis:
 
         async def port() -> int:
             return int((await redis.info("server"))["tcp_port"])
@@ -187,7 +187,7 @@ async def test_a_primary_that_was_replaced_in_good_order_is_left_before_it_is_co
 
 async def test_a_sentinel_that_was_passed_over_is_asked_again(guarded: Guarded) -> None:
     passed_over, *others = guarded.sentinels
-    async with aclosing(connect(guarded.url, timeout_seconds=0.5)) as redis:
+    async with aclosing(connect(guarded.url)) as redis:
         passed_over.pause()
         await asyncio.gather(*(redis.ping() for _ in range(10)))
         passed_over.resume()

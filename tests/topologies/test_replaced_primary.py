@@ -57,7 +57,7 @@ async def address(program: Path, tmp_path: Path) -> AsyncIterator[Address]:
 
 
 async def test_the_queue_goes_on_with_the_new_primary(address: Address, within: Within) -> None:
-    redis, blocking = connect(address.url, timeout_seconds=1), connect(address.url, timeout_seconds=3)
+    redis, blocking = connect(address.url), connect(address.url)
     queue = Queue(Door(redis), Door(blocking), namespace="test", debounce_seconds=0, max_pending=100)
     try:
         assert (await queue.put([Event("before", "mailbox", b"x")])).accepted == 1

@@ -41,7 +41,7 @@ def guarded(program: Path, tmp_path: Path, fronts: TlsFronts) -> Iterator[Guarde
 
 @asynccontextmanager
 async def queue_on(url: str, *, answer_seconds: float = 10.0) -> AsyncIterator[Queue]:
-    redis = connect(url, timeout_seconds=None)
+    redis = connect(url)
     door = Door(redis, timings=DoorTimings(answer_seconds=answer_seconds))
     queue = Queue(
         door, door, namespace="test", shards=4, debounce_seconds=0, max_pending=100,

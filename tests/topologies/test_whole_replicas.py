@@ -30,7 +30,7 @@ BACK_WITHIN_SECONDS = 15
 
 @asynccontextmanager
 async def queue_on(url: str, *, shards: int) -> AsyncIterator[Queue]:
-    redis, blocking = connect(url, timeout_seconds=1), connect(url, timeout_seconds=3)
+    redis, blocking = connect(url), connect(url)
     queue = Queue(Door(redis), Door(blocking), namespace="test", shards=shards, debounce_seconds=0, max_pending=10_000)
     try:
         yield queue
@@ -166,12 +166,12 @@ async def _until_taken(queue: Queue, event: Event) -> None:
 
 
 async def test_a_cluster_that_is_away_is_an_unavailable_redis(valkey_url: str) -> None:
-    redis: Any = connect("redis+cluster://127.0.0.1:1", timeout_seconds=0.5)
+    redis: Any = connect("redis+cluster://127.0.0.1:1")
     queue = Queue(Door(redis), Door(redis), namespace="test", debounce_seconds=0, max_pending=10)
     with pytest.raises(QueueUnavailable):
         await queue.put([Event("e", "m", b"x")])
     await queue.aclose()
     await redis.aclose()
-    there = connect(valkey_url, timeout_seconds=1)
+    there = connect(valkey_url)
     assert (await Door(there).describe())["eviction"] == "noeviction"
     await there.aclose()

@@ -15,7 +15,7 @@ def test_writing_to_a_connection_that_was_closed_a_moment_ago_is_a_connection_er
     async def write_after_close() -> None:
         server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
         host, port = server.sockets[0].getsockname()
-        client = connect(f"redis://{host}:{port}", timeout_seconds=1, protocol=2)
+        client = connect(f"redis://{host}:{port}", protocol=2)
         connection = client.connection_pool.make_connection()
         await connection._connect()  # without the exchange of greetings, which needs a server that answers
         connection._writer.transport.abort()

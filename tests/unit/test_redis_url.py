@@ -88,7 +88,7 @@ async def test_an_option_is_refused_if_and_only_if_redis_py_does_not_take_it_the
 async def connections_can_be_made(url: str) -> bool:
     client: Any = None
     try:
-        client = connect(url, timeout_seconds=1)
+        client = connect(url)
         if "+cluster:" in url:
             for node in client.nodes_manager.startup_nodes.values():
                 node.connection_class(**node.connection_kwargs)
@@ -135,11 +135,11 @@ def test_a_value_that_cannot_work_is_refused_in_words(url: str, problem: str | N
 
 
 async def test_tls_and_its_authority_reach_every_connection() -> None:
-    cluster: Any = connect("rediss+cluster://u:p@h:1?ssl_ca_certs=/ca", timeout_seconds=1)
+    cluster: Any = connect("rediss+cluster://u:p@h:1?ssl_ca_certs=/ca")
     (node,) = cluster.nodes_manager.startup_nodes.values()
     assert (node.connection_class, node.connection_kwargs["ssl_ca_certs"]) == (SSLConnection, "/ca")
     assert (node.connection_kwargs["username"], node.connection_kwargs["password"]) == ("u", "p")
-    guarded: Any = connect("rediss+sentinel://u:p@h:1/main/2?ssl_ca_certs=/ca&sentinel_password=s", timeout_seconds=1)
+    guarded: Any = connect("rediss+sentinel://u:p@h:1/main/2?ssl_ca_certs=/ca&sentinel_password=s")
     pool = guarded.connection_pool
     assert issubclass(pool.connection_class, SSLConnection)
     assert (pool.connection_kwargs["ssl_ca_certs"], pool.connection_kwargs["db"]) == ("/ca", 2)
@@ -152,7 +152,7 @@ async def test_tls_and_its_authority_reach_every_connection() -> None:
 
 
 async def test_a_primary_that_no_sentinel_names_is_missed_in_few_words() -> None:
-    client = connect("redis+sentinel://:secret@127.0.0.1:1,127.0.0.1:2/main", timeout_seconds=1)
+    client = connect("redis+sentinel://:secret@127.0.0.1:1,127.0.0.1:2/main")
     with pytest.raises(RedisConnectionError) as caught:
         await client.ping()
     words = str(caught.value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.asyncio.connection import Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.driver_info import DriverInfo
@@ -20,50 +21,41 @@ from app.core.redis.url import RedisUrl, Topology
 __all__ = ["Redis", "connect", "is_cluster"]
 
 _DRIVER = DriverInfo()
+_NO_LIMITS = {"socket_timeout": None, "socket_connect_timeout": None}
+"""Of redis-py's own: the door's hold instead (corrections.py)."""
 
 
 def connect(
-    url: str,
-    *,
-    timeout_seconds: float | None,
-    max_connections: int = 20,
-    name: str = "chorus",
-    protocol: int = 3,
-    any_node: bool = False,
+    url: str, *, max_connections: int = 20, name: str = "chorus", protocol: int = 3, any_node: bool = False
 ) -> Redis:
-    """A client that never retries and connects on first use. Each step of a command fails within `timeout_seconds`: to
-    wait for one of the `max_connections` (first come, first served), to connect, to get the answer. `None` is for
-    callers that bound every call themselves (the door); connecting is bounded all the same. `url`: see url.py; on a
-    Cluster the client routes by key and follows redirections, behind Sentinel it finds the primary.
+    """A client that never retries and connects on first use. It waits for one of the `max_connections` (first come,
+    first served) and for the answer without a limit: the door bounds every call, opening a connection is bounded here.
+    `url`: see url.py; on a Cluster the client routes by key and follows redirections, behind Sentinel it finds the
+    primary.
 
     `any_node`: on a Cluster, a plain client to one node, as subscriptions need it; every node passes every message on.
     """
     where = RedisUrl.parse(url)
     options: dict[str, Any] = {
-        "socket_timeout": timeout_seconds,
-        "socket_connect_timeout": timeout_seconds,
         "retry": Retry(NoBackoff(), 0),
         "max_connections": max_connections,
-        "wait_seconds": timeout_seconds,
         "client_name": name,
         "protocol": protocol,
-        "decode_responses": False,
         # Looked up once: redis-py reads its own package's metadata for every connection, some milliseconds.
         "driver_info": _DRIVER,
         # With them on (redis-py's default) the pool hands out connections that the server has closed: after a restart,
         # or an idle timeout on the way, one call would fail for each of them.
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
+    options |= {**parse_url(where.plain), **_NO_LIMITS}
     if where.topology is Topology.SENTINEL:
         return behind_sentinel(where, options)
     if where.topology is Topology.CLUSTER and not any_node:
         return on_cluster(where, options)
-    pool: Any = PatientPool.from_url(where.plain, **options)
-    client = PlainRedis.from_pool(pool)
-    pool.connection_class = honest(pool.connection_class)
+    connection: Any = honest(options.pop("connection_class", Connection))
     if where.topology is Topology.CLUSTER:
-        pool.connection_class = any_of(where.hosts, pool.connection_class)
-    return client
+        connection = any_of(where.hosts, connection)
+    return PlainRedis.from_pool(PatientPool(connection_class=connection, **options))
 
 
 def is_cluster(url: str) -> bool:

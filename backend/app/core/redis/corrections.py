@@ -1,24 +1,27 @@
 """What redis-py gets wrong, put right: each correction names its upstream issue, or where it was seen.
 
-None of them is fixed in redis-py 8.1. With a version that fixes one, delete the correction and raise the lower bound in
-pyproject.toml; tests/integration/test_redis_turns.py, tests/unit/test_redis_connection.py and tests/topologies/ tell
-whether it is fixed.
+None of them is fixed in redis-py 8.1, the newest release, nor on its main branch of August 2026. With a version that
+fixes one, delete the correction and raise the lower bound in pyproject.toml; tests/integration/test_redis_turns.py,
+tests/unit/test_redis_connection.py and tests/topologies/ tell whether it is fixed.
+
+Time limits are ours alone (`asyncio.timeout`): redis-py's own limit on writing, `asyncio.wait_for`, forgets a
+cancellation that comes with the end of what it waits for (python/cpython#86296, before Python 3.12), and one that is
+lost while it connects leaves the connection behind (redis/redis-py#2551).
 """
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import math
 import random
 import time
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import ConnectionPool, SSLConnection, parse_url
+from redis.asyncio.connection import ConnectionPool, SSLConnection
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -28,11 +31,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from app.core.redis.trouble import redis_words
 from app.core.redis.url import RedisUrl
 
-T = TypeVar("T")
-
 _pack: Any = HiredisRespSerializer().pack
 """In C. redis-py uses it in its synchronous connections only."""
-CANCEL_AGAIN_SECONDS = 0.05
 OPEN_SECONDS = 1.0
 """To open one connection, greetings included; behind Sentinel for each sentinel that may be asked before."""
 ASK_SENTINEL_SECONDS = 1.0
@@ -41,40 +41,6 @@ ASK_SENTINEL_SECONDS = 1.0
 class NotConnected(RedisConnectionError):
     """No connection could be opened; its cause says why. redis-py raises the same error for one that was open and was
     lost, after which the next command may well be answered."""
-
-
-def give_up(task: asyncio.Future[Any]) -> None:
-    """Cancel it until it ends. One cancellation may be lost while redis-py connects: a timeout of its own that expires
-    in the same moment takes it for its own (redis/redis-py#2551; seen with 8.1 on Python 3.11)."""
-    if not task.done():
-        task.cancel()
-        task.get_loop().call_later(CANCEL_AGAIN_SECONDS, give_up, task)
-
-
-async def cancelled_for_good(command: Awaitable[T]) -> T:
-    """The answer of `command`. A caller that is cancelled leaves at once; the command ends by itself (`give_up`)."""
-    task = asyncio.ensure_future(command)
-    task.add_done_callback(_ignore)
-    try:
-        await asyncio.wait({task})
-    finally:
-        give_up(task)
-    return task.result()
-
-
-def _ignore(abandoned: asyncio.Future[Any]) -> None:
-    """A caller that was cancelled does not ask for the command's error any more."""
-    if not abandoned.cancelled():
-        abandoned.exception()
-
-
-async def wait_for_turn(turns: asyncio.Semaphore, wait_seconds: float | None) -> None:
-    """Take one in the order of arrival. Raises `RedisTimeoutError` after `wait_seconds` (`None`: never)."""
-    try:
-        async with asyncio.timeout(wait_seconds):
-            await turns.acquire()
-    except TimeoutError:
-        raise RedisTimeoutError(f"no connection was free within {wait_seconds} s") from None
 
 
 class PatientPool(ConnectionPool):
@@ -90,21 +56,15 @@ class PatientPool(ConnectionPool):
        (seen with 8.1).
     """
 
-    def __init__(
-        self, *args: Any, wait_seconds: float | None, open_seconds: float = OPEN_SECONDS, **options: Any
-    ) -> None:
+    def __init__(self, *args: Any, open_seconds: float = OPEN_SECONDS, **options: Any) -> None:
         super().__init__(*args, **options)
         self._turns = asyncio.Semaphore(self.max_connections)
-        self._wait_seconds = wait_seconds
         self._open_seconds = open_seconds
         self._opening: set[asyncio.Task[Any]] = set()
         self._is_closed = False
 
     async def get_connection(self, *_args: Any, **_options: Any) -> Any:
-        if self._turns.locked():
-            await wait_for_turn(self._turns, self._wait_seconds)
-        else:
-            await self._turns.acquire()  # returns at once
+        await self._turns.acquire()
         try:
             connection = self.get_available_connection()  # type: ignore[no-untyped-call]  # redis-py declares no type
         except BaseException:
@@ -123,25 +83,26 @@ class PatientPool(ConnectionPool):
         opening = asyncio.create_task(self._open(connection), name="redis connection")
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
-        in_time = opening.get_loop().call_later(self._open_seconds, give_up, opening)
-        opening.add_done_callback(lambda _: in_time.cancel())
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
             caller = asyncio.current_task()
             if opening.cancelled() and (caller is None or not caller.cancelling()):
-                raise NotConnected(f"not connected within {self._open_seconds:g} s") from TimeoutError()
+                raise NotConnected("the pool was closed") from None
             opening.add_done_callback(self._keep)
             raise
 
     async def _open(self, connection: Any) -> Any:
         try:
             if self._is_closed:
-                raise RedisConnectionError("the pool is closed")
-            await self.ensure_connection(connection)
+                raise NotConnected("the pool is closed")
+            async with asyncio.timeout(self._open_seconds):
+                await self.ensure_connection(connection)
         except BaseException as exc:
             await connection.disconnect(nowait=True)
             await self.release(connection)
+            if isinstance(exc, TimeoutError):
+                raise NotConnected(f"not connected within {self._open_seconds:g} s") from exc
             if isinstance(exc, RedisError | OSError):
                 raise NotConnected(redis_words(exc)) from exc
             raise
@@ -185,7 +146,7 @@ class PatientPool(ConnectionPool):
     async def aclose(self) -> None:
         self._is_closed = True
         for opening in self._opening:
-            give_up(opening)
+            opening.cancel()
         if self._opening:
             await asyncio.wait(tuple(self._opening))
         await super().aclose()
@@ -210,13 +171,13 @@ class PlainRedis(Redis):
 
 
 def on_cluster(where: RedisUrl, options: dict[str, Any]) -> Redis:
-    given = dict(parse_url(where.plain))
-    tls = given.pop("connection_class", None) is SSLConnection
+    """`options`: of every connection."""
+    tls = options.pop("connection_class", None) is SSLConnection
     for taken in ("host", "port", "db"):
-        given.pop(taken, None)
+        options.pop(taken, None)
     # No slot may be missing: half a queue would look like an empty one.
     nodes = [ClusterNode(host, port) for host, port in where.hosts]
-    client = ClusterClient(startup_nodes=nodes, ssl=tls, require_full_coverage=True, **(options | given))
+    client = ClusterClient(startup_nodes=nodes, ssl=tls, require_full_coverage=True, **options)
     return cast("Redis", client)  # the same commands, routed by key
 
 
@@ -228,24 +189,27 @@ class ClusterClient(RedisCluster):
     not answer a `RedisClusterException`, which is no `RedisError` since redis-py 7.
     """
 
-    def __init__(self, *, wait_seconds: float | None, **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._mapping = asyncio.Lock()
         # As many over all nodes as one of them may get: then none refuses for want of a connection.
         self._turns = asyncio.Semaphore(options["max_connections"])
-        self._wait_seconds = wait_seconds
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        return await cancelled_for_good(self._in_turn(args, kwargs))
+        """A caller that is cancelled leaves at once; what redis-py has to close then, it closes by itself."""
+        asking = asyncio.create_task(self._in_turn(args, kwargs))
+        asking.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
+        try:
+            await asyncio.wait({asking})
+        finally:
+            asking.cancel()
+        return asking.result()
 
     async def _in_turn(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        await wait_for_turn(self._turns, self._wait_seconds)
-        try:
+        async with self._turns:
             with _translated():
                 await self.know_the_slots()
                 return await super().execute_command(*args, **kwargs)
-        finally:
-            self._turns.release()
 
     async def aclose(self) -> None:
         """Also when the map of slots has just become invalid, where redis-py believes that nothing is open."""
@@ -270,61 +234,52 @@ def _translated() -> Iterator[None]:
 
 
 def behind_sentinel(where: RedisUrl, options: dict[str, Any]) -> Redis:
-    given = dict(parse_url(where.plain))
-    tls = given.pop("connection_class", None) is SSLConnection
+    """`options`: of every connection; `sentinel_username` and `sentinel_password` are those to the sentinels."""
+    tls = options.pop("connection_class", None) is SSLConnection
     for taken in ("host", "port"):
-        given.pop(taken, None)
-    own = {key: given.pop(f"sentinel_{key}") for key in ("username", "password") if f"sentinel_{key}" in given}
+        options.pop(taken, None)
+    own = {key: options.pop(f"sentinel_{key}") for key in ("username", "password") if f"sentinel_{key}" in options}
     same = ("socket_timeout", "socket_connect_timeout", "retry", "driver_info", "maint_notifications_config")
-    sentinel_options = {key: options[key] for key in same} | own
-    for limit in ("socket_timeout", "socket_connect_timeout"):
-        sentinel_options[limit] = sentinel_options[limit] or ASK_SENTINEL_SECONDS
-    options["open_seconds"] = OPEN_SECONDS * (1 + len(where.hosts))
-    if tls:
-        sentinel_options |= {"ssl": True} | {key: value for key, value in given.items() if key.startswith("ssl_")}
-        given["ssl"] = True
-    sentinels: Any = _Sentinels(where.hosts, sentinel_options)
-    own_classes = {"redis_class": _SentinelRedis, "connection_pool_class": _PrimaryPool}
-    client: Redis = sentinels.master_for(where.service, **own_classes, **(options | given))
+    to_sentinels = {key: value for key, value in options.items() if key in same or key.startswith("ssl_")} | own
+    make: Any = _Sentinels
+    sentinels = make(where.hosts, sentinel_kwargs=to_sentinels | {"ssl": tls})
+    client: Redis = sentinels.master_for(
+        where.service, redis_class=PlainRedis, connection_pool_class=_PrimaryPool, ssl=tls,
+        open_seconds=OPEN_SECONDS + ASK_SENTINEL_SECONDS * len(where.hosts), **options,
+    )  # fmt: skip
     client.connection_pool.connection_class = honest(client.connection_pool.connection_class)
     return client
 
 
-class _Sentinel(Redis):
-    """One of them, which remembers why it did not answer."""
-
-    trouble = ""
-
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
-        self.trouble = ""
-        try:
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py declares no type
-        except (RedisError, OSError) as exc:
-            self.trouble = redis_words(exc)
-            raise
-
-
 class _Sentinels(Sentinel):
-    """redis-py's, with two differences. Calls side by side that pass over a sentinel lose it for good in redis-py: each
-    moves the one that answered to the front of the same list, which ends with one of them twice (seen with 8.1; named
-    in the review of redis/redis-py#4331). And an error says why there is no primary: redis-py's prints the clients with
-    all their options, a kilobyte each, and of their errors the class."""
+    """redis-py's, with three differences.
 
-    def __init__(self, hosts: Sequence[tuple[str, int]], options: dict[str, Any]) -> None:
-        super().__init__([], sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # redis-py declares no type
-        self.places = {_Sentinel(host=host, port=port, **options): f"{host}:{port}" for host, port in hosts}
-        self.sentinels = list(self.places)
+    1. Calls side by side that pass over a sentinel lose it for good in redis-py: each moves the one that answered to
+       the front of the same list, which ends with one of them twice (seen with 8.1; named in the review of
+       redis/redis-py#4331).
+    2. An error says why there is no primary: redis-py's prints the clients with all their options, a kilobyte each, and
+       of their errors the class.
+    3. Each is waited for `ASK_SENTINEL_SECONDS`.
+    """
 
     async def discover_master(self, service_name: str) -> Any:
-        asked = copy.copy(self)
-        asked.sentinels = list(self.sentinels)
-        try:
-            address = await Sentinel.discover_master(asked, service_name)
-        except MasterNotFoundError:
-            said = "; ".join(f"{place}: {each.trouble or 'knows none'}" for each, place in self.places.items())
-            raise MasterNotFoundError(f"no sentinel names a primary of '{service_name}': {said}") from None
-        self.sentinels = asked.sentinels
-        return address
+        said = []
+        for sentinel in tuple(self.sentinels):
+            try:
+                async with asyncio.timeout(ASK_SENTINEL_SECONDS):
+                    masters: Any = await sentinel.sentinel_masters()
+            except (RedisError, OSError) as exc:
+                why = redis_words(exc)
+            else:
+                state = masters.get(service_name)
+                if state and self.check_master_state(state, service_name):
+                    self.sentinels.remove(sentinel)
+                    self.sentinels.insert(0, sentinel)
+                    return state["ip"], state["port"]
+                why = "knows none"
+            place = sentinel.connection_pool.connection_kwargs
+            said.append(f"{place['host']}:{place['port']}: {why}")
+        raise MasterNotFoundError(f"no sentinel names a primary of '{service_name}': {'; '.join(said)}")
 
 
 class _PrimaryPool(PatientPool, SentinelConnectionPool):
@@ -352,47 +307,27 @@ class _PrimaryPool(PatientPool, SentinelConnectionPool):
             await connection.disconnect(nowait=True)  # not waited for: a caller may leave meanwhile, without releasing
         await super().release(connection)
 
-    def stop_asking(self) -> None:
+    async def aclose(self) -> None:
+        """The connections to the sentinels as well (redis/redis-py#3259)."""
         if self._asking is not None:
             self._asking.cancel()
-
-
-class _SentinelRedis(PlainRedis):
-    """Closes its connections to the sentinels as well (redis/redis-py#3259)."""
-
-    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001  redis-py's signature
-        pool: Any = self.connection_pool
-        pool.stop_asking()
-        await super().aclose(close_connection_pool)
-        await pool.aclose()
-        for sentinel in pool.sentinel_manager.sentinels:
-            await sentinel.aclose()
+        await super().aclose()
+        await self.sentinel_manager.aclose()
 
 
 def honest(base: Any) -> Any:
-    """A class of connections with two differences.
-
-    1. Writing to one that the server closed a moment ago is a `ConnectionError` like any other. On uvloop it is a bare
-       `RuntimeError` (MagicStack/uvloop#506).
-    2. With a `socket_timeout` a caller that is cancelled while it writes is cancelled. redis-py writes within
-       `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes with the end of what it waits for
-       (python/cpython#86296).
-    """
+    """A class of connections: writing to one that the server closed a moment ago is a `ConnectionError` like any other.
+    On uvloop it is a bare `RuntimeError` (MagicStack/uvloop#506)."""
 
     class Honest(base):  # type: ignore[misc]  # the base is chosen at run time
         released_at = 0.0
         """Monotonic: when it was last given back, after an answer."""
 
         async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
-            caller = asyncio.current_task() if self.socket_timeout else None
-            cancelled_before = caller.cancelling() if caller else 0
             try:
                 await super().send_packed_command(*args, **kwargs)
             except RuntimeError as exc:
                 raise RedisConnectionError(redis_words(exc)) from exc
-            if caller and caller.cancelling() > cancelled_before:
-                await self.disconnect(nowait=True)
-                raise asyncio.CancelledError
 
     return Honest
 

@@ -110,8 +110,8 @@ class Door:
         cls, url: str, *, timings: DoorTimings = DEFAULT_TIMINGS, max_connections: int = 20, name: str = "chorus"
     ) -> Door:
         """`url`: see url.py. Connects with the first call; `name` is what CLIENT LIST shows."""
-        client = connect(url, timeout_seconds=None, max_connections=max_connections, name=name)
-        channels = connect(url, timeout_seconds=None, name=f"{name}-channel", protocol=2, any_node=True)
+        client = connect(url, max_connections=max_connections, name=name)
+        channels = connect(url, name=f"{name}-channel", protocol=2, any_node=True)
         return cls(client, channels=channels, timings=timings)
 
     def of_one_shard(self) -> Door:

@@ -6,7 +6,8 @@
     redis+cluster://[user[:password]@]host[:6379][,host…]                    rediss+cluster:// with TLS
 
 Behind `?` comes what redis-py's connection takes (`ssl_ca_certs=/etc/ssl/ours.pem`, …). `sentinel_username` and
-`sentinel_password` are the sentinels' own. User and password are percent-encoded.
+`sentinel_password` are the sentinels' own; `socket_timeout` and `socket_connect_timeout` change nothing, because the
+door bounds every call. User and password are percent-encoded.
 """
 
 from __future__ import annotations
