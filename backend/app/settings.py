@@ -123,6 +123,13 @@ def _base_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _public_url(value: str) -> str:
+    value = _base_url(value)
+    if urlsplit(value).path or "@" in value:
+        raise ValueError("has a path or a user; give scheme and host alone, such as https://chorus.example.com")
+    return value
+
+
 def _is_host(name: str) -> bool:
     """Can it be the host of a URL? Whether there is one of that name only a look-up tells."""
     if ":" in name:
@@ -155,6 +162,7 @@ def _number_id(value: str) -> str:
 
 
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+PublicUrl = Annotated[str, AfterValidator(_public_url)]
 ListeningHost = Annotated[str, AfterValidator(_listening_host)]
 NumberId = Annotated[str, AfterValidator(_number_id)]
 
@@ -246,6 +254,7 @@ class Settings(BaseSettings):
     signup: Signup = Signup.OPERATOR
     session_idle_hours: float = Field(12, gt=0, le=24 * 90)
     session_max_days: float = Field(7, gt=0, le=90)
+    public_url: PublicUrl | None = None
     trusted_proxies: int = Field(0, ge=0, le=10)
     audit_retention_days: int = Field(365, ge=0, le=36_500)
     admin_api_key: SecretStr | None = None
@@ -407,6 +416,8 @@ class Settings(BaseSettings):
         ):
             if url and not url.startswith("https://"):
                 problems[name] = "must be https when APP_ENV=production: it carries tokens"
+        if self.public_url and not self.public_url.startswith("https://"):
+            problems["PUBLIC_URL"] = "must be https when APP_ENV=production: links with tokens lead there"
         if self.events_allow_private:
             problems["EVENTS_ALLOW_PRIVATE"] = "must not be set when APP_ENV=production: it opens your own network"
         if not self.admin_api_key:

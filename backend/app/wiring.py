@@ -291,6 +291,8 @@ def assemble(settings: Settings, outside: Outside, supervisor: Supervisor, build
             last_hour=LastHour(Minutes(outside.control, namespace=settings.redis_namespace)),
             live=LiveEvents(accounts, outside.feed),
             sessions=_sessions(settings, outside, accounts, verifier, admin_key),
+            public_url=settings.public_url,
+            trusts_host=settings.app_env is not Env.PRODUCTION,
             proxies=settings.trusted_proxies,
             verifier=verifier,
             admin_key=admin_key,

@@ -70,6 +70,11 @@ class Services:
     last_hour: LastHour
     live: LiveEvents
     sessions: SessionService
+    public_url: str | None
+    """Where people reach the console, without a path. `None`: unknown."""
+    trusts_host: bool
+    """Without `public_url` a link in a mail may lead to the host that the request names. In production any stranger's
+    request would choose it."""
     proxies: int
     """In front of this replica, each adding to X-Forwarded-For."""
     verifier: TokenVerifier | None

@@ -32,7 +32,7 @@ async def create_invitation(
     """For owners; at most 50 open ones for an account (409 `too_many_invitations`). The answer has the token and a link
     to the console with it, which are not shown again: good once, for 7 days."""
     made, token = await replica.invitations.create(user, account_id, role=body.role)
-    link = f"{own_address(request)}console#invitation={token}"
+    link = f"{replica.public_url or own_address(request)}/console#invitation={token}"
     return InvitationWithTokenOut(**InvitationOut.model_validate(made).model_dump(), token=token, link=link)
 
 

@@ -48,9 +48,10 @@ async def sign_in(replica: Replica, request: Request, response: Response, body: 
 )
 async def send_magic_link(replica: Replica, request: Request, body: MagicLinkIn) -> None:
     """A mail with a link that signs in, to a person who exists; the answer is the same for one who does not. The link
-    leads to the console, which signs in with the token in it."""
+    leads to the console at PUBLIC_URL, which signs in with the token in it; without that setting, in production, to the
+    Site URL of Supabase Auth."""
     refuse_cross_site(request, only_browsers=True)
-    origin = own_origin(request)
+    origin = replica.public_url or (own_origin(request) if replica.trusts_host else None)
     await replica.sessions.send_link(
         body.email,
         address=client_address(request, proxies=replica.proxies),

@@ -69,14 +69,14 @@ def refuse_cross_site(request: Request, *, only_browsers: bool = False) -> None:
 
 
 def own_origin(request: Request) -> str | None:
-    """`Origin`, if it is ours: for a link back to this console."""
+    """`Origin`, if it is the host that the request names: for a link back to this console."""
     origin = request.headers.get("origin")
     return origin if origin is not None and _is_own_origin(request, origin) else None
 
 
 def own_address(request: Request) -> str:
-    """The address of this request without its path, as the browser sees it; with a `/` at the end."""
-    return str(request.base_url.replace(scheme="https" if is_https(request) else "http"))
+    """The address of this request without its path, as the browser sees it: for the one who asks, and no other."""
+    return str(request.base_url.replace(scheme="https" if is_https(request) else "http")).rstrip("/")
 
 
 def client_address(request: Request, *, proxies: int) -> str:
