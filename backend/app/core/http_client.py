@@ -275,7 +275,7 @@ class _BoundedTransport(Transport):
 def _unpacker(headers: httpx.Headers) -> _Unpack | None:
     """How a body is unpacked, in pieces: we ask for none that is packed, yet a proxy may do it. Takes the header away:
     httpx would unpack it once more. Raises `DecodingError` for layers upon layers, and for other formats."""
-    if "content-encoding" not in headers:
+    if b"content-encoding" not in [name.lower() for name, _ in headers.raw]:  # httpx decodes them all to find out
         return None
     layers = [layer.strip().lower() for layer in headers.get_list("content-encoding", split_commas=True)]
     layers = [layer for layer in layers if layer not in ("", "identity")]
@@ -312,18 +312,24 @@ class _BoundedStream(httpx.AsyncByteStream):
     def __init__(self, response: httpx.Response, unpack: _Unpack | None, limit: int, begun: float) -> None:
         self._response = response
         self._stream = cast(httpx.AsyncByteStream, response.stream)
+        self._packed = aiter(self._stream)
         self._unpack = unpack
-        self._limit = limit
+        self._unpacked: Iterator[bytes] = iter(())
+        self._left = self._limit = limit
         self._begun = begun
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
-        async for chunk in self._stream:
-            for piece in self._unpack(chunk) if self._unpack else (chunk,):
-                size += len(piece)
-                if size > self._limit:
-                    raise BodyTooLarge(f"response of more than {self._limit} bytes")
-                yield piece
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """No generator: the event loop keeps a list of those."""
+        while (piece := next(self._unpacked, None)) is None:
+            chunk = await anext(self._packed)
+            self._unpacked = iter(self._unpack(chunk) if self._unpack else (chunk,))
+        self._left -= len(piece)
+        if self._left < 0:
+            raise BodyTooLarge(f"response of more than {self._limit} bytes")
+        return piece
 
     async def aclose(self) -> None:
         self._response.elapsed = timedelta(seconds=time.perf_counter() - self._begun)
@@ -425,11 +431,10 @@ async def _exchange(
 ) -> T:
     """What `read` makes of the response, within the time."""
     client = await get_client()
-    sent = {**_HEADERS, **headers} if headers else dict(_HEADERS)
-    body: bytes | AsyncIterable[bytes] | None = content
+    given, stream = tuple(headers.items()) if headers else (), None
     if payload is not None:
-        body = orjson.dumps(payload)
-        sent["content-type"] = "application/json"
+        # As a stream: httpx would ask four of the headers for what is known here, and copy them all for it.
+        given, stream = (*given, _JSON), httpx.ByteStream(orjson.dumps(payload))
     seconds = _timeout(timeout_seconds).as_dict()
     seconds["write"] = None  # the limit of the whole covers it
     if not waits_for_turn:
@@ -439,11 +444,12 @@ async def _exchange(
     try:
         where = _url(url)
         # httpx would decode an internationalised name for it, and raise for those that its IDNA 2008 does not have.
-        sent = {"host": where.netloc.decode("ascii"), **sent}
-        # Without user and password, which a base URL may carry.
-        with span("http", method=method, host=where.netloc.decode("ascii")):
+        host = where.netloc.decode("ascii")  # without user and password, which a base URL may carry
+        with span("http", method=method, host=host):
             # Not the client's own way to make one, which parses the URL each time and merges what ours has nothing of.
-            prepared = httpx.Request(method, where, headers=sent, content=body, extensions=limits)
+            prepared = httpx.Request(
+                method, where, headers=_sent(host, given), content=content, stream=stream, extensions=limits
+            )
             async with asyncio.timeout(timeout_seconds):
                 response = await client.send(prepared, stream=True)
                 try:
@@ -574,14 +580,22 @@ _HEADERS = {
 }
 """Of every request. Names in small letters: a caller's of the same name take their place."""
 
+_JSON = ("content-type", "application/json")
+
 _url = lru_cache(1000)(httpx.URL)
 """The same few places again and again, and parsing one costs more than the rest of a request's making."""
 
 
+@lru_cache(1000)
+def _sent(host: str, given: tuple[tuple[str, str], ...]) -> httpx.Headers:
+    """Those of a request; httpx copies them for each. Kept, because an account's are the same for every message."""
+    return httpx.Headers({"host": host, **_HEADERS, **dict(given)})
+
+
 def _pieces(response: httpx.Response) -> AsyncIterator[bytes]:
     # Ours are unpacked already; the way around that costs httpx a tenth of an exchange.
-    pieces = response.aiter_bytes() if "content-encoding" in response.headers else response.stream
-    return aiter(cast(AsyncIterable[bytes], pieces))
+    is_ours = isinstance(response.stream, _BoundedStream)
+    return aiter(cast(AsyncIterable[bytes], response.stream if is_ours else response.aiter_bytes()))
 
 
 async def _read(response: httpx.Response, max_body_bytes: int, *, cuts: bool) -> bytes:

@@ -35,6 +35,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.helpers import is_ip_address
+from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
 from yarl import URL
 
 from app.core.resolver import Resolver
@@ -104,9 +105,10 @@ class Transport(httpx.AsyncBaseTransport):
         origin, url = _target(request.url)
         if self._allows is not None and is_ip_address(url.raw_host or "") and not self._allows(url.raw_host or ""):
             raise httpx.ConnectError("a forbidden address") from ForbiddenAddress()  # aiohttp resolves no literal
-        headers, body = _headers(request), _body(request)
-        if url.scheme == "http":  # the proxy reads the request itself
-            headers += self._of_proxy.items()
+        headers: MultiMapping[str] = _headers(tuple(request.headers.raw))
+        if url.scheme == "http" and self._of_proxy:  # the proxy reads the request itself
+            headers = CIMultiDict([*headers.items(), *self._of_proxy.items()])
+        body = _body(request)
         seconds = request.extensions.get("timeout", {})
         request.extensions[UNSENT] = "waiting for its turn"
         await self._enter(origin, seconds.get("pool"))
@@ -138,13 +140,16 @@ class Transport(httpx.AsyncBaseTransport):
         extensions = request.extensions
         extensions[UNSENT] = "connecting"
         mark = _extensions.set(extensions)
+        asked = self._session.request(
+            request.method, url, headers=headers, data=body, allow_redirects=False, timeout=_timeout(connect, read),
+            proxy=self._proxy, proxy_headers=self._of_proxy,
+        )  # fmt: skip
         try:
+            if len(limits) < 3:
+                return await asked
             # aiohttp begins to count `read` when all is written, and has no limit for that.
-            async with asyncio.timeout(sum(limits) if len(limits) == 3 else None):
-                return await self._session.request(
-                    request.method, url, headers=headers, data=body, allow_redirects=False,
-                    timeout=_timeout(connect, read), proxy=self._proxy, proxy_headers=self._of_proxy,
-                )  # fmt: skip
+            async with asyncio.timeout(sum(limits)):
+                return await asked
         except TimeoutError as exc:
             raise (httpx.ConnectTimeout if UNSENT in extensions else httpx.WriteTimeout)("not in time") from exc
         except (aiohttp.ClientError, OSError) as exc:
@@ -322,12 +327,17 @@ class _Body(httpx.AsyncByteStream):
         self._response = response
         self._end: Callable[[], None] | None = end
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
         try:
-            async for piece in self._response.content.iter_any():
-                yield piece
+            piece = await self._response.content.readany()
         except (aiohttp.ClientError, OSError) as exc:
             raise _named(exc, unsent=False) from exc
+        if not piece:
+            raise StopAsyncIteration
+        return piece
 
     async def aclose(self) -> None:
         end, self._end = self._end, None
@@ -391,16 +401,17 @@ def _of_proxy(proxy: httpx.Proxy) -> dict[str, str]:
     return {**proxy.headers, "proxy-authorization": f"Basic {b64encode(b':'.join(proxy.raw_auth)).decode('ascii')}"}
 
 
-def _headers(request: httpx.Request) -> list[tuple[str, str]]:
-    """Raises `LocalProtocolError` for what may not stand in a head."""
-    encoding = request.headers.encoding
-    headers = [(_name(name), value.decode(encoding)) for name, value in request.headers.raw]
+@lru_cache(1000)
+def _headers(raw: tuple[tuple[bytes, bytes], ...]) -> CIMultiDictProxy[str]:
+    """Kept, because an account's are the same for every message. Raises `LocalProtocolError` for what may not stand in
+    a head."""
+    encoding = httpx.Headers(raw).encoding
+    headers = [(_name(name), value.decode(encoding)) for name, value in raw]
     if _CONTROL.search("".join([value for _, value in headers])):
         raise httpx.LocalProtocolError("a header with characters that it must not have")
-    return [header for header in headers if header[0] != "transfer-encoding"]  # aiohttp does that
+    return CIMultiDictProxy(CIMultiDict(header for header in headers if header[0] != "transfer-encoding"))
 
 
-@lru_cache(1000)
 def _name(raw: bytes) -> str:
     if not _TOKEN.fullmatch(raw):
         raise httpx.LocalProtocolError("a header's name with characters that it must not have")
@@ -408,10 +419,9 @@ def _name(raw: bytes) -> str:
 
 
 def _body(request: httpx.Request) -> Any:
-    try:
-        content = request.content
-    except httpx.RequestNotRead:
+    if not isinstance(request.stream, httpx.ByteStream):
         return request.stream
+    content = request.read()
     if not content:
         return None
     return content if len(content) <= JOINED_BYTES else _pieces(content)
