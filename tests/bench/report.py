@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import median
+from statistics import median, quantiles
 
 _BARS = "BARS "
 
@@ -67,6 +68,18 @@ def table(title: str, unit: str, rows: Mapping[str, Sequence[float]]) -> str:
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Median of the quotients round by round: neighbours in time share the machine's mood."""
     return median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def quotients_of_pairs(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Of each two neighbouring rounds of both: played as theirs, ours, ours, theirs, a steady drift falls out."""
+    return [sum(ours[n : n + 2]) / sum(theirs[n : n + 2]) for n in range(0, len(ours), 2)]
+
+
+def uncertainty(values: Sequence[float]) -> float:
+    """How far the median of another run would lie from this one's, 19 times of 20: the notch of a box plot (McGill,
+    Tukey, Larsen, 1978), from the range of the middle half, which a few disturbed rounds do not widen."""
+    quarters = quantiles(values, n=4)
+    return 1.57 * (quarters[2] - quarters[0]) / math.sqrt(len(values))
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
