@@ -24,9 +24,7 @@ from app.adapters.recordings import recording_seconds
 from app.adapters.sandbox_switch import SandboxSwitch
 from app.adapters.sql_store import OnChanges, ignore_changes
 from app.adapters.supabase_auth import SupabaseTokenVerifier
-from app.adapters.supabase_media import SupabaseMediaStore
 from app.adapters.supabase_sign_in import SupabaseSignIn
-from app.adapters.supabase_store import SupabaseStore
 from app.adapters.whatsapp import WhatsAppMessenger
 from app.api.deps import Services
 from app.capacity import capacity_of
@@ -737,6 +735,8 @@ async def open_store(
         return PostgresStore(
             url, pooling=settings.database_pooling, max_connections=most, policy=policy, on_changes=on_changes
         )
+    from app.adapters.supabase_store import SupabaseStore  # noqa: PLC0415  slow to import, seldom used
+
     url, key = settings.supabase_url or "", revealed(settings.supabase_key)
     most = capacity_of(settings).rest_calls
     client = await get_http_client()
@@ -747,6 +747,8 @@ async def open_files(settings: Settings, store: Store) -> MediaStore:
     """Where the bytes of files are, by MEDIA_STORE."""
     if settings.media_store is MediaStoreKind.POSTGRES:
         return PostgresMediaStore(store)
+    from app.adapters.supabase_media import SupabaseMediaStore  # noqa: PLC0415  as in `open_store`
+
     url, key = settings.supabase_url or "", revealed(settings.supabase_key)
     return SupabaseMediaStore(url, key, await get_http_client_for_media())
 

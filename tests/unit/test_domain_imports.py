@@ -43,3 +43,21 @@ def test_importing_the_ports_costs_little_more_than_a_module_of_python() -> None
     """Compared on the same machine, whatever that is: a limit in milliseconds fails on a slow one."""
     ours, theirs = (min(imported(name)[0] for _ in range(TRIES)) for name in ("app.domain.ports", "asyncio"))
     assert ours < MOST * theirs
+
+
+START = """
+import gc, json, sys
+from app.cli import main
+main(["--version"], standalone_mode=False)
+before = sum(generation["collections"] for generation in gc.get_stats())
+import app.server
+print(json.dumps([sum(generation["collections"] for generation in gc.get_stats()) - before, sorted(sys.modules)]))
+"""
+
+
+def test_a_replica_starts_without_supabase_py_and_without_searching_its_imports_for_garbage() -> None:
+    """A replica on PostgreSQL never uses supabase-py, and Python would look for garbage some 280 times."""
+    done = subprocess.run([sys.executable, "-c", START], cwd=BACKEND, check=True, capture_output=True, text=True)
+    searches, modules = json.loads(done.stdout.splitlines()[-1])
+    assert not {"supabase", "postgrest", "storage3", "realtime", "websockets"} & set(modules)
+    assert searches < 60
