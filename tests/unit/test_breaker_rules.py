@@ -12,16 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.circuit_breaker.rules import (
+    CLOSED,
+    HALF_OPEN,
+    OPEN,
     BreakerPolicy,
     Counts,
     Rule,
+    State,
     Trip,
+    View,
     is_outdated,
     judge,
     reopen_seconds,
     takes_over,
 )
-from app.core.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, State, View
 from app.core.circuit_breaker.wire import ACQUIRE, REPORT, SETTLE, Keys, micros, read_answer, report_rules
 
 from .test_queue_model import MovedClock, server_time

@@ -28,14 +28,12 @@ made by scripts in Redis (`core/lua/breaker_*.lua`) and applied locally. A close
 a probe at most `FleetTimings.answer_seconds`, and while Redis is away the rules above hold on what this process sees.
 The protocol, its defaults and what to leave alone: `docs/circuit-breaker.md`.
 
-    states           the states, and what is told of one      breaker     calls, probes, transitions
-    outcomes         what an exception says                   wire        the scripts' arguments and answers
-    rules            every decision, as a pure function       fleet       a replica's exchange with the others
-    observations     what this process has seen               keyed       a circuit for each of many keys
-    permits          who may probe                            collector   metrics
-    transition_log   each log line, once
+    rules     the states; every decision, pure      wire            the scripts' arguments and answers
+    outcomes  what an exception says                fleet           a replica's exchange with the others
+    local     what one process counts and grants    keyed           a circuit for each of many keys
+    breaker   calls, probes, transitions            transition_log  each log line, once
 
-Imports go one way: states <- rules <- observations, permits <- breaker <- fleet.
+Imports go one way: rules <- local <- breaker <- fleet.
 
 What it does not do: bound a call in time, retry, or queue. It belongs to one event loop and takes no lock: between two
 awaits nothing of it changes.
@@ -59,8 +57,7 @@ from app.core.circuit_breaker.outcomes import (
     Verdict,
     default_classify,
 )
-from app.core.circuit_breaker.rules import BreakerPolicy
-from app.core.circuit_breaker.states import Snapshot, State, View
+from app.core.circuit_breaker.rules import BreakerPolicy, Snapshot, State, View
 
 __all__ = [
     "CIRCUIT_BREAKERS", "FAILED", "IGNORED", "KEYED_CIRCUIT_BREAKERS", "BreakerCollector", "BreakerFleet",

@@ -11,17 +11,26 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
-from typing import Any, Protocol, TypeVar, cast
+from contextlib import nullcontext, suppress
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from prometheus_client import Histogram
 
 from app.core.circuit_breaker import rules, transition_log
-from app.core.circuit_breaker.observations import Delta, Observations, Tally
+from app.core.circuit_breaker.local import Delta, Observations, Permits, Rejoining, Tally
 from app.core.circuit_breaker.outcomes import IGNORED, CircuitBreakerOpenError, Classify, Verdict, default_classify
-from app.core.circuit_breaker.permits import FleetLease, Permits, Rejoining
-from app.core.circuit_breaker.rules import BreakerPolicy, Counts, Rule, Trip
-from app.core.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, UNKNOWN, Snapshot, View
+from app.core.circuit_breaker.rules import (
+    CLOSED,
+    HALF_OPEN,
+    OPEN,
+    UNKNOWN,
+    BreakerPolicy,
+    Counts,
+    Rule,
+    Snapshot,
+    Trip,
+    View,
+)
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.failure_words import in_words
 from app.core.loop_watch import stalled_since
@@ -38,6 +47,14 @@ UNTIL_TOLERANCE_SECONDS = 0.05
 PROBE_SECONDS = Histogram("chorus_circuit_breaker_probe_seconds", "Duration of probes", ["name"], buckets=SLOW_SECONDS)
 
 
+class FleetLease(NamedTuple):
+    """A probe's permit from the fleet, and the epoch it belongs to."""
+
+    id: str
+    life: int
+    epoch: int
+
+
 class Fleet(Protocol):
     """What a circuit asks of `fleet.BreakerFleet`, which says what each of these does."""
 
@@ -48,11 +65,9 @@ class Fleet(Protocol):
 
     async def acquire(self, breaker: CircuitBreaker) -> FleetLease | None: ...
 
-    async def settle(
+    def settle(
         self, breaker: CircuitBreaker, lease: FleetLease, outcome: str, verdict: Verdict
-    ) -> bool | None: ...
-
-    def release_soon(self, breaker: CircuitBreaker, lease: FleetLease) -> None: ...
+    ) -> asyncio.Future[bool | None]: ...
 
     async def prove(self, breaker: CircuitBreaker) -> None: ...
 
@@ -76,7 +91,7 @@ class CircuitBreaker:
         self.dependency = dependency or name
         self.tally = tally or Tally()
         self.fleet: Fleet | None = None
-        self._metric_name = family or name
+        self.metric_name = family or name
         self._monotonic = time.monotonic if clock is SYSTEM_CLOCK else clock.monotonic
         self._uniform = uniform
         self._slow_after = policy.slow_call_seconds or 0.0
@@ -222,7 +237,7 @@ class CircuitBreaker:
             self._abandon(view, lease)
             raise
         finally:
-            PROBE_SECONDS.labels(self._metric_name).observe(self._monotonic() - started)
+            PROBE_SECONDS.labels(self.metric_name).observe(self._monotonic() - started)
         await self._settle(view, lease, "ok", IGNORED)
         return result
 
@@ -266,12 +281,13 @@ class CircuitBreaker:
         """`outcome`: ok, fail, or release for a probe that tells nothing."""
         counted = None
         if isinstance(lease, FleetLease) and self.fleet is not None:
-            counted = await self.fleet.settle(self, lease, outcome, verdict)
+            counted = await asyncio.shield(self.fleet.settle(self, lease, outcome, verdict))
         self._finish(view, lease, outcome, verdict, counted=counted)
 
     def _abandon(self, view: View, lease: object) -> None:
         if isinstance(lease, FleetLease) and self.fleet is not None:
-            self.fleet.release_soon(self, lease)
+            with suppress(RuntimeError):
+                self.fleet.settle(self, lease, "release", IGNORED)
         self._finish(view, lease, "release", IGNORED, counted=isinstance(lease, FleetLease) or None)
 
     def _finish(self, view: View, lease: object, outcome: str, verdict: Verdict, *, counted: bool | None) -> None:
@@ -321,9 +337,8 @@ class CircuitBreaker:
             growth = rounds = rounds + 1
             jitter = self.policy.jitter * self._uniform()
         seconds = rules.reopen_seconds(self.policy, growth, hold_seconds=verdict.hold_seconds, jitter=jitter)
-        self._open(
-            seconds, why=rules.because("probe failed", verdict.cause), failures=self._failure_count, rounds=rounds
-        )
+        why = rules.because("probe failed", verdict.cause)
+        self._open(seconds, why=why, failures=self._failure_count, rounds=rounds)
         transition_log.reopened(self.name, self.view)
 
     def _close(self) -> None:

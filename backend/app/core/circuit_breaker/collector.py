@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.core.circuit_breaker.breaker import CircuitBreaker
 from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
-from app.core.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, State
+from app.core.circuit_breaker.rules import State
 
 
 class BreakerCollector(Collector):
@@ -25,23 +26,13 @@ class BreakerCollector(Collector):
         rejections = CounterMetricFamily(f"{prefix}_rejections", "Calls refused by an open circuit", labels=["name"])
         calls = CounterMetricFamily(f"{prefix}_calls", "Calls made, by outcome", labels=["name", "outcome"])
         for breaker in self._breakers:
-            keyed = isinstance(breaker, KeyedCircuitBreakers)
-            name = f"{breaker.name}:*" if keyed else breaker.name
-            for state, count in _count_states(breaker).items():
-                states.add_metric([name, state], count)
-                transitions.add_metric([name, state], breaker.tally.transitions[state])
-            rejections.add_metric([name], breaker.tally.rejected)
+            name, tally = breaker.metric_name, breaker.tally
+            members = breaker.breakers() if isinstance(breaker, KeyedCircuitBreakers) else [breaker]
+            found = Counter(member.view.state for member in members)
+            for state in State:
+                states.add_metric([name, state], found[state])
+                transitions.add_metric([name, state], tally.transitions[state])
+            rejections.add_metric([name], tally.rejected)
             for outcome in ("ok", "failed", "ignored", "late", "slow"):
-                calls.add_metric([name, outcome], getattr(breaker.tally, outcome))
+                calls.add_metric([name, outcome], getattr(tally, outcome))
         return (states, transitions, rejections, calls)
-
-
-def _count_states(breaker: CircuitBreaker | KeyedCircuitBreakers) -> Mapping[State, int]:
-    counts = dict.fromkeys(State, 0)
-    if isinstance(breaker, CircuitBreaker):
-        counts[breaker.snapshot().state] = 1
-        return counts
-    for snapshot in breaker.snapshots():
-        counts[snapshot.state] += 1
-    counts[CLOSED] = len(breaker) - counts[OPEN] - counts[HALF_OPEN]  # the list leaves out most of these
-    return counts

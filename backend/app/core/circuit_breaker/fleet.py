@@ -8,7 +8,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
@@ -16,12 +16,11 @@ from typing import Any, TypeVar
 from prometheus_client import Counter, Gauge
 
 from app.core.circuit_breaker import transition_log, wire
-from app.core.circuit_breaker.breaker import CircuitBreaker
+from app.core.circuit_breaker.breaker import CircuitBreaker, FleetLease
 from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
+from app.core.circuit_breaker.local import NOTHING, Delta
 from app.core.circuit_breaker.outcomes import IGNORED, Verdict
-from app.core.circuit_breaker.permits import FleetLease
-from app.core.circuit_breaker.rules import Counts
-from app.core.circuit_breaker.states import CLOSED, HALF_OPEN, UNKNOWN, State, View
+from app.core.circuit_breaker.rules import CLOSED, HALF_OPEN, UNKNOWN, Counts, State, View
 from app.core.circuit_breaker.wire import Keys, micros, read_answer
 from app.core.errors import Unavailable
 from app.core.failure_words import one_line
@@ -122,7 +121,7 @@ class BreakerFleet:
 
     async def leave(self) -> None:
         """The circuits are this process's own again; what was still under way is waited for. Idempotent."""
-        self._lost()
+        self._follow(up=False)
         members: list[CircuitBreaker | KeyedCircuitBreakers] = [*self._breakers.values(), *self._families.values()]
         for member in members:
             if member.fleet is self:
@@ -155,15 +154,15 @@ class BreakerFleet:
         except Unavailable as exc:
             if self.up:
                 logger.warning("circuit breakers: Redis is away, deciding locally", extra={"reason": str(exc)})
-            self._lost()
+            self._follow(up=False)
             return None
 
-    async def _ask(self, breaker: CircuitBreaker, script: Script, *args: Any) -> tuple[list[int], View] | None:
-        """What a script says of one circuit: its own numbers, and the fleet's state, which the circuit learns."""
+    def _call(self, breaker: CircuitBreaker, script: Script, *args: Any) -> ScriptCall:
         names = [breaker.name, self._keys.channel, self._replica_id]
-        return await self._carry_out(breaker, (script, self._keys.of(breaker.name), [*names, *args]))
+        return script, self._keys.of(breaker.name), [*names, *args]
 
-    async def _carry_out(self, breaker: CircuitBreaker, call: ScriptCall) -> tuple[list[int], View] | None:
+    async def _ask(self, breaker: CircuitBreaker, call: ScriptCall) -> tuple[list[int], View] | None:
+        """What a script says of one circuit: its own numbers, and the fleet's state, which the circuit learns."""
         asked = breaker.fleet_view.version
         answer = await self._answer(self._door.run(*call, within_seconds=self._timings.answer_seconds))
         return None if answer is None else self._read(breaker, answer, asked)
@@ -178,11 +177,6 @@ class BreakerFleet:
         if breaker is not None:
             self._tell(breaker, told, asked)
 
-    def _learn_rows(self, rows: Iterable[Sequence[bytes]], asked: Mapping[str, tuple[int, int]]) -> None:
-        for row in rows:
-            name, told = wire.read_row(row, self._now())
-            self._learn(name, told, asked.get(name))
-
     def _tell(self, breaker: CircuitBreaker, told: View, asked: tuple[int, int] | None) -> None:
         """The fleet's state: a message (`asked` is `None`), or the answer to a question."""
         if not breaker.learn(told, asked=asked):
@@ -194,16 +188,10 @@ class BreakerFleet:
         if told.who != self._replica_id:
             transition_log.told(breaker.name, told)
 
-    def _found(self) -> None:
-        """Redis has answered with everything that a replica must know to follow the fleet."""
-        self.up = True
-        FLEET_UP.set(1)
-        logger.info("circuit breakers: following the fleet", extra={"replica": self._replica_id})
-
-    def _lost(self) -> None:
-        """Redis is away, or this replica leaves: it decides by itself."""
-        self.up = False
-        FLEET_UP.set(0)
+    def _follow(self, *, up: bool) -> None:
+        """Follow the fleet, or decide alone."""
+        self.up = up
+        FLEET_UP.set(up)
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """It goes on when its caller is cancelled; `leave` waits for it."""
@@ -223,10 +211,10 @@ class BreakerFleet:
     async def _report(self, breaker: CircuitBreaker) -> None:
         """Until everything is told: what happens while a report is under way travels with the next one."""
         try:
-            if breaker.fleet_view.version == UNKNOWN.version:
-                await self._learn_first(breaker)
-            while (call := self._report_call(breaker, successes=False)) is not None:
-                answer = await self._carry_out(breaker, call)
+            if breaker.fleet_view.version == UNKNOWN.version:  # what is told then counts for nothing: learn it first
+                await self._ask(breaker, self._report_call(breaker, NOTHING))
+            while (delta := breaker.delta(successes=False)) is not None:
+                answer = await self._ask(breaker, self._report_call(breaker, delta))
                 if answer is None:
                     return
                 self._reported(breaker, *answer)
@@ -234,18 +222,7 @@ class BreakerFleet:
             self._reporting.discard(breaker)
             breaker.announce()
 
-    async def _learn_first(self, breaker: CircuitBreaker) -> None:
-        """What the fleet thinks of a circuit that has not heard of it yet."""
-        (call,) = self._keys.read_calls([breaker.name])
-        asked = {breaker.name: breaker.fleet_view.version}
-        rows = await self._answer(self._door.run(*call, within_seconds=self._timings.answer_seconds))
-        self._learn_rows(rows or (), asked)
-
-    def _report_call(self, breaker: CircuitBreaker, *, successes: bool) -> ScriptCall | None:
-        """`None` if there is nothing to tell."""
-        delta = breaker.delta(successes=successes)
-        if delta is None:
-            return None
+    def _report_call(self, breaker: CircuitBreaker, delta: Delta) -> ScriptCall:
         args = [
             breaker.name, self._keys.channel, *breaker.fleet_view.version, self._replica_id,
             delta.calls, delta.failed, delta.slow, delta.after, micros(delta.hold_seconds),
@@ -275,9 +252,9 @@ class BreakerFleet:
 
     async def _acquire(self, breaker: CircuitBreaker) -> FleetLease | None:
         policy, lease = breaker.policy, secrets.token_hex(8)
-        ttl = micros(policy.probe_lease_seconds)
+        limits = micros(policy.probe_lease_seconds), policy.max_probes, policy.success_threshold
         try:
-            answer = await self._ask(breaker, wire.ACQUIRE, lease, ttl, policy.max_probes, policy.success_threshold)
+            answer = await self._ask(breaker, self._call(breaker, wire.ACQUIRE, lease, *limits))
         finally:
             self._asking.discard(breaker)
         if answer is None:
@@ -295,24 +272,21 @@ class BreakerFleet:
         if (lease := await asking) is not None:
             await self._settle(breaker, lease, "release", IGNORED)
 
-    async def settle(self, breaker: CircuitBreaker, lease: FleetLease, outcome: str, verdict: Verdict) -> bool | None:
-        """Did the outcome count? `None`: the fleet is out of reach. Goes on when the caller is cancelled."""
-        return await asyncio.shield(self._spawn(self._settle(breaker, lease, outcome, verdict)))
-
-    def release_soon(self, breaker: CircuitBreaker, lease: FleetLease) -> None:
-        """Give the permit back without waiting for it."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return  # a coroutine that is destroyed after its loop has ended
-        self._spawn(self._settle(breaker, lease, "release", IGNORED))
+    def settle(
+        self, breaker: CircuitBreaker, lease: FleetLease, outcome: str, verdict: Verdict
+    ) -> asyncio.Future[bool | None]:
+        """Did the outcome count? `None`: the fleet is out of reach. Begun at once, whether it is waited for or not.
+        Raises `RuntimeError` where no event loop runs: in a coroutine that is destroyed after its loop has ended."""
+        asyncio.get_running_loop()
+        return self._spawn(self._settle(breaker, lease, outcome, verdict))
 
     async def _settle(self, breaker: CircuitBreaker, lease: FleetLease, outcome: str, verdict: Verdict) -> bool | None:
         policy = breaker.policy
-        answer = await self._ask(
+        call = self._call(
             breaker, wire.SETTLE, *lease, outcome, micros(verdict.hold_seconds), micros(policy.open_seconds),
             micros(policy.max_open_seconds), policy.jitter * random.random(), policy.success_threshold, verdict.cause,
         )  # fmt: skip
+        answer = await self._ask(breaker, call)
         if answer is None:
             return None
         (settled, changed), told = answer
@@ -326,7 +300,7 @@ class BreakerFleet:
 
     async def prove(self, breaker: CircuitBreaker) -> None:
         """The dependency was seen well: make the fleet's circuit half open, if it is open."""
-        answer = await self._ask(breaker, wire.PROVE)
+        answer = await self._ask(breaker, self._call(breaker, wire.PROVE))
         if answer is None:
             return
         (changed,), told = answer
@@ -341,12 +315,16 @@ class BreakerFleet:
         """Tell what the fleet does not know yet and read every state, in one round trip. False: Redis is away."""
         async with self._syncing:
             timings, returning = self._timings, not self.up
-            if returning:
-                for breaker in self._all():
+            followed = self._followed()
+            told: list[tuple[CircuitBreaker, ScriptCall]] = []
+            for breaker in self._all():
+                if returning:
                     breaker.seen.forget()  # what was seen alone is never replayed
-            told = [] if returning else self._successes()
+                elif breaker.name not in followed:
+                    breaker.seen.forget_successes()
+                elif len(told) < wire.MAX_LISTED and (delta := breaker.delta(successes=True)) is not None:
+                    told.append((breaker, self._report_call(breaker, delta)))
             asked = {breaker.name: breaker.fleet_view.version for breaker in self._all()}
-            followed = [breaker.name for breaker in self._all() if self._is_followed(breaker)]
             calls = [*(call for _, call in told), *self._keys.read_calls(followed, self._families)]
             seconds = timings.join_seconds if returning else timings.answer_seconds
             load = wire.SCRIPTS if returning else ()  # Redis may not know them
@@ -356,26 +334,19 @@ class BreakerFleet:
             for (breaker, _), answer in zip(told, answers, strict=False):
                 self._reported(breaker, *self._read(breaker, answer, asked[breaker.name]))
             if returning:
-                self._found()
-            self._learn_rows(chain.from_iterable(answers[len(told) :]), asked)
+                self._follow(up=True)
+                logger.info("circuit breakers: following the fleet", extra={"replica": self._replica_id})
+            for row in chain.from_iterable(answers[len(told) :]):
+                name, view = wire.read_row(row, self._now())
+                self._learn(name, view, asked.get(name))
             self.share = 1 / max(1, self._count_replicas())
             return True
 
-    def _successes(self) -> list[tuple[CircuitBreaker, ScriptCall]]:
-        """Reports of circuits without trouble of late. Those of keyed ones are sent only while failures count."""
-        told = []
-        for breaker in self._all():
-            if not self._is_followed(breaker):
-                breaker.seen.forget_successes()
-            elif (call := self._report_call(breaker, successes=True)) is not None:
-                told.append((breaker, call))
-            if len(told) >= wire.MAX_LISTED:
-                break
-        return told
-
-    def _is_followed(self, breaker: CircuitBreaker) -> bool:
-        """Is it read by name with every resync?"""
-        return breaker.name in self._breakers or breaker.fleet_view.is_in_trouble
+    def _followed(self) -> dict[str, CircuitBreaker]:
+        """By name: all but the keyed ones that are well for the fleet. Each resync tells their successes and reads
+        their states."""
+        troubled = (breaker for breaker in self._all() if breaker.fleet_view.is_in_trouble)
+        return self._breakers | {breaker.name: breaker for breaker in troubled}
 
     async def run(self) -> None:
         """Listen and resync until cancelled."""

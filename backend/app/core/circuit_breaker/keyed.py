@@ -6,9 +6,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from app.core.circuit_breaker.breaker import CircuitBreaker, Fleet
-from app.core.circuit_breaker.observations import Tally
-from app.core.circuit_breaker.rules import BreakerPolicy
-from app.core.circuit_breaker.states import CLOSED, Snapshot
+from app.core.circuit_breaker.local import Tally
+from app.core.circuit_breaker.rules import CLOSED, BreakerPolicy, Snapshot
 from app.core.clock import SYSTEM_CLOCK, Clock
 
 MAX_KEYS = 10_000
@@ -33,6 +32,7 @@ class KeyedCircuitBreakers:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.name = name
+        self.metric_name = f"{name}:*"
         self.tally = Tally()
         self._policy = policy
         self._dependency = dependency or name
@@ -73,7 +73,7 @@ class KeyedCircuitBreakers:
             dependency=self._dependency,
             clock=self._clock,
             tally=self.tally,
-            family=f"{self.name}:*",
+            family=self.metric_name,
         )
         breaker.attach(self.fleet)
         return breaker

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from app.core.circuit_breaker.rules import Counts, Rule, rule_of
-from app.core.circuit_breaker.states import CLOSED, HALF_OPEN, OPEN, View
+from app.core.circuit_breaker.rules import CLOSED, HALF_OPEN, OPEN, Counts, Rule, View, rule_of
 
 logger = logging.getLogger("app.core.circuit_breaker")
 

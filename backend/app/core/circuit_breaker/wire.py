@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from app.core.circuit_breaker.rules import BreakerPolicy
-from app.core.circuit_breaker.states import CLOSED, State, View
+from app.core.circuit_breaker.rules import CLOSED, BreakerPolicy, State, View
 from app.core.redis.door import ScriptCall
 from app.core.redis.script import Script
 
