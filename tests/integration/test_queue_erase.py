@@ -7,8 +7,12 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from app.core.queue import Event
-from tests.support.queue_kit import Replicas, claim_one, event, ids
+from app.core.clock import SYSTEM_CLOCK
+from app.core.queue import Event, QueueUnavailable
+from app.core.queue.erasure import Erasure
+from app.core.redis.door import Door, DoorTimings
+from app.localhost.servers import Valkey
+from tests.support.queue_kit import Replicas, claim_one, event, eventually, ids
 
 
 @pytest.fixture
@@ -71,3 +75,31 @@ async def test_dead_letters_are_found_by_what_they_say(replicas: Replicas) -> No
     erased = await queue.erase([], [], lambda letter: b"33612345678" in letter.event.payload)
     assert erased.dead_letters == 150
     assert (await queue.stats()).dead == 300
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["any", "first"])
+async def test_what_a_person_writes_after_a_failed_erasure_stays_when_a_frozen_server_wakes(
+    replicas: Replicas, valkey: Valkey, *, first: bool
+) -> None:
+    """Also the first one of a process, which cannot know the server's time."""
+    queue = replicas.queue(door=Door(replicas.client(), timings=DoorTimings(answer_seconds=0.3)))
+    other = replicas.queue()
+    shards = queue._shards
+    erasure = Erasure(shards, queue.dead_letters, SYSTEM_CLOCK)
+    await other.put([event("ada", "a1")])
+    await queue.stats()  # the connection is open: what is sent waits in the server's buffer
+    if not first:
+        await erasure.mailboxes(["another"])
+    before = await replicas.calls()
+    valkey.pause()
+    with pytest.raises(QueueUnavailable):
+        await erasure.mailboxes(["ada"])
+    valkey.resume()
+
+    async def late_call_ran() -> bool:
+        return await replicas.calls() > before
+
+    await eventually(late_call_ran)
+    assert (await other.stats()).pending == 1
+    await erasure.mailboxes(["ada"])
+    assert erasure.erased.event_ids == ["a1"]

@@ -2,17 +2,24 @@
 queue_erase: forget mailboxes whole, also those that a worker holds, and ids of events seen.
 
 KEYS[1]  prefix of the shard's keys, carrying its hash tag
-ARGV     1 how many mailboxes · 2… their names, then ids of events
-Returns  {claims that were broken, ids seen that are forgotten, {the id of each event that is gone, …}}
+ARGV     1 server time in ms from which on the caller does not wait for this reply any more, 0 unknown
+         2 how many mailboxes · 3… their names, then ids of events
+Returns  {now ms, claims that were broken, ids seen that are forgotten, {the id of each event that is gone, …}}
+         {now ms} alone: too late, see queue_put
 
 Invariant  see queue_put, queue_dead. The first write frees memory (ZREM), see queue_claim.
-Steps, for each mailbox
+Steps
+  0 too late: forget nothing. The caller has been told that this failed, and what the person has written since would go
+then, for each mailbox
   1 its lease ends, its token dies: what its holder says from now on changes nothing
   2 its events go, with the marks of their ids; depth, held and weight are counted off
   3 its place in the schedule goes, and its group's if that was the last
 then the marks of the ids.
 ]]
-local prefix, boxes = KEYS[1], tonumber(ARGV[1])
+local prefix, boxes = KEYS[1], tonumber(ARGV[2])
+local time = redis.call("TIME")
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if now >= tonumber(ARGV[1]) then return {now} end
 local broken, forgotten, gone = 0, 0, {}
 
 local function count_off(field, amount)
@@ -51,7 +58,7 @@ local function leave_schedule(box)
   end
 end
 
-for i = 2, boxes + 1 do
+for i = 3, boxes + 2 do
   local box = ARGV[i]
   broken = broken + redis.call("ZREM", prefix .. "lease", box)
   for _, hash in ipairs({"own", "first", "wait", "att", "weight"}) do redis.call("HDEL", prefix .. hash, box) end
@@ -60,7 +67,7 @@ for i = 2, boxes + 1 do
   leave_schedule(box)
   empty(box)
 end
-for i = boxes + 2, #ARGV do
+for i = boxes + 3, #ARGV do
   forgotten = forgotten + redis.call("DEL", prefix .. "d:" .. ARGV[i])
 end
-return {broken, forgotten, gone}
+return {now, broken, forgotten, gone}

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from app.core.clock import Clock
 from app.core.queue.dead_letters import DeadLetters
-from app.core.queue.events import DeadLetter
-from app.core.queue.shards import Shards
+from app.core.queue.events import DeadLetter, QueueUnavailable
+from app.core.queue.server_clock import ServerClock
+from app.core.queue.shards import RETRY_AFTER_SECONDS, Shards
 from app.core.redis.door import literal
 from app.core.redis.script import Script
 
@@ -16,6 +18,8 @@ ERASE = Script("queue_erase", prelude="queue_dead")
 MAX_MAILBOXES = 50
 """In one call; each holds 1,000 events at most."""
 MAX_IDS = 1000
+TRIES = 3
+"""The first one learns the server's time; another one follows if its clock went ahead meanwhile."""
 PAGE = 200
 SCAN_PAGE = 1000
 
@@ -36,9 +40,11 @@ class Erased:
 class Erasure:
     """One of them, step by step; see `Queue.erase`. `erased`: what is gone so far."""
 
-    def __init__(self, shards: Shards, dead_letters: DeadLetters) -> None:
+    def __init__(self, shards: Shards, dead_letters: DeadLetters, clock: Clock) -> None:
         self._shards = shards
         self._dead_letters = dead_letters
+        self._clock = clock
+        self._servers = [ServerClock() for _ in range(len(shards))]
         self.erased = Erased()
 
     async def mailboxes(self, names: Sequence[str]) -> None:
@@ -80,10 +86,24 @@ class Erasure:
                 return
 
     async def _call(self, shard: int, args: Sequence[object]) -> None:
-        broken, forgotten, gone = await self._shards.call(ERASE, shard, args)
+        broken, forgotten, gone = await self._in_time(shard, args)
         self.erased.claims += broken
         self.erased.marks += forgotten
         self.erased.event_ids += [event_id.decode() for event_id in gone]
+
+    async def _in_time(self, shard: int, args: Sequence[object]) -> tuple[int, int, list[bytes]]:
+        """With a deadline in the server's time: one that was frozen forgets nothing when it wakes."""
+        server, asked = self._servers[shard], self._clock.monotonic()
+        deadline = asked + self._shards.patience_seconds
+        for _ in range(TRIES):
+            call = (server.at(deadline), *args)
+            now_ms, *found = await self._shards.call(ERASE, shard, call, timeout_seconds=max(0.0, deadline - asked))
+            answered = self._clock.monotonic()
+            server.learn(now_ms, asked=asked, answered=answered)
+            if found:
+                return found[0], found[1], found[2]
+            asked = answered
+        raise QueueUnavailable("queue", "erase: no time was left", retry_after=RETRY_AFTER_SECONDS)
 
 
 def _chunks(items: Sequence[bytes] | Sequence[str], size: int) -> Iterator[Sequence[bytes] | Sequence[str]]:

@@ -419,7 +419,7 @@ class Queue:
         """Forget these mailboxes whole, held ones too, the marks of these ids of events, and the dead letters that
         `is_about` names. Reads all dead letters. `separator`: ids of events may have it, and more, behind them; then
         the names of all keys are read. To repeat it does no harm; after an error a part may be gone."""
-        erasure = Erasure(self._shards, self.dead_letters)
+        erasure = Erasure(self._shards, self.dead_letters, self._clock)
         await erasure.mailboxes(mailboxes)
         await erasure.ids(ids)
         if separator is not None:
