@@ -26,6 +26,7 @@ from app.services.handover_notices import HandoverNotices
 from app.services.journal import Journal
 from app.services.media_retention import MediaRetention
 from app.services.outbox_relay import OutboxRelay
+from app.services.outbox_watch import OutboxWatch
 from app.services.overflow import OverflowDrain
 from app.services.retention import Retention
 from app.services.search_index import SearchIndex
@@ -79,26 +80,19 @@ def start_loops(replica: Replica, outside: Outside) -> None:
             cache.cleanup()  # what has expired need not wait until its room is wanted
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
-    async def audit() -> None:
-        while True:
-            replica.supervisor.beat("audit")
-            await asyncio.sleep(AUDIT_SECONDS)
-            try:
-                await outside.queue.audit()
-                await outside.events.audit()
-            except Unavailable as exc:
-                logger.warning("audit failed", extra={"reason": str(exc)})
-
     start("heartbeat", heartbeat)
     start("silence_watch", replica.services.silence.run)
     if replica.inbox is not None:
         start("inbox_mover", replica.when_fit(replica.inbox.run))
     start("circuit_breakers", outside.breakers.run)
     start("cache_relay", replica.when_fit(_cache_relay(replica, outside).run))
-    watch = partial(replica.account_watch.run, partial(replica.supervisor.beat, "account_watch"))
-    start("account_watch", replica.when_fit(watch))
-    note_uses = partial(replica.services.keys.run, partial(replica.supervisor.beat, "api_key_uses"))
-    start("api_key_uses", replica.when_fit(note_uses))
+    once_fit = {
+        "account_watch": replica.account_watch.run,
+        "outbox_watch": OutboxWatch(outside.store).run,
+        "api_key_uses": replica.services.keys.run,
+    }
+    for name, loop in once_fit.items():
+        start(name, replica.when_fit(partial(loop, partial(replica.supervisor.beat, name))))
     rounds = partial(_health_rounds(replica, outside).run, partial(replica.supervisor.beat, "account_health"))
     start("account_health", replica.when_fit(rounds), beat_within_seconds=BEAT_WITHIN_SECONDS)
     if replica.settings.whatsapp_phone_id:
@@ -108,11 +102,22 @@ def start_loops(replica: Replica, outside: Outside) -> None:
         start("worker", replica.worker.loop.run, beat_within_seconds=STUCK_SECONDS)
         start("lease_renewal", replica.worker.loop.renew)
         start("caretaker", _caretaker(replica, outside).run)
-        start("audit", audit, beat_within_seconds=3 * AUDIT_SECONDS)
+        start("audit", partial(_audit, replica, outside), beat_within_seconds=3 * AUDIT_SECONDS)
     if replica.event_worker is not None:
         start("event_worker", replica.event_worker.loop.run, beat_within_seconds=STUCK_SECONDS)
         start("event_lease_renewal", replica.event_worker.loop.renew)
         start("outbox_relay", replica.when_fit(_outbox_relay(replica, outside).run))
+
+
+async def _audit(replica: Replica, outside: Outside) -> None:
+    while True:
+        replica.supervisor.beat("audit")
+        await asyncio.sleep(AUDIT_SECONDS)
+        try:
+            await outside.queue.audit()
+            await outside.events.audit()
+        except Unavailable as exc:
+            logger.warning("audit failed", extra={"reason": str(exc)})
 
 
 def _caretaker(replica: Replica, outside: Outside) -> Caretaker:

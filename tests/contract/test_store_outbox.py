@@ -287,6 +287,17 @@ async def test_very_many_are_moved_again_page_by_page(scene: Scene, sql: asyncpg
     assert await unmoved(scene) == [(event, (endpoint.id,)) for event in ids]
 
 
+async def test_the_oldest_that_was_not_moved_tells_how_long_it_waits(scene: Scene, sql: asyncpg.Connection) -> None:
+    await listen(scene)
+    await sql.execute("delete from outbox")
+    assert await scene.store.outbox_oldest_seconds() == 0
+    await scene.receive(message(), message())
+    await sql.execute("update outbox set created_at = now() - interval '10 minutes' where life is null")
+    assert 600 <= await scene.store.outbox_oldest_seconds() < 660
+    await scene.store.outbox_moved([event for event, _ in await unmoved(scene)], life="one")
+    assert await scene.store.outbox_oldest_seconds() == 0
+
+
 async def test_what_no_endpoint_wants_any_more_goes(scene: Scene, sql: asyncpg.Connection) -> None:
     endpoint = await listen(scene)
     await scene.receive()

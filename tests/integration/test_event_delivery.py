@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 import orjson
 import pytest
+from prometheus_client import REGISTRY
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from app import wiring
@@ -32,6 +33,7 @@ from app.localhost.servers import Valkey
 from app.services.dead_letters import DeadLetterList, view
 from app.services.event_worker import EventPolicy, EventWorker
 from app.services.outbox_relay import OutboxRelay, group_of
+from app.services.outbox_watch import OutboxWatch
 from tests.support.patience import Within
 from tests.support.queue_kit import eventually
 from tests.support.receiving import HANG, Receivers, receivers
@@ -375,8 +377,15 @@ async def test_while_redis_is_away_events_wait_in_the_database(exchange: Exchang
     ids = await exchange.tell(3, conversation())
     await asyncio.sleep(1.5)  # time itself: longer than the relay looks away
     assert exchange.outside.ids("/a") == first
+    # What the alert reads, on any replica: the one that moves them cannot tell.
+    await OutboxWatch(exchange.store).look()
+    waiting = REGISTRY.get_sample_value("chorus_outbox_oldest_seconds")
+    assert waiting is not None
+    assert waiting > 1.4
     valkey.start()
     assert await exchange.outside.until("/a", 4, timeout_seconds=15) == first + ids
+    await OutboxWatch(exchange.store).look()
+    assert REGISTRY.get_sample_value("chorus_outbox_oldest_seconds") == 0
 
 
 async def test_a_receiver_that_was_down_catches_up_in_order_as_soon_as_it_is_back(

@@ -641,6 +641,9 @@ class SqlStore(Store):
     async def outbox_next(self, *, limit: int) -> OutboxPage:
         return _OUTBOX_PAGE.validate_python(await self._call("outbox_next", limit=limit))
 
+    async def outbox_oldest_seconds(self) -> float:
+        return float(await self._call("outbox_oldest"))
+
     async def outbox_moved(self, ids: Sequence[str], *, life: str, held: Sequence[tuple[str, str]] = ()) -> None:
         pairs = [{"event_id": event, "endpoint_id": endpoint} for event, endpoint in held]
         await self._call("outbox_moved", ids=ids, life=life, held=pairs)

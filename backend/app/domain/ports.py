@@ -927,6 +927,10 @@ class OutboxStore(Protocol):
         """The oldest events that are not in the queue yet. What no endpoint wants is deleted."""
         ...
 
+    async def outbox_oldest_seconds(self) -> float:
+        """Since the oldest event that is not in the queue yet; 0 if all are."""
+        ...
+
     async def outbox_moved(self, ids: Sequence[str], *, life: str, held: Sequence[tuple[str, str]] = ()) -> None:
         """They are in the queue of that life, except for the pairs (event, endpoint) in `held`, which wait for room."""
         ...

@@ -16,9 +16,6 @@ import hashlib
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
-
-from prometheus_client import Gauge
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
@@ -45,10 +42,6 @@ EVENT_KIND = "event"
 """The first part of the mailboxes' names."""
 
 EVENTS_QUEUE = QueueMetrics("chorus_events_queue")
-OUTBOX_OLDEST_SECONDS = Gauge(
-    "chorus_outbox_oldest_seconds",
-    "Age of the oldest event that was not moved into the queue, on the replica that moves",
-)
 
 
 class OutboxRelay:
@@ -99,7 +92,6 @@ class OutboxRelay:
                 await self._lease.release()
 
     def _rest(self) -> None:
-        OUTBOX_OLDEST_SECONDS.set(0)
         self._life = ""
 
     async def _move_for(self, seconds: float) -> None:
@@ -116,8 +108,6 @@ class OutboxRelay:
         """Move a page, and what was held back. Returns whether there may be more. Raises `Unavailable`,
         `LeaseLost`."""
         page = await self._store.outbox_next(limit=self._page)
-        now = datetime.now(UTC)
-        OUTBOX_OLDEST_SECONDS.set(max((now - row.created_at).total_seconds() for row in page.rows) if page.rows else 0)
         if not page.rows and not page.held:
             return page.seen >= self._page
         if await self._queue.life() != self._life:
