@@ -71,7 +71,8 @@ def set_limit(name: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -> Non
     """Of the HTTP clients. They keep the limits that they have made for the life of the process: neither are those of
     other tests taken, nor are these left to them."""
     monkeypatch.setattr(http_client, name, seconds)
-    monkeypatch.setattr(http_client, "_timeout", http_client._timeout.__wrapped__)
+    made_anew = getattr(http_client._timeout, "__wrapped__", http_client._timeout)
+    monkeypatch.setattr(http_client, "_timeout", made_anew)
 
 
 async def read_request(reader: asyncio.StreamReader) -> tuple[str, dict[str, str], bytes]:
