@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, Sett
 
 from app.core.egress import Egress
 from app.core.errors import SettingsError
-from app.core.redis.url import RedisUrl, option_problem
+from app.core.redis.url import RedisUrl
 from app.core.secrets import (
     STORED_TOKEN,
     SecretError,
@@ -182,8 +182,6 @@ def _redis_problems(**urls: str | None) -> dict[str, str]:
         try:
             if url:
                 RedisUrl.parse(url)
-                if problem := option_problem(url):
-                    problems[name] = problem
         except ValueError as exc:
             problems[name] = str(exc)
     return problems

@@ -52,7 +52,6 @@ from app.core.metrics import tell_build
 from app.core.queue import Queue
 from app.core.redis.client import is_cluster
 from app.core.redis.door import Door, DoorTimings
-from app.core.redis.info import trouble
 from app.core.resilience import ResiliencePolicy
 from app.core.secrets import TokenCipher
 from app.core.sessions import Sessions
@@ -99,6 +98,7 @@ from app.services.probes import TROUBLE, Dependency, Proof
 from app.services.proofs import Proofs
 from app.services.queue_view import QueueView
 from app.services.receipts import Receipts
+from app.services.redis_health import describe, trouble
 from app.services.rehearsal import Rehearsal
 from app.services.schema_gate import SchemaGate
 from app.services.session_service import SessionService
@@ -551,7 +551,7 @@ def _health(
     async def probe_redis() -> Mapping[str, object]:
         channel = "trusted" if cache.stats().trusted else "lost"
         needs_aof = settings.redis_durability is RedisDurability.AOF
-        about = await outside.control.describe(needs_aof=needs_aof)
+        about = await describe(outside.control, needs_aof=needs_aof)
         outside.uptime.answered("redis")
         try:
             await outside.queue.probe()

@@ -12,6 +12,7 @@ from app.core.fleet.probe_board import ProbeBoard
 from app.core.redis.client import Redis, connect
 from app.core.redis.door import Door
 from app.services.probes import Dependency, Prober
+from app.services.redis_health import describe
 
 REPLICAS = 5
 
@@ -76,7 +77,7 @@ async def test_redis_away_is_said() -> None:
 
 
 async def test_the_state_of_redis_is_told_in_full(redis: Redis) -> None:
-    about = await Door(redis).describe()
+    about = await describe(Door(redis))
     assert (about["role"], about["persistence"], about["aof_last_write"]) == ("master", "aof", "ok")
     assert about["eviction"] == "noeviction"
     assert about["memory"]["used_bytes"] > 0

@@ -21,6 +21,7 @@ from app.main import create_app
 from app.sandbox import webhooks as wa
 from app.sandbox.app import running_sandbox
 from app.sandbox.config import SandboxConfig
+from app.services.redis_health import describe
 from tests.support.redis_topologies import Cluster, Guarded, client
 from tests.support.serving import APP_SECRET, OPERATOR_KEY, OutsideWorld, served, settings_of
 
@@ -176,6 +177,6 @@ async def test_a_cluster_that_is_away_is_an_unavailable_redis(valkey_url: str) -
     try:
         # A busy machine may take more than a second to connect to three servers.
         patient = Door(there, timings=DoorTimings(answer_seconds=20.0))
-        assert (await patient.describe())["eviction"] == "noeviction"
+        assert (await describe(patient))["eviction"] == "noeviction"
     finally:
         await there.aclose()

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from app.core.errors import SettingsError
-from app.core.redis.info import DURABLE, about_server
 from app.doctor.checkup import _unsafe
+from app.services.redis_health import DURABLE, about_redis
 from app.settings import Settings
 from tests.support.serving import settings_of
 
@@ -20,7 +20,9 @@ def settings(**more: Any) -> Settings:
 
 
 def findings(rests_on: str, info: dict[str, Any], *, fsync: str | None = None, **more: Any) -> dict[str, str]:
-    about = about_server({"maxmemory_policy": "noeviction", "maxmemory": 2**30, "used_memory": 0} | info)
+    about = about_redis(
+        [{"maxmemory_policy": "noeviction", "maxmemory": 2**30, "used_memory": 0} | info], is_cluster=False
+    )
     wanted = settings(redis_durability=rests_on, **DATABASE, **more)
     return {finding.subject: finding.state for finding in _unsafe(wanted, about, fsync)}
 
@@ -62,5 +64,5 @@ def test_fsync_is_a_matter_of_the_append_only_file() -> None:
 
 @pytest.mark.parametrize(("needs_aof", "durable"), [(True, 0), (False, 1)])
 def test_the_alert_stays_silent_where_no_append_only_file_is_needed(*, needs_aof: bool, durable: int) -> None:
-    about_server({"aof_enabled": 0}, needs_aof=needs_aof)
+    about_redis([{"aof_enabled": 0}], is_cluster=False, needs_aof=needs_aof)
     assert DURABLE._value.get() == durable

@@ -96,7 +96,7 @@ async def _with_shared_cache(act: Callable[[Cache, SharedTier], Awaitable[T]]) -
         click.get_current_context().meta[REDIS_IN_USE] = ("REDIS_CACHE_URL", url)
     async with AsyncExitStack() as stack:
         # Asked first: joining a fleet whose Redis is away is no error, and its later calls only know that it is.
-        await open_door(url, stack).measure(tries=0)
+        await open_door(url, stack).ask("PING", urgent=True)
     cache = Cache()
     async with join_fleet(cache, url, namespace=settings.redis_namespace) as shared:
         first: Unavailable | None = None

@@ -20,11 +20,13 @@ from app.doctor.namespace_check import SUBJECT, check_namespace
 from app.doctor.upstream_checks import check_gemini, check_whatsapp
 from app.domain.errors import ConfigurationError
 from app.domain.models import Json
+from app.services.redis_health import describe
 from app.settings import Durability, Env, RedisDurability, Settings, file_problems, misspelt_settings
 from app.wiring import open_door
 
 REDIS_TIMEOUT_SECONDS = 5.0
 SLOW_REDIS_SECONDS = 0.05
+PINGS = 3
 """A webhook promises its answer within a second and makes one round trip, an answer makes about ten."""
 
 
@@ -94,8 +96,8 @@ async def _redis(settings: Settings, stack: AsyncExitStack) -> list[Finding]:
     url = settings.redis_url or ""
     door = open_door(url, stack, answer_seconds=REDIS_TIMEOUT_SECONDS)
     try:
-        about = await door.describe()
-        fsync = await door.configured("appendfsync")
+        about = await describe(door)
+        fsync = await _fsync(door)
         findings = [await _round_trip("redis", door, about)]
     except Unavailable as exc:
         cause = of_redis(exc, url)
@@ -111,18 +113,30 @@ async def _redis(settings: Settings, stack: AsyncExitStack) -> list[Finding]:
     return [*findings, *_unsafe(settings, about, fsync)]
 
 
+async def _fsync(door: Door) -> str | None:
+    """`None` where CONFIG is not allowed (managed providers)."""
+    try:
+        values = await door.ask("CONFIG GET", "appendfsync", urgent=True)
+    except Unavailable:
+        return None
+    found = values.get("appendfsync")
+    return None if found is None else str(found)
+
+
 async def _redis_cache(url: str, stack: AsyncExitStack) -> list[Finding]:
     """It may forget and evict as it likes."""
     door = open_door(url, stack, answer_seconds=REDIS_TIMEOUT_SECONDS)
     try:
-        return [await _round_trip("redis cache", door, await door.describe())]
+        return [await _round_trip("redis cache", door, await describe(door))]
     except Unavailable as exc:
         cause = of_redis(exc, url, "REDIS_CACHE_URL")
         return [Finding("redis cache", "bad", cause.said, cause.mend)]
 
 
 async def _round_trip(subject: str, door: Door, about: Mapping[str, object]) -> Finding:
-    seconds = await door.measure()
+    for _ in range(PINGS):
+        await door.ask("PING", urgent=True)
+    seconds = door.round_trip_seconds
     detail = f"{about['version']}, {about['role']}, round trip {seconds * 1000:.1f} ms"
     if seconds > SLOW_REDIS_SECONDS:
         return Finding(subject, "warn", detail, "bring it closer: webhooks and answers wait for it")

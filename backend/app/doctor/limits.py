@@ -51,7 +51,7 @@ def check_limits(settings: Settings) -> Iterator[Finding]:
 
 
 def check_connections(settings: Settings, about: Json, *, alive: int) -> Iterator[Finding]:
-    """`about`: what Redis tells of itself (core/redis/info.py); `alive`: replicas that use it."""
+    """`about`: what Redis tells of itself (services/redis_health.py); `alive`: replicas that use it."""
     most = about.get("max_clients")
     wanted = max(1, alive) * (settings.worker_concurrency + OTHER_CONNECTIONS)
     if most is not None and most < wanted:

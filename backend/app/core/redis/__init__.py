@@ -5,10 +5,10 @@
     await door.run(Script("pace"), [key], [arg])
     await door.aclose()
 
-    door          every command and script; bounds, cancels and translates      url      REDIS_URL in all its forms
-    subscription  one channel on a connection of its own                        info     what INFO says, for /health
-    script        Lua scripts from core/lua/, run by their digest               trouble  what went wrong, in words
-    client        redis-py's clients, built                                     corrections  what redis-py gets wrong
+    door          every command and script; bounds, cancels and translates      url          REDIS_URL in all its forms
+    subscription  one channel on a connection of its own                        trouble      what went wrong, in words
+    script        Lua scripts from core/lua/, run by their digest               client       redis-py's clients, built
+                                                                                corrections  what redis-py gets wrong
 
 Nothing is imported here: `app/settings.py` reads URLs without loading redis-py.
 """

@@ -15,8 +15,8 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 from redis.asyncio import Redis, RedisCluster
@@ -207,9 +207,11 @@ class ClusterClient(RedisCluster):
 
     async def _in_turn(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         async with self._turns:
-            with _translated():
+            try:
                 await self.know_the_slots()
                 return await super().execute_command(*args, **kwargs)
+            except (RedisClusterException, AttributeError, KeyError, RuntimeError) as exc:
+                raise RedisConnectionError(redis_words(exc)) from exc
 
     async def aclose(self) -> None:
         """Also when the map of slots has just become invalid, where redis-py believes that nothing is open."""
@@ -223,14 +225,6 @@ class ClusterClient(RedisCluster):
             async with self._mapping:
                 if self._initialize:
                     await self.initialize()
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (RedisClusterException, AttributeError, KeyError, RuntimeError) as exc:
-        raise RedisConnectionError(redis_words(exc)) from exc
 
 
 def behind_sentinel(where: RedisUrl, options: dict[str, Any]) -> Redis:

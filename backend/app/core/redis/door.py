@@ -26,7 +26,7 @@ import asyncio
 import copy
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -37,7 +37,6 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from app.core.errors import Unavailable
 from app.core.redis.client import connect
 from app.core.redis.corrections import ClusterClient, NotConnected, PatientPool
-from app.core.redis.info import about_cluster, about_server
 from app.core.redis.script import Script
 from app.core.redis.subscription import Subscription
 from app.core.redis.trouble import redis_words
@@ -190,35 +189,13 @@ class Door:
 
     # --- what the server says of itself ---
 
-    async def describe(self, *, needs_aof: bool = True) -> dict[str, Any]:
-        """Role, persistence, eviction, memory and replication in one round trip, for /health and `chorus doctor`. On a
-        Cluster each primary is asked, and the worst answer told. `needs_aof=False`: a server without an append-only
-        file counts as durable in the metrics. Always asks. Raises `Unavailable`."""
+    async def info(self) -> list[Mapping[str, Any]]:
+        """What INFO says: the server, or each primary of a Cluster. Always asks. Raises `Unavailable`."""
         if isinstance(self._client, RedisCluster):
-            info = self._client.info
-            nodes = await self.bounded(lambda: info(target_nodes=RedisCluster.PRIMARIES), urgent=True)
-            return about_cluster(list(nodes.values()), needs_aof=needs_aof)
-        return about_server(await self.ask("INFO", urgent=True), needs_aof=needs_aof)
-
-    async def measure(self, *, tries: int = 3) -> float:
-        """Seconds: the shortest of some PINGs on an open connection. Always asks. Raises `Unavailable`."""
-        shortest = math.inf
-        for _ in range(tries + 1):
-            started = time.perf_counter()
-            await self.bounded(self._client.ping, urgent=True)
-            shortest = min(shortest, time.perf_counter() - started)
-        return shortest
-
-    async def configured(self, name: str) -> str | None:
-        """A server setting, `None` where CONFIG is not allowed (managed providers). Raises `Unavailable`."""
-        try:
-            values = await self.bounded(self._client.config_get, name, urgent=True)
-        except Unavailable as exc:
-            if isinstance(exc.__cause__, ResponseError):
-                return None
-            raise
-        found = {_text(key): value for key, value in values.items()}.get(name)
-        return None if found is None else _text(found)
+            ask_all = self._client.info
+            nodes = await self.bounded(lambda: ask_all(target_nodes=RedisCluster.PRIMARIES), urgent=True)
+            return list(nodes.values())
+        return [await self.ask("INFO", urgent=True)]
 
     # --- the door itself ---
 
@@ -320,7 +297,3 @@ def _words(exc: Exception, seconds: float) -> str:
     if isinstance(exc, TimeoutError) and not str(exc):
         return f"no answer within {seconds:.3g} s"
     return redis_words(exc)
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

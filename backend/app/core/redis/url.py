@@ -23,25 +23,27 @@ from app.core.url_credentials import credentials_problem
 SENTINEL_PORT = 26379
 REDIS_PORT = 6379
 _DATABASE = re.compile(r"(\d+/?)?", re.ASCII)
-_TLS_SCHEMES = {"redis": False, "rediss": True}
-
-
-_WHOLE_NUMBERS = frozenset({"db", "health_check_interval", "max_connections", "socket_read_size"})
-_SECONDS = frozenset({"socket_connect_timeout", "socket_timeout"})
-_MAY_BE_0 = frozenset({"db", "health_check_interval"})
-_CHOICES = {
-    "protocol": ("2", "3"),
-    "ssl_cert_reqs": ("none", "optional", "required"),
-    "ssl_min_version": ("769", "770", "771", "772"),
-}
-"""The last are those of `ssl.TLSVersion`: TLS 1.0 to 1.3."""
-_VERIFY_FLAGS = frozenset({"ssl_exclude_verify_flags", "ssl_include_verify_flags"})
-_WORDS = frozenset({
+_SCHEMES = ("redis", "rediss")
+_WHOLE = r"\d+", "a whole number"
+_WHOLE_ABOVE_0 = r"0*[1-9]\d*", "a whole number above 0"
+_ABOVE_0 = r"(?=.*[1-9])(?:\d+\.?\d*|\.\d+)", "a number above 0"
+_FLAG = "|".join(ssl.VerifyFlags.__members__)
+_FLAGS = rf"\[?\s*(?:{_FLAG})(?:\s*,\s*(?:{_FLAG}))*\s*\]?", "names of ssl.VerifyFlags"
+_VALUES = {
+    "db": _WHOLE, "health_check_interval": _WHOLE,
+    "max_connections": _WHOLE_ABOVE_0, "socket_read_size": _WHOLE_ABOVE_0,
+    "socket_connect_timeout": _ABOVE_0, "socket_timeout": _ABOVE_0,
+    "protocol": ("[23]", "2 or 3"),
+    "ssl_cert_reqs": ("none|optional|required", "none, optional or required"),
+    "ssl_min_version": ("769|77[0-2]", "769 to 772 (TLS 1.0 to 1.3)"),
+    "ssl_exclude_verify_flags": _FLAGS, "ssl_include_verify_flags": _FLAGS,
+}  # fmt: skip
+"""What redis-py would only trip over when it connects, or read nothing with: a pattern, and the same in words."""
+_OPTIONS = _VALUES.keys() | {
     "client_name", "legacy_responses", "password", "retry_on_timeout", "sentinel_password", "sentinel_username",
     "socket_keepalive", "ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_certfile", "ssl_check_hostname",
     "ssl_ciphers", "ssl_keyfile", "ssl_password", "username",
-})  # fmt: skip
-_OPTIONS = _WHOLE_NUMBERS | _SECONDS | _CHOICES.keys() | _VERIFY_FLAGS | _WORDS
+}  # fmt: skip
 """What may stand behind `?` (redis-py 8.1, `URL_QUERY_ARGUMENT_PARSERS` and the arguments of its connections)."""
 _OF_SENTINEL = frozenset({"sentinel_password", "sentinel_username"})
 _NOT_OF_CLUSTER = frozenset({"retry_on_timeout", "ssl_ca_path", "ssl_password"})
@@ -70,40 +72,25 @@ class RedisUrl:
         base, _, kind = scheme.partition("+")
         if not colon or not rest or scheme == "":
             raise ValueError("is not a URL, such as redis://127.0.0.1:6379/0")
-        if scheme == "unix":
-            return _socket(url)
-        if base not in _TLS_SCHEMES or kind not in {"", Topology.SENTINEL, Topology.CLUSTER}:
+        if scheme != "unix" and (base not in _SCHEMES or kind not in {"", Topology.SENTINEL, Topology.CLUSTER}):
             raise ValueError("must start with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
         if problem := credentials_problem(url, tolerated="@%"):  # redis-py reads these two as they are
             raise ValueError(problem)
-        topology = Topology(kind) if kind else Topology.SINGLE
-        place, question, query = rest.partition("?")
-        authority, _, path = place.partition("/")
-        credentials, at, names = authority.rpartition("@")
-        hosts = _hosts(names, SENTINEL_PORT if topology is Topology.SENTINEL else REDIS_PORT)
-        if len(hosts) > 1 and topology is Topology.SINGLE:
-            raise ValueError("names several hosts; that needs redis+sentinel:// or redis+cluster://")
-        service = ""
-        if topology is Topology.SENTINEL:
-            service, _, path = path.partition("/")
-            if not service:
-                raise ValueError("names no service: redis+sentinel://host:26379/<service>")
-        if topology is Topology.CLUSTER and path not in {"", "0"}:
-            raise ValueError("names a database; a cluster has only database 0")
-        if not _DATABASE.fullmatch(path):  # redis-py would take database 0, or put the digits together
-            raise ValueError("has no number of a database behind the last /, as in redis://127.0.0.1:6379/0")
-        host, port = hosts[0]
-        plain = f"{base}://{credentials}{at}{_bracketed(host)}:{port}/{path}{question}{query}"
-        return cls(topology, hosts, plain, service)
+        where = _socket(url) if scheme == "unix" else _servers(base, Topology(kind or "single"), rest)
+        if problem := _option_problem(url, where):
+            raise ValueError(problem)
+        return where
 
 
-def option_problem(url: str) -> str | None:
-    """What redis-py would trip over behind `?` when it connects; `None` if nothing. Raises as `RedisUrl.parse`."""
-    where = RedisUrl.parse(url)
+def _option_problem(url: str, where: RedisUrl) -> str | None:
+    """What redis-py would trip over behind `?` when it connects; `None` if nothing."""
     database = "" if url.startswith("unix") else urlsplit(where.plain).path.strip("/")
     for name, value in parse_qsl(url.partition("?")[2], keep_blank_values=True):
-        if problem := _misplaced(name, url, where.topology) or _value_problem(name, value):
+        pattern, words = _VALUES.get(name, (".*", ""))
+        if problem := _misplaced(name, url, where.topology):
             return problem
+        if not re.fullmatch(pattern, value, re.ASCII | re.DOTALL):
+            return f"takes {words} as {name}, nothing else"
         if name == "db" and where.topology is Topology.CLUSTER and value.strip("0"):
             return "names a database; a cluster has only database 0"
         if name == "db" and database not in {"", value}:
@@ -125,29 +112,32 @@ def _misplaced(name: str, url: str, topology: Topology) -> str | None:
     return None
 
 
-def _value_problem(name: str, value: str) -> str | None:
-    number = value.replace(".", "", 1) if name in _SECONDS else value
-    if name in _WHOLE_NUMBERS | _SECONDS:
-        if not (number.isascii() and number.isdecimal()):
-            return f"has no {'whole ' if name in _WHOLE_NUMBERS else ''}number as {name}"
-        if not number.strip("0") and name not in _MAY_BE_0:
-            return f"has 0 as {name}, with which nothing is read"
-    if name in _CHOICES and value not in _CHOICES[name]:
-        return f"takes {', '.join(_CHOICES[name])} as {name}, nothing else"
-    if name in _VERIFY_FLAGS:
-        unknown = {flag.strip() for flag in value.strip("[]").split(",")} - ssl.VerifyFlags.__members__.keys()
-        if unknown:
-            return f"has a flag as {name} that does not exist: {sorted(unknown)[0][:40]}"
-    return None
-
-
 def _socket(url: str) -> RedisUrl:
-    if problem := credentials_problem(url, tolerated="@%"):
-        raise ValueError(problem)
     authority, _, path = url.partition("://")[2].partition("?")[0].partition("/")
     if authority.rpartition("@")[2] or not path:
         raise ValueError("names no socket by its whole path, as in unix:///run/redis.sock")
     return RedisUrl(Topology.SINGLE, (), url)
+
+
+def _servers(base: str, topology: Topology, rest: str) -> RedisUrl:
+    place, question, query = rest.partition("?")
+    authority, _, path = place.partition("/")
+    credentials, at, names = authority.rpartition("@")
+    hosts = _hosts(names, SENTINEL_PORT if topology is Topology.SENTINEL else REDIS_PORT)
+    if len(hosts) > 1 and topology is Topology.SINGLE:
+        raise ValueError("names several hosts; that needs redis+sentinel:// or redis+cluster://")
+    service = ""
+    if topology is Topology.SENTINEL:
+        service, _, path = path.partition("/")
+        if not service:
+            raise ValueError("names no service: redis+sentinel://host:26379/<service>")
+    if topology is Topology.CLUSTER and path not in {"", "0"}:
+        raise ValueError("names a database; a cluster has only database 0")
+    if not _DATABASE.fullmatch(path):  # redis-py would take database 0, or put the digits together
+        raise ValueError("has no number of a database behind the last /, as in redis://127.0.0.1:6379/0")
+    host, port = hosts[0]
+    plain = f"{base}://{credentials}{at}{_bracketed(host)}:{port}/{path}{question}{query}"
+    return RedisUrl(topology, hosts, plain, service)
 
 
 def _hosts(names: str, default_port: int) -> tuple[tuple[str, int], ...]:

@@ -1,4 +1,4 @@
-"""What INFO says, in the few words that /health, `chorus doctor` and the alerts need."""
+"""What a Redis server says of itself, in the few words that /health, `chorus doctor` and the alerts need."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 from prometheus_client import Gauge
 
+from app.core.redis.door import Door
+
 MEMORY_USED = Gauge("chorus_redis_memory_used_bytes", "Redis' used_memory; of a cluster the fullest primary's")
 MEMORY_MAX = Gauge("chorus_redis_memory_max_bytes", "Redis' maxmemory; 0: no limit")
 REPLICAS = Gauge("chorus_redis_replicas", "Replicas of the primary; of a cluster the fewest of any primary")
@@ -16,35 +18,28 @@ DURABLE = Gauge(
     "1: nothing is evicted, and the append-only file is on and its last write went well, or durability does not rest on"
     " it (REDIS_DURABILITY)",
 )
-
-
 NEARLY_FULL = 0.9
 
 
-def about_server(info: Mapping[str, Any], *, needs_aof: bool = True) -> dict[str, Any]:
-    """One server's INFO in the words of /health. Sets the gauges."""
-    about = _about(info)
-    _count(about, needs_aof=needs_aof)
+async def describe(door: Door, *, needs_aof: bool = True) -> dict[str, Any]:
+    """See `about_redis`. Asks also while Redis is known to be away. Raises `Unavailable`."""
+    return about_redis(await door.info(), is_cluster=door.is_cluster, needs_aof=needs_aof)
+
+
+def about_redis(infos: Sequence[Mapping[str, Any]], *, is_cluster: bool, needs_aof: bool = True) -> dict[str, Any]:
+    """Role, persistence, eviction, memory and replication of the server, or the worst of each of a Cluster's primaries,
+    at least one. Sets the gauges; `needs_aof=False`: a server without an append-only file counts as durable."""
+    nodes = [_about(info) for info in infos]
+    about = _worst(nodes) if is_cluster else nodes[0]
+    MEMORY_USED.set(about["memory"]["used_bytes"])
+    MEMORY_MAX.set(about["memory"]["max_bytes"])
+    REPLICAS.set(about["replication"].get("replicas", 0))
+    DURABLE.set(not any(_losses(about, needs_aof=needs_aof)))
     return about
 
 
-def _about(info: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "version": info.get("valkey_version") or info.get("redis_version"),
-        "role": info.get("role"),
-        "persistence": "aof" if info.get("aof_enabled") else "rdb or none",
-        "aof_last_write": info.get("aof_last_write_status"),
-        "eviction": info.get("maxmemory_policy"),
-        "memory": _memory(info),
-        "replication": _replication(info),
-        "loading": bool(info.get("loading")),
-        "clients": info.get("connected_clients"),
-        "max_clients": info.get("maxclients"),
-    }
-
-
 def trouble(about: Mapping[str, Any], *, needs_aof: bool = True) -> str | None:
-    """What is wrong with a server that answers, in words; of `about_server` or `about_cluster`."""
+    """What is wrong with a server that answers, in words."""
     found = [*_losses(about, needs_aof=needs_aof)]
     ratio = about["memory"]["used_ratio"]
     if ratio is not None and ratio >= NEARLY_FULL:
@@ -62,16 +57,30 @@ def _losses(about: Mapping[str, Any], *, needs_aof: bool) -> Iterator[str]:
         yield "the last write of the append-only file failed: a restart loses accepted messages"
 
 
-def about_cluster(infos: Sequence[Mapping[str, Any]], *, needs_aof: bool = True) -> dict[str, Any]:
-    """The same for all primaries of a Cluster, at least one: of each figure the worst. Sets the gauges."""
-    nodes = [_about(info) for info in infos]
+def _about(info: Mapping[str, Any]) -> dict[str, Any]:
+    """One server's INFO."""
+    used, limit = info.get("used_memory", 0), info.get("maxmemory", 0)
+    return {
+        "version": info.get("valkey_version") or info.get("redis_version"),
+        "role": info.get("role"),
+        "persistence": "aof" if info.get("aof_enabled") else "rdb or none",
+        "aof_last_write": info.get("aof_last_write_status"),
+        "eviction": info.get("maxmemory_policy"),
+        "memory": {"used_bytes": used, "max_bytes": limit, "used_ratio": round(used / limit, 3) if limit else None},
+        "replication": _replication(info),
+        "loading": bool(info.get("loading")),
+        "clients": info.get("connected_clients"),
+        "max_clients": info.get("maxclients"),
+    }
 
+
+def _worst(nodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     def worst(name: str, good: str) -> Any:
         return next((node[name] for node in nodes if node[name] != good), good)
 
     fullest = max(nodes, key=lambda node: (node["memory"]["used_ratio"] or 0, node["memory"]["used_bytes"]))
     behind = [node["replication"].get("behind_bytes") for node in nodes]
-    about = fullest | {
+    return fullest | {
         "role": "cluster",
         "primaries": len(nodes),
         "persistence": worst("persistence", "aof"),
@@ -84,13 +93,6 @@ def about_cluster(infos: Sequence[Mapping[str, Any]], *, needs_aof: bool = True)
         "loading": any(node["loading"] for node in nodes),
         "max_clients": min((node["max_clients"] for node in nodes if node["max_clients"] is not None), default=None),
     }
-    _count(about, needs_aof=needs_aof)
-    return about
-
-
-def _memory(info: Mapping[str, Any]) -> dict[str, Any]:
-    used, limit = info.get("used_memory", 0), info.get("maxmemory", 0)
-    return {"used_bytes": used, "max_bytes": limit, "used_ratio": round(used / limit, 3) if limit else None}
 
 
 def _replication(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,10 +104,3 @@ def _replication(info: Mapping[str, Any]) -> dict[str, Any]:
     replicas = [value for name, value in info.items() if re.fullmatch(r"slave\d+", name) and isinstance(value, Mapping)]
     behind = max((offset - replica.get("offset", 0) for replica in replicas), default=None)
     return {"replicas": info.get("connected_slaves", 0), "behind_bytes": behind}
-
-
-def _count(about: Mapping[str, Any], *, needs_aof: bool) -> None:
-    MEMORY_USED.set(about["memory"]["used_bytes"])
-    MEMORY_MAX.set(about["memory"]["max_bytes"])
-    REPLICAS.set(about["replication"].get("replicas", 0))
-    DURABLE.set(not any(_losses(about, needs_aof=needs_aof)))
