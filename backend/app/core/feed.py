@@ -64,10 +64,11 @@ class FeedLimits:
     """The readers of one must leave room to those of the others."""
     most_pending: int = 5000
     """Events that wait for Redis; more become resets."""
-    together: int = 64
-    """Events in one call."""
-    between_seconds: float = 0.1
-    """From the end of a call to the next one."""
+    together: int = 120
+    """Events in one call; fewer than a turn of the subscription takes, and than a reader may be behind."""
+    between_seconds: float = 0.25
+    """From the end of a call to the next one: a call, and a write to each reader, cost as much as many events. Half of
+    what people may wait for a message."""
     answer_seconds: float = 1.0
     check_seconds: float = 1.0
     first_pause_seconds: float = 0.1

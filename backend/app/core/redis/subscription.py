@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from app.core.errors import Unavailable
 from app.core.redis.trouble import redis_words
 
-BURST = 64
+BURST = 128
 """Messages heard in one turn of the loop: what is in the buffer is read without giving way."""
 
 
