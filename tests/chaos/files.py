@@ -6,9 +6,12 @@ import asyncio
 import itertools
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import asyncpg
 
 import app.sandbox
 from app.sandbox import webhooks as wa
@@ -49,8 +52,9 @@ class Sender:
 
 
 async def files_fetched_once_when_killed(world: ChaosWorld) -> None:
-    """A replica is killed while it asks where one file is, reads another, asks the model about a third and has the
-    answer about a fourth: each is answered once, and no file that was read to its end is read again."""
+    """A replica is killed while it asks where one file is, reads another, asks the model about a third, has the answer
+    about a fourth, and has kept a fifth without having said so: each is answered once, and no file that was read to its
+    end is read again."""
     senders, stage, sandbox = Sender(world, world.businesses[0]), Stage(world), world.sandbox
     await stage.begin_with_closed_circuit()
     before = (await sandbox.summary())["last_seq"]
@@ -69,7 +73,10 @@ async def files_fetched_once_when_killed(world: ChaosWorld) -> None:
         sent.append(await senders.photo())
         await sandbox.wait(1, kind="send", state="answered", after=before)
         await asyncio.sleep(0.2)  # time itself: the refusal is recorded, and the next try is a second away
-        await asyncio.to_thread(world.fleet.replicas[0].kill)
+        async with no_file_is_settled(world) as gate:
+            sent.append(await senders.photo())
+            await gate.until_one_waits()
+            await asyncio.to_thread(world.fleet.replicas[0].kill)
     for fault in faults:
         await sandbox.remove_fault(fault)
     await world.restart(0)
@@ -78,11 +85,64 @@ async def files_fetched_once_when_killed(world: ChaosWorld) -> None:
     await world.until_quiet(QUIET_SECONDS)
     read = Counter(entry["text"] for entry in await sandbox.record(kind="download", processed="true", after=before))
     if read != Counter(source_id for _, source_id in sent):
-        raise Broken(f"of 4 files {len(read)} were read, the most read one {max(read.values(), default=0)} times")
+        raise Broken(
+            f"of {len(sent)} files {len(read)} were read, the most read one {max(read.values(), default=0)} times"
+        )
     for person, _ in sent:
         answers = await sandbox.record(kind="send", processed="true", to=person.wa_id)
         if len(answers) != 1:
             raise Broken(f"{len(answers)} answers to one photo")
+
+
+class Gate:
+    """Holds back every call that says that a file is kept: what it says is not committed."""
+
+    TURN = 4711
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    async def close(self) -> None:
+        await self._connection.execute(
+            f"""select pg_advisory_lock({self.TURN});
+            create function public.wait_at_the_gate() returns trigger language plpgsql as
+            $$ begin perform pg_advisory_xact_lock({self.TURN}); return new; end $$;
+            create trigger gate before update on media for each row
+            when (new.state = 'kept' and old.state <> 'kept') execute function public.wait_at_the_gate()"""
+        )
+
+    async def until_one_waits(self) -> None:
+        async with asyncio.timeout(10):
+            while not await self._waiting():
+                await asyncio.sleep(0.02)
+
+    async def open(self) -> None:
+        """The server does not notice that a client is gone while its call waits for a lock, and would carry it out."""
+        for backend in await self._waiting():
+            await self._connection.execute("select pg_terminate_backend($1)", backend)
+        await self._connection.execute(
+            f"""select pg_advisory_unlock({self.TURN});
+            drop trigger gate on media; drop function public.wait_at_the_gate()"""
+        )
+
+    async def _waiting(self) -> list[int]:
+        waits = "select pid from pg_locks where locktype = 'advisory' and objid = $1 and not granted"
+        return [row["pid"] for row in await self._connection.fetch(waits, self.TURN)]
+
+
+@asynccontextmanager
+async def no_file_is_settled(world: ChaosWorld) -> AsyncIterator[Gate]:
+    """In the block. What waits when it ends was said by a worker that is dead by then."""
+    connection = await asyncpg.connect(world.servers.database_url)
+    try:
+        gate = Gate(connection)
+        await gate.close()
+        try:
+            yield gate
+        finally:
+            await gate.open()
+    finally:
+        await connection.close()
 
 
 async def hanging_files(world: ChaosWorld, *, seconds: float = 15.0) -> Fairness:
