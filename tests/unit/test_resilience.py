@@ -10,6 +10,7 @@ from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker, CircuitBreak
 from app.core.deadline import Deadline
 from app.core.errors import DeadlineExceeded, Unavailable
 from app.core.resilience import BulkheadFull, ResiliencePolicy
+from app.core.slots import Slots
 from tests.support.fakes import FakeClock
 
 
@@ -26,7 +27,7 @@ def breaker(clock) -> CircuitBreaker:
 @pytest.fixture
 def make(clock, breaker):
     def make(**options):
-        defaults = {"breaker": breaker, "attempt_timeout_seconds": 5.0, "max_attempts": 3, "max_concurrent": 2}
+        defaults = {"breaker": breaker, "attempt_timeout_seconds": 5.0, "max_attempts": 3, "slots": Slots(2)}
         return ResiliencePolicy("x", clock=clock, uniform=lambda: 1.0, **(defaults | options))
 
     return make
@@ -112,9 +113,9 @@ async def test_the_callers_own_timeout_error_is_not_mistaken_for_ours(make, brea
         await make().call(call, deadline=Deadline.after(60))
 
 
-async def test_calls_above_the_bulkhead_wait_their_turn_then_give_up_without_blame(make, breaker, clock, monkeypatch):
-    monkeypatch.setattr("app.core.resilience.BULKHEAD_WAIT_SECONDS", 0.02)
-    policy = make(max_concurrent=1)
+async def test_calls_above_the_bulkhead_wait_their_turn_then_give_up_without_blame(make, breaker, clock):
+    slots = Slots(1)
+    policy = make(slots=slots, patience_seconds=0.02)
     release = asyncio.Event()
 
     async def unexpected():
@@ -126,12 +127,12 @@ async def test_calls_above_the_bulkhead_wait_their_turn_then_give_up_without_bla
         await policy.call(unexpected, deadline=Deadline.after(60))
     assert clock.slept == [], "it has waited already"
     assert breaker.tally.failed == 0
-    monkeypatch.setattr("app.core.resilience.BULKHEAD_WAIT_SECONDS", 60)
+    patient = make(slots=slots, patience_seconds=60)
 
     async def quick():
         return "done"
 
-    waiting = asyncio.create_task(policy.call(quick, deadline=Deadline.after(60)))
+    waiting = asyncio.create_task(patient.call(quick, deadline=Deadline.after(60)))
     await asyncio.sleep(0)
     release.set()
     assert await waiting == "done"
@@ -139,7 +140,7 @@ async def test_calls_above_the_bulkhead_wait_their_turn_then_give_up_without_bla
 
 
 async def test_cancelling_frees_the_slot_and_blames_nobody(make, breaker):
-    policy = make(max_concurrent=1)
+    policy = make(slots=Slots(1))
     for _ in range(3):
         task = asyncio.create_task(policy.call(forever, deadline=Deadline.after(60)))
         await asyncio.sleep(0.01)
@@ -238,7 +239,7 @@ async def test_calls_under_way_are_silent_since_the_oldest_began_or_the_last_one
 
 async def test_a_look_goes_past_the_circuit_and_the_bulkhead_once(make, breaker):
     breaker.force_open(who="test", why="test")
-    policy = make(max_concurrent=1, attempt_timeout_seconds=0.01)
+    policy = make(slots=Slots(1), attempt_timeout_seconds=0.01)
     looks = 0
 
     async def fails():

@@ -166,7 +166,6 @@ def database_policy(
         breaker=breaker,
         attempt_timeout_seconds=attempt_timeout_seconds,
         max_attempts=max_attempts,
-        max_concurrent=max_concurrent,
         slots=slots,
         patience_seconds=PATIENCE_SECONDS,
         classify=_classify,

@@ -43,6 +43,7 @@ from app.core.http_client import (
 )
 from app.core.resilience import ResiliencePolicy
 from app.core.retry import is_unavailable
+from app.core.slots import Slots
 from app.domain.errors import ModelRefused, Unavailable
 from app.domain.models import BotProfile, Generation, Json, Prompt, Turn
 from app.domain.text import whole_sentences
@@ -135,7 +136,7 @@ class GeminiModel:
                 breaker=breaker,
                 attempt_timeout_seconds=ATTEMPT_SECONDS,
                 max_attempts=3,
-                max_concurrent=max_concurrent,
+                slots=Slots(max_concurrent),
                 classify=_classify,
                 retry_if=_may_repeat,
                 clock=clock,

@@ -16,6 +16,7 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
 from app.core.http_client import GetClient, HttpError, get_http_client, request
 from app.core.resilience import ResiliencePolicy
+from app.core.slots import Slots
 from app.domain.errors import Unauthenticated, Unavailable
 from app.domain.identifiers import is_member_id
 from app.domain.models import Json, User
@@ -69,7 +70,7 @@ class SupabaseTokenVerifier:
             breaker=breaker or auth_circuit("keys"),
             attempt_timeout_seconds=FETCH_SECONDS / 2,
             max_attempts=2,
-            max_concurrent=1,
+            slots=Slots(1),
         )
 
     async def verify(self, token: str) -> User:

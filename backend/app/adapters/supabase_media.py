@@ -18,6 +18,7 @@ from app.core.deadline import Deadline
 from app.core.errors import Overloaded, Unavailable
 from app.core.http_client import AsyncClient, is_network_error, is_pool_full
 from app.core.resilience import ResiliencePolicy
+from app.core.slots import Slots
 from app.domain.errors import NotFound
 from app.domain.ports import MediaStore
 
@@ -45,7 +46,7 @@ class SupabaseMediaStore(MediaStore):
             breaker=CircuitBreaker(DEPENDENCY, BreakerPolicy(5, 5.0, max_open_seconds=30.0)),
             attempt_timeout_seconds=ATTEMPT_SECONDS,
             max_attempts=3,
-            max_concurrent=MAX_CALLS,
+            slots=Slots(MAX_CALLS),
             patience_seconds=CALL_SECONDS,
         )
 

@@ -52,7 +52,6 @@ class SupabaseSignIn:
             breaker=auth_circuit("sign_in"),
             attempt_timeout_seconds=SECONDS,
             max_attempts=1,
-            max_concurrent=MAX_CONCURRENT,
             slots=Slots(MAX_CONCURRENT, per_group=MAX_OF_AN_ADDRESS),
         )
 

@@ -47,6 +47,7 @@ from app.core.http_client import (
 from app.core.resilience import ResiliencePolicy
 from app.core.retry import is_unavailable
 from app.core.secrets import SecretError, TokenCipher
+from app.core.slots import Slots
 from app.domain.errors import (
     AccountRejected,
     InvalidInput,
@@ -149,7 +150,7 @@ class WhatsAppMessenger:
             breaker=breaker,
             attempt_timeout_seconds=ATTEMPT_SECONDS,
             max_attempts=3,
-            max_concurrent=max_concurrent,
+            slots=Slots(max_concurrent),
             classify=_classify,
             timed_out=lambda seconds: SendAmbiguous(f"no answer within {seconds:.1f} s"),
             clock=clock,
@@ -160,7 +161,7 @@ class WhatsAppMessenger:
             breaker=self._media_breaker,
             attempt_timeout_seconds=MEDIA_SECONDS,
             max_attempts=3,
-            max_concurrent=MEDIA_CONCURRENT,
+            slots=Slots(MEDIA_CONCURRENT),
             patience_seconds=MEDIA_TOTAL_SECONDS,
             classify=_classify_media,
             retry_if=_may_fetch_again,
@@ -171,7 +172,7 @@ class WhatsAppMessenger:
             breaker=breaker,
             attempt_timeout_seconds=MEDIA_SECONDS,
             max_attempts=3,
-            max_concurrent=MEDIA_CONCURRENT,
+            slots=Slots(MEDIA_CONCURRENT),
             classify=_classify,
             clock=clock,
         )

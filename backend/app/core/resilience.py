@@ -23,7 +23,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
-from app.core.circuit_breaker import IGNORED, CircuitBreaker, Classify, Verdict, default_classify
+from app.core.circuit_breaker import CircuitBreaker, Classify, default_classify
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.deadline import Deadline
 from app.core.errors import DeadlineExceeded, Overloaded, Unavailable
@@ -59,7 +59,7 @@ class ResiliencePolicy:
 
     `classify`: which errors the breaker counts · `retry_if`: which are repeated · `timed_out(seconds)`: the error for
     an attempt that ran out of time, for those who may not call that "unavailable" because it may have had an effect.
-    `slots`: the bulkhead, where calls of different ranks and groups share one; else `max_concurrent` places for all.
+    `slots`: the bulkhead · `patience_seconds`: most that a call waits there for its turn.
     """
 
     def __init__(
@@ -69,9 +69,8 @@ class ResiliencePolicy:
         breaker: CircuitBreaker,
         attempt_timeout_seconds: float,
         max_attempts: int,
-        max_concurrent: int,
-        slots: Slots | None = None,
-        patience_seconds: float | None = None,
+        slots: Slots,
+        patience_seconds: float = BULKHEAD_WAIT_SECONDS,
         classify: Classify = default_classify,
         retry_if: RetryIf = is_unavailable,
         timed_out: Callable[[float], Exception] | None = None,
@@ -82,11 +81,11 @@ class ResiliencePolicy:
         self._breaker: CircuitBreaker | None = breaker
         self._attempt_timeout_seconds = attempt_timeout_seconds
         self._max_attempts = max_attempts
-        self._slots = slots or Slots(max_concurrent)
+        self._slots = slots
         self._patience_seconds = patience_seconds
         self._rank: Rank | None = None
         self._pulse = Pulse()
-        self._user_classify = classify
+        self._classify = classify
         self._retry_if = retry_if
         self._timed_out = timed_out or self._no_answer
         self._clock = clock
@@ -186,9 +185,8 @@ class ResiliencePolicy:
             self._slots.leave(caller)
 
     async def _wait(self, caller: Caller, deadline: Deadline) -> None:
-        patience = BULKHEAD_WAIT_SECONDS if self._patience_seconds is None else self._patience_seconds
         try:
-            await self._slots.enter(caller, deadline.cap(patience))
+            await self._slots.enter(caller, deadline.cap(self._patience_seconds))
         except TimeoutError as exc:
             raise BulkheadFull(self.dependency, f"{self.dependency}: too many calls at once") from exc
 
@@ -212,9 +210,6 @@ class ResiliencePolicy:
         if seconds < self._attempt_timeout_seconds / 2:
             return DeadlineExceeded(self.dependency, f"{self.dependency}: only {seconds:.1f} s were left")
         return Unavailable(self.dependency, f"{self.dependency}: no answer within {seconds:.1f} s")
-
-    def _classify(self, exc: Exception) -> Verdict:
-        return IGNORED if isinstance(exc, Overloaded) else self._user_classify(exc)
 
     def _may_repeat(self, exc: BaseException) -> bool:
         return not isinstance(exc, BulkheadFull) and self._retry_if(exc)

@@ -31,7 +31,7 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, cast
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+from tenacity import AsyncRetrying, Future, RetryCallState, retry_if_exception
 
 from app.core.circuit_breaker import CircuitBreakerOpenError
 from app.core.clock import SYSTEM_CLOCK, Clock
@@ -141,7 +141,7 @@ def build_retrying(
 
     def wait(state: RetryCallState) -> float:
         backoff = min(max_wait, FIRST_DELAY_SECONDS * 2 ** (state.attempt_number - 1)) * uniform()
-        return float(max(backoff, min_wait, _asked_delay(state)))
+        return float(max(backoff, min_wait, _asked_delay(_error_of(state))))
 
     def stop(state: RetryCallState) -> bool:
         if state.attempt_number >= max_attempts or state.upcoming_sleep > max_delay_seconds:
@@ -162,19 +162,21 @@ def build_retrying(
 
 def _tell(state: RetryCallState) -> None:
     """tenacity's own line, with the error in words that may be logged: `before_sleep_log` writes its whole text."""
-    exc = state.outcome.exception() if state.outcome else None
-    seconds = state.next_action.sleep if state.next_action else 0.0
-    why = "is unknown" if exc is None else f"raised {named(exc)}"
     logger = logging.getLogger(getattr(state.fn, "__module__", None) or __name__)
-    logger.warning("Retrying %s in %.1f seconds as it %s.", state.get_fn_name(), seconds, why)
+    name, seconds, words = state.get_fn_name(), state.upcoming_sleep, named(_error_of(state))
+    logger.warning("Retrying %s in %.1f seconds as it raised %s.", name, seconds, words)
 
 
-def _asked_delay(state: RetryCallState) -> float:
+def _error_of(state: RetryCallState) -> BaseException:
+    """Of the last attempt, which failed: nothing else is repeated."""
+    return cast(BaseException, cast(Future, state.outcome).exception())
+
+
+def _asked_delay(exc: BaseException) -> float:
     """Seconds the upstream asked for, 0 if it did not."""
-    exc = state.outcome.exception() if state.outcome else None
     if isinstance(exc, Unavailable):
         return exc.retry_after or 0.0
-    status = status_error(exc) if exc else None
+    status = status_error(exc)
     return (status[1] if status else None) or 0.0
 
 

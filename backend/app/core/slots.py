@@ -43,8 +43,7 @@ class Caller(NamedTuple):
     group: str = ""
 
 
-_NOBODY = Caller()
-CALLER: ContextVar[Caller] = ContextVar("caller", default=_NOBODY)
+CALLER: ContextVar[Caller] = ContextVar("caller", default=Caller())  # noqa: B039  a tuple: it cannot be changed
 
 
 @contextmanager
@@ -72,14 +71,10 @@ class Slots:
         self._kept = kept
         self._per_rank = per_rank or total
         self._per_group = per_group or total
-        self._taken = 0
+        self.taken = 0
         self._by_rank = [0] * len(Rank)
         self._by_group: Counter[str] = Counter()
         self._waiting: dict[Rank, deque[_Waiting]] = {rank: deque() for rank in Rank}
-
-    @property
-    def taken(self) -> int:
-        return self._taken
 
     @property
     def waiting(self) -> int:
@@ -110,7 +105,7 @@ class Slots:
 
     def leave(self, caller: Caller) -> None:
         """Give the place back to whom it is due."""
-        self._taken -= 1
+        self.taken -= 1
         self._by_rank[caller.rank] -= 1
         if caller.group:
             self._by_group[caller.group] -= 1
@@ -137,11 +132,11 @@ class Slots:
 
     def _has_room(self, rank: Rank) -> bool:
         if rank is Rank.URGENT:
-            return self._taken < self.total
-        return self._taken < self.total - self._kept and self._by_rank[rank] < self._per_rank
+            return self.taken < self.total
+        return self.taken < self.total - self._kept and self._by_rank[rank] < self._per_rank
 
     def _take(self, caller: Caller) -> None:
-        self._taken += 1
+        self.taken += 1
         self._by_rank[caller.rank] += 1
         if caller.group:
             self._by_group[caller.group] += 1
