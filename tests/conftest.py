@@ -176,11 +176,16 @@ def store_url(postgres: Postgres, migrated_template: str) -> Iterator[str]:
     yield from _database(postgres, template=migrated_template)
 
 
+_used_databases: list[str] = []
+
+
 def _database(postgres: Postgres, *, template: str) -> Iterator[str]:
+    """700 tests ask for one: those that are no longer used go with the connection that makes the next. They are copied
+    as files: by way of the log, as is usual, it costs twice the CPU."""
     postgres.start()
     name = f"test_{secrets.token_hex(6)}"
-    # Copied as files: by way of the log, as is usual, it costs twice the CPU, and 700 tests ask for one.
-    postgres.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+    dropped = [f"DROP DATABASE IF EXISTS {used} WITH (FORCE)" for used in _used_databases]
+    postgres.execute(*dropped, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+    _used_databases.clear()
     yield postgres.url_of(name)
-    postgres.start()
-    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    _used_databases.append(name)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.e2e.test_cli import chorus
+from tests.e2e.test_cli import in_here
 from tests.support.replica import Replica, one_replica
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -96,7 +96,7 @@ async def test_a_circuit_forced_on_the_command_line_is_on_record(
     redis_url, database_url = module_stores
     words = ("breakers", "auto", "whatsapp", "--why", "it is back")
     for more in ({"DATABASE_URL": database_url}, {}):  # and where there is no database, it is forced all the same
-        done = await asyncio.to_thread(chorus, tmp_path, *words, REDIS_URL=redis_url, **more)
+        done = await asyncio.to_thread(in_here, tmp_path, *words, REDIS_URL=redis_url, **more)
         assert done.returncode == 0, done.stderr
     entries = (await api("GET", "/admin/audit?limit=20"))["items"]
     (found,) = [entry for entry in entries if entry["subject"] == "whatsapp_api"]

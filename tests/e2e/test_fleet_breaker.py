@@ -12,7 +12,7 @@ import redis
 from tests.support.patience import Within
 from tests.support.world import World
 
-from .test_cli import chorus
+from .test_cli import in_here
 
 
 async def _gemini_calls(world: World) -> int:
@@ -109,7 +109,7 @@ async def test_the_operators_word_from_the_command_line_reaches_every_replica(
 ) -> None:
     async def say(*words: str) -> str:
         url = world.fleet.settings_of_a_replica["REDIS_URL"]
-        result = await asyncio.to_thread(chorus, tmp_path, "breakers", *words, REDIS_URL=url)
+        result = await asyncio.to_thread(in_here, tmp_path, "breakers", *words, REDIS_URL=url)
         assert result.returncode == 0, result.stderr
         return result.stdout
 
