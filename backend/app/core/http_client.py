@@ -436,15 +436,13 @@ async def _exchange(
         # As a stream: httpx would ask four of the headers for what is known here, and copy them all for it.
         given, stream = (*given, _JSON), httpx.ByteStream(orjson.dumps(payload))
     seconds = _timeout(timeout_seconds).as_dict()
-    seconds["write"] = None  # the limit of the whole covers it
+    seconds["read"] = seconds["write"] = None  # the limit of the whole is no longer, and needs one timer
     if not waits_for_turn:
         seconds["pool"] = 0
     limits = {"timeout": seconds, "max_body_bytes": max_body_bytes}
     prepared: httpx.Request | None = None
     try:
-        where = _url(url)
-        # httpx would decode an internationalised name for it, and raise for those that its IDNA 2008 does not have.
-        host = where.netloc.decode("ascii")  # without user and password, which a base URL may carry
+        where, host = _place(url)
         with span("http", method=method, host=host):
             # Not the client's own way to make one, which parses the URL each time and merges what ours has nothing of.
             prepared = httpx.Request(
@@ -582,8 +580,14 @@ _HEADERS = {
 
 _JSON = ("content-type", "application/json")
 
-_url = lru_cache(1000)(httpx.URL)
-"""The same few places again and again, and parsing one costs more than the rest of a request's making."""
+
+@lru_cache(1000)
+def _place(url: str) -> tuple[httpx.URL, str]:
+    """And its host, without user and password, which a base URL may carry. Kept: the same few places again and again,
+    and parsing one costs more than the rest of a request's making. Raises `httpx.InvalidURL`."""
+    where = httpx.URL(url)
+    # httpx would decode an internationalised name for it, and raise for those that its IDNA 2008 does not have.
+    return where, where.netloc.decode("ascii")
 
 
 @lru_cache(1000)

@@ -102,7 +102,7 @@ class Transport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Raises httpx's exceptions, by what had happened to the request."""
-        origin, url = _target(request.url)
+        origin, url = _target(str(request.url))
         if self._allows is not None and is_ip_address(url.raw_host or "") and not self._allows(url.raw_host or ""):
             raise httpx.ConnectError("a forbidden address") from ForbiddenAddress()  # aiohttp resolves no literal
         headers: MultiMapping[str] = _headers(tuple(request.headers.raw))
@@ -382,8 +382,10 @@ def _named(exc: Exception, *, unsent: bool) -> httpx.TransportError:
 
 
 @lru_cache(1000)
-def _target(url: httpx.URL) -> tuple[str, URL]:
-    """The origin, and the URL without user and password, which httpx has made a header of."""
+def _target(asked: str) -> tuple[str, URL]:
+    """The origin, and the URL without user and password, which httpx has made a header of. Kept by its text: httpx
+    parses two URLs to compare them."""
+    url = httpx.URL(asked)
     if url.scheme not in ("http", "https") or not url.raw_host:
         raise httpx.UnsupportedProtocol("a URL begins with http:// or https:// and a host")
     return f"{url.scheme}://{url.netloc.decode('ascii')}", URL(str(url.copy_with(userinfo=b"")), encoded=True)
