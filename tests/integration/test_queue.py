@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, suppress
 import pytest
 
 from app.core.queue import Event, LeaseLost, PutResult, Queue, QueueAside, QueueFull
-from tests.support.queue_kit import Replicas, accepted_ms, claim_one, event, eventually, ids
+from tests.support.queue_kit import Replicas, accepted_ms, claim_one, event, eventually, full_twentieth, ids
 
 
 @pytest.fixture
@@ -94,7 +94,17 @@ async def test_a_mailbox_that_gathers_is_due_a_time_after_the_first_event_howeve
     assert await replicas.due_ms("status:7:a") == due
     claim = await claim_one(queue)
     assert ids(claim) == ["sent", "delivered"]
-    assert due == accepted_ms(claim)[0] + 300
+    assert due == full_twentieth(accepted_ms(claim)[0] + 300)
+
+
+async def test_mailboxes_that_gather_are_due_together_and_wake_one_worker(replicas: Replicas) -> None:
+    queue = replicas.queue(gather_seconds=0.9, gathered=["status"])
+    boxes = [f"status:{n}:a" for n in range(10)]
+    for box in boxes:
+        await queue.put([event(box, immediate=True)])
+    dues = {await replicas.due_ms(box) for box in boxes}
+    assert dues == {full_twentieth(due) for due in dues}
+    assert await replicas.redis.llen("test:{q0}:wake") == len(dues)
 
 
 async def test_what_comes_while_a_gathering_mailbox_is_held_is_gathered_as_well(replicas: Replicas) -> None:
@@ -104,7 +114,7 @@ async def test_what_comes_while_a_gathering_mailbox_is_held_is_gathered_as_well(
     await queue.put([event("status:7:a", immediate=True)])
     await queue.done(held)
     due = await replicas.due_ms("status:7:a")
-    assert due == accepted_ms(await claim_one(queue))[0] + 200
+    assert due == full_twentieth(accepted_ms(await claim_one(queue))[0] + 200)
 
 
 async def test_a_version_that_does_not_gather_works_beside_one_that_does(replicas: Replicas) -> None:

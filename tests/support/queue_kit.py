@@ -72,6 +72,11 @@ def ids(claim: Claim) -> list[str]:
     return [event.id for event in claim.events]
 
 
+def full_twentieth(ms: int) -> int:
+    """As mailboxes that gather are due: of a second, that or before."""
+    return ms - ms % 50
+
+
 def accepted_ms(claim: Claim) -> list[int]:
     return [round(event.accepted_at * 1000) for event in claim.events]
 

@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 # Times are multiples of 1/8 s, which floats hold exactly.
 DEBOUNCE, CAP, GATHER, LEASE, DEDUPE = 1000, 2500, 500, 4000, 60_000
+TWENTIETH = 50
 PUT_EIGHTHS = 8
 MAX_ATTEMPTS, MAX_PENDING, MAX_PER_MAILBOX, PEEK = 3, 60, 24, 20
 MAX_BYTES, MAX_MAILBOX_BYTES = 1500, 600
@@ -172,7 +173,8 @@ class Model:
             return
         if was_empty or box.burst or box.due is None:
             start = box.burst[0] if box.burst else now
-            box.burst = (start, min(now + pause, start + cap))
+            due = min(now + pause, start + cap)
+            box.burst = (start, due - due % TWENTIETH if pause == GATHER else due)
             if box.due is not None or was_empty:
                 box.due = box.burst[1]
 

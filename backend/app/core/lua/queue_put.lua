@@ -33,12 +33,14 @@ Steps
 then, for each put
   1 for each event: mark its id as seen, unless it is. No room in the shard: take back this put's entries and marks, refuse
     it. No room in its share or mailbox: divert it. Otherwise append (server time .. frame) to the mailbox
-  2 for each mailbox that grew (one of a kind that gathers: debounce = cap = gather ms, also for immediate events):
+  2 for each mailbox that grew (one of a kind that gathers: debounce = cap = gather ms, also for immediate events, and due at
+    the full twentieth of a second before that: one claim takes what gathers for many mailboxes):
     a it was empty: due now (only immediate events), else after the debounce: the burst begins
     b a burst is running: due = min(last + debounce, first + cap); a leased mailbox gets that time from queue_settle
     c leased, no burst yet: the burst begins
     d otherwise (in back-off, or due already): its time stays
 then, once: correct `groups`, count what was stored, and wake a worker if something new falls due before the next one looks.
+Of what gathers until the same time, which is in `gathered`, the first wakes one: that worker looks then.
 ]]
 local prefix = KEYS[1]
 local debounce, cap, dedupe = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
@@ -53,7 +55,7 @@ local stamp = string.format("%013.0f", now)
 local depth = tonumber(redis.call("GET", prefix .. "depth") or 0)
 local bytes = tonumber(redis.call("HGET", held, "bytes") or 0)
 local depth_before, bytes_before = depth, bytes
-local gather, gathers = tonumber(ARGV[10]), {}
+local gather, gathers, TWENTIETH_MS = tonumber(ARGV[10]), {}, 50
 local soonest, replies, changed, groups_of, shares, kinds = math.huge, {now}, {}, {}, {}, {}
 for kind in string.gmatch(ARGV[9], "%S+") do kinds[#kinds + 1], kinds[kind] = kind, true end
 for kind in string.gmatch(ARGV[11], "%S+") do gathers[kind] = gather > 0 end
@@ -120,9 +122,15 @@ local function take_back(marks, boxes_of, sizes)
   end
 end
 
+local function is_known(due)
+  local known = redis.call("SET", prefix .. "gathered", string.format("%.0f", due), "PX", gather, "GET")
+  return known and tonumber(known) == due
+end
+
 local function schedule(box, group, was_empty, debounced)
   local ready, start, due, pause, most = prefix .. "r:" .. group, now, now, debounce, cap
-  if gathers[string.match(box, "^[^:]*")] then
+  local is_gathering = gathers[string.match(box, "^[^:]*")]
+  if is_gathering then
     debounced, pause, most = true, gather, gather
   end
   if debounced then
@@ -133,12 +141,13 @@ local function schedule(box, group, was_empty, debounced)
       return
     end
     due = math.min(now + pause, start + most)
+    if is_gathering then due = due - due % TWENTIETH_MS end
     redis.call("HSET", first, box, string.format("%.0f:%.0f", start, due))
   end
   if was_empty then
     redis.call("ZADD", ready, due, box)
     redis.call("ZADD", heads, now, box)
-    soonest = math.min(soonest, due)
+    if not (is_gathering and is_known(due)) then soonest = math.min(soonest, due) end
   elseif debounced then
     redis.call("ZADD", ready, "XX", due, box)
   end

@@ -107,9 +107,10 @@ class Queue:
         `max_pending` events and `max_bytes` bound the whole queue (each shard has an equal part), `max_per_mailbox` and
         `max_mailbox_bytes` one mailbox; a group may hold as much as is still free (core/lua/queue_put.lua), and so may
         the groups `<kind>:<rest>` of one rest together, for the kinds in `one_share` (no spaces in them). Mailboxes of
-        the kinds in `gathered` are due `gather_seconds` after the first event that waits in them, however many follow
-        and whether they are immediate: one claim takes them together. `max_dead` bounds
-        the dead letters of each shard and `max_dead_bytes` those of all shards; beyond them the oldest are dropped.
+        the kinds in `gathered` are due `gather_seconds` after the first event that waits in them, or up to 0.05 s
+        before that, however many follow and whether they are immediate: one claim takes them, and those of other
+        mailboxes, together. `max_dead` bounds the dead letters of each shard and `max_dead_bytes` those of all shards;
+        beyond them the oldest are dropped.
         `dedupe_seconds` exceeds the 7 days in which Meta redelivers. `metrics`: what a second queue of the process
         counts in."""
         self._metrics = metrics
