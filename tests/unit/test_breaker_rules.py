@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.core.circuit_breaker.local import Observations
 from app.core.circuit_breaker.rules import (
     CLOSED,
     HALF_OPEN,
@@ -225,3 +226,44 @@ def test_breaker_settle_opens_it_again_for_as_long_as_reopen_seconds_says(
     scripts = Scripts(policy)
     with server_time(scripts.clock):
         asyncio.run(probe())
+
+
+# -- what one process counts for the rules
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 7.0, 40.0, 70.0]), st.sampled_from(["ok", "failed", "slow"]))))
+@settings(max_examples=200)
+def test_the_window_has_all_trouble_of_its_time_and_none_older_than_a_tenth_more(
+    steps: list[tuple[float, str]],
+) -> None:
+    now, window = 1000.0, POLICY.window_seconds
+    seen = Observations(POLICY, now)
+    times: dict[str, list[float]] = {"ok": [], "failed": [], "slow": []}
+    for gap, kind in steps:
+        now += gap
+        times[kind].append(now)
+        if kind == "failed":
+            seen.add_failure(now, now)
+        else:
+            seen.add_success(now, now)
+            seen.slow += kind == "slow"
+        if kind == "ok":
+            continue
+        counts = seen.counts(now)
+        least, most = (
+            {kind: sum(at > now - age for at in found) for kind, found in times.items()}
+            for age in (window, 1.1 * window)
+        )
+        assert least["failed"] <= counts.failed <= most["failed"]
+        assert least["slow"] <= counts.slow <= most["slow"]
+        assert counts.failed + counts.slow <= counts.calls <= sum(map(len, times.values()))
+
+
+def test_successes_before_trouble_are_taken_as_evenly_spread_over_the_time_without() -> None:
+    seen = Observations(POLICY, 0.0)
+    for _ in range(100):
+        seen.add_success(50.0, 50.0)
+    seen.add_failure(80.0, 80.0)
+    assert seen.counts(80.0) == Counts(calls=76, failed=1, slow=0), "a quarter of these 80 s is out of the window"
+    seen.add_failure(200.0, 200.0)
+    assert seen.counts(200.0) == Counts(calls=1, failed=1, slow=0)

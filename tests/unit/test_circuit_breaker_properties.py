@@ -178,7 +178,7 @@ class Breaker(RuleBasedStateMachine):
     @invariant()
     def leases_stay_within_bounds(self):
         if hasattr(self, "breaker"):
-            assert len(self.breaker._permits) <= self.policy.max_probes
+            assert len(self.live_probes()) <= self.policy.max_probes
 
     def teardown(self):
         """However it ended, after all limits have passed one more call is let through."""

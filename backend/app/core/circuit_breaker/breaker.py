@@ -205,11 +205,14 @@ class CircuitBreaker:
 
     def _judge(self, hold_seconds: float) -> None:
         """After trouble in a closed circuit: open it if a rule says so, and tell the fleet."""
-        self.seen.hold(hold_seconds)
         counts = self.seen.counts(self._monotonic())
         trip = rules.judge(self.policy, counts, in_a_row=self.seen.in_a_row, hold_seconds=hold_seconds)
         if trip is not None:
             self._trip(trip, counts)
+        self._report(hold_seconds)
+
+    def _report(self, hold_seconds: float) -> None:
+        self.seen.hold(hold_seconds)
         if self.fleet is not None:
             self.fleet.report(self)
 
@@ -320,9 +323,7 @@ class CircuitBreaker:
         until = self._monotonic() + min(hold_seconds, self.policy.max_open_seconds)
         if self.view.state is OPEN and until > self.view.until:
             self.view = self.view._replace(until=until)
-            if self.fleet is not None:
-                self.seen.hold(hold_seconds)
-                self.fleet.report(self)
+            self._report(hold_seconds)
 
     def _start_probing(self) -> None:
         """Open -> half open."""

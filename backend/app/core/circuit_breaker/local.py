@@ -93,17 +93,17 @@ class Observations:
         self._hold_seconds = max(self._hold_seconds, seconds)
 
     def counts(self, now: float) -> Counts:
-        """What the rules look at, to be asked after each trouble: the calls within the window. Successes between two
-        marks are taken as evenly spread."""
+        """What the rules look at, to be asked after each trouble: the calls within the window. Calls without trouble
+        between two marks are taken as evenly spread."""
         marks, begins, slot_seconds = self._marks, now - self._window_seconds, self._window_seconds / 10
         if len(marks) > 1 and marks[-1][0] // slot_seconds == now // slot_seconds:
             marks.pop()
         marks.append((now, *self._totals()))
         while marks[1][0] <= begins:
             marks.popleft()
-        (at, ok, failed, slow), (next_at, next_ok, *_) = marks[0], marks[1]
+        (at, ok, failed, slow), (next_at, next_ok, _, next_slow) = marks[0], marks[1]
         if begins > at:
-            ok += math.ceil((next_ok - ok) * (begins - at) / (next_at - at))
+            ok += math.ceil((next_ok - ok - (next_slow - slow)) * (begins - at) / (next_at - at))
         return Counts(self.ok - ok + self.failed - failed, self.failed - failed, self.slow - slow)
 
     # -- what the fleet does not know yet
@@ -165,9 +165,6 @@ class Permits:
     def give_back(self, lease: object, now: float) -> bool:
         """False if it had run out: the result of that probe counts no longer."""
         return self._leases.pop(lease, 0.0) > now
-
-    def __len__(self) -> int:
-        return len(self._leases)
 
 
 class Rejoining:
