@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from app.core.clock import SYSTEM_CLOCK
 from app.core.queue import Event, QueueUnavailable
 from app.core.queue.erasure import Erasure
 from app.core.redis.door import Door, DoorTimings
@@ -84,8 +83,7 @@ async def test_what_a_person_writes_after_a_failed_erasure_stays_when_a_frozen_s
     """Also the first one of a process, which cannot know the server's time."""
     queue = replicas.queue(door=Door(replicas.client(), timings=DoorTimings(answer_seconds=0.3)))
     other = replicas.queue()
-    shards = queue._shards
-    erasure = Erasure(shards, queue.dead_letters, SYSTEM_CLOCK)
+    erasure = Erasure(queue._shards, queue.dead_letters)
     await other.put([event("ada", "a1")])
     await queue.stats()  # the connection is open: what is sent waits in the server's buffer
     if not first:

@@ -7,7 +7,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from app.core.queue import Claim, Queue, put_off
+from app.core.queue import Claim, Queue
+from app.core.queue import mailboxes as mailboxes_module
 from tests.support.queue_kit import Replicas, claim_one, event, waiting
 
 
@@ -81,7 +82,7 @@ async def test_what_is_held_and_what_is_due_stays_as_it_is(replicas: Replicas) -
 async def test_a_group_larger_than_one_call_is_woken_in_full(
     replicas: Replicas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(put_off, "MAILBOXES", 7)
+    monkeypatch.setattr(mailboxes_module, "WAKE_MAILBOXES", 7)
     queue = replicas.queue()
     for number in range(40):
         await put_one_off(queue, f"m:{number}", counted=number % 3 == 0)

@@ -87,12 +87,9 @@ class UnansweredSearch:
         if not page:
             return {}
         names = {waiting.conversation_id: _mailboxes(waiting) for waiting in page}
-        asked = [name for each in names.values() for name in each]
-        there = dict(zip(asked, await self._queue.waiting(asked), strict=True))
+        there = await self._queue.waiting([name for each in names.values() for name in each])
         return {
-            waiting.conversation_id: waiting
-            for waiting in page
-            if not any(there[name] for name in names[waiting.conversation_id])
+            waiting.conversation_id: waiting for waiting in page if there.isdisjoint(names[waiting.conversation_id])
         }
 
     async def _settle(self, alone: dict[str, Waiting]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from app.core.event import Event
 from app.core.queue.events import REASON_CHARACTERS, DeadLetter, decode_entry, decode_failure, encode_entry
@@ -30,16 +29,15 @@ class DeadLetters:
 
     async def add(self, event: Event, reason: str) -> None:
         """Make one of an event that is in no mailbox."""
-        mailbox, entry = event.mailbox.encode(), encode_entry(event, round(event.accepted_at * 1000))
-        args = (*self._limits, mailbox, entry, reason[:REASON_CHARACTERS])
-        await self._shards.call(BURY, self._shards.of(mailbox), args)
+        entry = encode_entry(event, round(event.accepted_at * 1000))
+        args = (*self._limits, event.mailbox, entry, reason[:REASON_CHARACTERS])
+        await self._shards.call(BURY, self._shards.of(event.mailbox), args)
 
     async def untold(self, *, limit: int, since: float) -> list[DeadLetter]:
         """Letters that `told` has not passed yet, at most `limit` of each shard, oldest first; before the first `told`
         those parked since then (Unix seconds)."""
         letters: list[DeadLetter] = []
-        for shard in range(len(self._shards)):
-            place: Any = await self._shards.ask("dead", shard, "GET", self._told(shard))
+        for shard, place in enumerate(await self._shards.ask_each("GET", "dlqt")):
             start = f"({place.decode()}" if place else f"{round(since * 1000)}-0"
             letters += await self._read(shard, start, limit)
         return letters
@@ -48,7 +46,7 @@ class DeadLetters:
         """This letter, and every older one of its shard, has been dealt with."""
         place = self._place(letter_id)
         if place is not None:
-            await self._shards.ask("dead", place[0], "SET", self._told(place[0]), place[1])
+            await self._shards.ask(place[0], "SET", "dlqt", place[1])
 
     async def page(self, *, limit: int, cursor: str | None = None) -> tuple[list[DeadLetter], str | None]:
         """`limit` letters after `cursor`, shard by shard, oldest first, and the cursor of the next page, `None` at the
@@ -71,22 +69,26 @@ class DeadLetters:
     async def replay(self, ids: Sequence[str]) -> int:
         """Put them back at the tail of their mailboxes, in this order, as if accepted now: no dedupe check, no failed
         attempts. Returns how many; ids that do not exist (any more) are skipped."""
-        parts = self._by_shard(ids)
-        return sum(await all_of(self._shards.call(REPLAY, shard, part) for shard, part in parts.items()))
+        return await self._take(REPLAY, ids)
 
     async def drop(self, ids: Sequence[str]) -> int:
         """Forget them for good. Returns how many there were."""
-        parts = self._by_shard(ids)
-        return sum(await all_of(self._shards.call(DROP, shard, part) for shard, part in parts.items()))
+        return await self._take(DROP, ids)
 
     async def forget(self, *, older_than_seconds: float, limit: int) -> int:
         """Those that were parked so long ago by the server's clock, at most `limit` of each shard, the oldest first.
         Returns how many."""
-        args = (round(older_than_seconds * 1000), limit)
-        return sum(await all_of(self._shards.call(FORGET, shard, args) for shard in range(len(self._shards))))
+        return sum(await self._shards.call_each(FORGET, (round(older_than_seconds * 1000), limit)))
+
+    async def _take(self, script: Script, ids: Sequence[str]) -> int:
+        parts: dict[int, list[str]] = {}
+        for place in map(self._place, ids):
+            if place is not None:
+                parts.setdefault(place[0], []).append(place[1])
+        return sum(await all_of(self._shards.call(script, shard, part) for shard, part in parts.items()))
 
     async def _read(self, shard: int, start: str, count: int) -> list[DeadLetter]:
-        rows: Any = await self._shards.ask("dead", shard, "XRANGE", self._key(shard), start, "+", "COUNT", count)
+        rows = await self._shards.ask(shard, "XRANGE", "dlq", start, "+", "COUNT", count)
         return [
             DeadLetter(
                 id=f"{shard}-{stream_id.decode()}",
@@ -99,22 +101,8 @@ class DeadLetters:
             for stream_id, row in rows
         ]
 
-    def _told(self, shard: int) -> str:
-        return f"{self._shards.prefixes[shard]}dlqt"
-
-    def _key(self, shard: int) -> str:
-        return f"{self._shards.prefixes[shard]}dlq"
-
     def _place(self, letter_id: str) -> tuple[int, str] | None:
         match = _ID.fullmatch(letter_id)
         if match is None or int(match[1]) >= len(self._shards):
             return None
         return int(match[1]), match[2]
-
-    def _by_shard(self, ids: Sequence[str]) -> dict[int, list[str]]:
-        parts: dict[int, list[str]] = {}
-        for letter_id in ids:
-            place = self._place(letter_id)
-            if place is not None:
-                parts.setdefault(place[0], []).append(place[1])
-        return parts

@@ -7,6 +7,8 @@ import logging
 import math
 from collections import Counter as Counts
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +16,6 @@ from prometheus_client import Counter
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.event import Event
-from app.core.queue import put_off
 from app.core.queue.batcher import Batcher
 from app.core.queue.dead_letters import DeadLetters
 from app.core.queue.erasure import Erased, Erasure
@@ -33,7 +34,7 @@ from app.core.queue.events import (
 )
 from app.core.queue.metrics import QUEUE, QueueMetrics
 from app.core.queue.server_clock import ServerClock
-from app.core.queue.shards import RETRY_AFTER_SECONDS, Shards, all_of
+from app.core.queue.shards import Shards, all_of, in_chunks
 from app.core.queue.waker import BLOCK_SECONDS, Waker
 from app.core.redis.door import Door
 from app.core.redis.script import Script
@@ -56,12 +57,12 @@ CLOCK_STEP_SECONDS = 1.0
 """The server's clock went back by more than this: more than a time server corrects in small steps."""
 PROBE_KEPT_MS = 60_000
 FULL_RETRY_SECONDS = 5.0
-PUT_TRIES = 2
-"""The first one may only tell the server's time."""
+WAKE_MAILBOXES = 1000
+"""Looked at in one call of `wake`."""
 _NOTHING_HELD: Mapping[str, int] = MappingProxyType({})
 
-PUT, EXTEND, REFRESH, LOOK, STATS, AUDIT, LIFE = (
-    Script(f"queue_{name}") for name in ("put", "extend", "refresh", "look", "stats", "audit", "life")
+PUT, EXTEND, REFRESH, LOOK, STATS, AUDIT, LIFE, WAKE = (
+    Script(f"queue_{name}") for name in ("put", "extend", "refresh", "look", "stats", "audit", "life", "wake")
 )
 CLAIM, SETTLE = (Script(f"queue_{name}", prelude="queue_dead") for name in ("claim", "settle"))
 
@@ -118,7 +119,7 @@ class Queue:
         self._audit_rules = _ms(lease_seconds), _ms(MAX_LEASE_SECONDS), _ms(debounce_cap_seconds)
         # Our clock may run a little slower than the server's, and a side effect takes time after its check.
         self._held_seconds = lease_seconds - min(1.0, lease_seconds / 4)
-        self._shards = Shards(door, namespace=namespace, count=shards)
+        self._shards = Shards(door, namespace=namespace, count=shards, clock=clock)
         self._put_timeout_seconds = put_timeout_seconds
         self._clock = clock
         self._put_header = (
@@ -133,10 +134,11 @@ class Queue:
         self.dead_letters = DeadLetters(self._shards, limits=dead_limits)
         self._claim_header = (_ms(lease_seconds), PEEK_EVENTS, max_attempts, _ms(BLOCK_SECONDS), *dead_limits)
         self._settle_header = (max_attempts, _ms(BLOCK_SECONDS), *dead_limits)
-        puts = Shards(ingest or door, namespace=namespace, count=shards, urgent=False)
-        self._puts = [self._put_batcher(puts, shard) for shard in range(shards)]
-        self._verdicts = [self._batcher(self._shards, shard, SETTLE, self._settle_header) for shard in range(shards)]
-        self._looks = [self._batcher(self._shards, shard, REFRESH, ()) for shard in range(shards)]
+        self._ingest = Shards(ingest or door, namespace=namespace, count=shards, urgent=False, clock=clock)
+        self._puts, self._verdicts, self._looks = (
+            [Batcher(partial(send, shard), max_weight=BATCH_WEIGHT, clock=clock) for shard in range(shards)]
+            for send in (self._send_puts, self._send_verdicts, self._send_looks)
+        )
         self._waker = Waker(door, blocking, [f"{prefix}wake" for prefix in self._shards.prefixes])
         self._look_at = [math.inf] * shards
         self._clocks = [ServerClock() for _ in range(shards)]
@@ -163,9 +165,8 @@ class Queue:
         parts: dict[int, list[Any]] = {}
         sizes: dict[int, int] = {}
         for event in events:
-            mailbox, frame = event.mailbox.encode(), encode_frame(event)
-            shard = self._shards.of(mailbox)
-            parts.setdefault(shard, []).extend((event.id, mailbox, frame))
+            shard, frame = self._shards.of(event.mailbox), encode_frame(event)
+            parts.setdefault(shard, []).extend((event.id, event.mailbox, frame))
             sizes[shard] = sizes.get(shard, 0) + len(frame)
         futures = [
             self._puts[shard].submit(
@@ -195,7 +196,7 @@ class Queue:
                 accepted += answer
             else:
                 accepted += answer[0]
-                part = [event for event in events if self._shards.of(event.mailbox.encode()) == shard]
+                part = [event for event in events if self._shards.of(event.mailbox) == shard]
                 diverted += [part[at] for at in answer[1:]]
         duplicates = len(events) - accepted - len(diverted)
         self._metrics.accepted.inc(accepted)
@@ -207,17 +208,12 @@ class Queue:
 
     async def mark_aside(self, seconds: float) -> None:
         """Tell those who put with `unless_aside` that events are put aside elsewhere, for so long."""
-        await all_of(
-            self._shards.ask("aside", shard, "SET", f"{prefix}aside", b"", "PX", _ms(seconds))
-            for shard, prefix in enumerate(self._shards.prefixes)
-        )
+        await self._shards.ask_each("SET", "aside", b"", "PX", _ms(seconds))
 
     async def life(self) -> str:
         """A text that is another one after any shard lost its data, or another server took a shard over, which may lack
         the last writes."""
-        shards = range(len(self._shards))
-        lives: list[bytes] = await all_of(self._shards.call(LIFE, shard, ()) for shard in shards)
-        return ",".join(life.decode() for life in lives)
+        return ",".join(life.decode() for life in await self._shards.call_each(LIFE))
 
     # --- working ---
 
@@ -330,9 +326,8 @@ class Queue:
         """`claim` itself, with the events that arrived since; a mailbox whose head has failed before shows only that
         head. Callers of one turn of the loop share a call. Raises `LeaseLost`."""
         limit = 1 if claim.attempts else PEEK_EVENTS
-        mailbox = claim.mailbox.encode()
-        args = (mailbox, claim.token, len(claim.events), limit)
-        looks = self._looks[self._shards.of(mailbox)]
+        args = (claim.mailbox, claim.token, len(claim.events), limit)
+        looks = self._looks[self._shards.of(claim.mailbox)]
         entries = await looks.submit(args, weight=PEEK_EVENTS, timeout_seconds=self._shards.patience_seconds)
         if entries is None:
             raise LeaseLost("the conversation has another holder")
@@ -342,8 +337,7 @@ class Queue:
     async def look(self, mailbox: str, *, limit: int) -> list[Event]:
         """The newest events of a mailbox that are not finished, at most `limit`, oldest first: also those that another
         worker is handling. Changes nothing."""
-        name = mailbox.encode()
-        entries: list[bytes] = await self._shards.call(LOOK, self._shards.of(name), (name, limit))
+        entries: list[bytes] = await self._shards.call(LOOK, self._shards.of(mailbox), (mailbox, limit))
         return [decode_entry(mailbox, entry) for entry in entries]
 
     async def extend(self, claims: Sequence[Claim]) -> list[Claim]:
@@ -351,20 +345,13 @@ class Queue:
 
         Claims that `done`, `park` or `retry_later` ended are neither. On `QueueUnavailable` some may have been kept.
         """
-        parts: dict[int, list[Claim]] = {}
-        for claim in claims:
-            if claim.held_until > -math.inf:
-                parts.setdefault(self._shards.of(claim.mailbox.encode()), []).append(claim)
-        chunks = [
-            (shard, part[at : at + EXTEND_LIMIT])
-            for shard, part in parts.items()
-            for at in range(0, len(part), EXTEND_LIMIT)
-        ]
+        parts = self._shards.split((each for each in claims if each.held_until > -math.inf), _mailbox_of)
+        chunks = [(shard, chunk) for shard, part in parts.items() for chunk in in_chunks(part, EXTEND_LIMIT)]
         return [claim for lost in await all_of(self._extend(*chunk) for chunk in chunks) for claim in lost]
 
     async def _extend(self, shard: int, claims: Sequence[Claim]) -> list[Claim]:
         held_until = self._clock.monotonic() + self._held_seconds
-        pairs = [arg for claim in claims for arg in (claim.mailbox.encode(), claim.token)]
+        pairs = [arg for claim in claims for arg in (claim.mailbox, claim.token)]
         kept = await self._shards.call(EXTEND, shard, (_ms(self.lease_seconds), *pairs))
         lost: list[Claim] = []
         for claim, is_kept in zip(claims, kept, strict=True):
@@ -397,13 +384,27 @@ class Queue:
         """Make due now what these groups put off until later (`None`: what every group did), because what it waited for
         is back; at most `most` mailboxes. Returns how many. Left alone are those whose head has failed for reasons of
         its own, and bursts that are being debounced; what is held by a worker may be put off after this call."""
-        return await put_off.wake(self._shards, groups, math.inf if most is None else most)
+        woken, limit = 0, math.inf if most is None else most
+        for shard in range(len(self._shards)):
+            waiting = await self._shards.ask(shard, "ZRANGE", "groups", 0, -1) if groups is None else groups
+            for group in waiting:
+                woken += await self._wake(shard, group, limit - woken)
+        return woken
+
+    async def _wake(self, shard: int, group: str | bytes, most: float) -> int:
+        woken = passed_over = 0
+        while woken < most:
+            limit = int(min(WAKE_MAILBOXES, most - woken))
+            due, left_alone = await self._shards.call(WAKE, shard, (group, passed_over, limit))
+            woken, passed_over = woken + int(due), passed_over + int(left_alone)
+            if due + left_alone < limit:
+                break
+        return woken
 
     async def _settle(self, claim: Claim, verb: str, number: int, reason: str = "") -> int:
         claim.held_until = -math.inf
-        mailbox = claim.mailbox.encode()
-        args = (mailbox, claim.token, verb, number, reason[:REASON_CHARACTERS])
-        outcome: int = await self._verdicts[self._shards.of(mailbox)].submit(
+        args = (claim.mailbox, claim.token, verb, number, reason[:REASON_CHARACTERS])
+        outcome: int = await self._verdicts[self._shards.of(claim.mailbox)].submit(
             args, weight=1, timeout_seconds=self._shards.patience_seconds
         )
         self._metrics.settled.labels(("lost", verb, "park")[outcome]).inc()
@@ -420,7 +421,7 @@ class Queue:
         """Forget these mailboxes whole, held ones too, the marks of these ids of events, and the dead letters that
         `is_about` names. Reads all dead letters. `separator`: ids of events may have it, and more, behind them; then
         the names of all keys are read. To repeat it does no harm; after an error a part may be gone."""
-        erasure = Erasure(self._shards, self.dead_letters, self._clock)
+        erasure = Erasure(self._shards, self.dead_letters)
         await erasure.mailboxes(mailboxes)
         await erasure.ids(ids)
         if separator is not None:
@@ -433,14 +434,11 @@ class Queue:
     async def probe(self) -> None:
         """Would it take events? Raises `QueueUnavailable` where a put would be refused: a full server (OOM), one that
         cannot write its file (MISCONF), a replica (READONLY)."""
-        await all_of(
-            self._shards.ask("probe", shard, "SET", f"{prefix}probe", b"", "PX", PROBE_KEPT_MS)
-            for shard, prefix in enumerate(self._shards.prefixes)
-        )
+        await self._shards.ask_each("SET", "probe", b"", "PX", PROBE_KEPT_MS)
 
     async def stats(self) -> QueueStats:
         """Figures of the whole queue; also sets the gauges."""
-        rows = await all_of(self._shards.call(STATS, shard, ()) for shard in range(len(self._shards)))
+        rows = await self._shards.call_each(STATS)
         pending, ready, leased, oldest_ms, dead, dead_bytes, lost, size = zip(*rows, strict=True)
         stats = QueueStats(
             pending=sum(pending), bytes=sum(size), ready=sum(ready), leased=sum(leased),
@@ -461,42 +459,29 @@ class Queue:
         recently = self._clock.monotonic() - self._refused_at < 2 * FULL_RETRY_SECONDS
         return recently or max(pending) >= most_events or max(size) >= most_bytes
 
-    async def waiting(self, mailboxes: Sequence[str]) -> list[bool]:
-        """Which of these mailboxes have events, waiting or in flight. Writes nothing."""
-        names = [mailbox.encode() for mailbox in mailboxes]
-        shards = [self._shards.of(name) for name in names]
-        parts = {shard: [n for n, s in zip(names, shards, strict=True) if s == shard] for shard in set(shards)}
-        answers = await all_of(self._waiting(shard, part) for shard, part in parts.items())
-        found = {name: there for answer in answers for name, there in answer.items()}
-        return [found[name] for name in names]
-
-    async def _waiting(self, shard: int, names: Sequence[bytes]) -> dict[bytes, bool]:
-        ages = await self._shards.ask("waiting", shard, "ZMSCORE", f"{self._shards.prefixes[shard]}heads", *names)
-        return {name: age is not None for name, age in zip(names, ages, strict=True)}
+    async def waiting(self, mailboxes: Sequence[str]) -> set[str]:
+        """Those of these mailboxes that have events, waiting or in flight. Writes nothing."""
+        parts = self._shards.split(mailboxes, str)
+        ages = await all_of(self._shards.ask(shard, "ZMSCORE", "heads", *part) for shard, part in parts.items())
+        found = zip(chain(*parts.values()), chain(*ages), strict=True)
+        return {name for name, age in found if age is not None}
 
     async def depths(self, groups: Sequence[str]) -> list[int]:
         """How many events of each group are waiting or in flight. Writes nothing."""
         if not groups:
             return []
         fields = [f"events:{group}" for group in groups]
-        rows = await all_of(
-            self._shards.ask("depths", shard, "HMGET", f"{prefix}held", *fields)
-            for shard, prefix in enumerate(self._shards.prefixes)
-        )
+        rows = await self._shards.ask_each("HMGET", "held", *fields)
         return [sum(int(count or 0) for count in counts) for counts in zip(*rows, strict=True)]
 
     async def oldest(self, *, limit: int) -> dict[str, float]:
         """When the oldest event of a group was accepted (Unix seconds, the server's clock), for the groups of the
         `limit` oldest mailboxes of each shard. Writes nothing."""
-        rows = await all_of(
-            self._shards.ask("oldest", shard, "ZRANGE", f"{prefix}heads", 0, limit - 1, "WITHSCORES")
-            for shard, prefix in enumerate(self._shards.prefixes)
-        )
+        rows = await self._shards.ask_each("ZRANGE", "heads", 0, limit - 1, "WITHSCORES")
         found: dict[str, float] = {}
-        for row in rows:
-            for mailbox, accepted_ms in row:
-                group = self.group_of(mailbox.decode())
-                found[group] = min(found.get(group, math.inf), float(accepted_ms) / 1000)
+        for mailbox, accepted_ms in chain(*rows):
+            group = self.group_of(mailbox.decode())
+            found[group] = min(found.get(group, math.inf), float(accepted_ms) / 1000)
         return found
 
     async def audit(self) -> int:
@@ -521,38 +506,29 @@ class Queue:
             logger.warning("times ahead of every rule are pulled back", extra={"count": found["time"], "shard": shard})
         return found["place"] + found["time"]
 
-    def _batcher(self, shards: Shards, shard: int, script: Script, header: tuple[object, ...]) -> Batcher:
-        async def send(args: list[object], timeout_seconds: float) -> Sequence[object]:
-            answers: Sequence[Any] = await shards.call(script, shard, (*header, *args), timeout_seconds=timeout_seconds)
-            return answers
+    # --- the calls that several callers share ---
 
-        return Batcher(send, max_weight=BATCH_WEIGHT, clock=self._clock)
+    async def _send_puts(self, shard: int, args: list[object], timeout_seconds: float) -> Sequence[object]:
+        return await self._ingest.call_in_time(
+            PUT, shard, args, header=self._put_header, timeout_seconds=timeout_seconds
+        )
 
-    def _put_batcher(self, shards: Shards, shard: int) -> Batcher:
-        """With a clock of its own: that of the claims finds out that the server's went back."""
-        clock, server = self._clock, ServerClock()
+    async def _send_verdicts(self, shard: int, args: list[object], timeout_seconds: float) -> Sequence[object]:
+        call = (*self._settle_header, *args)
+        answers: Sequence[object] = await self._shards.call(SETTLE, shard, call, timeout_seconds=timeout_seconds)
+        return answers
 
-        async def send(args: list[object], timeout_seconds: float) -> Sequence[object]:
-            answers: Sequence[Any]
-            asked = clock.monotonic()
-            deadline = asked + timeout_seconds
-            for _ in range(PUT_TRIES):
-                if asked >= deadline:
-                    break
-                call = (*self._put_header, server.at(deadline), *args)
-                now_ms, *answers = await shards.call(PUT, shard, call, timeout_seconds=deadline - asked)
-                answered = clock.monotonic()
-                server.learn(now_ms, asked=asked, answered=answered)
-                if answers:
-                    return answers
-                asked = answered
-            raise QueueUnavailable("queue", "put: no time was left", retry_after=RETRY_AFTER_SECONDS)
-
-        return Batcher(send, max_weight=BATCH_WEIGHT, clock=clock)
+    async def _send_looks(self, shard: int, args: list[object], timeout_seconds: float) -> Sequence[object]:
+        answers: Sequence[object] = await self._shards.call(REFRESH, shard, args, timeout_seconds=timeout_seconds)
+        return answers
 
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
+
+
+def _mailbox_of(claim: Claim) -> str:
+    return claim.mailbox
 
 
 def _checked(claim: Claim, count: int | None) -> int:
