@@ -232,6 +232,24 @@ async def test_a_reply_that_no_worker_has_had_for_a_day_goes_from_an_open_window
     assert await texts(scene, conversation) == ["hello"]
 
 
+async def test_what_receivers_answered_goes_too(scene: Scene, sql: asyncpg.Connection) -> None:
+    """It may be what they were told."""
+    endpoint = await scene.store.create_endpoint(
+        scene.account.id, url="https://receiver.example/", events=["message.received"], secret="cipher", most=20
+    )
+    for text, days in (("old", 31), ("new", 29)):
+        await sql.execute(
+            "insert into webhook_deliveries (endpoint_id, event_id, type, status, outcome, ms, answer, at)"
+            " values ($1, gen_random_uuid(), 'message.received', 200, 'delivered', 1, $2,"
+            " now() - make_interval(days => $3))",
+            endpoint.id, text, days,
+        )  # fmt: skip
+    await forget(scene, days=0)
+    assert len(await scene.store.list_deliveries(endpoint.id, limit=10)) == 2
+    await forget(scene, days=30)
+    assert [each.answer for each in await scene.store.list_deliveries(endpoint.id, limit=10)] == ["new"]
+
+
 async def test_a_reply_goes_although_its_messages_went_before_it(scene: Scene, sql: asyncpg.Connection) -> None:
     reply = await scene.reply(body="younger than its question")
     await sql.execute("update replies set state = 'silenced' where reply_key = $1", reply.key)

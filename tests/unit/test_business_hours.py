@@ -104,3 +104,8 @@ def test_time_zones() -> None:
     assert read_hours(None) is None
     assert is_time_zone("America/Sao_Paulo")
     assert not is_time_zone("Mars/Olympus")
+
+
+@pytest.mark.parametrize("name", ["localtime", "posixrules", "Factory", "right/Europe/Paris", "posix/Europe/Paris"])
+def test_a_name_that_means_another_time_on_each_machine_is_no_time_zone(name: str) -> None:
+    assert not is_time_zone(name)

@@ -28,6 +28,11 @@ LOOK_AHEAD_DAYS = 30
 
 _TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])|24:00")
 
+_NO_ZONES = frozenset({"localtime", "posixrules", "Factory"})
+"""Files beside the database's own: where the machine is, and that it has not been told."""
+_OTHER_CLOCKS = ("right/", "posix/")
+"""The database once more, with leap seconds and without."""
+
 Range = tuple[int, int]
 """Minutes after midnight; the end may be on the next day."""
 
@@ -80,6 +85,9 @@ class BusinessHours:
 
 
 def is_time_zone(name: str) -> bool:
+    """Of the IANA database: a name that means the same on every machine."""
+    if name in _NO_ZONES or name.startswith(_OTHER_CLOCKS):
+        return False
     try:
         return bool(ZoneInfo(name).key)
     except (OSError, ValueError, ZoneInfoNotFoundError):
