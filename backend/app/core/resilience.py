@@ -16,11 +16,11 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import functools
 import math
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from app.core.circuit_breaker import CircuitBreaker, Classify, default_classify
@@ -32,7 +32,6 @@ from app.core.slots import CALLER, Caller, Rank, Slots
 
 T = TypeVar("T")
 
-BULKHEAD_WAIT_SECONDS = 1.0
 MAX_DELAY_SECONDS = 5.0
 
 
@@ -40,75 +39,55 @@ class BulkheadFull(Overloaded):
     """This process already makes as many calls to `dependency` as it may; nothing was sent."""
 
 
+@dataclass(slots=True)
 class Pulse:
     """The attempts under way, by when they began, and when the last one succeeded."""
 
-    __slots__ = ("ok_at", "under_way")
-
-    def __init__(self) -> None:
-        self.under_way: dict[object, float] = {}
-        self.ok_at = -math.inf
+    under_way: dict[object, float] = field(default_factory=dict)
+    ok_at: float = -math.inf
 
     def silent_seconds(self, now: float) -> float:
         oldest = next(iter(self.under_way.values()), now)
         return max(0.0, now - max(oldest, self.ok_at))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResiliencePolicy:
-    """How one adapter calls one dependency; shared by all its calls.
+    """How one adapter calls one dependency; shared by all its calls."""
 
-    `classify`: which errors the breaker counts · `retry_if`: which are repeated · `timed_out(seconds)`: the error for
-    an attempt that ran out of time, for those who may not call that "unavailable" because it may have had an effect.
-    `slots`: the bulkhead · `patience_seconds`: most that a call waits there for its turn.
-    """
-
-    def __init__(
-        self,
-        dependency: str,
-        *,
-        breaker: CircuitBreaker,
-        attempt_timeout_seconds: float,
-        max_attempts: int,
-        slots: Slots,
-        patience_seconds: float = BULKHEAD_WAIT_SECONDS,
-        classify: Classify = default_classify,
-        retry_if: RetryIf = is_unavailable,
-        timed_out: Callable[[float], Exception] | None = None,
-        clock: Clock = SYSTEM_CLOCK,
-        uniform: Callable[[], float] = random.random,
-    ) -> None:
-        self.dependency = dependency
-        self._breaker: CircuitBreaker | None = breaker
-        self._attempt_timeout_seconds = attempt_timeout_seconds
-        self._max_attempts = max_attempts
-        self._slots = slots
-        self._patience_seconds = patience_seconds
-        self._rank: Rank | None = None
-        self._pulse = Pulse()
-        self._classify = classify
-        self._retry_if = retry_if
-        self._timed_out = timed_out or self._no_answer
-        self._clock = clock
-        self._uniform = uniform
-        self._budget = RetryBudget()
+    dependency: str = field(kw_only=False)
+    breaker: CircuitBreaker | None
+    attempt_timeout_seconds: float
+    max_attempts: int
+    slots: Slots
+    """The bulkhead."""
+    patience_seconds: float = 1.0
+    """Most that a call waits there for its turn."""
+    rank: Rank | None = None
+    """Of all calls in the bulkhead; `None`: each caller's own."""
+    classify: Classify = default_classify
+    """Which errors the breaker counts."""
+    retry_if: RetryIf = is_unavailable
+    """Which errors are repeated."""
+    timed_out: Callable[[float], Exception] | None = None
+    """The error for an attempt that ran out of these seconds, for those who may not call that "unavailable" because it
+    may have had an effect."""
+    clock: Clock = SYSTEM_CLOCK
+    uniform: Callable[[], float] = random.random
+    budget: RetryBudget = field(default_factory=RetryBudget)
+    pulse: Pulse = field(default_factory=Pulse)
 
     def behind(self, breaker: CircuitBreaker) -> ResiliencePolicy:
         """The same policy, its places and its retry budget shared, with another circuit."""
-        other = copy.copy(self)
-        other._breaker = breaker
-        return other
+        return replace(self, breaker=breaker)
 
     def urgent(self) -> ResiliencePolicy:
         """The same policy, first in the bulkhead. For few calls that must not wait for all the others."""
-        other = copy.copy(self)
-        other._rank = Rank.URGENT
-        return other
+        return replace(self, rank=Rank.URGENT)
 
     def insistent(self) -> ResiliencePolicy:
         """`urgent`, past every circuit, and tried once: for what must be written, by a caller who repeats it."""
-        other = self.urgent()
-        other._breaker, other._max_attempts = None, 1
-        return other
+        return replace(self, rank=Rank.URGENT, breaker=None, max_attempts=1)
 
     async def call(
         self, fn: Callable[..., Awaitable[T]], /, *args: Any, deadline: Deadline, max_attempts: int | None = None
@@ -121,25 +100,25 @@ class ResiliencePolicy:
         except Exception as exc:
             if not self._may_repeat(exc):
                 raise
-            result = await self._repeat(exc, fn, args, deadline, max_attempts or self._max_attempts)
-        self._budget.earn()
+            result = await self._repeat(exc, fn, args, deadline, max_attempts or self.max_attempts)
+        self.budget.earn()
         return result
 
     def silent_seconds(self) -> float:
         """For how long attempts have been under way without one that succeeded; 0 if none is waited for. Long before
         they run out of time this is a reason to look whether the dependency can be reached."""
-        return self._pulse.silent_seconds(self._clock.monotonic())
+        return self.pulse.silent_seconds(self.clock.monotonic())
 
     async def look(self, fn: Callable[..., Awaitable[T]], /, *args: object) -> T:
         """`await fn(*args)` once, past circuit, bulkhead and retries, within `attempt_timeout_seconds`: how one finds
         out whether the dependency is back. Raises what `fn` raises, or `Unavailable`."""
         try:
-            async with asyncio.timeout(self._attempt_timeout_seconds) as timeout:
+            async with asyncio.timeout(self.attempt_timeout_seconds) as timeout:
                 return await fn(*args)
         except TimeoutError as exc:
             if not timeout.expired():
                 raise
-            raise self._no_answer(self._attempt_timeout_seconds) from exc
+            raise self._no_answer(self.attempt_timeout_seconds) from exc
 
     async def _repeat(
         self,
@@ -162,54 +141,54 @@ class ResiliencePolicy:
             retry_if=self._may_repeat,
             max_attempts=max_attempts,
             deadline=deadline,
-            budget=self._budget,
+            budget=self.budget,
             max_delay_seconds=MAX_DELAY_SECONDS,
-            clock=self._clock,
-            uniform=self._uniform,
+            clock=self.clock,
+            uniform=self.uniform,
         )
         return cast(T, await retrying(attempt))
 
     async def _in_turn(self, fn: Callable[..., Awaitable[T]], args: tuple[object, ...], deadline: Deadline) -> T:
         caller = CALLER.get()
-        if self._rank is not None:
-            caller = caller._replace(rank=self._rank)
-        if not self._slots.try_enter(caller):
-            if self._breaker is not None:
-                self._breaker.check()
+        if self.rank is not None:
+            caller = caller._replace(rank=self.rank)
+        if not self.slots.try_enter(caller):
+            if self.breaker is not None:
+                self.breaker.check()
             await self._wait(caller, deadline)
         try:
-            if self._breaker is None:
+            if self.breaker is None:
                 return await self._attempt(fn, args, deadline)
-            return await self._breaker.run(self._classify, self._attempt, fn, args, deadline)
+            return await self.breaker.run(self.classify, self._attempt, fn, args, deadline)
         finally:
-            self._slots.leave(caller)
+            self.slots.leave(caller)
 
     async def _wait(self, caller: Caller, deadline: Deadline) -> None:
         try:
-            await self._slots.enter(caller, deadline.cap(self._patience_seconds))
+            await self.slots.enter(caller, deadline.cap(self.patience_seconds))
         except TimeoutError as exc:
             raise BulkheadFull(self.dependency, f"{self.dependency}: too many calls at once") from exc
 
     async def _attempt(self, fn: Callable[..., Awaitable[T]], args: tuple[object, ...], deadline: Deadline) -> T:
-        limit = deadline.cap(self._attempt_timeout_seconds)
-        pulse, attempt = self._pulse, object()
-        pulse.under_way[attempt] = self._clock.monotonic()
+        limit = deadline.cap(self.attempt_timeout_seconds)
+        pulse, attempt = self.pulse, object()
+        pulse.under_way[attempt] = self.clock.monotonic()
         try:
             async with asyncio.timeout(limit) as timeout:
                 result = await fn(*args)
         except TimeoutError as exc:
             if not timeout.expired():
                 raise
-            raise self._timed_out(limit) from exc
+            raise (self.timed_out or self._no_answer)(limit) from exc
         finally:
             del pulse.under_way[attempt]
-        pulse.ok_at = self._clock.monotonic()
+        pulse.ok_at = self.clock.monotonic()
         return result
 
     def _no_answer(self, seconds: float) -> Exception:
-        if seconds < self._attempt_timeout_seconds / 2:
+        if seconds < self.attempt_timeout_seconds / 2:
             return DeadlineExceeded(self.dependency, f"{self.dependency}: only {seconds:.1f} s were left")
         return Unavailable(self.dependency, f"{self.dependency}: no answer within {seconds:.1f} s")
 
     def _may_repeat(self, exc: BaseException) -> bool:
-        return not isinstance(exc, BulkheadFull) and self._retry_if(exc)
+        return not isinstance(exc, BulkheadFull) and self.retry_if(exc)
