@@ -112,6 +112,26 @@ async def test_what_is_told_soon_after_a_call_shares_the_next_one(valkey_url: st
             assert client.info("commandstats")["cmdstat_evalsha"]["calls"] - before <= 2
 
 
+async def test_what_is_told_during_a_call_shares_the_next_one(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Door.run
+    calls: list[int] = []
+
+    async def busy(door: Door, script: Any, keys: Any, args: Any, **more: Any) -> Any:
+        if script is PUT:
+            calls.append(args[3])  # pairs
+            if len(calls) == 1:
+                feed.tell("a", b"said", b"1")
+                asyncio.get_running_loop().call_later(0.05, feed.tell, "a", b"said", b"2")
+        return await run(door, script, keys, args, **more)
+
+    async with running(valkey_url, FeedLimits(between_seconds=0.5)) as feed:
+        reader = await feed.open("a", last_id=None)
+        monkeypatch.setattr(Door, "run", busy)
+        feed.tell("a", b"said", b"0")
+        assert data(await heard(reader, 3)) == [b"0", b"1", b"2"]
+        assert calls == [1, 2]
+
+
 async def test_what_a_replica_told_last_is_heard_on_the_others(valkey_url: str) -> None:
     async with running(valkey_url) as there:
         reader = await there.open("a", last_id=None)

@@ -13,8 +13,8 @@
    without a stream nothing more is told until it is announced. One that has lost the channel tells every change.
 2. One script appends to the streams and publishes: ids are the stream's, so that a reader may come back to any replica
    with the last one it has seen, and gets what it has missed. An id that the stream does not have any more is answered
-   with `RESET`: load everything again. What is told within `between_seconds` of the call before shares the next one: a
-   call costs as much as telling twenty events, and a busy replica has hundreds a second to tell.
+   with `RESET`: load everything again. What is told during a call, or within `between_seconds` of its end, shares the
+   next one: a call costs as much as telling twenty events, and a busy replica has hundreds a second to tell.
 3. When the channel was lost, what is missing is read from the streams; ids keep it from being told twice.
 4. A reader that falls behind by `most_behind` events is cut: nothing is buffered without bound.
 5. What could not be told to Redis becomes a `RESET` of its topic as soon as Redis is back.
@@ -28,7 +28,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -221,20 +221,25 @@ class Feed:
 
     async def _put(self) -> None:
         try:
-            if (early := self._put_at + self._limits.between_seconds - self._clock.monotonic()) > 0:
-                await self._clock.sleep(early)
             while self._pending:
-                by_topic: dict[str, list[bytes]] = {}
-                for _ in range(min(len(self._pending), self._limits.together)):
-                    topic, event, data = self._pending.popleft()
-                    by_topic.setdefault(topic, []).extend((event, data))
-                if self._door.is_cluster:
-                    await asyncio.gather(*(self._put_some({topic: pairs}) for topic, pairs in by_topic.items()))
-                else:
-                    await self._put_some(by_topic)
+                if (early := self._put_at + self._limits.between_seconds - self._clock.monotonic()) > 0:
+                    await self._clock.sleep(early)
+                # What is told during these calls waits for the next ones: on a busy replica there is always something.
+                for count in _parts(len(self._pending), self._limits.together):
+                    await self._put_next(count)
+                self._put_at = self._clock.monotonic()
         finally:
-            self._put_at = self._clock.monotonic()
             self._putting = None
+
+    async def _put_next(self, count: int) -> None:
+        by_topic: dict[str, list[bytes]] = {}
+        for _ in range(count):
+            topic, event, data = self._pending.popleft()
+            by_topic.setdefault(topic, []).extend((event, data))
+        if self._door.is_cluster:
+            await asyncio.gather(*(self._put_some({topic: pairs}) for topic, pairs in by_topic.items()))
+        else:
+            await self._put_some(by_topic)
 
     async def _put_some(self, by_topic: Mapping[str, Sequence[bytes]]) -> None:
         """The pairs of each topic; none stands for a reset. Of more than one topic not on a Cluster."""
@@ -402,6 +407,13 @@ class Feed:
 
     def _key(self, topic: str) -> str:
         return f"{self._prefix}:{{{topic}}}"
+
+
+def _parts(total: int, most: int) -> Iterator[int]:
+    """How many each time, until all are done."""
+    while total > 0:
+        yield min(total, most)
+        total -= most
 
 
 def _known(last_id: str | None) -> bytes:
