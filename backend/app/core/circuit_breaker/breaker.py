@@ -84,14 +84,14 @@ class CircuitBreaker:
         clock: Clock = SYSTEM_CLOCK,
         uniform: Callable[[], float] = random.random,
         tally: Tally | None = None,
-        family: str | None = None,
+        metric_name: str | None = None,
     ) -> None:
         self.name = name
         self.policy = policy
         self.dependency = dependency or name
         self.tally = tally or Tally()
         self.fleet: Fleet | None = None
-        self.metric_name = family or name
+        self.metric_name = metric_name or name
         self._monotonic = time.monotonic if clock is SYSTEM_CLOCK else clock.monotonic
         self._uniform = uniform
         self._slow_after = policy.slow_call_seconds or 0.0

@@ -9,7 +9,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -59,6 +59,7 @@ class FleetTimings:
 DEFAULT_TIMINGS = FleetTimings()
 
 
+@dataclass(eq=False)
 class BreakerFleet:
     """Lets circuits join the fleet.
 
@@ -71,42 +72,35 @@ class BreakerFleet:
     While Redis is away each circuit decides by itself; its return is noticed within a resync.
     """
 
-    def __init__(
-        self,
-        door: Door,
-        *,
-        namespace: str,
-        replica_id: str,
-        replicas: Callable[[], int] = lambda: 1,
-        living: Callable[[str], int] | None = None,
-        timings: FleetTimings = DEFAULT_TIMINGS,
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """`living`: how many living replicas may call what is behind the circuit of this name (default: all); with more
-        than one, one alone in trouble does not open it for all."""
-        self.on_recovery: Callable[[str, State], None] = lambda _name, _state: None
-        """Told of what this replica did for the fleet: a circuit is half open because the dependency was seen well, or
-        closed after good probes."""
-        self.up = False
-        """Does this replica follow the fleet? Else it is on its own."""
-        self.share = 1.0
-        """This replica's share of the living ones, in (0, 1], when they were counted last."""
-        self.tasks: set[asyncio.Task[Any]] = set()
-        """Reports and questions under way."""
-        self._door = door
-        self._keys = Keys(namespace)
-        self._replica_id = replica_id
-        self._count_replicas = replicas
-        self._living = living or (lambda _name: replicas())
-        self._timings = timings
-        self._now = now
+    door: Door
+    _: KW_ONLY
+    namespace: str
+    replica_id: str
+    replicas: Callable[[], int] = lambda: 1
+    living: Callable[[str], int] | None = None
+    """How many living replicas may call what is behind the circuit of this name (`None`: all); with more than one, one
+    alone in trouble does not open it for all."""
+    timings: FleetTimings = DEFAULT_TIMINGS
+    now: Callable[[], float] = time.monotonic
+    on_recovery: Callable[[str, State], None] = lambda _name, _state: None
+    """Told of what this replica did for the fleet: a circuit is half open because the dependency was seen well, or
+    closed after good probes."""
+    up: bool = field(default=False, init=False)
+    """Does this replica follow the fleet? Else it is on its own."""
+    share: float = field(default=1.0, init=False)
+    """This replica's share of the living ones, in (0, 1], when they were counted last."""
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set, init=False)
+    """Reports and questions under way."""
+
+    def __post_init__(self) -> None:
+        self._keys = Keys(self.namespace)
         self._breakers: dict[str, CircuitBreaker] = {}
         self._families: dict[str, KeyedCircuitBreakers] = {}
         self._reporting: set[CircuitBreaker] = set()
         self._asking: set[CircuitBreaker] = set()
         self._sync_now = asyncio.Event()
         self._syncing = asyncio.Lock()
-        self._pause = timings.first_resync_seconds
+        self._pause = self.timings.first_resync_seconds
 
     # -- members
 
@@ -158,17 +152,17 @@ class BreakerFleet:
             return None
 
     def _call(self, breaker: CircuitBreaker, script: Script, *args: Any) -> ScriptCall:
-        names = [breaker.name, self._keys.channel, self._replica_id]
+        names = [breaker.name, self._keys.channel, self.replica_id]
         return script, self._keys.of(breaker.name), [*names, *args]
 
     async def _ask(self, breaker: CircuitBreaker, call: ScriptCall) -> tuple[list[int], View] | None:
         """What a script says of one circuit: its own numbers, and the fleet's state, which the circuit learns."""
         asked = breaker.fleet_view.version
-        answer = await self._answer(self._door.run(*call, within_seconds=self._timings.answer_seconds))
+        answer = await self._answer(self.door.run(*call, within_seconds=self.timings.answer_seconds))
         return None if answer is None else self._read(breaker, answer, asked)
 
     def _read(self, breaker: CircuitBreaker, answer: Sequence[Any], asked: tuple[int, int]) -> tuple[list[int], View]:
-        numbers, told = read_answer(answer, self._now())
+        numbers, told = read_answer(answer, self.now())
         self._tell(breaker, told, asked)
         return numbers, told
 
@@ -183,9 +177,9 @@ class BreakerFleet:
             return
         if told.state is CLOSED:
             # The others should know soon that this replica calls, or one in trouble seems alone.
-            self._pause = self._timings.first_resync_seconds
+            self._pause = self.timings.first_resync_seconds
             self._sync_now.set()
-        if told.who != self._replica_id:
+        if told.who != self.replica_id:
             transition_log.told(breaker.name, told)
 
     def _follow(self, *, up: bool) -> None:
@@ -224,10 +218,10 @@ class BreakerFleet:
 
     def _report_call(self, breaker: CircuitBreaker, delta: Delta) -> ScriptCall:
         args = [
-            breaker.name, self._keys.channel, *breaker.fleet_view.version, self._replica_id,
+            breaker.name, self._keys.channel, *breaker.fleet_view.version, self.replica_id,
             delta.calls, delta.failed, delta.slow, delta.after, micros(delta.hold_seconds),
             *wire.report_rules(breaker.policy), micros(delta.ok_age_seconds), micros(delta.row_age_seconds),
-            delta.cause, self._living(breaker.name),
+            delta.cause, self.living(breaker.name) if self.living else self.replicas(),
         ]  # fmt: skip
         return wire.REPORT, self._keys.of_report(breaker.name), args
 
@@ -264,7 +258,7 @@ class BreakerFleet:
             transition_log.half_opened(breaker.name, told)
         if granted:
             return FleetLease(lease, *told.version)
-        breaker.put_off(random.uniform(*self._timings.denied_seconds))
+        breaker.put_off(random.uniform(*self.timings.denied_seconds))
         return None
 
     async def _give_back(self, breaker: CircuitBreaker, asking: asyncio.Task[FleetLease | None]) -> None:
@@ -314,7 +308,7 @@ class BreakerFleet:
     async def sync(self) -> bool:
         """Tell what the fleet does not know yet and read every state, in one round trip. False: Redis is away."""
         async with self._syncing:
-            timings, returning = self._timings, not self.up
+            timings, returning = self.timings, not self.up
             followed = self._followed()
             told: list[tuple[CircuitBreaker, ScriptCall]] = []
             for breaker in self._all():
@@ -328,18 +322,18 @@ class BreakerFleet:
             calls = [*(call for _, call in told), *self._keys.read_calls(followed, self._families)]
             seconds = timings.join_seconds if returning else timings.answer_seconds
             load = wire.SCRIPTS if returning else ()  # Redis may not know them
-            answers = await self._answer(self._door.run_together(calls, load=load, within_seconds=seconds))
+            answers = await self._answer(self.door.run_together(calls, load=load, within_seconds=seconds))
             if answers is None:
                 return False
             for (breaker, _), answer in zip(told, answers, strict=False):
                 self._reported(breaker, *self._read(breaker, answer, asked[breaker.name]))
             if returning:
                 self._follow(up=True)
-                logger.info("circuit breakers: following the fleet", extra={"replica": self._replica_id})
+                logger.info("circuit breakers: following the fleet", extra={"replica": self.replica_id})
             for row in chain.from_iterable(answers[len(told) :]):
-                name, view = wire.read_row(row, self._now())
+                name, view = wire.read_row(row, self.now())
                 self._learn(name, view, asked.get(name))
-            self.share = 1 / max(1, self._count_replicas())
+            self.share = 1 / max(1, self.replicas())
             return True
 
     def _followed(self) -> dict[str, CircuitBreaker]:
@@ -359,8 +353,8 @@ class BreakerFleet:
         while True:
             await self.sync()
             self._sync_now.clear()
-            self._pause = min(2 * self._pause, self._timings.resync_seconds)
-            pause = self._pause * (1 + self._timings.resync_spread * random.uniform(-1, 1))
+            self._pause = min(2 * self._pause, self.timings.resync_seconds)
+            pause = self._pause * (1 + self.timings.resync_spread * random.uniform(-1, 1))
             try:
                 async with asyncio.timeout(pause):
                     await self._sync_now.wait()
@@ -370,7 +364,7 @@ class BreakerFleet:
     async def _listen(self) -> None:
         while True:
             try:
-                subscription = await self._door.subscribe(self._keys.channel)
+                subscription = await self.door.subscribe(self._keys.channel)
                 try:
                     self._sync_now.set()  # what was published before is not repeated
                     await subscription.follow(self.hear, self._check(subscription))
@@ -378,27 +372,27 @@ class BreakerFleet:
                     await subscription.aclose()
             except Unavailable as exc:
                 logger.info("circuit breakers: no push, the resync goes on", extra={"reason": str(exc)})
-            await asyncio.sleep(self._timings.reconnect_seconds * (0.5 + random.random()))
+            await asyncio.sleep(self.timings.reconnect_seconds * (0.5 + random.random()))
 
     async def _check(self, subscription: Subscription) -> None:
         """A subscription that says nothing may be lost: ask. Raises `Unavailable`."""
         heard = -1
         while True:
             if heard == subscription.heard:
-                await subscription.check(within_seconds=self._timings.quiet_seconds)
+                await subscription.check(within_seconds=self.timings.quiet_seconds)
             heard = subscription.heard
-            await asyncio.sleep(self._timings.quiet_seconds)
+            await asyncio.sleep(self.timings.quiet_seconds)
 
     def hear(self, message: bytes) -> None:
         """Learn from a published message. In any order, any number of times: only news counts."""
-        self._learn(*wire.read_message(message, self._now()))
+        self._learn(*wire.read_message(message, self.now()))
 
     # -- for people
 
     async def force(self, name: str, state: str, *, who: str, why: str) -> View:
         """`open`, `closed` or `auto`, for every replica and until told otherwise. Raises `Unavailable`."""
         args = [name, self._keys.channel, wire.FORCED[state], one_line(who), one_line(why)]
-        _, decided = read_answer(await self._door.run(wire.FORCE, self._keys.of(name), args, urgent=True), self._now())
+        _, decided = read_answer(await self.door.run(wire.FORCE, self._keys.of(name), args, urgent=True), self.now())
         self._learn(name, decided)
         return decided
 
@@ -406,5 +400,5 @@ class BreakerFleet:
         """The fleet's states of these, and on every keyed circuit of their groups in trouble. Raises `Unavailable`."""
         states: dict[str, View] = {}
         for call in self._keys.read_calls(names):
-            states |= dict(wire.read_row(row, self._now()) for row in await self._door.run(*call, urgent=True))
+            states |= dict(wire.read_row(row, self.now()) for row in await self.door.run(*call, urgent=True))
         return states

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass, field
 
 from app.core.circuit_breaker.breaker import CircuitBreaker, Fleet
 from app.core.circuit_breaker.local import Tally
 from app.core.circuit_breaker.rules import CLOSED, BreakerPolicy, Snapshot
 from app.core.clock import SYSTEM_CLOCK, Clock
 
-MAX_KEYS = 10_000
-KEY_IDLE_SECONDS = 3600.0
 
-
+@dataclass(eq=False)
 class KeyedCircuitBreakers:
     """A circuit for each of many keys, e.g. one account's token: `whatsapp_api:<phone_number_id>`.
 
@@ -21,26 +20,22 @@ class KeyedCircuitBreakers:
     Forced ones stay. They share one tally, so that keys never become metric labels.
     """
 
-    def __init__(
-        self,
-        name: str,
-        policy: BreakerPolicy,
-        *,
-        dependency: str | None = None,
-        max_keys: int = MAX_KEYS,
-        idle_seconds: float = KEY_IDLE_SECONDS,
-        clock: Clock = SYSTEM_CLOCK,
-    ) -> None:
-        self.name = name
-        self.metric_name = f"{name}:*"
-        self.tally = Tally()
-        self._policy = policy
-        self._dependency = dependency or name
-        self._max_keys = max_keys
-        self._idle_seconds = idle_seconds
-        self._clock = clock
-        self._breakers: OrderedDict[str, tuple[CircuitBreaker, float]] = OrderedDict()
-        self.fleet: Fleet | None = None
+    name: str
+    policy: BreakerPolicy
+    _: KW_ONLY
+    dependency: str | None = None
+    """As errors name it; `None`: `name`."""
+    max_keys: int = 10_000
+    idle_seconds: float = 3600.0
+    clock: Clock = SYSTEM_CLOCK
+    tally: Tally = field(default_factory=Tally, init=False)
+    fleet: Fleet | None = field(default=None, init=False)
+    _breakers: OrderedDict[str, tuple[CircuitBreaker, float]] = field(default_factory=OrderedDict, init=False)
+    """With the time of their last use."""
+
+    @property
+    def metric_name(self) -> str:
+        return f"{self.name}:*"
 
     def attach(self, fleet: Fleet | None) -> None:
         """Each circuit, those to come included, joins the fleet, or with `None` leaves it."""
@@ -50,7 +45,7 @@ class KeyedCircuitBreakers:
 
     def get(self, key: str) -> CircuitBreaker:
         """The circuit of `key`, made on first use."""
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         found = self._breakers.pop(key, None)
         breaker = found[0] if found else self._new(key)
         self._breakers[key] = (breaker, now)
@@ -68,13 +63,9 @@ class KeyedCircuitBreakers:
 
     def _new(self, key: str) -> CircuitBreaker:
         breaker = CircuitBreaker(
-            f"{self.name}:{key}",
-            self._policy,
-            dependency=self._dependency,
-            clock=self._clock,
-            tally=self.tally,
-            family=self.metric_name,
-        )
+            f"{self.name}:{key}", self.policy, dependency=self.dependency or self.name, clock=self.clock,
+            tally=self.tally, metric_name=self.metric_name,
+        )  # fmt: skip
         breaker.attach(self.fleet)
         return breaker
 
@@ -82,7 +73,7 @@ class KeyedCircuitBreakers:
         """At most two a call: as fast as they come in, without ever a long pause."""
         for _ in range(min(2, len(self._breakers) - 1)):
             key, (breaker, used_at) = next(iter(self._breakers.items()))
-            if now - used_at < self._idle_seconds and len(self._breakers) <= self._max_keys:
+            if now - used_at < self.idle_seconds and len(self._breakers) <= self.max_keys:
                 return
             if breaker.view.forced:
                 self._breakers[key] = (breaker, now)
@@ -95,5 +86,5 @@ class KeyedCircuitBreakers:
 
     def snapshots(self) -> list[Snapshot]:
         """Of those that are not simply closed."""
-        found = (breaker.snapshot() for breaker, _ in self._breakers.values())
+        found = (breaker.snapshot() for breaker in self.breakers())
         return [snapshot for snapshot in found if snapshot.state is not CLOSED or snapshot.forced]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from app.core.circuit_breaker.rules import BreakerPolicy, Counts, State
@@ -135,17 +136,15 @@ class Observations:
         return self.ok, self.failed, self.slow
 
 
+@dataclass(slots=True)
 class Permits:
     """Leases of one half-open state: at most `max_probes` at a time, and no more than it takes to close."""
 
-    __slots__ = ("_leases", "_policy", "good")
-
-    def __init__(self, policy: BreakerPolicy) -> None:
-        self.good = 0
-        """Probes that succeeded."""
-        self._policy = policy
-        self._leases: dict[object, float] = {}
-        """With the time at which each runs out."""
+    policy: BreakerPolicy
+    good: int = 0
+    """Probes that succeeded."""
+    _leases: dict[object, float] = field(default_factory=dict)
+    """With the time at which each runs out."""
 
     def restart(self) -> None:
         """Another state has begun: what was granted before is void."""
@@ -156,10 +155,10 @@ class Permits:
         """A lease, `None` if there is none to be had."""
         self._leases = {lease: expiry for lease, expiry in self._leases.items() if expiry > now}
         live = len(self._leases)
-        if live >= self._policy.max_probes or live + self.good >= self._policy.success_threshold:
+        if live >= self.policy.max_probes or live + self.good >= self.policy.success_threshold:
             return None
         lease = object()
-        self._leases[lease] = now + self._policy.probe_lease_seconds
+        self._leases[lease] = now + self.policy.probe_lease_seconds
         return lease
 
     def give_back(self, lease: object, now: float) -> bool:
@@ -167,22 +166,21 @@ class Permits:
         return self._leases.pop(lease, 0.0) > now
 
 
+@dataclass(slots=True)
 class Rejoining:
     """How soon a replica that alone stayed away is believed when it sees the dependency well: at once the first time;
     when it failed again soon after, only after 1 s, then 2 s, 4 s … up to the base period."""
 
-    __slots__ = ("_believed_at", "_policy", "_rounds", "_waits_until")
-
-    def __init__(self, policy: BreakerPolicy) -> None:
-        self._policy = policy
-        self._rounds = 0
-        self._waits_until, self._believed_at = 0.0, -math.inf
+    policy: BreakerPolicy
+    _rounds: int = 0
+    _waits_until: float = 0.0
+    _believed_at: float = -math.inf
 
     def tripped(self, now: float) -> None:
-        soon = now - self._believed_at < self._policy.open_seconds
+        soon = now - self._believed_at < self.policy.open_seconds
         self._rounds = self._rounds + 1 if soon else 0
-        wait = self._policy.rejoin_seconds * 2.0 ** min(self._rounds - 1, 40) if self._rounds else 0.0
-        self._waits_until = now + min(self._policy.open_seconds, wait)
+        wait = self.policy.rejoin_seconds * 2.0 ** min(self._rounds - 1, 40) if self._rounds else 0.0
+        self._waits_until = now + min(self.policy.open_seconds, wait)
 
     def believes(self, now: float) -> bool:
         """Is what is seen well now believed? Asked only when it was seen well."""
