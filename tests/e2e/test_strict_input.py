@@ -396,3 +396,26 @@ async def test_another_request_id_is_replaced(api: Replica, given: str) -> None:
     assert made != given
     assert made == response.json()["error"]["request_id"]
     assert len(made) <= 64
+
+
+# -- ids ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_id_in_capitals_is_the_same_row(api: Replica) -> None:
+    """Also to caches, which know it by its name: a copy under another one would outlive an edit."""
+    account = await api.new_account(owner="ada")
+    written, in_capitals = account["id"], account["id"].upper()
+    profile = "/bot/profile?account_id="
+    for hours in ("9-17", "8-12"):
+        for name in (written, in_capitals):
+            await api("GET", profile + name, user="ada")
+        await api("PUT", profile + written, user="ada", json={"hours": hours})
+        assert [(await api("GET", profile + name, user="ada"))["hours"] for name in (written, in_capitals)] == [
+            hours
+        ] * 2
+    key = await api(
+        "POST", f"/accounts/{in_capitals}/api-keys", user="ada", status=201, json={"name": "k", "role": "agent"}
+    )
+    headers = {"Authorization": f"Bearer {key['key']}"}
+    assert await api("GET", f"/conversations?account_id={in_capitals}", headers=headers)
+    await api("DELETE", f"/accounts/{written}/api-keys/{key['id'].upper()}", user="ada", status=204)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Header, Query, Request
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from app.api.session_cookie import client_address, refuse_cross_site, token_in
@@ -18,6 +18,7 @@ from app.core.logging import request_id
 from app.core.queue import Queue
 from app.domain.audit import ACTOR, actor_of
 from app.domain.errors import ChorusError, Forbidden, InvalidInput, Unauthenticated, Unavailable
+from app.domain.identifiers import as_written_by_us
 from app.domain.models import User
 from app.domain.ports import TokenVerifier
 from app.services.account_health import AccountChecks
@@ -192,7 +193,9 @@ def _query_names(dependant: Any) -> Iterator[str]:
 
 Operator = Annotated[User, Depends(operator)]
 Replica = Annotated[Services, Depends(services)]
-AccountId = Annotated[str, Query(description="Of one of your accounts, from `GET /accounts`.")]
+AccountId = Annotated[
+    str, Query(description="Of one of your accounts, from `GET /accounts`."), AfterValidator(as_written_by_us)
+]
 Limit = Annotated[int, Query(ge=1, le=200, description="Items on the page, at most.")]
 
 

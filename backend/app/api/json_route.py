@@ -15,9 +15,13 @@ from starlette.responses import Response
 
 from app.api.body_limit import announced_bytes
 from app.api.deps import authenticate, known_query, only_known_query
+from app.domain.identifiers import as_written_by_us
 
 OPEN_BYTES = 16 * 1024
 """As much of a body as no limit of all bodies together counts (`body_limit.py`)."""
+
+
+_NOT_OURS = frozenset({"user_id"})
 
 
 class StrictJsonRequest(Request):
@@ -36,9 +40,19 @@ class JsonRoute(APIRoute):
 
         async def strictly(request: Request) -> Response:
             await authenticate(request)
+            _name_rows_as_we_do(request)
             return await handle(StrictJsonRequest(request.scope, request.receive))
 
         return strictly
+
+
+def _name_rows_as_we_do(request: Request) -> None:
+    """In the path; ids of people are theirs."""
+    given = request.path_params
+    request.scope["path_params"] = {
+        name: as_written_by_us(value) if name not in _NOT_OURS and isinstance(value, str) else value
+        for name, value in given.items()
+    }
 
 
 class OpenRoute(APIRoute):

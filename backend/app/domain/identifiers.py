@@ -11,6 +11,13 @@ MEMBER_ID = r"^[A-Za-z0-9_-][A-Za-z0-9._:@|-]{0,254}$"
 """The `sub` of a Supabase access token, usually a UUID."""
 
 _MEMBER_ID = re.compile(MEMBER_ID)
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
+
+def as_written_by_us(row_id: str) -> str:
+    """An id of a row as everything here names it: caches, mailboxes and idempotency keys. A UUID may come in capitals
+    too (RFC 9562, section 4); anything else stays as it is."""
+    return row_id.lower() if _UUID.fullmatch(row_id) else row_id
 
 
 def is_member_id(value: object) -> bool:
