@@ -289,14 +289,12 @@ class Queue:
             logger.warning("leases ran out", extra={"reclaimed": reaped, "dead_letters": letters, "shard": shard})
         self._metrics.claims.inc(len(rows))
         held_until = asked + self._held_seconds
-        return [self._to_claim(held_until, now_ms / 1000, *row) for row in rows]
-
-    def _to_claim(
-        self, held_until: float, now: float, name: bytes, token: int, attempts: int, entries: list[bytes]
-    ) -> Claim:
-        mailbox = name.decode()
-        events = tuple(decode_entry(mailbox, entry, latest=now) for entry in entries)
-        return Claim(mailbox, token, events, attempts, held_until, self._clock)
+        claims = []
+        for name, token, attempts, entries in rows:
+            mailbox = name.decode()
+            events = tuple(decode_entry(mailbox, entry, latest=now_ms / 1000) for entry in entries)
+            claims.append(Claim(mailbox, token, events, attempts, held_until, self._clock))
+        return claims
 
     async def _clock_went_back(self, shard: int, seconds: float) -> None:
         """What was put off by the clock's time before would wait for it to come again."""
@@ -345,7 +343,7 @@ class Queue:
 
         Claims that `done`, `park` or `retry_later` ended are neither. On `QueueUnavailable` some may have been kept.
         """
-        parts = self._shards.split((each for each in claims if each.held_until > -math.inf), _mailbox_of)
+        parts = self._shards.split((c for c in claims if c.held_until > -math.inf), lambda claim: claim.mailbox)
         chunks = [(shard, chunk) for shard, part in parts.items() for chunk in in_chunks(part, EXTEND_LIMIT)]
         return [claim for lost in await all_of(self._extend(*chunk) for chunk in chunks) for claim in lost]
 
@@ -445,12 +443,7 @@ class Queue:
             oldest_seconds=max(oldest_ms) / 1000, dead=sum(dead), dead_bytes=sum(dead_bytes), dead_lost=sum(lost),
             is_full=self._is_full(pending, size),
         )  # fmt: skip
-        self._metrics.pending.set(stats.pending)
-        self._metrics.bytes.set(stats.bytes)
-        self._metrics.oldest_seconds.set(stats.oldest_seconds)
-        self._metrics.dead.set(stats.dead)
-        self._metrics.dead_bytes.set(stats.dead_bytes)
-        self._metrics.dead_lost.set(stats.dead_lost)
+        self._metrics.show(stats)
         return stats
 
     def _is_full(self, pending: Sequence[int], size: Sequence[int]) -> bool:
@@ -508,27 +501,18 @@ class Queue:
 
     # --- the calls that several callers share ---
 
-    async def _send_puts(self, shard: int, args: list[object], timeout_seconds: float) -> Sequence[object]:
-        return await self._ingest.call_in_time(
-            PUT, shard, args, header=self._put_header, timeout_seconds=timeout_seconds
-        )
+    async def _send_puts(self, shard: int, args: list[object], seconds: float) -> Sequence[object]:
+        return await self._ingest.call_in_time(PUT, shard, args, header=self._put_header, timeout_seconds=seconds)
 
-    async def _send_verdicts(self, shard: int, args: list[object], timeout_seconds: float) -> Sequence[object]:
-        call = (*self._settle_header, *args)
-        answers: Sequence[object] = await self._shards.call(SETTLE, shard, call, timeout_seconds=timeout_seconds)
-        return answers
+    async def _send_verdicts(self, shard: int, args: list[object], seconds: float) -> Any:
+        return await self._shards.call(SETTLE, shard, (*self._settle_header, *args), timeout_seconds=seconds)
 
-    async def _send_looks(self, shard: int, args: list[object], timeout_seconds: float) -> Sequence[object]:
-        answers: Sequence[object] = await self._shards.call(REFRESH, shard, args, timeout_seconds=timeout_seconds)
-        return answers
+    async def _send_looks(self, shard: int, args: list[object], seconds: float) -> Any:
+        return await self._shards.call(REFRESH, shard, args, timeout_seconds=seconds)
 
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-def _mailbox_of(claim: Claim) -> str:
-    return claim.mailbox
 
 
 def _checked(claim: Claim, count: int | None) -> int:

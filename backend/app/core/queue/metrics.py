@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge
 
+from app.core.queue.events import QueueStats
+
 
 class QueueMetrics:
     """Made once for each prefix and process: the names must be unique."""
@@ -24,14 +26,21 @@ class QueueMetrics:
             " miscounted)",
             ["kind"],
         )
-        self.pending = Gauge(f"{prefix}_pending", "Events waiting or in flight, when the queue was last asked")
-        self.bytes = Gauge(f"{prefix}_bytes", "Bytes of the events waiting or in flight, when the queue was last asked")
-        self.oldest_seconds = Gauge(
-            f"{prefix}_oldest_seconds", "Age of the oldest event, when the queue was last asked"
-        )
-        self.dead = Gauge(f"{prefix}_dead", "Dead letters, when the queue was last asked")
-        self.dead_bytes = Gauge(f"{prefix}_dead_bytes", "Size of the dead letters, when the queue was last asked")
-        self.dead_lost = Gauge(f"{prefix}_dead_lost", "Dead letters that went to make room, since the queue began")
+        self._gauges = {
+            name: Gauge(f"{prefix}_{name}", f"{what}, when the queue was last asked")
+            for name, what in {
+                "pending": "Events waiting or in flight",
+                "bytes": "Bytes of the events waiting or in flight",
+                "oldest_seconds": "Age of the oldest event",
+                "dead": "Dead letters",
+                "dead_bytes": "Size of the dead letters",
+                "dead_lost": "Dead letters that went to make room since the queue began",
+            }.items()
+        }
+
+    def show(self, stats: QueueStats) -> None:
+        for name, gauge in self._gauges.items():
+            gauge.set(getattr(stats, name))
 
 
 QUEUE = QueueMetrics("chorus_queue")
