@@ -78,12 +78,6 @@ def is_unavailable(exc: BaseException) -> bool:
     return isinstance(exc, Unavailable) and not isinstance(exc, (CircuitBreakerOpenError, DeadlineExceeded))
 
 
-def is_server_error(exc: BaseException) -> bool:
-    """HTTP 5xx or 429."""
-    status = status_error(exc)
-    return status is not None and (status[0] >= 500 or status[0] == 429)
-
-
 def retry_on_network_error(
     max_attempts: int = 3,
     *,
@@ -92,17 +86,15 @@ def retry_on_network_error(
     idempotent: bool = False,
 ) -> Decorator[P, T]:
     """Decorate a coroutine function: repeat it when the network failed. `idempotent`: also when a POST was lost."""
-    return _decorator(
-        lambda exc: is_unavailable(exc) or _is_safe_network_error(exc, idempotent=idempotent),
-        max_attempts, min_wait, max_wait,
-    )  # fmt: skip
+    retry_if = functools.partial(is_retryable, server=False, idempotent=idempotent)
+    return _decorator(retry_if, max_attempts, min_wait, max_wait)
 
 
 def retry_on_server_error(
     max_attempts: int = 3, *, min_wait: float = 0.0, max_wait: float = MAX_BACKOFF_SECONDS
 ) -> Decorator[P, T]:
     """Decorate a coroutine function: repeat it when the server answered 5xx or 429."""
-    return _decorator(lambda exc: is_unavailable(exc) or is_server_error(exc), max_attempts, min_wait, max_wait)
+    return _decorator(functools.partial(is_retryable, network=False), max_attempts, min_wait, max_wait)
 
 
 async def execute_with_retry(
@@ -113,9 +105,15 @@ async def execute_with_retry(
     return cast(T, await retrying(_plain(functools.partial(fn, *args, **kwargs))))
 
 
-def is_retryable(exc: BaseException) -> bool:
-    """What `execute_with_retry` repeats: unavailable, a server error, or a network error that is not ambiguous."""
-    return is_unavailable(exc) or is_server_error(exc) or _is_safe_network_error(exc, idempotent=False)
+def is_retryable(exc: BaseException, *, network: bool = True, server: bool = True, idempotent: bool = False) -> bool:
+    """Is it `Unavailable`, HTTP 5xx or 429 (`server`), or an error of the `network`, an ambiguous one only of a call
+    that is `idempotent`?"""
+    if is_unavailable(exc):
+        return True
+    if network and is_network_error(exc):
+        return idempotent or not is_ambiguous(exc)
+    status = status_error(exc) if server else None
+    return status is not None and (status[0] >= 500 or status[0] == 429)
 
 
 def build_retrying(
@@ -178,10 +176,6 @@ def _asked_delay(exc: BaseException) -> float:
         return exc.retry_after or 0.0
     status = status_error(exc)
     return (status[1] if status else None) or 0.0
-
-
-def _is_safe_network_error(exc: BaseException, *, idempotent: bool) -> bool:
-    return is_network_error(exc) and (idempotent or not is_ambiguous(exc))
 
 
 def _decorator(retry_if: RetryIf, max_attempts: int, min_wait: float, max_wait: float) -> Decorator[P, T]:
