@@ -10,17 +10,19 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+import pytest_asyncio
 import redis as redis_sync
 from click.testing import CliRunner
 
 from app.cli import main
 from app.localhost.location import Location
+from app.localhost.servers import Postgres
 from app.main import create_app
 from app.sandbox import webhooks as wa
 from app.sandbox.app import running_sandbox
@@ -37,6 +39,7 @@ NUMBER = "106540352242922"
 NAMED = {
     "<name>": "gemini", "<phone_number_id>": NUMBER, "ACCOUNT": "levain", "APP_ID": "1029384756",
 }  # fmt: skip
+OPERATOR = {"Authorization": f"Bearer {OPERATOR_KEY}"}
 SOURCE = str(ROOT / "backend")
 COMMAND = re.compile(
     r"`((?:chorus|curl|redis-cli|docker|kubectl) [^`]+|(?:CONFIG|SLOWLOG|INFO|MEMORY|CLIENT|LATENCY|ACL) [A-Z][^`]*)`"
@@ -83,38 +86,52 @@ class Stack:
         }
 
 
-@pytest.fixture
-def guarded(server_location: Location, tmp_path: Path) -> Iterator[Guarded]:
-    with guarded_redis(server_location.valkey_server, tmp_path) as redis:
-        yield redis
-
-
-@pytest.fixture
-async def stack(
-    guarded: Guarded, store_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def serving(
+    server_location: Location, postgres: Postgres, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stack]:
-    """A replica with an account, and a dead letter: a message to a number that no account has."""
-    monkeypatch.chdir(tmp_path)
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
-    async with running_sandbox() as sandbox:
-        settings = settings_of(sandbox.url, guarded.url, store_url, debounce_seconds=0)
-        async with served(create_app(settings)) as base, httpx.AsyncClient(base_url=base, timeout=10) as http:
-            operator = {"Authorization": f"Bearer {OPERATOR_KEY}"}
-            account = {
-                "name": "Levain", "slug": "levain", "phone_number_id": NUMBER, "access_token": "t" * 20,
-                "verify_token": "v" * 20,
-            }  # fmt: skip
-            assert (await http.post("/accounts", json=account, headers=operator)).status_code == 201
+    """A replica with an account."""
+    folder = tmp_path_factory.mktemp("runbooks")
+    postgres.start()
+    postgres.execute(f"CREATE DATABASE runbooks TEMPLATE {migrated_template}")
+    with guarded_redis(server_location.valkey_server, folder) as redis, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in Settings.model_fields:
+            patch.delenv(name.upper(), raising=False)
+        async with running_sandbox() as sandbox:
+            settings = settings_of(sandbox.url, redis.url, postgres.url_of("runbooks"), debounce_seconds=0)
+            async with served(create_app(settings)) as base, httpx.AsyncClient(base_url=base, timeout=10) as http:
+                account = {
+                    "name": "Levain", "slug": "levain", "phone_number_id": NUMBER, "access_token": "t" * 20,
+                    "verify_token": "v" * 20,
+                }  # fmt: skip
+                assert (await http.post("/accounts", json=account, headers=OPERATOR)).status_code == 201
+                yield Stack(redis, settings, base)
+    postgres.execute("DROP DATABASE runbooks WITH (FORCE)")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stack(serving: Stack) -> AsyncIterator[Stack]:
+    """With one dead letter, a message to a number that no account has; and no circuit is forced."""
+    async with httpx.AsyncClient(base_url=serving.replica, timeout=10, headers=OPERATOR) as http:
+
+        async def dead_letters() -> list[object]:
+            return list((await http.get("/admin/dead-letters")).json()["items"])
+
+        if not await dead_letters():
             person, stranger = wa.Person("33612345678", "Ada"), wa.Business("999")
             payload = wa.envelope(wa.messages_change(stranger, [wa.text(person, "Hello?")], [person]))
             raw = wa.encode_like_meta(payload)
             sent = await http.post("/webhook/whatsapp", content=raw, headers=wa.signed_headers(APP_SECRET, raw))
             assert sent.status_code == 200
             async with asyncio.timeout(20):
-                while not (await http.get("/admin/dead-letters", headers=operator)).json()["items"]:
+                while not await dead_letters():
                     await asyncio.sleep(0.02)
-            yield Stack(guarded, settings, base)
+        yield serving
+        for name, circuit in (await http.get("/admin/breakers")).json().items():
+            if circuit["forced"]:
+                freed = await http.post(f"/admin/breakers/{name}", json={"action": "auto"})
+                assert freed.status_code == 200, freed.text
 
 
 async def run(stack: Stack, arguments: list[str]) -> tuple[int, str]:
@@ -153,7 +170,7 @@ async def chorus(stack: Stack, command: str) -> None:
 async def curl(stack: Stack, command: str) -> None:
     command, _, reader = command.partition(" | ")
     (path,) = re.findall(r"(?:>|CHORUS)(/[a-z/-]+)$", command)
-    headers = {"Authorization": f"Bearer {OPERATOR_KEY}"} if "$ADMIN_API_KEY" in command else {}
+    headers = OPERATOR if "$ADMIN_API_KEY" in command else {}
     async with httpx.AsyncClient(base_url=stack.replica) as http:
         response = await http.get(path, headers=headers)
     assert response.status_code == 200, path
@@ -185,6 +202,7 @@ def on_the_server(stack: Stack, command: str) -> None:
         client.execute_command(*words)
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("command", RUN_HERE)
 async def test_a_command_of_a_page_does_what_it_says(stack: Stack, command: str) -> None:
     match command.split(maxsplit=1)[0]:
