@@ -33,9 +33,9 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup      ## three replicas, real servers, simulated customers; Ctrl-C ends it (DEMO_ONCE=1: ends by itself)
 	@"$(BIN)/python" -m app.cli demo $(if $(DEMO_ONCE),--once)
 
-# Four workers on two cores as well: most tests wait longer than they work. In the order of tests/conftest.py.
+# Five workers on two cores as well: most tests wait longer than they work, and three of them play fleets, which wait most. In the order of tests/conftest.py.
 test: setup      ## the whole suite, the fleets of real processes beside the rest
-	"$(BIN)/python" -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
+	"$(BIN)/python" -m pytest -q -n 5 --dist loadfile --no-loadscope-reorder
 
 check: setup     ## ruff, types, import contracts
 	"$(BIN)/ruff" check .

@@ -37,9 +37,13 @@ settings.register_profile("explore", deadline=None)
 settings.load_profile("repeatable")  # a change is judged by what it does, not by luck; `make chaos` explores
 
 
-FLEETS = (("tests/chaos/",), ("tests/e2e/",), ("tests/browser/", "tests/topologies/"))
-"""Folders whose tests hold real replicas to seconds: with `-n`, one worker plays the folders of a line, one test after
-the other. The longest first."""
+FLEETS = (
+    ("tests/chaos/", "tests/e2e/test_demo.py", "tests/e2e/test_upgrade.py"),  # these two have fleets of their own
+    ("tests/e2e/",),
+    ("tests/browser/", "tests/topologies/"),
+)
+"""Whose tests hold real replicas to seconds: with `-n`, one worker plays what is in a line, one test after the other,
+so that there are never more than three fleets at once. The longest first."""
 
 
 class _FleetsTogether(LoadFileScheduling):
