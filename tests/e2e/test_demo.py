@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,17 +29,20 @@ from app.sandbox.app import running_sandbox
 from app.sandbox.config import SandboxConfig
 from tests.support.fakes import peer, read_request, response
 from tests.support.patience import Within
+from tests.support.server_folder import server_folder
 
 FINISHED = "every message got exactly the reply it should"
 
 
 @pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder() -> Iterator[Path]:
     """With spaces, and longer than a Unix socket's path may be."""
-    folder = tmp_path_factory.mktemp("a demo") / ("a folder with a long name " * 5).strip()
+    base = server_folder("a demo ")
+    folder = base / ("a folder with a long name " * 5).strip()
     folder.mkdir()
     yield folder
     remove_data(folder / ".data" / "demo" / "servers")
+    shutil.rmtree(base)
 
 
 @contextmanager

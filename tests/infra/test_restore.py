@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from app.domain.models import Role
 from app.localhost.location import Location, locate
 from app.localhost.processes import run
 from app.localhost.servers import Postgres, remove_data
+from tests.support.server_folder import server_folder
 
 INFRA = Path(__file__).resolve().parents[2] / "infra" / "postgres"
 
@@ -52,8 +52,7 @@ class Cluster:
 
 @pytest.fixture
 async def fresh() -> AsyncIterator[Cluster]:
-    folder = Path(tempfile.mkdtemp(prefix="chorus-restore-"))
-    folder.chmod(0o711)
+    folder = server_folder("chorus-restore-")
     server = Postgres(locate(folder), durable=False)
     try:
         server.start()

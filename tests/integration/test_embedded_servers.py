@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from app.localhost import server as server_module
 from app.localhost.location import Location, _package_folder, folders_used
 from app.localhost.processes import FileLock, ProcessError, children_of, free_port
 from app.localhost.servers import EmbeddedServerError, EmbeddedServers, Postgres, Valkey, remove_data, start_servers
+from tests.support.server_folder import server_folder
 
 BACKEND = Path(__file__).parents[2] / "backend"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -45,8 +45,7 @@ os.setgroups([]); os.setgid(nobody.pw_gid); os.setuid(nobody.pw_uid)
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="chorus-tests-"))
-    path.chmod(0o711)
+    path = server_folder("chorus-tests-")
     yield path
     for data_dir in (path, path / "data"):
         remove_data(data_dir)
@@ -266,7 +265,8 @@ def private_programs(site: Path) -> None:
 
 @as_root
 def test_root_changes_no_permission_and_no_account_where_only_root_may_go() -> None:
-    base = Path(tempfile.mkdtemp(prefix="chorus-tests-"))  # 0700
+    base = server_folder("chorus-tests-")
+    base.chmod(0o700)
     data_dir, site = base / "project" / "data", base / "site"
     data_dir.parent.mkdir()
     private_programs(site)

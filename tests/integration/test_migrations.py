@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from app.domain.errors import ConfigurationError, MigrationFailed, Unavailable
 from app.localhost.location import locate
 from app.localhost.processes import run
 from app.localhost.servers import Postgres, remove_data
+from tests.support.server_folder import server_folder
 
 ALL = [migration.id for migration in read_migrations()]
 FOLLOWING = "29991231235959"
@@ -119,8 +119,7 @@ class Owner:
 @pytest.fixture(params=["the owner", "a guest"])
 async def owner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Owner]:
     """On a server of its own: roles belong to the whole server. "a guest" does not even own the database."""
-    folder = Path(tempfile.mkdtemp(prefix="chorus-owner-"))
-    folder.chmod(0o711)
+    folder = server_folder("chorus-owner-")
     server = Postgres(locate(folder), durable=False)
     try:
         server.start()

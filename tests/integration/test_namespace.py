@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import os
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -32,6 +31,7 @@ from app.services.namespace_gate import Binding, NamespaceGate, short
 from app.settings import Settings
 from tests.conftest import _database
 from tests.support.patience import Within
+from tests.support.server_folder import server_folder
 from tests.support.serving import APP_SECRET, outside_world, served, settings_of
 
 EVENT = Event("1", "m", b"{}")
@@ -137,8 +137,7 @@ async def test_what_ran_goes_on_when_the_namespace_becomes_another_s_and_says_so
 
 
 async def test_a_copy_in_another_cluster_is_another_database_and_its_standby_would_not_be(store_url: str) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="chorus-cluster-"))
-    folder.chmod(0o711)
+    folder = server_folder("chorus-cluster-")
     cluster = Postgres(locate(folder), durable=False)
     try:
         await asyncio.to_thread(cluster.start)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from app.localhost.location import locate
 from app.localhost.servers import Postgres, remove_data
 from app.main import create_app
 from app.sandbox import webhooks as wa
+from tests.support.server_folder import server_folder
 from tests.support.serving import APP_SECRET, OPERATOR_KEY, outside_world, served, settings_of
 
 OPERATOR = {"Authorization": f"Bearer {OPERATOR_KEY}"}
@@ -134,8 +134,7 @@ async def test_a_newer_schema_is_a_warning(
 
 async def test_a_database_that_is_away_at_the_start_keeps_no_replica_from_starting(valkey_url: str) -> None:
     """What its schema is shows when it is there."""
-    folder = Path(tempfile.mkdtemp(prefix="chorus-late-"))
-    folder.chmod(0o711)
+    folder = server_folder("chorus-late-")
     server = Postgres(locate(folder), durable=False)
     try:
         server.start()
