@@ -6,9 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from itertools import pairwise
+from typing import Any, cast
 
 import pytest
 
+from app.core.queue import Claim, Queue
 from app.demo.bakery import BAKERY
 from app.sandbox import webhooks as wa
 from app.services.account_notices import AccountNotices
@@ -131,3 +134,33 @@ async def test_account_with_a_hanging_model_does_not_delay_the_answers_of_anothe
     await office.until_idle()
     for person in people:
         assert len(await office.sends(person)) == 1
+
+
+async def test_claim_with_room_to_spare_is_followed_by_a_wait(replicas: Replicas, bot: HangingBot) -> None:
+    queue, steps = replicas.queue(), list[str]()
+
+    class Observed:
+        """The queue, and what is asked of it to find work."""
+
+        async def claim(self, limit: int, **shares: Any) -> list[Claim]:
+            claims = await queue.claim(limit, **shares)
+            steps.append("all" if len(claims) == limit else f"{len(claims)} of more")
+            return claims
+
+        async def wait(self) -> None:
+            steps.append("wait")
+            await queue.wait()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(queue, name)
+
+    worker = InboxWorker(cast(Queue, Observed()), bot, None, AccountNotices(None), concurrency=5)
+    running = asyncio.create_task(worker.loop.run())
+    ingest = IngestService(replicas.queue())
+    for count in range(1, 4):
+        await ingest.accept(messages("1002", 1))
+        await until_started(bot, count)
+    await worker.loop.drain(0)
+    await running
+    assert steps.count("1 of more") == 3
+    assert not any(step != "wait" and after != "wait" for step, after in pairwise(steps))

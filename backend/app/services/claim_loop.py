@@ -145,7 +145,8 @@ class ClaimLoop:
             task = asyncio.create_task(self._handle(claim), name=f"handle {claim.token}")
             self._held[task] = claim
             task.add_done_callback(self._release)
-        if not claims:
+        if len(claims) < free:  # nothing else was due: to ask at once would cost as much as the claim
+            held.update(Queue.group_of(claim.mailbox) for claim in claims)
             await self._wait(also_for_a_slot=max(held.values(), default=0) >= per_group)
 
     async def _wait(self, *, also_for_a_slot: bool) -> None:
