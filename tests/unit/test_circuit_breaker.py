@@ -415,3 +415,27 @@ async def test_the_line_of_a_trip_carries_the_failure_behind_it(breaker, caplog)
     (line,) = [line for line in caplog.records if "ouverture du circuit" in line.getMessage()]
     assert line.getMessage() == "Circuit breaker 'some_api': seuil d'échecs atteint (3/3), ouverture du circuit"
     assert line.why == "failures: HTTP 400 API_KEY_INVALID"
+
+
+class ReportsLater:
+    """A fleet that is reached, and has not answered a report yet."""
+
+    up, share = True, 1.0
+
+    def report(self, breaker: CircuitBreaker) -> None:
+        """Under way."""
+
+
+async def test_a_trip_that_a_late_delay_makes_longer_while_its_report_is_under_way_is_told_once(breaker, caplog):
+    breaker.attach(ReportsLater())
+    late = await Held(breaker).started()
+    await failing(breaker, 3)
+    await late.ends_with(Unavailable("some", retry_after=100))
+    assert breaker.snapshot().retry_after == 100
+    assert caplog.records == [], "the fleet may trip with it, and then has the line"
+    for _ in range(2):
+        breaker.announce()
+    (line,) = caplog.records
+    assert (line.scope, line.failures, line.getMessage()) == (
+        "replica", 3, "Circuit breaker 'some_api': seuil d'échecs atteint (3/3), ouverture du circuit",
+    )  # fmt: skip
