@@ -165,7 +165,7 @@ def test_redis_away_or_wrong_is_one_line_with_the_cause(command: str, chorus: Ch
     one_line(chorus(command, REDIS_URL="localhost:6379"), "REDIS_URL is not a URL", code=USAGE)
     one_line(chorus(command, REDIS_URL="redis://h:6379/0?nonsense=1"), "nonsense", code=USAGE)
     one_line(chorus(command, REDIS_URL="redis://h/abc"), "REDIS_URL has no number of a database", code=USAGE)
-    one_line(chorus(command, REDIS_URL="redis://h?protocol=9"), "REDIS_URL takes 2, 3 as protocol", code=USAGE)
+    one_line(chorus(command, REDIS_URL="redis://h?protocol=9"), "REDIS_URL takes 2 or 3 as protocol", code=USAGE)
     one_line(chorus(command, REDIS_URL="unix://relative.sock"), "REDIS_URL names no socket", code=USAGE)
     one_line(chorus(command), "REDIS_URL is missing", code=USAGE)
     one_line(chorus(command, REDIS_URL="unix:///no/such/socket"), "does not exist")
