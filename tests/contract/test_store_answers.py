@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import uuid
+from collections import Counter
 from typing import Any
 
+import asyncpg
 import pytest
 
 from app.domain.errors import Conflict, Fenced, NotFound
@@ -129,3 +132,50 @@ async def test_a_reply_that_is_gone_is_not_found(scene: Scene) -> None:
         await scene.store.save_and_begin(
             f"{reply.key}-gone", fence=1, covers=(), body="x", spent=None, parts=1, text="x", attempt=str(uuid.uuid4())
         )
+
+
+async def test_each_row_is_written_once(scene: Scene, sql: asyncpg.Connection) -> None:
+    """A further version of a row in a transaction costs its indexes, its triggers and the check of its references."""
+    reply = (await opened(scene)).reply
+    saved = {
+        "key": reply.key, "fence": 1, "covers": reply.covers, "body": "yes", "apart": True, "parts": 1, "text": "yes",
+        "attempt": str(uuid.uuid4()), "spent_id": str(uuid.uuid4()), "input_tokens": 10, "output_tokens": 5,
+    }  # fmt: skip
+    assert await written(sql, "save_and_begin", saved) == {
+        "messages": 1, "replies": 1, "conversations": 1, "account_usage": 1,
+    }  # fmt: skip
+    sent = {"key": reply.key, "part": 0, "wamid": unique("out"), "last": True}
+    assert await written(sql, "complete_part", sent) == {"messages": 1, "replies": 1}
+    assert await written(sql, "complete_part", sent) == {}
+    assert (await look(scene.store, reply)).state is ReplyState.SENT
+
+
+async def written(sql: asyncpg.Connection, function: str, p: dict[str, Any]) -> dict[str, int]:
+    """How many versions of rows this writes, in each of the tables that an answer changes."""
+    async with sql.transaction():
+        before = await versions(sql)
+        assert "ok" in json.loads(await sql.fetchval(f"select chorus_{function}($1::jsonb)", json.dumps(p)))
+        return dict(await versions(sql) - before)
+
+
+async def versions(sql: asyncpg.Connection) -> Counter[str]:
+    """Of this session, since it last reported them."""
+    rows = await sql.fetch(
+        "select relname, n_tup_ins + n_tup_upd as versions from pg_stat_xact_user_tables"
+        " where relname in ('messages', 'replies', 'conversations', 'account_usage')"
+    )
+    return Counter({row["relname"]: row["versions"] for row in rows})
+
+
+async def test_a_reply_under_its_accounts_key_is_found_when_the_plain_key_is_free_again(
+    scene: Scene, sql: asyncpg.Connection
+) -> None:
+    """The other account's reply, which had the plain key, was erased."""
+    reply = (await opened(scene)).reply
+    await sql.execute(
+        "update replies set reply_key = reply_key || '@' || account_id, covers = array['another'] where reply_key = $1",
+        reply.key,
+    )
+    again = {"key": reply.key, "covers": reply.covers, "limit": 5, "characters": 9, "minutes": 10}
+    later = await scene.store.open_answer(reply.conversation_id, fence=2, **again)
+    assert later.reply.key == f"{reply.key}@{scene.account.id}"
