@@ -179,3 +179,26 @@ async def test_a_reply_under_its_accounts_key_is_found_when_the_plain_key_is_fre
     again = {"key": reply.key, "covers": reply.covers, "limit": 5, "characters": 9, "minutes": 10}
     later = await scene.store.open_answer(reply.conversation_id, fence=2, **again)
     assert later.reply.key == f"{reply.key}@{scene.account.id}"
+
+
+async def test_only_the_commit_of_a_new_claim_is_not_waited_for(scene: Scene, sql: asyncpg.Connection) -> None:
+    asked = message("are you open?")
+    conversation = await scene.receive(asked)
+    opening = {
+        "conversation_id": conversation.id, "key": asked.wa_message_id, "covers": [asked.wa_message_id],
+        "author": "bot", "fence": 1, "limit": 5, "characters": 9, "minutes": 10,
+    }  # fmt: skip
+    saving = {
+        "key": asked.wa_message_id, "fence": 1, "covers": [asked.wa_message_id], "body": "yes", "apart": True,
+        "parts": 1, "text": "yes", "attempt": str(uuid.uuid4()),
+    }  # fmt: skip
+    waits = []
+    for function, p in (
+        ("open_answer", opening),
+        ("open_answer", opening | {"fence": 2}),
+        ("save_and_begin", saving | {"fence": 2}),
+    ):
+        async with sql.transaction():
+            assert "ok" in json.loads(await sql.fetchval(f"select chorus_{function}($1::jsonb)", json.dumps(p)))
+            waits.append(await sql.fetchval("show synchronous_commit"))
+    assert waits == ["off", "on", "on"]
