@@ -8,7 +8,10 @@ import time
 
 import pytest
 
-from app.core.cache.shard import Answer, Budget, Shard
+from app.core.cache.codec import PLAIN
+from app.core.cache.invalidation import EVERYTHING
+from app.core.cache.policy import policy_of
+from app.core.cache.shard import Answer, Flight, Shard
 from app.core.cache.shared import SharedTier
 from app.core.errors import Unavailable
 from app.core.redis.door import NotAsked
@@ -16,6 +19,11 @@ from tests.support.cache_kit import BACK_SECONDS, EXTRA_SECONDS, SOURCE_SECONDS,
 from tests.support.cold_reads import worst_cold_read
 from tests.support.fakes import Source
 from tests.support.redis_topologies import servers_of
+
+
+def look_up(key: str) -> Flight:
+    """Of a process that reads it."""
+    return Flight((key, PLAIN, False), key, "user", PLAIN, Source(), policy_of(300), seconds=1)
 
 
 @pytest.mark.cache_timings(call=5)
@@ -112,10 +120,10 @@ async def test_lost_data_empties_memory(replicas, valkey_url):
     assert a.cache.stats().entries == 0
 
 
-@pytest.mark.cache_timings(call=5)
+@pytest.mark.cache_timings(call=5, lease=0.5)
 async def test_a_loader_that_died_costs_the_others_its_lease_once(replicas, within):
     a, b = replicas
-    await a.shared.of("user:1").lease("user:1", "json", "0123456789abcdef", 500, Budget(1))
+    await a.shared.of("user:1").lease(look_up("user:1"), "0123456789abcdef")
     started = time.monotonic()
     assert await asyncio.gather(*(b.read() for _ in range(50))) == ["old"] * 50
     assert 0.3 < time.monotonic() - started < within(0.8)
@@ -209,14 +217,15 @@ async def test_a_lease_whose_answer_came_too_late_holds_nobody_up(replicas, monk
     assert time.monotonic() - started < a.cache.timings.lease / 4
 
 
+@pytest.mark.cache_timings(call=5, lease=60)
 async def test_nobody_renews_or_gives_back_the_lease_of_another(replicas):
     a, _ = replicas
     shard = a.shared.of("user:1")
-    await shard.lease("user:1", "json", "0123456789abcdef", 60_000, Budget(1))
-    for lease_ms in (0, 1):
-        assert not await shard.renew("user:1", "fedcba9876543210", lease_ms, Budget(1))
+    await shard.lease(look_up("user:1"), "0123456789abcdef")
+    for seconds in (0, 0.001):
+        assert not await shard.renew("user:1", "fedcba9876543210", seconds)
     await asyncio.sleep(0.01)
-    assert await shard.lease("user:1", "json", "fedcba9876543210", 60_000, Budget(1)) == (Answer.WAIT, None)
+    assert await shard.lease(look_up("user:1"), "fedcba9876543210") == (Answer.WAIT, None)
 
 
 async def test_a_read_that_was_not_answered_in_time_takes_no_trust_away(replicas):
@@ -224,8 +233,8 @@ async def test_a_read_that_was_not_answered_in_time_takes_no_trust_away(replicas
     shard = a.shared.of("user:1")
     was_not_answered(shard)
     with pytest.raises(NotAsked):
-        await shard.beat(Budget(1))
-    await shard.beat(Budget(1, urgent=True))
+        await shard.beat(within_seconds=1, urgent=False)
+    await shard.beat(within_seconds=1)
 
 
 async def test_an_urgent_call_that_waited_for_long_lets_no_read_wait(replicas):
@@ -234,9 +243,9 @@ async def test_an_urgent_call_that_waited_for_long_lets_no_read_wait(replicas):
     a.proxy.delay_seconds = 0.1
     shard._door.distance_seconds = 0.0  # a busy machine took the server for one far away, which is waited for longer
     was_not_answered(shard)
-    await shard.beat(Budget(1, urgent=True))
+    await shard.beat(within_seconds=1)
     with pytest.raises(NotAsked):
-        await shard.beat(Budget(1))
+        await shard.beat(within_seconds=1, urgent=False)
 
 
 def was_not_answered(shard: Shard) -> None:
@@ -370,7 +379,7 @@ class TestNoStaleCopyStandsIn:
         assert await read() == "copy"
         await asyncio.sleep(0.01)
         a.cache.cleanup()
-        a.cache._start_over()
+        a.cache._drop(EVERYTHING)
         read.source.gate.clear()
         read.source.started.clear()
         under_way = asyncio.create_task(read())

@@ -11,7 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from app.core.cache import cache as cache_module
 from app.core.cache import shard as shard_module
 from app.core.cache.channel import Channel
-from app.core.cache.memory import Flight
+from app.core.cache.shard import Flight
 from app.core.redis.script import Script
 from tests.support.cache_races import (
     SCENARIOS,
@@ -106,7 +106,7 @@ def test_a_primary_that_died_before_the_writer_heard_its_own_message_is_noticed(
 @pytest.mark.parametrize("meanwhile", [nothing_happens, anybody_invalidates_anything])
 def test_without_the_repetition_the_deleted_value_stays(world, meanwhile):
     for replica in world.replicas:
-        replica.channel.on_gap = lambda: None
+        replica.channel.on_gap = lambda _: None
     fail_over_without_the_last_edit(world)
     meanwhile(world)
     world.calm()
@@ -203,12 +203,12 @@ def no_trust_check(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_flush_check(monkeypatch: pytest.MonkeyPatch) -> None:
     def flush(self: Channel, sequence: int) -> None:
         self.position = sequence
-        self.on_flush()
+        self.on_flush(self)
 
     # Memory is emptied, but nobody who was reading meanwhile notices.
     monkeypatch.setattr(Channel, "_resume_at", flush)
     monkeypatch.setattr(
-        cache_module.Cache, "_flush", lambda self, shard: self._drop_if(lambda _k, e: e.channel is shard.channel)
+        cache_module.Cache, "_flush", lambda self, channel: self._present.drop_if(lambda _k, e: e.channel is channel)
     )
 
 

@@ -270,7 +270,7 @@ class SimWorld:
 
     def read(self, replica: SimReplica, key: str) -> asyncio.Task[int]:
         floor = replica.floor.get(key, 0)
-        under_way = replica.cache._flights.find((key, PLAIN))
+        under_way = replica.cache._flights.get((key, PLAIN, False))
         if under_way is None:
             replica.joined_floor.pop(key, None)
         elif not replica.channel.trusted:

@@ -14,7 +14,7 @@ from app.core.cache.shared import SharedTier
 from tests.support.patience import Within
 from tests.support.redis_topologies import Cluster
 
-PATIENT = CacheTimings(shared=5.0, call=5.0, poll=5.0)
+PATIENT = CacheTimings(shared=5.0, call=5.0, poll=5.0, grace=5.0)
 """These tests are about where keys live; how long a read may wait is tested elsewhere, on a server of its own."""
 
 

@@ -2,8 +2,8 @@
 
 A read, in the steps of docs/cache.md:
 
-    get_or_fetch    1  `hit`: a fresh entry in memory
-    load            2  join the look-up under way, or begin one
+    _hit            1  a fresh entry in memory
+    look_up         2  join the look-up under way, or begin one
     _read_shared    3  what the shared tier has
     _fly, _bring    4  load it, or wait for the replica that does (`SharedTier.obtain`)
     _admit          5  into memory, unless it may be older than an invalidation
@@ -16,19 +16,19 @@ import functools
 import logging
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from prometheus_client import Histogram
 
-from app.core.cache.channel import LOCAL
+from app.core.cache.channel import Channel
 from app.core.cache.codec import PLAIN, Codec, codec_for
 from app.core.cache.invalidation import EVERYTHING, Kind, Target
-from app.core.cache.memory import ENTRY_OVERHEAD_BYTES, Entry, Flight, Flights, Memory
+from app.core.cache.memory import ENTRY_OVERHEAD_BYTES, Entry, Memory
 from app.core.cache.policy import DEFAULT_TTL_SECONDS, MAX_KEPT_SECONDS, TIMINGS, CachePolicy, CacheTimings, policy_of
-from app.core.cache.shard import Budget, Shard
+from app.core.cache.shard import Flight, Place, Shard
 from app.core.cache.shared import SharedTier
 from app.core.cache.stats import CacheStats
 from app.core.clock import SYSTEM_CLOCK, Clock
@@ -40,7 +40,7 @@ from app.core.metrics import FAST_SECONDS
 logger = logging.getLogger("app.core.cache")
 
 T = TypeVar("T")
-Fetch = Callable[..., Awaitable[T]]
+Fetch = Callable[[], Awaitable[T]]
 
 MISSING = object()
 LOAD_SECONDS = Histogram("chorus_cache_load_seconds", "Time a load from the source took", buckets=FAST_SECONDS)
@@ -62,9 +62,10 @@ class Cache:
     ) -> None:
         self._present = Memory(max_entries=max_entries, max_bytes=max_bytes)
         self._absent = Memory(max_entries=max_absent, max_bytes=max_bytes)
+        self._memories = (self._present, self._absent)
         self._find = self._present.find
         self._find_absent = self._absent.find
-        self._flights = Flights()
+        self._flights: dict[Place, Flight] = {}
         self._shared: SharedTier | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._counts = CacheStats.zero()
@@ -80,22 +81,20 @@ class Cache:
         goes."""
         if self._shared is not None:
             raise RuntimeError("this cache belongs to a fleet already")
-        self._start_over()
+        self._drop(EVERYTHING)
         self._shared = shared
         for shard in shared.shards:
-            shard.channel.on_drop = self._drop
-            shard.channel.on_flush = functools.partial(self._flush, shard)
+            shard.channel.on_drop, shard.channel.on_flush = self._drop, self._flush
 
     def leave(self) -> None:
         """Back to this process alone. Idempotent."""
         self._shared = None
-        self._start_over()
+        self._drop(EVERYTHING)
 
     # --- reading: 1, memory ---
 
-    def hit(self, key: str, codec: Codec) -> Entry | None:
-        """The fresh entry of `key`, counted and logged as a hit, or `None`. Half a microsecond. If the entry is `due`,
-        the caller has it renewed."""
+    def _hit(self, key: str, codec: Codec) -> Entry | None:
+        """The fresh entry of `key`, counted and logged as a hit, or `None`. If it is `due`, the caller renews it."""
         entry = self._find(key) or self._find_absent(key)
         if entry is None or entry.codec is not codec or not entry.channel.trusted:
             return None
@@ -113,29 +112,18 @@ class Cache:
     async def get(self, key: str, default: Any = None, *, type: Any = None) -> Any:  # noqa: A002  the name of the public parameter
         """What is cached, in memory or in Redis; `default` if nothing is. Loads nothing, renews nothing."""
         codec = PLAIN if type is None else codec_for(type)
-        entry = self._find(key)
-        if (
-            entry is not None
-            and self._monotonic() < entry.expires_at
-            and entry.codec is codec
-            and entry.channel.trusted
-            and not self._debug
-        ):  # `hit`, written out: most reads end here
-            entry.used = True
-            self._counts.hits += 1
-            return entry.value
-        entry = self.hit(key, codec)
+        entry = self._hit(key, codec)
         if entry is not None:
             return entry.value
-        flight = self._flight(key, _nothing, (), codec, policy_of(MAX_KEPT_SECONDS))  # whatever its TTL
+        flight = self._flight(key, _nothing, codec, policy_of(MAX_KEPT_SECONDS))  # whatever its TTL
         flight.dirty = True  # an invalidation does not reach it, so it must not be kept
-        value = MISSING if flight.shard is None or flight.uncached else await self._read_shared(flight, flight.shard)
+        value = MISSING if flight.uncached or flight.shard is None else await self._read_shared(flight, flight.shard)
         return default if value is MISSING else value
 
     async def get_or_fetch(
         self,
         key: str,
-        fetch_func: Fetch[T],
+        fetch_func: Callable[..., Awaitable[T]],
         *args: Any,
         ttl_seconds: float = DEFAULT_TTL_SECONDS,
         type: Any = None,  # noqa: A002  the name of the public parameter
@@ -144,74 +132,78 @@ class Cache:
         soft_timeout_seconds: float | None = None,
     ) -> T:
         """The cached value of `key`, or that of `await fetch_func(*args)`; see the package's first page."""
-        codec = PLAIN if type is None else codec_for(type)
-        entry = self.hit(key, codec)
-        if entry is not None and not entry.due:
-            return cast(T, entry.value)
         policy = policy_of(ttl_seconds, negative_ttl_seconds, stale_for_seconds, soft_timeout_seconds)
-        if entry is not None:
-            self.refresh(entry, key, fetch_func, args, codec, policy)
-            return cast(T, entry.value)
-        return await self.load(key, fetch_func, args, codec, policy)
+        codec = PLAIN if type is None else codec_for(type)
+        return await self.look_up(key, functools.partial(fetch_func, *args), codec, policy)
 
     # --- reading: 2, one look-up a key ---
 
-    async def load(self, key: str, fetch: Fetch[T], args: tuple[Any, ...], codec: Codec, policy: CachePolicy) -> T:
-        """Join the look-up of `key`, or begin one. Being cancelled cancels neither the others nor the load."""
-        flight = self._flights.find((key, codec))
+    async def look_up(self, key: str, fetch: Fetch[T], codec: Codec, policy: CachePolicy) -> T:
+        """The cached value of `key`, or that of `await fetch()`. Being cancelled cancels neither others who wait for it
+        nor the load."""
+        entry = self._hit(key, codec)
+        if entry is not None:
+            if entry.due:
+                self._renew(entry, key, fetch, codec, policy)
+            return cast(T, entry.value)
+        flight = self._flights.get((key, codec, False))
         if flight is not None:
             self._counts.coalesced += 1
-            return cast(T, await asyncio.shield(flight.outcome()))
-        flight = self._flight(key, fetch, args, codec, policy)
-        self._flights.begin(flight)
-        shard = flight.shard
-        if shard is not None and not flight.uncached:
+            flight.done = flight.done or asyncio.get_running_loop().create_future()
+            return cast(T, await asyncio.shield(flight.done))
+        flight = self._flights[key, codec, False] = self._flight(key, fetch, codec, policy)
+        if flight.shard is not None and not flight.uncached:
             # Without a task of its own: most of what is not in memory is there.
             try:
-                value = await self._read_shared(flight, shard)
-                if value is not MISSING:
-                    self._flights.end(flight)
-                    if flight.done is not None:
-                        flight.done.set_result(value)
-                    return cast(T, value)
+                value = await self._read_shared(flight, flight.shard)
             except BaseException:
                 self._start(flight)  # others may be waiting
                 raise
+            if value is not MISSING:
+                self._end(flight)
+                if flight.done is not None:
+                    flight.done.set_result(value)
+                return cast(T, value)
         return cast(T, await asyncio.shield(self._start(flight)))
 
-    def refresh(
-        self, entry: Entry, key: str, fetch: Fetch[Any], args: tuple[Any, ...], codec: Codec, policy: CachePolicy
-    ) -> None:
+    def _renew(self, entry: Entry, key: str, fetch: Fetch[Any], codec: Codec, policy: CachePolicy) -> None:
         """Have an entry that is due loaded anew, by this replica or another, while it still serves."""
         entry.due = False
         entry.refresh_at = min(entry.expires_at, self._monotonic() + self.timings.stale_retry)
-        if self._flights.has(key, codec):
+        if (key, codec, True) in self._flights or (key, codec, False) in self._flights:
             return
-        flight = self._flight(key, fetch, args, codec, policy)
-        if flight.uncached or flight.shard is None:
-            return
-        flight.seen = round(entry.expires_at * 1e6 + flight.shard.channel.ahead_us)
-        self._flights.begin(flight)
-        self._counts.refreshes += 1
-        self._start(flight)
+        flight = self._flight(key, fetch, codec, policy, renewed=entry)
+        if flight.shard is not None and not flight.uncached:
+            self._flights[flight.place] = flight
+            self._counts.refreshes += 1
+            self._start(flight)
 
-    def _flight(self, key: str, fetch: Fetch[Any], args: tuple[Any, ...], codec: Codec, policy: CachePolicy) -> Flight:
+    def _flight(
+        self, key: str, fetch: Fetch[Any], codec: Codec, policy: CachePolicy, *, renewed: Entry | None = None
+    ) -> Flight:
         # Asked here and not on every hit: a level changed while the process runs shows with the next miss.
         self._debug = logger.isEnabledFor(logging.DEBUG)
-        shared, budget = self._shared, Budget(self.timings.shared)
-        if shared is None:
-            return Flight(key, codec, fetch, args, policy, None, LOCAL, 0, budget)
-        shard = shared.shards[0] if len(shared.shards) == 1 else shared.of(key)
-        pending = shared.pending
-        uncached = bool(pending.keys or pending.wide) and pending.covers(key)
-        return Flight(key, codec, fetch, args, policy, shard, shard.channel, shard.channel.flushes, budget, uncached)
+        group = key.partition(":")[0] if ":" in key else ""  # `group_of`, written out
+        flight = Flight((key, codec, renewed is not None), key, group, codec, fetch, policy, self.timings.shared)
+        shared = self._shared
+        if shared is not None:
+            flight.shard = shard = shared.shards[0] if len(shared.shards) == 1 else shared.of(key)
+            flight.channel, flight.flushes = shard.channel, shard.channel.flushes
+            flight.uncached = bool(shared.pending.keys or shared.pending.wide) and shared.pending.covers(key)
+            if renewed is not None:
+                flight.seen = round(renewed.expires_at * 1e6 + shard.channel.ahead_us)
+        return flight
+
+    def _end(self, flight: Flight) -> None:
+        if self._flights.get(flight.place) is flight:
+            del self._flights[flight.place]
 
     # --- reading: 3, the shared tier ---
 
     async def _read_shared(self, flight: Flight, shard: Shard) -> Any:
         """The fresh value that the shared tier has, admitted to memory; or `MISSING`."""
         try:
-            stored = await shard.read(flight.key, flight.codec.fingerprint, flight.budget)
+            stored = await shard.read(flight)
             value = flight.codec.load(stored.json) if stored else None
         except Unavailable:
             flight.uncached = True
@@ -237,12 +229,16 @@ class Cache:
 
     def _start(self, flight: Flight) -> asyncio.Future[Any]:
         """Have it looked up by a task of its own; the outcome."""
-        done = flight.done or flight.outcome()
+        done = flight.done = flight.done or asyncio.get_running_loop().create_future()
         done.add_done_callback(_retrieve)
-        task = asyncio.create_task(self._fly(flight, done), name=f"cache load {flight.key}")
+        self._spawn(self._fly(flight, done), name=f"cache load {flight.key}")
+        return done
+
+    def _spawn(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+        task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return done
+        return task
 
     async def _fly(self, flight: Flight, done: asyncio.Future[Any]) -> None:
         soft, patience = None, flight.policy.soft_timeout
@@ -263,7 +259,7 @@ class Cache:
         finally:
             if soft is not None:
                 soft.cancel()
-            self._flights.end(flight)
+            self._end(flight)
 
     async def _bring(self, flight: Flight) -> Any:
         if flight.shard is None or self._shared is None:  # alone, or it has left the fleet since
@@ -271,7 +267,7 @@ class Cache:
             ttl = flight.policy.ttl_of(value) * (1 - self.timings.ttl_jitter * self._uniform())
             size, fresh_until_us = len(json), None if flight.dirty else int((self._monotonic() + ttl) * 1e6)
         else:
-            brought = await self._shared.obtain(flight, self._fetch)
+            brought = await self._shared.obtain(flight, flight.shard, self._fetch)
             if brought is None:
                 return None
             value, size, fresh_until_us = brought
@@ -291,7 +287,7 @@ class Cache:
         started = self._monotonic()
         try:
             async with asyncio.timeout(self.timings.load) as limit:
-                value = await flight.fetch(*flight.args)
+                value = await flight.fetch()
             return flight.codec.detach(value)
         except Exception as exc:
             self._counts.load_failures += 1
@@ -356,17 +352,17 @@ class Cache:
         exact key that contains a wildcard's sign is found too. If Redis does not take it, it is owed: this process
         reads past the cache, and repeats it until Redis does.
         """
-        dropped, failure = await self._invalidate([Target.of(pattern) for pattern in patterns])
-        if failure is not None:
-            logger.warning("invalidation is owed", extra={"reason": str(failure), "count": len(patterns)})
+        targets = [Target.of(pattern) for pattern in patterns]
+        dropped = self._forget(targets)
+        await self._invalidate_or_owe(targets)
         return dropped
 
     async def invalidate_everywhere(self, *patterns: str) -> None:
         """As `invalidate`, but raises `Unavailable` if Redis did not take it: for a caller that keeps it until it
         has."""
-        _, failure = await self._invalidate([Target.of(pattern) for pattern in patterns])
-        if failure is not None:
-            raise failure
+        targets = [Target.of(pattern) for pattern in patterns]
+        self._forget(targets)
+        await self._invalidate(targets)
 
     @asynccontextmanager
     async def write_fence(self, *keys: str) -> AsyncIterator[None]:
@@ -387,62 +383,61 @@ class Cache:
         try:
             yield
         finally:
+            self._forget(targets)
             # Also for a caller that is cancelled: repeated as a debt, it would leave the fence.
-            task = asyncio.create_task(self._invalidate(targets, writer))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            _, failure = await asyncio.shield(task)
-            if failure is not None:
-                logger.warning("invalidation is owed", extra={"reason": str(failure), "count": len(keys)})
+            await asyncio.shield(self._spawn(self._invalidate_or_owe(targets, writer), name="cache fence"))
 
-    async def _invalidate(self, targets: list[Target], writer: str = "") -> tuple[int, Unavailable | None]:
-        self._counts.invalidations += len(targets)
-        dropped = self._forget(targets)
-        if self._shared is None:
-            return dropped, None
+    async def _invalidate_or_owe(self, targets: Sequence[Target], writer: str = "") -> None:
         try:
-            await self._shared.invalidate(targets, writer=writer)
+            await self._invalidate(targets, writer)
         except Unavailable as exc:
-            return dropped, exc
-        # What was read while the script was on its way has not been kept: its keys were pending.
-        return dropped, None
+            logger.warning("invalidation is owed", extra={"reason": str(exc), "count": len(targets)})
+
+    async def _invalidate(self, targets: Sequence[Target], writer: str = "") -> None:
+        """What is read while the script is on its way is not kept: its keys are pending."""
+        self._counts.invalidations += len(targets)
+        if self._shared is not None:
+            await self._shared.invalidate(targets, writer=writer)
 
     # --- forgetting ---
 
     def cleanup(self) -> int:
         """Drop what neither a hit nor a failing source can use any more; how many."""
         now = self._monotonic()
-        return self._drop_if(lambda _key, entry: entry.stale_until <= now)
+        return sum(memory.drop_if(lambda _key, entry: entry.stale_until <= now) for memory in self._memories)
 
-    def _forget(self, targets: Iterable[Target]) -> int:
+    def _forget(self, targets: Sequence[Target]) -> int:
         return sum(map(self._drop, targets))
 
     def _drop(self, target: Target) -> int:
-        self._flights.drop(target)
         if target.kind is Kind.KEY:
-            return int(self._present.drop(target.text)) + int(self._absent.drop(target.text))
-        return self._drop_if(lambda key, _entry: target.matches(key))
+            key = target.text
+            self._spoil(lambda flight: flight.key == key)
+            return sum(memory.drop(key) for memory in self._memories)
+        self._spoil(lambda flight: target.matches(flight.key))
+        return sum(memory.drop_if(lambda key, _entry: target.matches(key)) for memory in self._memories)
 
-    def _start_over(self) -> None:
-        self._drop(EVERYTHING)
+    def _flush(self, channel: Channel) -> None:
+        self._spoil(lambda flight: flight.channel is channel)
+        for memory in self._memories:
+            memory.drop_if(lambda _key, entry: entry.channel is channel)
 
-    def _flush(self, shard: Shard) -> None:
-        self._flights.flush(shard)
-        self._drop_if(lambda _key, entry: entry.channel is shard.channel)
-
-    def _drop_if(self, condition: Callable[[str, Entry], bool]) -> int:
-        return self._present.drop_if(condition) + self._absent.drop_if(condition)
+    def _spoil(self, condition: Callable[[Flight], bool]) -> None:
+        """These look-ups still answer those who wait for them; nothing that they bring is kept, and later readers do
+        not join."""
+        for flight in [flight for flight in self._flights.values() if condition(flight)]:
+            flight.dirty = True
+            del self._flights[flight.place]
 
     # --- watching ---
 
     def stats(self) -> CacheStats:
-        shards = self._shared.shards if self._shared else ()
-        channels = [shard.channel for shard in shards]
+        channels = [shard.channel for shard in self._shared.shards] if self._shared else []
         return replace(
             self._counts,
-            evictions=self._present.evictions + self._absent.evictions,
-            entries=len(self._present) + len(self._absent),
-            bytes=self._present.bytes + self._absent.bytes,
+            evictions=sum(memory.evictions for memory in self._memories),
+            entries=sum(map(len, self._memories)),
+            bytes=sum(memory.bytes for memory in self._memories),
             received=sum(channel.received for channel in channels),
             gaps=sum(channel.gaps for channel in channels),
             flushes=sum(channel.flushes for channel in channels),

@@ -21,10 +21,10 @@ def _ignore(*_args: object) -> None:
 class Channel:
     """The position of one process in one shard's chain of invalidations.
 
-    `on_drop(target)`: another process invalidated it · `on_flush()`: anything may have been missed, forget everything
-    of this shard · `on_gap()`: one has been missed, and the server may have forgotten others (data lost, or a fail-over
-    to a replica that lagged), so what this process invalidated lately must be repeated. The sequence does not tell: the
-    first invalidation after a fail-over lifts it above every position of before.
+    `on_drop(target)`: another process invalidated it · `on_flush(channel)`: anything may have been missed, forget
+    everything of this shard · `on_gap(channel)`: one has been missed, and the server may have forgotten others (data
+    lost, or a fail-over to a replica that lagged), so what this process invalidated lately must be repeated. The
+    sequence does not tell: the first invalidation after a fail-over lifts it above every position of before.
     """
 
     origin: str = ""
@@ -41,8 +41,8 @@ class Channel:
     gaps: int = 0
     received: int = 0
     on_drop: Callable[[Target], object] = _ignore
-    on_flush: Callable[[], object] = _ignore
-    on_gap: Callable[[], object] = _ignore
+    on_flush: Callable[[Channel], object] = _ignore
+    on_gap: Callable[[Channel], object] = _ignore
 
     @property
     def reached(self) -> int:
@@ -88,10 +88,10 @@ class Channel:
     def _resume_at(self, sequence: int) -> None:
         before, self.position, self.acknowledged = self.position, sequence, 0
         self.flushes += 1
-        self.on_flush()
+        self.on_flush(self)
         if before is not None:
             self.gaps += 1
-            self.on_gap()
+            self.on_gap(self)
 
 
 LOCAL = Channel(trusted=True)

@@ -47,15 +47,7 @@ def remember(
 
     @functools.wraps(fn)
     async def remembered(*args: Any, **kwargs: Any) -> Any:
-        key = key_of(args, kwargs)
-        entry = cache.hit(key, codec)
-        if entry is not None and not entry.due:
-            return entry.value
-        fetch = functools.partial(fn, *args, **kwargs)
-        if entry is not None:
-            cache.refresh(entry, key, fetch, (), codec, policy)
-            return entry.value
-        return await cache.load(key, fetch, (), codec, policy)
+        return await cache.look_up(key_of(args, kwargs), functools.partial(fn, *args, **kwargs), codec, policy)
 
     async def invalidate(*args: Any, **kwargs: Any) -> int:
         return await cache.invalidate(key_of(args, kwargs))

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from app.core.cache.invalidation import group_of
-from app.core.cache.shard import GENERATION, Budget, Stored
+from app.core.cache.shard import GENERATION, Stored
 from app.core.cache.shared import SharedTier
 from app.core.redis.script import Script
 
@@ -41,13 +41,12 @@ class TierView:
 
     values: dict[str, int]
     held: int
-    sequences: tuple[int, ...]
 
 
 async def inspect_key(shared: SharedTier, key: str) -> KeyView:
     """Raises `Unavailable`."""
     shard = shared.of(key)
-    now, record, held, held_ms, *rest = await shard.run(INSPECT, (key, group_of(key)), Budget(CALL_SECONDS))
+    now, record, held, held_ms, *rest = await shard.run(INSPECT, (key, group_of(key)), within_seconds=CALL_SECONDS)
     copies = []
     for fingerprint, raw, kept_ms in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
         stored = Stored.parse(raw)
@@ -64,11 +63,9 @@ async def survey(shared: SharedTier) -> TierView:
     """Goes through all keys of the server: for people, not for a dashboard. Raises `Unavailable`."""
     values: Counter[str] = Counter()
     held = 0
-    sequences = []
     for shard in shared.shards:
         async for keys in shard.names("d", parts=2):
             values.update(group_of(key) for key in keys)
         async for keys in shard.names("l", parts=1):
             held += len(keys)
-        sequences.append((await shard.beat(Budget(CALL_SECONDS)))[0])
-    return TierView(dict(values), held, tuple(sequences))
+    return TierView(dict(values), held)

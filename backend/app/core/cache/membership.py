@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager
 
 from app.core.cache.cache import Cache
 from app.core.cache.policy import CacheTimings
-from app.core.cache.shard import Budget, Shard
+from app.core.cache.shard import Shard
 from app.core.cache.shared import SharedTier
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
@@ -49,10 +49,7 @@ async def join_fleet(
     A Redis that is away delays the start by a second and prevents nothing.
     """
     timings = cache.timings
-    limits = DoorTimings(
-        answer_seconds=timings.call, round_trips=timings.round_trips, far_seconds=timings.far,
-        retry_seconds=timings.away,
-    )  # fmt: skip
+    limits = DoorTimings(answer_seconds=timings.call, round_trips=timings.round_trips, retry_seconds=timings.away)
     door = Door.to(url, timings=limits, max_connections=SLOTS + SPARE_CONNECTIONS, name="chorus-cache")
     origin, slots = secrets.token_hex(8), asyncio.Semaphore(SLOTS)
     prefixes = [f"{namespace}:{{c{number}}}:" for number in range(CLUSTER_SHARDS if is_cluster(url) else 1)]
@@ -86,7 +83,7 @@ async def _open(listeners: Sequence[Listener], shards: Sequence[Shard], seconds:
         return
     rounds = max(1, WARM_CONNECTIONS // len(shards))
     for times in (rounds, 1, 1):
-        beats = [shard.beat(Budget(seconds, urgent=True)) for shard in shards for _ in range(times)]
+        beats = [shard.beat(within_seconds=seconds) for shard in shards for _ in range(times)]
         await asyncio.gather(*beats, return_exceptions=True)
 
 
@@ -138,7 +135,7 @@ class Listener:
 
     async def _beat(self) -> int:
         asked = self._clock.monotonic()
-        sequence, server_us = await self._shard.beat(Budget(self._timings.connect, urgent=True))
+        sequence, server_us = await self._shard.beat(within_seconds=self._timings.connect)
         # The server looked at its clock some time between question and answer.
         self._shard.channel.ahead_us = server_us - (asked + self._clock.monotonic()) / 2 * 1e6
         return sequence

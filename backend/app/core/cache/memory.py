@@ -1,18 +1,14 @@
-"""What one process holds of the cache, and what an invalidation must reach: values, and look-ups under way."""
+"""What one process holds of the cache."""
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from app.core.cache.channel import Channel
 from app.core.cache.codec import Codec
-from app.core.cache.invalidation import Kind, Target
-from app.core.cache.policy import CachePolicy
-from app.core.cache.shard import Budget, Shard, Stored
 
 ENTRY_OVERHEAD_BYTES = 300
 """An entry's bookkeeping, so that many tiny values are not free."""
@@ -83,77 +79,3 @@ class Memory:
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-
-@dataclass(slots=True, eq=False)
-class Flight:
-    """A look-up under way, for all who ask meanwhile."""
-
-    key: str
-    codec: Codec
-    fetch: Callable[..., Awaitable[Any]]
-    args: tuple[Any, ...]
-    policy: CachePolicy
-    shard: Shard | None
-    """`None`: the cache belongs to this process alone."""
-    channel: Channel
-    flushes: int
-    """Of the channel when the flight began."""
-    budget: Budget
-    uncached: bool = False
-    """The shared tier is away, or lacks an invalidation: straight to the source, and nothing is kept."""
-    dirty: bool = False
-    """What it brings may be older than an invalidation."""
-    old: Stored | None = None
-    """The shared tier's copy, past its time."""
-    seen: int | None = None
-    """A refresh: the end of freshness (server µs) of the copy in hand."""
-    done: asyncio.Future[Any] | None = field(default=None, init=False)
-    """Its outcome, once it is waited for."""
-
-    def outcome(self) -> asyncio.Future[Any]:
-        if self.done is None:
-            self.done = asyncio.get_running_loop().create_future()
-        return self.done
-
-
-class Flights:
-    """Look-ups and refreshes by key and codec: a key read as two types is two look-ups, and an invalidation must reach
-    both."""
-
-    def __init__(self) -> None:
-        self._look_ups: dict[tuple[str, Codec], Flight] = {}
-        self._refreshes: dict[tuple[str, Codec], Flight] = {}
-        self.find = self._look_ups.get
-        """The look-up of `(key, codec)`, to join it."""
-
-    def begin(self, flight: Flight) -> None:
-        flights = self._look_ups if flight.seen is None else self._refreshes
-        flights[flight.key, flight.codec] = flight
-
-    def has(self, key: str, codec: Codec) -> bool:
-        return (key, codec) in self._refreshes or (key, codec) in self._look_ups
-
-    def end(self, flight: Flight) -> None:
-        flights = self._look_ups if flight.seen is None else self._refreshes
-        place = flight.key, flight.codec
-        if flights.get(place) is flight:
-            del flights[place]
-
-    def drop(self, target: Target) -> None:
-        """They still answer those who wait for them; nothing that they bring is kept, and later readers do not join."""
-        exact = target.text if target.kind is Kind.KEY else None
-        for flights in (self._look_ups, self._refreshes):
-            for key, codec in tuple(flights):
-                if key == exact if exact is not None else target.matches(key):
-                    flights.pop((key, codec)).dirty = True
-
-    def flush(self, shard: Shard) -> None:
-        """As `drop`, for everything of a shard."""
-        for flights in (self._look_ups, self._refreshes):
-            for flight in [flight for flight in flights.values() if flight.shard is shard]:
-                flight.dirty = True
-                del flights[flight.key, flight.codec]

@@ -64,9 +64,7 @@ class CacheTimings:
     max_wait: float = 0.025
     """Between two of these questions."""
     round_trips: float = 3.0
-    """Limits of a read are longer by so many times the distance of Redis: the round trip beyond 2 ms."""
-    far: float = 0.06
-    """A Redis that is farther away than this is not waited for longer."""
+    """Limits of a read are longer by so many times the distance of Redis (core/redis/door.py)."""
     away: float = 0.5
     """After a call that was not answered in time, one call this often finds out whether Redis is back."""
 

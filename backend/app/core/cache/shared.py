@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
+from app.core.cache.channel import Channel
 from app.core.cache.invalidation import Kind, PendingInvalidations, Target
-from app.core.cache.memory import Flight
 from app.core.cache.policy import TIMINGS, CacheTimings
-from app.core.cache.shard import Answer, Budget, Shard
+from app.core.cache.shard import Answer, Flight, Shard
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.redis.door import NotAsked
@@ -23,9 +23,18 @@ from app.core.redis.door import NotAsked
 logger = logging.getLogger("app.core.cache")
 
 GIVING_BACK_AT_ONCE = 2
+KEYS_OF_A_SCRIPT = 500
 
 Source = Callable[[Flight], Awaitable[tuple[Any, bytes]]]
 """Loads a flight's value: as others would read it, and its JSON."""
+
+
+class Brought(NamedTuple):
+    """A look-up's value; `size` of its JSON in bytes; `fresh_until_us`: server time, `None`: not to be kept."""
+
+    value: Any
+    size: int
+    fresh_until_us: int | None
 
 
 class SharedTier:
@@ -45,7 +54,7 @@ class SharedTier:
         for shard in self.shards:
             # Until the server has told its time, ours must do.
             shard.channel.ahead_us = (clock.now().timestamp() - clock.monotonic()) * 1e6
-            shard.channel.on_gap = functools.partial(self._recall, shard)
+            shard.channel.on_gap = self._recall
 
     def of(self, key: str) -> Shard:
         """The shard of `key`; the same in every replica and every version."""
@@ -55,47 +64,35 @@ class SharedTier:
 
     # --- reading ---
 
-    async def obtain(self, flight: Flight, source: Source) -> tuple[Any, int, int | None] | None:
-        """Value, size of its JSON, and until when it is fresh (`None`: not to be kept). Loads it unless another replica
-        does.
-
-        Step 4 of a read (docs/cache.md). `None`, for a refresh only: another replica sees to it.
-        """
-        assert flight.shard is not None  # noqa: S101  it narrows the type
-        if flight.uncached:
-            value, json = await source(flight)
-            return value, len(json), None
+    async def obtain(self, flight: Flight, shard: Shard, source: Source) -> Brought | None:
+        """What another replica has loaded, or what the source says: step 4 of a read (docs/cache.md). `None`, for a
+        refresh only: another replica sees to it."""
         load_id, timings = secrets.token_hex(8), self._timings
-        budget, wait, patience = flight.budget, timings.first_wait, self._monotonic() + timings.load
-        while True:
+        wait, patience = timings.first_wait, self._monotonic() + timings.load
+        while not flight.uncached:
+            answer = Answer.FENCED
             try:
-                answer, stored = await flight.shard.lease(
-                    flight.key, flight.codec.fingerprint, load_id, round(timings.lease * 1000), budget,
-                    ttl_seconds=flight.policy.longest_ttl, seen=flight.seen,
-                )  # fmt: skip
+                answer, stored = await shard.lease(flight, load_id)
+                if stored is not None:
+                    return Brought(flight.codec.load(stored.json), len(stored.json), stored.fresh_until_us)
+            except ValueError:  # `_read_shared` has logged it; the value stays in Redis until its TTL ends
+                answer = Answer.FENCED
             except Unavailable as exc:
                 if not isinstance(exc, NotAsked):
-                    self._give_back(flight.shard, flight.key, load_id)
-                answer, stored = Answer.FENCED, None
-            if stored is not None:
-                try:
-                    return flight.codec.load(stored.json), len(stored.json), stored.fresh_until_us
-                except ValueError:  # `read` has logged it; the value stays in Redis until its TTL ends
-                    answer = Answer.FENCED
+                    self._give_back(shard, flight.key, load_id)
             if answer is Answer.LOAD:
-                return await self._load(flight, load_id, source)
+                return await self._load(flight, shard, load_id, source)
             if flight.seen is not None:
                 return None
             if answer is Answer.FENCED or self._monotonic() > patience:
                 flight.uncached = True
-                value, json = await source(flight)
-                return value, len(json), None
-            await self._sleep(wait * (0.5 + random.random() / 2))
-            wait, budget = min(1.5 * wait, timings.max_wait), Budget(timings.poll)
+            else:
+                await self._sleep(wait * (0.5 + random.random() / 2))
+                wait, flight.seconds = min(1.5 * wait, timings.max_wait), timings.poll
+        value, json = await source(flight)
+        return Brought(value, len(json), None)
 
-    async def _load(self, flight: Flight, load_id: str, source: Source) -> tuple[Any, int, int | None]:
-        shard = flight.shard
-        assert shard is not None  # noqa: S101  it narrows the type
+    async def _load(self, flight: Flight, shard: Shard, load_id: str, source: Source) -> Brought:
         renewing = asyncio.create_task(self._keep_lease(shard, flight.key, load_id))
         try:
             value, json = await source(flight)
@@ -104,25 +101,23 @@ class SharedTier:
             raise
         finally:
             renewing.cancel()
-        policy = flight.policy
-        ttl = policy.ttl_of(value) * (1 - self._timings.ttl_jitter * random.random())
+        ttl = flight.policy.ttl_of(value) * (1 - self._timings.ttl_jitter * random.random())
+        fresh_until_us = None
         try:
-            fresh_until = await shard.fill(
-                flight.key, flight.codec.fingerprint, load_id, json, ttl, policy.stale, flight.budget
-            )
+            fresh_until_us = await shard.fill(flight, load_id, json, ttl)
         except Unavailable:
             self._give_back(shard, flight.key, load_id)
-            fresh_until = None
-        return value, len(json), fresh_until
+        return Brought(value, len(json), fresh_until_us)
 
     def _give_back(self, shard: Shard, key: str, load_id: str) -> None:
         """The lease of a load that does not fill; also if it is not known whether it was granted: the answer may be all
         that was late. Otherwise the others would wait until it ends."""
 
         async def give_back() -> None:
+            lease = self._timings.lease
             with suppress(Unavailable, TimeoutError):  # it ends by itself
-                async with asyncio.timeout(self._timings.lease), self._few:
-                    await shard.renew(key, load_id, 0, Budget(self._timings.lease / 2, urgent=True))
+                async with asyncio.timeout(lease), self._few:
+                    await shard.renew(key, load_id, 0, within_seconds=lease / 2, urgent=True)
 
         task = asyncio.create_task(give_back(), name=f"cache lease {key}")
         self._giving_back.add(task)
@@ -133,14 +128,14 @@ class SharedTier:
         while held:
             await self._sleep(lease / 3)
             with suppress(Unavailable):  # a later one may still be in time
-                held = await shard.renew(key, load_id, _ms(lease), Budget(lease / 3))
+                held = await shard.renew(key, load_id, lease, within_seconds=lease / 3)
 
     # --- invalidating ---
 
     async def fence(self, keys: Sequence[str], writer: str) -> None:
         """From now until `invalidate(…, writer=…)`, these keys are not cached. Raises `Unavailable`."""
-        for shard, part in self._by_shard(keys).items():
-            await shard.invalidate(part, self._budget(), writer=writer, fence_ms=_ms(self._timings.fence))
+        for shard, part in self._by_shard(keys):
+            await shard.invalidate(part, writer=writer, fence_seconds=self._timings.fence)
 
     async def invalidate(self, targets: Sequence[Target], *, writer: str = "") -> None:
         """Forget everywhere. Raises `Unavailable`: then it is owed, and carried out as soon as Redis is back. The same
@@ -169,7 +164,7 @@ class SharedTier:
         self._failed.clear()
         serial, targets = self.pending.targets()
         try:
-            await self._carry_out(targets, "")
+            await self._carry_out(targets)
         except Unavailable:
             self._failed.set()
             return
@@ -177,31 +172,25 @@ class SharedTier:
         if targets:
             logger.info("owed invalidations carried out", extra={"count": len(targets)})
 
-    async def _carry_out(self, targets: Sequence[Target], writer: str) -> None:
-        keys = [target.text for target in targets if target.kind is Kind.KEY]
-        for shard, part in self._by_shard(keys).items():
-            for at in range(0, len(part), 500):
-                await shard.invalidate(part[at : at + 500], self._budget(), writer=writer)
+    async def _carry_out(self, targets: Sequence[Target], writer: str = "") -> None:
+        for shard, part in self._by_shard([target.text for target in targets if target.kind is Kind.KEY]):
+            await shard.invalidate(part, writer=writer)
         for target in targets:
             for shard in self.shards:
                 if target.kind is Kind.GROUP:
-                    await shard.bump(target, self._budget())
+                    await shard.bump(target)
                 elif target.kind is Kind.PATTERN:
-                    await shard.sweep(target, self._timings.invalidate)
+                    await shard.sweep(target)
 
-    def _budget(self) -> Budget:
-        return Budget(self._timings.invalidate)
-
-    def _by_shard(self, keys: Sequence[str]) -> dict[Shard, list[str]]:
-        parts: dict[Shard, list[str]] = {}
+    def _by_shard(self, keys: Sequence[str]) -> Iterator[tuple[Shard, list[str]]]:
+        """As many together as one script takes."""
+        parts: defaultdict[Shard, list[str]] = defaultdict(list)
         for key in keys:
-            parts.setdefault(self.of(key), []).append(key)
-        return parts
+            parts[self.of(key)].append(key)
+        for shard, part in parts.items():
+            for at in range(0, len(part), KEYS_OF_A_SCRIPT):
+                yield shard, part[at : at + KEYS_OF_A_SCRIPT]
 
-    def _recall(self, shard: Shard) -> None:
-        self.pending.recall(lambda target: target.kind is not Kind.KEY or self.of(target.text) is shard)
+    def _recall(self, channel: Channel) -> None:
+        self.pending.recall(lambda target: target.kind is not Kind.KEY or self.of(target.text).channel is channel)
         self._failed.set()
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
