@@ -100,6 +100,18 @@ class Contender:
     transactions: float = 0.0
 
 
+@dataclass
+class Heard:
+    """On each account's stream, so far."""
+
+    events: Counter[str] = field(default_factory=Counter)
+    writes: Counter[str] = field(default_factory=Counter)
+    """Chunks, and the lines of the head."""
+
+    def total(self) -> tuple[int, int]:
+        return self.events.total(), self.writes.total()
+
+
 def run(stage: Stage) -> tuple[list[str], list[Bar]]:
     lines, bars = [], []
     with Child(sys.executable, "stand_in") as world:
@@ -252,11 +264,12 @@ def _watched(stage: Stage, world: Child, outside: str, _trees: Mapping[str, Path
         with _streams(stage, watched) as heard, _one_core_each(stage, world, [both]):
             for each in (unwatched, watched):
                 play_round(stage, world, each, WARM_UP)
-            before = sum(heard.values())
+            before = heard.total()
             for _ in range(WATCHED_BLOCKS):
                 for each in (unwatched, watched, watched, unwatched):
                     play_round(stage, world, each, MESSAGES, keep=True)
-            events = sum(heard.values()) - before
+            events, writes = (now - then for now, then in zip(heard.total(), before, strict=True))
+    per_events, per_writes = events / watched.answered, writes / watched.answered
     shares = quotients_of_pairs(watched.cpu_ms, unwatched.cpu_ms)
     lines = [
         table(
@@ -264,20 +277,20 @@ def _watched(stage: Stage, world: Child, outside: str, _trees: Mapping[str, Path
             "ms an answer",
             {each.name: each.cpu_ms for each in (unwatched, watched)},
         ),
-        f"  {number(events / watched.answered)} events an answer were read by {len(heard)} streams of the same replica",
+        f"  {len(heard.events)} streams read {number(per_events)} events an answer in {number(per_writes)} writes",
         f"  watched, times unwatched: {median(shares):.3f} ± {uncertainty(shares):.3f}, of {len(shares)} pairs",
     ]
     return lines, [
         Bar("an answer's CPU with a stream on its account, share of without", median(shares), 1.03, "x", at_most=True),
-        Bar("events read on a stream, an answer", events / watched.answered, 2),
+        Bar("events read on a stream, an answer", per_events, 2),
     ]
 
 
 @contextmanager
-def _streams(stage: Stage, who: Contender) -> Iterator[Counter[str]]:
-    """One on each of its accounts, read by a thread; how many events each has had."""
+def _streams(stage: Stage, who: Contender) -> Iterator[Heard]:
+    """One on each of its accounts, read by a thread."""
     assert who.replica is not None
-    heard: Counter[str] = Counter()
+    heard = Heard()
     connections = []
     accounts = _api(who.replica, stage.keys.admin, "/accounts")
     for account in (account for account in accounts if account["phone_number_id"] in who.numbers):
@@ -289,11 +302,12 @@ def _streams(stage: Stage, who: Contender) -> Iterator[Counter[str]]:
     def read(account_id: str, connection: socket.socket) -> None:
         with suppress(OSError), connection.makefile("rb") as lines:
             for line in lines:
-                heard[account_id] += line.startswith(b"event: ")
+                heard.events[account_id] += line.startswith(b"event: ")
+                heard.writes[account_id] += line.endswith(b"\r\n") and line != b"\r\n"
 
     with ThreadPoolExecutor(len(connections)) as pool:
         for account_id, connection in connections:
-            heard[account_id] = 0
+            heard.events[account_id] = 0
             pool.submit(read, account_id, connection)
         try:
             yield heard

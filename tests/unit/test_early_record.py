@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ class Around:
     """The queue takes everything, one account is watched, and what is stored is listed as (customer, text)."""
 
     is_watched = True
+    has_reader = True
     id = "account-1"
 
     def __init__(self) -> None:
@@ -27,11 +29,11 @@ class Around:
     async def put(self, events: Sequence[Event]) -> PutResult:
         return PutResult(accepted=len(events), duplicates=0)
 
-    async def by_phone_number_id(self, _number: str) -> Around:
-        return self
+    async def by_phone_number_id(self, number: str) -> Any:
+        return self if number == "1" else SimpleNamespace(id="account-2")
 
     def has_readers(self, topic: str) -> bool:
-        return topic == self.id
+        return self.has_reader and topic == self.id
 
     async def record(self, messages: Sequence[Incoming]) -> None:
         self.stored += [(message.body["wa_id"], message.body["message"]["text"]) for message in messages]
@@ -52,9 +54,10 @@ def early(around: Any, clock: FakeClock) -> EarlyRecord:
     return EarlyRecord(around, around, around, around, clock)
 
 
-async def says(early: EarlyRecord, customer: str, text: str) -> None:
+async def says(early: EarlyRecord, customer: str, text: str, *, number: str = "1", kind: Kind = Kind.MESSAGE) -> None:
+    mailbox = f"{kind}:{number}:{customer}"
     event = WebhookEvent(
-        id=f"message:1:{customer}-{text}", mailbox=f"message:1:{customer}", kind=Kind.MESSAGE, phone_number_id="1",
+        id=f"{mailbox}-{text}", mailbox=mailbox, kind=kind, phone_number_id=number,
         body={"wa_id": customer, "message": {"type": "text", "text": text}},
     )  # fmt: skip
     await early.put([encode(event)])
@@ -83,3 +86,25 @@ async def test_what_follows_a_message_that_was_left_to_the_worker_does_not_overt
     clock.advance(LATE_SECONDS)
     await says(early, "late", "third")
     assert around.stored[-1] == ("late", "third")
+
+
+async def test_what_is_not_watched_and_statuses_take_no_room(early: EarlyRecord, around: Around) -> None:
+    await says(early, "unwatched", "hello", number="2")  # only now it is known whose number that is
+    for n in range(2 * MOST_A_SECOND):
+        await says(early, f"unwatched-{n}", "hello", number="2")
+        await says(early, f"watched-{n}", "read", kind=Kind.STATUS)
+    for n in range(MOST_A_SECOND):
+        await says(early, f"watched-{n}", "hello")
+    assert around.stored == [(f"watched-{n}", "hello") for n in range(MOST_A_SECOND - 1)]
+
+
+async def test_an_account_that_is_watched_later_is_stored_early_from_then_on(
+    early: EarlyRecord, around: Around
+) -> None:
+    await says(early, "first", "hello")
+    assert around.stored == [("first", "hello")]
+    around.has_reader = False
+    await says(early, "second", "hello")
+    around.has_reader = True
+    await says(early, "third", "hello")
+    assert around.stored == [("first", "hello"), ("third", "hello")]

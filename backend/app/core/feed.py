@@ -30,7 +30,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from prometheus_client import Counter, Gauge
 
@@ -43,6 +43,8 @@ from app.core.redis.subscription import Subscription
 logger = logging.getLogger(__name__)
 
 OPEN, PUT = Script("feed_open"), Script("feed_put")
+_Place = tuple[int, int]
+"""An id as it is ordered."""
 RESET = b""
 """The event that says: what happened in between is not known."""
 
@@ -78,8 +80,7 @@ class FeedLimits:
 LIMITS = FeedLimits()
 
 
-@dataclass(frozen=True, slots=True)
-class Happened:
+class Happened(NamedTuple):
     id: bytes
     event: bytes
     """`RESET`, or a name."""
@@ -138,18 +139,18 @@ class Reader:
         held, self._held = self._held or [], None
         self.newest = at
         for happened in missed:
-            self.hear(happened)
+            self.hear(happened, _place(happened.id))
         self._last = max(self._last, _place(at))
         for happened in held:
-            self.hear(happened)
+            self.hear(happened, _place(happened.id))
 
-    def hear(self, happened: Happened) -> None:
+    def hear(self, happened: Happened, place: _Place) -> None:
+        """`place`: of its id, made once for all readers."""
         if self._held is not None:
             self._held.append(happened)
             if len(self._held) > self._most_behind:
                 self.close()
             return
-        place = _place(happened.id)
         if place <= self._last and happened.event != RESET:
             return
         if len(self._waiting) >= self._most_behind:
@@ -396,10 +397,11 @@ class Feed:
     def _pass_on(self, topic: str, happened: Happened) -> None:
         readers = self._readers.get(topic)
         if readers:
-            if topic in self._last and _place(happened.id) > _place(self._last[topic]):
+            place = _place(happened.id)
+            if topic in self._last and place > _place(self._last[topic]):
                 self._last[topic] = happened.id
             for reader in tuple(readers):
-                reader.hear(happened)
+                reader.hear(happened, place)
 
     @property
     def _channel(self) -> str:
@@ -422,6 +424,6 @@ def _known(last_id: str | None) -> bytes:
     return id_ if not id_ or max(_place(id_)) < 2**64 else b"0-0"
 
 
-def _place(id_: bytes) -> tuple[int, int]:
+def _place(id_: bytes) -> _Place:
     ms, _, number = id_.partition(b"-")
     return int(ms), int(number or 0)

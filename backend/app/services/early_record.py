@@ -19,7 +19,7 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.failure_words import place_of
 from app.core.feed import Feed
-from app.core.queue import Event, PutResult
+from app.core.queue import Event, PutResult, Queue
 from app.domain.errors import ChorusError
 from app.domain.webhook import Kind
 from app.services.account_service import AccountService
@@ -30,12 +30,17 @@ logger = logging.getLogger(__name__)
 
 EARLY_FROM_SECONDS = 0.1
 """Of debouncing: below that a worker stores the message as soon, and to store it twice would cost for nothing."""
+OF_MESSAGES = f"{Kind.MESSAGE}:"
+"""How their mailboxes' names begin: statuses and notices are none of ours."""
 MOST_AT_ONCE = 20
 """Conversations; what comes on top is stored by the worker."""
 MOST_A_SECOND = 10
 LATE_SECONDS = 10.0
 """After a message that was left to the worker those that follow in its conversation are, too: they keep their order."""
 MOST_LATE = 1000
+KNOWN_SECONDS = 60.0
+"""How long it is known which account a number belongs to: messages of those that are not watched take no room."""
+MOST_KNOWN = 10_000
 
 
 class EarlyRecord:
@@ -58,6 +63,9 @@ class EarlyRecord:
         """When the present second began, and how many were stored early in it."""
         self._late: dict[str, float] = {}
         """Mailboxes left to the worker, until when; monotonic."""
+        self._account_ids: dict[str, str] = {}
+        """By the mailboxes' group, which is a number's."""
+        self._forget_at = float("-inf")
         self._recording: dict[str, asyncio.Task[None]] = {}
         """By mailbox, the newest: the messages of one customer are stored in their order."""
 
@@ -70,7 +78,8 @@ class EarlyRecord:
         result = await self._destination.put(events)
         by_mailbox: dict[str, list[Event]] = {}
         for event in events:
-            by_mailbox.setdefault(event.mailbox, []).append(event)
+            if event.mailbox.startswith(OF_MESSAGES) and self._may_be_watched(event.mailbox):
+                by_mailbox.setdefault(event.mailbox, []).append(event)
         for mailbox, of_one in by_mailbox.items():
             before = self._recording.get(mailbox)
             if not self._has_room(mailbox, is_new=before is None):
@@ -79,6 +88,14 @@ class EarlyRecord:
             self._recording[mailbox] = task
             task.add_done_callback(partial(self._done, mailbox))
         return result
+
+    def _may_be_watched(self, mailbox: str) -> bool:
+        now = self._clock.monotonic()
+        if now >= self._forget_at or len(self._account_ids) >= MOST_KNOWN:
+            self._account_ids.clear()
+            self._forget_at = now + KNOWN_SECONDS
+        account_id = self._account_ids.get(Queue.group_of(mailbox))
+        return account_id is None or self._feed.has_readers(account_id)
 
     def _has_room(self, mailbox: str, *, is_new: bool) -> bool:
         now = self._clock.monotonic()
@@ -106,7 +123,10 @@ class EarlyRecord:
                 m for m in (decode(event._replace(accepted_at=now)) for event in events) if m.kind is Kind.MESSAGE
             ]
             account = messages and await self._accounts.by_phone_number_id(messages[0].phone_number_id)
-            if account and self._feed.has_readers(account.id):
+            if not account:
+                return
+            self._account_ids[Queue.group_of(events[0].mailbox)] = account.id
+            if self._feed.has_readers(account.id):
                 await self._conversations.record(messages)
         except (Unavailable, ChorusError):
             return  # the worker meets it, and says so
