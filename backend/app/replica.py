@@ -21,7 +21,6 @@ from app.core.loop_watch import LoopWatch
 from app.core.queue import Queue
 from app.core.redis.door import Door
 from app.core.secrets import TokenCipher
-from app.core.uptime import Uptime
 from app.domain.ports import MediaStore, Store
 from app.services.account_watch import AccountWatch
 from app.services.arrivals import Arrivals
@@ -34,6 +33,7 @@ from app.services.journal import Journal
 from app.services.namespace_gate import Binding, NamespaceGate
 from app.services.receipts import Receipts
 from app.services.schema_gate import SchemaGate
+from app.services.uptime import Uptime
 from app.settings import Settings
 
 

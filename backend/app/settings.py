@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, Sett
 
 from app.core.egress import Egress
 from app.core.errors import SettingsError
+from app.core.redaction import credentials_problem
 from app.core.redis.url import RedisUrl
 from app.core.secrets import (
     STORED_TOKEN,
@@ -28,7 +29,6 @@ from app.core.secrets import (
     key_is_guessable,
     strip_secret,
 )
-from app.core.url_credentials import credentials_problem
 from app.domain.app_secrets import app_secrets_problem, read_app_secrets
 from app.domain.identifiers import PHONE_NUMBER_ID
 from app.setting_names import is_name, misspelt

@@ -55,7 +55,6 @@ from app.core.redis.door import Door, DoorTimings
 from app.core.resilience import ResiliencePolicy
 from app.core.secrets import TokenCipher
 from app.core.sessions import Sessions
-from app.core.uptime import Uptime
 from app.domain.app_secrets import binds, first_app, read_app_secrets
 from app.domain.ports import MediaStore, Store, TokenVerifier
 from app.domain.usage import DailyLimits
@@ -106,6 +105,7 @@ from app.services.signup_service import MAX_ACCOUNTS, MAX_TRIES, WINDOW_SECONDS,
 from app.services.silence_watch import SilenceWatch
 from app.services.simulator import MOST_ANSWERS, Simulator
 from app.services.simulator import WINDOW_SECONDS as SIMULATOR_SECONDS
+from app.services.uptime import Uptime
 from app.settings import Env, IngestFallback, MediaStoreKind, RedisDurability, ReplicaRole, Settings, Signup, revealed
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,6 @@ from app.core.cache import invalidate_cache_pattern
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.lifecycle import Supervisor
 from app.core.queue import Queue
-from app.core.uptime import Uptime
 from app.demo.bakery import BAKERY
 from app.domain.models import Account
 from app.domain.ports import Store
@@ -38,6 +37,7 @@ from app.services.conversation_service import ConversationService
 from app.services.delivery import Delivery
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
+from app.services.uptime import Uptime
 from app.settings import Settings
 from tests.support.serving import settings_of
 

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from app.api.schemas import AccountChanges, AccountIn
 from app.core.errors import SettingsError
+from app.core.redaction import credentials_problem, place_of
 from app.core.secrets import clean_secret
-from app.core.url_credentials import credentials_problem, place_of
 from app.setting_names import misspelt
 from app.settings import Settings, file_problems, load_settings, misspelt_settings
 

@@ -11,7 +11,7 @@ import pytest
 PROGRAM = """
 import asyncio, logging, sys, threading, warnings
 from app.core.logging import configure_logging
-from app.core.unhandled import tell_by_place
+from app.core.logging import tell_by_place
 
 if {in_the_log}:
     configure_logging("INFO")

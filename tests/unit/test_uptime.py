@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.core.uptime import Uptime
+from app.services.uptime import Uptime
 from tests.support.fakes import FakeClock
 
 

@@ -24,7 +24,7 @@ from app.cli.sandbox import sandbox
 from app.cli.serve import serve
 from app.cli.settings import REDIS_IN_USE
 from app.core.errors import SettingsError
-from app.core.unhandled import tell_by_place
+from app.core.logging import tell_by_place
 
 if TYPE_CHECKING:
     from app.core.errors import Unavailable

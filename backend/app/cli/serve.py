@@ -17,8 +17,7 @@ logger = logging.getLogger(__name__)
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (PORT).")
 def serve(host: str | None, port: int | None) -> None:
     """Run one replica until SIGTERM or Ctrl-C."""
-    from app.core.logging import configure_logging
-    from app.core.unhandled import tell_by_place
+    from app.core.logging import configure_logging, tell_by_place
     from app.doctor import refuse_foreign_namespace, refuse_unsafe_redis
     from app.server import refuse_foreign_host
     from app.server import serve as run

@@ -7,6 +7,7 @@
     request_id = bind_request_id()                         # every later line of this task carries it
     bind_messages(["message:1:wamid.x"])                   # and which messages it is about
     log_canonical("webhook", status=200, ms=1.2)           # the one line that tells a unit of work
+    tell_by_place(in_the_log=True)                         # what no handler caught
 
 What may be logged is a list: fields by name and form (`core/log_fields.py`), and words that we wrote ourselves. An
 exception is told by its type and its place; its text is written only if it is ours (`core.errors.Expected`), because
@@ -25,22 +26,26 @@ import linecache
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import threading
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import count
+from pathlib import Path
+from types import TracebackType
 from typing import Any, TextIO
 
 import orjson
-import structlog
 
 from app.core.failure_words import named, trace_back
 from app.core.log_fields import admitted
 from app.core.redaction import is_suspicious, redact, scrub
 
 _canonical = logging.getLogger("app.canonical")
+logger = logging.getLogger(__name__)
 _context: ContextVar[dict[str, Any]] = ContextVar("log_context", default={})  # noqa: B039  replaced, never changed
 """What every line of this task carries, nothing secret. One variable: asking for all of many costs more than a line."""
 
@@ -211,6 +216,8 @@ class _PrettyFormatter(logging.Formatter):
     """For people. The plain traceback, because the decorated one prints local variables."""
 
     def __init__(self) -> None:
+        import structlog  # noqa: PLC0415  25 ms of every command's start, and only these lines need it
+
         super().__init__()
         self._render = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
@@ -295,3 +302,53 @@ def _dump(event: dict[str, object]) -> str:
     except TypeError:
         # Lone surrogates and integers over 64 bits: a line that is odd is better than none.
         return json.dumps(event, default=str, skipkeys=True) + "\n"
+
+
+Tell = Callable[[str, BaseException | None], None]
+
+
+def tell_by_place(*, in_the_log: bool = False) -> None:
+    """What the process says of an error that no handler caught, and of a warning: type, codes and places, never the
+    text, which may quote what a library failed on. Replaces the hooks of `sys`, `threading` and `warnings` for the
+    whole process; exit codes stay. May be called again.
+
+    A command: on stderr. A replica, once its logs are configured: `in_the_log`. Not for tests: pytest has hooks of its
+    own.
+    """
+    tell: Tell = _in_the_log if in_the_log else _on_stderr
+
+    def of_the_program(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, exc, trace)
+        else:
+            tell("unhandled error", exc.with_traceback(trace))
+
+    def of_a_thread(args: threading.ExceptHookArgs) -> None:
+        if not issubclass(args.exc_type, SystemExit):
+            tell("unhandled error in a thread", args.exc_value)
+
+    def of_nobody(args: sys.UnraisableHookArgs) -> None:
+        tell(f"unhandled error in a {type(args.object).__name__}", args.exc_value)
+
+    def of_a_warning(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int,
+        file: TextIO | None = None, line: str | None = None,
+    ) -> None:  # fmt: skip
+        tell(f"{category.__name__} in {Path(filename).name}:{lineno}", None)
+
+    sys.excepthook = of_the_program
+    threading.excepthook = of_a_thread
+    sys.unraisablehook = of_nobody
+    warnings.showwarning = of_a_warning
+
+
+def _on_stderr(what: str, exc: BaseException | None) -> None:
+    with suppress(OSError, ValueError, AttributeError):  # closed, or none
+        sys.stderr.write(f"chorus: {what}\n" + (f"{trace_back(exc)}\n" if exc is not None else ""))
+
+
+def _in_the_log(what: str, exc: BaseException | None) -> None:
+    if exc is None:
+        logger.warning("%s", what)
+    else:
+        logger.critical("%s", what, exc_info=exc)

@@ -1,5 +1,8 @@
-"""What must not be in a log, a reason or a label, taken out of text: the last line of defence, behind the list of what
-may be logged (`core/log_fields.py`)."""
+"""Secrets inside text and URLs: taken out of what is written, and found where they break what they stand in.
+
+In a log, a reason or a label it is the last line of defence, behind the list of what may be logged
+(`core/log_fields.py`).
+"""
 
 from __future__ import annotations
 
@@ -37,3 +40,38 @@ def scrub(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [scrub(item) for item in value]
     return value
+
+
+_MUST_BE_ESCAPED = {"@": "%40", "/": "%2F", "?": "%3F", "#": "%23", "[": "%5B", "]": "%5D", "\\": "%5C"}
+_LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_PORT_OR_NONE = re.compile(r"[^:]*(:\d*)?|\[[^\]]*\](:\d*)?")
+
+
+def credentials_problem(url: str, *, tolerated: str = "") -> str | None:
+    """What is wrong with user or password of `url`, `None` if nothing is. Names the character, never the value.
+
+    `tolerated`: characters that the reader of this URL takes unescaped. An "@" further on, in a path or in an option,
+    is allowed there (RFC 3986 §3.2).
+    """
+    rest = url.partition("://")[2]
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    credentials, at, _ = authority.rpartition("@")
+    if not at and "@" in rest and not all(_PORT_OR_NONE.fullmatch(host) for host in authority.split(",")):
+        # What comes first looks like user:password and no port, so the character that ended it belongs to the password.
+        return _escape(rest[len(authority)])
+    for character in credentials:
+        if character in _MUST_BE_ESCAPED and character not in tolerated:
+            return _escape(character)
+    if "%" not in tolerated and _LONE_PERCENT.search(credentials):
+        return "has an unescaped '%' in its user or password; write %25"
+    return None
+
+
+def _escape(character: str) -> str:
+    return f"has an unescaped '{character}' in its user or password; write {_MUST_BE_ESCAPED[character]}"
+
+
+def place_of(url: str) -> str:
+    """Host and port of `url` for people, without user, password and options."""
+    authority = re.split(r"[/?#]", url.partition("://")[2].rpartition("@")[2], maxsplit=1)[0]
+    return authority or url.partition("?")[0].rpartition("@")[2]

@@ -6,7 +6,7 @@ from app.adapters.database_trouble import database_cause
 from app.adapters.gemini import NO_JSON
 from app.adapters.whatsapp import NO_GRAPH_API, UNKNOWN_PATH
 from app.core.network_trouble import Cause, network_cause, proxy_refusal
-from app.core.url_credentials import place_of
+from app.core.redaction import place_of
 from app.doctor.redis_causes import redis_cause
 from app.settings import Settings
 

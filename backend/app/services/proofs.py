@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 
 from app.core.queue import Queue
-from app.core.uptime import Uptime
 from app.domain.models import Account, InboxState, Recipient
 from app.domain.phone import same_line
 from app.domain.ports import Store
@@ -19,6 +18,7 @@ from app.domain.webhook import Kind
 from app.services.ingest_service import Incoming, decode
 from app.services.receipts import Receipts
 from app.services.statuses import apply_status, outbound_key
+from app.services.uptime import Uptime
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import parse_qsl, urlsplit
 
-from app.core.url_credentials import credentials_problem
+from app.core.redaction import credentials_problem
 
 SENTINEL_PORT = 26379
 REDIS_PORT = 6379
