@@ -622,6 +622,16 @@ async def test_what_leaves_is_what_was_asked_for() -> None:
     assert body == b"{}"
 
 
+async def test_a_long_payload_says_how_long_it_is() -> None:
+    """It leaves in pieces, but not in chunks, which some receivers do not take."""
+    server = Peer()
+    async with peer(server) as url:
+        await request("POST", url, timeout_seconds=5, payload={"text": "x" * 200_000})
+    ((_, headers, body),) = server.requests
+    assert headers["content-length"] == str(len(body)) == str(len('{"text":""}') + 200_000)
+    assert "transfer-encoding" not in headers
+
+
 async def test_no_cookie_reaches_the_next_request() -> None:
     """By name: aiohttp keeps none of an address."""
     server = Peer(response(b"ok", headers="set-cookie: account=1; path=/\r\n"))

@@ -24,7 +24,7 @@ import select
 import socket
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
 from functools import lru_cache, partial
 from typing import Any, cast
@@ -109,6 +109,8 @@ class Transport(httpx.AsyncBaseTransport):
         if url.scheme == "http" and self._of_proxy:  # the proxy reads the request itself
             headers = CIMultiDict([*headers.items(), *self._of_proxy.items()])
         body = _body(request)
+        if isinstance(body, AsyncGenerator) and "content-length" not in headers:  # else it is chunked
+            headers = CIMultiDict([*headers.items(), ("content-length", str(len(request.content)))])
         seconds = request.extensions.get("timeout", {})
         request.extensions[UNSENT] = "waiting for its turn"
         await self._enter(origin, seconds.get("pool"))
