@@ -49,7 +49,7 @@ class HttpReceiver:
         return None
 
     async def deliver(self, url: str, event: OutboxEvent, *, secrets: Sequence[str]) -> Answer:
-        # Stored under another rule? One with another port, from before the ports were few, is told as ever.
+        # It may have been stored under another rule. One on another port, from before `PORTS`, still gets its events.
         if url_problem(url, may_be_private=self._may_be_private):
             return Answer(Outcome.FORBIDDEN_ADDRESS, None, 0)
         body = orjson.dumps(event.envelope())

@@ -85,7 +85,7 @@ class SupabaseSignIn:
         return SignedIn(access, refresh, seconds)
 
     async def _ask(self, fn: Callable[[str, Json], Awaitable[T]], path: str, payload: Json) -> T:
-        """What comes of it all is the circuit's affair, the reading of the answer included."""
+        """`fn` behind the circuit, which so counts an answer that cannot be read as a failure."""
         return await self._policy.call(fn, path, payload, deadline=Deadline.after(SECONDS))
 
     async def _post(self, path: str, payload: Json) -> Response:

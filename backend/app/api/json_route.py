@@ -47,7 +47,7 @@ class JsonRoute(APIRoute):
 
 
 def _name_rows_as_we_do(request: Request) -> None:
-    """In the path; ids of people are theirs."""
+    """Ids of rows in the path, as written by us. Ids of people come from the identity provider and stay as they are."""
     given = request.path_params
     request.scope["path_params"] = {
         name: as_written_by_us(value) if name not in _NOT_OURS and isinstance(value, str) else value

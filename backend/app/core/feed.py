@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 OPEN, PUT = Script("feed_open"), Script("feed_put")
 _Place = tuple[int, int]
-"""An id as it is ordered."""
+"""An id in the form that sorts: milliseconds, number."""
 RESET = b""
 """The event that says: what happened in between is not known."""
 

@@ -322,7 +322,7 @@ class _BoundedStream(httpx.AsyncByteStream):
         return self
 
     async def __anext__(self) -> bytes:
-        """No generator: the event loop keeps a list of those."""
+        """Not a generator: the event loop keeps track of each of those, which costs time."""
         while (piece := next(self._unpacked, None)) is None:
             chunk = await anext(self._packed)
             self._unpacked = iter(self._unpack(chunk) if self._unpack else (chunk,))
@@ -433,10 +433,10 @@ async def _exchange(
     client = await get_client()
     given, stream = tuple(headers.items()) if headers else (), None
     if payload is not None:
-        # As a stream: httpx would ask four of the headers for what is known here, and copy them all for it.
+        # As a stream: given as content, httpx would look up four headers that are known here, and copy all of them.
         given, stream = (*given, _JSON), httpx.ByteStream(orjson.dumps(payload))
     seconds = _timeout(timeout_seconds).as_dict()
-    seconds["read"] = seconds["write"] = None  # the limit of the whole is no longer, and needs one timer
+    seconds["read"] = seconds["write"] = None  # the limit of the whole exchange covers both, with one timer
     if not waits_for_turn:
         seconds["pool"] = 0
     limits = {"timeout": seconds, "max_body_bytes": max_body_bytes}

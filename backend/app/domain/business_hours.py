@@ -29,7 +29,7 @@ LOOK_AHEAD_DAYS = 30
 _TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])|24:00")
 
 _NO_ZONES = frozenset({"localtime", "posixrules", "Factory"})
-"""Files beside the database's own: where the machine is, and that it has not been told."""
+"""Files beside the zones: the first two are the machine's own zone, the last says that none is set."""
 _OTHER_CLOCKS = ("right/", "posix/")
 """The database once more, with leap seconds and without."""
 

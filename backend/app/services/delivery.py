@@ -292,8 +292,8 @@ class Delivery:
         return step, await self._begin(step)
 
     async def _refuse(self, step: _Step, error: Mapping[str, object]) -> SendDecision:
-        """What goes out with the part will not: the message is there, and shows that it failed. In one call, so that a
-        worker that ends here leaves none that is being sent."""
+        """Record that the part will not go out: the message is there, and shows that it failed. In one call, so that a
+        worker that ends here leaves no message that seems to be on its way."""
         return await self.store.refuse_part(
             step.reply.key, fence=step.fence, part=step.index, parts=len(step.parts), text=step.text,
             attempt=step.attempt, error=error,

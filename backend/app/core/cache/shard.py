@@ -131,8 +131,8 @@ class Shard:
         return None if fresh_until is None else int(fresh_until)
 
     async def _within_its_time(self, flight: Flight, call: Callable[..., Awaitable[T]], *args: Any) -> T:
-        # Waiting for a slot is not part of it: a queue of our own making says nothing about the server. If that hangs,
-        # those before us find it out.
+        # Waiting for a slot is not part of it: a queue of our own making says nothing about the server. If the server
+        # hangs, the calls before us find it out.
         await self._slots.acquire()
         started = time.monotonic()
         try:

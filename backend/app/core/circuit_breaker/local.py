@@ -125,7 +125,7 @@ class Observations:
             self.forget_calls()
 
     def forget_calls(self) -> None:
-        """The fleet need not know of them, but of a delay that the upstream named."""
+        """Do not tell the fleet of the calls so far. A delay that the upstream named is still told."""
         self._reported = self._totals()
 
     def forget(self) -> None:
