@@ -50,7 +50,7 @@ from tests.bench.traffic import http_request, post
 BEFORE = "a5e8d28"
 """The version before answers were made cheaper."""
 ROUNDS = 3
-WATCHED_BLOCKS = 10
+WATCHED_BLOCKS = 9
 """Four rounds each, in both orders: the machine's drift falls on both sides alike. With more of them the bot would take
 the customers, who write once in every second round, for robots."""
 HEARD_SECONDS = 0.3
