@@ -32,9 +32,11 @@ async def test_the_customer_sees_that_somebody_types(make_office: MakeOffice) ->
     office = await make_office()
     person = office.person()
     message = wa.text(person, "Where are you?")
+    # A replica that is busy shows them only while the answer is not there yet (`Courtesy`).
+    fault = await office.control.add_fault("gemini", action="hang_before")
     await office.receive(person, message)
-    await office.control.wait(1, kind="send", to=person.wa_id)
     (read,) = await office.control.wait(1, kind="read")
+    await office.control.remove_fault(fault)
     assert read["wamid"] == message["id"]
     assert read["body"]["typing_indicator"] == {"type": "text"}
 
