@@ -185,13 +185,13 @@ def test_operators_forward_a_port_to_the_service_that_the_console_names() -> Non
 
 
 def test_the_network_policy_lets_in_the_ingress_and_prometheus_and_out_what_is_needed() -> None:
-    everybody, api = of_kind("NetworkPolicy")
-    assert everybody["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    every_pod, api = of_kind("NetworkPolicy")
+    assert every_pod["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert api["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "api"
-    ports = {port["port"] for rule in everybody["spec"]["egress"] for port in rule["ports"]}
+    ports = {port["port"] for rule in every_pod["spec"]["egress"] for port in rule["ports"]}
     assert ports == {53, 6379, 6380, 26379, 5432, 6543, 4318, *receivers.PORTS}
     to_receivers = [{"protocol": "TCP", "port": port} for port in receivers.PORTS]
-    (internet,) = [rule["to"] for rule in everybody["spec"]["egress"] if rule["ports"] == to_receivers]
+    (internet,) = [rule["to"] for rule in every_pod["spec"]["egress"] if rule["ports"] == to_receivers]
     assert [block["ipBlock"]["cidr"] for block in internet] == ["0.0.0.0/0", "::/0"]
 
 
