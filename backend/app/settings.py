@@ -301,6 +301,11 @@ class Settings(BaseSettings):
         )
 
     @property
+    def signs_people_in(self) -> bool:
+        """Can people sign in to the console with their e-mail? Without Supabase only the operator can."""
+        return bool(self.supabase_url and (self.supabase_publishable_key or self.supabase_key))
+
+    @property
     def least_verify_bytes(self) -> int:
         """Verify tokens of accounts have as many bytes, or more, and are no character repeated; 0: not looked at."""
         return MIN_VERIFY_BYTES if self.app_env is Env.PRODUCTION else 0

@@ -516,6 +516,23 @@ def test_strangers_accounts_without_a_bound_are_warned_of(more: dict[str, int], 
     assert [finding.subject for finding in check_limits(settings)] == subjects
 
 
+@pytest.mark.parametrize(
+    ("more", "subjects"),
+    [
+        ({"supabase_publishable_key": "k"}, ["PUBLIC_URL"]),
+        ({"supabase_key": "k"}, ["PUBLIC_URL"]),
+        ({"supabase_key": "k", "public_url": "https://h"}, []),
+        ({"supabase_key": "k", "app_env": "development"}, []),
+        ({}, []),
+    ],
+)
+def test_mails_whose_links_may_lead_elsewhere_are_warned_of(more: dict[str, str], subjects: list[str]) -> None:
+    told = {"app_env": "production", "supabase_url": "https://a.supabase.co"} | more
+    settings = settings_of("http://127.0.0.1:1", "redis://127.0.0.1:1", "postgresql://127.0.0.1:1/a", **told)
+    found = list(check_limits(settings))
+    assert [(finding.subject, finding.state) for finding in found] == [(subject, "warn") for subject in subjects]
+
+
 @pytest.mark.parametrize(("interim", "deadline", "subjects"), [(30, 30, ["INTERIM_SECONDS"]), (30, 31, []), (0, 1, [])])
 def test_an_interim_text_that_can_never_come_is_warned_of(interim: float, deadline: float, subjects: list[str]) -> None:
     more = {"interim_seconds": interim, "reply_deadline_seconds": deadline}

@@ -12,7 +12,7 @@ from app.core.errors import Unavailable
 from app.core.fleet.registry import Registry
 from app.doctor.findings import Finding
 from app.domain.models import Json
-from app.settings import ReplicaRole, Settings, Signup
+from app.settings import Env, ReplicaRole, Settings, Signup
 from app.wiring import open_door, open_store
 
 MOST_AT_ONCE = 200
@@ -32,6 +32,9 @@ def check_limits(settings: Settings) -> Iterator[Finding]:
     if settings.signup is Signup.OPEN and not settings.daily_tokens_per_account:
         detail = "strangers may open accounts (SIGNUP=open), and one of them may use up the model's quota for all"
         yield Finding("DAILY_TOKENS_PER_ACCOUNT", "warn", detail, "a bound, as 2000000")
+    if settings.app_env is Env.PRODUCTION and settings.signs_people_in and not settings.public_url:
+        detail = "not set: links in mails lead to the Site URL of Supabase Auth, which may be another site or localhost"
+        yield Finding("PUBLIC_URL", "warn", detail, "where people reach the console, as https://chorus.example.com")
     most = settings.worker_concurrency
     if settings.app_role is ReplicaRole.API:
         return
