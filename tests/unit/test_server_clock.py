@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.queue.server_clock import ServerClock
+from app.core.queue.shards import ServerClock
 
 seconds = st.floats(0, 10)
 

@@ -28,7 +28,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -167,7 +167,7 @@ class Feed:
 
     def __init__(self, door: Door, *, namespace: str, limits: FeedLimits = LIMITS, clock: Clock = SYSTEM_CLOCK) -> None:
         self._door = door
-        self._prefix = f"{namespace}:live"
+        self._channel = f"{namespace}:live"
         self._limits = limits
         self._clock = clock
         self._readers: dict[str, set[Reader]] = {}
@@ -226,8 +226,9 @@ class Feed:
                 if (early := self._put_at + self._limits.between_seconds - self._clock.monotonic()) > 0:
                     await self._clock.sleep(early)
                 # What is told during these calls waits for the next ones: on a busy replica there is always something.
-                for count in _parts(len(self._pending), self._limits.together):
-                    await self._put_next(count)
+                most = self._limits.together
+                for left in range(len(self._pending), 0, -most):
+                    await self._put_next(min(left, most))
                 self._put_at = self._clock.monotonic()
         finally:
             self._putting = None
@@ -403,19 +404,8 @@ class Feed:
             for reader in tuple(readers):
                 reader.hear(happened, place)
 
-    @property
-    def _channel(self) -> str:
-        return self._prefix
-
     def _key(self, topic: str) -> str:
-        return f"{self._prefix}:{{{topic}}}"
-
-
-def _parts(total: int, most: int) -> Iterator[int]:
-    """How many each time, until all are done."""
-    while total > 0:
-        yield min(total, most)
-        total -= most
+        return f"{self._channel}:{{{topic}}}"
 
 
 def _known(last_id: str | None) -> bytes:

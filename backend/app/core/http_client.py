@@ -41,7 +41,7 @@ import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -75,8 +75,6 @@ MAX_BODY_BYTES = 2_000_000
 MAX_RESPONSE_BYTES = 32_000_000
 """Of any response that is not read through `request`: a page of the database's rows, unpacked."""
 PIECE_BYTES = 65_536
-MAX_PIECE_BYTES = 1_048_576
-"""More than the transport hands over at once."""
 MAX_MEDIA_BYTES = 100_000_000
 """The largest document WhatsApp takes."""
 
@@ -397,20 +395,14 @@ async def request(
     response of any status is returned; raises `ConnectFailed` or `AmbiguousFailure`. Does not retry, follow redirects
     or raise for a status.
     """
-
-    async def whole(response: httpx.Response) -> Response:
-        body = await _read(response, max_body_bytes, cuts=cuts_body)
-        return Response(response.status_code, response.headers, body)
-
     return await _exchange(
         method,
         url,
-        whole,
+        partial(_whole, cut_at=max_body_bytes) if cuts_body else _whole,
         timeout_seconds=timeout_seconds,
         headers=headers,
         payload=payload,
-        # One piece more than is kept: the transport raises where its bound is exceeded, the cut comes before.
-        max_body_bytes=max_body_bytes + (MAX_PIECE_BYTES if cuts_body else 0),
+        max_body_bytes=MAX_RESPONSE_BYTES if cuts_body else max_body_bytes,
         get_client=get_client,
         waits_for_turn=waits_for_turn,
     )
@@ -423,11 +415,11 @@ async def _exchange(
     *,
     timeout_seconds: float,
     headers: Mapping[str, str] | None,
-    payload: object,
-    max_body_bytes: int,
     get_client: GetClient,
-    waits_for_turn: bool,
+    payload: object = None,
     content: AsyncIterable[bytes] | None = None,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    waits_for_turn: bool = True,
 ) -> T:
     """What `read` makes of the response, within the time."""
     client = await get_client()
@@ -476,12 +468,11 @@ async def download(
     allowed_hosts: Collection[str],
     headers: Mapping[str, str],
     max_body_bytes: int = MAX_MEDIA_BYTES,
-    timeout_seconds: float = MEDIA_SECONDS,
-    get_client: GetClient = get_http_client_for_media,
     take: Callable[[int, AsyncIterator[bytes]], Awaitable[T]],
 ) -> T:
-    """GET a URL that came from outside, with our token in `headers`: what `take` makes of status and body, which comes
-    in pieces and is never held as a whole here. Raises as `request`, `ForbiddenHost`, and what `take` raises.
+    """GET a URL that came from outside, with our token in `headers`, within `MEDIA_SECONDS`: what `take` makes of
+    status and body, which comes in pieces and is never held as a whole here. Raises as `request`, `ForbiddenHost`, and
+    what `take` raises.
 
     `allowed_hosts`: names, or `.suffix` for every name below it; https only. An entry with a scheme
     (`http://127.0.0.1:9000`) allows exactly that origin. A redirect is returned, never followed: the token stays here.
@@ -500,16 +491,9 @@ async def download(
         return await take(response.status_code, _pieces(response))
 
     return await _exchange(
-        "GET",
-        url,
-        piecewise,
-        timeout_seconds=timeout_seconds,
-        headers=headers,
-        payload=None,
-        max_body_bytes=max_body_bytes,
-        get_client=get_client,
-        waits_for_turn=True,
-    )
+        "GET", url, piecewise, timeout_seconds=MEDIA_SECONDS, headers=headers, max_body_bytes=max_body_bytes,
+        get_client=get_http_client_for_media,
+    )  # fmt: skip
 
 
 async def upload(
@@ -521,11 +505,9 @@ async def upload(
     size: int,
     pieces: AsyncIterable[bytes],
     headers: Mapping[str, str],
-    timeout_seconds: float = MEDIA_SECONDS,
-    get_client: GetClient = get_http_client_for_media,
 ) -> Response:
-    """POST `fields` and one file as `multipart/form-data` (RFC 7578); the file, of `size` bytes, goes out piece by
-    piece. `name` stands in a header: what does not belong there is replaced. Raises as `request`."""
+    """POST `fields` and one file as `multipart/form-data` (RFC 7578) within `MEDIA_SECONDS`; the file, of `size` bytes,
+    goes out piece by piece. `name` stands in a header: what does not belong there is replaced. Raises as `request`."""
     boundary = secrets.token_hex(16)
     head = "".join(
         f'--{boundary}\r\ncontent-disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'
@@ -542,26 +524,14 @@ async def upload(
             yield piece
         yield behind
 
-    async def whole(response: httpx.Response) -> Response:
-        answer = await _read(response, MAX_BODY_BYTES, cuts=False)
-        return Response(response.status_code, response.headers, answer)
-
+    form = {
+        "content-type": f"multipart/form-data; boundary={boundary}",
+        "content-length": str(len(before) + size + len(behind)),
+    }
     return await _exchange(
-        "POST",
-        url,
-        whole,
-        timeout_seconds=timeout_seconds,
-        headers={
-            **headers,
-            "content-type": f"multipart/form-data; boundary={boundary}",
-            "content-length": str(len(before) + size + len(behind)),
-        },
-        payload=None,
-        max_body_bytes=MAX_BODY_BYTES,
-        get_client=get_client,
-        waits_for_turn=True,
-        content=body(),
-    )
+        "POST", url, _whole, timeout_seconds=MEDIA_SECONDS, headers={**headers, **form}, content=body(),
+        get_client=get_http_client_for_media,
+    )  # fmt: skip
 
 
 _NOT_SENT = (
@@ -602,15 +572,15 @@ def _pieces(response: httpx.Response) -> AsyncIterator[bytes]:
     return aiter(cast(AsyncIterable[bytes], response.stream if is_ours else response.aiter_bytes()))
 
 
-async def _read(response: httpx.Response, max_body_bytes: int, *, cuts: bool) -> bytes:
+async def _whole(response: httpx.Response, *, cut_at: int | None = None) -> Response:
+    """With the first `cut_at` bytes of its body; the rest is not read. Its stream bounds one that is not cut."""
     body = bytearray()
-    async for chunk in _pieces(response):
-        body += chunk
-        if len(body) > max_body_bytes and cuts:
-            return bytes(body[:max_body_bytes])
-        if len(body) > max_body_bytes:
-            raise BodyTooLarge(f"response of more than {max_body_bytes} bytes")
-    return bytes(body)
+    async for piece in _pieces(response):
+        body += piece
+        if cut_at is not None and len(body) > cut_at:
+            del body[cut_at:]
+            break
+    return Response(response.status_code, response.headers, bytes(body))
 
 
 def _describe(exc: BaseException) -> str:

@@ -66,10 +66,6 @@ def allow_log_fields(**fields: Form) -> None:
     _FIELDS.update(fields)
 
 
-def is_allowed(name: str) -> bool:
-    return name in _FIELDS
-
-
 def admitted(fields: Mapping[str, object]) -> dict[str, object]:
     """`fields` as they may be written; the names of those that are not on the list are in `dropped`."""
     kept: dict[str, object] = {}

@@ -33,8 +33,7 @@ from app.core.queue.events import (
     encode_frame,
 )
 from app.core.queue.metrics import QUEUE, QueueMetrics
-from app.core.queue.server_clock import ServerClock
-from app.core.queue.shards import Shards, all_of, in_chunks
+from app.core.queue.shards import ServerClock, Shards, all_of, in_chunks
 from app.core.queue.waker import BLOCK_SECONDS, Waker
 from app.core.redis.door import Door
 from app.core.redis.script import Script
