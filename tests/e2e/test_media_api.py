@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,27 @@ async def test_a_broken_form_is_refused(api: Replica, content_type: str, body: b
     path = f"/conversations/{await conversation_id(api)}/messages"
     answer = await api.raw("POST", path, user="ada", content=body, headers={"Content-Type": content_type})
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_input")
+
+
+async def test_an_upload_that_is_cancelled_half_way_sends_nothing_and_is_no_error_of_ours(
+    api: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, before = f"/conversations/{await conversation_id(api)}/messages", (await api.sandbox.summary())["last_seq"]
+    where = urlsplit(api.url)
+    _, writer = await asyncio.open_connection(where.hostname, where.port)
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token_of('ada')}\r\ncontent-length: 9999\r\n"
+    writer.write(f"{head}content-type: multipart/form-data; boundary=x\r\n\r\n--x".encode())
+    await writer.drain()
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+    writer.close()
+    async with asyncio.timeout(10):
+        while "request" not in caplog.messages:
+            await asyncio.sleep(0.01)
+    (ended,) = (record.__dict__["fields"] for record in caplog.records if record.getMessage() == "request")
+    assert (ended["route"], ended["status"]) == ("/conversations/{conversation_id}/messages", 400)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+    assert (await api.sandbox.summary())["last_seq"] == before
 
 
 async def test_a_form_that_is_too_large_is_not_read_and_strangers_send_none(api: Replica) -> None:

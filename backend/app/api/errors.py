@@ -13,6 +13,7 @@ import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from app.api.advice import sentence
@@ -77,6 +78,7 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Unavailable, _expected)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientDisconnect, _cut_off)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -124,6 +126,12 @@ async def _http(request: Request, exc: Exception) -> Response:
     code, what = HTTP_ERRORS.get(status, (f"http_{status}", str(exc.detail)))
     headers = {"Allow": _allowed_methods(request)} if status == 405 else exc.headers
     return error_response(status, code, what, headers=headers)
+
+
+async def _cut_off(_request: Request, _exc: Exception) -> Response:
+    """The body ended too early: a person cancelled, a line broke. For the log and the metrics, since the caller has
+    gone."""
+    return error_response(400, *HTTP_ERRORS[400])
 
 
 def _allowed_methods(request: Request) -> str:
