@@ -18,6 +18,9 @@ from tests.support.site import Site, entered
 CONVERSATIONS = 5_000
 MESSAGES = 10_000
 PAGE = 200
+DRAWN = "() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))"
+FAR, LATE = 230, "2026-11-28T10:00:00+00:00"
+"""A conversation of the second page that was switched, or read, after all others: nothing was said in it since."""
 ID = "00000000-0000-4000-8000-{:012d}"
 SCROLL = """async ([selector, step, last]) => {
   const box = document.querySelector(selector);
@@ -42,7 +45,7 @@ def conversation(number: int) -> dict[str, Any]:
         "id": ID.format(number), "account_id": "a", "bot_enabled": True, "needs_human": number % 7 == 0,
         "needs_human_reason": "customer_asked", "needs_human_since": at, "bot_paused_until": None,
         "handover_notice": None, "handover_notice_error": None, "unread_count": 0, "last_inbound_at": at,
-        "created_at": at, "updated_at": at,
+        "created_at": at, "last_message_at": at, "updated_at": LATE if number == FAR else at,
         "contact": {
             "id": str(number), "wa_id": f"336{number:08d}", "user_id": None, "name": f"Customer {number}",
             "group_id": None,
@@ -102,6 +105,28 @@ def test_scrolling_to_the_end_takes_no_long_frame(
         # Not the frames: other tests run beside this one, and the machine may be slow.
         assert tasks[0] <= within(100, below=200)
         assert tasks[20] <= within(50, below=100)
+
+
+def test_a_row_far_down_stays_when_news_come_and_paper_has_all_messages_that_are_loaded(
+    site: Site, browser: Browser
+) -> None:
+    with entered(site, browser) as (page, _):
+        play(page)
+        page.goto(f"{site.url}/console#/inbox/{site.account['id']}/bot/{ID.format(0)}")
+        expect(page.locator(".message").first).to_be_visible()
+        page.evaluate(SCROLL, [".rows", 2000, f"Customer {FAR}"])
+        row = page.locator(".row").filter(has_text=f"Customer {FAR}")
+        with page.expect_response(lambda answer: "/conversations?" in answer.url and answer.url.endswith("limit=50")):
+            site.customer("Lea Long", "Hello")
+        page.evaluate(DRAWN)
+        expect(row).to_be_visible()
+        page.emulate_media(media="print")
+        page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        expect(page.locator(".message")).to_have_count(PAGE)
+        page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+        page.emulate_media(media="screen")
+        expect(page.locator(".message").last).to_be_in_viewport()
+        assert page.locator(".message").count() < PAGE
 
 
 def test_eight_hours_of_events_leave_no_memory_behind(site: Site, browser: Browser) -> None:

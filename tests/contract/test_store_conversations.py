@@ -45,6 +45,9 @@ async def test_a_first_message_makes_contact_and_conversation(scene: Scene) -> N
     assert (conversation.bot_enabled, conversation.needs_human, conversation.unread_count) == (True, False, 1)
     assert conversation.last_inbound_at == sent.timestamp
     assert await scene.store.get_conversation(conversation.id) == conversation
+    assert conversation.last_message_at is not None
+    read = await scene.store.mark_read(conversation.id)
+    assert read.last_message_at == conversation.last_message_at, "nothing was said"
 
     (stored,) = (await scene.store.list_messages(conversation.id, limit=10, cursor=None)).items
     assert (stored.direction, stored.author, stored.status) == (Direction.INBOUND, Author.CUSTOMER, Status.RECEIVED)

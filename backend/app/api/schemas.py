@@ -609,6 +609,8 @@ class ConversationOut(_Out):
     opted_out_since: datetime | None
     """The customer wants no automatic answers (STOP); the bot is off until they write START or it is switched on."""
     unread_count: int
+    last_message_at: datetime | None
+    """When something was last said here, by the server's clock: lists are in this order, the newest first."""
     last_message: LastMessageOut | None
     """What was written last, reactions apart; null in the answers to changes."""
     last_inbound_at: datetime | None

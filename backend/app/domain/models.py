@@ -424,6 +424,8 @@ class Conversation:
     """Of a text that failed: Meta's `code`, as in the error of a message."""
     opted_out_since: datetime | None = None
     """The customer wants no automatic answers; the bot is off."""
+    last_message_at: datetime | None = field(default=None, compare=False)
+    """When something was last said here, by our clock: the order of lists."""
     last_message: LastMessage | None = field(default=None, compare=False)
     """Known where conversations are shown: in lists, and for a single one."""
 

@@ -24,14 +24,18 @@ export const exactly = of({ dateStyle: "full", timeStyle: "medium" });
 export const day = of({ dateStyle: "medium" });
 const weekday = of({ weekday: "short" });
 const shortDay = of({ day: "numeric", month: "short" });
+const shortDate = of({ day: "numeric", month: "numeric", year: "2-digit" });
 const longDay = of({ weekday: "long", day: "numeric", month: "long" });
+export const fullDay = of({ weekday: "long", day: "numeric", month: "long", year: "numeric" });
+
+const isOfThisYear = (at) => new Date(at).getFullYear() === new Date(today.value).getFullYear();
 
 export const dayKey = (at) => new Date(at).toDateString();
 
 /** For lists: the time today, the weekday this week, else the date. */
 export function listTime(at) {
   if (dayKey(at) === today.value) return clock(at);
-  return Date.now() - new Date(at) < 6 * DAY ? weekday(at) : shortDay(at);
+  return Date.now() - new Date(at) < 6 * DAY ? weekday(at) : isOfThisYear(at) ? shortDay(at) : shortDate(at);
 }
 
 /** Between messages: today, yesterday, else the date. */
@@ -39,7 +43,7 @@ export function dayName(at) {
   const now = new Date(today.value);
   if (dayKey(at) === today.value) return t("time.today");
   if (dayKey(at) === dayKey(now.setDate(now.getDate() - 1))) return t("time.yesterday");
-  return longDay(at);
+  return isOfThisYear(at) ? longDay(at) : fullDay(at);
 }
 
 /** A span in its two largest units: "3 h 20 min". */
@@ -68,7 +72,8 @@ export function contactName(contact) {
   return contact.name?.trim() || phone(contact.wa_id) || contact.user_id || contact.group_id || t("contact.unknown");
 }
 
-export const phone = (digits) => (digits ? `+${digits}` : "");
+export const phone = (digits) => (digits ? `+${digits.replace(/^\+/, "")}` : "");
 
+/** Of the first two words; empty for a number, or a name without letters. */
 export const initials = (name) =>
-  name.replace(/[^\p{L}\p{N} ]/gu, "").trim().split(/\s+/).slice(0, 2).map((word) => [...word][0] ?? "").join("").toUpperCase() || "·";
+  name.replace(/[^\p{L} ]/gu, "").trim().split(/\s+/).slice(0, 2).map((word) => [...word][0] ?? "").join("").toUpperCase();

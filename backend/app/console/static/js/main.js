@@ -102,7 +102,7 @@ function Frame() {
     ${screen === "fleet" ? html`<${Lazy} name="fleet" />`
       : !account && accountsError.value ? html`<main class="page" tabindex="-1"><${Problem} error=${accountsError.value}
           retry=${() => reloadAccounts().catch((error) => { accountsError.value = error; })} /></main>`
-      : !account ? html`<main class="page" tabindex="-1"><${Empty} icon="account" title=${t("accounts.none")} hint=${t(isOperator() ? "accounts.none_operator" : "accounts.none_member")} /></main>`
+      : !account ? html`<main class="page" tabindex="-1"><${Empty} icon="account" title=${t("accounts.none")} hint=${t(isOperator() ? "accounts.none_operator" : "accounts.none_member", { email: session.value.email ?? session.value.user_id })} /></main>`
       : screen === "inbox" ? html`<${Inbox} key=${account.id} account=${account} />`
       : html`<${Lazy} key=${account.id} name=${screen} account=${account} />`}
     <${Shortcuts} account=${account?.id ?? ""} screens=${screens()} />

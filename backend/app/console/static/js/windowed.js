@@ -49,6 +49,7 @@ export class Windowed extends Component {
 
   componentDidMount() {
     this.boxObserver.observe(this.box.current);
+    for (const name of ["beforeprint", "afterprint"]) window.addEventListener(name, this.printed);
     this.props.handle?.({ scrollTo: (key) => this.scrollTo(key), toBottom: () => this.toBottom() });
     if (this.props.stick) this.toBottom();
     this.look();
@@ -67,7 +68,15 @@ export class Windowed extends Component {
     this.props.handle?.(null);
     this.observer.disconnect();
     this.boxObserver.disconnect();
+    for (const name of ["beforeprint", "afterprint"]) window.removeEventListener(name, this.printed);
   }
+
+  /** On paper stand all rows that are loaded, one beneath the other (css). */
+  printed = ({ type }) => {
+    this.isPrinted = type === "beforeprint";
+    if (this.isPrinted) this.setState({ from: 0, to: this.props.items.length });
+    else this.look();
+  };
 
   /** Heights of rows that are gone for good. */
   forgetGone() {
@@ -98,7 +107,7 @@ export class Windowed extends Component {
   /** What is in view now; asks for more near an end. */
   look = () => {
     const box = this.box.current;
-    if (!box || !this.inner.current) return; // going, or gone
+    if (!box || !this.inner.current || this.isPrinted) return; // going, or gone
     const { items, keyOf, onStart, onEnd } = this.props;
     const top = box.scrollTop - this.inner.current.offsetTop;
     if (top !== this.lastTop) this.goesUp = top < this.lastTop;

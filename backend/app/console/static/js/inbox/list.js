@@ -6,12 +6,12 @@ import { number, t, worded } from "../i18n.js";
 import { Icon } from "../icons.js";
 import { go, pathOf } from "../router.js";
 import { accounts } from "../session.js";
-import { Empty, Loading, Problem, Time } from "../ui.js";
+import { Button, Empty, Loading, Problem, Time } from "../ui.js";
 import { Windowed } from "../windowed.js";
 import { search, searchNow, searchSoon } from "./search.js";
 import { iconOf } from "./attachment.js";
 import { Ticks } from "./message.js";
-import { counts, list, loadList, loadMoreOfList, VIEWS } from "./store.js";
+import { counts, list, loadList, loadMoreOfList, placeOf, VIEWS } from "./store.js";
 import { holder } from "./holder.js";
 import { isFile, lineOf } from "./words.js";
 
@@ -47,6 +47,7 @@ function AccountChoice({ account }) {
 
 function Search() {
   const [text, setText] = useState(search.value);
+  useEffect(() => setText(search.value), [search.value === ""]);
   const change = (value) => {
     setText(value);
     if (value) searchSoon(value);
@@ -62,25 +63,29 @@ function Search() {
 function Rows({ view, account, openId, handle }) {
   const { items, error, isLoading, isLoadingMore } = list.value;
   if (error && !items.length) return html`<div class="pad"><${Problem} error=${error} retry=${loadList} /></div>`;
-  if (!items.length) return isLoading ? html`<${Loading} />` : html`<${Nothing} view=${view} />`;
+  if (!items.length) return isLoading ? html`<${Loading} />` : html`<${Nothing} view=${view} account=${account} />`;
   return html`${error && html`<div class="pad"><${Problem} error=${error} retry=${loadList} /></div>`}
     <${Windowed} key=${`${account.id}/${view}/${search.value}`} class="rows" items=${items} keyOf=${(item) => item.id} estimate=${73} label=${t("list.label")} role="list"
       render=${(item) => html`<${Row} conversation=${item} href=${pathOf({ screen: "inbox", account: account.id, view, id: item.id })} isOpen=${item.id === openId} />`}
       onEnd=${loadMoreOfList} handle=${(to) => { handle.current = to; }} footer=${isLoadingMore && html`<${Loading} />`} />`;
 }
 
-const Nothing = ({ view }) => search.value
-  ? html`<${Empty} icon="search" title=${t("list.no_match")} hint=${t("list.no_match_hint")} />`
-  : html`<${Empty} icon=${view === "needs" ? "check" : "inbox"} title=${t(`empty.${view}`)} hint=${t(`empty.${view}_hint`)} />`;
+function Nothing({ view, account }) {
+  if (search.value) {
+    return html`<${Empty} icon="search" title=${t("list.no_match")} hint=${t("list.no_match_hint")}><${Button} kind="small" onClick=${() => searchNow("")}>${t("list.search_clear")}</${Button}></${Empty}>`;
+  }
+  const hint = t(`empty.${view}_hint`, { number: phone(account.phone_number) || t("empty.your_number") });
+  return html`<${Empty} icon=${view === "needs" ? "check" : "inbox"} title=${t(`empty.${view}`)} hint=${hint}>
+    ${view === "all" && html`<p><a href=${pathOf({ screen: "bot", account: account.id })}>${t("empty.to_bot")}</a></p><p><a href=${pathOf({ screen: "account", account: account.id, view: "health" })}>${t("empty.to_health")}</a></p>`}</${Empty}>`;
+}
 
 function Row({ conversation, href, isOpen }) {
   const { contact, unread_count: unread } = conversation;
   const name = contactName(contact);
-  const at = conversation.last_inbound_at ?? conversation.updated_at;
   return html`<a class="row ${unread ? "unread" : ""} ${conversation.needs_human ? "needs" : ""}" href=${href} aria-current=${isOpen ? "true" : null}>
     <${Avatar} name=${name} />
     <span class="row-main">
-      <span class="row-top"><bdi class="row-name">${name}</bdi><span class="row-time"><${Time} at=${at} format=${listTime} /></span></span>
+      <span class="row-top"><bdi class="row-name" title=${name}>${name}</bdi><span class="row-time"><${Time} at=${placeOf(conversation)} format=${listTime} /></span></span>
       <span class="row-bottom"><span class="row-state">${stateOf(conversation)}</span>
         ${unread > 0 && html`<b class="count" title=${t("list.unread", { n: unread })}>${unread > 99 ? "99+" : unread}<span class="visually-hidden"> ${t("list.unread", { n: unread })}</span></b>`}</span>
     </span>
@@ -107,7 +112,7 @@ const HUES = 8;
 export function Avatar({ name }) {
   let sum = 0;
   for (const letter of name) sum = (sum * 31 + letter.codePointAt(0)) % 9973;
-  return html`<span class="avatar hue-${sum % HUES}" aria-hidden="true">${initials(name)}</span>`;
+  return html`<span class="avatar hue-${sum % HUES}" aria-hidden="true">${initials(name) || html`<${Icon} name="person" />`}</span>`;
 }
 
 /** Open the conversation after (1) or before (-1) the open one. */

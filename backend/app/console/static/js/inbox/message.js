@@ -3,6 +3,7 @@ import { bytes, clock } from "../format.js";
 import { html } from "../html.js";
 import { has, t, worded } from "../i18n.js";
 import { Icon } from "../icons.js";
+import { session } from "../session.js";
 import { Button, Time } from "../ui.js";
 import { iconOf, kindOf, Preview } from "./attachment.js";
 import { formatted } from "./markup.js";
@@ -21,11 +22,18 @@ export function Ticks({ status }) {
         <path d="m1.5 6 3 3 6-7" />${kind === "two" && html`<path d="m6.5 8 1 1 6-7" />`}</svg>`}</span>`;
 }
 
+/** The reader, the operator or another person of the business, as far as the message says; else the bot. */
+function authorOf({ author, sent_by: sender }) {
+  if (author !== "human") return t(`author.${author}`);
+  if (sender && sender === session.value?.user_id) return t("author.you");
+  return t(sender === "operator" ? "actor.operator" : "author.human");
+}
+
 export function Message({ message, reactions, quoted }) {
   const isOut = message.direction === "outbound";
   return html`<article class="message ${isOut ? "out" : "in"} by-${message.author} ${message.status === "failed" ? "failed" : ""}">
     <div class="bubble">
-      ${isOut && html`<span class="author">${t(`author.${message.author}`)}</span>`}
+      ${isOut && html`<span class="author">${authorOf(message)}</span>`}
       ${quoted && html`<blockquote dir="auto">${lineOf(quoted)}</blockquote>`}
       <${Content} message=${message} />
       ${message.edited_at && html`<${Edits} message=${message} />`}
@@ -110,7 +118,7 @@ function Media({ message }) {
 
 /** A message of ours that the thread does not show yet. */
 export const Waiting = ({ message, onAgain, onGiveUp }) => html`<article class="message out by-human ${message.state}">
-  <div class="bubble"><span class="author">${t("author.human")}</span>${message.file && html`<div class="media"><${Preview} file=${message.file} instead=${html`<${Kind} type=${kindOf(message.file)} name=${message.file.name} />`} /></div>`}${message.text && html`<${Text} text=${message.text} />`}
+  <div class="bubble"><span class="author">${t("author.you")}</span>${message.file && html`<div class="media"><${Preview} file=${message.file} instead=${html`<${Kind} type=${kindOf(message.file)} name=${message.file.name} />`} /></div>`}${message.text && html`<${Text} text=${message.text} />`}
     <footer><${Time} at=${message.at} format=${clock} />${message.state !== "failed" && html`<${Ticks} status="pending" />`}</footer></div>
   ${message.state === "failed" && html`<div class="failure" role="alert"><${Icon} name="alert" size=${14} /><div>${t("thread.not_sent", { why: message.error.message })}
     <div class="buttons"><${Button} kind="small" onClick=${onAgain}>${t("thread.send_again")}</${Button}><${Button} kind="small" onClick=${onGiveUp}>${t("thread.give_up")}</${Button}></div></div></div>`}

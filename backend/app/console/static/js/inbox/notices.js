@@ -12,8 +12,8 @@ const told = new Map();
 const tabs = new BroadcastChannel("chorus.notices");
 tabs.onmessage = ({ data: id }) => told.set(id, Date.now());
 
-/** Without the customer's words: a notification may be seen by people who pass. `conversations()` gives the list. */
-export async function notifyNeeds(id, conversations, account) {
+/** Without the customer's words: a notification may be seen by people who pass. `find(id)` resolves to the conversation, or null. */
+export async function notifyNeeds(id, find, account) {
   if (document.hasFocus()) return tabs.postMessage(id);
   if (!wantsNotices.value || Notification.permission !== "granted") return undefined;
   await new Promise((resolve) => setTimeout(resolve, TABS_MS));
@@ -22,7 +22,7 @@ export async function notifyNeeds(id, conversations, account) {
   if (told.has(id)) return undefined;
   told.set(id, now);
   tabs.postMessage(id);
-  const conversation = conversations().find((item) => item.id === id);
+  const conversation = await find(id);
   const notice = new Notification(t("notice.title"), {
     body: conversation ? t("notice.body", { name: contactName(conversation.contact) }) : t("notice.body_unknown"),
     tag: id,

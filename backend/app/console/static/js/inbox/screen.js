@@ -6,7 +6,7 @@ import { go, route } from "../router.js";
 import { useKeys } from "../shortcuts.js";
 import { Empty } from "../ui.js";
 import { ConversationList, neighbour } from "./list.js";
-import { openThread, showList, thread, VIEWS } from "./store.js";
+import { counts, openThread, showList, thread, VIEWS } from "./store.js";
 import { Thread } from "./thread.js";
 import { search } from "./search.js";
 
@@ -28,7 +28,7 @@ export function Inbox({ account }) {
     <${ConversationList} account=${account} view=${view} openId=${id} />
     <section class="thread-pane" aria-label=${t("thread.label")}>
       ${id ? html`<${Thread} key=${id} id=${id} thread=${current} account=${account} onBack=${() => open("")} />`
-        : html`<${Empty} icon="inbox" title=${t("thread.none")} hint=${t("thread.none_hint")} />`}
+        : html`<${Empty} icon="inbox" title=${t("thread.none")} hint=${counts.value?.all === 0 ? null : t("thread.none_hint")} />`}
     </section>
   </main>`;
 }

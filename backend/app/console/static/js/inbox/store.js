@@ -83,10 +83,19 @@ function heard(event) {
   if (isOpen) isOpenOld = true;
   if (isOpen) threadTimer ??= setTimeout(() => ((threadTimer = null), refreshThread()), THREAD_MS);
   if (event.type === "reset" || event.conversation_id) listTimer ??= setTimeout(() => ((listTimer = null), refreshList()), LIST_MS);
-  if (event.type === "conversation.needs_human") notifyNeeds(event.conversation_id, () => list.peek().items, accountId);
+  if (event.type === "conversation.needs_human") notifyNeeds(event.conversation_id, find, accountId);
+}
+
+/** The list may not have it yet, or not at all. */
+async function find(id) {
+  const known = list.peek().items.find((item) => item.id === id);
+  return known ?? api("GET", `/conversations/${encodeURIComponent(id)}`).catch(() => null);
 }
 
 // --- the list -------------------------------------------------------------------------------------------------------
+
+/** Where a conversation stands in the lists: when something was last said in it. Versions before this field had `updated_at` alone. */
+export const placeOf = (item) => item.last_message_at ?? item.updated_at;
 
 const listPath = (cursor, limit = PAGE) => `/conversations?${query({ account_id: accountId, ...FILTERS[shown.view], q: shown.q, limit, cursor })}`;
 
@@ -125,7 +134,7 @@ async function refreshList() {
     const fresh = new Map(items.map((item) => [item.id, item]));
     const last = page.items.at(-1);
     // What was on the first page and is not any more has moved down, or left the list.
-    const rest = list.value.items.filter((item) => !fresh.has(item.id) && page.next_cursor && last && Date.parse(item.updated_at) <= Date.parse(last.updated_at));
+    const rest = list.value.items.filter((item) => !fresh.has(item.id) && page.next_cursor && last && Date.parse(placeOf(item)) <= Date.parse(placeOf(last)));
     const isWhole = rest.length === 0;
     list.value = { ...list.value, items: [...items, ...rest], cursor: isWhole ? page.next_cursor : list.value.cursor, error: null };
     syncOpen(fresh);

@@ -1,6 +1,6 @@
 // The open conversation: who it is with, who answers, what was said, and the box to write in.
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { ago, clock, contactName, dayKey, dayName, phone, span } from "../format.js";
+import { ago, clock, contactName, dayKey, dayName, fullDay, phone, span } from "../format.js";
 import { html } from "../html.js";
 import { has, t, worded } from "../i18n.js";
 import { Icon } from "../icons.js";
@@ -39,9 +39,11 @@ export function Thread({ id, thread, account, onBack }) {
     t: () => mayWrite && conversation && document.querySelector(".take")?.click(),
   }, [conversation?.id, mayWrite]);
   if (thread?.error && !thread.messages.length) {
-    return html`<${Head} onBack=${onBack} /><div class="pad"><${Problem} error=${thread.error} retry=${() => openThread(id)} /></div>`;
+    const isGone = thread.error.status === 404;
+    return html`<${Head} onBack=${onBack} /><div class="pad"><${Problem} error=${thread.error} retry=${isGone ? null : () => openThread(id)} />
+      ${isGone && html`<${Button} icon="back" onClick=${onBack}>${t("thread.back")}</${Button}>`}</div>`;
   }
-  return html`<${Head} conversation=${conversation} onBack=${onBack} now=${now}>
+  return html`<${Head} conversation=${conversation} onBack=${onBack} now=${now} who=${who}>
       ${conversation && html`<${Holder} who=${who} />`}
       ${conversation && mayWrite && !conversation.contact.group_id && html`
         ${(!isBots || paused) && html`<${Button} key="give" kind="give ${paused ? "" : "take"}" onClick=${() => turn(true)}>${t("thread.give")}</${Button}>`}
@@ -49,6 +51,7 @@ export function Thread({ id, thread, account, onBack }) {
     </${Head}>
     ${conversation?.needs_human && html`<${Needs} conversation=${conversation} paused=${paused} />`}
     ${!thread || thread.isLoading ? html`<${Loading} />` : html`<${Messages} thread=${thread} />`}
+    ${conversation && !mayWrite && html`<p class="composer-note">${t("composer.read_only")}</p>`}
     ${conversation && mayWrite && html`<${Composer} key=${conversation.id} conversation=${conversation} account=${account} isOpen=${windowLeft(conversation, now) > 0} />`}`;
 }
 
@@ -77,12 +80,12 @@ function useSeen() {
   return isSeen;
 }
 
-function Head({ conversation, onBack, now, children }) {
+function Head({ conversation, onBack, now, who, children }) {
   const name = conversation ? contactName(conversation.contact) : "";
   return html`<header class="thread-head">
     <${Button} kind="bare back" icon="back" label=${t("thread.back")} onClick=${onBack} />
     ${conversation && html`<${Avatar} name=${name} />
-      <div class="thread-who"><h1><bdi>${name}</bdi></h1><p class="quiet">${conversation.contact.name ? phone(conversation.contact.wa_id) : ""} <${Window} conversation=${conversation} now=${now} /></p></div>
+      <div class="thread-who"><h1 title=${name}><bdi>${name}</bdi></h1><p class="quiet">${conversation.contact.name && conversation.contact.wa_id && html`<span>${phone(conversation.contact.wa_id)}</span>`}<${Window} conversation=${conversation} now=${now} /><${Holder} who=${who} /></p></div>
       <div class="thread-actions">${children}</div>`}
   </header>`;
 }
@@ -92,7 +95,7 @@ function Window({ conversation, now }) {
   const left = windowLeft(conversation, now);
   const kind = left === 0 ? "closed" : left < CLOSING_MS ? "closing" : "";
   const words = left ? t("thread.window", { span: span(left / 1000) }) : t("thread.window_closed");
-  return html`<span class="window ${kind}" title=${t("thread.window_hint")}><${Icon} name="clock" size=${13} />${words}</span>`;
+  return html`<span class="window ${kind}" title=${`${words}. ${t("thread.window_hint")}`}><${Icon} name="clock" size=${13} /><span class="in-full">${words}</span>${left > 0 && html`<span class="in-short">${span(left / 1000)}</span>`}</span>`;
 }
 
 const HOLDER_KINDS = { bot: "calm", person: "", no_one: "warm", group: "", opted_out: "warm" };
@@ -170,7 +173,7 @@ function Messages({ thread }) {
 }
 
 function Row({ row, conversation }) {
-  if (row.day) return html`<p class="day"><span>${dayName(row.day)}</span></p>`;
+  if (row.day) return html`<p class="day"><span title=${fullDay(row.day)}>${dayName(row.day)}</span></p>`;
   if (row.waiting) return html`<${Waiting} message=${row.waiting} onAgain=${() => sendAgain(conversation, row.waiting)} onGiveUp=${() => giveUp(conversation, row.waiting)} />`;
   return html`<${Message} message=${row.message} reactions=${row.reactions} quoted=${row.quoted} />`;
 }
