@@ -10,7 +10,7 @@ import pytest
 
 from app.core.cache.codec import PLAIN
 from app.core.cache.invalidation import EVERYTHING
-from app.core.cache.policy import policy_of
+from app.core.cache.policy import TIMINGS, policy_of
 from app.core.cache.shard import Answer, Flight, Shard
 from app.core.cache.shared import SharedTier
 from app.core.errors import Unavailable
@@ -20,13 +20,15 @@ from tests.support.cold_reads import worst_cold_read
 from tests.support.fakes import Source
 from tests.support.redis_topologies import servers_of
 
+ASKS_AS_THE_PRODUCT = pytest.mark.cache_timings(call=TIMINGS.call)
+"""About how long a call waits for Redis."""
+
 
 def look_up(key: str) -> Flight:
     """Of a process that reads it."""
     return Flight((key, PLAIN, False), key, "user", PLAIN, Source(), policy_of(300), seconds=1)
 
 
-@pytest.mark.cache_timings(call=5)
 async def test_a_killed_subscriber_that_missed_nothing_stays_warm(replicas, valkey_url):
     a, _ = replicas
     await a.read()
@@ -54,6 +56,7 @@ async def test_a_killed_subscriber_that_missed_an_edit_forgets_everything(replic
     assert await a.read() == "new"
 
 
+@ASKS_AS_THE_PRODUCT
 async def test_a_half_open_link_is_noticed_and_costs_reads_little(replicas, within):
     a, b = replicas
     await a.read()
@@ -67,12 +70,14 @@ async def test_a_half_open_link_is_noticed_and_costs_reads_little(replicas, with
     assert await a.read() == "new"
 
 
+@ASKS_AS_THE_PRODUCT
 async def test_a_slow_redis_costs_reads_little(replicas, within):
     a, _ = replicas
     a.proxy.delay_seconds = 0.3
     assert await worst_cold_read(a.read, reads=40) < SOURCE_SECONDS + within(EXTRA_SECONDS)
 
 
+@ASKS_AS_THE_PRODUCT
 async def test_a_frozen_redis_costs_reads_little_and_rejoins(replicas, valkey, within):
     a, b = replicas
     await a.read()
@@ -93,6 +98,7 @@ async def test_a_frozen_redis_costs_reads_little_and_rejoins(replicas, valkey, w
     assert (await a.read(), await b.read()) == ("new", "new")
 
 
+@ASKS_AS_THE_PRODUCT
 async def test_redis_dies_and_comes_back_with_its_old_values(replicas, valkey, within):
     a, b = replicas
     await a.read()
@@ -120,7 +126,7 @@ async def test_lost_data_empties_memory(replicas, valkey_url):
     assert a.cache.stats().entries == 0
 
 
-@pytest.mark.cache_timings(call=5, lease=0.5)
+@pytest.mark.cache_timings(lease=0.5)
 async def test_a_loader_that_died_costs_the_others_its_lease_once(replicas, within):
     a, b = replicas
     await a.shared.of("user:1").lease(look_up("user:1"), "0123456789abcdef")
@@ -130,7 +136,7 @@ async def test_a_loader_that_died_costs_the_others_its_lease_once(replicas, with
     assert b.world.loads == 1
 
 
-@pytest.mark.cache_timings(call=5, lease=0.6)
+@pytest.mark.cache_timings(lease=0.6)
 async def test_a_load_longer_than_its_lease_stays_the_only_one(replicas):
     a, b = replicas
     loads = 0
@@ -146,7 +152,7 @@ async def test_a_load_longer_than_its_lease_stays_the_only_one(replicas):
     assert loads == 1
 
 
-@pytest.mark.cache_timings(call=5, lease=1.8)
+@pytest.mark.cache_timings(lease=1.8)
 async def test_a_renewal_that_was_refused_is_not_the_last(replicas):
     a, b = replicas
     loads = 0
@@ -165,7 +171,7 @@ async def test_a_renewal_that_was_refused_is_not_the_last(replicas):
     assert loads == 1
 
 
-@pytest.mark.cache_timings(lease=0.03, call=5)
+@pytest.mark.cache_timings(lease=0.03)
 async def test_a_lease_that_ran_out_refuses_the_late_value(replicas, monkeypatch):
     monkeypatch.setattr(SharedTier, "_keep_lease", lambda *_: asyncio.sleep(0))
     a, b = replicas
@@ -185,6 +191,7 @@ async def test_a_lease_that_ran_out_refuses_the_late_value(replicas, monkeypatch
     assert await a.read("k") is None
 
 
+@ASKS_AS_THE_PRODUCT
 async def test_connections_that_lead_nowhere_are_not_found_out_one_by_one(replicas):
     a, _ = replicas
     a.proxy.strand()
@@ -198,6 +205,7 @@ async def test_connections_that_lead_nowhere_are_not_found_out_one_by_one(replic
     await until(lambda: a.trusted, seconds=4)
 
 
+@ASKS_AS_THE_PRODUCT
 async def test_a_lease_whose_answer_came_too_late_holds_nobody_up(replicas, monkeypatch):
     a, b = replicas
     await b.read("another:1")
@@ -217,7 +225,7 @@ async def test_a_lease_whose_answer_came_too_late_holds_nobody_up(replicas, monk
     assert time.monotonic() - started < a.cache.timings.lease / 4
 
 
-@pytest.mark.cache_timings(call=5, lease=60)
+@pytest.mark.cache_timings(lease=60)
 async def test_nobody_renews_or_gives_back_the_lease_of_another(replicas):
     a, _ = replicas
     shard = a.shared.of("user:1")
@@ -237,6 +245,7 @@ async def test_a_read_that_was_not_answered_in_time_takes_no_trust_away(replicas
     await shard.beat(within_seconds=1)
 
 
+@ASKS_AS_THE_PRODUCT
 async def test_an_urgent_call_that_waited_for_long_lets_no_read_wait(replicas):
     a, _ = replicas
     shard = a.shared.of("user:1")
@@ -252,7 +261,6 @@ def was_not_answered(shard: Shard) -> None:
     shard._door._away_until = time.monotonic() + 60
 
 
-@pytest.mark.cache_timings(call=5)
 async def test_a_failing_source_gives_its_lease_back(replicas, within):
     a, b = replicas
 
@@ -266,7 +274,6 @@ async def test_a_failing_source_gives_its_lease_back(replicas, within):
     assert time.monotonic() - started < within(0.5)
 
 
-@pytest.mark.cache_timings(call=5)
 async def test_cancelling_the_first_caller_while_redis_answers_cancels_no_other(replicas):
     a, _ = replicas
     a.proxy.delay_seconds = 0.01
@@ -279,7 +286,6 @@ async def test_cancelling_the_first_caller_while_redis_answers_cancels_no_other(
     assert a.world.loads == 1
 
 
-@pytest.mark.cache_timings(call=5)
 async def test_one_replica_renews_a_value_before_its_time_is_over(replicas, within):
     a, b = replicas
     loads = 0
@@ -307,7 +313,6 @@ async def test_one_replica_renews_a_value_before_its_time_is_over(replicas, with
     assert a.cache.stats().misses + b.cache.stats().misses == 1, "nobody ever waited for the source again"
 
 
-@pytest.mark.cache_timings(call=5)
 async def test_a_stale_copy_in_redis_stands_in_for_a_failing_source(replicas):
     a, b = replicas
     error: list[Exception] = []
@@ -331,7 +336,6 @@ async def test_a_stale_copy_in_redis_stands_in_for_a_failing_source(replicas):
             await read(replica)
 
 
-@pytest.mark.cache_timings(call=5)
 async def test_a_slow_source_is_not_waited_for_while_there_is_a_stale_copy(replicas):
     a, _ = replicas
     answering = asyncio.Event()
@@ -357,7 +361,6 @@ async def test_a_slow_source_is_not_waited_for_while_there_is_a_stale_copy(repli
     await until(lambda: a.cache.stats().loads == 2)
 
 
-@pytest.mark.cache_timings(call=5)
 class TestNoStaleCopyStandsIn:
     @pytest.fixture
     async def read(self, replicas):

@@ -44,11 +44,10 @@ async def test_a_saturated_receiver_falls_behind_and_loses_nothing(replicas):
     a, b = replicas
     keys = [f"user:{number}" for number in range(5000)]
     await asyncio.gather(*(a.cache.invalidate(*keys[at : at + 100]) for at in range(0, len(keys), 100)))
-    await until(lambda: b.cache.stats().received == 5000, seconds=10)
+    await until(lambda: b.cache.stats().received >= 5000, seconds=10)
     assert (b.cache.stats().gaps, b.trusted) == (0, True)
 
 
-@pytest.mark.cache_timings(call=5)
 async def test_ids_that_do_not_exist_displace_nothing(replicas):
     a, _ = replicas
     await a.read()
@@ -60,7 +59,6 @@ async def test_ids_that_do_not_exist_displace_nothing(replicas):
     assert a.cache.stats().entries <= 2001
 
 
-@pytest.mark.cache_timings(call=5)
 async def test_what_one_replica_loaded_another_reads_frozen_and_typed(replicas):
     a, b = replicas
 
@@ -75,8 +73,8 @@ async def test_what_one_replica_loaded_another_reads_frozen_and_typed(replicas):
     assert b.cache.stats().shared_hits == 1
 
 
-async def test_a_load_under_way_when_the_cache_leaves_opens_no_connection(valkey_url):
-    source, cache = Source("late"), Cache()
+async def test_a_load_under_way_when_the_cache_leaves_opens_no_connection(valkey_url, cache_timings):
+    source, cache = Source("late"), Cache(timings=cache_timings)
     source.gate.clear()
     async with join_fleet(cache, valkey_url, namespace="test"):
         load = asyncio.create_task(cache.get_or_fetch("k", source, ttl_seconds=300))

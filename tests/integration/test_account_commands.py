@@ -216,9 +216,9 @@ async def test_a_token_is_replaced_from_stdin_once_meta_takes_it(
 
 
 async def test_a_changed_token_is_forgotten_by_the_replicas_at_once(
-    chorus: Chorus, bakery: Account, store: PostgresStore, valkey_url: str
+    chorus: Chorus, bakery: Account, store: PostgresStore, valkey_url: str, cache_timings: CacheTimings
 ) -> None:
-    replica = Cache(timings=CacheTimings(call=5))
+    replica = Cache(timings=cache_timings)
     async with join_fleet(replica, valkey_url, namespace="chorus"):
 
         async def token() -> str:

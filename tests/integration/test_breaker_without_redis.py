@@ -9,14 +9,11 @@ from dataclasses import replace
 
 import pytest
 
-from app.core.circuit_breaker import FleetTimings
-from tests.support.breaker_kit import PATIENT, POLICY, BreakerReplica, until
+from tests.support.breaker_kit import POLICY, SOON, BreakerReplica, until
 from tests.support.proxy import Proxy, proxied
 
 LONG = replace(POLICY, open_seconds=30.0, max_open_seconds=60.0)
 """Whatever closes such a circuit within a test was the fleet's word, not time."""
-SOON = FleetTimings(answer_seconds=0.5)
-"""It finds out soon that Redis is away, and takes an answer that is only late on a busy machine."""
 
 
 class Pair:
@@ -42,7 +39,7 @@ async def pair(valkey_url: str) -> AsyncIterator[Pair]:
         line = await stack.enter_async_context(proxied(valkey_url))
         cut, well = (
             BreakerReplica(line.url, "cut", LONG, replicas=2, timings=SOON),
-            BreakerReplica(valkey_url, "well", LONG, replicas=2, timings=PATIENT),
+            BreakerReplica(valkey_url, "well", LONG, replicas=2),
         )
         for replica in (cut, well):
             stack.push_async_callback(replica.stop)

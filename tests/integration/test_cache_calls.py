@@ -33,11 +33,11 @@ async def calls_of(read: Callable[[], Awaitable[Any]]) -> list[tuple[str, str]]:
     return calls
 
 
-async def test_a_hit_in_redis_and_a_cold_read_are_short_ways(valkey_url: str) -> None:
+async def test_a_hit_in_redis_and_a_cold_read_are_short_ways(valkey_url: str, cache_timings: CacheTimings) -> None:
     async def load() -> dict[str, int]:
         return {"a": 1}
 
-    first, second = (Cache(timings=CacheTimings(call=5)) for _ in range(2))
+    first, second = (Cache(timings=cache_timings) for _ in range(2))
     async with join_fleet(first, valkey_url, namespace="test"), join_fleet(second, valkey_url, namespace="test"):
         for cache, key in ((first, "user:0"), (second, "user:00")):  # what is only done once
             await cache.get_or_fetch(key, load, ttl_seconds=300)

@@ -22,12 +22,12 @@ def chorus(valkey_url, monkeypatch, tmp_path):
     return run
 
 
-def fill(url: str, *keys: str) -> None:
+def fill(url: str, cache_timings: CacheTimings, *keys: str) -> None:
     async def source() -> dict[str, str]:
         return {"secret": "s3cret"}
 
     async def load() -> None:
-        cache = Cache(timings=CacheTimings(call=5))
+        cache = Cache(timings=cache_timings)
         async with join_fleet(cache, url, namespace="chorus"):
             for key in keys:
                 await cache.get_or_fetch(key, source, ttl_seconds=300)
@@ -35,8 +35,8 @@ def fill(url: str, *keys: str) -> None:
     asyncio.run(load())
 
 
-def test_stats_inspect_and_invalidate(chorus, valkey_url):
-    fill(valkey_url, "user:1", "user:2", "alone")
+def test_stats_inspect_and_invalidate(chorus, valkey_url, cache_timings):
+    fill(valkey_url, cache_timings, "user:1", "user:2", "alone")
     assert chorus("stats").output.split() == [
         "1", "(no", "group)", "2", "user", "3", "values;", "0", "loads", "or", "writers", "under", "way",
     ]  # fmt: skip

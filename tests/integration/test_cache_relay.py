@@ -51,7 +51,7 @@ class Fleet:
 
 
 @pytest.fixture
-async def fleet(valkey_url: str, store_url: str) -> AsyncIterator[Fleet]:
+async def fleet(valkey_url: str, store_url: str, cache_timings: CacheTimings) -> AsyncIterator[Fleet]:
     async with AsyncExitStack() as stack:
         redis = connect(valkey_url)
         stack.push_async_callback(redis.aclose)
@@ -61,7 +61,7 @@ async def fleet(valkey_url: str, store_url: str) -> AsyncIterator[Fleet]:
         stack.push_async_callback(store.aclose)
         caches, relays = [], []
         for number in range(2):
-            cache = Cache(timings=CacheTimings(call=5))
+            cache = Cache(timings=cache_timings)
             await stack.enter_async_context(join_fleet(cache, valkey_url, namespace="test"))
             own_store = PostgresStore(store_url)
             stack.push_async_callback(own_store.aclose)

@@ -9,8 +9,9 @@ from app.sandbox import webhooks as wa
 
 
 async def test_a_mixed_load_reads_profiles_and_accounts_from_the_database_for_less_than_a_fifth(
-    make_office, valkey_url
+    make_office, valkey_url, cache_timings, monkeypatch
 ):
+    monkeypatch.setattr(default_cache, "timings", cache_timings)
     async with join_fleet(default_cache, valkey_url, namespace="test"):
         office = await make_office()
         before = default_cache.stats()

@@ -13,7 +13,7 @@ import pytest
 
 from app.core.circuit_breaker import BreakerPolicy, State
 from app.core.errors import Unavailable
-from tests.support.breaker_kit import PATIENT, POLICY, BreakerReplica, until
+from tests.support.breaker_kit import POLICY, BreakerReplica, until
 from tests.support.patience import Within
 
 Make = Callable[..., Awaitable[list[BreakerReplica]]]
@@ -30,10 +30,7 @@ async def make(valkey_url: str) -> AsyncIterator[Make]:
     made: list[BreakerReplica] = []
 
     async def make(count: int, policy: BreakerPolicy = STAYS_OPEN, *, started: bool = True) -> list[BreakerReplica]:
-        new = [
-            BreakerReplica(valkey_url, f"replica-{len(made) + n}", policy, replicas=count, timings=PATIENT)
-            for n in range(count)
-        ]
+        new = [BreakerReplica(valkey_url, f"replica-{len(made) + n}", policy, replicas=count) for n in range(count)]
         made.extend(new)
         for replica in new:
             if started:

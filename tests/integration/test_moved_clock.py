@@ -22,7 +22,7 @@ from app.core.redis.script import Script
 from app.localhost.location import locate
 from app.localhost.servers import remove_data
 from tests.chaos.moved_clock import MovedValkey, needs_faketime
-from tests.support.breaker_kit import PATIENT, BreakerReplica, until
+from tests.support.breaker_kit import BreakerReplica, until
 from tests.support.patience import Within
 from tests.support.queue_kit import Replicas, claim_one, event, eventually, ids
 
@@ -177,7 +177,7 @@ async def test_a_hold_lasts_as_long_as_it_was_meant(server: MovedValkey, replica
 async def test_a_circuit_that_opened_while_the_clock_was_ahead_is_probed_in_time(
     server: MovedValkey, replicas: Replicas, within: Within
 ) -> None:
-    replica = BreakerReplica(server.url, "a", timings=PATIENT)
+    replica = BreakerReplica(server.url, "a")
     await replica.start()
     try:
         with server.moved(HOUR):
@@ -197,8 +197,8 @@ async def test_the_permit_of_a_probe_that_died_while_the_clock_was_ahead_is_give
     server: MovedValkey, replicas: Replicas, within: Within
 ) -> None:
     dying, other = (
-        BreakerReplica(server.url, "dying", timings=PATIENT),
-        BreakerReplica(server.url, "other", timings=PATIENT),
+        BreakerReplica(server.url, "dying"),
+        BreakerReplica(server.url, "other"),
     )
     await dying.start()
     await other.start()
@@ -233,7 +233,7 @@ async def reported(replicas: Replicas, failures_in_a_row: int) -> None:
 
 
 async def test_failures_of_the_moment_ahead_do_not_count_for_an_hour(server: MovedValkey, replicas: Replicas) -> None:
-    replica = BreakerReplica(server.url, "a", timings=PATIENT)
+    replica = BreakerReplica(server.url, "a")
     await replica.start()
     try:
         with server.moved(HOUR):
@@ -284,7 +284,7 @@ async def test_an_upstream_is_looked_at_again(server: MovedValkey, replicas: Rep
 
 
 async def test_a_cached_value_is_fresh_no_longer_than_its_time(
-    server: MovedValkey, replicas: Replicas, within: Within
+    server: MovedValkey, replicas: Replicas, cache_timings: CacheTimings, within: Within
 ) -> None:
     loads: list[int] = []
 
@@ -292,7 +292,7 @@ async def test_a_cached_value_is_fresh_no_longer_than_its_time(
         loads.append(1)
         return len(loads)
 
-    first, second = (Cache(timings=CacheTimings(call=5)) for _ in range(2))
+    first, second = (Cache(timings=cache_timings) for _ in range(2))
     async with join_fleet(first, server.url, namespace="test"), join_fleet(second, server.url, namespace="test"):
         with server.moved(HOUR):
             assert await first.get_or_fetch("x:1", load, ttl_seconds=0.5) == 1

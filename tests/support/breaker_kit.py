@@ -12,10 +12,11 @@ from app.core.http_client import ConnectFailed
 from app.core.redis.door import Door
 
 POLICY = BreakerPolicy(failure_threshold=5, open_seconds=0.4, max_open_seconds=4.0, probe_lease_seconds=1.0)
-TIMINGS = FleetTimings()
 PATIENT = FleetTimings(answer_seconds=5.0)
 """For tests of what circuits do with Redis' answers, not of how long they wait for one: on a busy machine some are
 late, and then a replica rightly decides alone."""
+SOON = FleetTimings(answer_seconds=0.5)
+"""It finds out soon that Redis is away, and takes an answer that is only late on a busy machine."""
 
 
 class BreakerReplica:
@@ -28,7 +29,7 @@ class BreakerReplica:
         policy: BreakerPolicy = POLICY,
         *,
         replicas: int = 1,
-        timings: FleetTimings = TIMINGS,
+        timings: FleetTimings = PATIENT,
     ) -> None:
         self.name = name
         self.door = Door.to(url)

@@ -14,16 +14,16 @@ from app.core.cache.shared import SharedTier
 from tests.support.patience import Within
 from tests.support.redis_topologies import Cluster
 
-PATIENT = CacheTimings(shared=5.0, call=5.0, poll=5.0, grace=5.0)
-"""These tests are about where keys live; how long a read may wait is tested elsewhere, on a server of its own."""
+pytestmark = pytest.mark.cache_timings(grace=5.0)
+"""These tests are about where keys live, not about how soon a message on its way from another node is given up."""
 
 
 @pytest.fixture
-async def replicas(valkey_url: str) -> AsyncIterator[list[tuple[Cache, SharedTier]]]:
+async def replicas(valkey_url: str, cache_timings: CacheTimings) -> AsyncIterator[list[tuple[Cache, SharedTier]]]:
     async with AsyncExitStack() as stack:
         made = []
         for _ in range(2):
-            cache = Cache(timings=PATIENT)
+            cache = Cache(timings=cache_timings)
             made.append((cache, await stack.enter_async_context(join_fleet(cache, valkey_url, namespace="test"))))
         async with asyncio.timeout(10):
             while not all(cache.stats().trusted for cache, _ in made):

@@ -10,9 +10,10 @@ from contextlib import AsyncExitStack, aclosing
 import pytest
 
 from app.core.cache import Cache, CacheTimings, join_fleet
+from app.core.cache.policy import TIMINGS
 from app.core.circuit_breaker import BreakerPolicy
 from app.core.redis.client import connect
-from tests.support.breaker_kit import BreakerReplica
+from tests.support.breaker_kit import SOON, BreakerReplica
 from tests.support.patience import Within
 from tests.support.redis_topologies import Guarded
 
@@ -23,6 +24,9 @@ LEFT_SECONDS = 2.5
 """A question to the sentinels, and a heartbeat."""
 CORRECTED_SECONDS = 8.0
 """Before that no sentinel corrects a primary that was replaced."""
+
+pytestmark = pytest.mark.cache_timings(call=TIMINGS.call)
+"""Caches that ask a primary which is gone are not held up."""
 
 
 async def until(happened: Callable[[], bool], *, seconds: float) -> float:
@@ -88,7 +92,7 @@ async def office(guarded: Guarded, cache_timings: CacheTimings, within: Within) 
         yield office
 
 
-@pytest.mark.cache_timings(call=5)
+@pytest.mark.cache_timings
 async def test_caches_behind_sentinel_share_loads_and_forget_groups_and_patterns(
     office: Office, within: Within
 ) -> None:
@@ -158,7 +162,7 @@ async def test_a_primary_that_was_frozen_and_comes_back_is_not_believed(
 
 
 async def test_a_primary_that_was_replaced_in_good_order_is_left_before_it_is_corrected(
-    guarded: Guarded, office: Office, within: Within
+    guarded: Guarded, office: Office, cache_timings: CacheTimings, within: Within
 ) -> None:
     """Its connections stay open and it takes writes for ten seconds; then they are lost."""
     async with aclosing(connect(guarded.url)) as redis:
@@ -171,7 +175,7 @@ async def test_a_primary_that_was_replaced_in_good_order_is_left_before_it_is_co
         async with asyncio.timeout(within(LEFT_SECONDS, below=CORRECTED_SECONDS)):
             while await port() != guarded.replica.port:
                 await asyncio.sleep(0.02)
-        late = Cache()
+        late = Cache(timings=cache_timings)
         async with join_fleet(late, guarded.url, namespace="test"):
             office.caches.append(late)
             await until(office.is_in_step, seconds=within(BACK_SECONDS))
@@ -201,11 +205,11 @@ POLICY = BreakerPolicy(failure_threshold=4, open_seconds=30.0, max_open_seconds=
 
 
 @pytest.fixture
-async def replicas(guarded: Guarded) -> AsyncIterator[list[BreakerReplica]]:
-    made = [BreakerReplica(guarded.url, f"replica-{n}", POLICY, replicas=2) for n in range(2)]
+async def replicas(guarded: Guarded, within: Within) -> AsyncIterator[list[BreakerReplica]]:
+    made = [BreakerReplica(guarded.url, f"replica-{n}", POLICY, replicas=2, timings=SOON) for n in range(2)]
     for replica in made:
         await replica.start()
-        assert replica.fleet.up
+    await until(lambda: all(replica.fleet.up for replica in made), seconds=within(BACK_SECONDS))
     yield made
     for replica in made:
         await replica.stop()

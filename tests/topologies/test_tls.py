@@ -14,7 +14,7 @@ from app.core.cache import Cache, CacheTimings, join_fleet
 from app.core.queue import Event, Queue, QueueUnavailable
 from app.core.redis.client import connect
 from app.core.redis.door import Door, DoorTimings
-from tests.support.breaker_kit import PATIENT, BreakerReplica, until
+from tests.support.breaker_kit import BreakerReplica, until
 from tests.support.redis_topologies import Cluster, Guarded, running_cluster, running_sentinels
 from tests.support.tls import TlsFronts, running_fronts
 
@@ -54,7 +54,7 @@ async def queue_on(url: str, *, answer_seconds: float = 10.0) -> AsyncIterator[Q
         await redis.aclose()
 
 
-async def everything_works(url: str) -> None:
+async def everything_works(url: str, cache_timings: CacheTimings) -> None:
     """What queue, cache and circuits do, the subscriptions included."""
     events = [Event(secrets.token_hex(8), f"mailbox-{n}", b"x") for n in range(20)]
     async with queue_on(url) as queue:
@@ -66,7 +66,7 @@ async def everything_works(url: str) -> None:
     async def load() -> int:
         return next(values)
 
-    a, b = (Cache(timings=CacheTimings(call=5)) for _ in range(2))
+    a, b = (Cache(timings=cache_timings) for _ in range(2))
     async with join_fleet(a, url, namespace="test"), join_fleet(b, url, namespace="test"):
         await until(lambda: a.stats().trusted and b.stats().trusted)  # joining waits for that only so long
         for pattern in ("user:1", "user:*", "us*"):
@@ -76,7 +76,7 @@ async def everything_works(url: str) -> None:
             async with asyncio.timeout(10):
                 while await b.get_or_fetch("user:1", load, ttl_seconds=60) == seen:
                     await asyncio.sleep(0.005)
-    replicas = [BreakerReplica(url, f"replica-{n}", replicas=2, timings=PATIENT) for n in range(2)]
+    replicas = [BreakerReplica(url, f"replica-{n}", replicas=2) for n in range(2)]
     async with AsyncExitStack() as stack:
         for replica in replicas:
             await replica.start()
@@ -93,8 +93,10 @@ async def is_refused(url: str, why: str) -> None:
             await queue.put([Event("e", "m", b"x")])
 
 
-async def test_a_cluster_is_spoken_to_by_tls_alone(cluster: Cluster, fronts: TlsFronts) -> None:
-    await everything_works(cluster.url)
+async def test_a_cluster_is_spoken_to_by_tls_alone(
+    cluster: Cluster, fronts: TlsFronts, cache_timings: CacheTimings
+) -> None:
+    await everything_works(cluster.url, cache_timings)
     assert all(fronts.encrypted[node.public_port] for node in cluster.nodes), "each node was reached, by its front"
     unknown = cluster.url.partition("?")[0]
     await is_refused(unknown, "certificate verify failed")
@@ -102,9 +104,9 @@ async def test_a_cluster_is_spoken_to_by_tls_alone(cluster: Cluster, fronts: Tls
 
 
 async def test_sentinels_and_the_primary_they_name_are_spoken_to_by_tls_through_a_failover(
-    guarded: Guarded, fronts: TlsFronts
+    guarded: Guarded, fronts: TlsFronts, cache_timings: CacheTimings
 ) -> None:
-    await everything_works(guarded.url)
+    await everything_works(guarded.url, cache_timings)
     assert fronts.encrypted[guarded.primary.public_port]
     assert not fronts.encrypted[guarded.replica.public_port]
     await asyncio.to_thread(guarded.fail_over)
@@ -115,7 +117,7 @@ async def test_sentinels_and_the_primary_they_name_are_spoken_to_by_tls_through_
                 break
             except QueueUnavailable:
                 await asyncio.sleep(0.02)
-    await everything_works(guarded.url)
+    await everything_works(guarded.url, cache_timings)
     assert fronts.encrypted[guarded.replica.public_port]
     unknown = guarded.url.partition("&ssl_ca_certs")[0]
     await is_refused(unknown, "certificate verify failed")

@@ -103,7 +103,7 @@ async def test_doctor_examines_a_cluster(valkey_url: str, store_url: str) -> Non
     assert any(", cluster," in finding.detail for finding in findings if finding.subject == "redis")
 
 
-async def test_caches_on_a_cluster_share_values_and_invalidations(valkey_url: str) -> None:
+async def test_caches_on_a_cluster_share_values_and_invalidations(valkey_url: str, cache_timings: CacheTimings) -> None:
     loads = 0
 
     async def load() -> int:
@@ -112,7 +112,7 @@ async def test_caches_on_a_cluster_share_values_and_invalidations(valkey_url: st
         return loads
 
     async with AsyncExitStack() as stack:
-        caches = [Cache(timings=CacheTimings(call=5)) for _ in range(2)]
+        caches = [Cache(timings=cache_timings) for _ in range(2)]
         for cache in caches:
             await stack.enter_async_context(join_fleet(cache, valkey_url, namespace="test"))
         values = [await cache.get_or_fetch("user:1", load, ttl_seconds=60) for cache in caches]
