@@ -3,8 +3,9 @@
 -- search_path is that of the other functions that write messages: the server plans a check of references anew whenever it
 -- finds another one than before.
 
+-- Stable, as what it calls: an immutable one would not become part of the caller's statement.
 create function chorus.tally(answers bigint, input_tokens bigint, output_tokens bigint) returns jsonb
-language sql immutable
+language sql stable
 return jsonb_build_object('answers', answers, 'input_tokens', input_tokens, 'output_tokens', output_tokens);
 
 -- p: as for chorus_save_and_begin, which calls this for whatever is not the usual case.
@@ -37,8 +38,8 @@ begin
   return chorus.ok(jsonb_build_object('reply', v_reply, 'decision', v_begun));
 end $$;
 
--- p and what it answers: as before. Usually the reply is new and its send begins: one version of each row then, in the same
--- order of locks, the account's count last.
+-- p and what it answers: as before, but of the reply no more than is needed. Usually the reply is new and its send begins: one
+-- version of each row then, in the same order of locks, the account's count last.
 create or replace function public.chorus_save_and_begin(p jsonb) returns jsonb
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan as $$
 declare
@@ -47,31 +48,34 @@ declare
   v_input bigint := (p->>'input_tokens')::bigint;
   v_output bigint := (p->>'output_tokens')::bigint;
   v_since timestamptz := chorus.today()::timestamp at time zone 'utc';
-  v_reply public.replies;
-  v_conversation record;
+  v_reply record;
+  v_recipient jsonb;
   v_before record;
-  v_account public.account_usage;
+  v_account record;
+  v_change jsonb;
   v_answer jsonb;
 begin
-  select * into v_reply from public.replies where reply_key = p->>'key' for no key update;
+  select r.reply_key, r.account_id, r.conversation_id, r.covers, r.fence, r.error, r.attempt,
+    r.state = 'pending' and r.part = 0 and r.spent_id is null and r.fallback is null and r.author = 'bot'
+      and to_jsonb(r.covers) = p->'covers' as is_new
+  into v_reply
+  from public.replies r where r.reply_key = p->>'key' for no key update;
   if not found then
     return chorus.not_found('reply');
   end if;
   if v_reply.fence > v_fence then
     return chorus.fenced();
   end if;
-  if v_reply.state <> 'pending' or v_reply.part > 0 or v_reply.spent_id is not null or v_reply.fallback is not null
-    or v_reply.author <> 'bot' or p->>'body' is null or p->'handover'->>'reason' is not null
-    or to_jsonb(v_reply.covers) <> p->'covers'
-  then
+  if not v_reply.is_new or p->>'body' is null or p->'handover'->>'reason' is not null then
     return chorus.save_and_begin_in_steps(p);
   end if;
-  select chorus.bot_answers(c) and c.last_inbound_at >= now() - interval '24 hours' as goes_out,
-    jsonb_build_object('wa_id', k.wa_id, 'user_id', k.user_id) as recipient
-  into v_conversation
-  from public.conversations c join public.contacts k on k.id = c.contact_id
-  where c.id = v_reply.conversation_id for no key update of c;
-  if v_conversation.goes_out is distinct from true then
+  -- Right before sending: the bot answers, and the window is open.
+  update public.conversations c set last_message_at = clock_timestamp()
+  from public.contacts k
+  where c.id = v_reply.conversation_id and k.id = c.contact_id
+    and chorus.bot_answers(c) and c.last_inbound_at >= now() - interval '24 hours'
+  returning jsonb_build_object('wa_id', k.wa_id, 'user_id', k.user_id) into v_recipient;
+  if not found then
     return chorus.save_and_begin_in_steps(p);
   end if;
 
@@ -97,19 +101,15 @@ begin
     input_tokens = case when v_spent is not null then v_input end,
     output_tokens = case when v_spent is not null then v_output end
   where reply_key = v_reply.reply_key;
-  update public.conversations set last_message_at = clock_timestamp() where id = v_reply.conversation_id;
 
-  v_reply.fence := v_fence;
-  v_reply.body := null;  -- the caller's own
-  v_answer := (chorus.reply(v_reply) - 'body') || jsonb_build_object('to', v_conversation.recipient);
   if v_spent is not null then
     insert into public.account_usage as u (account_id, day, answers, messages, input_tokens, output_tokens)
     values (v_reply.account_id, chorus.today(), 1, cardinality(v_reply.covers), v_input, v_output)
     on conflict (account_id, day) do update
       set answers = u.answers + 1, messages = u.messages + excluded.messages,
         input_tokens = u.input_tokens + excluded.input_tokens, output_tokens = u.output_tokens + excluded.output_tokens
-    returning * into v_account;
-    v_answer := v_answer || jsonb_build_object('usage_change', jsonb_build_object(
+    returning u.answers, u.input_tokens, u.output_tokens into v_account;
+    v_change := jsonb_build_object(
       'before', jsonb_build_object(
         'conversation', chorus.tally(v_before.answers, v_before.input_tokens, v_before.output_tokens),
         'account', chorus.tally(
@@ -117,9 +117,13 @@ begin
       'after', jsonb_build_object(
         'conversation', chorus.tally(
           v_before.answers + 1, v_before.input_tokens + v_input, v_before.output_tokens + v_output),
-        'account', chorus.tally(v_account.answers, v_account.input_tokens, v_account.output_tokens))));
+        'account', chorus.tally(v_account.answers, v_account.input_tokens, v_account.output_tokens)));
   end if;
-  v_answer := jsonb_build_object('reply', v_answer, 'decision', 'send');
+  -- Without the body, which is the caller's own, and as it was before its send began.
+  v_answer := jsonb_build_object('decision', 'send', 'reply', jsonb_build_object(
+    'key', v_reply.reply_key, 'conversation_id', v_reply.conversation_id, 'author', 'bot', 'covers', v_reply.covers,
+    'fence', v_fence, 'state', 'pending', 'part', 0, 'attempt', v_reply.attempt, 'error', v_reply.error,
+    'to', v_recipient, 'usage_change', v_change));
   return chorus.ok(v_answer);
 end $$;
 
@@ -128,8 +132,8 @@ create or replace function chorus.lock_wamid(account uuid, wamid text) returns v
 language sql volatile
 return pg_advisory_xact_lock(hashtextextended('wamid ' || account || ' ' || wamid, 0));
 
--- p: key, part, wamid, last. Not fenced: it is a fact, whoever reports it. Of the message, status and wamid are written at once,
--- and a status that was waiting for the wamid is applied.
+-- p: key, part, wamid, last. Not fenced: it is a fact, whoever reports it. Usually the message is still being sent, and status and
+-- wamid are written at once.
 create or replace function public.chorus_complete_part(p jsonb) returns jsonb
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan as $$
 declare
@@ -137,15 +141,14 @@ declare
   v_part integer := (p->>'part')::integer;
   v_wamid text := p->>'wamid';
   v_last boolean := (p->>'last')::boolean;
-  v_found record;
-  v_message record;
-  v_orphan public.orphan_statuses;
+  v_account uuid;
+  v_message uuid;
 begin
-  select r.account_id, chorus.lock_wamid(r.account_id, v_wamid)::text as locked into v_found
-  from public.replies r where r.reply_key = v_key;
+  select r.account_id into v_account from public.replies r where r.reply_key = v_key;
   if not found then
     return chorus.not_found('reply');
   end if;
+  perform chorus.lock_wamid(v_account, v_wamid);
   -- As chorus.part_went_out. The reply is locked also where it stays as it is.
   update public.replies r
   set part = v_part + 1, wamid = v_wamid, sending_since = null,
@@ -155,28 +158,17 @@ begin
   if not found then
     perform from public.replies r where r.reply_key = v_key for no key update;
   end if;
-  select m.id,
-    -- As in chorus.advance_message.
-    chorus.status_rank('sent') > chorus.status_rank(m.status) or (m.status = 'failed' and m.wa_message_id is null) as advances,
-    m.wa_message_id is null
-      and not exists (select from public.messages o where o.account_id = v_found.account_id and o.wa_message_id = v_wamid)
-      as adopts,
-    exists (select from public.orphan_statuses o where o.account_id = v_found.account_id and o.wa_message_id = v_wamid)
-      as has_orphan
-  into v_message
-  from public.messages m where m.outbound_key = v_key || '#' || v_part for no key update of m;
-  if v_message.advances or v_message.adopts then
-    update public.messages m
-    set status = case when v_message.advances then 'sent' else m.status end,
-      status_at = case when v_message.advances then now() else m.status_at end,
-      error = case when v_message.advances then null else m.error end,
-      wa_message_id = case when v_message.adopts then v_wamid else m.wa_message_id end
-    where m.id = v_message.id;
-  end if;
-  if v_message.has_orphan then
-    delete from public.orphan_statuses o
-    where o.account_id = v_found.account_id and o.wa_message_id = v_wamid returning * into v_orphan;
-    perform chorus.advance_message(v_message.id, v_orphan.status, v_orphan.status_at, v_orphan.error);
+  update public.messages m
+  set status = 'sent', status_at = now(), error = null, wa_message_id = v_wamid
+  where m.outbound_key = v_key || '#' || v_part and m.status = 'sending' and m.wa_message_id is null
+    and not exists (select from public.messages o where o.account_id = v_account and o.wa_message_id = v_wamid)
+    and not exists (select from public.orphan_statuses o where o.account_id = v_account and o.wa_message_id = v_wamid);
+  if not found then
+    select m.id into v_message from public.messages m where m.outbound_key = v_key || '#' || v_part for no key update;
+    if found then
+      perform chorus.advance_message(v_message, 'sent', now(), null);
+      perform chorus.adopt(v_message, v_account, v_wamid);
+    end if;
   end if;
   return chorus.ok(null);
 end $$;

@@ -4,7 +4,7 @@
 -- and what the model had no part in. characters: at most so many of each text, null for all.
 create function chorus.turns(conversation uuid, exclude jsonb, messages integer, characters integer) returns jsonb
 language sql stable set search_path = '' as $$
-  with fallbacks as (
+  with fallbacks as materialized (  -- few, and read once
     select f.reply_key, f.covers, f.fallback
     from public.replies f
     where f.conversation_id = conversation and f.fallback is not null
@@ -73,25 +73,27 @@ alter function chorus.recent_replies(uuid) reset search_path;
 -- Opens a bot's reply if it is certainly new; answers null if it may not be. Then nothing is changed, and chorus_open_reply decides.
 -- The replies are looked at before the conversation is locked, because a reply's lock comes before its conversation's, and again
 -- with that lock held.
+--
+-- The commit is not waited for: such a reply is no more than a claim. Nothing is sent before the commit of chorus_save_and_begin,
+-- which is waited for and makes everything before it durable. If the server crashes in between and loses the claim, that call
+-- finds no reply, and the messages, which are in their mailbox until they are answered, are taken up again.
 create function chorus.open_new_reply(p jsonb) returns jsonb
-language plpgsql set search_path = '' as $$
+language plpgsql as $$
 declare
   v_given uuid := chorus.as_uuid(p->>'conversation_id');
   v_key text := p->>'key';
   v_covers jsonb := p->'covers';
   v_conversation record;
   v_reply public.replies;
+  v_off text;
 begin
-  select c.id, k.wa_id, k.user_id, c.account_id,
-    exists (select from public.replies r where r.reply_key in (v_key, v_key || '@' || c.account_id))
-      or exists (select from chorus.recent_replies(c.id) r where v_covers ?| r.covers or v_key = any (r.covers)) as is_known
+  select c.id, k.wa_id, k.user_id, c.account_id
   into v_conversation
   from public.conversations c join public.contacts k on k.id = c.contact_id
-  where c.id = coalesce((select m.into_id from public.merged_conversations m where m.id = v_given), v_given);
-  if v_conversation.is_known is distinct from false then
-    return null;
-  end if;
-  perform from public.conversations c where c.id = v_conversation.id for no key update;
+  where c.id = coalesce((select m.into_id from public.merged_conversations m where m.id = v_given), v_given)
+    and not exists (select from public.replies r where r.reply_key in (v_key, v_key || '@' || c.account_id))
+    and not exists (select from chorus.recent_replies(c.id) r where v_covers ?| r.covers or v_key = any (r.covers))
+  for no key update of c;
   if not found then
     return null;
   end if;
@@ -106,8 +108,10 @@ begin
   if not found then
     return null;
   end if;
-  return chorus.reply(v_reply) || jsonb_build_object(
-    'to', jsonb_build_object('wa_id', v_conversation.wa_id, 'user_id', v_conversation.user_id), 'elsewhere', '[]'::jsonb);
+  v_off := set_config('synchronous_commit', 'off', true);  -- until the end of the transaction
+  return to_jsonb(v_reply) || jsonb_build_object(
+    'key', v_key, 'to', jsonb_build_object('wa_id', v_conversation.wa_id, 'user_id', v_conversation.user_id),
+    'elsewhere', '[]'::jsonb);
 end $$;
 
 -- p and what it answers: as before.

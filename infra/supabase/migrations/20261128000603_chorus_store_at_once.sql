@@ -1,11 +1,52 @@
--- Storing what a customer wrote reads every row once. What is rare (groups, changes of ids, edits) is looked for in the message
--- itself before the database is asked about it.
+-- Storing what a customer wrote reads and writes every row once. What is rare (groups, changes of ids, edits) is looked for in the
+-- message itself before the database is asked about it.
+--
+-- These functions have the search_path of the one that calls them, which is empty: to set it again takes as long as a look at a row.
+
+-- The conversation of a person who is known as they write, with the same name, locked as chorus.resolve_contact and then
+-- chorus.lock_conversation_of lock; null if those must decide. The contact's share lock keeps a merge from deleting it under us. Rows
+-- that another call changed meanwhile stay locked although they no longer fit: the subtransaction gives those locks back, or the
+-- call that holds the ids would wait for us while we wait for the ids.
+create function chorus.known_conversation(account uuid, wa text, usr text, display_name text, card text, at timestamptz)
+returns public.conversations
+language plpgsql as $$
+declare
+  v_conversation public.conversations;
+begin
+  if wa is not null then
+    select c.* into strict v_conversation
+    from public.contacts k join public.conversations c on c.contact_id = k.id
+    where k.account_id = account and k.wa_id = wa and (usr is null or k.user_id = usr)
+      and (display_name is null or k.name = display_name)
+      and (usr is not null or coalesce((
+        -- As chorus.former_owner.
+        select i.contact_id from public.contact_ids i
+        where i.account_id = account and i.kind = 'wa_id' and i.value = wa and i.until > at and i.until < 'infinity'
+        order by i.until limit 1), k.id) = k.id)
+      and (card is null or exists (select from public.contact_ids i
+        where i.contact_id = k.id and i.kind = 'wa_id' and i.value = card and i.until = 'infinity'))
+    for key share of k for no key update of c;
+  else
+    select c.* into strict v_conversation
+    from public.contacts k join public.conversations c on c.contact_id = k.id
+    where k.account_id = account and k.user_id = usr
+      and (display_name is null or k.name = display_name)
+      and (card is null or exists (select from public.contact_ids i
+        where i.contact_id = k.id and i.kind = 'wa_id' and i.value = card and i.until = 'infinity'))
+    for key share of k for no key update of c;
+  end if;
+  return v_conversation;
+exception when no_data_found then
+  return null;
+end $$;
 
 -- Where the messages of a person belong. Stored before, all of them: where they are, whatever became of the ids since.
 create or replace function chorus.conversation_of_run(account uuid, p jsonb, run jsonb) returns public.conversations
-language plpgsql set search_path = '' as $$
+language plpgsql as $$
 declare
   v_may_change constant boolean := run @> '[{"type": "system"}]';
+  v_wa constant text := chorus.digits(p->>'wa_id');
+  v_conversation public.conversations;
   v_contact uuid;
   v_known text[];
   v_at timestamptz;
@@ -43,8 +84,15 @@ begin
     end if;
   end if;
   if v_contact is null then
-    v_contact := chorus.resolve_contact(
-      account, p->>'wa_id', p->>'user_id', p->>'name', chorus.not_in_the_future(v_at), p->>'other_wa_id');
+    v_at := chorus.not_in_the_future(v_at);
+    if not v_may_change then
+      v_conversation := chorus.known_conversation(
+        account, v_wa, p->>'user_id', p->>'name', nullif(chorus.digits(p->>'other_wa_id'), v_wa), coalesce(v_at, now()));
+      if v_conversation.id is not null then
+        return v_conversation;
+      end if;
+    end if;
+    v_contact := chorus.resolve_contact(account, p->>'wa_id', p->>'user_id', p->>'name', v_at, p->>'other_wa_id');
   end if;
   if v_may_change then
     for v_change in
@@ -59,100 +107,13 @@ begin
   return chorus.lock_conversation_of(v_contact);
 end $$;
 
--- As before, and a known person with the same name is not looked at again.
-create or replace function chorus.resolve_contact(
-  account uuid, wa text, usr text, display_name text, at timestamptz default null, other_wa text default null
-) returns uuid
-language plpgsql set search_path = '' as $$
-declare
-  v_at timestamptz := coalesce(at, now());
-  v_wa text := chorus.digits(wa);
-  v_card text := nullif(chorus.digits(other_wa), chorus.digits(wa));
-  v_usr text := usr;
-  v_number text;
-  v_contact public.contacts;
-  v_other public.contacts;
-begin
-  -- Nearly always it is known as it is. The share lock keeps a merge from deleting it under us. A row that another call
-  -- changed meanwhile stays locked although it no longer fits: the subtransaction gives that lock back, or the call that
-  -- holds the ids would wait for us while we wait for the ids.
-  begin
-    if v_wa is not null then
-      select * into strict v_contact from public.contacts c
-      where c.account_id = account and c.wa_id = v_wa and (usr is null or c.user_id = usr)
-        and (usr is not null or coalesce((
-          -- As chorus.former_owner.
-          select i.contact_id from public.contact_ids i
-          where i.account_id = account and i.kind = 'wa_id' and i.value = v_wa and i.until > v_at and i.until < 'infinity'
-          order by i.until limit 1), c.id) = c.id)
-        and (v_card is null or exists (select from public.contact_ids i
-          where i.contact_id = c.id and i.kind = 'wa_id' and i.value = v_card and i.until = 'infinity'))
-      for key share;
-    else
-      select * into strict v_contact from public.contacts c
-      where c.account_id = account and c.user_id = usr
-        and (v_card is null or exists (select from public.contact_ids i
-          where i.contact_id = c.id and i.kind = 'wa_id' and i.value = v_card and i.until = 'infinity'))
-      for key share;
-    end if;
-    if display_name is null or v_contact.name = display_name then
-      return v_contact.id;
-    end if;
-  exception when no_data_found then
-    v_contact := null;
-  end;
-  if v_contact.id is null then
-    perform chorus.lock_identity(account, v_wa, usr, v_card);
-    select * into v_contact from public.contacts c where c.account_id = account and c.user_id = usr for key share;
-    if not found and usr is not null then
-      select c.* into v_contact from public.contact_ids i join public.contacts c on c.id = i.contact_id
-      where i.account_id = account and i.kind = 'user_id' and i.value = usr limit 1 for key share of c;
-      if found then
-        v_usr := v_contact.user_id;
-      end if;
-    end if;
-    foreach v_number in array array_remove(array[v_wa, v_card], null) loop
-      select * into v_other from public.contacts c where c.id = chorus.former_owner(account, v_number, v_at)
-      for key share;
-      if found then
-        if v_contact.id is null and (v_usr is null or coalesce(v_other.user_id, v_usr) = v_usr) then
-          v_contact := v_other;
-        end if;
-        if v_number = v_wa then v_wa := null; else v_card := null; end if;
-        continue;
-      end if;
-      v_other := chorus.owner_of_number(account, v_number);
-      if v_other.id is null or v_other.id = v_contact.id then
-        continue;
-      elsif coalesce(v_other.user_id <> coalesce(v_usr, v_contact.user_id), false) then
-        perform chorus.lose_numbers(v_other.id, v_at);
-      elsif v_contact.id is null then
-        v_contact := v_other;
-      else
-        perform chorus.merge_contacts(v_contact.id, v_other.id);
-      end if;
-    end loop;
-    if v_contact.id is null then
-      insert into public.contacts (account_id, user_id, name) values (account, v_usr, display_name)
-      returning * into v_contact;
-    elsif v_usr is not null then
-      update public.contacts c set user_id = v_usr where c.id = v_contact.id and c.user_id is distinct from v_usr;
-    end if;
-    if coalesce(v_wa, v_card) is not null then
-      perform chorus.use_numbers(v_contact.id, coalesce(v_wa, v_card), nullif(v_card, coalesce(v_wa, v_card)), v_at);
-    end if;
-  end if;
-  update public.contacts c set name = display_name
-  where c.id = v_contact.id and display_name is not null and c.name is distinct from display_name;
-  return v_contact.id;
-end $$;
-
--- Store the messages that are new; {new_ids, edits, superseded_ids}. The caller holds the conversation.
+-- Store the messages that are new; {conversation, new_ids, edits, superseded_ids}. The caller holds the conversation.
 create or replace function chorus.store_inbound(conversation public.conversations, run jsonb) returns jsonb
-language plpgsql set search_path = '' as $$
+language plpgsql as $$
 declare
   v_message jsonb;
   v_wamid text;
+  v_is_edit boolean;
   v_edit jsonb;
   v_at timestamptz;
   v_new jsonb := '[]';
@@ -160,29 +121,35 @@ declare
   v_superseded jsonb := '[]';
   v_unread integer := 0;
   v_inbound_at timestamptz;
+  v_conversation jsonb;
 begin
   for v_position in 0 .. jsonb_array_length(run) - 1 loop
     v_message := run->v_position;
     v_wamid := v_message->>'wa_message_id';
+    v_is_edit := v_message->>'type' = 'edit';
     v_at := chorus.not_in_the_future((v_message->>'timestamp')::timestamptz);
-    v_edit := case v_message->>'type' when 'edit' then chorus.apply_edit(conversation, 'inbound', v_message) end;
-    if v_edit is not null then
-      v_edits := v_edits || v_edit;
-      if (v_edit->>'new')::boolean then
-        v_inbound_at := greatest(v_inbound_at, v_at);
+    if v_is_edit then
+      v_edit := chorus.apply_edit(conversation, 'inbound', v_message);
+      if v_edit is not null then
+        v_edits := v_edits || v_edit;
+        if (v_edit->>'new')::boolean then
+          v_inbound_at := greatest(v_inbound_at, v_at);
+        end if;
+        continue;
       end if;
-      continue;
-    elsif v_message->>'type' <> 'edit' and chorus.was_edited_before(conversation, 'inbound', v_message) then
-      v_superseded := v_superseded || to_jsonb(v_wamid);
-      continue;
     end if;
     insert into public.messages
       (account_id, conversation_id, wa_message_id, direction, author, type, text, payload, status, timestamp)
-    values (conversation.account_id, conversation.id, v_wamid, 'inbound', 'customer',
-      case v_message->>'type' when 'edit' then 'text' else v_message->>'type' end,
-      case v_message->>'type' when 'edit'
+    select conversation.account_id, conversation.id, v_wamid, 'inbound', 'customer',
+      case when v_is_edit then 'text' else v_message->>'type' end,
+      case when v_is_edit
         then coalesce(v_message->>'text', v_message #>> '{payload,edit,message,text,body}') else v_message->>'text' end,
-      v_message->'payload', 'received', v_at)
+      v_message->'payload', 'received', v_at
+    -- As chorus.was_edited_before.
+    where v_is_edit or not exists (
+      select from public.messages m
+      where m.conversation_id = conversation.id and m.direction = 'inbound'
+        and m.payload ? 'edit' and m.payload #>> '{edit,original_message_id}' = v_wamid)
     on conflict (account_id, wa_message_id) do nothing;
     if found then
       v_new := v_new || to_jsonb(v_wamid);
@@ -190,18 +157,24 @@ begin
         v_unread := v_unread + 1;
         v_inbound_at := greatest(v_inbound_at, v_at);
       end if;
+    elsif not v_is_edit and chorus.was_edited_before(conversation, 'inbound', v_message) then
+      v_superseded := v_superseded || to_jsonb(v_wamid);
     end if;
   end loop;
   if v_new <> '[]' or v_inbound_at is not null then
     update public.conversations c
     set unread_count = c.unread_count + v_unread,
-      last_inbound_at = case
-        when (select coalesce(k.wa_id, k.user_id) is not null from public.contacts k where k.id = c.contact_id)
-        then greatest(c.last_inbound_at, v_inbound_at) end,
+      last_inbound_at = case when coalesce(k.wa_id, k.user_id) is not null then greatest(c.last_inbound_at, v_inbound_at) end,
       last_message_at = clock_timestamp()
-    where c.id = conversation.id;
+    from public.contacts k
+    where c.id = conversation.id and k.id = c.contact_id
+    returning to_jsonb(c) || jsonb_build_object('contact', to_jsonb(k)) into v_conversation;
+  else
+    select to_jsonb(c) || jsonb_build_object('contact', to_jsonb(k)) into v_conversation
+    from public.conversations c join public.contacts k on k.id = c.contact_id where c.id = conversation.id;
   end if;
-  return jsonb_build_object('new_ids', v_new, 'edits', v_edits, 'superseded_ids', v_superseded);
+  return jsonb_build_object(
+    'conversation', v_conversation, 'new_ids', v_new, 'edits', v_edits, 'superseded_ids', v_superseded);
 end $$;
 
 -- p and what it answers: as before.
@@ -237,9 +210,7 @@ begin
     end if;
     v_stored := chorus.store_inbound(v_conversation, v_run);
     if v_answer is null then
-      select v_stored || jsonb_build_object('conversation', to_jsonb(c) || jsonb_build_object('contact', to_jsonb(k)))
-      into v_answer
-      from public.conversations c join public.contacts k on k.id = c.contact_id where c.id = v_conversation.id;
+      v_answer := v_stored;
     else
       v_answer := v_answer || jsonb_build_object('new_ids', (v_answer->'new_ids') || (v_stored->'new_ids'));
     end if;
