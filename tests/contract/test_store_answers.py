@@ -150,6 +150,23 @@ async def test_each_row_is_written_once(scene: Scene, sql: asyncpg.Connection) -
     assert (await look(scene.store, reply)).state is ReplyState.SENT
 
 
+async def test_a_message_and_a_conversation_have_one_trigger_for_each_moment(sql: asyncpg.Connection) -> None:
+    """The server reads the condition of each trigger anew for every statement."""
+    moments = await sql.fetch(
+        """
+        select event_object_table as written, action_timing as timing, event_manipulation as event, count(*) as triggers
+        from information_schema.triggers
+        where event_object_table in ('messages', 'conversations') and trigger_name <> 'note_for_search'
+        group by 1, 2, 3
+        """
+    )  # note_for_search looks at one column, which no answer writes
+    assert {tuple(moment.values()) for moment in moments} == {
+        ("messages", "BEFORE", "INSERT", 1), ("messages", "AFTER", "INSERT", 1),
+        ("messages", "BEFORE", "UPDATE", 1), ("messages", "AFTER", "UPDATE", 1),
+        ("conversations", "BEFORE", "UPDATE", 1), ("conversations", "AFTER", "UPDATE", 1),
+    }  # fmt: skip
+
+
 async def written(sql: asyncpg.Connection, function: str, p: dict[str, Any]) -> dict[str, int]:
     """How many versions of rows this writes, in each of the tables that an answer changes."""
     async with sql.transaction():
