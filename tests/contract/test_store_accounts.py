@@ -249,7 +249,7 @@ async def test_text_that_postgresql_cannot_hold_is_mended(store: SqlStore, new_a
 
 
 async def test_ping_and_schema_version(store: SqlStore) -> None:
-    await store.ping()
+    assert await store.ping() is True
     assert await store.schema_version() == read_migrations()[-1].version
     assert await store.applied_migrations() == tuple(migration.id for migration in read_migrations())
 

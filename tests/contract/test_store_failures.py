@@ -220,6 +220,14 @@ async def test_a_missing_schema_opens_no_circuit(postgres_url: str) -> None:
         await store.ping()
 
 
+async def test_a_database_that_takes_no_writes_is_seen_by_looking_at_it(store_url: str) -> None:
+    """No message can be stored in it, although it answers."""
+    async with connected(f"{store_url}?default_transaction_read_only=on") as store:
+        assert await store.ping() is False
+        with pytest.raises(DatabaseUnavailable, match="25006, it takes no writes"):
+            await store.probe()
+
+
 async def test_refused_credentials_are_unavailable_and_not_tried_again(store_url: str) -> None:
     """Work waits until the operator has mended it; it is not lost."""
     async with connected(re.sub(r":[^:@]+@", ":wrong@", store_url)) as store:

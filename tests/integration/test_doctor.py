@@ -98,6 +98,15 @@ async def test_a_healthy_system_is_told_in_full(doctor: Doctor) -> None:
     assert NEWEST in findings["schema"]["detail"]
 
 
+async def test_a_database_that_takes_no_writes_is_bad_and_hides_no_other_finding(
+    doctor: Doctor, store_url: str
+) -> None:
+    findings = await doctor(DATABASE_URL=f"{store_url}?default_transaction_read_only=on")
+    assert bad(findings) == {"database"}
+    assert "takes no writes" in findings["database"]["detail"]
+    assert findings.keys() >= EVERYTHING - {"settings"}
+
+
 async def test_everything_wrong_at_once_is_told_in_full(doctor: Doctor) -> None:
     nowhere = "127.0.0.1:1"
     findings = await doctor(

@@ -67,9 +67,15 @@ class DatabaseUnavailable(Unavailable):
         self.trouble = trouble
 
 
+READ_ONLY = "25006"
+TAKES_NO_WRITES = Cause(
+    "it takes no writes: it is a standby, or default_transaction_read_only is on",
+    "name the primary in DATABASE_URL; a provider sets the latter when the disk is full: make room, then set it off",
+)
+
 _TROUBLE = {
     "08": Trouble.AWAY, "53": Trouble.EXHAUSTED, "57": Trouble.AWAY, "58": Trouble.AWAY, "XX": Trouble.AWAY,
-    "25006": Trouble.AWAY,  # read-only: we are still talking to what used to be the primary
+    READ_ONLY: Trouble.AWAY,  # what used to be the primary, or one that its provider closed for a full disk
     "25P03": Trouble.AWAY,  # our transaction was ended because it stood still
     "26000": Trouble.POOLED, "42P05": Trouble.POOLED,
     "PGRST000": Trouble.AWAY, "PGRST001": Trouble.AWAY, "PGRST002": Trouble.AWAY, "PGRST003": Trouble.AWAY,
@@ -104,6 +110,11 @@ def trouble(code: str, message: str = "") -> DatabaseUnavailable | None:
     return DatabaseUnavailable(kind, f"{code}, {cause.said}" if cause else code)
 
 
+def takes_no_writes() -> DatabaseUnavailable:
+    """What a write would be refused with, for one who has only looked."""
+    return DatabaseUnavailable(Trouble.AWAY, f"{READ_ONLY}, {TAKES_NO_WRITES.said}")
+
+
 _CAUSES = {
     "28P01": Cause("wrong user or password", "correct it in DATABASE_URL (@ is written %40, / %2F, # %23)"),
     "28": Cause("wrong user, or pg_hba.conf does not let it in from here", "correct the user in DATABASE_URL"),
@@ -119,7 +130,7 @@ _CAUSES = {
     "26000": Cause("a pooler in transaction mode is in between", "set DATABASE_POOLING=transaction"),
     "42P05": Cause("a pooler in transaction mode is in between", "set DATABASE_POOLING=transaction"),
     "57P03": Cause("it is starting or stopping", "wait a moment"),
-    "25006": Cause("it is a standby, which takes no writes", "name the primary in DATABASE_URL"),
+    READ_ONLY: TAKES_NO_WRITES,
     "PGRST301": Cause("the key is refused", "SUPABASE_KEY must be the secret (service role) key"),
     "401": Cause("the key is refused", "SUPABASE_KEY must be the secret (service role) key"),
     "403": Cause("the key is refused", "SUPABASE_KEY must be the secret (service role) key"),

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import TypeAdapter
 
-from app.adapters.database_trouble import SHARED_BY, DatabaseUnavailable, Trouble, Turns
+from app.adapters.database_trouble import SHARED_BY, DatabaseUnavailable, Trouble, Turns, takes_no_writes
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.deadline import Deadline
 from app.core.errors import SharedBy
@@ -355,14 +355,15 @@ class SqlStore(Store):
         exc, at = self._noted_trouble
         return str(exc) if exc.trouble in SHARED_BY and time.monotonic() - at < TROUBLE_SECONDS else None
 
-    async def ping(self) -> None:
-        await self._call("ping")
+    async def ping(self) -> bool:
+        return bool(await self._call("ping"))
 
     def silent_seconds(self) -> float:
         return self._policy.silent_seconds()
 
     async def probe(self) -> None:
-        await self._policy.look(self._execute, "chorus_ping", _encode({}))
+        if await self._policy.look(self._execute, "chorus_ping", _encode({})) == {"ok": False}:
+            raise takes_no_writes()
 
     async def applied_migrations(self) -> tuple[str, ...]:
         try:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
-from app.adapters.database_trouble import operator_policy
+from app.adapters.database_trouble import TAKES_NO_WRITES, operator_policy
 from app.adapters.migrations import pending_migrations, read_migrations
 from app.adapters.postgres_store import PostgresStore
 from app.adapters.row_security import expected_policies, holes
@@ -32,7 +32,7 @@ async def check_database(settings: Settings, stack: AsyncExitStack) -> list[Find
     try:
         await store.ping()
         started = time.perf_counter()
-        await store.ping()
+        takes_writes = await store.ping()
         seconds = time.perf_counter() - started
     except Unavailable as exc:
         cause = of_database(exc, settings)
@@ -40,6 +40,8 @@ async def check_database(settings: Settings, stack: AsyncExitStack) -> list[Find
     state = "warn" if seconds > SLOW_SECONDS else "ok"
     mend = "bring it closer: every answer needs several round trips" if state == "warn" else ""
     findings = [Finding("database", state, f"{database_place(settings)}, {seconds * 1000:.1f} ms", mend)]
+    if not takes_writes:
+        findings = [Finding("database", "bad", TAKES_NO_WRITES.said, TAKES_NO_WRITES.mend)]
     if isinstance(store, PostgresStore):
         findings.append(_pooling(settings, store))
     parts: dict[str, Callable[[Settings, Store], Awaitable[Finding]]] = {

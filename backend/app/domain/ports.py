@@ -1015,8 +1015,8 @@ class Store(
 ):  # fmt: skip
     """All of it, which one adapter implements."""
 
-    async def ping(self) -> None:
-        """One round trip. Raises `Unavailable`."""
+    async def ping(self) -> bool:
+        """One round trip. `False`: it answers, and takes no writes. Raises `Unavailable`."""
         ...
 
     def trouble(self) -> str | None:
@@ -1028,7 +1028,8 @@ class Store(
         ...
 
     async def probe(self) -> None:
-        """As `ping`, but once and past the circuit: is the database back? Raises `Unavailable`."""
+        """As `ping`, but once and past the circuit: is the database back? Raises `Unavailable`, also if it takes no
+        writes."""
         ...
 
     async def schema_version(self) -> str | None:
