@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -164,6 +164,17 @@ async def test_a_beginning_whose_answer_is_lost_was_no_send(
 # -- a send of unknown outcome, judged ---------------------------------------------------------------------------------
 
 
+@dataclass
+class Held:
+    """A worker's hold; what `ensures` raises says that it has ended."""
+
+    fence: int
+    ensures: Callable[[], None] = lambda: None
+
+    def ensure_held(self) -> None:
+        self.ensures()
+
+
 class Judged:
     """A reply whose part was begun by an earlier attempt; no worker runs."""
 
@@ -193,8 +204,7 @@ class Judged:
             self.reply.conversation_id, key=self.reply.key, author=Author.BOT, covers=(), fence=2
         )
         return await self.office.delivery.deliver(
-            reply, account=self.office.account, to=reply.to, accepted_at=datetime.now(UTC), fence=2,
-            ensure_held=lambda: None, resend=resend,
+            reply, account=self.office.account, hold=Held(2), accepted_at=datetime.now(UTC), resend=resend
         )  # fmt: skip
 
     async def status_waits(self, name: str, *, recipient: str | None = None) -> None:
@@ -227,8 +237,7 @@ async def test_the_proof_that_waits_in_the_queue_is_read_before_a_send_is_judged
     if spelling == "another spelling":
         reply = judged.reply
         delivered = await judged.office.delivery.deliver(
-            reply, account=judged.office.account, to=reply.to, accepted_at=datetime.now(UTC), fence=2,
-            ensure_held=lambda: None, resend=resend,
+            reply, account=judged.office.account, hold=Held(2), accepted_at=datetime.now(UTC), resend=resend
         )  # fmt: skip
     else:
         delivered = await judged.again(resend=resend)
@@ -306,8 +315,7 @@ async def test_a_send_that_was_stopped_because_the_lease_had_ended_is_no_send(ma
 
     with pytest.raises(Fenced):
         await office.delivery.deliver(
-            reply, account=office.account, to=reply.to, accepted_at=datetime.now(UTC), fence=1, ensure_held=lost,
-            resend=False,
+            reply, account=office.account, hold=Held(1, lost), accepted_at=datetime.now(UTC), resend=False
         )  # fmt: skip
     assert (await judged.again()).state is ReplyState.SENT
     assert await judged.sends() == 1

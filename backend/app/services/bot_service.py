@@ -57,7 +57,7 @@ from app.domain.webhook import needs_a_person, opens_chat
 from app.services.account_service import NO_LIMITS, AccountService
 from app.services.attachments import NOTHING, Attachments, Collected, Collecting
 from app.services.courtesy import Courtesy
-from app.services.delivery import CHANGED_RETRY_SECONDS, Begun, Delivered, Delivery, Postponed
+from app.services.delivery import CHANGED_RETRY_SECONDS, Begun, Delivered, Delivery, Hold, Postponed
 from app.services.interim import Interim, Wait
 from app.services.spending import Bill, DailyGuard
 
@@ -102,15 +102,8 @@ class Run:
     """The number on the contact card, where it is not the one that wrote."""
 
 
-class Hold(Protocol):
+class RunHold(Hold, Protocol):
     """The worker's hold on the conversation while it is being answered."""
-
-    @property
-    def fence(self) -> int: ...
-
-    def ensure_held(self) -> None:
-        """Raise `Fenced` if another worker may have the conversation by now. Call before every side effect."""
-        ...
 
     async def refresh(self) -> Run:
         """The run as it is now, with what has arrived since the claim."""
@@ -143,7 +136,7 @@ class _Work:
     """One run on its way through the service."""
 
     run: Run
-    hold: Hold
+    hold: RunHold
     account: Account
     conversation: Conversation
     asked: tuple[InboundMessage, ...]
@@ -199,7 +192,7 @@ class BotService:
         self._daily = DailyGuard(limits)
         self._clock = clock
 
-    async def handle(self, run: Run, hold: Hold) -> Handled:
+    async def handle(self, run: Run, hold: RunHold) -> Handled:
         """Store the run and answer it. Safe to repeat after a crash at any point: it finds what was already done.
 
         Raises `UnknownAccount`, `Postponed`, `Fenced`, `Unavailable`, or a `SendError`.
@@ -224,7 +217,7 @@ class BotService:
             await files.close()
 
     async def _handle_stored(
-        self, run: Run, hold: Hold, account: Account, inbound: Inbound, files: Collecting, stages: dict[str, float]
+        self, run: Run, hold: RunHold, account: Account, inbound: Inbound, files: Collecting, stages: dict[str, float]
     ) -> Handled:
         conversation = inbound.conversation
         if any(needs_a_person(message) for message in run.messages):
@@ -434,8 +427,7 @@ class BotService:
 
     async def _told_if_late(self, work: _Work, profile: BotProfile, background: Background, reply: Reply) -> _Answer:
         """The answer. A customer who waits long for it, or has to wait for another try, gets the interim text."""
-        hold = work.hold
-        wait = Wait(reply, work.account, work.run.accepted_at, profile.interim_text, hold.fence, hold.ensure_held)
+        wait = Wait(reply, work.account, work.run.accepted_at, profile.interim_text, work.hold)
         try:
             return await self._interim.while_making(wait, self._compose(work, profile, background))
         except Postponed as exc:
@@ -615,10 +607,8 @@ class BotService:
         return await self._delivery.deliver(
             reply,
             account=work.account,
-            to=reply.to,
+            hold=work.hold,
             accepted_at=work.run.accepted_at,
-            fence=work.hold.fence,
-            ensure_held=work.hold.ensure_held,
             resend=profile.resend_ambiguous,
             begun=begun,
         )

@@ -53,8 +53,7 @@ from app.domain.ports import MediaStore, Store
 from app.domain.webhook import Kind, to_inbound
 from app.services.account_service import AccountService
 from app.services.attachments import Attachments
-from app.services.bot_service import Hold
-from app.services.delivery import Delivered, Delivery
+from app.services.delivery import Delivered, Delivery, Hold
 from app.services.ingest_service import Destination, Incoming
 from app.services.statuses import apply_status
 
@@ -230,14 +229,7 @@ class ConversationService:
             return Delivered(reply.state)
         media = await self._store.media_to_send(reply.media_id) if reply.media_id else None
         return await self._delivery.deliver(
-            reply,
-            file=media,
-            account=account,
-            to=reply.to,
-            accepted_at=incoming.accepted_at,
-            fence=hold.fence,
-            ensure_held=hold.ensure_held,
-            resend=False,
+            reply, file=media, account=account, hold=hold, accepted_at=incoming.accepted_at, resend=False
         )
 
     async def apply_status(self, incoming: Incoming) -> tuple[str, str]:

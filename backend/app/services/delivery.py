@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Expected
@@ -78,6 +78,17 @@ class Postponed(Expected):
         self.is_punctual = is_punctual
 
 
+class Hold(Protocol):
+    """The worker's hold on the conversation while it sends."""
+
+    @property
+    def fence(self) -> int: ...
+
+    def ensure_held(self) -> None:
+        """Raise `Fenced` if another worker may have the conversation by now. Call before every side effect."""
+        ...
+
+
 class Delivered(NamedTuple):
     """The end of a reply. `reason`: why it did not go out, codes only; `""` if it did."""
 
@@ -95,16 +106,17 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One part of a reply on its way. `attempt` is unique to this try."""
+    """One part of a reply on its way."""
 
     reply: Reply
     index: int
     parts: list[str]
     account: Account
-    to: Recipient
-    fence: int
-    ensure_held: Callable[[], None]
+    hold: Hold
+    accepted_at: datetime
+    """Since when the customer waits for the reply."""
     attempt: str
+    """Unique to this try."""
     file: OutgoingFile | None = None
     """What goes out in place of the text, which is what is stored."""
 
@@ -140,10 +152,8 @@ class Delivery:
         reply: Reply,
         *,
         account: Account,
-        to: Recipient,
+        hold: Hold,
         accepted_at: datetime,
-        fence: int,
-        ensure_held: Callable[[], None],
         resend: bool,
         begun: Begun | None = None,
         file: Media | None = None,
@@ -158,20 +168,20 @@ class Delivery:
             return await self._ended(reply, SendDecision.FAILED)
         parts = _parts(reply, file)
         for index in range(reply.part, len(parts)):
-            if file is not None and index == 0:
-                await self._pace(account, to)
-                step = _Step(reply, index, parts, account, to, fence, ensure_held, attempt=str(uuid.uuid4()))
-                begun_file = await self._begin_file(step, file, accepted_at)
-                if isinstance(begun_file, Delivered):
-                    return begun_file
-                step, decision = begun_file
-            elif begun is not None and index == 0:
-                step = _Step(reply, index, parts, account, to, fence, ensure_held, attempt=begun.attempt)
-                decision = begun.decision
+            has_begun = begun if index == 0 else None
+            attempt = has_begun.attempt if has_begun else str(uuid.uuid4())
+            step = _Step(reply, index, parts, account, hold, accepted_at, attempt)
+            if has_begun is not None:
+                decision = has_begun.decision
             else:
-                await self._pace(account, to)
-                step = _Step(reply, index, parts, account, to, fence, ensure_held, attempt=str(uuid.uuid4()))
-                decision = await self._begin(step)
+                await self._pace(step)
+                if file is not None and index == 0:
+                    begun_file = await self._begin_file(step, file)
+                    if isinstance(begun_file, Delivered):
+                        return begun_file
+                    step, decision = begun_file
+                else:
+                    decision = await self._begin(step)
             if decision is SendDecision.AMBIGUOUS:
                 decision = await self._settle_ambiguous(step, resend=resend)
             if decision is SendDecision.SENT:
@@ -179,7 +189,7 @@ class Delivery:
             if decision is not SendDecision.SEND:
                 return await self._ended(reply, decision)
             try:
-                ended = await self._send(step, accepted_at)
+                ended = await self._send(step)
             except SendAmbiguous as exc:
                 why = "waiting for the status that proves or refutes the send"
                 raise Postponed(self.reconcile_seconds, why) from exc
@@ -217,29 +227,19 @@ class Delivery:
             raise
         return saved, Begun(attempt, decision) if decision else None
 
-    async def tell(
-        self,
-        reply: Reply,
-        *,
-        account: Account,
-        to: Recipient,
-        accepted_at: datetime,
-        fence: int,
-        ensure_held: Callable[[], None],
-    ) -> bool:
+    async def tell(self, reply: Reply, *, account: Account, hold: Hold, accepted_at: datetime) -> bool:
         """Send `reply`, a text of one message on which nothing depends; whether it went out for certain. One of unknown
         outcome is not sent again, not waited for, and calls no person; a status may still prove it. Raises as
         `deliver`."""
-        await self._pace(account, to)
-        parts = split_text(reply.body or "")[:1]
-        step = _Step(reply, 0, parts, account, to, fence, ensure_held, attempt=str(uuid.uuid4()))
+        step = _Step(reply, 0, split_text(reply.body or "")[:1], account, hold, accepted_at, str(uuid.uuid4()))
+        await self._pace(step)
         decision = await self._begin(step)
         if decision is SendDecision.AMBIGUOUS:
-            await self.end_unsent(reply.key, fence=fence)
+            await self.end_unsent(reply.key, fence=hold.fence)
         if decision is not SendDecision.SEND:
             return decision is SendDecision.SENT
         try:
-            return await self._send(step, accepted_at) is None
+            return await self._send(step) is None
         except SendAmbiguous:
             await self._record_failure(step, _UNPROVEN, final=True)
             return False
@@ -267,7 +267,7 @@ class Delivery:
     async def _begin(self, step: _Step, *, resend: bool = False) -> SendDecision:
         try:
             return await self.store.begin_part(
-                step.reply.key, fence=step.fence, part=step.index, parts=len(step.parts), text=step.text,
+                step.reply.key, fence=step.hold.fence, part=step.index, parts=len(step.parts), text=step.text,
                 resend=resend, attempt=step.attempt,
             )  # fmt: skip
         except (Unavailable, asyncio.CancelledError):
@@ -275,9 +275,7 @@ class Delivery:
             await self._note_unsent(step.attempt)
             raise
 
-    async def _begin_file(
-        self, step: _Step, file: Media, accepted_at: datetime
-    ) -> tuple[_Step, SendDecision] | Delivered:
+    async def _begin_file(self, step: _Step, file: Media) -> tuple[_Step, SendDecision] | Delivered:
         """Upload, then begin: a worker that ends before has sent nothing."""
         try:
             step = replace(step, file=await self._uploaded(step, file))
@@ -285,7 +283,7 @@ class Delivery:
             decision = await self._refuse(step, _error(exc))
             return await self._rejected(step, exc) if decision in _REFUSED_NOW else (step, decision)
         except (AccountRejected, Unavailable) as exc:
-            if not await self._is_hopeless(step.reply, step.account, accepted_at, exc):
+            if not await self._is_hopeless(step, exc):
                 raise
             decision = await self._refuse(step, _BLOCKED)
             return await self._given_up(step, exc) if decision in _REFUSED_NOW else (step, decision)
@@ -295,12 +293,11 @@ class Delivery:
         """Record that the part will not go out: the message is there, and shows that it failed. In one call, so that a
         worker that ends here leaves no message that seems to be on its way."""
         return await self.store.refuse_part(
-            step.reply.key, fence=step.fence, part=step.index, parts=len(step.parts), text=step.text,
+            step.reply.key, fence=step.hold.fence, part=step.index, parts=len(step.parts), text=step.text,
             attempt=step.attempt, error=error,
         )  # fmt: skip
 
-    async def _send(self, step: _Step, accepted_at: datetime) -> Delivered | None:
-        reply, account = step.reply, step.account
+    async def _send(self, step: _Step) -> Delivered | None:
         try:
             wamid = await self._posted(step)
         except Fenced:
@@ -313,28 +310,28 @@ class Delivery:
             await self._record_failure(step, _error(exc), final=False)
             if isinstance(exc, SendThrottled):
                 if exc.wa_code == PAIR_RATE:
-                    exc.retry_after = await self.pacer.hold(account.phone_number_id, _peer(step.to))
-            elif await self._is_hopeless(reply, account, accepted_at, exc):
+                    exc.retry_after = await self.pacer.hold(step.account.phone_number_id, _peer(step.reply.to))
+            elif await self._is_hopeless(step, exc):
                 return await self._given_up(step, exc)
             raise
         await self._record_success(step, wamid)
-        await self.accounts.accepted(account)
+        await self.accounts.accepted(step.account)
         return None
 
     async def _given_up(self, step: _Step, exc: Exception) -> Delivered:
-        await self.give_up(replace(step.reply, part=step.index), fence=step.fence)
+        await self.give_up(replace(step.reply, part=step.index), fence=step.hold.fence)
         why = exc.reason if isinstance(exc, AccountRejected) else step.account.blocked_reason
         return Delivered(ReplyState.FAILED, f"the account is blocked: {why}")
 
     async def _posted(self, step: _Step) -> str:
-        post = partial(self.messenger.send_text, step.account, step.to, step.text)
+        post = partial(self.messenger.send_text, step.account, step.reply.to, step.text)
         if step.file is not None:
-            post = partial(self.messenger.send_file, step.account, step.to, step.file)
-        return await post(outbound_key=step.key, ensure_held=step.ensure_held)
+            post = partial(self.messenger.send_file, step.account, step.reply.to, step.file)
+        return await post(outbound_key=step.key, ensure_held=step.hold.ensure_held)
 
     async def _uploaded(self, step: _Step, file: Media) -> OutgoingFile:
         """Raises as `Messenger.upload_file`."""
-        step.ensure_held()
+        step.hold.ensure_held()
         name = file.name or f"{file.kind}.{file.mime.rpartition('/')[2]}"
         uploaded_id = await self.messenger.upload_file(
             step.account, name=name, mime=file.mime, size=file.size or 0, pieces=lambda: self.files.read(file.id)
@@ -359,7 +356,7 @@ class Delivery:
         await self._record(
             step,
             lambda: self.store.fail_part(
-                step.reply.key, fence=step.fence, part=step.index, error=error, final=final
+                step.reply.key, fence=step.hold.fence, part=step.index, error=error, final=final
             ),
             note=lambda: self.proofs.note_unsent(step.attempt),
         )  # fmt: skip
@@ -384,7 +381,7 @@ class Delivery:
                 if self.clock.monotonic() >= deadline:
                     raise
             await self.clock.sleep(RECORD_AGAIN_SECONDS)
-            step.ensure_held()
+            step.hold.ensure_held()
 
     async def _note_unsent(self, attempt: str) -> None:
         await self._try(lambda: self.proofs.note_unsent(attempt))
@@ -397,27 +394,25 @@ class Delivery:
             return False
         return True
 
-    async def _is_hopeless(
-        self, reply: Reply, account: Account, accepted_at: datetime, exc: AccountRejected | Unavailable
-    ) -> bool:
+    async def _is_hopeless(self, step: _Step, exc: AccountRejected | Unavailable) -> bool:
         """The account is blocked, and the customer has waited long enough. A person is called at the first refusal."""
-        left = self.seconds_left(accepted_at)
-        is_blocked = account.is_blocked
+        left = self.seconds_left(step.accepted_at)
+        is_blocked = step.account.is_blocked
         if isinstance(exc, AccountRejected):
-            refusal = await self.accounts.refused(account, exc.reason)
+            refusal = await self.accounts.refused(step.account, exc.reason)
             if not refusal.is_current:
                 raise Postponed(CHANGED_RETRY_SECONDS, "the account has just changed") from exc
             is_blocked = refusal.is_blocked
-            await self.store.set_needs_human(reply.conversation_id, HandoverReason.ACCOUNT_BLOCKED)
+            await self.store.set_needs_human(step.reply.conversation_id, HandoverReason.ACCOUNT_BLOCKED)
             exc.retry_after = min(ACCOUNT_RETRY_SECONDS, left) if left > 0 else ACCOUNT_RETRY_SECONDS
         elif exc.retry_after and 0 < left < exc.retry_after:
             raise Postponed(left, str(exc)) from exc  # at the deadline it may be hopeless
         return is_blocked and left <= 0
 
-    async def _pace(self, account: Account, to: Recipient) -> None:
+    async def _pace(self, step: _Step) -> None:
         """Wait for this number's and this customer's turn, if it is soon; else give the slot to another message."""
         waited = 0.0
-        while wait := await self.pacer.ask(account.phone_number_id, _peer(to)):
+        while wait := await self.pacer.ask(step.account.phone_number_id, _peer(step.reply.to)):
             if waited + wait > PACE_SECONDS:
                 raise Postponed(wait, "paced: WhatsApp's rate limits")
             await self.clock.sleep(wait)
@@ -427,13 +422,13 @@ class Delivery:
         """An earlier attempt may or may not have gone out. First the receipts and the statuses that wait are asked;
         then the status webhook gets the rest of its time, and time in which none could be applied does not count."""
         reply = await self.store.open_reply(
-            step.reply.conversation_id, key=step.reply.key, author=step.reply.author, covers=(), fence=step.fence
+            step.reply.conversation_id, key=step.reply.key, author=step.reply.author, covers=(), fence=step.hold.fence
         )
         if reply.attempt is not None and await self.proofs.is_unsent(reply.attempt):
             error = {"code": "not_sent", "message": "an earlier attempt ended before it sent anything"}
-            await self.store.fail_part(reply.key, fence=step.fence, part=step.index, error=error, final=False)
+            await self.store.fail_part(reply.key, fence=step.hold.fence, part=step.index, error=error, final=False)
             return await self._begin(step)
-        if await self.proofs.apply(step.account, step.to, reply.key, part=step.index, last=step.is_last):
+        if await self.proofs.apply(step.account, step.reply.to, reply.key, part=step.index, last=step.is_last):
             return await self._begin(step)
         since = reply.sending_since or self.clock.now()
         enough = timedelta(seconds=self.reconcile_seconds + self.proofs.lost_seconds(since))
@@ -444,7 +439,7 @@ class Delivery:
             raise Postponed(PROOF_AGAIN_SECONDS, "waiting for the events that came while the queue was away")
         if resend:
             return await self._begin(step, resend=True)
-        await self.store.fail_part(reply.key, fence=step.fence, part=step.index, error=_UNPROVEN, final=True)
+        await self.store.fail_part(reply.key, fence=step.hold.fence, part=step.index, error=_UNPROVEN, final=True)
         decision = await self._begin(step)  # a proof that came just now stands
         if decision is SendDecision.FAILED:
             await self.store.set_needs_human(reply.conversation_id, HandoverReason.SEND_UNPROVEN)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from app.core.failure_words import in_words
 from app.domain.errors import Fenced, SendError, Unavailable
 from app.domain.models import Account, Author, Fallback, Reply, ReplyState
 from app.domain.ports import Messenger, Store
-from app.services.delivery import Delivery, Postponed
+from app.services.delivery import Delivery, Hold, Postponed
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,7 @@ class Wait:
     accepted_at: datetime
     text: str
     """The interim text; blank: nothing is to be sent."""
-    fence: int
-    ensure_held: Callable[[], None]
+    hold: Hold
 
 
 class Interim:
@@ -114,22 +113,15 @@ class Interim:
         if self._messenger.blocked_seconds(wait.account):
             return
         reply = await self._store.open_reply(
-            wait.reply.conversation_id, key=_key(wait.reply.key), author=Author.BOT, covers=(), fence=wait.fence
+            wait.reply.conversation_id, key=_key(wait.reply.key), author=Author.BOT, covers=(), fence=wait.hold.fence
         )
         if reply.state is ReplyState.PENDING and reply.body is None:
             reply = await self._store.save_fallback(
-                reply.key, fence=wait.fence, covers=(), body=wait.text, fallback=Fallback.INTERIM
+                reply.key, fence=wait.hold.fence, covers=(), body=wait.text, fallback=Fallback.INTERIM
             )
         if reply.state not in (ReplyState.PENDING, ReplyState.SENDING):
             return
-        went_out = await self._delivery.tell(
-            reply,
-            account=wait.account,
-            to=reply.to,
-            accepted_at=wait.accepted_at,
-            fence=wait.fence,
-            ensure_held=wait.ensure_held,
-        )
+        went_out = await self._delivery.tell(reply, account=wait.account, hold=wait.hold, accepted_at=wait.accepted_at)
         facts = {"conversation": reply.conversation_id, "seconds": round(self._waited(wait.accepted_at), 1)}
         if went_out:
             logger.info("interim text sent: the customer waits for the model", extra=facts)
