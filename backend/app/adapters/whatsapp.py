@@ -190,22 +190,13 @@ class WhatsAppMessenger:
             raise ValueError(f"a text message has 1 to {TEXT_LIMIT} characters, not {len(text)}")
         if len(outbound_key) > CALLBACK_DATA_LIMIT:
             raise ValueError(f"an outbound key has at most {CALLBACK_DATA_LIMIT} characters")
-        body = {
-            "messaging_product": "whatsapp",
-            "recipient_type": "individual",
-            **_address(to),
-            "type": "text",
-            "text": {"body": text, "preview_url": False},
-            "biz_opaque_callback_data": outbound_key,
-        }
-        return await self._sent(account, self._token(account), body, ensure_held)
+        body = _message(to, "text", {"body": text, "preview_url": False}, outbound_key)
+        return await self._sent(account, body, ensure_held)
 
-    async def _sent(
-        self, account: Account, token: str, body: Mapping[str, object], ensure_held: Callable[[], None]
-    ) -> str:
+    async def _sent(self, account: Account, body: Mapping[str, object], ensure_held: Callable[[], None]) -> str:
         deadline = Deadline.after(SEND_SECONDS, self._clock)
         response = await self._policy.call(
-            self._send, account.phone_number_id, token, body, ensure_held, deadline=deadline
+            self._send, account.phone_number_id, self._token(account), body, ensure_held, deadline=deadline
         )
         wamid = _wamid(response)
         if wamid is None:
@@ -229,21 +220,12 @@ class WhatsAppMessenger:
         outbound_key: str,
         ensure_held: Callable[[], None] = lambda: None,
     ) -> str:
-        token = self._token(account)
         node: dict[str, object] = {"id": file.uploaded_id}
         if file.caption:
             node["caption"] = file.caption
         if file.kind == "document" and file.name:
             node["filename"] = file.name
-        body = {
-            "messaging_product": "whatsapp",
-            "recipient_type": "individual",
-            **_address(to),
-            "type": file.kind,
-            file.kind: node,
-            "biz_opaque_callback_data": outbound_key,
-        }
-        return await self._sent(account, token, body, ensure_held)
+        return await self._sent(account, _message(to, file.kind, node, outbound_key), ensure_held)
 
     async def upload_file(self, account: Account, *, name: str, mime: str, size: int, pieces: Pieces) -> str:
         token = self._token(account)
@@ -260,13 +242,13 @@ class WhatsAppMessenger:
         """Twice is no harm: nothing is sent by it, and what is not used is forgotten after 30 days."""
         try:
             response = await upload(
-                f"{self._base_url}/{self._api_version}/{quote(number, safe='')}/media",
+                f"{self._node(number)}/media",
                 fields={"messaging_product": "whatsapp", "type": mime},
                 name=name,
                 mime_type=mime,
                 size=size,
                 pieces=pieces(),
-                headers={"authorization": f"Bearer {token}"},
+                headers=_bearer(token),
             )
         except PoolFull as exc:
             raise Overloaded(DEPENDENCY, f"whatsapp: {exc}") from exc
@@ -305,12 +287,12 @@ class WhatsAppMessenger:
         return await breaker.run(_classify_for_account, self._download, token, source_id, max_bytes, take)
 
     async def _download(self, token: str, source_id: str, max_bytes: int, take: Callable[[Offered], Awaitable[T]]) -> T:
-        headers = {"authorization": f"Bearer {token}"}
-        url = f"{self._base_url}/{self._api_version}/{quote(source_id, safe='')}"
+        headers = _bearer(token)
         try:
             described = await request(
-                "GET", url, timeout_seconds=ATTEMPT_SECONDS, headers=headers, get_client=get_http_client_for_media
-            )
+                "GET", self._node(source_id), timeout_seconds=ATTEMPT_SECONDS, headers=headers,
+                get_client=get_http_client_for_media,
+            )  # fmt: skip
             if described.status != 200:
                 raise _media_failure(described)
             about = _json(described)
@@ -358,12 +340,7 @@ class WhatsAppMessenger:
 
     async def probe(self) -> Mapping[str, object]:
         """Does the API answer at all? Past the breakers and without a token. Raises `Unavailable`."""
-        try:
-            response = await request(
-                "GET", f"{self._base_url}/", timeout_seconds=PROBE_SECONDS, get_client=self._get_probe_client
-            )
-        except HttpError as exc:
-            raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc
+        response = await self._look_up(f"{self._base_url}/", PROBE_SECONDS, get_client=self._get_probe_client)
         if response.status >= 500:
             raise Unavailable(DEPENDENCY, f"whatsapp: HTTP {response.status}")
         return {}
@@ -371,11 +348,7 @@ class WhatsAppMessenger:
     async def find_api(self) -> None:
         """Is it the Graph API that answers, and does it have our version? The Graph API answers everything in JSON, and
         what comes without a token with an `error`. Past the breakers. Raises `Unavailable`."""
-        url = f"{self._base_url}/{self._api_version}/me"
-        try:
-            response = await request("GET", url, timeout_seconds=PROBE_SECONDS, get_client=self._get_probe_client)
-        except HttpError as exc:
-            raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc
+        response = await self._look_up(self._node("me"), PROBE_SECONDS, get_client=self._get_probe_client)
         error = _json(response).get("error")
         if response.status >= 500:
             raise Unavailable(DEPENDENCY, f"whatsapp: HTTP {response.status}")
@@ -388,22 +361,10 @@ class WhatsAppMessenger:
         """What Meta says of the account's number with the account's token: `display_phone_number`, `verified_name`,
         `quality_rating`, … (Graph API, WhatsApp Business phone number). Past the breakers: it is how one finds out.
         Raises a `SendError` for Meta's refusals, `Unavailable` for everything else."""
-        number = quote(account.phone_number_id, safe="")
-        try:
-            response = await request(
-                "GET",
-                f"{self._base_url}/{self._api_version}/{number}?fields={NUMBER_FIELDS}",
-                timeout_seconds=ATTEMPT_SECONDS,
-                headers={"authorization": f"Bearer {self._token(account)}"},
-                get_client=self._get_client,
-            )
-        except HttpError as exc:
-            raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc
+        url = f"{self._node(account.phone_number_id)}?fields={NUMBER_FIELDS}"
+        response = await self._look_up(url, ATTEMPT_SECONDS, token=self._token(account))
         if response.status != 200:
-            failure = failure_of(response)
-            if isinstance(failure, SendAmbiguous):  # nothing was sent
-                raise Unavailable(DEPENDENCY, f"whatsapp: {failure}")
-            raise failure
+            raise _definite(failure_of(response))
         return _json(response)
 
     async def confirm_number(self, phone_number_id: str, access_token: str) -> None:
@@ -411,19 +372,26 @@ class WhatsAppMessenger:
         if self._confirming.locked():
             raise Overloaded(DEPENDENCY, "whatsapp: as many numbers are being confirmed as may be")
         async with self._confirming:
-            try:
-                response = await request(
-                    "GET",
-                    f"{self._base_url}/{self._api_version}/{quote(phone_number_id, safe='')}?fields=id",
-                    timeout_seconds=CONFIRM_SECONDS,
-                    headers={"authorization": f"Bearer {access_token}"},
-                    get_client=self._get_client,
-                )
-            except HttpError as exc:
-                raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc
+            url = f"{self._node(phone_number_id)}?fields=id"
+            response = await self._look_up(url, CONFIRM_SECONDS, token=access_token)
         if response.status == 200 and _json(response).get("id") == phone_number_id:
             return
         raise _not_confirmed(response)
+
+    async def _look_up(
+        self, url: str, seconds: float, *, token: str | None = None, get_client: GetClient | None = None
+    ) -> Response:
+        """Nothing is sent by it, so every failure of the exchange is `Unavailable`."""
+        headers = _bearer(token) if token is not None else None
+        get_client = get_client or self._get_client
+        try:
+            return await request("GET", url, timeout_seconds=seconds, headers=headers, get_client=get_client)
+        except HttpError as exc:
+            raise Unavailable(DEPENDENCY, f"whatsapp: {exc}") from exc
+
+    def _node(self, node_id: str) -> str:
+        """The URL of a node of the Graph API."""
+        return f"{self._base_url}/{self._api_version}/{quote(node_id, safe='')}"
 
     def _token(self, account: Account) -> str:
         return open_token(self._decrypt, account)
@@ -451,9 +419,9 @@ class WhatsAppMessenger:
         try:
             response = await request(
                 "POST",
-                f"{self._base_url}/{self._api_version}/{quote(phone_number_id, safe='')}/messages",
+                f"{self._node(phone_number_id)}/messages",
                 timeout_seconds=ATTEMPT_SECONDS,
-                headers={"authorization": f"Bearer {token}"},
+                headers=_bearer(token),
                 payload=body,
                 get_client=self._get_client,
                 waits_for_turn=waits_for_turn,
@@ -481,6 +449,17 @@ def open_token(decrypt: Callable[[str], str], account: Account) -> str:
     if not token.isascii() or not token.isprintable():
         raise AccountRejected("the account's token has characters no token has", reason=BlockReason.TOKEN_MALFORMED)
     return token
+
+
+def _bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"}
+
+
+def _message(to: Recipient, kind: str, content: Mapping[str, object], outbound_key: str) -> dict[str, object]:
+    return {
+        "messaging_product": "whatsapp", "recipient_type": "individual", **_address(to), "type": kind, kind: content,
+        "biz_opaque_callback_data": outbound_key,
+    }  # fmt: skip
 
 
 def _address(to: Recipient) -> dict[str, str]:
