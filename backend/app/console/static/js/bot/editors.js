@@ -1,8 +1,10 @@
 // The inputs of a profile's fields. Each gets its value and tells a new one; what cannot be a value is told as an error.
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { html } from "../html.js";
 import { has, number, t, worded } from "../i18n.js";
 import { Button, Field } from "../ui.js";
+import { Lines, Rows } from "./rows.js";
+import { Json, Template } from "./template.js";
 
 const helpOf = (name) => (has(`bot.${name}_help`) ? t(`bot.${name}_help`) : null);
 const labelOf = (name) => (has(`bot.${name}`) ? t(`bot.${name}`) : name.replaceAll("_", " "));
@@ -15,7 +17,7 @@ export function Editor({ field, value, error, isChanged, onChange, onInvalid }) 
       <span><span class="field-label">${labelOf(field.name)}</span>${isChanged && html`<${Changed} />`}<span class="field-help">${helpOf(field.name)}</span></span></label>
       ${error && html`<p class="field-error">${error}</p>`}</div>`;
   }
-  const Group = { pairs: Pairs, week: Week, words: Words, several: Several }[field.kind];
+  const Group = { pairs: Pairs, template: Template, week: Week, words: Words, several: Several }[field.kind];
   if (Group) {
     return html`<fieldset class="field ${error ? "wrong" : ""}" data-field=${field.name}><legend class="field-label">${labelOf(field.name)}${isChanged && html`<${Changed} />`}</legend>
       ${helpOf(field.name) && html`<p class="field-help">${helpOf(field.name)}</p>`}
@@ -37,13 +39,15 @@ function Text({ field, value, onChange, attributes }) {
 }
 
 function Figure({ field, value, onChange, onInvalid, attributes }) {
+  const { unit = 1 } = field;
+  const [min, max] = [field.min, field.max].map((bound) => (bound === undefined ? undefined : bound / unit));
   const changed = ({ target }) => {
     if (target.value === "" && !target.validity.badInput && field.nullable) return onInvalid(null), onChange(null);
     const isRight = target.value !== "" && target.validity.valid;
-    onInvalid(isRight ? null : t("bot.range", { min: field.min ?? "−∞", max: field.max ?? "∞" }));
-    if (isRight) onChange(target.valueAsNumber);
+    onInvalid(isRight ? null : t("bot.range", { min: min ?? "−∞", max: max ?? "∞" }));
+    if (isRight) onChange(unit === 1 ? target.valueAsNumber : Math.round(target.valueAsNumber * unit));
   };
-  return html`<input type="number" class="short" min=${field.min} max=${field.max} step=${field.step ?? "any"} placeholder=${field.nullable ? t("bot.default") : null} value=${value ?? ""} onInput=${changed} ...${attributes} />`;
+  return html`<input type="number" class="short" min=${min} max=${max} step=${field.step ?? "any"} placeholder=${field.nullable ? t("bot.default") : null} value=${typeof value === "number" ? value / unit : ""} onInput=${changed} ...${attributes} />`;
 }
 
 const Choice = ({ field, value, onChange, attributes }) => html`<select ...${attributes} value=${value} onChange=${(event) => onChange(event.target.value)}>
@@ -58,55 +62,17 @@ function Several({ field, value, onChange }) {
     onChange=${(event) => change(option, event.target.checked)} />${worded("type", option)}</label>`)}</div>`;
 }
 
-/** Free-form JSON, kept as it is typed until it can be read. */
-function Json({ value, onChange, onInvalid, attributes }) {
-  const [draft, setDraft] = useState(() => JSON.stringify(value, null, 2));
-  const told = useRef(value);
-  useEffect(() => {
-    if (value !== told.current) setDraft(JSON.stringify(value, null, 2));
-    told.current = value;
-  }, [value]);
-  const changed = (event) => {
-    setDraft(event.target.value);
-    try {
-      const found = JSON.parse(event.target.value.trim() || "{}");
-      if (found === null || typeof found !== "object" || Array.isArray(found)) throw new Error(t("bot.json_object"));
-      onInvalid(null);
-      told.current = found;
-      onChange(found);
-    } catch (problem) {
-      onInvalid(t("bot.json", { why: problem.message }));
-    }
-  };
-  const rows = Math.min(18, Math.max(4, draft.split("\n").length));
-  return html`<textarea class="code" rows=${rows} spellcheck=${false} value=${draft} onInput=${changed} ...${attributes}></textarea>`;
-}
+const isLines = (value) => Array.isArray(value) && value.every((one) => typeof one === "string" && !one.includes("\n"));
 
-/** Labels with values; a value that is no text is edited as JSON. */
-function Pairs({ value, onChange }) {
-  const entries = Object.entries(value ?? {});
-  const told = useRef(value);
-  const [rows, setRows] = useState(() => rowsOf(entries));
-  useEffect(() => {
-    if (value !== told.current) setRows(rowsOf(entries));
-    told.current = value;
-  }, [value]);
-  const tell = (next) => {
-    setRows(next);
-    told.current = Object.fromEntries(next.filter(([label]) => label.trim()).map(([label, text, isJson]) => [label.trim(), isJson ? read(text) : text]));
-    onChange(told.current);
-  };
-  const edit = (index, part, text) => tell(rows.map((row, n) => (n === index ? row.with(part, text) : row)));
-  return html`<div class="pairs">${rows.map((row, index) => html`<div class="pair" key=${index}>
-      <input type="text" aria-label=${t("bot.pair_label")} placeholder=${t("bot.pair_label")} maxlength="200" value=${row[0]} onInput=${(event) => edit(index, 0, event.target.value)} dir="auto" />
-      <input type="text" aria-label=${t("bot.pair_value")} placeholder=${t("bot.pair_value")} value=${row[1]} onInput=${(event) => edit(index, 1, event.target.value)} dir="auto" />
-      <${Button} kind="bare" icon="close" label=${t("bot.pair_remove", { name: row[0] })} onClick=${() => tell(rows.toSpliced(index, 1))} /></div>`)}
-    <${Button} kind="small" icon="plus" onClick=${() => tell([...rows, ["", "", false]])}>${t("bot.pair_add")}</${Button}></div>`;
-}
+/** Labels with values. A list of texts has one to a line; what is neither is edited as JSON. */
+const Pairs = ({ value, onChange }) => html`<${Rows} value=${value} onChange=${onChange} names=${[t("bot.pair_label"), t("bot.pair_value")]} add=${t("bot.pair_add")}
+  toRows=${(pairs) => Object.entries(pairs ?? {}).map(([label, one]) => typeof one === "string" ? [label, one, asText] : isLines(one) ? [label, one.join("\n"), asLines] : [label, JSON.stringify(one), asJson])}
+  ofRows=${(rows) => Object.fromEntries(rows.map(([label, text, read = asText]) => [label, read(text)]))} />`;
 
-const rowsOf = (entries) => entries.map(([label, value]) => [label, typeof value === "string" ? value : JSON.stringify(value), typeof value !== "string"]);
+const asText = (text) => text;
+const asLines = (text) => text.split("\n").filter((line) => line.trim());
 
-function read(text) {
+function asJson(text) {
   try {
     return JSON.parse(text);
   } catch {
@@ -114,21 +80,7 @@ function read(text) {
   }
 }
 
-/** Words or phrases, one to a line. */
-function Words({ field, value, onChange }) {
-  const [draft, setDraft] = useState(() => (value ?? []).join("\n"));
-  const told = useRef(value);
-  useEffect(() => {
-    if (value !== told.current) setDraft((value ?? []).join("\n"));
-    told.current = value;
-  }, [value]);
-  const changed = (event) => {
-    setDraft(event.target.value);
-    told.current = event.target.value.split("\n").map((line) => line.trim()).filter(Boolean);
-    onChange(told.current);
-  };
-  return html`<textarea rows=${Math.min(8, Math.max(3, draft.split("\n").length))} aria-label=${labelOf(field.name)} value=${draft} onInput=${changed} dir="auto"></textarea>`;
-}
+const Words = ({ field, value, onChange }) => html`<${Lines} value=${value} onChange=${onChange} attributes=${{ "aria-label": labelOf(field.name) }} />`;
 
 const DAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
 const NEW_RANGE = ["09:00", "18:00"];

@@ -4,12 +4,13 @@ export const MAX_PROFILE_BYTES = 64 * 1024;
 
 const text = (name, max) => ({ name, kind: "text", max });
 const area = (name, max, rows, { nullable = false } = {}) => ({ name, kind: "area", max, rows, nullable });
-const figure = (name, min, max, { step = 1, nullable = false } = {}) => ({ name, kind: "number", min, max, step, nullable });
+/** `unit`: how many of the field's own make one of those that are edited. */
+const figure = (name, min, max, { step = 1, nullable = false, unit = 1 } = {}) => ({ name, kind: "number", min, max, step, nullable, unit });
 const flag = (name) => ({ name, kind: "switch" });
 
 export const GROUPS = [
   { name: "identity", fields: [text("business_name", 200), area("description", 65536, 3), area("address", 1000, 2), area("hours", 2000, 2)] },
-  { name: "knowledge", fields: [area("knowledge_base", 65536, 8), { name: "custom_fields", kind: "pairs" }, { name: "template_config", kind: "json" }] },
+  { name: "knowledge", fields: [area("knowledge_base", 65536, 8), { name: "custom_fields", kind: "pairs" }, { name: "template_config", kind: "template" }] },
   {
     name: "texts",
     fields: [area("greeting_text", 4096, 2, { nullable: true }), area("interim_text", 4096, 2), area("fallback_text", 4096, 2), area("outside_hours_text", 4096, 2, { nullable: true }), area("non_text_reply", 4096, 2)],
@@ -32,7 +33,7 @@ export const GROUPS = [
     name: "files",
     fields: [
       flag("media_understanding"), { name: "media_kinds", kind: "several", options: ["image", "sticker", "audio", "video", "document"] },
-      figure("media_max_bytes", 1, 14_000_000, { nullable: true }), figure("media_max_seconds", 1, 3600), figure("media_max_pages", 1, 1000, { nullable: true }),
+      figure("media_max_bytes", 100_000, 14_000_000, { nullable: true, step: "any", unit: 1_000_000 }), figure("media_max_seconds", 1, 3600), figure("media_max_pages", 1, 1000, { nullable: true }),
     ],
   },
 ];

@@ -27,6 +27,12 @@ function keepEdits(account, changes) {
   else sessionStorage.removeItem(KEPT + account.id);
 }
 
+function show(group) {
+  const part = document.getElementById(`part-${group}`);
+  part.focus({ preventScroll: true });
+  part.scrollIntoView();
+}
+
 export function Screen({ account }) {
   const { data, error, reload } = useLoad(() => api("GET", path(account)), [account.id]);
   if (error && !data) return html`<main class="page" tabindex="-1"><${Problem} error=${error} retry=${reload} /></main>`;
@@ -91,12 +97,13 @@ function Form({ account, loaded, reload }) {
   return html`<main class="page bot-page" tabindex="-1">
     <header class="page-head"><div><h1>${t("bot.title")}</h1><p class="quiet">${account.name}${saved.updated_at && html` · ${t("bot.changed_at")} <${Time} at=${saved.updated_at} format=${dateAndTime} />`}</p></div>
       <${Button} kind="small to-simulator" onClick=${() => document.querySelector(".simulator").scrollIntoView()}>${t("sim.title")}</${Button}></header>
-    ${isElsewhere && html`<div class="note">${t("bot.elsewhere")} <${Button} kind="small" onClick=${() => (keepEdits(account, {}), reload())}>${t("bot.reload")}</${Button}></div>`}
+    ${isElsewhere && html`<div class="note elsewhere" role="status">${t("bot.elsewhere")} <${Button} kind="small" onClick=${() => (keepEdits(account, {}), reload())}>${t("bot.reload")}</${Button}></div>`}
     ${!mayEdit && html`<p class="note">${t("bot.read_only")}</p>`}
     <div class="columns">
       <form class="profile" onSubmit=${(event) => event.preventDefault()}>
+        <nav class="tabs parts" aria-label=${t("bot.parts")}>${groupsOf(saved).map((group) => html`<button key=${group.name} type="button" onClick=${() => show(group.name)}>${t(`bot.group.${group.name}`)}</button>`)}</nav>
         <fieldset class="plain" disabled=${!mayEdit}>
-          ${groupsOf(saved).map((group) => html`<section class="card" key=${group.name}><header><div><h2>${t(`bot.group.${group.name}`)}</h2><p class="quiet">${t(`bot.group.${group.name}_hint`)}</p></div></header>
+          ${groupsOf(saved).map((group) => html`<section class="card" key=${group.name} id="part-${group.name}" tabindex="-1"><header><div><h2>${t(`bot.group.${group.name}`)}</h2><p class="quiet">${t(`bot.group.${group.name}_hint`)}</p></div></header>
             ${group.fields.map((field) => html`<${Editor} key=${field.name} field=${field} value=${profile[field.name]} isChanged=${field.name in changes}
               error=${invalid[field.name] ?? (refused?.field?.split(".")[0] === field.name ? refused.message : null)}
               onChange=${(value) => change(field.name, value)} onInvalid=${(words) => mark(field.name, words)} />`)}</section>`)}
