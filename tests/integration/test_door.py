@@ -14,6 +14,7 @@ import redis
 
 from app.core.errors import Unavailable
 from app.core.redis.door import Door, DoorTimings, NotAsked
+from app.core.redis.listening import listen
 from app.core.redis.script import Script
 from app.localhost.servers import Valkey
 from tests.support.patience import Within
@@ -262,11 +263,43 @@ async def test_a_subscription_on_a_line_that_carries_nothing_is_found_out_by_ask
             await subscription.check(within_seconds=0.05)
 
         with pytest.raises(Unavailable, match="no answer on the subscription"):
-            await subscription.follow(lambda _: None, checking())
+            await subscription.follow(lambda _: None, checking(), on_end=lambda: None)
         await subscription.aclose()
         with pytest.raises(Unavailable):
             await door.subscribe("news", within_seconds=0.05)
         line.thaw()
+
+
+async def test_a_channel_that_is_lost_is_caught_up_with_and_heard_again(valkey_url: str) -> None:
+    """What is published while the past is read comes after it; a bug of the hearer ends nothing."""
+    happened: list[str] = []
+
+    async with proxied(valkey_url) as line, door_to(line.url) as door:
+
+        async def on_open() -> None:
+            await door.ask("PUBLISH", "news", f"m{happened.count('open')}", urgent=True)
+            happened.append("open")
+
+        def hear(message: bytes) -> None:
+            happened.append(message.decode())
+            if message == b"m0":
+                raise ValueError("a bug")
+            if message == b"m1":
+                line.cut()
+
+        async def until(event: str) -> None:
+            async with asyncio.timeout(20):
+                while event not in happened:
+                    await asyncio.sleep(0.01)
+
+        listening = asyncio.create_task(
+            listen(door, "news", hear, on_open=on_open, on_lost=lambda: happened.append("lost"))
+        )
+        await until("m2")
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+    told = [event for n, event in enumerate(happened) if event != "lost" or happened[n - 1] != "lost"]
+    assert told == ["open", "m0", "lost", "open", "m1", "lost", "open", "m2", "lost"]
 
 
 # --- connections ---

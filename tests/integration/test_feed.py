@@ -14,9 +14,10 @@ from app.api.routes_events import EventStream, StreamTimings
 from app.core.errors import Overloaded, Unavailable
 from app.core.feed import PUT, RESET, Feed, FeedLimits, Happened, Reader
 from app.core.redis.door import Door
+from app.core.redis.listening import ListenTimings
 
 QUICK = FeedLimits(
-    announce_seconds=0.2, check_seconds=0.05, first_pause_seconds=0.02, most_behind=5, between_seconds=0.0
+    announce_seconds=0.2, most_behind=5, between_seconds=0.0, listening=ListenTimings(check=0.05, first_pause=0.02)
 )
 
 

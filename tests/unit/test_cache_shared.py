@@ -17,6 +17,7 @@ from app.core.cache.shared import GIVING_BACK_AT_ONCE, SharedTier
 from app.core.clock import SYSTEM_CLOCK
 from app.core.errors import Unavailable
 from app.core.redis.door import NotAsked
+from app.core.redis.listening import ListenTimings
 from app.core.redis.script import Script
 from tests.support.fakes import Source
 
@@ -129,7 +130,7 @@ async def test_the_retry_of_what_is_owed_survives_a_bug() -> None:
 @pytest.mark.parametrize("comes", [True, False])
 async def test_a_message_that_the_answer_to_a_ping_overtook_is_not_missed(*, comes: bool) -> None:
     """As on a cluster, where it takes the way over another node."""
-    timings = CacheTimings(beat=0.01, grace=0.05)
+    timings = CacheTimings(listening=ListenTimings(check=0.01), grace=0.05)
     shard = Shard(Server(), prefix="t:", origin="0" * 16)
 
     class Subscription:
@@ -145,16 +146,17 @@ async def test_a_message_that_the_answer_to_a_ping_overtook_is_not_missed(*, com
 
         async def aclose(self) -> None: ...
 
-    async def subscribe(_: str, *, within_seconds: float) -> Any:
-        if shard.channel.position is None:
-            shard.channel.open(4)
-        return Subscription()
+    class Door:
+        async def subscribe(self, _: str, *, within_seconds: float) -> Any:
+            if shard.channel.position is None:
+                shard.channel.open(4)
+            return Subscription()
 
     class Opened(Listener):
         async def _open(self) -> None:
             shard.channel.trusted = True
 
-    running = asyncio.create_task(Opened(shard, subscribe, clock=SYSTEM_CLOCK, timings=timings).run())
+    running = asyncio.create_task(Opened(shard, clock=SYSTEM_CLOCK, timings=timings).run(Door()))
     async with asyncio.timeout(10):
         while shard.channel.position != 5:
             await asyncio.sleep(0.001)

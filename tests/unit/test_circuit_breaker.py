@@ -439,3 +439,4 @@ async def test_a_trip_that_a_late_delay_makes_longer_while_its_report_is_under_w
     assert (line.scope, line.failures, line.getMessage()) == (
         "replica", 3, "Circuit breaker 'some_api': seuil d'échecs atteint (3/3), ouverture du circuit",
     )  # fmt: skip
+    assert line.open_seconds == breaker.view.left_seconds == 100

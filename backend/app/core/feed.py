@@ -1,7 +1,7 @@
 """What happens, told to readers on every replica at once: a capped stream for each topic and one channel for all.
 
     feed = Feed(door, namespace="chorus")
-    start("feed", feed.run)                              # the one subscription of this process
+    start("feed", feed.run)                              # follows the channel
     feed.tell("account-1", b"message.received", b"{}")   # free while the topic has no reader anywhere
     reader = await feed.open("account-1", last_id=None)
     while (happened := await reader.next(15.0)) is not None: ...
@@ -25,7 +25,6 @@ What it does not do: keep anything that must not be lost. What is told was commi
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,10 +36,8 @@ from prometheus_client import Counter, Gauge
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Overloaded, Unavailable
 from app.core.redis.door import Door
+from app.core.redis.listening import LISTEN_TIMINGS, Check, ListenTimings, listen
 from app.core.redis.script import Script
-from app.core.redis.subscription import Subscription
-
-logger = logging.getLogger(__name__)
 
 OPEN, PUT = Script("feed_open"), Script("feed_put")
 _Place = tuple[int, int]
@@ -72,9 +69,7 @@ class FeedLimits:
     """From the end of a call to the next one: a call, and a write to each reader, cost as much as many events. Half of
     what people may wait for a message."""
     answer_seconds: float = 1.0
-    check_seconds: float = 1.0
-    first_pause_seconds: float = 0.1
-    longest_pause_seconds: float = 2.0
+    listening: ListenTimings = LISTEN_TIMINGS
 
 
 LIMITS = FeedLimits()
@@ -180,8 +175,8 @@ class Feed:
         """From then on a topic that is not in `_present` has no reader; monotonic."""
         self._absent: set[str] = set()
         """Before that: topics that had no stream since the channel is open. One that gets readers is announced."""
+        self._announced_at = 0.0
         self._following = asyncio.Event()
-        self._held: list[bytes] | None = None
         self._pending: deque[tuple[str, bytes, bytes]] = deque()
         self._lost: set[str] = set()
         self._putting: asyncio.Task[None] | None = None
@@ -324,52 +319,35 @@ class Feed:
     # -- the subscription
 
     async def run(self, beat: Callable[[], object]) -> None:
-        limits = self._limits
-        pause = limits.first_pause_seconds
-        while True:
-            beat()
-            try:
-                subscription = await self._door.subscribe(self._channel, within_seconds=limits.answer_seconds)
-                try:
-                    self._held = []
-                    pause = limits.first_pause_seconds
-                    await subscription.follow(self._hear, self._attend(subscription, beat), on_end=self._lose)
-                finally:
-                    self._lose()
-                    await subscription.aclose()
-            except Unavailable as exc:
-                logger.warning("channel of events lost", extra={"channel": self._channel, "reason": str(exc)})
-            await self._clock.sleep(pause * (0.5 + random.random() / 2))
-            pause = min(2 * pause, limits.longest_pause_seconds)
+        await listen(
+            self._door, self._channel, self._hear, on_open=self._catch_up, check=self._check, on_lost=self._lose,
+            beat=beat, timings=self._limits.listening,
+        )  # fmt: skip
 
     def _lose(self) -> None:
         self._following.clear()
         self._sure_at = float("inf")
         self._absent = set()
 
-    async def _attend(self, subscription: Subscription, beat: Callable[[], object]) -> None:
-        """Beside the reading of the channel: catch up; then announce the topics, check, make up for what was lost."""
+    async def _catch_up(self) -> None:
         await self._refresh()
-        held, self._held = self._held or [], None
-        for message in held:
-            self._hear(message)
-        self._sure_at = self._clock.monotonic() + 2 * self._limits.announce_seconds
+        self._announced_at = now = self._clock.monotonic()
+        self._sure_at = now + 2 * self._limits.announce_seconds
         self._following.set()
-        announced = self._clock.monotonic()
-        while True:
-            await self._clock.sleep(self._limits.check_seconds)
-            beat()
-            await subscription.check(within_seconds=2 * self._limits.check_seconds)
-            for topic in list(self._lost):
-                self._lost.discard(topic)  # first: what is lost while the reset is on its way needs another one
-                await self._put_some({topic: ()})
-            now = self._clock.monotonic()
-            if now >= self._sure_at:
-                self._absent.clear()
-            if now - announced >= self._limits.announce_seconds:
-                announced = now
-                await self._refresh()
-                self._present = {topic: until for topic, until in self._present.items() if until > now}
+
+    async def _check(self, ask: Check) -> None:
+        """Of the channel; then make up for what was lost, and announce the topics."""
+        await ask()
+        for topic in list(self._lost):
+            self._lost.discard(topic)  # first: what is lost while the reset is on its way needs another one
+            await self._put_some({topic: ()})
+        now = self._clock.monotonic()
+        if now >= self._sure_at:
+            self._absent.clear()
+        if now - self._announced_at >= self._limits.announce_seconds:
+            self._announced_at = now
+            await self._refresh()
+            self._present = {topic: until for topic, until in self._present.items() if until > now}
 
     async def _refresh(self) -> None:
         """Keep and announce the topics that have readers here; what was missed of them is told now."""
@@ -384,9 +362,6 @@ class Feed:
                 self._last[topic] = newest
 
     def _hear(self, message: bytes) -> None:
-        if self._held is not None:
-            self._held.append(message)
-            return
         topic, *rest = message.split(b"|", 3)
         if not rest:
             # Longer than the stream lives: whether it does is the script's word.

@@ -1,23 +1,21 @@
 """Makes a cache a member of the fleet: connections, and a channel for each shard that is kept open.
 
-A `Listener` starts anew when anything looks wrong:
+A `Listener` follows the steps of core/redis/listening.py:
 
-1. Subscribe on a connection of its own that is never repaired behind our back; wait for the acknowledgement.
 2. Read the sequence: the same as before, memory stays warm; different, it is flushed. Now the channel is trusted.
-3. Follow the messages. A gap in their chain flushes.
+3. A gap in the chain of messages flushes.
 4. Once a second: read the sequence, then PING on the subscription. When its answer comes, everything published before
    has been received (on a cluster: a moment later), so the position must have reached that sequence; otherwise flush
    and start anew.
-5. Any error, no answer to a PING within two beats: not trusted from that moment on, back to 1 after a jittered pause.
+5. Any error, no answer to a PING within two beats: not trusted from that moment on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from app.core.cache.cache import Cache
@@ -28,7 +26,7 @@ from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
 from app.core.redis.client import is_cluster
 from app.core.redis.door import Door, DoorTimings
-from app.core.redis.subscription import Subscription
+from app.core.redis.listening import Check, listen
 
 logger = logging.getLogger("app.core.cache")
 
@@ -57,9 +55,9 @@ async def join_fleet(
         Shard(door.of_one_shard(), prefix=prefix, origin=origin, slots=slots, timings=timings) for prefix in prefixes
     ]
     shared = SharedTier(shards, timings=timings, clock=clock)
-    listeners = [Listener(shard, door.subscribe, clock=clock, timings=timings) for shard in shards]
+    listeners = [Listener(shard, clock=clock, timings=timings) for shard in shards]
     cache.join(shared)
-    tasks = [asyncio.create_task(listener.run(), name="cache channel") for listener in listeners]
+    tasks = [asyncio.create_task(listener.run(door), name="cache channel") for listener in listeners]
     tasks.append(asyncio.create_task(shared.recover(), name="cache recovery"))
     try:
         await _open(listeners, shards, timings.connect)
@@ -88,42 +86,21 @@ async def _open(listeners: Sequence[Listener], shards: Sequence[Shard], seconds:
 
 
 class Listener:
-    """Keeps one shard's channel open. `subscribe` is `Door.subscribe`. `run` never ends by itself."""
+    """Keeps one shard's channel open (core/redis/listening.py). `run` never ends by itself."""
 
-    def __init__(
-        self, shard: Shard, subscribe: Callable[..., Awaitable[Subscription]], *, clock: Clock, timings: CacheTimings
-    ) -> None:
+    def __init__(self, shard: Shard, *, clock: Clock, timings: CacheTimings) -> None:
         self._timings = timings
         self._shard = shard
-        self._subscribe = subscribe
         self._clock = clock
         self.opened = asyncio.Event()
         """Trusted for the first time."""
 
-    async def run(self) -> None:
-        timings, channel = self._timings, self._shard.channel
-        name = {"channel": self._shard.topic}
-        pause = timings.first_pause
-        while True:
-            opened_at: float | None = None
-            try:
-                subscription = await self._subscribe(self._shard.topic, within_seconds=timings.connect)
-                try:
-                    await self._open()
-                    opened_at = self._clock.monotonic()
-                    await subscription.follow(channel.receive, self._keep_checking(subscription), on_end=channel.lose)
-                finally:
-                    channel.lose()
-                    await subscription.aclose()
-            except Unavailable as exc:
-                if opened_at is not None:
-                    logger.warning("cache channel lost", extra={**name, "reason": str(exc)})
-            except Exception:
-                logger.exception("cache channel failed", extra=name)
-            if opened_at is not None and self._clock.monotonic() - opened_at > timings.max_pause:
-                pause = timings.first_pause
-            await asyncio.sleep(pause * (0.5 + random.random() / 2))
-            pause = min(2 * pause, timings.max_pause)
+    async def run(self, door: Door) -> None:
+        channel = self._shard.channel
+        await listen(
+            door, self._shard.topic, channel.receive, on_open=self._open, check=self._check, on_lost=channel.lose,
+            timings=self._timings.listening,
+        )  # fmt: skip
 
     async def _open(self) -> None:
         channel = self._shard.channel
@@ -140,13 +117,11 @@ class Listener:
         self._shard.channel.ahead_us = server_us - (asked + self._clock.monotonic()) / 2 * 1e6
         return sequence
 
-    async def _keep_checking(self, subscription: Subscription) -> None:
+    async def _check(self, ask: Check) -> None:
         channel = self._shard.channel
-        while True:
-            await asyncio.sleep(self._timings.beat)
-            reached, sequence = channel.reached, await self._beat()
-            await subscription.check(within_seconds=self._timings.answer)
-            if channel.position is not None and channel.position < sequence:
-                await asyncio.sleep(self._timings.grace)
-            if not channel.check(reached, sequence):
-                raise Unavailable("redis", "an invalidation was published and not received")
+        reached, sequence = channel.reached, await self._beat()
+        await ask()
+        if channel.position is not None and channel.position < sequence:
+            await asyncio.sleep(self._timings.grace)
+        if not channel.check(reached, sequence):
+            raise Unavailable("redis", "an invalidation was published and not received")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from app.core.redis.listening import LISTEN_TIMINGS, ListenTimings
+
 DEFAULT_TTL_SECONDS = 300.0
 """Of callers who name none."""
 MAX_KEPT_SECONDS = 7 * 86400
@@ -90,17 +92,11 @@ class CacheTimings:
 
     # The channel.
     connect: float = 1.0
-    """To subscribe, and to be told the sequence. A start waits for the channel as long; until then reads go past
-    memory."""
-    beat: float = 1.0
-    """Between two checks of the channel."""
-    answer: float = 2.0
-    """To a PING on the subscription."""
+    """To be told the sequence. A start waits for the channel as long; until then reads go past memory."""
+    listening: ListenTimings = LISTEN_TIMINGS
+    """A lost channel is back within two seconds: the longest pause, a connection and a beat."""
     grace: float = 0.2
     """On a cluster the answer to a PING can overtake a message, which comes over the bus from another node."""
-    first_pause: float = 0.05
-    max_pause: float = 0.8
-    """Before the channel is opened anew: back within two seconds, this, a connection and a beat."""
 
 
 TIMINGS = CacheTimings()

@@ -320,9 +320,10 @@ class CircuitBreaker:
 
     def _extend(self, hold_seconds: float) -> None:
         """Open -> open for longer: a late answer still tells how long the upstream wants to be left alone."""
-        until = self._monotonic() + min(hold_seconds, self.policy.max_open_seconds)
+        seconds = min(hold_seconds, self.policy.max_open_seconds)
+        until = self._monotonic() + seconds
         if self.view.state is OPEN and until > self.view.until:
-            self.view = self.view._replace(until=until)
+            self.view = self.view._replace(until=until, left_seconds=seconds)
             self._report(hold_seconds)
 
     def _start_probing(self) -> None:

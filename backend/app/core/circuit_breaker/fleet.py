@@ -25,8 +25,8 @@ from app.core.circuit_breaker.wire import Keys, micros, read_answer
 from app.core.errors import Unavailable
 from app.core.failure_words import one_line
 from app.core.redis.door import Door, ScriptCall
+from app.core.redis.listening import ListenTimings, listen
 from app.core.redis.script import Script
-from app.core.redis.subscription import Subscription
 
 logger = logging.getLogger("app.core.circuit_breaker")
 
@@ -34,6 +34,9 @@ T = TypeVar("T")
 
 ROUND_TRIPS = Counter("chorus_circuit_breaker_round_trips", "Redis round trips for the fleet's circuits")
 FLEET_UP = Gauge("chorus_circuit_breaker_fleet_up", "1 if this replica follows the fleet, 0 if it is on its own")
+
+PATIENT = ListenTimings(check=5.0, answer=5.0)
+"""What a channel that was lost without a sign would have told is learned with the next resync."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,7 @@ class FleetTimings:
     """Share by which a pause is longer or shorter, at random."""
     denied_seconds: tuple[float, float] = (0.025, 0.075)
     """A replica that was refused a permit does not ask again for this long, at random in between."""
-    quiet_seconds: float = 5.0
-    """A subscription that says nothing for this long is asked whether it still lives."""
-    reconnect_seconds: float = 0.2
+    listening: ListenTimings = PATIENT
 
 
 DEFAULT_TIMINGS = FleetTimings()
@@ -345,7 +346,10 @@ class BreakerFleet:
     async def run(self) -> None:
         """Listen and resync until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._listen(), name="breakers: listen")
+            listening = listen(
+                self.door, self._keys.channel, self.hear, on_open=self._catch_up, timings=self.timings.listening
+            )
+            group.create_task(listening, name="breakers: listen")
             group.create_task(self.keep_resyncing(), name="breakers: resync")
 
     async def keep_resyncing(self) -> None:
@@ -361,27 +365,8 @@ class BreakerFleet:
             except TimeoutError:
                 continue
 
-    async def _listen(self) -> None:
-        while True:
-            try:
-                subscription = await self.door.subscribe(self._keys.channel)
-                try:
-                    self._sync_now.set()  # what was published before is not repeated
-                    await subscription.follow(self.hear, self._check(subscription))
-                finally:
-                    await subscription.aclose()
-            except Unavailable as exc:
-                logger.info("circuit breakers: no push, the resync goes on", extra={"reason": str(exc)})
-            await asyncio.sleep(self.timings.reconnect_seconds * (0.5 + random.random()))
-
-    async def _check(self, subscription: Subscription) -> None:
-        """A subscription that says nothing may be lost: ask. Raises `Unavailable`."""
-        heard = -1
-        while True:
-            if heard == subscription.heard:
-                await subscription.check(within_seconds=self.timings.quiet_seconds)
-            heard = subscription.heard
-            await asyncio.sleep(self.timings.quiet_seconds)
+    async def _catch_up(self) -> None:
+        self._sync_now.set()
 
     def hear(self, message: bytes) -> None:
         """Learn from a published message. In any order, any number of times: only news counts."""

@@ -29,9 +29,9 @@ class View(NamedTuple):
     `life` names the fleet's history the epoch belongs to (-1: not asked yet, 0: none); `local`: this process alone
     thinks so; `manual`: made by an operator.
 
-    `failures` in a row and `rounds` of failed probes so far; `left_seconds`: of an open one, when it was made or read.
-    Of the fleet's also `age_seconds` since its last change, when it was read, and `last_failure` in words, if that was
-    asked for (`wire.read_row`) and failures are counted or opened the circuit.
+    `failures` in a row and `rounds` of failed probes so far; `left_seconds`: of an open one, when it was made, read or
+    extended. Of the fleet's also `age_seconds` since its last change, when it was read, and `last_failure` in words,
+    if that was asked for (`wire.read_row`) and failures are counted or opened the circuit.
     """
 
     state: State

@@ -7,6 +7,7 @@
 
     door          every command and script; bounds, cancels and translates      url          REDIS_URL in all its forms
     subscription  one channel on a connection of its own                        trouble      what went wrong, in words
+    listening     a channel that is opened anew whenever it is lost
     script        Lua scripts from core/lua/, run by their digest               client       redis-py's clients, built
                                                                                 corrections  what redis-py gets wrong
 

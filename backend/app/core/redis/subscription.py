@@ -18,7 +18,8 @@ BURST = 128
 
 class Subscription:
     """What arrives on one channel. Its connection is never repaired: the first error ends it, and who subscribes anew
-    knows that messages may have been missed (redis-py's PubSub reconnects without a sign). Made by `Door.subscribe`.
+    knows that messages may have been missed (redis-py's PubSub reconnects without a sign). Made by `Door.subscribe`;
+    `listening.py` keeps one open.
 
     Reading has no time limit of its own: a limit around every read costs several turns of the loop per message, and
     silence is normal. `check` finds out whether the connection still lives.
@@ -28,8 +29,6 @@ class Subscription:
         self._pool = pool
         self._connection = connection
         self._pong = asyncio.Event()
-        self.heard = 0
-        """Messages so far."""
 
     @classmethod
     async def open(cls, client: Any, channel: str) -> Subscription:
@@ -51,7 +50,7 @@ class Subscription:
         hear: Callable[[bytes], object],
         checking: Coroutine[Any, Any, object],
         *,
-        on_end: Callable[[], object] = lambda: None,
+        on_end: Callable[[], object],
     ) -> None:
         """Tell `hear` each message, and run `checking` beside it, until one of them raises: then `on_end` at once, and
         the error. Raises `Unavailable` when the connection is lost."""
@@ -93,7 +92,6 @@ class Subscription:
                 except (RedisError, OSError) as exc:
                     raise Unavailable("redis", redis_words(exc)) from exc
                 if reply[0] == b"message":
-                    self.heard += 1
                     hear(reply[2])
                 else:
                     self._pong.set()
