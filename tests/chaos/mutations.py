@@ -175,8 +175,8 @@ MUTATIONS: dict[str, Mutation] = {
         "quota_for_a_day",
         [
             Edit(
-                f"{SERVICES}bot_service.py",
-                "if blocked > 0 and self._model.away_seconds(profile) <= self._seconds_left(work):",
+                f"{SERVICES}composer.py",
+                "if blocked > 0 and self.model.away_seconds(profile) <= self._seconds_left(work):",
                 "if blocked > 0:",
             )
         ],

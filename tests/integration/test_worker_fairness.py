@@ -15,9 +15,9 @@ from app.core.queue import Claim, Queue
 from app.demo.bakery import BAKERY
 from app.sandbox import webhooks as wa
 from app.services.account_notices import AccountNotices
-from app.services.bot_service import Handled, Run
 from app.services.inbox_worker import InboxWorker
 from app.services.ingest_service import IngestService
+from app.services.run import Handled, Run
 from tests.support.office import MakeOffice
 from tests.support.patience import Within
 from tests.support.queue_kit import Replicas, eventually

@@ -41,13 +41,14 @@ from app.domain.errors import (
 )
 from app.domain.webhook import Kind, to_inbound
 from app.services.account_notices import AccountNotices
-from app.services.bot_service import BotService, Handled, Run
+from app.services.bot_service import BotService
 from app.services.claim_loop import ClaimLoop, Room
 from app.services.claim_room import ClaimRoom
 from app.services.conversation_service import ConversationService
 from app.services.dead_letters import about
 from app.services.delivery import ACCOUNT_RETRY_SECONDS, Postponed
 from app.services.ingest_service import Incoming, decode, trace_carrier, whatsapp_id
+from app.services.run import Handled, Run
 from app.services.statuses import in_fewer_steps
 
 logger = logging.getLogger(__name__)
