@@ -151,6 +151,7 @@ def test_everyone_can_use_every_screen_on_a_phone_in_french(
     with entered(site, browser, url=base, **phone) as (page, strict):
         for screen in visit(page, base, hostile):
             found += _barriers(page, screen) + page.evaluate(CUT)
+            assert not page.evaluate("document.querySelector('.page')?.scrollTop"), f"{screen} opens at its top"
         page.goto(f"{base}/console#/fleet/overview")
         page.get_by_role("button", name="Forcer l'ouverture").first.click()
         expect(page.get_by_role("textbox")).to_be_focused()

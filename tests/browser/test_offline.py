@@ -26,11 +26,11 @@ def test_a_customer_who_needs_a_person_is_told_on_the_desktop_and_in_the_title(s
         page.get_by_text("Notify me on this computer").click()
         expect(page.get_by_role("switch")).to_be_checked()
         page.keyboard.press("Escape")
-        assert page.title() == "Chorus"
+        assert page.title() == "Inbox · Chorus"
         expect(page.locator(".line")).to_have_count(0)
         site.customer("Nina Noor", "My <secret> order: the manager, please", account=account)
         page.wait_for_function("() => window.notices.length")
-        page.wait_for_function("() => document.title === '(1) Chorus'")
+        page.wait_for_function("() => document.title === '(1) Inbox · Chorus'")
         told = page.evaluate("JSON.stringify(window.notices)")
         assert "A customer needs a person" in told
         assert "secret" not in told

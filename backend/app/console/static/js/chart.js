@@ -17,5 +17,5 @@ export function Bars({ points, label, height = 96, kind = "" }) {
         const tall = point.value > 0 ? Math.max(2, (point.value / most) * (height - 4)) : 0;
         return html`<rect key=${index} x=${index * step + step * 0.12} width=${step * 0.76} y=${height - tall} height=${tall}><title>${point.at}: ${shown(point.value)}</title></rect>`;
       })}
-    </svg></figure>`;
+    </svg>${points.length > 1 && html`<p class="axis" aria-hidden="true"><span>${points[0].at}</span><span>${points.at(-1).at}</span></p>`}</figure>`;
 }

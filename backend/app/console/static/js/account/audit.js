@@ -3,7 +3,7 @@ import { useState } from "preact/hooks";
 import { api, query } from "../api.js";
 import { dateAndTime } from "../format.js";
 import { html } from "../html.js";
-import { t, worded } from "../i18n.js";
+import { has, number, t, worded } from "../i18n.js";
 import { Button, Section, Time } from "../ui.js";
 
 const PAGE = 50;
@@ -29,10 +29,25 @@ export function Audit({ account, title, hint, only = () => true }) {
 function Entry({ entry }) {
   const changes = Object.entries(entry.changes ?? {});
   const where = [entry.subject, entry.address, entry.request_id].filter(Boolean).join(" · ");
-  return html`<p><b>${worded("audit", entry.action)}</b> <span class="quiet">${whoOf(entry)} · <${Time} at=${entry.at} format=${dateAndTime} /></span></p>
-    <details><summary>${t("audit.fields", { n: changes.length })}</summary><dl class="facts">${changes.map(([name, change]) => html`<div key=${name}><dt>${worded("bot", name)}</dt>
+  const about = aboutOf(entry);
+  return html`<p class="wrap"><b>${worded("audit", entry.action)}</b>${about && html` <bdi>${about}</bdi>`} <span class="quiet">${whoOf(entry)} · <${Time} at=${entry.at} format=${dateAndTime} /></span></p>
+    <details><summary>${changes.length ? namesOf(changes) : t("audit.details")}</summary><dl class="facts">${changes.map(([name, change]) => html`<div key=${name}><dt>${worded("bot", name)}</dt>
       <dd>${change?.changed === true ? t("audit.secret") : html`${change?.old !== undefined && change.old !== null && html`<del dir="auto">${shown(change.old)}</del> `}${change?.new !== undefined && change.new !== null && html`<ins dir="auto">${shown(change.new)}</ins>`}`}</dd></div>`)}</dl>
       ${where && html`<p class="quiet wrap">${where}</p>`}</details>`;
+}
+
+const MAX_NAMED = 3;
+
+/** Which key, webhook or person; the first that says it. */
+function aboutOf({ action, subject, changes }) {
+  const named = ["name", "url", "role"].map((field) => changes?.[field]?.new ?? changes?.[field]?.old).find((value) => typeof value === "string");
+  if (!action.startsWith("member.")) return action.startsWith("profile.") ? null : named && has(`role.${named}`) ? t(`role.${named}`) : named;
+  return named ? `${subject} (${worded("role", named)})` : subject;
+}
+
+function namesOf(changes) {
+  const names = changes.slice(0, MAX_NAMED).map(([name]) => worded("bot", name));
+  return names.join(", ") + (changes.length > MAX_NAMED ? ` + ${number(changes.length - MAX_NAMED)}` : "");
 }
 
 const whoOf = (entry) => (entry.actor_kind === "user" || !entry.actor_kind ? entry.actor_id : `${worded("actor", entry.actor_kind)} ${entry.actor_id === entry.actor_kind ? "" : entry.actor_id}`);

@@ -47,7 +47,8 @@ export function Customers({ account }) {
     ${error && html`<${Problem} error=${error} retry=${search} />`}
     ${erased && html`<div class="note" role="status"><p>${t("customers.erased", { name: erased.name })}</p><p class="quiet">${countsOf(erased.removed)}</p></div>`}
     ${found?.length === 0 && html`<p class="none">${t("list.no_match")}</p>`}
-    ${found?.length > 0 && html`<div class="table-box" tabindex="0"><table><tbody>${found.map(({ id, contact }) => html`<tr key=${id}><td class="wrap"><bdi>${contactName(contact)}</bdi></td><td>${phone(contact.wa_id)}</td>
+    ${found?.length === MOST && html`<p class="quiet">${t("customers.most", { n: MOST })}</p>`}
+    ${found?.length > 0 && html`<div class="table-box" tabindex="0"><table class="stack"><tbody>${found.map(({ id, contact }) => html`<tr key=${id}><td class="wrap"><bdi>${contactName(contact)}</bdi></td><td>${phone(contact.wa_id)}</td>
       <td class="end"><${Button} kind="small" onClick=${() => take(contact)}>${t("customers.export")}</${Button}> <${Button} kind="small danger" onClick=${() => erase(contact)}>${t("customers.erase")}</${Button}></td></tr>`)}</tbody></table></div>`}
   </section>`;
 }

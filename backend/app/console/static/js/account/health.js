@@ -23,7 +23,7 @@ export function Health({ account }) {
         <${Part} name="token" part=${health.token} facts=${[["expires_at", health.token?.expires_at && dateAndTime(health.token.expires_at)], ["scopes", health.token?.scopes?.join(", ")]]} />
         <${Part} name="number" part=${health.number} facts=${["display_phone_number", "verified_name", "quality_rating", "messaging_limit_tier", "status", "name_status", "can_send_message", "throughput"].map((name) => [name, health.number?.[name]])} />
         <${Part} name="subscription" part=${health.subscription} facts=${[["waba_id", health.subscription?.waba_id], ["app_id", health.subscription?.app_id]]} />
-        ${health.circuit && html`<div><dt>${t("health.circuit")}</dt><dd><${Badge} kind=${KINDS[health.circuit.state] ?? ""}>${worded("circuit", health.circuit.state)}</${Badge}> <span class="quiet">${health.circuit.why || health.circuit.last_failure || ""}</span></dd></div>`}
+        ${health.circuit && html`<div><dt>${t("health.circuit")}</dt><dd><${Badge} kind=${KINDS[health.circuit.state] ?? ""}>${worded("sending", health.circuit.state)}</${Badge}> <span class="quiet">${health.circuit.why || health.circuit.last_failure || ""}</span></dd></div>`}
         <div><dt>${t("health.last_inbound")}</dt><dd>${health.last_inbound_at ? html`<${Time} at=${health.last_inbound_at} format=${ago} />` : t("health.no_inbound")}</dd></div>
         ${health.last_notice && html`<div><dt>${t("health.notice")}</dt><dd>${health.last_notice.words} <span class="quiet"><${Time} at=${health.last_notice.at} format=${dateAndTime} /></span></dd></div>`}
       </dl></div>`}

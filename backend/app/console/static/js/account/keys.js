@@ -22,10 +22,10 @@ export function Keys({ account }) {
   };
   return html`<${Section} title=${t("apikeys.title")} hint=${t("apikeys.hint")} load=${() => api("GET", path)} deps=${[account.id]} isEmpty=${() => false}
       actions=${(_data, reload) => mayChange && html`<${Button} kind="small" icon="plus" onClick=${() => add(reload)}>${t("apikeys.new")}</${Button}>`}>
-    ${(keys, reload) => keys.length === 0 ? html`<p class="none">${t("apikeys.none")}</p>` : html`<div class="table-box" tabindex="0"><table>
+    ${(keys, reload) => keys.length === 0 ? html`<p class="none">${t("apikeys.none")}</p>` : html`<div class="table-box" tabindex="0"><table class="stack">
       <thead><tr><th>${t("apikeys.name")}</th><th>${t("members.role")}</th><th>${t("apikeys.created")}</th><th>${t("apikeys.used")}</th><th><span class="visually-hidden">${t("ui.actions")}</span></th></tr></thead>
-      <tbody>${keys.map((key) => html`<tr key=${key.id}><td class="wrap"><bdi>${key.name}</bdi> ${key.hint && html`<code class="quiet">…${key.hint}</code>`}</td><td>${t(`role.${key.role}`)}</td><td><${Time} at=${key.created_at} format=${day} /> <span class="quiet">${t("apikeys.by")} <bdi title=${key.created_by}>${maker(key)}</bdi></span></td>
-        <td>${key.last_used_at ? html`<${Time} at=${key.last_used_at} format=${ago} />` : t("apikeys.never")}</td>
+      <tbody>${keys.map((key) => html`<tr key=${key.id}><td class="wrap"><bdi>${key.name}</bdi> ${key.hint && html`<code class="quiet">…${key.hint}</code>`}</td><td>${t(`role.${key.role}`)}</td><td data-label=${t("apikeys.created")}><${Time} at=${key.created_at} format=${day} /> <span class="quiet">${t("apikeys.by")} <bdi title=${key.created_by}>${maker(key)}</bdi></span></td>
+        <td data-label=${t("apikeys.used")}>${key.last_used_at ? html`<${Time} at=${key.last_used_at} format=${ago} />` : t("apikeys.never")}</td>
         <td class="end">${mayChange && html`<${Button} kind="small danger" onClick=${() => revoke(key, reload)}>${t("apikeys.revoke")}</${Button}>`}</td></tr>`)}</tbody></table></div>`}
   </${Section}>`;
 }

@@ -4,7 +4,7 @@ import { api } from "../api.js";
 import { dateAndTime, day } from "../format.js";
 import { html } from "../html.js";
 import { t } from "../i18n.js";
-import { may, session } from "../session.js";
+import { may, session, startSession } from "../session.js";
 import { Badge, Button, confirm, Field, openDialog, Secret, Section, tell, Time } from "../ui.js";
 
 export const ROLES = ["owner", "agent", "viewer"];
@@ -20,21 +20,25 @@ export function Members({ account }) {
     const isMe = member.user_id === me;
     if (!(await confirm({ title: t(isMe ? "members.leave" : "members.remove"), text: t(isMe ? "members.leave_text" : "members.remove_text", { who: member.email ?? member.user_id }), action: t(isMe ? "members.leave" : "members.remove"), danger: true }))) return;
     await api("DELETE", `${path}/${encodeURIComponent(member.user_id)}`);
-    await reload();
+    // What one may do is known from the session.
+    await (isMe ? startSession() : reload());
   };
   const change = async (member, role, reload) => {
+    const isMe = member.user_id === me;
     try {
+      if (isMe && !(await confirm({ title: t("members.demote"), text: t("members.demote_text", { role: t(`role.${role}`) }), action: t("members.demote"), danger: true }))) return;
       await api("PUT", `${path}/${encodeURIComponent(member.user_id)}`, { role });
       tell(t("ui.saved"));
+      if (isMe) await startSession();
     } finally {
       await reload();
     }
   };
   return html`<${Section} title=${t("members.title")} hint=${t("members.hint")} load=${() => api("GET", path)} deps=${[account.id]} empty=${t("members.none")}>
-    ${(members, reload) => html`<div class="table-box" tabindex="0"><table><thead><tr><th>${t("members.who")}</th><th>${t("members.role")}</th><th>${t("members.since")}</th><th><span class="visually-hidden">${t("ui.actions")}</span></th></tr></thead>
+    ${(members, reload) => html`<div class="table-box" tabindex="0"><table class="stack"><thead><tr><th>${t("members.who")}</th><th>${t("members.role")}</th><th>${t("members.since")}</th><th><span class="visually-hidden">${t("ui.actions")}</span></th></tr></thead>
       <tbody>${members.map((member) => html`<tr key=${member.user_id}><td class="wrap">${member.email ?? html`<code>${member.user_id}</code>`} ${member.user_id === me && html`<${Badge}>${t("members.you")}</${Badge}>`}</td>
         <td>${mayChange ? html`<${RoleChoice} value=${member.role} label=${t("members.role_of", { who: member.email ?? member.user_id })} onChange=${(role) => change(member, role, reload)} />` : t(`role.${member.role}`)}</td>
-        <td><${Time} at=${member.created_at} format=${day} /></td>
+        <td data-label=${t("members.since")}><${Time} at=${member.created_at} format=${day} /></td>
         <td class="end">${(mayChange || member.user_id === me) && html`<${Button} kind="small danger" onClick=${() => remove(member, reload)}>${t(member.user_id === me ? "members.leave" : "members.remove")}</${Button}>`}</td></tr>`)}</tbody></table></div>`}
   </${Section}>`;
 }
@@ -55,8 +59,8 @@ export function Invitations({ account }) {
     ${(found, reload) => {
       const open = found.filter((invitation) => !invitation.accepted_by);
       if (!open.length) return html`<p class="none">${t("invitations.none")}</p>`;
-      return html`<div class="table-box" tabindex="0"><table><thead><tr><th>${t("members.role")}</th><th>${t("invitations.until")}</th><th><span class="visually-hidden">${t("ui.actions")}</span></th></tr></thead>
-        <tbody>${open.map((invitation) => html`<tr key=${invitation.id}><td>${t(`role.${invitation.role}`)}</td><td><${Time} at=${invitation.expires_at} format=${dateAndTime} /></td>
+      return html`<div class="table-box" tabindex="0"><table class="stack"><thead><tr><th>${t("members.role")}</th><th>${t("invitations.until")}</th><th><span class="visually-hidden">${t("ui.actions")}</span></th></tr></thead>
+        <tbody>${open.map((invitation) => html`<tr key=${invitation.id}><td>${t(`role.${invitation.role}`)}</td><td data-label=${t("invitations.until")}><${Time} at=${invitation.expires_at} format=${dateAndTime} /></td>
           <td class="end"><${Button} kind="small danger" onClick=${() => withdraw(invitation, reload)}>${t("invitations.withdraw")}</${Button}></td></tr>`)}</tbody></table></div>`;
     }}
   </${Section}>`;

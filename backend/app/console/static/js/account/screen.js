@@ -1,4 +1,5 @@
 // The account: its health, its people, its keys, its webhooks, what it costs, and its customers' rights.
+import { AccountChoice, hasSeveral } from "../accounts.js";
 import { phone } from "../format.js";
 import { html } from "../html.js";
 import { t } from "../i18n.js";
@@ -28,7 +29,7 @@ export function Screen({ account }) {
   const view = route.value.view in PARTS ? route.value.view : "health";
   const Part = PARTS[view];
   return html`<main class="page" tabindex="-1">
-    <header class="page-head"><div><h1>${account.name}</h1><p class="quiet">${account.phone_number ? `${phone(account.phone_number)} · ` : ""}${account.slug} · ${account.phone_number_id}</p></div></header>
+    <header class="page-head"><div><h1 class=${hasSeveral() ? "visually-hidden" : null}>${account.name}</h1>${hasSeveral() && html`<${AccountChoice} account=${account} />`}<p class="quiet">${account.phone_number ? `${phone(account.phone_number)} · ` : ""}${account.slug} · <span title=${t("account.number_id")}>${account.phone_number_id}</span></p></div></header>
     <${Tabs} label=${t("account.parts")} current=${view} links=${Object.keys(PARTS).map((name) => [name, pathOf({ screen: "account", account: account.id, view: name }), t(`account.${name}`)])} />
     ${!may(account.id, "owner") && !isOperator() && html`<p class="note">${t("account.read_only")}</p>`}
     <div class="cards"><${Part} key=${`${account.id} ${view}`} account=${account} /></div>

@@ -22,11 +22,20 @@ export function Settings({ account }) {
     await change({ [name]: wanted });
   };
   return html`<section class="card"><header><div><h2>${t("settings.title")}</h2></div></header>
+    <${Name} value=${now.name} onSave=${(name) => change({ name })} />
     ${["is_active", "bot_auto_on"].map((name) => html`<div class="field" key=${name}><label class="switch"><input type="checkbox" role="switch" checked=${now[name]} onChange=${(event) => toggle(event, name)} />
       <span><span class="field-label">${t(`settings.${name}`)}</span><span class="field-help">${t(`settings.${name}_help`)}</span></span></label></div>`)}
     ${"daily_token_budget" in now && html`<${Budget} value=${now.daily_token_budget} onSave=${(value) => change({ daily_token_budget: value })} />`}
     <div class="buttons start"><${Button} onClick=${() => openDialog(t("settings.token"), (close) => html`<${TokenForm} account=${account} close=${close} />`)}>${t("settings.token")}</${Button}></div>
   </section>`;
+}
+
+function Name({ value, onSave }) {
+  const [draft, setDraft] = useState(value);
+  const name = draft.trim();
+  return html`<form class="inline" onSubmit=${(event) => event.preventDefault()}><${Field} label=${t("settings.name")} help=${t("settings.name_help")}
+      render=${(attributes) => html`<input type="text" required maxlength="200" dir="auto" value=${draft} onInput=${(event) => setDraft(event.target.value)} ...${attributes} />`} />
+    <${Button} type="submit" disabled=${!name || name === value} onClick=${() => onSave(name)}>${t("bot.save")}</${Button}></form>`;
 }
 
 function Budget({ value, onSave }) {

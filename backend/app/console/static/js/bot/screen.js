@@ -1,5 +1,6 @@
 // The bot's profile: every field, what it means, and a place to try it before it is saved.
 import { useEffect, useMemo, useState } from "preact/hooks";
+import { AccountChoice, hasSeveral } from "../accounts.js";
 import { api, query } from "../api.js";
 import { Audit } from "../account/audit.js";
 import { bytes, dateAndTime } from "../format.js";
@@ -96,7 +97,8 @@ function Form({ account, loaded, reload }) {
   const size = bytesOf(profile);
   return html`<main class="page bot-page" tabindex="-1">
     <header class="page-head"><div><h1>${t("bot.title")}</h1><p class="quiet">${account.name}${saved.updated_at && html` · ${t("bot.changed_at")} <${Time} at=${saved.updated_at} format=${dateAndTime} />`}</p></div>
-      <${Button} kind="small to-simulator" onClick=${() => document.querySelector(".simulator").scrollIntoView()}>${t("sim.title")}</${Button}></header>
+      <div class="head-tools">${hasSeveral() && html`<${AccountChoice} account=${account} />`}
+        <${Button} kind="small to-simulator" onClick=${() => document.querySelector(".simulator").scrollIntoView()}>${t("sim.title")}</${Button}></div></header>
     ${isElsewhere && html`<div class="note elsewhere" role="status">${t("bot.elsewhere")} <${Button} kind="small" onClick=${() => (keepEdits(account, {}), reload())}>${t("bot.reload")}</${Button}></div>`}
     ${!mayEdit && html`<p class="note">${t("bot.read_only")}</p>`}
     <div class="columns">

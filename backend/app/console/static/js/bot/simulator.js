@@ -15,8 +15,9 @@ export function Simulator({ account, changes }) {
   const [text, setText] = useState("");
   const [isBusy, setBusy] = useState(false);
   const [error, setError] = useState(null);
-  const end = useRef(null);
-  useEffect(() => { end.current?.scrollIntoView({ block: "nearest" }); }, [turns.length, isBusy, error]);
+  const box = useRef(null);
+  // The box alone: on a phone the page would go with it.
+  useEffect(() => { box.current.scrollTop = box.current.scrollHeight; }, [turns.length, isBusy, error]);
   const ask = async (asked) => {
     setBusy(true);
     setError(null);
@@ -42,7 +43,7 @@ export function Simulator({ account, changes }) {
   return html`<section class="card simulator" aria-label=${t("sim.title")}>
     <header><div><h2>${t("sim.title")}</h2><p class="quiet">${t("sim.hint")}</p></div>
       ${turns.length > 0 && html`<${Button} kind="small" onClick=${() => (setTurns([]), setError(null))}>${t("sim.again")}</${Button}>`}</header>
-    <div class="sim-turns" role="log" aria-label=${t("thread.messages")} tabindex="0">
+    <div class="sim-turns" ref=${box} role="log" aria-label=${t("thread.messages")} tabindex="0">
       ${turns.length === 0 && html`<p class="none">${t("sim.empty")}</p>`}
       ${turns.map((turn, index) => html`<article key=${index} class="message ${turn.from === "bot" ? "out by-bot" : "in"}">
         ${turn.text && html`<div class="bubble"><p class="text" dir="auto">${formatted(turn.text)}</p></div>`}
@@ -51,7 +52,6 @@ export function Simulator({ account, changes }) {
         ${turn.from === "bot" && html`<${Told} prompt=${turn.prompt} />`}</article>`)}
       ${isBusy && html`<p class="quiet sim-busy"><${Spinner} label=${t("sim.busy")} /> ${t("sim.busy")}</p>`}
       ${error && html`<${Problem} error=${error} isCostly retry=${error.isMissing ? null : () => ask(turns)} />`}
-      <span ref=${end}></span>
     </div>
     <form class="composer" onSubmit=${submit}>
       <textarea rows="1" dir="auto" maxlength="4096" value=${text} placeholder=${t("sim.placeholder")} aria-label=${t("sim.placeholder")} onInput=${(event) => setText(event.target.value)} onKeyDown=${pressed}></textarea>

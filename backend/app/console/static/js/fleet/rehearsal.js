@@ -1,6 +1,7 @@
 // With a sandbox in the place of WhatsApp and Gemini: break something on purpose, and watch the circuits.
 import { useState } from "preact/hooks";
 import { api } from "../api.js";
+import { span } from "../format.js";
 import { html } from "../html.js";
 import { number, t } from "../i18n.js";
 import { Badge, Button, Section, tell } from "../ui.js";
@@ -22,7 +23,7 @@ export function Rehearsal() {
   };
   return html`<${Section} title=${t("rehearsal.title")} hint=${t("rehearsal.hint")} load=${() => api("GET", "/admin/rehearsal")} every=${EVERY_MS} isEmpty=${(found) => !found.attached} empty=${t("rehearsal.none")}
       actions=${(found, reload) => found.running.length > 0 && html`<${Button} kind="small" onClick=${() => end(reload)}>${t("rehearsal.end")}</${Button}>`}>
-    ${(found, reload) => html`<div class="pref"><span>${t("rehearsal.for")}</span><div class="segments" role="group" aria-label=${t("rehearsal.for")}>${SPANS.map((span) => html`<button key=${span} type="button" aria-pressed=${span === seconds ? "true" : "false"} onClick=${() => setSeconds(span)}>${t("time.seconds", { s: span })}</button>`)}</div></div>
+    ${(found, reload) => html`<div class="pref"><span>${t("rehearsal.for")}</span><div class="segments" role="group" aria-label=${t("rehearsal.for")}>${SPANS.map((one) => html`<button key=${one} type="button" aria-pressed=${one === seconds ? "true" : "false"} onClick=${() => setSeconds(one)}>${span(one)}</button>`)}</div></div>
       <ul class="faults">${found.faults.map((name) => {
         const running = found.running.find((fault) => fault.fault === name);
         return html`<li key=${name}><div><b>${t(`fault.${name}`)}</b><p class="quiet">${t(`fault.${name}_help`)}</p></div>

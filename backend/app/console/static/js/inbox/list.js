@@ -1,11 +1,11 @@
 // The lists: who needs a person, what is unread, what the bot holds, and all. One row for each conversation.
 import { useEffect, useRef, useState } from "preact/hooks";
+import { AccountChoice, hasSeveral } from "../accounts.js";
 import { contactName, initials, listTime, phone } from "../format.js";
 import { html } from "../html.js";
 import { number, t, worded } from "../i18n.js";
 import { Icon } from "../icons.js";
-import { go, pathOf } from "../router.js";
-import { accounts } from "../session.js";
+import { pathOf } from "../router.js";
 import { Button, Empty, Loading, Problem, Time } from "../ui.js";
 import { Windowed } from "../windowed.js";
 import { search, searchNow, searchSoon } from "./search.js";
@@ -22,7 +22,7 @@ export function ConversationList({ account, view, openId }) {
   useEffect(() => { if (openId) handle.current?.scrollTo(openId); }, [openId]);
   return html`<section class="list-pane" aria-label=${t("list.label")}>
     <header class="list-head">
-      <${AccountChoice} account=${account} />
+      ${hasSeveral() ? html`<${AccountChoice} account=${account} />` : html`<h1 class="list-title" title=${account.name}>${account.name}</h1>`}
       <${Search} />
       <nav class="views" aria-label=${t("list.views")}>
         ${VIEWS.map((name) => html`<a key=${name} href=${pathOf({ screen: "inbox", account: account.id, view: name, id: openId })} aria-current=${view === name ? "true" : null}>
@@ -36,13 +36,6 @@ export function ConversationList({ account, view, openId }) {
 function Count({ of }) {
   const count = counts.value?.[COUNT_OF[of]];
   return count === undefined ? null : html`<b class="count ${of === "needs" && count ? "warm" : ""}">${number(count)}${count >= (counts.value.counted_to ?? Infinity) ? "+" : ""}</b>`;
-}
-
-function AccountChoice({ account }) {
-  const all = accounts.value;
-  if (all.length < 2) return html`<h1 class="list-title">${account.name}</h1>`;
-  return html`<select class="account-choice" aria-label=${t("accounts.choose")} value=${account.id}
-    onChange=${(event) => go({ screen: "inbox", account: event.target.value })}>${all.map((one) => html`<option key=${one.id} value=${one.id}>${one.name}</option>`)}</select>`;
 }
 
 function Search() {

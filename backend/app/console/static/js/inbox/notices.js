@@ -1,9 +1,9 @@
 // A desktop notification and a mark in the title when a customer needs a person.
 import { effect } from "@preact/signals";
 import { contactName } from "../format.js";
-import { t } from "../i18n.js";
+import { has, t } from "../i18n.js";
 import { wantsNotices } from "../preferences.js";
-import { go } from "../router.js";
+import { go, route } from "../router.js";
 
 const TOLD_MS = 60_000;
 const TABS_MS = 500;
@@ -38,6 +38,8 @@ export async function notifyNeeds(id, find, account) {
 export function markTitle(count) {
   effect(() => {
     const waiting = count.value;
-    document.title = waiting > 0 ? `(${waiting}) Chorus` : "Chorus";
+    const { screen } = route.value;
+    const name = has(`nav.${screen}`) ? `${t(`nav.${screen}`)} · Chorus` : "Chorus";
+    document.title = waiting > 0 ? `(${waiting}) ${name}` : name;
   });
 }
