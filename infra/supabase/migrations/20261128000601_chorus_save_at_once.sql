@@ -143,12 +143,13 @@ declare
   v_last boolean := (p->>'last')::boolean;
   v_account uuid;
   v_message uuid;
+  v_locked text;
 begin
   select r.account_id into v_account from public.replies r where r.reply_key = v_key;
   if not found then
     return chorus.not_found('reply');
   end if;
-  perform chorus.lock_wamid(v_account, v_wamid);
+  v_locked := chorus.lock_wamid(v_account, v_wamid)::text;  -- not `perform`, which starts a statement
   -- As chorus.part_went_out. The reply is locked also where it stays as it is.
   update public.replies r
   set part = v_part + 1, wamid = v_wamid, sending_since = null,

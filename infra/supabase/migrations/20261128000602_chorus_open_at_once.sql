@@ -84,7 +84,6 @@ declare
   v_key text := p->>'key';
   v_covers jsonb := p->'covers';
   v_conversation record;
-  v_reply public.replies;
   v_off text;
 begin
   select c.id, k.wa_id, k.user_id, c.account_id
@@ -103,15 +102,15 @@ begin
   where not exists (
     select from chorus.recent_replies(v_conversation.id) r where v_covers ?| r.covers or v_key = any (r.covers)
   )
-  on conflict (reply_key) do nothing
-  returning * into v_reply;
+  on conflict (reply_key) do nothing;
   if not found then
     return null;
   end if;
   v_off := set_config('synchronous_commit', 'off', true);  -- until the end of the transaction
-  return to_jsonb(v_reply) || jsonb_build_object(
-    'key', v_key, 'to', jsonb_build_object('wa_id', v_conversation.wa_id, 'user_id', v_conversation.user_id),
-    'elsewhere', '[]'::jsonb);
+  return jsonb_build_object(
+    'key', v_key, 'account_id', v_conversation.account_id, 'conversation_id', v_conversation.id, 'author', 'bot',
+    'covers', v_covers, 'fence', p->'fence', 'state', 'pending', 'body', p->'body', 'part', 0,
+    'to', jsonb_build_object('wa_id', v_conversation.wa_id, 'user_id', v_conversation.user_id));
 end $$;
 
 -- p and what it answers: as before.

@@ -3,18 +3,18 @@
 --
 -- These functions have the search_path of the one that calls them, which is empty: to set it again takes as long as a look at a row.
 
--- The conversation of a person who is known as they write, with the same name, locked as chorus.resolve_contact and then
+-- The id of the conversation of a person who is known as they write, with the same name, locked as chorus.resolve_contact and then
 -- chorus.lock_conversation_of lock; null if those must decide. The contact's share lock keeps a merge from deleting it under us. Rows
 -- that another call changed meanwhile stay locked although they no longer fit: the subtransaction gives those locks back, or the
 -- call that holds the ids would wait for us while we wait for the ids.
 create function chorus.known_conversation(account uuid, wa text, usr text, display_name text, card text, at timestamptz)
-returns public.conversations
+returns uuid
 language plpgsql as $$
 declare
-  v_conversation public.conversations;
+  v_conversation uuid;
 begin
   if wa is not null then
-    select c.* into strict v_conversation
+    select c.id into strict v_conversation
     from public.contacts k join public.conversations c on c.contact_id = k.id
     where k.account_id = account and k.wa_id = wa and (usr is null or k.user_id = usr)
       and (display_name is null or k.name = display_name)
@@ -27,7 +27,7 @@ begin
         where i.contact_id = k.id and i.kind = 'wa_id' and i.value = card and i.until = 'infinity'))
     for key share of k for no key update of c;
   else
-    select c.* into strict v_conversation
+    select c.id into strict v_conversation
     from public.contacts k join public.conversations c on c.contact_id = k.id
     where k.account_id = account and k.user_id = usr
       and (display_name is null or k.name = display_name)
@@ -40,13 +40,15 @@ exception when no_data_found then
   return null;
 end $$;
 
--- Where the messages of a person belong. Stored before, all of them: where they are, whatever became of the ids since.
-create or replace function chorus.conversation_of_run(account uuid, p jsonb, run jsonb) returns public.conversations
+-- The id of the conversation to which the messages of a person belong, locked; null if there is no such account. Stored before, all
+-- of them: where they are, whatever became of the ids since.
+drop function chorus.conversation_of_run(uuid, jsonb, jsonb);
+create function chorus.conversation_of_run(account uuid, p jsonb, run jsonb) returns uuid
 language plpgsql as $$
 declare
   v_may_change constant boolean := run @> '[{"type": "system"}]';
   v_wa constant text := chorus.digits(p->>'wa_id');
-  v_conversation public.conversations;
+  v_conversation uuid;
   v_contact uuid;
   v_known text[];
   v_at timestamptz;
@@ -88,7 +90,7 @@ begin
     if not v_may_change then
       v_conversation := chorus.known_conversation(
         account, v_wa, p->>'user_id', p->>'name', nullif(chorus.digits(p->>'other_wa_id'), v_wa), coalesce(v_at, now()));
-      if v_conversation.id is not null then
+      if v_conversation is not null then
         return v_conversation;
       end if;
     end if;
@@ -104,13 +106,15 @@ begin
       v_contact := chorus.change_identity(v_contact, v_change.payload, v_change.at);
     end loop;
   end if;
-  return chorus.lock_conversation_of(v_contact);
+  return (chorus.lock_conversation_of(v_contact)).id;
 end $$;
 
 -- Store the messages that are new; {conversation, new_ids, edits, superseded_ids}. The caller holds the conversation.
-create or replace function chorus.store_inbound(conversation public.conversations, run jsonb) returns jsonb
+drop function chorus.store_inbound(public.conversations, jsonb);
+create function chorus.store_inbound(account uuid, conversation uuid, run jsonb) returns jsonb
 language plpgsql as $$
 declare
+  v_row public.conversations;  -- for what is rare
   v_message jsonb;
   v_wamid text;
   v_is_edit boolean;
@@ -129,7 +133,8 @@ begin
     v_is_edit := v_message->>'type' = 'edit';
     v_at := chorus.not_in_the_future((v_message->>'timestamp')::timestamptz);
     if v_is_edit then
-      v_edit := chorus.apply_edit(conversation, 'inbound', v_message);
+      select * into v_row from public.conversations c where c.id = conversation;
+      v_edit := chorus.apply_edit(v_row, 'inbound', v_message);
       if v_edit is not null then
         v_edits := v_edits || v_edit;
         if (v_edit->>'new')::boolean then
@@ -140,7 +145,7 @@ begin
     end if;
     insert into public.messages
       (account_id, conversation_id, wa_message_id, direction, author, type, text, payload, status, timestamp)
-    select conversation.account_id, conversation.id, v_wamid, 'inbound', 'customer',
+    select account, conversation, v_wamid, 'inbound', 'customer',
       case when v_is_edit then 'text' else v_message->>'type' end,
       case when v_is_edit
         then coalesce(v_message->>'text', v_message #>> '{payload,edit,message,text,body}') else v_message->>'text' end,
@@ -148,7 +153,7 @@ begin
     -- As chorus.was_edited_before.
     where v_is_edit or not exists (
       select from public.messages m
-      where m.conversation_id = conversation.id and m.direction = 'inbound'
+      where m.conversation_id = conversation and m.direction = 'inbound'
         and m.payload ? 'edit' and m.payload #>> '{edit,original_message_id}' = v_wamid)
     on conflict (account_id, wa_message_id) do nothing;
     if found then
@@ -157,8 +162,11 @@ begin
         v_unread := v_unread + 1;
         v_inbound_at := greatest(v_inbound_at, v_at);
       end if;
-    elsif not v_is_edit and chorus.was_edited_before(conversation, 'inbound', v_message) then
-      v_superseded := v_superseded || to_jsonb(v_wamid);
+    elsif not v_is_edit then
+      select * into v_row from public.conversations c where c.id = conversation;
+      if chorus.was_edited_before(v_row, 'inbound', v_message) then
+        v_superseded := v_superseded || to_jsonb(v_wamid);
+      end if;
     end if;
   end loop;
   if v_new <> '[]' or v_inbound_at is not null then
@@ -167,11 +175,11 @@ begin
       last_inbound_at = case when coalesce(k.wa_id, k.user_id) is not null then greatest(c.last_inbound_at, v_inbound_at) end,
       last_message_at = clock_timestamp()
     from public.contacts k
-    where c.id = conversation.id and k.id = c.contact_id
+    where c.id = conversation and k.id = c.contact_id
     returning to_jsonb(c) || jsonb_build_object('contact', to_jsonb(k)) into v_conversation;
   else
     select to_jsonb(c) || jsonb_build_object('contact', to_jsonb(k)) into v_conversation
-    from public.conversations c join public.contacts k on k.id = c.contact_id where c.id = conversation.id;
+    from public.conversations c join public.contacts k on k.id = c.contact_id where c.id = conversation;
   end if;
   return jsonb_build_object(
     'conversation', v_conversation, 'new_ids', v_new, 'edits', v_edits, 'superseded_ids', v_superseded);
@@ -185,7 +193,7 @@ declare
   v_groups text[] := '{null}';
   v_group text;
   v_run jsonb := p->'messages';
-  v_conversation public.conversations;
+  v_conversation uuid;
   v_stored jsonb;
   v_answer jsonb;
   v_edited jsonb := '{}';
@@ -203,12 +211,12 @@ begin
     if v_group is null then
       v_conversation := chorus.conversation_of_run(v_account, p, v_run);
     else
-      v_conversation := chorus.lock_group(v_account, v_group);
+      v_conversation := (chorus.lock_group(v_account, v_group)).id;
     end if;
-    if v_conversation.id is null then
+    if v_conversation is null then
       return chorus.not_found('account');
     end if;
-    v_stored := chorus.store_inbound(v_conversation, v_run);
+    v_stored := chorus.store_inbound(v_account, v_conversation, v_run);
     if v_answer is null then
       v_answer := v_stored;
     else
@@ -225,16 +233,18 @@ begin
 end $$;
 
 -- What this transaction has changed so far, as JSON objects with a comma between them. Bounded: an UPDATE by hand may change
--- a million rows.
+-- a million rows. One expression, so that it becomes part of a caller's.
+create function chorus.noted(kind text, account uuid, conversation uuid, facts jsonb) returns text
+language sql volatile
+return case when length(coalesce(current_setting('chorus.changes', true), '')) < 32768 then set_config('chorus.changes',
+  concat_ws(',', nullif(current_setting('chorus.changes', true), ''), jsonb_build_object(
+    'type', kind, 'account_id', account, 'conversation_id', conversation, 'facts', facts)::text), true) end;
+
 create or replace function chorus.note_change(kind text, account uuid, conversation uuid, facts jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
-  v_noted text := coalesce(current_setting('chorus.changes', true), '');
+  v_noted text := chorus.noted(kind, account, conversation, facts);
 begin
-  if length(v_noted) < 32768 then
-    v_noted := set_config('chorus.changes', concat_ws(',', nullif(v_noted, ''), jsonb_build_object(
-      'type', kind, 'account_id', account, 'conversation_id', conversation, 'facts', facts)::text), true);
-  end if;
 end $$;
 
 select chorus.secure_functions();

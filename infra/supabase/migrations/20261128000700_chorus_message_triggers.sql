@@ -47,6 +47,7 @@ declare
   v_told text[];
   v_kind text;
   v_facts jsonb;
+  v_noted text;  -- to assign is cheaper than `perform`, which starts a statement
 begin
   if tg_op = 'INSERT' then
     if new.text is not null then
@@ -85,7 +86,7 @@ begin
         where d.message_id = new.id or (new.outbound_key like '%#0' and d.reply_key = regexp_replace(new.outbound_key, '#0$', ''))
         limit 1), '{}');
     end if;
-    perform chorus.note_change(
+    v_noted := chorus.noted(
       case
         when new.direction = 'inbound' then 'message.received'
         when v_went_out and new.status <> 'failed' then 'message.sent'
