@@ -167,6 +167,25 @@ async def test_a_message_and_a_conversation_have_one_trigger_for_each_moment(sql
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "update messages set direction = 'sideways'",
+        "update messages set author = 'parrot'",
+        "update messages set status = 'lost'",
+        "update replies set author = 'customer'",
+        "update replies set state = 'lost'",
+        "update replies set fallback = 'none'",
+    ],
+)
+async def test_the_database_knows_every_word_of_a_message_and_a_reply(
+    scene: Scene, sql: asyncpg.Connection, change: str
+) -> None:
+    reply = (await opened(scene)).reply
+    with pytest.raises(asyncpg.CheckViolationError):
+        await sql.execute(f"{change} where conversation_id = $1", uuid.UUID(reply.conversation_id))
+
+
 async def written(sql: asyncpg.Connection, function: str, p: dict[str, Any]) -> dict[str, int]:
     """How many versions of rows this writes, in each of the tables that an answer changes."""
     async with sql.transaction():
