@@ -36,11 +36,9 @@ import http.cookiejar
 import secrets
 import socket
 import ssl
-import time
-import zlib
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -50,9 +48,20 @@ import orjson
 from httpx import AsyncClient
 
 from app.core.egress import Egress, is_public
-from app.core.errors import Expected
-from app.core.http_transport import UNSENT, ForbiddenAddress, Transport
-from app.core.network_trouble import went_through_proxy
+from app.core.http_transport import (
+    MAX_BYTES,
+    MAX_RESPONSE_BYTES,
+    UNSENT,
+    AmbiguousFailure,
+    Body,
+    BodyTooLarge,
+    ConnectFailed,
+    ForbiddenAddress,
+    ForbiddenHost,
+    HttpError,
+    PoolFull,
+    Transport,
+)
 from app.core.tracing import span
 
 CONNECT_SECONDS = 3.0
@@ -72,9 +81,6 @@ KEEPALIVE_SECONDS = 4.0
 """Below the shortest idle limit in common use (5 s: uvicorn, Node), so that we are the side that closes first."""
 
 MAX_BODY_BYTES = 2_000_000
-MAX_RESPONSE_BYTES = 32_000_000
-"""Of any response that is not read through `request`: a page of the database's rows, unpacked."""
-PIECE_BYTES = 65_536
 MAX_MEDIA_BYTES = 100_000_000
 """The largest document WhatsApp takes."""
 
@@ -88,30 +94,6 @@ __all__ = [
     "is_network_error", "is_pool_full", "leave_by", "make_room_for", "parse_retry_after", "request", "status_error",
     "upload",
 ]  # fmt: skip
-
-
-class HttpError(Expected):
-    """No usable HTTP response. The message names the kind of failure, never the URL or a header."""
-
-
-class ConnectFailed(HttpError):
-    """The request certainly did not leave: no connection within the time, or none free in the pool."""
-
-
-class PoolFull(ConnectFailed):
-    """No connection was free within the time: our own limit, not the peer's fault."""
-
-
-class ForbiddenHost(ConnectFailed):
-    """The URL is not https, not on an allowed host, or leads to an address that is not public. Nothing was sent."""
-
-
-class AmbiguousFailure(HttpError):
-    """The request left, wholly or in part, and no complete response came back."""
-
-
-class BodyTooLarge(AmbiguousFailure):
-    """A response came, longer than `max_body_bytes`; the rest was not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +184,7 @@ def _new_client(
         **room._asdict(), "keepalive_seconds": KEEPALIVE_SECONDS, "context": _tls_context(_egress.ca_file),
     }  # fmt: skip
     return _Client(
-        transport=_BoundedTransport(**options, allows=allows),
+        transport=Transport(**options, allows=allows),
         mounts={} if straight else _proxies(_egress, options),
         trust_env=False,
         follow_redirects=False,
@@ -244,96 +226,6 @@ class _Client(AsyncClient):
         return response
 
 
-class _BoundedTransport(Transport):
-    """Bodies are unpacked here, and bounded by what comes out of them. `proxy_setting` is told in errors."""
-
-    def __init__(self, *, proxy_setting: str = "", **options: Any) -> None:
-        super().__init__(**options)
-        self._proxy_setting = proxy_setting
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        begun = time.perf_counter()
-        try:
-            response = await super().handle_async_request(request)
-        except BaseException as exc:
-            if self._proxy_setting:
-                went_through_proxy(exc, self._proxy_setting)
-            raise
-        try:
-            unpack = _unpacker(response.headers)
-        except httpx.DecodingError as exc:
-            exc.request = request
-            await response.aclose()
-            raise
-        limit = request.extensions.get("max_body_bytes", MAX_RESPONSE_BYTES)
-        response.stream = _BoundedStream(response, unpack, limit, begun)
-        return response
-
-
-def _unpacker(headers: httpx.Headers) -> _Unpack | None:
-    """How a body is unpacked, in pieces: we ask for none that is packed, yet a proxy may do it. Takes the header away:
-    httpx would unpack it once more. Raises `DecodingError` for layers upon layers, and for other formats."""
-    if b"content-encoding" not in [name.lower() for name, _ in headers.raw]:  # httpx decodes them all to find out
-        return None
-    layers = [layer.strip().lower() for layer in headers.get_list("content-encoding", split_commas=True)]
-    layers = [layer for layer in layers if layer not in ("", "identity")]
-    if not layers:
-        return None
-    if len(layers) > 1 or layers[0] not in _WINDOWS:
-        raise httpx.DecodingError("a content encoding that was not asked for")
-    del headers["content-encoding"]
-    inflator = zlib.decompressobj(_WINDOWS[layers[0]])
-    return lambda chunk: _inflate(inflator, chunk)
-
-
-_WINDOWS = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
-_Unpack = Callable[[bytes], Iterable[bytes]]
-
-
-def _inflate(inflator: Any, packed: bytes) -> Iterator[bytes]:
-    """Never more than `PIECE_BYTES` at once, however much it is."""
-    more = True
-    while more:
-        try:
-            piece = inflator.decompress(packed, PIECE_BYTES)
-        except zlib.error as exc:
-            raise httpx.DecodingError("a body that cannot be unpacked") from exc
-        yield piece
-        packed = inflator.unconsumed_tail
-        more = bool(packed) or len(piece) == PIECE_BYTES
-
-
-class _BoundedStream(httpx.AsyncByteStream):
-    """A response's body, unpacked, at most `limit` bytes of it. Not only `request` is bounded this way: supabase-py
-    reads through this client as well."""
-
-    def __init__(self, response: httpx.Response, unpack: _Unpack | None, limit: int, begun: float) -> None:
-        self._response = response
-        self._stream = cast(httpx.AsyncByteStream, response.stream)
-        self._packed = aiter(self._stream)
-        self._unpack = unpack
-        self._unpacked: Iterator[bytes] = iter(())
-        self._left = self._limit = limit
-        self._begun = begun
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        """Not a generator: the event loop keeps track of each of those, which costs time."""
-        while (piece := next(self._unpacked, None)) is None:
-            chunk = await anext(self._packed)
-            self._unpacked = iter(self._unpack(chunk) if self._unpack else (chunk,))
-        self._left -= len(piece)
-        if self._left < 0:
-            raise BodyTooLarge(f"response of more than {self._limit} bytes")
-        return piece
-
-    async def aclose(self) -> None:
-        self._response.elapsed = timedelta(seconds=time.perf_counter() - self._begun)
-        await self._stream.aclose()
-
-
 def _proxies(egress: Egress, options: Mapping[str, Any]) -> dict[str, httpx.AsyncBaseTransport | None]:
     """By httpx's URL patterns: the most specific one wins; `None` is the transport without a proxy."""
     by_scheme = {"https": egress.https_proxy, "http": egress.http_proxy}
@@ -344,7 +236,7 @@ def _proxies(egress: Egress, options: Mapping[str, Any]) -> dict[str, httpx.Asyn
     for scheme, url in by_scheme.items():
         if url:
             setting = f"{scheme.upper()}_PROXY"
-            mounts[f"{scheme}://"] = _BoundedTransport(**options, proxy=httpx.Proxy(url), proxy_setting=setting)
+            mounts[f"{scheme}://"] = Transport(**options, proxy=httpx.Proxy(url), proxy_setting=setting)
     return mounts | dict.fromkeys(_pattern(host) for host in straight if mounts)
 
 
@@ -431,7 +323,7 @@ async def _exchange(
     seconds["read"] = seconds["write"] = None  # the limit of the whole exchange covers both, with one timer
     if not waits_for_turn:
         seconds["pool"] = 0
-    limits = {"timeout": seconds, "max_body_bytes": max_body_bytes}
+    limits = {"timeout": seconds, MAX_BYTES: max_body_bytes}
     prepared: httpx.Request | None = None
     try:
         where, host = _place(url)
@@ -568,7 +460,7 @@ def _sent(host: str, given: tuple[tuple[str, str], ...]) -> httpx.Headers:
 
 def _pieces(response: httpx.Response) -> AsyncIterator[bytes]:
     # Ours are unpacked already; the way around that costs httpx a tenth of an exchange.
-    is_ours = isinstance(response.stream, _BoundedStream)
+    is_ours = isinstance(response.stream, Body)
     return aiter(cast(AsyncIterable[bytes], response.stream if is_ours else response.aiter_bytes()))
 
 

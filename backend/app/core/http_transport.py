@@ -23,9 +23,12 @@ import re
 import select
 import socket
 import ssl
+import time
+import zlib
 from base64 import b64encode
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextvars import ContextVar
+from datetime import timedelta
 from functools import lru_cache, partial
 from typing import Any, cast
 
@@ -38,13 +41,20 @@ from aiohttp.helpers import is_ip_address
 from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
 from yarl import URL
 
+from app.core.errors import Expected
+from app.core.network_trouble import went_through_proxy
 from app.core.resolver import Resolver
 from app.core.slots import CALLER
 
 UNSENT = "unsent"
 """The extension of a request that tells a caller whose time limit ends it how far it was: there until the request is
 given to a connection."""
+MAX_BYTES = "max_body_bytes"
+"""The extension of a request that bounds the body of its answer, unpacked."""
 
+MAX_RESPONSE_BYTES = 32_000_000
+"""Of any response that is not read through `request`: a page of the database's rows, unpacked."""
+PIECE_BYTES = 65_536
 MAX_HEADER_BYTES = 100_000
 MAX_HEADERS = 500
 SPARE_SECONDS = 1.0
@@ -58,6 +68,30 @@ _extensions: ContextVar[dict[str, Any]] = ContextVar("extensions")
 """Of the request under way in this task."""
 
 
+class HttpError(Expected):
+    """No usable HTTP response. The message names the kind of failure, never the URL or a header."""
+
+
+class ConnectFailed(HttpError):
+    """The request certainly did not leave: no connection within the time, or none free in the pool."""
+
+
+class PoolFull(ConnectFailed):
+    """No connection was free within the time: our own limit, not the peer's fault."""
+
+
+class ForbiddenHost(ConnectFailed):
+    """The URL is not https, not on an allowed host, or leads to an address that is not public. Nothing was sent."""
+
+
+class AmbiguousFailure(HttpError):
+    """The request left, wholly or in part, and no complete response came back."""
+
+
+class BodyTooLarge(AmbiguousFailure):
+    """A response came, longer than `max_body_bytes`; the rest was not read."""
+
+
 class ForbiddenAddress(OSError):
     """A name or a URL leads to an address that the transport may not connect to. Nothing was sent."""
 
@@ -65,6 +99,7 @@ class ForbiddenAddress(OSError):
 class Transport(httpx.AsyncBaseTransport):
     """`context`: for peers, and for a proxy that is reached by TLS. `allows`: judges each address before a connection
     is opened; a name with one address that is refused is refused, and the connection goes to one that was judged.
+    `proxy_setting` is told in errors.
     """
 
     def __init__(
@@ -76,6 +111,7 @@ class Transport(httpx.AsyncBaseTransport):
         keepalive_seconds: float,
         context: ssl.SSLContext,
         proxy: httpx.Proxy | None = None,
+        proxy_setting: str = "",
         allows: Callable[[str], bool] | None = None,
     ) -> None:
         self._allows = allows
@@ -99,9 +135,11 @@ class Transport(httpx.AsyncBaseTransport):
         )
         self._proxy = None if proxy is None else str(proxy.url)
         self._of_proxy = {} if proxy is None else _of_proxy(proxy)
+        self._proxy_setting = proxy_setting
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Raises httpx's exceptions, by what had happened to the request."""
+        """Raises httpx's exceptions, by what had happened to the request; reading the body also `BodyTooLarge`."""
+        begun = time.perf_counter()
         origin, url = _target(str(request.url))
         if self._allows is not None and is_ip_address(url.raw_host or "") and not self._allows(url.raw_host or ""):
             raise httpx.ConnectError("a forbidden address") from ForbiddenAddress()  # aiohttp resolves no literal
@@ -116,16 +154,31 @@ class Transport(httpx.AsyncBaseTransport):
         await self._enter(origin, seconds.get("pool"))
         try:
             response = await self._begin(request, url, headers, body, seconds)
-        except BaseException:
+        except BaseException as exc:
             self._leave(origin)
+            if self._proxy_setting:
+                went_through_proxy(exc, self._proxy_setting)
             raise
+
+        def end() -> None:
+            answer.elapsed = timedelta(seconds=time.perf_counter() - begun)
+            self._leave(origin)
+
+        stream = Body(response, request.extensions.get(MAX_BYTES, MAX_RESPONSE_BYTES), end)
         reason = response.reason or ""
-        return httpx.Response(
+        answer = httpx.Response(
             response.status,
             headers=response.raw_headers,
-            stream=_Body(response, lambda: self._leave(origin)),
+            stream=stream,
             extensions={"http_version": b"HTTP/1.1", "reason_phrase": reason.encode("ascii", "replace")},
         )
+        try:
+            stream.unpack = _unpacker(answer.headers)
+        except httpx.DecodingError as exc:
+            exc.request = request
+            await answer.aclose()
+            raise
+        return answer
 
     async def aclose(self) -> None:
         """Close all connections, and return when they are closed. aiohttp would wait for what is not written yet."""
@@ -322,23 +375,36 @@ def _has_arrived(transport: asyncio.Transport | None) -> bool:
     return bool(poll.poll(0))
 
 
-class _Body(httpx.AsyncByteStream):
-    """Of a response, as it arrives. Closing it ends the exchange."""
+class Body(httpx.AsyncByteStream):
+    """Of a response, as it arrives: unpacked, and at most `limit` bytes of it. Not only `http_client.request` is
+    bounded this way: supabase-py reads through these clients as well. Closing it ends the exchange."""
 
-    def __init__(self, response: aiohttp.ClientResponse, end: Callable[[], None]) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, limit: int, end: Callable[[], None]) -> None:
         self._response = response
+        self._left = self._limit = limit
         self._end: Callable[[], None] | None = end
+        self.unpack: _Unpack | None = None
+        self._unpacked: Iterator[bytes] = iter(())
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        try:
-            piece = await self._response.content.readany()
-        except (aiohttp.ClientError, OSError) as exc:
-            raise _named(exc, unsent=False) from exc
-        if not piece:
-            raise StopAsyncIteration
+        """Not a generator: the event loop keeps track of each of those, which costs time."""
+        while (piece := next(self._unpacked, None)) is None:
+            try:
+                arrived = await self._response.content.readany()
+            except (aiohttp.ClientError, OSError) as exc:
+                raise _named(exc, unsent=False) from exc
+            if not arrived:
+                raise StopAsyncIteration
+            if self.unpack is None:
+                piece = arrived
+                break
+            self._unpacked = self.unpack(arrived)
+        self._left -= len(piece)
+        if self._left < 0:
+            raise BodyTooLarge(f"response of more than {self._limit} bytes")
         return piece
 
     async def aclose(self) -> None:
@@ -346,6 +412,39 @@ class _Body(httpx.AsyncByteStream):
         if end is not None:
             self._response.close()  # of its connection only if the body is not at its end
             end()
+
+
+def _unpacker(headers: httpx.Headers) -> _Unpack | None:
+    """How a body is unpacked, in pieces: we ask for none that is packed, yet a proxy may do it. Takes the header away:
+    httpx would unpack it once more. Raises `DecodingError` for layers upon layers, and for other formats."""
+    if b"content-encoding" not in [name.lower() for name, _ in headers.raw]:  # httpx decodes them all to find out
+        return None
+    layers = [layer.strip().lower() for layer in headers.get_list("content-encoding", split_commas=True)]
+    layers = [layer for layer in layers if layer not in ("", "identity")]
+    if not layers:
+        return None
+    if len(layers) > 1 or layers[0] not in _WINDOWS:
+        raise httpx.DecodingError("a content encoding that was not asked for")
+    del headers["content-encoding"]
+    inflator = zlib.decompressobj(_WINDOWS[layers[0]])
+    return lambda chunk: _inflate(inflator, chunk)
+
+
+_WINDOWS = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+_Unpack = Callable[[bytes], Iterator[bytes]]
+
+
+def _inflate(inflator: Any, packed: bytes) -> Iterator[bytes]:
+    """Never more than `PIECE_BYTES` at once, however much it is."""
+    more = True
+    while more:
+        try:
+            piece = inflator.decompress(packed, PIECE_BYTES)
+        except zlib.error as exc:
+            raise httpx.DecodingError("a body that cannot be unpacked") from exc
+        yield piece
+        packed = inflator.unconsumed_tail
+        more = bool(packed) or len(piece) == PIECE_BYTES
 
 
 async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:

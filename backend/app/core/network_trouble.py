@@ -63,7 +63,7 @@ def network_cause(exc: BaseException) -> Cause | None:
 
 
 def _without_tls(found: Sequence[BaseException]) -> Cause | None:
-    """By the names of httpx's errors: only `http_client.py` knows their types."""
+    """By the names of httpx's errors: only the HTTP modules know their types."""
     for each in found:
         if type(each).__name__ == "ProxyError":
             return proxy_refusal(str(each)[:3])
