@@ -108,9 +108,7 @@ class BotService:
         stages: dict[str, float] = {}
         try:
             with _stage(stages, "store", self._clock):
-                account = await self._accounts.by_phone_number_id(run.phone_number_id)
-                if account is None:
-                    raise UnknownAccount(run.phone_number_id)
+                account = await self._account(run)
                 inbound = await self._record(account, run)
             files.add(account, run.messages)
             handled = await self._handle_stored(run, hold, account, inbound, files, stages)
@@ -158,6 +156,11 @@ class BotService:
         self._courtesy.answer_is_there(work.conversation.id)
         if reply is None:
             return await self._end_loop(work, profile)
+        if answer is not None:
+            # Making it took seconds, in which the account may have been switched off, or got another token.
+            work.account = await self._account(work.run)
+            if silence := self._switched_off(work):
+                return silence
         with _stage(work.stages, "send", self._clock):
             begun = None
             if answer is not None:
@@ -184,9 +187,10 @@ class BotService:
     async def _keep_silent(self, work: Work) -> Handled | None:
         """The bot has nothing to say here, or may not."""
         account, conversation, everything = work.account, work.conversation, len(work.run.messages)
-        if not account.is_active or not conversation.bot_enabled:
-            why = "the conversation's bot is off" if account.is_active else "the account is not active"
-            return Handled("bot_off", everything, work.stages, why)
+        if silence := self._switched_off(work):
+            return silence
+        if not conversation.bot_enabled:
+            return Handled("bot_off", everything, work.stages, "the conversation's bot is off")
         if self._is_paused(account, conversation, work.covers):
             return Handled("paused", everything, work.stages, "a person is to come")
         if self._clock.now() - max(m.timestamp for m in work.asked) > timedelta(hours=WINDOW_HOURS):
@@ -194,6 +198,11 @@ class BotService:
             why = f"the last message is older than {WINDOW_HOURS} h"
             return Handled("window_closed", everything, work.stages, why)
         return None
+
+    def _switched_off(self, work: Work) -> Handled | None:
+        if work.account.is_active:
+            return None
+        return Handled("bot_off", len(work.run.messages), work.stages, "the account is not active")
 
     async def _wish(self, account: Account, asked: Sequence[InboundMessage]) -> Wish | None:
         """Do these messages say whether the customer wants automatic answers?"""
@@ -273,6 +282,12 @@ class BotService:
         with _stage(work.stages, "send", self._clock):
             state, reason = await self._deliver(work, reply, profile)
         return Handled(_OUTCOMES[state], len(work.run.messages), work.stages, reason)
+
+    async def _account(self, run: Run) -> Account:
+        account = await self._accounts.by_phone_number_id(run.phone_number_id)
+        if account is None:
+            raise UnknownAccount(run.phone_number_id)
+        return account
 
     async def _record(self, account: Account, run: Run) -> Inbound:
         return await self._store.record_inbound(
