@@ -50,7 +50,6 @@ from app.core.lifecycle import Supervisor
 from app.core.loop_watch import LoopWatch
 from app.core.metrics import tell_build
 from app.core.queue import Queue
-from app.core.redis.client import is_cluster
 from app.core.redis.door import Door, DoorTimings
 from app.core.resilience import ResiliencePolicy
 from app.core.secrets import TokenCipher
@@ -219,7 +218,7 @@ async def open_outside(settings: Settings, stack: AsyncExitStack) -> Outside:
             namespace=settings.redis_namespace,
             per_number=per_number(settings.whatsapp_messages_per_second),
             per_pair=PER_PAIR,
-            replicas=lambda: registry.last_count,
+            replicas=lambda: registry.count,
         ),
         bindings=open_bindings(settings, stack, redis),
         breakers=breakers,
@@ -677,7 +676,7 @@ def open_queue(settings: Settings, stack: AsyncExitStack, redis: Door) -> Queue:
         open_door(url, stack, name="chorus-wait"),
         ingest=open_door(url, stack, name="chorus-ingest"),
         namespace=settings.redis_namespace,
-        shards=CLUSTER_SHARDS if is_cluster(url) else 1,
+        shards=CLUSTER_SHARDS if redis.is_cluster else 1,
         debounce_seconds=settings.debounce_seconds,
         lease_seconds=settings.lease_seconds,
         max_pending=settings.queue_max_pending,
@@ -699,7 +698,7 @@ def open_events_queue(settings: Settings, stack: AsyncExitStack, redis: Door) ->
         redis,
         open_door(url, stack, name="chorus-events-wait"),
         namespace=f"{settings.redis_namespace}:events",
-        shards=CLUSTER_SHARDS if is_cluster(url) else 1,
+        shards=CLUSTER_SHARDS if redis.is_cluster else 1,
         debounce_seconds=0.0,
         lease_seconds=settings.lease_seconds,
         max_pending=settings.queue_max_pending,

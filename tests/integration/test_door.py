@@ -198,16 +198,12 @@ async def test_a_script_that_the_server_has_forgotten_is_sent_again(valkey_url: 
             assert int(sequence) == int(now) > 0
             await door.ask("SCRIPT", "FLUSH")
             await door.ask("DEL", "p:seq")
-        with pytest.raises(Unavailable, match="No matching script"):
-            await door.run_together([(beat, ["p:"], [])])
-        assert len(await door.run_together([(beat, ["p:"], [])] * 2, load=[beat])) == 2
 
 
 async def test_a_server_that_is_not_there_is_unavailable_for_every_kind_of_call() -> None:
     async with door_to("redis://127.0.0.1:1") as door:
         for call in (
-            door.ask("PING"), door.run(Script("cache_beat"), ["p:"]),
-            door.run_together([(Script("cache_beat"), ["p:"], [])]), door.info(),
+            door.ask("PING"), door.run(Script("cache_beat"), ["p:"]), door.info(),
             door.subscribe("c"), anext(aiter(door.scan("*", page=10))),
         ):  # fmt: skip
             with pytest.raises(Unavailable):

@@ -49,9 +49,3 @@ class Line:
 
     async def eval(self, *args: Any) -> Any:
         return await self._through(lambda: self.redis.eval(*args))
-
-    def pipeline(self, *, transaction: bool) -> Any:
-        pipe = self.redis.pipeline(transaction=transaction)
-        execute = pipe.execute
-        pipe.execute = lambda: self._through(execute)
-        return pipe

@@ -33,7 +33,7 @@ async def test_one_lost_heartbeat_does_not_make_a_replica_the_only_one() -> None
         now[0] = 1000.0 + later
         with pytest.raises(Unavailable):
             await registry.beat({})
-        assert (registry.count, registry.last_count) == (living, 3)
+        assert (max(1, len(registry.living)), registry.count) == (living, 3)
     door.is_down = False
     await registry.beat({})
     assert [other.id for other in registry.others] == ["b", "c"]

@@ -30,10 +30,7 @@ from app.core.redis.trouble import redis_words
             ResponseError("ERR unknown command 'X', with args beginning with: 'Amina'"),
             "ResponseError ERR: unknown command",
         ),
-        (
-            ResponseError("Command # 1 (SET Amina 1) of pipeline caused error: WRONGTYPE Amina"),
-            "ResponseError WRONGTYPE",
-        ),
+        (ResponseError("WRONGTYPE Amina"), "ResponseError WRONGTYPE"),
         (
             ResponseError("user_script:12: attempt to compare Amina script: 0f3, on @user_script:12."),
             "ResponseError: user_script:12",

@@ -24,7 +24,6 @@ from app.core.cache.shard import Shard
 from app.core.cache.shared import SharedTier
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
-from app.core.redis.client import is_cluster
 from app.core.redis.door import Door, DoorTimings
 from app.core.redis.listening import Check, listen
 
@@ -50,7 +49,7 @@ async def join_fleet(
     limits = DoorTimings(answer_seconds=timings.call, round_trips=timings.round_trips, retry_seconds=timings.away)
     door = Door.to(url, timings=limits, max_connections=SLOTS + SPARE_CONNECTIONS, name="chorus-cache")
     origin, slots = secrets.token_hex(8), asyncio.Semaphore(SLOTS)
-    prefixes = [f"{namespace}:{{c{number}}}:" for number in range(CLUSTER_SHARDS if is_cluster(url) else 1)]
+    prefixes = [f"{namespace}:{{c{number}}}:" for number in range(CLUSTER_SHARDS if door.is_cluster else 1)]
     shards = [
         Shard(door.of_one_shard(), prefix=prefix, origin=origin, slots=slots, timings=timings) for prefix in prefixes
     ]

@@ -59,7 +59,9 @@ class Fleet(Protocol):
     """What a circuit asks of `fleet.BreakerFleet`, which says what each of these does."""
 
     up: bool
-    share: float
+
+    @property
+    def share(self) -> float: ...
 
     def report(self, breaker: CircuitBreaker) -> None: ...
 

@@ -10,7 +10,6 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from itertools import chain
 from typing import Any, TypeVar
 
 from prometheus_client import Counter, Gauge
@@ -21,10 +20,10 @@ from app.core.circuit_breaker.keyed import KeyedCircuitBreakers
 from app.core.circuit_breaker.local import NOTHING, Delta
 from app.core.circuit_breaker.outcomes import IGNORED, Verdict
 from app.core.circuit_breaker.rules import CLOSED, HALF_OPEN, UNKNOWN, Counts, State, View
-from app.core.circuit_breaker.wire import Keys, micros, read_answer
+from app.core.circuit_breaker.wire import Keys, ScriptCall, micros, read_answer
 from app.core.errors import Unavailable
 from app.core.failure_words import one_line
-from app.core.redis.door import Door, ScriptCall
+from app.core.redis.door import Door
 from app.core.redis.listening import ListenTimings, listen
 from app.core.redis.script import Script
 
@@ -46,7 +45,7 @@ class FleetTimings:
     answer_seconds: float = 0.1
     """Most that a probe may wait for Redis. Closed and open circuits never wait for it."""
     join_seconds: float = 1.0
-    """For the first exchange, which connects and sends the scripts; on a Cluster, to every primary."""
+    """For each read of the first exchange, which connects and sends the script."""
     resync_seconds: float = 1.0
     first_resync_seconds: float = 0.1
     """After a start, and after a circuit has closed; doubled each time up to `resync_seconds`."""
@@ -78,6 +77,7 @@ class BreakerFleet:
     namespace: str
     replica_id: str
     replicas: Callable[[], int] = lambda: 1
+    """How many replicas there are; while Redis is away how many there were."""
     living: Callable[[str], int] | None = None
     """How many living replicas may call what is behind the circuit of this name (`None`: all); with more than one, one
     alone in trouble does not open it for all."""
@@ -88,8 +88,6 @@ class BreakerFleet:
     closed after good probes."""
     up: bool = field(default=False, init=False)
     """Does this replica follow the fleet? Else it is on its own."""
-    share: float = field(default=1.0, init=False)
-    """This replica's share of the living ones, in (0, 1], when they were counted last."""
     tasks: set[asyncio.Task[Any]] = field(default_factory=set, init=False)
     """Reports and questions under way."""
 
@@ -102,6 +100,11 @@ class BreakerFleet:
         self._sync_now = asyncio.Event()
         self._syncing = asyncio.Lock()
         self._pause = self.timings.first_resync_seconds
+
+    @property
+    def share(self) -> float:
+        """This replica's, of the probes that all make while Redis is away; in (0, 1]."""
+        return 1 / self.replicas()
 
     # -- members
 
@@ -160,9 +163,8 @@ class BreakerFleet:
         """What a script says of one circuit: its own numbers, and the fleet's state, which the circuit learns."""
         asked = breaker.fleet_view.version
         answer = await self._answer(self.door.run(*call, within_seconds=self.timings.answer_seconds))
-        return None if answer is None else self._read(breaker, answer, asked)
-
-    def _read(self, breaker: CircuitBreaker, answer: Sequence[Any], asked: tuple[int, int]) -> tuple[list[int], View]:
+        if answer is None:
+            return None
         numbers, told = read_answer(answer, self.now())
         self._tell(breaker, told, asked)
         return numbers, told
@@ -207,29 +209,29 @@ class BreakerFleet:
         """Until everything is told: what happens while a report is under way travels with the next one."""
         try:
             if breaker.fleet_view.version == UNKNOWN.version:  # what is told then counts for nothing: learn it first
-                await self._ask(breaker, self._report_call(breaker, NOTHING))
+                await self._report_one(breaker, NOTHING)
             while (delta := breaker.delta(successes=False)) is not None:
-                answer = await self._ask(breaker, self._report_call(breaker, delta))
-                if answer is None:
+                if not await self._report_one(breaker, delta):
                     return
-                self._reported(breaker, *answer)
         finally:
             self._reporting.discard(breaker)
             breaker.announce()
 
-    def _report_call(self, breaker: CircuitBreaker, delta: Delta) -> ScriptCall:
+    async def _report_one(self, breaker: CircuitBreaker, delta: Delta) -> bool:
+        """False: Redis is away."""
         args = [
             breaker.name, self._keys.channel, *breaker.fleet_view.version, self.replica_id,
             delta.calls, delta.failed, delta.slow, delta.after, micros(delta.hold_seconds),
             *wire.report_rules(breaker.policy), micros(delta.ok_age_seconds), micros(delta.row_age_seconds),
             delta.cause, self.living(breaker.name) if self.living else self.replicas(),
         ]  # fmt: skip
-        return wire.REPORT, self._keys.of_report(breaker.name), args
-
-    def _reported(self, breaker: CircuitBreaker, numbers: Sequence[int], told: View) -> None:
-        changed, *counts = numbers
+        answer = await self._ask(breaker, (wire.REPORT, self._keys.of_report(breaker.name), args))
+        if answer is None:
+            return False
+        (changed, *counts), told = answer
         if changed:
             transition_log.tripped(breaker.name, told, Counts(*counts), threshold=breaker.policy.failure_threshold)
+        return True
 
     # -- probes
 
@@ -307,34 +309,31 @@ class BreakerFleet:
     # -- staying in step
 
     async def sync(self) -> bool:
-        """Tell what the fleet does not know yet and read every state, in one round trip. False: Redis is away."""
+        """Tell what the fleet does not know yet and read every state. False: Redis is away."""
         async with self._syncing:
             timings, returning = self.timings, not self.up
             followed = self._followed()
-            told: list[tuple[CircuitBreaker, ScriptCall]] = []
-            for breaker in self._all():
+            for breaker in tuple(self._all()):
                 if returning:
                     breaker.seen.forget()  # what was seen alone is never replayed
                 elif breaker.name not in followed:
                     breaker.seen.forget_successes()
-                elif len(told) < wire.MAX_LISTED and (delta := breaker.delta(successes=True)) is not None:
-                    told.append((breaker, self._report_call(breaker, delta)))
+                elif (delta := breaker.delta(successes=True)) and not await self._report_one(breaker, delta):
+                    return False
             asked = {breaker.name: breaker.fleet_view.version for breaker in self._all()}
-            calls = [*(call for _, call in told), *self._keys.read_calls(followed, self._families)]
             seconds = timings.join_seconds if returning else timings.answer_seconds
-            load = wire.SCRIPTS if returning else ()  # Redis may not know them
-            answers = await self._answer(self.door.run_together(calls, load=load, within_seconds=seconds))
-            if answers is None:
-                return False
-            for (breaker, _), answer in zip(told, answers, strict=False):
-                self._reported(breaker, *self._read(breaker, answer, asked[breaker.name]))
+            rows: list[Sequence[bytes]] = []
+            for call in self._keys.read_calls(followed, self._families):
+                answer = await self._answer(self.door.run(*call, within_seconds=seconds))
+                if answer is None:
+                    return False
+                rows += answer
             if returning:
                 self._follow(up=True)
                 logger.info("circuit breakers: following the fleet", extra={"replica": self.replica_id})
-            for row in chain.from_iterable(answers[len(told) :]):
+            for row in rows:
                 name, view = wire.read_row(row, self.now())
                 self._learn(name, view, asked.get(name))
-            self.share = 1 / max(1, self.replicas())
             return True
 
     def _followed(self) -> dict[str, CircuitBreaker]:

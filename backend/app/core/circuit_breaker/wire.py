@@ -6,13 +6,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from app.core.circuit_breaker.rules import CLOSED, BreakerPolicy, State, View
-from app.core.redis.door import ScriptCall
 from app.core.redis.script import Script
 
-REPORT, ACQUIRE, SETTLE, FORCE, READ, PROVE = SCRIPTS = tuple(
+REPORT, ACQUIRE, SETTLE, FORCE, READ, PROVE = (
     Script(f"breaker_{name}", prelude="breaker_state")
     for name in ("report", "acquire", "settle", "force", "read", "prove")
 )
+
+ScriptCall = tuple[Script, Sequence[str], Sequence[Any]]
+"""A script, its keys and its arguments: those of `Door.run`."""
 
 MAX_LISTED = 1000
 """Keyed circuits in trouble that a replica follows, and asks for by name, in one round."""

@@ -50,13 +50,8 @@ class Registry:
         self.living: tuple[Replica, ...] = ()
         """Replicas alive at the last heartbeat that was answered, by id; none once that is `STALE_AFTER_SECONDS` ago.
         One lost heartbeat must not make this replica the only one: it would be a quorum by itself."""
-        self.last_count = 1
+        self.count = 1
         """How many they were, this one included; while Redis is away what it was before."""
-
-    @property
-    def count(self) -> int:
-        """Of the living, this one included."""
-        return max(1, len(self.living))
 
     @property
     def others(self) -> tuple[Replica, ...]:
@@ -66,7 +61,7 @@ class Registry:
     async def beat(self, info: Mapping[str, Any]) -> None:
         """Say that this replica lives, and learn who else does. Raises `Unavailable`."""
         await self._ask("beat", self.replica_id, orjson.dumps(info))
-        self.last_count = self.count
+        self.count = max(1, len(self.living))
 
     async def leave(self) -> None:
         """Take this replica off the list; one that was killed leaves by silence. Raises `Unavailable`."""

@@ -18,7 +18,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from app.core.redis.corrections import PatientPool, PlainRedis, any_of, behind_sentinel, honest, on_cluster
 from app.core.redis.url import RedisUrl, Topology
 
-__all__ = ["Redis", "connect", "is_cluster"]
+__all__ = ["Redis", "connect"]
 
 _DRIVER = DriverInfo()
 _NO_LIMITS = {"socket_timeout": None, "socket_connect_timeout": None}
@@ -56,7 +56,3 @@ def connect(
     if where.topology is Topology.CLUSTER:
         connection = any_of(where.hosts, connection)
     return PlainRedis.from_pool(PatientPool(connection_class=connection, **options))
-
-
-def is_cluster(url: str) -> bool:
-    return RedisUrl.parse(url).topology is Topology.CLUSTER

@@ -43,9 +43,6 @@ from app.core.redis.trouble import redis_words
 
 T = TypeVar("T")
 
-ScriptCall = tuple[Script, Sequence[str], Sequence[Any]]
-"""A script, its keys and its arguments."""
-
 
 class NotAsked(Unavailable):
     """Nothing was sent: Redis did not answer a moment ago, or the door is closed."""
@@ -146,7 +143,7 @@ class Door:
 
     async def ask(self, *command: Any, within_seconds: float | None = None, urgent: bool = False) -> Any:
         """The answer to one command. Raises `Unavailable`."""
-        return await self.bounded(self._client.execute_command, *command, within_seconds=within_seconds, urgent=urgent)
+        return await self._bounded(self._client.execute_command, *command, within_seconds=within_seconds, urgent=urgent)
 
     async def run(
         self,
@@ -158,14 +155,7 @@ class Door:
         urgent: bool = False,
     ) -> Any:
         """The answer of a script. Raises `Unavailable`; whether it ran is then unknown, unless it is `NotAsked`."""
-        return await self.bounded(script, self._client, keys, args, within_seconds=within_seconds, urgent=urgent)
-
-    async def run_together(
-        self, calls: Sequence[ScriptCall], *, load: Sequence[Script] = (), within_seconds: float | None = None
-    ) -> list[Any]:
-        """The answers, in order: one round trip on a single server, side by side on a Cluster, whose pipelines take no
-        scripts. `load`: make these known first. Raises `Unavailable`; some of the calls may have run."""
-        return await self.bounded(self._run_together, calls, load, within_seconds=within_seconds)
+        return await self._bounded(script, self._client, keys, args, within_seconds=within_seconds, urgent=urgent)
 
     async def scan(self, match: str, *, page: int, within_seconds: float | None = None) -> AsyncIterator[list[bytes]]:
         """Pages of the keys that match, each key once or more; the limit is for each page. What is no pattern in
@@ -173,7 +163,7 @@ class Door:
         Raises `Unavailable`."""
         cursor = 0
         while True:
-            cursor, names = await self.bounded(self._scan, cursor, match, page, within_seconds=within_seconds)
+            cursor, names = await self._bounded(self._scan, cursor, match, page, within_seconds=within_seconds)
             if names:
                 yield names
             if cursor == 0:
@@ -185,7 +175,7 @@ class Door:
         if self._channels is None:
             raise TypeError("this door was made without a client for channels")
         opening = Subscription.open
-        return await self.bounded(opening, self._channels, channel, within_seconds=within_seconds, urgent=True)
+        return await self._bounded(opening, self._channels, channel, within_seconds=within_seconds, urgent=True)
 
     # --- what the server says of itself ---
 
@@ -193,13 +183,13 @@ class Door:
         """What INFO says: the server, or each primary of a Cluster. Always asks. Raises `Unavailable`."""
         if isinstance(self._client, RedisCluster):
             ask_all = self._client.info
-            nodes = await self.bounded(lambda: ask_all(target_nodes=RedisCluster.PRIMARIES), urgent=True)
+            nodes = await self._bounded(lambda: ask_all(target_nodes=RedisCluster.PRIMARIES), urgent=True)
             return list(nodes.values())
         return [await self.ask("INFO", urgent=True)]
 
     # --- the door itself ---
 
-    async def bounded(
+    async def _bounded(
         self,
         command: Callable[..., Awaitable[T]],
         *args: Any,
@@ -265,19 +255,6 @@ class Door:
             self._away_until = now + self.timings.retry_seconds
         if isinstance(pool, PatientPool):  # on a Cluster redis-py closes what failed, and asks for the map anew
             await pool.drop_idle(silent_since=started)
-
-    async def _run_together(self, calls: Sequence[ScriptCall], load: Sequence[Script]) -> list[Any]:
-        if isinstance(self._client, RedisCluster):
-            for script in load:
-                await self._client.script_load(script.source)
-            return await asyncio.gather(*(script.evalsha(self._client, keys, args) for script, keys, args in calls))
-        async with self._client.pipeline(transaction=False) as pipe:
-            for script in load:
-                pipe.script_load(script.source)
-            for script, keys, args in calls:
-                script.evalsha(pipe, keys, args)
-            answers: list[Any] = await pipe.execute()
-        return answers[len(load) :]
 
     async def _scan(self, cursor: int, match: str, count: int) -> tuple[int, list[bytes]]:
         if isinstance(self._client, ClusterClient):

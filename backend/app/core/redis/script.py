@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -29,8 +29,3 @@ class Script:
             return await client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
         except NoScriptError:
             return await client.execute_command("EVAL", self.source, len(keys), *keys, *args)
-
-    def evalsha(self, client: Any, keys: Sequence[str | bytes], args: Sequence[Any]) -> Awaitable[Any]:
-        """Queue it on a pipeline, or start it on a client, by digest only: the caller handles `NoScriptError`."""
-        started: Awaitable[Any] = client.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
-        return started

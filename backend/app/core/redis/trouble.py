@@ -17,8 +17,6 @@ from redis.exceptions import (
 from app.core.errors import Expected
 from app.core.failure_words import in_words, one_line
 
-_COMMAND = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
-"""redis-py repeats the command that failed, arguments included: names of mailboxes hold phone numbers."""
 _MAX_CHARACTERS = 200
 
 _OF_THE_SERVER = (ResponseError, AuthenticationError, AuthorizationError, BusyLoadingError, InvalidResponse)
@@ -44,12 +42,12 @@ def redis_words(exc: BaseException) -> str:
         return _of_what_it_said(exc)
     if not isinstance(exc, RedisError | Expected):
         return in_words(exc) if not isinstance(exc, OSError) else one_line(str(exc)) or type(exc).__name__
-    return one_line(_COMMAND.sub("", str(exc)))[:_MAX_CHARACTERS] or type(exc).__name__
+    return one_line(str(exc))[:_MAX_CHARACTERS] or type(exc).__name__
 
 
 def _of_what_it_said(exc: BaseException) -> str:
     """redis-py takes the code off the answers that it has a class for."""
-    text = _COMMAND.sub("", str(exc))
+    text = str(exc)
     code = _CODE.match(text)
     head = f"{type(exc).__name__} {code[0]}" if code else type(exc).__name__
     known = list(dict.fromkeys(match[0] for match in _SAYS.finditer(text)))
