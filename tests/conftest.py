@@ -9,7 +9,9 @@ import secrets
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,8 @@ from app.localhost.servers import Postgres, Valkey, remove_data
 from app.localhost.valkey import CONFIG
 from tests.support.patience import PATIENCE, Within
 from tests.support.server_folder import server_folder
+
+gc.disable()  # until all is collected: hardly any of it is garbage, and to look costs a fifth of the collection
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so; the programs that tests start, and interrupt, would inherit it.
@@ -54,6 +58,19 @@ class _FleetsTogether(LoadFileScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
     """Not `--dist loadgroup`: its marks have no effect since pytest 9.2 made the ids of tests read-only."""
     return _FleetsTogether(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Before a whole run of several workers, each imports its share of the modules, which compiles them where
+    that is yet to be done: else all of them compile the same ones of a fresh clone at the same time."""
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None or session.config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return
+    modules = sorted((session.config.rootpath / "tests").rglob("test_*.py"))
+    for path in modules[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]:
+        with suppress(Exception, pytest.skip.Exception):  # the collection tells it
+            import_module(".".join(path.relative_to(session.config.rootpath).with_suffix("").parts))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -85,6 +102,7 @@ def pytest_collection_finish() -> None:
     """What is imported and collected by now stays: the garbage collector need not look at its million objects again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 import pytest_asyncio
 
 from app.api.middleware import MAX_BODY_BYTES
-from app.main import openapi_document
 from tests.support.replica import Replica, one_replica, token_of
 from tests.support.serving import OPERATOR_KEY
+from tests.support.source import openapi_document
 
 MISSING = "00000000-0000-4000-8000-000000000000"
 

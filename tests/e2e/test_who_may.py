@@ -17,9 +17,9 @@ import pytest_asyncio
 from app.adapters.postgres_store import PostgresStore
 from app.core.http_client import close_http_client
 from app.domain.media import Announced, MediaState
-from app.main import openapi_document
 from tests.support.replica import Replica, one_replica, token_of
 from tests.support.serving import OPERATOR_KEY
+from tests.support.source import openapi_document
 from tests.support.store_kit import message, quick_policy
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

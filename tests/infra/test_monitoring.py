@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,6 @@ from app.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "infra" / "prometheus"
-RULES: list[dict[str, Any]] = [
-    rule
-    for group in yaml.safe_load((PROMETHEUS / "alerts.yml").read_text(encoding="utf-8"))["groups"]
-    for rule in group["rules"]
-]
 DASHBOARDS = sorted((ROOT / "infra" / "grafana" / "dashboards").glob("*.json"))
 UNITS = ("_seconds", "_bytes", "_total", "_info", "_ratio")
 COUNTED = {
@@ -42,6 +38,12 @@ LABELS = {
     "result", "route", "stage", "state", "status", "tier", "to", "verdict", "version",
 }  # fmt: skip
 """All of them have few values, known in advance."""
+
+
+@cache
+def rules() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
 
 
 def samples() -> set[str]:
@@ -71,16 +73,16 @@ def test_every_metric_has_our_prefix_a_base_unit_and_bounded_labels() -> None:
 
 
 def test_alerts_speak_of_metrics_that_exist() -> None:
-    for rule in RULES:
+    for rule in rules():
         assert _metrics_in(rule["expr"]) <= samples(), rule["alert"]
         assert rule["labels"]["severity"] in {"page", "ticket"}
 
 
 def test_every_alert_has_a_runbook_of_its_name_and_every_runbook_an_alert() -> None:
     pages = {path.stem for path in (ROOT / "docs" / "runbooks").glob("*.md")} - {"README"}
-    assert pages == {rule["alert"] for rule in RULES}
+    assert pages == {rule["alert"] for rule in rules()}
     index = (ROOT / "docs" / "runbooks" / "README.md").read_text(encoding="utf-8")
-    for rule in RULES:
+    for rule in rules():
         assert rule["annotations"]["runbook"] == f"docs/runbooks/{rule['alert']}.md"
         text = (ROOT / rule["annotations"]["runbook"]).read_text(encoding="utf-8")
         for part in ("## What it means", "## What users see", "## Look", "## Do", rule["expr"]):
@@ -98,7 +100,7 @@ def test_runbooks_name_commands_that_exist() -> None:
 def test_every_alert_has_a_test_that_it_fires_and_one_that_it_does_not() -> None:
     tests = yaml.safe_load((PROMETHEUS / "alerts_test.yml").read_text(encoding="utf-8"))["tests"]
     names = {test["name"] for test in tests}
-    assert names == {f"{rule['alert']} {what}" for rule in RULES for what in ("fires", "stays quiet")}
+    assert names == {f"{rule['alert']} {what}" for rule in rules() for what in ("fires", "stays quiet")}
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool on this machine (Debian: prometheus)")
