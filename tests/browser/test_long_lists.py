@@ -57,10 +57,11 @@ def message(number: int) -> dict[str, Any]:
     words = f"message {number} " + "with some more words " * (number * 7 % 13)
     return {
         "id": f"m{number}", "conversation_id": ID.format(0), "direction": "inbound" if number % 2 else "outbound",
-        "author": "customer" if number % 2 else "bot", "type": "text", "text": words, "status": "read",
+        "author": "customer" if number % 2 else "bot", "type": "text", "text": words,
+        "status": "failed" if number == MESSAGES - 2 else "read",
         "timestamp": f"2026-11-{1 + number * 26 // MESSAGES:02d}T10:00:00+00:00", "wa_message_id": f"w{number}",
-        "outbound_key": None, "error": None, "payload": None, "edited_at": None, "edits": [], "sent_by": None,
-        "media": None,
+        "outbound_key": None, "error": {"code": 131047, "title": "Re-engagement message"}, "payload": None,
+        "edited_at": None, "edits": [], "sent_by": None, "media": None,
     }  # fmt: skip
 
 
@@ -114,6 +115,7 @@ def test_a_row_far_down_stays_when_news_come_and_paper_has_all_messages_that_are
         play(page)
         page.goto(f"{site.url}/console#/inbox/{site.account['id']}/bot/{ID.format(0)}")
         expect(page.locator(".message").first).to_be_visible()
+        expect(page.get_by_text("Re-engagement message (131047)")).to_be_visible()
         page.evaluate(SCROLL, [".rows", 2000, f"Customer {FAR}"])
         row = page.locator(".row").filter(has_text=f"Customer {FAR}")
         with page.expect_response(lambda answer: "/conversations?" in answer.url and answer.url.endswith("limit=50")):

@@ -1,5 +1,6 @@
 // Speaking to the public HTTP API of the replica that serves the page. The session's cookie goes along by itself.
 import { signal } from "@preact/signals";
+import { span } from "./format.js";
 import { has, t } from "./i18n.js";
 
 const TIMEOUT_MS = 20_000;
@@ -65,21 +66,26 @@ async function refusal(answer, path) {
   const { status } = answer;
   const error = (await answer.json().catch(() => null))?.error ?? {};
   const code = error.code ?? "no_answer";
+  const retryAfter = Number(answer.headers.get("Retry-After")) || null;
   if (status === 401 && path !== "/session") signedOut.value += 1;
   return new ApiError({
     status,
     code,
-    message: inWords(status, code, error.message),
+    message: inWords(status, code, error.message, retryAfter),
     field: error.field ?? null,
     requestId: error.request_id ?? answer.headers.get("X-Request-ID"),
-    retryAfter: Number(answer.headers.get("Retry-After")) || null,
+    retryAfter,
   });
 }
 
-/** Our own words for codes that people meet; else what the server says; else what the status means. */
-function inWords(status, code, message) {
+const SAID_BY_SERVER = [400, 403, 409, 422];
+
+/** Our own words for codes that people meet; else what the server says of the request, in English; else what the status means:
+ * the server's words about itself are for programs. */
+function inWords(status, code, message, retryAfter) {
   if (has(`error.${code}`)) return t(`error.${code}`);
-  if (message && code !== "not_found") return message;
+  if (message && SAID_BY_SERVER.includes(status)) return message;
+  if (status === 429 && retryAfter) return t("error.too_often", { span: span(retryAfter) });
   return has(`error.status_${status}`) ? t(`error.status_${status}`) : t("error.status", { status });
 }
 

@@ -69,7 +69,7 @@ export const percent = (share) => number(share, { style: "percent", maximumFract
 
 /** How a customer is called: name, else number, else the group. */
 export function contactName(contact) {
-  return contact.name?.trim() || phone(contact.wa_id) || contact.user_id || contact.group_id || t("contact.unknown");
+  return contact.name?.trim() || phone(contact.wa_id) || contact.user_id || (contact.group_id ? t("contact.group", { id: contact.group_id.split("@")[0] }) : t("contact.unknown"));
 }
 
 export const phone = (digits) => (digits ? `+${digits.replace(/^\+/, "")}` : "");

@@ -1,6 +1,7 @@
 // Signing in: a person with e-mail and password or a link by e-mail, or the operator with the key.
 import { useRef, useState } from "preact/hooks";
 import { api } from "./api.js";
+import { span } from "./format.js";
 import { html } from "./html.js";
 import { t } from "./i18n.js";
 import { LanguageChoice } from "./preferences.js";
@@ -50,7 +51,7 @@ function useForm(send) {
 
 function words(error) {
   if (error.status === 401) return t("signin.wrong");
-  if (error.status === 429) return t("signin.slow", { n: error.retryAfter ?? 60 });
+  if (error.status === 429) return t("signin.slow", { span: span(error.retryAfter ?? 60) });
   return error.isMissing ? t("signin.missing") : error.message;
 }
 

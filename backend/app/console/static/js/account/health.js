@@ -35,6 +35,6 @@ function Part({ name, part, facts }) {
   return html`<div><dt>${t(`health.${name}`)}</dt><dd>
     <${Badge} kind=${KINDS[part?.state] ?? ""}>${worded("state", part?.state ?? "unknown")}</${Badge}>
     ${known.length > 0 && html`<span class="pairs-line">${known.map(([label, value]) => html`<span key=${label}><span class="quiet">${worded("health", label)}</span> ${String(value)}</span>`)}</span>`}
-    ${part?.said && html`<p>${t("thread.meta_says", { words: part.said.words, code: part.said.code ?? "?" })}</p>`}
+    ${part?.said && html`<p>${t("thread.meta_says", { words: part.said.words, code: String(part.said.code ?? "?") })}</p>`}
     ${part?.unknown && html`<p class="quiet">${part.unknown}</p>`}</dd></div>`;
 }

@@ -103,6 +103,7 @@ export function Composer({ conversation, isOpen }) {
       onInput=${(event) => change(event.target.value)} onKeyDown=${pressed} onPaste=${pasted}></textarea>
     ${left < most / 10 && html`<span class="left ${left < 0 ? "over" : "quiet"}" title=${t("composer.left")}>${number(left)}</span>`}
     <${Button} type="submit" kind="primary round" icon="send" label=${t("composer.send")} disabled=${!isReady} />
+    ${conversation.opted_out_since && html`<p class="composer-hint">${t("composer.opted_out")}</p>`}
     ${conversation.bot_enabled && html`<p class="composer-hint">${t("composer.takes_over")}</p>`}
   </form>`;
 }

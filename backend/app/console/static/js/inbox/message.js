@@ -50,7 +50,7 @@ export function Failure({ error }) {
   const own = code && has(`meta.${code}`) ? t(`meta.${code}`) : null;
   const theirs = [error?.title, error?.message, error?.details ?? error?.error_data?.details].filter((words) => typeof words === "string" && words);
   const said = [...new Set(theirs)].join(" · ");
-  return html`<p class="failure"><${Icon} name="alert" size=${14} /><span>${own ?? t("thread.failed")}${said && html` <span class="quiet">${t("thread.meta_says", { words: said, code: code ?? "?" })}</span>`}</span></p>`;
+  return html`<p class="failure"><${Icon} name="alert" size=${14} /><span>${own ?? t("thread.failed")}${said && html` <span class="quiet">${t("thread.meta_says", { words: said, code: String(code ?? "?") })}</span>`}</span></p>`;
 }
 
 function Edits({ message }) {

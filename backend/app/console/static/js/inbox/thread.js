@@ -111,7 +111,7 @@ const Needs = ({ conversation, paused }) => html`<div class="strip warm" role="s
 /** Why the text to the profile's number failed: our words where we know Meta's code, else the code. */
 function noticeError(error) {
   if (!error?.code) return "";
-  return ` ${has(`notice.${error.code}`) ? t(`notice.${error.code}`) : t("notice.code", { code: error.code })}`;
+  return ` ${has(`notice.${error.code}`) ? t(`notice.${error.code}`) : t("notice.code", { code: String(error.code) })}`;
 }
 
 /** The day of each message: to format a date ten thousand times takes a frame. */
