@@ -86,7 +86,8 @@ class SupabaseTokenVerifier:
                 issuer=self._issuer,
                 audience=AUDIENCE,
                 leeway=LEEWAY_SECONDS,
-                options={"require": ["exp", "iss", "aud", "sub"]},
+                # No condition (RFC 7519, 4.1.6): a replica whose clock is behind would refuse every token.
+                options={"require": ["exp", "iss", "aud", "sub"], "verify_iat": False},
             )
         except jwt.ExpiredSignatureError as exc:
             raise Unauthenticated("the access token has expired") from exc
