@@ -18,7 +18,7 @@ from prometheus_client import Histogram
 
 from app.core.circuit_breaker import rules, transition_log
 from app.core.circuit_breaker.local import Delta, Observations, Permits, Rejoining, Tally
-from app.core.circuit_breaker.outcomes import IGNORED, CircuitBreakerOpenError, Classify, Verdict, default_classify
+from app.core.circuit_breaker.outcomes import IGNORED, OK, CircuitBreakerOpenError, Classify, Verdict, default_classify
 from app.core.circuit_breaker.rules import (
     CLOSED,
     HALF_OPEN,
@@ -67,9 +67,7 @@ class Fleet(Protocol):
 
     async def acquire(self, breaker: CircuitBreaker) -> FleetLease | None: ...
 
-    def settle(
-        self, breaker: CircuitBreaker, lease: FleetLease, outcome: str, verdict: Verdict
-    ) -> asyncio.Future[bool | None]: ...
+    def settle(self, breaker: CircuitBreaker, lease: FleetLease, verdict: Verdict) -> asyncio.Future[bool | None]: ...
 
     async def prove(self, breaker: CircuitBreaker) -> None: ...
 
@@ -236,14 +234,14 @@ class CircuitBreaker:
             try:
                 verdict = self._read(classify, exc, started)
             finally:
-                await self._settle(view, lease, "fail" if verdict.failed else "release", verdict)
+                await self._settle(view, lease, verdict)
             raise
         except BaseException:  # cancelled, or closed halfway: nothing may be awaited any more
             self._abandon(view, lease)
             raise
         finally:
             PROBE_SECONDS.labels(self.metric_name).observe(self._monotonic() - started)
-        await self._settle(view, lease, "ok", IGNORED)
+        await self._settle(view, lease, OK)
         return result
 
     async def _admit(self) -> object | None:
@@ -282,29 +280,28 @@ class CircuitBreaker:
         """No probe for so long, unless the state changes; 0: now, if it is due."""
         self._next_probe_at = self._monotonic() + seconds
 
-    async def _settle(self, view: View, lease: object, outcome: str, verdict: Verdict) -> None:
-        """`outcome`: ok, fail, or release for a probe that tells nothing."""
+    async def _settle(self, view: View, lease: object, verdict: Verdict) -> None:
         counted = None
         if isinstance(lease, FleetLease) and self.fleet is not None:
-            counted = await asyncio.shield(self.fleet.settle(self, lease, outcome, verdict))
-        self._finish(view, lease, outcome, verdict, counted=counted)
+            counted = await asyncio.shield(self.fleet.settle(self, lease, verdict))
+        self._finish(view, lease, verdict, counted=counted)
 
     def _abandon(self, view: View, lease: object) -> None:
         if isinstance(lease, FleetLease) and self.fleet is not None:
             with suppress(RuntimeError):
-                self.fleet.settle(self, lease, "release", IGNORED)
-        self._finish(view, lease, "release", IGNORED, counted=isinstance(lease, FleetLease) or None)
+                self.fleet.settle(self, lease, IGNORED)
+        self._finish(view, lease, IGNORED, counted=isinstance(lease, FleetLease) or None)
 
-    def _finish(self, view: View, lease: object, outcome: str, verdict: Verdict, *, counted: bool | None) -> None:
+    def _finish(self, view: View, lease: object, verdict: Verdict, *, counted: bool | None) -> None:
         """`counted`: did the fleet take the outcome? `None`: it was not reached, so this process decides."""
         is_ours = counted is None and view is self.view
         if is_ours and not isinstance(lease, FleetLease):
             is_ours = self._permits.give_back(lease, self._monotonic())
-        self.tally.add_probe(outcome if counted or is_ours else "late")
-        if is_ours and outcome == "fail":
+        self.tally.add(verdict.outcome if counted or is_ours else "late")
+        if is_ours and verdict.failed:
             self.seen.in_a_row += 1
             self._reopen(verdict)
-        elif is_ours and outcome == "ok":
+        elif is_ours and verdict.ok:
             self._permits.good += 1
             if self._permits.good >= self.policy.success_threshold:
                 self._close()

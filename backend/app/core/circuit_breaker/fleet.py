@@ -267,21 +267,20 @@ class BreakerFleet:
     async def _give_back(self, breaker: CircuitBreaker, asking: asyncio.Task[FleetLease | None]) -> None:
         """Its caller is gone, and the server may have granted it by now."""
         if (lease := await asking) is not None:
-            await self._settle(breaker, lease, "release", IGNORED)
+            await self._settle(breaker, lease, IGNORED)
 
-    def settle(
-        self, breaker: CircuitBreaker, lease: FleetLease, outcome: str, verdict: Verdict
-    ) -> asyncio.Future[bool | None]:
+    def settle(self, breaker: CircuitBreaker, lease: FleetLease, verdict: Verdict) -> asyncio.Future[bool | None]:
         """Did the outcome count? `None`: the fleet is out of reach. Begun at once, whether it is waited for or not.
         Raises `RuntimeError` where no event loop runs: in a coroutine that is destroyed after its loop has ended."""
         asyncio.get_running_loop()
-        return self._spawn(self._settle(breaker, lease, outcome, verdict))
+        return self._spawn(self._settle(breaker, lease, verdict))
 
-    async def _settle(self, breaker: CircuitBreaker, lease: FleetLease, outcome: str, verdict: Verdict) -> bool | None:
+    async def _settle(self, breaker: CircuitBreaker, lease: FleetLease, verdict: Verdict) -> bool | None:
         policy = breaker.policy
         call = self._call(
-            breaker, wire.SETTLE, *lease, outcome, micros(verdict.hold_seconds), micros(policy.open_seconds),
-            micros(policy.max_open_seconds), policy.jitter * random.random(), policy.success_threshold, verdict.cause,
+            breaker, wire.SETTLE, *lease, wire.OUTCOMES[verdict.outcome], micros(verdict.hold_seconds),
+            micros(policy.open_seconds), micros(policy.max_open_seconds), policy.jitter * random.random(),
+            policy.success_threshold, verdict.cause,
         )  # fmt: skip
         answer = await self._ask(breaker, call)
         if answer is None:

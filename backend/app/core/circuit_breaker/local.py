@@ -20,9 +20,8 @@ class Tally:
         self.ok = self.failed = self.ignored = self.late = self.rejected = self.slow = 0
         self.transitions: Counter[State] = Counter()
 
-    def add_probe(self, outcome: str) -> None:
-        name = {"ok": "ok", "fail": "failed", "release": "ignored", "late": "late"}[outcome]
-        setattr(self, name, getattr(self, name) + 1)
+    def add(self, outcome: str) -> None:
+        setattr(self, outcome, getattr(self, outcome) + 1)
 
 
 class Delta(NamedTuple):

@@ -38,16 +38,24 @@ class CircuitBreakerOpenError(Unavailable):
 
 
 class Verdict(NamedTuple):
-    """What an exception says about the dependency. `hold_seconds`: the delay the upstream itself asked for. `cause`: a
+    """What a call's end says about the dependency. `hold_seconds`: the delay the upstream itself asked for. `cause`: a
     failure in words for people, filled in by the breaker. `named_seconds`: when the upstream says that it is back,
-    which may be later than it makes sense to ask again."""
+    which may be later than it makes sense to ask again. `ok`: the call returned; classifiers, which read exceptions,
+    never say so."""
 
     failed: bool
     hold_seconds: float = 0.0
     cause: str = ""
     named_seconds: float = 0.0
+    ok: bool = False
+
+    @property
+    def outcome(self) -> str:
+        """As the tally counts it."""
+        return "ok" if self.ok else "failed" if self.failed else "ignored"
 
 
+OK = Verdict(failed=False, ok=True)
 FAILED = Verdict(failed=True)
 IGNORED = Verdict(failed=False)
 

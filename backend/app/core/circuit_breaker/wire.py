@@ -22,6 +22,9 @@ MAX_LISTED = 1000
 FORCED = {"open": "forced_open", "closed": "forced_closed", "auto": "closed"}
 """What an operator may say, and the state it makes."""
 
+OUTCOMES = {"ok": "ok", "failed": "fail", "ignored": "release"}
+"""What `breaker_settle` calls the end of a probe."""
+
 _VIEW_FIELDS = 10
 _MICRO = 1_000_000
 
