@@ -449,3 +449,34 @@ async def test_a_waiting_relay_hears_of_a_new_event_at_once(scene: Scene, store:
     await scene.receive()
     await asyncio.wait_for(waiting, 5)
     await store.ignore_events()
+
+
+async def test_a_relay_that_looks_by_itself_is_told_nothing_until_it_waits_again(
+    scene: Scene, store: SqlStore, sql: asyncpg.Connection
+) -> None:
+    assert not await store.mute_events()  # not listening: there is nothing to leave out
+    if not isinstance(store, PostgresStore):
+        return
+    heard: asyncio.Queue[object] = asyncio.Queue()
+
+    async def is_announced() -> bool:
+        """Whether an event is; what the test itself says afterwards comes behind it."""
+        await scene.receive()
+        await sql.execute("notify chorus_outbox, 'the end'")
+        first = await asyncio.wait_for(heard.get(), 10)
+        if first != "the end":
+            assert await asyncio.wait_for(heard.get(), 10) == "the end"
+        return first != "the end"
+
+    await listen(scene, "message.received")
+    await store.wait_for_events(30)  # connects
+    await sql.add_listener("chorus_outbox", lambda *said: heard.put_nowait(said[-1]))
+    assert await is_announced()
+    assert await store.mute_events()
+    assert await store.mute_events()  # it is
+    assert not await is_announced()
+    await store.unmute_events()
+    assert await is_announced()
+    assert await store.mute_events()
+    await store.ignore_events()  # as when the process ends
+    assert await is_announced()

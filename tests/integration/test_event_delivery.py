@@ -111,6 +111,22 @@ class Exchange:
             for n in range(number)
         ]  # fmt: skip
 
+    async def tell_at_once(self, number: int) -> None:
+        """So many events, in one transaction."""
+        await self.sql.execute(
+            "insert into outbox (account_id, type, payload) select $1, 'message.sent', '{}'"
+            " from generate_series(1, $2)",
+            uuid.UUID(self.account), number,
+        )  # fmt: skip
+
+    async def is_muted(self) -> bool:
+        """Does the database announce no events?"""
+        name = "hashtext('chorus_outbox')"
+        is_free = await self.sql.fetchval(f"select pg_try_advisory_lock_shared({name})")
+        if is_free:
+            await self.sql.execute(f"select pg_advisory_unlock_shared({name})")
+        return not is_free
+
     async def waiting(self) -> int:
         return int(await self.sql.fetchval("select count(*) from outbox"))
 
@@ -168,6 +184,20 @@ async def test_an_event_is_told_signed_within_a_second_of_its_commit(exchange: E
     shown = await exchange.store.list_deliveries(endpoint.id, limit=200)
     assert [delivery.event_id for delivery in shown][::-1] == exchange.outside.ids("/a")
     assert {(delivery.outcome, delivery.status) for delivery in shown} == {("delivered", 200)}
+
+
+async def test_a_busy_relay_looks_by_itself_and_a_waiting_one_is_told_of_the_next_event(exchange: Exchange) -> None:
+    await exchange.listen("/a")
+    await exchange.start()
+    told = 0
+    for muted in (True, False):
+        async with asyncio.timeout(20):
+            while await exchange.is_muted() is not muted:
+                if muted:  # so many in every look
+                    await exchange.tell_at_once(10)
+                    told += 10
+    await exchange.tell(1)
+    await exchange.outside.until("/a", told + 1)
 
 
 async def test_while_a_secret_takes_the_place_of_another_receivers_with_either_take_events(exchange: Exchange) -> None:

@@ -30,6 +30,7 @@ class Notifications:
         self._connection: asyncpg.Connection | None = None
         self._heard = asyncio.Event()
         self._is_lost = False
+        self._is_muted = False
 
     async def wait(self, timeout_seconds: float) -> None:
         """Until notified, or `timeout_seconds`. At once when it has (dis)connected: something may be missing."""
@@ -53,6 +54,25 @@ class Notifications:
                 )
             await asyncio.sleep(timeout_seconds)
 
+    async def mute(self) -> bool:
+        """Whether the database announces nothing from now on, because who listens looks by itself: until `unmute`, or
+        the end of the connection. By the advisory lock of the channel's name."""
+        try:
+            if not self._is_muted and self._connection is not None:
+                lock = "select pg_try_advisory_lock(hashtext($1))"
+                self._is_muted = bool(await self._connection.fetchval(lock, self._channel))
+        except TROUBLE:
+            self._drop()
+        return self._is_muted
+
+    async def unmute(self) -> None:
+        try:
+            if self._is_muted and self._connection is not None:
+                await self._connection.execute("select pg_advisory_unlock(hashtext($1))", self._channel)
+            self._is_muted = False
+        except TROUBLE:
+            self._drop()
+
     async def aclose(self) -> None:
         """Idempotent; `wait` connects anew."""
         self._drop()
@@ -71,5 +91,6 @@ class Notifications:
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
+        self._is_muted = False
         if connection is not None:
             connection.terminate()

@@ -89,6 +89,12 @@ class PostgresStore(SqlStore):
     async def ignore_events(self) -> None:
         await self._event_notifications.aclose()
 
+    async def mute_events(self) -> bool:
+        return await self._event_notifications.mute()
+
+    async def unmute_events(self) -> None:
+        await self._event_notifications.unmute()
+
     async def connection_limit(self) -> int:
         """How many connections the server has for ordinary users, of all programs. Raises `DatabaseUnavailable`."""
         with _TRANSLATED:

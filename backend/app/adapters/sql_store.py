@@ -662,6 +662,12 @@ class SqlStore(Store):
     async def ignore_events(self) -> None:
         """There is no session that listens."""
 
+    async def mute_events(self) -> bool:
+        return False
+
+    async def unmute_events(self) -> None:
+        """Nothing is muted."""
+
     async def failing_endpoints(self, *, limit: int) -> tuple[FailingEndpoint, ...]:
         return _FAILING.validate_python(await self._call("failing_endpoints", limit=limit))
 

@@ -951,6 +951,16 @@ class OutboxStore(Protocol):
         """Stop listening until the next `wait_for_events`: another replica listens."""
         ...
 
+    async def mute_events(self) -> bool:
+        """Whether the database announces no events from now on, because the caller looks by itself: until
+        `unmute_events`, `ignore_events`, or the end of the connection. `False` where it announces none anyway. To
+        repeat it costs nothing."""
+        ...
+
+    async def unmute_events(self) -> None:
+        """Look once more before waiting: something may have come unannounced."""
+        ...
+
     async def failing_endpoints(self, *, limit: int) -> tuple[FailingEndpoint, ...]:
         """Endpoints that fail, or that failures have switched off; the longest first."""
         ...

@@ -33,6 +33,9 @@ LOOK_SECONDS = 1.0
 """Between two looks when the database does not notify; also how often the lease is renewed."""
 PACE_SECONDS = 0.05
 """From one page to the next: under load several events share one. What comes after a silence does not wait."""
+BUSY_EVENTS = 3
+"""Of one look, and more will follow: those need not be announced. Commits that announce something do so one after the
+other, on the whole server."""
 UPKEEP_SECONDS = 60.0
 KEEP_SECONDS = 12 * 86400.0
 """Longer than an event is tried (3 days) and then kept as a dead letter (8 days): a replay finds what to tell."""
@@ -67,6 +70,9 @@ class OutboxRelay:
         self._clock = clock
         self._life = ""
         self._upkeep_at = 0.0
+        self._seen = 0
+        """By the last look."""
+        self._is_muted = False
 
     async def run(self) -> None:
         """For ever: hold the lease, or look whether it is free; move; wait for a notification."""
@@ -78,6 +84,7 @@ class OutboxRelay:
                         await self._move_for(LOOK_SECONDS)
                     else:
                         self._rest()
+                        self._is_muted = False
                         await self._store.ignore_events()
                         await asyncio.sleep(LOOK_SECONDS)
                 except LeaseLost as exc:
@@ -100,14 +107,27 @@ class OutboxRelay:
         while (left := ends - self._clock.monotonic()) > 0:
             next_at = self._clock.monotonic() + PACE_SECONDS
             if not await self.round():
-                await self._store.wait_for_events(left)
+                if not await self._looks_again():
+                    await self._store.wait_for_events(left)
                 if (pause := next_at - self._clock.monotonic()) > 0:
                     await self._clock.sleep(pause)
+
+    async def _looks_again(self) -> bool:
+        """Under load without being told to: then the database announces nothing, until a look finds nothing, and once
+        more. What takes longer than `PACE_SECONDS` to commit may be found by the next look only."""
+        was_muted = self._is_muted
+        if self._seen >= (1 if was_muted else BUSY_EVENTS):
+            self._is_muted = await self._store.mute_events()
+        elif was_muted:
+            self._is_muted = False
+            await self._store.unmute_events()
+        return was_muted or self._is_muted
 
     async def round(self) -> bool:
         """Move a page, and what was held back. Returns whether there may be more. Raises `Unavailable`,
         `LeaseLost`."""
         page = await self._store.outbox_next(limit=self._page)
+        self._seen = page.seen
         if not page.rows and not page.held:
             return page.seen >= self._page
         if await self._queue.life() != self._life:
