@@ -49,7 +49,7 @@ from app.core.http_client import close_http_client, get_http_client, get_http_cl
 from app.core.lifecycle import Supervisor
 from app.core.loop_watch import LoopWatch
 from app.core.metrics import tell_build
-from app.core.queue import Queue
+from app.core.queue import Queue, QueuePolicy
 from app.core.redis.door import Door, DoorTimings
 from app.core.resilience import ResiliencePolicy
 from app.core.secrets import TokenCipher
@@ -674,17 +674,19 @@ def open_queue(settings: Settings, stack: AsyncExitStack, redis: Door) -> Queue:
     queue = Queue(
         redis,
         open_door(url, stack, name="chorus-wait"),
+        policy=QueuePolicy(
+            debounce_seconds=settings.debounce_seconds,
+            lease_seconds=settings.lease_seconds,
+            max_pending=settings.queue_max_pending,
+            max_bytes=settings.queue_max_bytes,
+            one_share=OF_A_NUMBER,
+            gather_seconds=GATHER_SECONDS,
+            gathered=[Kind.STATUS],
+            put_timeout_seconds=DIVERT_SECONDS if _has_somewhere_else(settings) else PUT_SECONDS,
+        ),
         ingest=open_door(url, stack, name="chorus-ingest"),
         namespace=settings.redis_namespace,
         shards=CLUSTER_SHARDS if redis.is_cluster else 1,
-        debounce_seconds=settings.debounce_seconds,
-        lease_seconds=settings.lease_seconds,
-        max_pending=settings.queue_max_pending,
-        max_bytes=settings.queue_max_bytes,
-        one_share=OF_A_NUMBER,
-        gather_seconds=GATHER_SECONDS,
-        gathered=[Kind.STATUS],
-        put_timeout_seconds=DIVERT_SECONDS if _has_somewhere_else(settings) else PUT_SECONDS,
     )
     stack.push_async_callback(queue.aclose)
     return queue
@@ -697,13 +699,15 @@ def open_events_queue(settings: Settings, stack: AsyncExitStack, redis: Door) ->
     queue = Queue(
         redis,
         open_door(url, stack, name="chorus-events-wait"),
+        policy=QueuePolicy(
+            debounce_seconds=0.0,
+            lease_seconds=settings.lease_seconds,
+            max_pending=settings.queue_max_pending,
+            max_bytes=settings.queue_max_bytes // 10,  # ids only
+            dedupe_seconds=EVENTS_DEDUPE_SECONDS,
+        ),
         namespace=f"{settings.redis_namespace}:events",
         shards=CLUSTER_SHARDS if redis.is_cluster else 1,
-        debounce_seconds=0.0,
-        lease_seconds=settings.lease_seconds,
-        max_pending=settings.queue_max_pending,
-        max_bytes=settings.queue_max_bytes // 10,  # ids only
-        dedupe_seconds=EVENTS_DEDUPE_SECONDS,
         metrics=EVENTS_QUEUE,
     )
     stack.push_async_callback(queue.aclose)

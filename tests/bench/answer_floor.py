@@ -18,7 +18,7 @@ import uvloop
 
 from app.core.fleet.pacing import PACE
 from app.core.http_client import get_http_client, make_room_for
-from app.core.queue import Claim, Event, Queue
+from app.core.queue import Claim, Event, Queue, QueuePolicy
 from app.core.redis.door import Door
 from tests.bench.child import answer_commands
 
@@ -41,7 +41,9 @@ class Floor:
         make_room_for(CONCURRENCY)
         self._redis = Door.to(url, name="floor", max_connections=CONCURRENCY + 20)
         waiting = Door.to(url, name="floor-wait")
-        self._queue = Queue(self._redis, waiting, namespace="floor", debounce_seconds=0, max_pending=100_000)
+        self._queue = Queue(
+            self._redis, waiting, policy=QueuePolicy(debounce_seconds=0, max_pending=100_000), namespace="floor"
+        )
         self._sql = await asyncpg.create_pool(
             os.environ["DATABASE_URL"], min_size=1, max_size=SQL_CONNECTIONS, reset=_keep
         )

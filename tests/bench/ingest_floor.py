@@ -11,7 +11,7 @@ import sys
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from app.core.queue import Event, Queue
+from app.core.queue import Event, Queue, QueuePolicy
 from app.core.redis.door import Door
 from tests.bench.ingest_server import is_signed, serve
 
@@ -37,10 +37,8 @@ def main(keep_alive_seconds: str) -> None:
     queue = Queue(
         Door.to(redis_url),
         Door.to(redis_url),
+        policy=QueuePolicy(debounce_seconds=1.0, max_pending=1_000_000, max_bytes=10**10),
         namespace="floor",
-        debounce_seconds=1.0,
-        max_pending=1_000_000,
-        max_bytes=10**10,
     )
     app = Floor(queue, os.environ["META_APP_SECRET"].encode())
     serve(app, keep_alive_seconds=int(keep_alive_seconds))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
-from app.core.queue import Claim, Event, Queue
+from app.core.queue import Claim, Event, Queue, QueuePolicy
 from app.core.redis.door import Door
 from tests.bench.queue_child import PAYLOAD, REDIS_URL, SLOTS, Contender, Put, main
 
@@ -17,7 +17,9 @@ async def _queue() -> AsyncIterator[Queue]:
         doors = [Door.to(REDIS_URL), Door.to(REDIS_URL)]
         for door in doors:
             stack.push_async_callback(door.aclose)
-        queue = Queue(*doors, namespace="bench", debounce_seconds=0, max_pending=1_000_000, max_bytes=10**10)
+        queue = Queue(
+            *doors, policy=QueuePolicy(debounce_seconds=0, max_pending=1_000_000, max_bytes=10**10), namespace="bench"
+        )
         stack.push_async_callback(queue.aclose)
         yield queue
 

@@ -16,7 +16,7 @@ from statistics import median
 
 import asyncpg
 
-from app.core.queue import Event, Queue
+from app.core.queue import Event, Queue, QueuePolicy
 from app.core.redis.door import Door
 from tests.bench.answer import PATIENCE_SECONDS, Contender, add_replica, contenders_on, play_round
 from tests.bench.child import ROOT, Child
@@ -229,7 +229,9 @@ async def _queue(stage: Stage) -> AsyncIterator[Queue]:
         doors = [Door.to(stage.redis_url), Door.to(stage.redis_url)]
         for door in doors:
             stack.push_async_callback(door.aclose)
-        queue = Queue(*doors, namespace="backlog", debounce_seconds=0, max_pending=2_000_000, max_bytes=10**10)
+        queue = Queue(
+            *doors, policy=QueuePolicy(debounce_seconds=0, max_pending=2_000_000, max_bytes=10**10), namespace="backlog"
+        )
         stack.push_async_callback(queue.aclose)
         yield queue
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import redis as redis_sync
 
-from app.core.queue import Queue
+from app.core.queue import Queue, QueuePolicy
 from app.core.redis.client import connect
 from app.core.redis.door import Door
 from app.main import create_app
@@ -69,7 +69,7 @@ async def test_the_life_of_the_queue_knows_which_server_it_is(guarded: Guarded) 
         clients = [connect(guarded.url), connect(guarded.url)]
         for client in clients:
             stack.push_async_callback(client.aclose)
-        queue = Queue(*map(Door, clients), namespace="chorus", debounce_seconds=0, max_pending=10)
+        queue = Queue(*map(Door, clients), policy=QueuePolicy(debounce_seconds=0, max_pending=10), namespace="chorus")
         stack.push_async_callback(queue.aclose)
         replid = (await clients[0].info("replication"))["master_replid"]
         assert (await queue.life()).endswith(f"-{replid}")

@@ -14,7 +14,7 @@ from app.adapters.postgres_store import PostgresStore
 from app.core.circuit_breaker import CircuitBreakerOpenError
 from app.core.clock import SYSTEM_CLOCK, Clock
 from app.core.errors import Unavailable
-from app.core.queue import Event, Queue, QueueFull
+from app.core.queue import Event, Queue, QueueFull, QueuePolicy
 from app.core.redis.door import Door, DoorTimings
 from app.domain.models import InboxState
 from app.localhost.servers import Postgres, Valkey
@@ -48,9 +48,11 @@ async def replica(valkey_url: str, store: PostgresStore) -> AsyncIterator[Make]:
             for client in (*clients, ingest):
                 stack.push_async_callback(client.aclose)
             queue = Queue(
-                *clients, ingest=ingest, namespace="test",
-                debounce_seconds=0, max_pending=10**5, put_timeout_seconds=0.2,
-            )  # fmt: skip
+                *clients,
+                policy=QueuePolicy(debounce_seconds=0, max_pending=10**5, put_timeout_seconds=0.2),
+                ingest=ingest,
+                namespace="test",
+            )
             stack.push_async_callback(queue.aclose)
             overflow = Overflow(queue, store, max_rows=100, max_bytes=10**7, put_timeout_seconds=0.7)
             fallback = InboxFallback(

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from app.adapters.postgres_store import PostgresStore
-from app.core.queue import Claim, Event, Queue, QueueFull
+from app.core.queue import Claim, Event, Queue, QueueFull, QueuePolicy
 from app.core.redis.client import connect
 from app.core.redis.door import Door
 from app.domain.errors import Unavailable
@@ -47,7 +47,9 @@ async def replica(forgetful: ForgetfulValkey, store: PostgresStore) -> AsyncIter
             for client in clients:
                 stack.push_async_callback(client.aclose)
             queue = Queue(
-                *clients, namespace="test", debounce_seconds=0, max_pending=5000, max_per_mailbox=max_per_mailbox
+                *clients,
+                policy=QueuePolicy(debounce_seconds=0, max_pending=5000, max_per_mailbox=max_per_mailbox),
+                namespace="test",
             )
             stack.push_async_callback(queue.aclose)
             journal = Journal(queue, store, max_rows=max_rows, max_bytes=10**8, put_timeout_seconds=0.9)

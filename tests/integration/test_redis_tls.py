@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.core.queue import Event, Queue, QueueUnavailable
+from app.core.queue import Event, Queue, QueuePolicy, QueueUnavailable
 from app.core.redis.client import connect
 from app.core.redis.door import Door
 from tests.support.tls import running_fronts
@@ -37,7 +37,7 @@ def tls(valkey_url: str, tmp_path: Path) -> Iterator[Tls]:
 
 async def _put(url: str) -> int:
     redis = connect(url)
-    queue = Queue(Door(redis), Door(redis), namespace="test", debounce_seconds=0, max_pending=10)
+    queue = Queue(Door(redis), Door(redis), policy=QueuePolicy(debounce_seconds=0, max_pending=10), namespace="test")
     try:
         return (await queue.put([Event("e", "m", b"x")])).accepted
     finally:

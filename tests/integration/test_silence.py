@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 from app.core.circuit_breaker import BreakerFleet, BreakerPolicy, CircuitBreaker, KeyedCircuitBreakers
 from app.core.errors import Unavailable
 from app.core.fleet.probe_board import ProbeBoard
-from app.core.queue import Queue
+from app.core.queue import Queue, QueuePolicy
 from app.core.redis.client import Redis, connect
 from app.core.redis.door import Door
 from app.localhost.servers import Valkey
@@ -144,7 +144,7 @@ async def test_the_check_up_is_told_which_number_is_silent_and_why_a_circuit_is_
     breaker = CircuitBreaker("gemini_api", BreakerPolicy(2, 60.0), dependency="gemini")
     accounts = KeyedCircuitBreakers("whatsapp_api", BreakerPolicy(2, 60.0))
     fleet.join(breaker, accounts)
-    queue = Queue(Door(redis), Door(redis), namespace="t", debounce_seconds=0, max_pending=10)
+    queue = Queue(Door(redis), Door(redis), policy=QueuePolicy(debounce_seconds=0, max_pending=10), namespace="t")
     arrivals, service = (
         Arrivals(Door(redis), namespace="t"),
         BreakerService(fleet, {"gemini": breaker}, accounts, queue),

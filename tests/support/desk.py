@@ -12,7 +12,7 @@ from typing import Any
 from app import wiring
 from app.core.cache import invalidate_cache_pattern
 from app.core.lifecycle import Supervisor
-from app.core.queue import Event, Queue
+from app.core.queue import Event, Queue, QueuePolicy
 from app.domain.models import Account, Conversation
 from app.domain.ports import Store
 from app.domain.webhook import OF_A_NUMBER, parse_webhook
@@ -92,8 +92,8 @@ async def desk(
         settings = settings_of(NOWHERE, valkey_url, store_url, redis_namespace="test", **changed)
         outside = await wiring.open_outside(settings, stack)
         waiting = wiring.open_door(valkey_url, stack, name="chorus-wait")
-        chosen: dict[str, Any] = {"max_pending": 1000, "one_share": OF_A_NUMBER} | limits
-        queue = Queue(outside.redis, waiting, namespace="test", debounce_seconds=0, **chosen)
+        chosen: dict[str, Any] = {"debounce_seconds": 0, "max_pending": 1000, "one_share": OF_A_NUMBER} | limits
+        queue = Queue(outside.redis, waiting, policy=QueuePolicy(**chosen), namespace="test")
         stack.push_async_callback(queue.aclose)
         outside = replace(outside, queue=queue)
         replica = await fit_replica(settings, outside, Supervisor())

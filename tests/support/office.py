@@ -21,7 +21,7 @@ from app.adapters.gemini import GeminiModel
 from app.core.cache import invalidate_cache_pattern
 from app.core.circuit_breaker import BreakerPolicy, CircuitBreaker
 from app.core.lifecycle import Supervisor
-from app.core.queue import Queue
+from app.core.queue import Queue, QueuePolicy
 from app.demo.bakery import BAKERY
 from app.domain.models import Account
 from app.domain.ports import Store
@@ -150,11 +150,19 @@ async def open_office(
     breaker = CircuitBreaker("gemini_test", BreakerPolicy(5, 0.3), dependency="gemini")
     outside = await wiring.open_outside(given, stack)
     queue = Queue(
-        outside.redis, wiring.open_door(redis_url, stack, name="chorus-wait"), namespace=given.redis_namespace,
-        debounce_seconds=given.debounce_seconds, lease_seconds=given.lease_seconds, max_attempts=max_attempts,
-        max_pending=given.queue_max_pending, one_share=OF_A_NUMBER, gather_seconds=wiring.GATHER_SECONDS,
-        gathered=[Kind.STATUS],
-    )  # fmt: skip
+        outside.redis,
+        wiring.open_door(redis_url, stack, name="chorus-wait"),
+        policy=QueuePolicy(
+            debounce_seconds=given.debounce_seconds,
+            lease_seconds=given.lease_seconds,
+            max_attempts=max_attempts,
+            max_pending=given.queue_max_pending,
+            one_share=OF_A_NUMBER,
+            gather_seconds=wiring.GATHER_SECONDS,
+            gathered=[Kind.STATUS],
+        ),
+        namespace=given.redis_namespace,
+    )
     stack.push_async_callback(queue.aclose)
     outside = replace(
         outside,

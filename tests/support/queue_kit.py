@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from itertools import count
 from typing import Any
 
-from app.core.queue import Claim, Event, Queue
+from app.core.queue import Claim, Event, Queue, QueuePolicy
 from app.core.redis.client import Redis, connect
 from app.core.redis.door import Door, DoorTimings
 
@@ -34,15 +34,12 @@ class Replicas:
         self._stack.push_async_callback(door.aclose)
         return door
 
-    def queue(self, *, door: Door | None = None, **settings: Any) -> Queue:
-        chosen = {
-            "namespace": "test",
-            "debounce_seconds": 0.0,
-            "max_pending": 10_000,
-            "put_timeout_seconds": 10.0,
-            **settings,
-        }
-        queue = Queue(door or self.door(), self.door(), **chosen)
+    def queue(self, *, door: Door | None = None, shards: int = 1, **given: Any) -> Queue:
+        """`given`: of the policy, or other arguments of `Queue`."""
+        others: dict[str, Any] = {name: given.pop(name) for name in ("ingest", "metrics", "namespace") if name in given}
+        chosen: dict[str, Any] = {"debounce_seconds": 0.0, "max_pending": 10_000, "put_timeout_seconds": 10.0} | given
+        whole: dict[str, Any] = {"policy": QueuePolicy(**chosen), "namespace": "test", "shards": shards, **others}
+        queue = Queue(door or self.door(), self.door(), **whole)
         self._stack.push_async_callback(queue.aclose)
         return queue
 

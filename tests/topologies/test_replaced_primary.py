@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.core.cache import Cache, join_fleet
-from app.core.queue import Event, Queue, QueueUnavailable
+from app.core.queue import Event, Queue, QueuePolicy, QueueUnavailable
 from app.core.redis.client import connect
 from app.core.redis.door import Door
 from tests.support.patience import Within
@@ -58,7 +58,9 @@ async def address(program: Path, tmp_path: Path) -> AsyncIterator[Address]:
 
 async def test_the_queue_goes_on_with_the_new_primary(address: Address, within: Within) -> None:
     redis, blocking = connect(address.url), connect(address.url)
-    queue = Queue(Door(redis), Door(blocking), namespace="test", debounce_seconds=0, max_pending=100)
+    queue = Queue(
+        Door(redis), Door(blocking), policy=QueuePolicy(debounce_seconds=0, max_pending=100), namespace="test"
+    )
     try:
         assert (await queue.put([Event("before", "mailbox", b"x")])).accepted == 1
         await asyncio.to_thread(address.replace)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.core.cache import Cache, CacheTimings, join_fleet
-from app.core.queue import Event, Queue, QueueUnavailable
+from app.core.queue import Event, Queue, QueuePolicy, QueueUnavailable
 from app.core.redis.client import connect
 from app.core.redis.door import Door, DoorTimings
 from tests.support.breaker_kit import BreakerReplica, until
@@ -44,9 +44,12 @@ async def queue_on(url: str, *, answer_seconds: float = 10.0) -> AsyncIterator[Q
     redis = connect(url)
     door = Door(redis, timings=DoorTimings(answer_seconds=answer_seconds))
     queue = Queue(
-        door, door, namespace="test", shards=4, debounce_seconds=0, max_pending=100,
-        put_timeout_seconds=answer_seconds,
-    )  # fmt: skip
+        door,
+        door,
+        policy=QueuePolicy(debounce_seconds=0, max_pending=100, put_timeout_seconds=answer_seconds),
+        namespace="test",
+        shards=4,
+    )
     try:
         yield queue
     finally:

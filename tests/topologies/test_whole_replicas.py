@@ -13,7 +13,7 @@ import pytest
 
 from app.core.cache import Cache, CacheTimings
 from app.core.cache.membership import join_fleet
-from app.core.queue import Event, Queue, QueueUnavailable
+from app.core.queue import Event, Queue, QueuePolicy, QueueUnavailable
 from app.core.redis.client import connect
 from app.core.redis.door import Door, DoorTimings
 from app.doctor import examine
@@ -32,7 +32,13 @@ BACK_WITHIN_SECONDS = 15
 @asynccontextmanager
 async def queue_on(url: str, *, shards: int) -> AsyncIterator[Queue]:
     redis, blocking = connect(url), connect(url)
-    queue = Queue(Door(redis), Door(blocking), namespace="test", shards=shards, debounce_seconds=0, max_pending=10_000)
+    queue = Queue(
+        Door(redis),
+        Door(blocking),
+        policy=QueuePolicy(debounce_seconds=0, max_pending=10_000),
+        namespace="test",
+        shards=shards,
+    )
     try:
         yield queue
     finally:
@@ -168,7 +174,7 @@ async def _until_taken(queue: Queue, event: Event) -> None:
 
 async def test_a_cluster_that_is_away_is_an_unavailable_redis(valkey_url: str) -> None:
     redis: Any = connect("redis+cluster://127.0.0.1:1")
-    queue = Queue(Door(redis), Door(redis), namespace="test", debounce_seconds=0, max_pending=10)
+    queue = Queue(Door(redis), Door(redis), policy=QueuePolicy(debounce_seconds=0, max_pending=10), namespace="test")
     with pytest.raises(QueueUnavailable):
         await queue.put([Event("e", "m", b"x")])
     await queue.aclose()

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from app.core.queue import Claim, Event, Queue, QueueFull, QueueUnavailable
+from app.core.queue import Claim, Event, Queue, QueueFull, QueuePolicy, QueueUnavailable
 from app.core.redis.door import Door
 
 T = TypeVar("T")
@@ -290,13 +290,26 @@ class QueueMachine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.redis = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(server_type="valkey"))
         self.queue = Queue(
-            SlowDoor(self.redis, self.clock), Door(self.redis), namespace="t",
-            debounce_seconds=DEBOUNCE / 1000, debounce_cap_seconds=CAP / 1000,
-            lease_seconds=LEASE / 1000, max_attempts=MAX_ATTEMPTS, max_pending=MAX_PENDING,
-            max_per_mailbox=MAX_PER_MAILBOX, max_bytes=MAX_BYTES, max_mailbox_bytes=MAX_MAILBOX_BYTES,
-            one_share=KINDS, gather_seconds=GATHER / 1000, gathered=GATHERED,
-            dedupe_seconds=DEDUPE // 1000, put_timeout_seconds=PUT_EIGHTHS / 8, clock=self.clock,
-        )  # fmt: skip
+            SlowDoor(self.redis, self.clock),
+            Door(self.redis),
+            policy=QueuePolicy(
+                debounce_seconds=DEBOUNCE / 1000,
+                debounce_cap_seconds=CAP / 1000,
+                lease_seconds=LEASE / 1000,
+                max_attempts=MAX_ATTEMPTS,
+                max_pending=MAX_PENDING,
+                max_per_mailbox=MAX_PER_MAILBOX,
+                max_bytes=MAX_BYTES,
+                max_mailbox_bytes=MAX_MAILBOX_BYTES,
+                one_share=KINDS,
+                gather_seconds=GATHER / 1000,
+                gathered=GATHERED,
+                dedupe_seconds=DEDUPE // 1000,
+                put_timeout_seconds=PUT_EIGHTHS / 8,
+            ),
+            namespace="t",
+            clock=self.clock,
+        )
 
     def teardown(self) -> None:
         if hasattr(self, "runner"):

@@ -32,8 +32,9 @@ from app.core.queue.events import (
 )
 from app.core.queue.mailboxes import Queue
 from app.core.queue.metrics import QUEUE, QueueMetrics
+from app.core.queue.policy import QueuePolicy
 
 __all__ = [
     "QUEUE", "Claim", "DeadLetter", "DeadLetters", "Erased", "Event", "Failure", "LeaseLost", "PutResult", "Queue",
-    "QueueAside", "QueueFull", "QueueMetrics", "QueueStats", "QueueUnavailable",
+    "QueueAside", "QueueFull", "QueueMetrics", "QueuePolicy", "QueueStats", "QueueUnavailable",
 ]  # fmt: skip

@@ -33,6 +33,7 @@ from app.core.queue.events import (
     encode_frame,
 )
 from app.core.queue.metrics import QUEUE, QueueMetrics
+from app.core.queue.policy import QueuePolicy
 from app.core.queue.shards import ServerClock, Shards, all_of, in_chunks
 from app.core.queue.waker import BLOCK_SECONDS, Waker
 from app.core.redis.door import Door
@@ -82,58 +83,36 @@ class Queue:
         door: Door,
         blocking: Door,
         *,
-        ingest: Door | None = None,
         namespace: str,
+        policy: QueuePolicy,
+        ingest: Door | None = None,
         shards: int = 1,
-        debounce_seconds: float,
-        debounce_cap_seconds: float = 5.0,
-        lease_seconds: float = 15.0,
-        max_attempts: int = 5,
-        max_pending: int,
-        max_bytes: int = 100_000_000,
-        max_per_mailbox: int = 1000,
-        max_mailbox_bytes: int = 2 * 2**20,
-        one_share: Sequence[str] = (),
-        gather_seconds: float = 0.0,
-        gathered: Sequence[str] = (),
-        max_dead: int = 100_000,
-        max_dead_bytes: int = 64 * 1024 * 1024,
-        dedupe_seconds: int = 8 * 86400,
-        put_timeout_seconds: float = 1.0,
         metrics: QueueMetrics = QUEUE,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """`debounce_seconds` after the last event of a burst, at most `debounce_cap_seconds` after its first.
-        `max_pending` events and `max_bytes` bound the whole queue (each shard has an equal part), `max_per_mailbox` and
-        `max_mailbox_bytes` one mailbox; a group may hold as much as is still free (core/lua/queue_put.lua), and so may
-        the groups `<kind>:<rest>` of one rest together, for the kinds in `one_share` (no spaces in them). Mailboxes of
-        the kinds in `gathered` are due `gather_seconds` after the first event that waits in them, or up to 0.05 s
-        before that, however many follow and whether they are immediate: one claim takes them, and those of other
-        mailboxes, together. `max_dead` bounds the dead letters of each shard and `max_dead_bytes` those of all shards;
-        beyond them the oldest are dropped.
-        `dedupe_seconds` exceeds the 7 days in which Meta redelivers. `metrics`: what a second queue of the process
-        counts in."""
+        """`metrics`: what a second queue of the process counts in."""
+        self._policy = policy
         self._metrics = metrics
-        self.lease_seconds = lease_seconds
-        self._audit_rules = _ms(lease_seconds), _ms(MAX_LEASE_SECONDS), _ms(debounce_cap_seconds)
-        # Our clock may run a little slower than the server's, and a side effect takes time after its check.
-        self._held_seconds = lease_seconds - min(1.0, lease_seconds / 4)
-        self._shards = Shards(door, namespace=namespace, count=shards, clock=clock)
-        self._put_timeout_seconds = put_timeout_seconds
         self._clock = clock
+        self.lease_seconds = policy.lease_seconds
+        # Our clock may run a little slower than the server's, and a side effect takes time after its check.
+        self._held_seconds = policy.lease_seconds - min(1.0, policy.lease_seconds / 4)
+        self._audit_rules = _ms(policy.lease_seconds), _ms(MAX_LEASE_SECONDS), _ms(policy.debounce_cap_seconds)
+        self._most = math.ceil(policy.max_pending / shards), math.ceil(policy.max_bytes / shards)
+        most_events, most_bytes = self._most
         self._put_header = (
-            _ms(debounce_seconds), _ms(debounce_cap_seconds), dedupe_seconds,
-            math.ceil(max_pending / shards), max_per_mailbox, _ms(BLOCK_SECONDS),
-            math.ceil(max_bytes / shards), max_mailbox_bytes, " ".join(one_share),
-            _ms(gather_seconds), " ".join(gathered),
+            _ms(policy.debounce_seconds), _ms(policy.debounce_cap_seconds), policy.dedupe_seconds,
+            most_events, policy.max_per_mailbox, _ms(BLOCK_SECONDS),
+            most_bytes, policy.max_mailbox_bytes, " ".join(policy.one_share),
+            _ms(policy.gather_seconds), " ".join(policy.gathered),
         )  # fmt: skip
-        self._most = (math.ceil(max_pending / shards), math.ceil(max_bytes / shards))
-        self._refused_at = -math.inf
-        dead_limits = max_dead, math.ceil(max_dead_bytes / shards)
-        self.dead_letters = DeadLetters(self._shards, limits=dead_limits)
-        self._claim_header = (_ms(lease_seconds), PEEK_EVENTS, max_attempts, _ms(BLOCK_SECONDS), *dead_limits)
-        self._settle_header = (max_attempts, _ms(BLOCK_SECONDS), *dead_limits)
+        dead_limits = policy.max_dead, math.ceil(policy.max_dead_bytes / shards)
+        self._settle_header = policy.max_attempts, _ms(BLOCK_SECONDS), *dead_limits
+        self._claim_header = _ms(policy.lease_seconds), PEEK_EVENTS, *self._settle_header
+        self._shards = Shards(door, namespace=namespace, count=shards, clock=clock)
         self._ingest = Shards(ingest or door, namespace=namespace, count=shards, urgent=False, clock=clock)
+        self.dead_letters = DeadLetters(self._shards, limits=dead_limits)
+        self._refused_at = -math.inf
         self._puts, self._verdicts, self._looks = (
             [Batcher(partial(send, shard), max_weight=BATCH_WEIGHT, clock=clock) for shard in range(shards)]
             for send in (self._send_puts, self._send_verdicts, self._send_looks)
@@ -154,7 +133,7 @@ class Queue:
     # --- putting ---
 
     async def put(self, events: Sequence[Event], *, unless_aside: bool = False) -> PutResult:
-        """Store every event but the `diverted` ones, or raise `QueueFull` or `QueueUnavailable` within
+        """Store every event but the `diverted` ones, or raise `QueueFull` or `QueueUnavailable` within the policy's
         `put_timeout_seconds`. `unless_aside`: raise `QueueAside` while `mark_aside` holds.
 
         After an error some shards may hold their part: put the same events again, the ids make it safe. What is not
@@ -171,7 +150,7 @@ class Queue:
             self._puts[shard].submit(
                 (len(part) // 3, int(unless_aside), *part),
                 weight=max(len(part) // 3, sizes[shard] // WEIGHT_BYTES),
-                timeout_seconds=self._put_timeout_seconds,
+                timeout_seconds=self._policy.put_timeout_seconds,
             )
             for shard, part in parts.items()
         ]
