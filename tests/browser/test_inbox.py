@@ -27,6 +27,19 @@ def test_a_person_takes_over_answers_and_gives_back(site: Site, browser: Browser
         until(lambda: site.conversation_of(number)["bot_enabled"])
 
 
+def test_on_a_phone_enter_ends_a_line_and_the_button_sends(site: Site, browser: Browser) -> None:
+    number = site.customer("Tiago Touch", "Do you deliver?")
+    site.sent_to(number)
+    where = f"#/inbox/{site.account['id']}/all/{site.conversation_of(number)['id']}"
+    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+    with entered(site, browser, where, **phone) as (page, _):
+        page.get_by_role("textbox", name="Write to the customer").fill("Yes:")
+        page.keyboard.press("Enter")
+        page.keyboard.type("to Lyon 4")
+        page.get_by_role("button", name="Send").tap()
+        assert site.sent_to(number, 2)[-1]["text"] == "Yes:\nto Lyon 4"
+
+
 def test_a_send_that_failed_is_repeated_under_its_key_and_a_draft_is_kept(site: Site, browser: Browser) -> None:
     number = site.customer("Bruno", "Can I reserve bread?")
     site.sent_to(number)

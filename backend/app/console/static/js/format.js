@@ -38,6 +38,9 @@ export function listTime(at) {
   return Date.now() - new Date(at) < 6 * DAY ? weekday(at) : isOfThisYear(at) ? shortDay(at) : shortDate(at);
 }
 
+/** The time today, else with its date. */
+export const dueTime = (at) => (dayKey(at) === today.value ? clock(at) : dateAndTime(at));
+
 /** Between messages: today, yesterday, else the date. */
 export function dayName(at) {
   const now = new Date(today.value);

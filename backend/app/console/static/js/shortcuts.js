@@ -30,6 +30,9 @@ export const showShortcuts = () => openDialog(t("keys.title"), () => html`<div c
   <section key=${title}><h3>${t(title)}</h3><dl>${rows.map(([keys, name]) => html`<div key=${name}><dt>${keys.split(" ").map((key) => html`<kbd key=${key}>${key}</kbd>`)}</dt>
     <dd>${t(`keys.${name}`)}</dd></div>`)}</dl></section>`)}</div>`);
 
+/** Enter ends a text, Shift and Enter a line. A keyboard on the screen has no such Shift: there Enter ends a line. */
+export const endsText = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing && !matchMedia("(hover: none) and (pointer: coarse)").matches;
+
 const isTyping = (target) => target.closest?.("input, textarea, select, [contenteditable], dialog");
 
 export function Shortcuts({ account, screens }) {

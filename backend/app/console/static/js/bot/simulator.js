@@ -5,6 +5,7 @@ import { html } from "../html.js";
 import { t, worded } from "../i18n.js";
 import { Icon } from "../icons.js";
 import { formatted } from "../inbox/markup.js";
+import { endsText } from "../shortcuts.js";
 import { Button, Problem, Spinner } from "../ui.js";
 
 const TIMEOUT_MS = 60_000;
@@ -39,7 +40,7 @@ export function Simulator({ account, changes }) {
     setText("");
     ask(asked);
   };
-  const pressed = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing && submit(event);
+  const pressed = (event) => endsText(event) && submit(event);
   return html`<section class="card simulator" aria-label=${t("sim.title")}>
     <header><div><h2>${t("sim.title")}</h2><p class="quiet">${t("sim.hint")}</p></div>
       ${turns.length > 0 && html`<${Button} kind="small" onClick=${() => (setTurns([]), setError(null))}>${t("sim.again")}</${Button}>`}</header>

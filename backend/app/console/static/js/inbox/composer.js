@@ -4,6 +4,7 @@ import { bytes } from "../format.js";
 import { html } from "../html.js";
 import { number, t } from "../i18n.js";
 import { Icon } from "../icons.js";
+import { endsText } from "../shortcuts.js";
 import { Button, tell } from "../ui.js";
 import { ACCEPTED, iconOf, kindOf, MAX_CAPTION, MAX_FILES, maxBytes, Preview, takesCaption, useDrop } from "./attachment.js";
 import { attached } from "./outbox.js";
@@ -74,7 +75,7 @@ export function Composer({ conversation, isOpen }) {
     box.current?.focus();
   };
   const pressed = (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) submit(event);
+    if (endsText(event)) submit(event);
     if (event.key === "Escape") {
       event.stopPropagation();
       box.current.blur();

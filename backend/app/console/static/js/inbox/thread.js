@@ -1,12 +1,12 @@
 // The open conversation: who it is with, who answers, what was said, and the box to write in.
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { ago, clock, contactName, dayKey, dayName, fullDay, phone, span } from "../format.js";
+import { ago, contactName, dayKey, dayName, dueTime, fullDay, phone, span } from "../format.js";
 import { html } from "../html.js";
 import { has, t, worded } from "../i18n.js";
 import { Icon } from "../icons.js";
 import { may } from "../session.js";
 import { useKeys } from "../shortcuts.js";
-import { Badge, Button, Empty, Loading, Problem, tell } from "../ui.js";
+import { Badge, Button, Empty, Loading, Problem, tell, Time } from "../ui.js";
 import { onWake } from "../wake.js";
 import { Windowed } from "../windowed.js";
 import { Composer } from "./composer.js";
@@ -104,8 +104,8 @@ const Holder = ({ who }) => html`<${Badge} kind=${HOLDER_KINDS[who]}><${Icon} na
 
 const Needs = ({ conversation, paused }) => html`<div class="strip warm" role="status"><${Icon} name="alert" size=${16} />
   <span>${t("thread.needs")}${conversation.needs_human_reason && ` ${worded("reason", conversation.needs_human_reason)}.`}
-  ${conversation.needs_human_since && html` <span class="quiet">(${ago(conversation.needs_human_since)})</span>`}
-  ${paused && html` ${t("thread.paused", { time: clock(conversation.bot_paused_until) })}`}
+  ${conversation.needs_human_since && html` <span class="quiet">(<${Time} at=${conversation.needs_human_since} format=${ago} />)</span>`}
+  ${paused && html` ${t("thread.paused", { time: dueTime(conversation.bot_paused_until) })}`}
   ${conversation.handover_notice && html` <span class="quiet">${worded("handover_notice", conversation.handover_notice)}${noticeError(conversation.handover_notice_error)}</span>`}</span></div>`;
 
 /** Why the text to the profile's number failed: our words where we know Meta's code, else the code. */
