@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from app.api.advice import sentence
+from app.api.field_words import in_words
 from app.core.logging import request_id
 from app.domain.errors import (
     ChorusError,
@@ -115,7 +116,7 @@ async def _invalid(request: Request, exc: Exception) -> Response:
     if first["type"] == "json_invalid":
         return error_response(400, "invalid_json", "the body is not valid JSON")
     field = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path", "header"})
-    problem = first["msg"][:1].lower() + first["msg"][1:]
+    problem = in_words(first)
     what = f'the field "{field}" is wrong: {problem}' if field else problem
     return error_response(422, "invalid_input", what, field=field)
 

@@ -474,6 +474,7 @@ def _validated(schema: type[M], fields: Mapping[str, object], *, as_options: boo
     """By the schema of the HTTP interface. Raises `InvalidInput` naming the field, never the value."""
     from pydantic import ValidationError
 
+    from app.api.field_words import in_words
     from app.domain.errors import InvalidInput
 
     try:
@@ -482,7 +483,7 @@ def _validated(schema: type[M], fields: Mapping[str, object], *, as_options: boo
         first = exc.errors(include_input=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "?"
         shown = f"--{name.replace('_', '-')}" if as_options else name
-        raise InvalidInput(f"{shown}: {first['msg'].removeprefix('Value error, ')}", field=name) from None
+        raise InvalidInput(f"{shown}: {in_words(first)}", field=name) from None
 
 
 def _shown(account: Account) -> dict[str, object]:
