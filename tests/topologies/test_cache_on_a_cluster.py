@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.core.cache import Cache, CacheTimings, inspect_key, join_fleet, survey
+from app.core.cache.policy import TIMINGS
 from app.core.cache.shared import SharedTier
 from tests.support.patience import Within
 from tests.support.redis_topologies import Cluster
@@ -89,6 +90,7 @@ async def test_a_fence_keeps_every_shard_uncached_until_the_commit(replicas):
     await until_read([a, b], source, 2)
 
 
+@pytest.mark.cache_timings(call=TIMINGS.call)  # how soon a node that is silent is noticed
 async def test_a_frozen_node_bypasses_only_its_shards_and_comes_back(replicas, cluster: Cluster, within: Within):
     (a, shared), (b, _) = replicas
     source = Source()

@@ -21,6 +21,7 @@ export class Windowed extends Component {
   atBottom = true;
   lastTop = 0;
   goesUp = false;
+  isPrinted = matchMedia("print").matches;
   state = { from: 0, to: 0 };
 
   constructor(props) {
@@ -71,10 +72,10 @@ export class Windowed extends Component {
     for (const name of ["beforeprint", "afterprint"]) window.removeEventListener(name, this.printed);
   }
 
-  /** On paper stand all rows that are loaded, one beneath the other (css). */
+  /** On paper stand all rows that are loaded, one beneath the other (css), also those that come meanwhile. */
   printed = ({ type }) => {
     this.isPrinted = type === "beforeprint";
-    if (this.isPrinted) this.setState({ from: 0, to: this.props.items.length });
+    if (this.isPrinted) this.setState({});
     else this.look();
   };
 
@@ -169,9 +170,9 @@ export class Windowed extends Component {
   }
 
   render({ items, keyOf, render, header, footer, label, role = "list", class: name = "" }, { from, to }) {
-    const last = Math.min(to, items.length);
+    const last = this.isPrinted ? items.length : Math.min(to, items.length);
     const rows = [];
-    for (let index = Math.min(from, last); index < last; index += 1) {
+    for (let index = this.isPrinted ? 0 : Math.min(from, last); index < last; index += 1) {
       const key = keyOf(items[index]);
       rows.push(html`<div key=${key} class="windowed-row" role=${role === "list" ? "listitem" : null} ref=${this.rowRef(key)}
         style=${{ top: `${this.tops[index]}px` }}>${render(items[index], index)}</div>`);
