@@ -541,58 +541,19 @@ def _health(
     cut_off: CutOff,
     build: str,
 ) -> HealthService:
-    async def probe_store() -> Mapping[str, object]:
-        await outside.store.probe()
-        outside.uptime.answered("database")
-        wrong = outside.store.trouble()
-        return {TROUBLE: wrong} if wrong else {}
-
-    async def probe_redis() -> Mapping[str, object]:
-        channel = "trusted" if cache.stats().trusted else "lost"
-        needs_aof = settings.redis_durability is RedisDurability.AOF
-        about = await describe(outside.control, needs_aof=needs_aof)
-        outside.uptime.answered("redis")
-        try:
-            await outside.queue.probe()
-        except Unavailable as exc:
-            raise Unavailable("redis", f"it answers and refuses writes: {exc}") from exc
-        wrong = trouble(about, needs_aof=needs_aof)
-        round_trip_ms = round(outside.control.round_trip_seconds * 1000, 1)
-        told = {"durability": settings.redis_durability, "channel": channel, "round_trip_ms": round_trip_ms}
-        return about | told | ({TROUBLE: wrong} if wrong else {})
-
-    async def internals() -> Mapping[str, object]:
-        queue = await outside.queue.stats()
-        return {
-            "cache": asdict(cache.stats()),
-            "silent_numbers": silence.silent,
-            "model_circuits": [snapshot._asdict() for snapshot in gemini_model_breakers.snapshots()[:MAX_SHOWN]],
-            "queue": {
-                "pending": queue.pending,
-                "bytes": queue.bytes,
-                "oldest_seconds": round(queue.oldest_seconds, 3),
-                "dead": queue.dead,
-                "refuses": queue.is_full,
-            },
-        }
-
-    redis = Dependency("redis", probe_redis, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS)
+    redis = Dependency("redis", partial(_probe_redis, settings, outside), PROBE_SECONDS, PROBE_TIMEOUT_SECONDS)
     database = Dependency(
-        "supabase", probe_store, PROBE_SECONDS, PROBE_TIMEOUT_SECONDS, circuit=CIRCUIT_BREAKERS["supabase"],
-        silent_seconds=outside.store.silent_seconds,
+        "supabase", partial(_probe_store, outside), PROBE_SECONDS, PROBE_TIMEOUT_SECONDS,
+        circuit=CIRCUIT_BREAKERS["supabase"], silent_seconds=outside.store.silent_seconds,
     )  # fmt: skip
     return HealthService(
-        dependencies={
-            "redis": redis,
-            "supabase": database,
-            **_upstreams(outside),
-        },
+        dependencies={"redis": redis, "supabase": database, **_upstreams(outside)},
         board=outside.board,
         breakers=CIRCUIT_BREAKERS,
         fleet=outside.registry,
         supervisor=supervisor,
         accounts=account_watch,
-        internals=internals,
+        internals=partial(_internals, outside, silence),
         build={"version": __version__, "build": build},
         requires=frozenset(settings.readiness_requires),
         cut_off=cut_off,
@@ -600,6 +561,44 @@ def _health(
         refusing=lambda: _refusing(settings, redis, database),
         strained=lambda: namespace.contradiction,
     )
+
+
+async def _probe_store(outside: Outside) -> Mapping[str, object]:
+    await outside.store.probe()
+    outside.uptime.answered("database")
+    wrong = outside.store.trouble()
+    return {TROUBLE: wrong} if wrong else {}
+
+
+async def _probe_redis(settings: Settings, outside: Outside) -> Mapping[str, object]:
+    channel = "trusted" if cache.stats().trusted else "lost"
+    needs_aof = settings.redis_durability is RedisDurability.AOF
+    about = await describe(outside.control, needs_aof=needs_aof)
+    outside.uptime.answered("redis")
+    try:
+        await outside.queue.probe()
+    except Unavailable as exc:
+        raise Unavailable("redis", f"it answers and refuses writes: {exc}") from exc
+    wrong = trouble(about, needs_aof=needs_aof)
+    round_trip_ms = round(outside.control.round_trip_seconds * 1000, 1)
+    told = {"durability": settings.redis_durability, "channel": channel, "round_trip_ms": round_trip_ms}
+    return about | told | ({TROUBLE: wrong} if wrong else {})
+
+
+async def _internals(outside: Outside, silence: SilenceWatch) -> Mapping[str, object]:
+    queue = await outside.queue.stats()
+    return {
+        "cache": asdict(cache.stats()),
+        "silent_numbers": silence.silent,
+        "model_circuits": [snapshot._asdict() for snapshot in gemini_model_breakers.snapshots()[:MAX_SHOWN]],
+        "queue": {
+            "pending": queue.pending,
+            "bytes": queue.bytes,
+            "oldest_seconds": round(queue.oldest_seconds, 3),
+            "dead": queue.dead,
+            "refuses": queue.is_full,
+        },
+    }
 
 
 def _upstreams(outside: Outside) -> dict[str, Dependency]:
