@@ -2,8 +2,8 @@
 
 answers in the making          WORKER_CONCURRENCY: as many calls of the model, and as many sends
 calls of one HTTP host         those, and the read receipts that go beside them; 50 or more
-connections to Postgres        a twentieth, 10 to 50, unless DATABASE_CONNECTIONS says otherwise: an answer waits for
-                               the model most of the time, and for Postgres some 10 ms
+connections to Postgres        a twentieth, 15 to 50, unless DATABASE_CONNECTIONS says otherwise: an answer waits for
+                               the model most of the time, and for Postgres some 10 ms. Opened as they are needed
 runs whose files are fetched   a quarter, 2 to 10: files that hang must not keep texts from being answered
 calls of Supabase over REST    as many, 50 or more: they go through the HTTP client, and take longer
 connections to Redis           as many, and some for what is no answer
@@ -17,8 +17,9 @@ from app.services.courtesy import MAX_AT_ONCE
 from app.settings import Settings
 
 LEAST_HTTP_CALLS = 50
-LEAST_CONNECTIONS, MOST_CONNECTIONS = 10, 50
-"""PostgreSQL allows 100 in all by default; more than it has cores for only wait there instead of here."""
+LEAST_CONNECTIONS, MOST_CONNECTIONS = 15, 50
+"""PostgreSQL allows 100 in all by default: six replicas. Most of an answer's time there is the disk's, at its commits,
+and those of several connections reach the disk together: with 10 a quick model's answers wait here for a connection."""
 ANSWERS_PER_CONNECTION = 20
 MOST_RUNS_WITH_FILES = 10
 SPARE_REDIS_CONNECTIONS = 20

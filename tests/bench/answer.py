@@ -58,7 +58,8 @@ HEARD_SECONDS = 0.3
 MESSAGES = 400
 WARM_UP = 100
 ACCOUNTS = 20
-POSTERS = 4
+POSTERS = 16
+"""Each waits for its 200 before it posts again. Four of them posted no faster than a replica answered."""
 SLOW_SECONDS = 1.0
 SLOW_CONCURRENCY = 200
 SLOW_MESSAGES = 1000

@@ -12,7 +12,7 @@ def capacity(**given: int) -> Capacity:
     return capacity_of(Settings(_env_file=None, **given))
 
 
-@pytest.mark.parametrize(("answers", "connections"), [(1, 10), (50, 10), (200, 10), (400, 20), (1000, 50)])
+@pytest.mark.parametrize(("answers", "connections"), [(1, 15), (50, 15), (200, 15), (400, 20), (1000, 50)])
 def test_connections_to_postgres_are_a_twentieth_of_the_answers_within_bounds(answers: int, connections: int) -> None:
     assert capacity(worker_concurrency=answers).database_connections == connections
 
