@@ -91,14 +91,12 @@ class Floor:
             "wa_message_id": wamid, "type": "text", "text": QUESTION, "timestamp": "2026-11-27T12:00:00+00:00",
             "payload": {"id": wamid, "type": "text", "text": {"body": QUESTION}},
         }  # fmt: skip
-        inbound = await self._call(
-            "record_inbound", account_id=account, wa_id=peer, user_id=None, name="Ada", messages=[message],
-            other_wa_id=None,
-        )  # fmt: skip
-        conversation = inbound["conversation"]["id"]
+        opening = {
+            "key": wamid, "covers": [wamid], "fence": claim.token, "limit": 30, "characters": 4097, "minutes": 10,
+        }  # fmt: skip
         await self._call(
-            "open_answer", conversation_id=conversation, key=wamid, author="bot", covers=[wamid], fence=claim.token,
-            limit=30, characters=4097, minutes=10,
+            "record_inbound", account_id=account, wa_id=peer, user_id=None, name="Ada", messages=[message],
+            other_wa_id=None, opening=opening,
         )  # fmt: skip
         typing = {"messaging_product": "whatsapp", "status": "read", "message_id": wamid}
         showing = asyncio.create_task(self._post("/v26.0/1/messages", typing | {"typing_indicator": {"type": "text"}}))

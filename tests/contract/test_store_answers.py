@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
 import pytest
 
 from app.domain.errors import Conflict, Fenced, NotFound
-from app.domain.models import OpenedAnswer, Reply, ReplyState
+from app.domain.models import Inbound, InboundMessage, OpenedAnswer, Opening, Reply, ReplyState
 from app.domain.ports import SendDecision
 from app.domain.usage import Spent
 from tests.support.store_kit import Scene, begin, look, message, outbound, unique
@@ -56,6 +57,52 @@ async def test_opening_again_finds_it_and_a_lower_fence_does_not(scene: Scene) -
         await scene.store.open_answer(found.reply.conversation_id, fence=4, **again)
     with pytest.raises(NotFound):
         await scene.store.open_answer(NOBODY, fence=1, **again | {"key": unique()})
+
+
+OPENING = Opening(fence=1, limit=5, characters=9, minutes=10)
+
+
+async def stored(scene: Scene, *messages: InboundMessage, opening: Opening | None = OPENING) -> Inbound:
+    return await scene.store.record_inbound(
+        scene.account.id, wa_id=scene.wa_id, user_id=None, name="Ada", messages=messages, opening=opening
+    )
+
+
+async def test_a_reply_is_opened_as_its_messages_are_stored(scene: Scene) -> None:
+    await scene.receive(message("good morning"))
+    asked = (message("are you open?"), message("today?"))
+    inbound = await stored(scene, *asked)
+    assert inbound.opened is not None
+    reply = inbound.opened.reply
+    ids = tuple(each.wa_message_id for each in asked)
+    assert (reply.key, reply.covers, reply.fence, reply.body) == (ids[0], ids, 1, None)
+    assert (reply.conversation_id, reply.to.wa_id) == (inbound.conversation.id, scene.wa_id)
+    assert [turn.text for turn in inbound.opened.background.turns] == ["good morn"]
+    opened_again = await scene.store.open_answer(
+        reply.conversation_id, key=reply.key, covers=reply.covers, fence=2, limit=5, characters=9, minutes=10
+    )
+    assert opened_again.reply == replace(reply, fence=2)
+    assert opened_again.background == inbound.opened.background
+
+
+async def test_no_reply_is_opened_with_messages_that_may_have_one_or_want_none(scene: Scene) -> None:
+    asked = message("are you open?")
+    assert (await stored(scene, asked, opening=None)).opened is None
+    assert (await stored(scene, asked)).opened is not None, "stored before, and not answered"
+    assert (await stored(scene, asked)).opened is None, "opened before"
+    edit = replace(
+        message("are you open today?", kind="edit"), payload={"edit": {"original_message_id": asked.wa_message_id}}
+    )
+    assert (await stored(scene, edit)).opened is None
+    in_a_group = message("hi all")
+    assert (await stored(scene, replace(in_a_group, payload={"group_id": "g"}))).opened is None
+    conversation = await scene.receive()
+    await scene.store.opt_out(conversation.id)
+    assert (await stored(scene, message())).opened is None
+    await scene.store.opt_in(conversation.id)
+    assert (await stored(scene, message())).opened is not None
+    await scene.store.set_bot(conversation.id, enabled=False)
+    assert (await stored(scene, message())).opened is None
 
 
 async def test_the_body_is_saved_and_its_sending_begun(scene: Scene) -> None:

@@ -13,7 +13,7 @@ from app.domain.models import Status
 from app.sandbox import webhooks as wa
 from tests.support.office import MakeOffice, Office
 
-ANSWERED = ["chorus_record_inbound", "chorus_open_answer", "chorus_save_and_begin", "chorus_complete_part"]
+ANSWERED = ["chorus_record_inbound", "chorus_save_and_begin", "chorus_complete_part"]
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ async def answer(office: Office, person: wa.Person, question: str, sends: int) -
     await office.until_idle()
 
 
-async def test_an_answered_message_takes_four(make_office: MakeOffice, calls: list[str]) -> None:
+async def test_an_answered_message_takes_three(make_office: MakeOffice, calls: list[str]) -> None:
     office = await make_office()
     person = office.person()
     await answer(office, person, "Do you have vegan pastries?", 1)

@@ -16,7 +16,7 @@ import time
 import uuid
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -76,6 +76,7 @@ from app.domain.models import (
     Message,
     NoticeOutcome,
     OpenedAnswer,
+    Opening,
     Page,
     Refusal,
     Reply,
@@ -757,13 +758,17 @@ class SqlStore(Store):
         name: str | None,
         messages: Sequence[InboundMessage],
         other_wa_id: str | None = None,
+        opening: Opening | None = None,
     ) -> Inbound:
         _check_identity(wa_id, user_id)
+        ids = [message.wa_message_id for message in messages]
         inbound = await self._call(
             "record_inbound", account_id=account_id, wa_id=wa_id, user_id=user_id, name=name, messages=messages,
-            other_wa_id=other_wa_id,
+            other_wa_id=other_wa_id, opening=opening and {"key": ids[0], "covers": ids, **asdict(opening)},
         )  # fmt: skip
-        return _INBOUND.validate_python(inbound)
+        opened = inbound.pop("opened")
+        stored = _INBOUND.validate_python(inbound)
+        return stored if opened is None else replace(stored, opened=_opened(opened))
 
     async def record_echo(
         self, account_id: str, *, wa_id: str | None, user_id: str | None, message: InboundMessage
@@ -933,7 +938,7 @@ class SqlStore(Store):
             "open_answer", conversation_id=conversation_id, key=key, author=Author.BOT, covers=covers, fence=fence,
             limit=limit, characters=characters, minutes=minutes,
         )  # fmt: skip
-        return OpenedAnswer(_REPLY.validate_python(opened["reply"]), _background(opened), opened["recent"])
+        return _opened(opened)
 
     async def save_body(
         self,
@@ -1018,6 +1023,10 @@ class SqlStore(Store):
 
     async def fail_part(self, key: str, *, fence: int, part: int, error: Mapping[str, object], final: bool) -> None:
         await self._call("fail_part", key=key, fence=fence, part=part, error=error, final=final)
+
+
+def _opened(found: Json) -> OpenedAnswer:
+    return OpenedAnswer(_REPLY.validate_python(found["reply"]), _background(found), found["recent"])
 
 
 def _background(found: Json) -> Background:

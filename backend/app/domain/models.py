@@ -620,6 +620,8 @@ class Inbound:
     """Messages of the run that came after their own edit, which stands in their place."""
     edited: Mapping[str, str | None] = field(default_factory=dict)
     """The present words of those messages of the run that were edited, by id."""
+    opened: OpenedAnswer | None = None
+    """The bot's reply to the run, if it was to be opened and is new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -651,6 +653,16 @@ class Background:
 
     turns: tuple[Turn, ...]
     usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How the bot's reply to a run is opened: see `ConversationStore.open_answer`."""
+
+    fence: int
+    limit: int
+    characters: int
+    minutes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from app.domain.models import (
     Message,
     NoticeOutcome,
     OpenedAnswer,
+    Opening,
     Page,
     Prompt,
     Recipient,
@@ -464,12 +465,15 @@ class ConversationStore(Protocol):
         name: str | None,
         messages: Sequence[InboundMessage],
         other_wa_id: str | None = None,
+        opening: Opening | None = None,
     ) -> Inbound:
         """Store a run of messages of one contact, once each however often it is called: contact and conversation
         are created or updated, `unread_count` grows by the new ones, `last_inbound_at` never goes back.
         System notes (`type` system) are stored, but are neither unread nor do they open the 24-hour window; one that
         reports a new number or user id moves the contact, once. `other_wa_id`: another number of the same person.
         What was written in a group goes to the group's conversation. An edit changes the message it names.
+        With `opening`, the bot's reply to all of the messages is opened in the same call, as by `open_answer`, if the
+        bot answers there, nothing was edited and the reply is certainly new; else `opened` is None.
         Raises `Erased` if one of the messages was erased: nothing is stored."""
         ...
 

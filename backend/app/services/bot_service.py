@@ -34,6 +34,7 @@ from app.domain.models import (
     Inbound,
     InboundMessage,
     OpenedAnswer,
+    Opening,
     Reply,
     ReplyState,
 )
@@ -41,7 +42,7 @@ from app.domain.opt_out import Wish, confirmation, wish
 from app.domain.ports import Messenger, Model, Store
 from app.domain.prompt import MESSAGE_BYTES
 from app.domain.usage import DailyLimits
-from app.domain.webhook import needs_a_person, opens_chat
+from app.domain.webhook import expects_answer, needs_a_person, opens_chat
 from app.services.account_service import NO_LIMITS, AccountService
 from app.services.attachments import Attachments, Collecting
 from app.services.composer import Answer, Composer
@@ -109,7 +110,7 @@ class BotService:
         try:
             with _stage(stages, "store", self._clock):
                 account = await self._account(run)
-                inbound = await self._record(account, run)
+                inbound = await self._record(account, run, await self._opening(account, run, hold))
             files.add(account, run.messages)
             handled = await self._handle_stored(run, hold, account, inbound, files, stages)
             # People see also what the bot does not answer.
@@ -132,7 +133,7 @@ class BotService:
         asked, covers = questions(run.messages, inbound)
         if not asked:
             return await self._greet(Work(run, hold, account, conversation, (), (), stages))
-        work = Work(run, hold, account, conversation, asked, covers, stages, files=files)
+        work = Work(run, hold, account, conversation, asked, covers, stages, files=files, opened=inbound.opened)
         if silence := await self._heed_wish(work) or await self._keep_silent(work):
             return silence
         left = self._delivery.seconds_left(run.accepted_at)
@@ -148,7 +149,7 @@ class BotService:
         """Open the reply, make its text, store it, send it."""
         with _stage(work.stages, "load", self._clock):
             profile = await self._accounts.profile(work.account.id)
-            opened = await self._open_answer(work, profile)
+            opened = work.opened or await self._open_answer(work, profile)
         try:
             reply, answer = await self._answer(work, profile, opened)
         except _Stopped:
@@ -289,7 +290,20 @@ class BotService:
             raise UnknownAccount(run.phone_number_id)
         return account
 
-    async def _record(self, account: Account, run: Run) -> Inbound:
+    async def _opening(self, account: Account, run: Run, hold: RunHold) -> Opening | None:
+        """Of the reply to the whole run, in the call that stores it. None where something that is known before may keep
+        the bot silent."""
+        if not account.is_active or account.is_blocked or self._messenger.blocked_seconds(account):
+            return None
+        newest = max(message.timestamp for message in run.messages)
+        if self._clock.now() - newest > timedelta(hours=WINDOW_HOURS) or not all(map(expects_answer, run.messages)):
+            return None
+        profile = await self._accounts.profile(account.id)
+        if wish((message.text for message in run.messages), profile.stop_words):
+            return None
+        return Opening(hold.fence, HISTORY_MESSAGES, CHARACTERS, profile.auto_reply_minutes)
+
+    async def _record(self, account: Account, run: Run, opening: Opening | None = None) -> Inbound:
         return await self._store.record_inbound(
             account.id,
             wa_id=run.wa_id,
@@ -297,6 +311,7 @@ class BotService:
             name=run.name,
             messages=run.messages,
             other_wa_id=run.other_wa_id,
+            opening=opening,
         )
 
     async def _leave_to_a_person(self, work: Work) -> Handled:

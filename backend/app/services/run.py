@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Protocol
 
 from app.domain.edits import questions
-from app.domain.models import Account, Conversation, Inbound, InboundMessage
+from app.domain.models import Account, Conversation, Inbound, InboundMessage, OpenedAnswer
 from app.services.attachments import Collecting
 from app.services.delivery import Hold
 from app.services.spending import Bill
@@ -71,6 +71,8 @@ class Work:
     bill: Bill = field(default_factory=Bill)
     files: Collecting | None = None
     """Those of the run, on their way."""
+    opened: OpenedAnswer | None = None
+    """The reply, if it was opened when the run was stored."""
 
     def ask(self, run: Run, inbound: Inbound) -> None:
         """What `run` asks, as it was stored."""

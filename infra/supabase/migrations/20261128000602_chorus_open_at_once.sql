@@ -74,9 +74,9 @@ alter function chorus.recent_replies(uuid) reset search_path;
 -- The replies are looked at before the conversation is locked, because a reply's lock comes before its conversation's, and again
 -- with that lock held.
 --
--- The commit is not waited for: such a reply is no more than a claim. Nothing is sent before the commit of chorus_save_and_begin,
+-- The commit is not waited for: such a reply is no more than a claim, and a message that is stored with it is in its mailbox. Nothing is sent before the commit of chorus_save_and_begin,
 -- which is waited for and makes everything before it durable. If the server crashes in between and loses the claim, that call
--- finds no reply, and the messages, which are in their mailbox until they are answered, are taken up again.
+-- finds no reply, and the messages, which stay in their mailbox until they are answered, are taken up again.
 create function chorus.open_new_reply(p jsonb) returns jsonb
 language plpgsql as $$
 declare
@@ -113,6 +113,15 @@ begin
     'to', jsonb_build_object('wa_id', v_conversation.wa_id, 'user_id', v_conversation.user_id));
 end $$;
 
+-- What is known before the answer of an opened reply is made; p as for chorus_open_answer.
+create function chorus.opened(reply jsonb, conversation uuid, p jsonb) returns jsonb
+language sql stable
+return jsonb_build_object(
+  'reply', reply,
+  'turns', chorus.turns(conversation, p->'covers', (p->>'limit')::integer, (p->>'characters')::integer),
+  'usage', chorus.usage((reply->>'account_id')::uuid, (reply->>'conversation_id')::uuid),
+  'recent', chorus.bot_replies(conversation, (p->>'minutes')::integer));
+
 -- p and what it answers: as before.
 create or replace function public.chorus_open_answer(p jsonb) returns jsonb
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan as $$
@@ -129,11 +138,7 @@ begin
     end if;
     v_reply := v_opened->'ok';
   end if;
-  v_answer := jsonb_build_object(
-    'reply', v_reply,
-    'turns', chorus.turns(v_given, p->'covers', (p->>'limit')::integer, (p->>'characters')::integer),
-    'usage', chorus.usage((v_reply->>'account_id')::uuid, (v_reply->>'conversation_id')::uuid),
-    'recent', chorus.bot_replies(v_given, (p->>'minutes')::integer));
+  v_answer := chorus.opened(v_reply, v_given, p);
   return chorus.ok(v_answer);
 end $$;
 

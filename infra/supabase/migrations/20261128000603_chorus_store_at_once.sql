@@ -185,7 +185,9 @@ begin
     'conversation', v_conversation, 'new_ids', v_new, 'edits', v_edits, 'superseded_ids', v_superseded);
 end $$;
 
--- p and what it answers: as before.
+-- p: as before, and opening: null, or {key, covers, fence, limit, characters, minutes} as for chorus_open_answer. Answers as before, and
+-- opened: what that would answer, if the bot answers in this conversation, nothing was edited, and the reply is certainly new; else
+-- null, and nothing is opened.
 create or replace function public.chorus_record_inbound(p jsonb) returns jsonb
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan as $$
 declare
@@ -197,6 +199,8 @@ declare
   v_stored jsonb;
   v_answer jsonb;
   v_edited jsonb := '{}';
+  v_opening jsonb := nullif(p->'opening', 'null');
+  v_reply jsonb;
 begin
   if p @? '$.messages[*].payload.group_id' then
     v_groups := array(
@@ -228,7 +232,14 @@ begin
     select coalesce(jsonb_object_agg(m.wa_message_id, m.text), '{}') into v_edited from public.messages m
     where m.account_id = v_account and m.wa_message_id = any (chorus.wamids(p->'messages')) and m.edited_at is not null;
   end if;
-  v_answer := v_answer || jsonb_build_object('edited', v_edited);
+  if v_opening is not null and v_edited = '{}' and v_groups = '{null}' and v_answer @> '{"conversation": {
+    "bot_enabled": true, "bot_paused_until": null, "opted_out_since": null}}'
+    and v_answer->'edits' = '[]' and v_answer->'superseded_ids' = '[]'
+  then
+    v_reply := chorus.open_new_reply(v_opening || jsonb_build_object('conversation_id', v_conversation));
+  end if;
+  v_answer := v_answer || jsonb_build_object(
+    'edited', v_edited, 'opened', case when v_reply is not null then chorus.opened(v_reply, v_conversation, v_opening) end);
   return chorus.ok(v_answer);
 end $$;
 
