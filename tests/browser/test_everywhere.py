@@ -248,6 +248,7 @@ WEIGHTS = """performance.getEntriesByType("resource").concat(performance.getEntr
 
 
 def test_the_first_load_is_light_and_quick(site: Site, browser: Browser, within: Within) -> None:
+    site.sent_to(site.customer("Flora First", "Where can I park?"))
     with entered(site, browser) as (page, _):
         expect(page.locator(".row").first).to_be_visible()
         sizes = page.evaluate(WEIGHTS)
