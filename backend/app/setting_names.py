@@ -15,8 +15,10 @@ A misspelt setting is silently the default. What belongs to other programs must 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
+from functools import lru_cache
 from itertools import takewhile
 
 SLIP = 0.85
@@ -97,6 +99,7 @@ def _plain(name: str) -> str:
     return name.replace("_", "")
 
 
+@lru_cache(maxsize=256)
 def _spelt_out(name: str) -> str:
     return "".join(_SAME_WORD.get(word, word) for word in name.split("_"))
 
@@ -139,10 +142,7 @@ def _may_be_meant(name: str, setting: str, *, has_default: bool, is_given: bool)
         return not is_given
     words, own = name.split("_"), setting.split("_")
     is_as_long = abs(len(name) - len(setting)) <= 2 and not set(own) < set(words)
-    if words[0] != own[0] and not is_as_long:
-        return False  # before the letters are compared, which takes long
-    likeness = _likeness(name, setting)
-    if likeness >= SLIP and is_as_long:
+    if is_as_long and _are_alike(name, setting, at_least=SLIP):
         return True
     if words[0] != own[0]:
         return False
@@ -151,8 +151,8 @@ def _may_be_meant(name: str, setting: str, *, has_default: bool, is_given: bool)
     if is_given:
         return False
     if len(words) > 1 and set(words) < set(own):
-        return likeness >= FEWER_WORDS
-    return likeness >= WORDS and not has_default
+        return _are_alike(name, setting, at_least=FEWER_WORDS)
+    return not has_default and _are_alike(name, setting, at_least=WORDS)
 
 
 def _have_one_stem(one: str, other: str) -> bool:
@@ -162,3 +162,15 @@ def _have_one_stem(one: str, other: str) -> bool:
 
 def _likeness(name: str, setting: str) -> float:
     return SequenceMatcher(a=_plain(name), b=_plain(setting), autojunk=False).ratio()
+
+
+def _are_alike(name: str, setting: str, *, at_least: float) -> bool:
+    """The letters that both have, in whatever order, show at once that most names are not: every command asks."""
+    one, other = _letters(name), _letters(setting)
+    most = 2 * (one & other).total() / (one.total() + other.total())
+    return most >= at_least and _likeness(name, setting) >= at_least
+
+
+@lru_cache(maxsize=256)
+def _letters(name: str) -> Counter[str]:
+    return Counter(_plain(name))
