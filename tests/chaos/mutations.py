@@ -230,7 +230,7 @@ MUTATIONS: dict[str, Mutation] = {
         [Edit(f"{SERVICES}attachments.py", "        if media.state != MediaState.PENDING:\n", "        if False:\n")],
     ),
     "write probe": Mutation(
-        "full_redis", [Edit("backend/app/wiring.py", "            await outside.queue.probe()\n", "            pass\n")]
+        "full_redis", [Edit("backend/app/wiring.py", "        await outside.queue.probe()\n", "        pass\n")]
     ),
     "namespace check": Mutation(
         "another_database_on_the_namespace",
