@@ -14,6 +14,7 @@ from app.core import cache
 from app.core.errors import Unavailable
 from app.core.fleet.lease import Lease
 from app.core.fleet.registry import HEARTBEAT_SECONDS
+from app.core.redis.door import Door
 from app.replica import Outside, Replica
 from app.services.account_health import BEAT_WITHIN_SECONDS, LEASE_SECONDS, AccountHealthRounds
 from app.services.account_notices import AccountNotices
@@ -58,29 +59,7 @@ def start_loops(replica: Replica, outside: Outside) -> None:
     }
     for name, loop in beating.items():
         start(name, partial(loop, partial(replica.supervisor.beat, name)))
-    started_at = time.time()
-
-    async def heartbeat() -> None:
-        while True:
-            replica.supervisor.beat("heartbeat")
-            info = {
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "started_at": started_at,
-                "role": replica.settings.app_role,
-                "active": replica.worker.loop.active if replica.worker else 0,
-                "concurrency": replica.settings.worker_concurrency,
-                "lag_ms": round(replica.loop_watch.lag_seconds * 1000, 1),
-                **replica.services.health.load(),
-            }
-            try:
-                await outside.registry.beat(info)
-            except Unavailable as exc:
-                logger.warning("heartbeat failed", extra={"reason": str(exc)})
-            cache.cleanup()  # what has expired need not wait until its room is wanted
-            await asyncio.sleep(HEARTBEAT_SECONDS)
-
-    start("heartbeat", heartbeat)
+    start("heartbeat", partial(_heartbeat, replica, outside, time.time()))
     start("silence_watch", replica.services.silence.run)
     if replica.inbox is not None:
         start("inbox_mover", replica.when_fit(replica.inbox.run))
@@ -107,6 +86,28 @@ def start_loops(replica: Replica, outside: Outside) -> None:
         start("event_worker", replica.event_worker.loop.run, beat_within_seconds=STUCK_SECONDS)
         start("event_lease_renewal", replica.event_worker.loop.renew)
         start("outbox_relay", replica.when_fit(_outbox_relay(replica, outside).run))
+
+
+async def _heartbeat(replica: Replica, outside: Outside, started_at: float) -> None:
+    """`started_at`: Unix seconds; of the process, also when this loop begins anew."""
+    while True:
+        replica.supervisor.beat("heartbeat")
+        info = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started_at": started_at,
+            "role": replica.settings.app_role,
+            "active": replica.worker.loop.active if replica.worker else 0,
+            "concurrency": replica.settings.worker_concurrency,
+            "lag_ms": round(replica.loop_watch.lag_seconds * 1000, 1),
+            **replica.services.health.load(),
+        }
+        try:
+            await outside.registry.beat(info)
+        except Unavailable as exc:
+            logger.warning("heartbeat failed", extra={"reason": str(exc)})
+        cache.cleanup()  # what has expired need not wait until its room is wanted
+        await asyncio.sleep(HEARTBEAT_SECONDS)
 
 
 async def _audit(replica: Replica, outside: Outside) -> None:
@@ -140,42 +141,32 @@ def _caretaker(replica: Replica, outside: Outside) -> Caretaker:
     }
     if journal is None:
         duties["unanswered"] = UnansweredSearch(queue, store).look
-    holder = outside.registry.replica_id
-    lease = Lease(outside.redis, key=f"{namespace}:{{fleet}}:caretaker", holder=holder, seconds=CARETAKER_LEASE_SECONDS)
+    lease = _lease(replica, outside.redis, "caretaker", CARETAKER_LEASE_SECONDS)
     return Caretaker(duties, lease, without_lease=["overflow"])
+
+
+def _lease(replica: Replica, door: Door, name: str, seconds: float) -> Lease:
+    """For work that one replica at a time does."""
+    key = f"{replica.settings.redis_namespace}:{{fleet}}:{name}"
+    return Lease(door, key=key, holder=replica.services.registry.replica_id, seconds=seconds)
 
 
 def _outbox_relay(replica: Replica, outside: Outside) -> OutboxRelay:
     """Moves events for other systems into their queue; one replica at a time."""
-    lease = Lease(
-        outside.control,
-        key=f"{replica.settings.redis_namespace}:{{fleet}}:outbox_relay",
-        holder=outside.registry.replica_id,
-        seconds=RELAY_LEASE_SECONDS,
-    )
+    lease = _lease(replica, outside.control, "outbox_relay", RELAY_LEASE_SECONDS)
     return OutboxRelay(outside.store, outside.events, lease)
 
 
 def _cache_relay(replica: Replica, outside: Outside) -> CacheRelay:
     """Drops from the caches what committed changes have made old; one replica at a time."""
-    lease = Lease(
-        outside.control,
-        key=f"{replica.settings.redis_namespace}:{{fleet}}:cache_relay",
-        holder=outside.registry.replica_id,
-        seconds=RELAY_LEASE_SECONDS,
-    )
+    lease = _lease(replica, outside.control, "cache_relay", RELAY_LEASE_SECONDS)
     account_changed = replica.services.breakers.account_changed
     return CacheRelay(outside.store, cache.invalidate_everywhere, lease, account_changed=account_changed)
 
 
 def _health_rounds(replica: Replica, outside: Outside) -> AccountHealthRounds:
     """On the lease's own door, as the relay: a round lasts as long as Meta's answers."""
-    lease = Lease(
-        outside.control,
-        key=f"{replica.settings.redis_namespace}:{{fleet}}:account_health",
-        holder=outside.registry.replica_id,
-        seconds=LEASE_SECONDS,
-    )
+    lease = _lease(replica, outside.control, "account_health", LEASE_SECONDS)
     return AccountHealthRounds(outside.store, replica.services.checks, lease)
 
 
