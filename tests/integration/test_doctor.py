@@ -22,7 +22,7 @@ from app.adapters.row_security import expected_policies, policies_of
 from app.api.deps import OPERATOR
 from app.cli import main
 from app.core.egress import Egress
-from app.core.http_client import leave_by
+from app.core.http_client import close_http_client, leave_by
 from app.core.secrets import TokenCipher
 from app.doctor.findings import Finding, bounded
 from app.doctor.limits import check_limits
@@ -367,6 +367,7 @@ async def test_meta_is_asked_about_every_active_account(doctor: Doctor, store_ur
             assert away[f"account {slug}"]["detail"].startswith("could not be checked: ")
     finally:
         await store.aclose()
+        await close_http_client()
 
 
 @pytest.mark.parametrize(

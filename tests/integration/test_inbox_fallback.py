@@ -54,9 +54,9 @@ async def replica(valkey_url: str, store: PostgresStore) -> AsyncIterator[Make]:
                 namespace="test",
             )
             stack.push_async_callback(queue.aclose)
-            overflow = Overflow(queue, store, max_rows=100, max_bytes=10**7, put_timeout_seconds=0.7)
+            overflow = Overflow(queue, store, max_rows=100, max_bytes=10**7, put_timeout_seconds=4)
             fallback = InboxFallback(
-                queue, overflow, store, max_rows=max_rows, max_bytes=10**8, put_timeout_seconds=0.9, clock=clock
+                queue, overflow, store, max_rows=max_rows, max_bytes=10**8, put_timeout_seconds=5, clock=clock
             )
             if moving:
                 mover = asyncio.create_task(fallback.run())

@@ -52,7 +52,7 @@ async def replica(forgetful: ForgetfulValkey, store: PostgresStore) -> AsyncIter
                 namespace="test",
             )
             stack.push_async_callback(queue.aclose)
-            journal = Journal(queue, store, max_rows=max_rows, max_bytes=10**8, put_timeout_seconds=0.9)
+            journal = Journal(queue, store, max_rows=max_rows, max_bytes=10**8, put_timeout_seconds=10)
             if moving:
                 mover = asyncio.create_task(journal.run())
                 stack.callback(mover.cancel)
