@@ -236,7 +236,14 @@ def test_a_database_that_is_away_or_wrong_is_one_line_with_the_cause(
     one_line(on("mysql://127.0.0.1/x"), "DATABASE_URL must start with", code=USAGE)
     for option, said in WRONG_OPTIONS:
         one_line(on(f"postgresql://{user}@{where}/postgres?{option}"), "DATABASE_URL: ", said, code=USAGE)
-    if command != "migrate":
+    if command == "migrate":
+        whole = f"postgresql://{user}@{where}/postgres"
+        away = chorus(command, DATABASE_URL=whole, MIGRATE_DATABASE_URL="postgresql://127.0.0.1:1/x")
+        one_line(away, "127.0.0.1:1: connection refused", "(MIGRATE_DATABASE_URL)")
+        wrong = f"postgresql://{place.username}:wrong@{where}/postgres"
+        refused = chorus(command, DATABASE_URL=whole, MIGRATE_DATABASE_URL=wrong)
+        one_line(refused, "correct it in MIGRATE_DATABASE_URL", code=USAGE)
+    else:
         one_line(on(f"postgresql://{user}@{where}/postgres"), "chorus migrate")
         one_line(chorus(command, SUPABASE_URL=f"http://{no_redis}", SUPABASE_KEY="k"), "database: ")
         one_line(chorus(command, SUPABASE_URL="http://127.0.0.1:1", SUPABASE_KEY="k"), "connection refused")

@@ -443,6 +443,13 @@ async def test_a_setting_that_only_the_database_finds_wrong_is_told_once_and_by_
     assert said in owner["schema"]["mend"]
 
 
+async def test_the_owners_database_that_is_away_is_not_taken_for_the_replicas(doctor: Doctor) -> None:
+    findings = await doctor(MIGRATE_DATABASE_URL="postgresql://127.0.0.1:1/x")
+    assert bad(findings) == {"schema"}
+    assert "127.0.0.1:1: connection refused" in findings["schema"]["detail"]
+    assert "(MIGRATE_DATABASE_URL)" in findings["schema"]["mend"]
+
+
 async def test_redis_refusal_is_told_in_words(doctor: Doctor, valkey_url: str) -> None:
     where = urlsplit(valkey_url)
     wrong = await doctor(REDIS_URL=f"redis://:wrong@127.0.0.1:{where.port}/0", REDIS_CACHE_URL="redis://127.0.0.1:1")

@@ -26,7 +26,7 @@ def migrate() -> None:
         applied = asyncio.run(apply_migrations(url))
     except ConfigurationError as exc:
         if settings.migrate_database_url and exc.variable == "DATABASE_URL":
-            raise ConfigurationError("MIGRATE_DATABASE_URL", exc.problem) from exc
+            raise exc.of("MIGRATE_DATABASE_URL") from exc
         raise
     for name in applied:
         click.echo(f"applied {name}")

@@ -101,7 +101,7 @@ def _words(exc: Unavailable, ctx: click.Context) -> str:
         name, url = ctx.meta.get(REDIS_IN_USE, ("REDIS_URL", settings.redis_url or ""))
         cause = of_redis(exc, url, name)
     elif dependency in {"database", "supabase"}:
-        cause = of_database(exc, settings)
+        cause = of_database(exc, settings, as_owner=ctx.invoked_subcommand == "migrate")
     else:
         cause = of_http(exc, "WHATSAPP_BASE_URL")
     return " ".join(f"{dependency}: {cause.said}; {cause.mend}".split())

@@ -10,6 +10,8 @@ from app.core.redaction import place_of
 from app.doctor.redis_causes import redis_cause
 from app.settings import Settings
 
+_OWNERS = "MIGRATE_DATABASE_URL"
+
 
 def of_redis(exc: BaseException, url: str, name: str = "REDIS_URL") -> Cause:
     """`name`: the setting that `url` comes from."""
@@ -17,8 +19,12 @@ def of_redis(exc: BaseException, url: str, name: str = "REDIS_URL") -> Cause:
     return Cause(f"{place_of(url)}: {cause.said}", f"{cause.mend} ({name})")
 
 
-def of_database(exc: BaseException, settings: Settings) -> Cause:
+def of_database(exc: BaseException, settings: Settings, *, as_owner: bool = False) -> Cause:
+    """`as_owner`: what failed goes by MIGRATE_DATABASE_URL, where that is set."""
     cause = database_cause(exc) or Cause(str(exc) or type(exc).__name__, "see its log")
+    if as_owner and settings.migrate_database_url:
+        place, mend = place_of(settings.migrate_database_url.get_secret_value()), cause.mend
+        return Cause(f"{place}: {cause.said}", f"{mend.replace('DATABASE_URL', _OWNERS)} ({cause.setting or _OWNERS})")
     setting = cause.setting or _database_setting(settings)
     return Cause(f"{database_place(settings)}: {cause.said}", f"{cause.mend} ({setting})")
 

@@ -82,8 +82,11 @@ async def _schema(settings: Settings, store: Store) -> Finding:
             if exc.variable != "DATABASE_URL":
                 raise
             if settings.migrate_database_url:
-                raise ConfigurationError("MIGRATE_DATABASE_URL", exc.problem) from exc
+                raise exc.of("MIGRATE_DATABASE_URL") from exc
             # A replica's user may not read that; the list above is what the schema says of itself.
+        except Unavailable as exc:
+            cause = of_database(exc, settings, as_owner=True)
+            return Finding("schema", "bad", cause.said, cause.mend)
     if missing:
         return Finding("schema", "bad", f"not applied: {', '.join(missing)}", "chorus migrate")
     if newer := [name for name in applied if name not in known]:

@@ -61,6 +61,10 @@ class ConfigurationError(ChorusError):
         self.variable = variable
         self.problem = message
 
+    def of(self, variable: str) -> ConfigurationError:
+        """The same about the setting whose value was really used."""
+        return ConfigurationError(variable, self.problem.replace(self.variable, variable))
+
 
 class MigrationFailed(ChorusError):
     """The database refused a statement: a mistake in a migration, or rows that contradict it. Nothing of it is left."""
