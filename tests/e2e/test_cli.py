@@ -61,11 +61,14 @@ def in_here(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess
 
 
 def test_serve_without_settings_names_every_missing_variable(tmp_path: Path) -> None:
-    result = chorus(tmp_path, "serve")
+    result = chorus(tmp_path, "serve", PYTHONPROFILEIMPORTTIME="1")
     assert result.returncode == 2
     for name in COMPLETE:
         assert f"chorus: {name} is missing" in result.stderr
     assert "Traceback" not in result.stderr
+    loaded = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if line.startswith("import time:")}
+    assert "app.settings" in loaded
+    assert not loaded & {"app.server", "fastapi"}, "what serves takes a second to load"
 
 
 @pytest.mark.parametrize(

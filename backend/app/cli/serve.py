@@ -17,14 +17,16 @@ logger = logging.getLogger(__name__)
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (PORT).")
 def serve(host: str | None, port: int | None) -> None:
     """Run one replica until SIGTERM or Ctrl-C."""
+    settings = read_settings(host=host, port=port)
+    settings.check_serve()
+
+    # What serves takes a second to load: too long to wait for the name of a setting that is missing.
     from app.core.logging import configure_logging, tell_by_place
     from app.doctor import refuse_foreign_namespace, refuse_unsafe_redis
     from app.server import refuse_foreign_host
     from app.server import serve as run
     from app.settings import Env, LogFormat, file_problems, misspelt_settings
 
-    settings = read_settings(host=host, port=port)
-    settings.check_serve()
     refuse_foreign_host(settings.host)
     if settings.app_env is Env.PRODUCTION:
         asyncio.run(refuse_unsafe_redis(settings))
