@@ -46,9 +46,9 @@ NEW_ONES = 30
 STALL = 0.4
 
 TALKS = 48
-"""Nearly all the places of a replica, in two accounts: together they may make seven calls of the ten at a time."""
+"""Nearly all the places of a replica, in two accounts: together they may make ten calls of the fifteen at a time."""
 WRITE_SECONDS = 0.25
-"""Of one write to a reply: the last handler in the row waits for nearly two seconds, for each of them. Less than calls
+"""Of one write to a reply: the last handler in the row waits for more than a second, for each of them. Less than calls
 wait for a row, which its other writes keep."""
 SLOW_SECONDS = 60.0
 PUT_OFF = ("postponed", "unavailable", "failed")
