@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from typing import NamedTuple
 
 import pytest
 import redis
@@ -35,28 +36,52 @@ async def store(store_url: str) -> AsyncIterator[PostgresStore]:
     await store.aclose()
 
 
+class Limits(NamedTuple):
+    """Seconds that a put may take."""
+
+    queue: float
+    overflow: float
+    inbox: float
+
+
+PATIENT = Limits(5, 5, 10)
+"""For tests in which nothing hangs: on a busy machine Redis is sometimes late, and then its events are put aside."""
+SOON = PATIENT._replace(queue=0.2)
+
+
 @pytest.fixture
 async def replica(valkey_url: str, store: PostgresStore) -> AsyncIterator[Make]:
     """`await replica()`: the ingesting half of one replica, its mover running if `moving`."""
     async with AsyncExitStack() as stack:
 
         async def make(
-            *, max_rows: int = 1000, moving: bool = True, clock: Clock = SYSTEM_CLOCK, ingest_url: str = valkey_url
+            *,
+            max_rows: int = 1000,
+            moving: bool = True,
+            clock: Clock = SYSTEM_CLOCK,
+            ingest_url: str = valkey_url,
+            limits: Limits = PATIENT,
         ) -> tuple[InboxFallback, Queue]:
-            clients = [Door.to(valkey_url, timings=DoorTimings(answer_seconds=0.5)), Door.to(valkey_url)]
+            clients = [Door.to(valkey_url, timings=DoorTimings(answer_seconds=5)), Door.to(valkey_url)]
             ingest = Door.to(ingest_url)
             for client in (*clients, ingest):
                 stack.push_async_callback(client.aclose)
             queue = Queue(
                 *clients,
-                policy=QueuePolicy(debounce_seconds=0, max_pending=10**5, put_timeout_seconds=0.2),
+                policy=QueuePolicy(debounce_seconds=0, max_pending=10**5, put_timeout_seconds=limits.queue),
                 ingest=ingest,
                 namespace="test",
             )
             stack.push_async_callback(queue.aclose)
-            overflow = Overflow(queue, store, max_rows=100, max_bytes=10**7, put_timeout_seconds=4)
+            overflow = Overflow(queue, store, max_rows=100, max_bytes=10**7, put_timeout_seconds=limits.overflow)
             fallback = InboxFallback(
-                queue, overflow, store, max_rows=max_rows, max_bytes=10**8, put_timeout_seconds=5, clock=clock
+                queue,
+                overflow,
+                store,
+                max_rows=max_rows,
+                max_bytes=10**8,
+                put_timeout_seconds=limits.inbox,
+                clock=clock,
             )
             if moving:
                 mover = asyncio.create_task(fallback.run())
@@ -116,7 +141,7 @@ async def test_an_outage_is_bridged_in_order_and_nothing_comes_twice(
 
 
 async def test_a_frozen_redis_diverts_within_the_budget(valkey: Valkey, replica: Make, within: Within) -> None:
-    fallback, queue = await replica()
+    fallback, queue = await replica(limits=SOON)
     await fallback.put([event(0)])
     valkey.pause()
     try:
@@ -133,7 +158,7 @@ async def test_a_put_that_was_given_up_does_not_overtake_when_a_frozen_redis_wak
 ) -> None:
     """Its event waits in the inbox, behind an older one that another replica has put aside."""
     clock = FakeClock()
-    unsuspecting, queue = await replica(moving=False, clock=clock)
+    unsuspecting, queue = await replica(moving=False, clock=clock, limits=SOON)
     await unsuspecting.put([event(0)])
     clock.advance(SUSPECT_SECONDS)
     ran = scripts_run(valkey)
@@ -159,7 +184,7 @@ async def test_a_replica_for_which_the_queue_is_there_hears_of_one_for_which_it_
     await unsuspecting.put([event(0)])
     clock.advance(SUSPECT_SECONDS)
     async with proxied(valkey_url) as line:
-        slow, _ = await replica(moving=False, ingest_url=line.url)
+        slow, _ = await replica(moving=False, ingest_url=line.url, limits=SOON)
         await slow.put([event(1)])
         line.freeze()
         await slow.put([event(2)])
@@ -268,7 +293,7 @@ async def test_a_put_waits_for_a_closing_inbox_no_longer_than_its_budget(
 ) -> None:
     await store.inbox_put([event(0)], max_rows=10, max_bytes=10**9, reopen=True)
     await store.inbox_close()
-    fallback, queue = await replica(moving=False)
+    fallback, queue = await replica(moving=False, limits=SOON._replace(inbox=0.9))
     async with asyncio.timeout(within(1.5)):
         with pytest.raises(Unavailable) as refused:
             await fallback.put([event(1)])
