@@ -71,7 +71,7 @@ class Exchange:
         await relay.begin()
         await relay.round()
 
-    def worker(self, queue: Queue, *, policy: EventPolicy = QUICK, timeout_seconds: float = 1.0) -> EventWorker:
+    def worker(self, queue: Queue, *, policy: EventPolicy = QUICK, timeout_seconds: float = 10.0) -> EventWorker:
         receiver = HttpReceiver(may_be_private=True, timeout_seconds=timeout_seconds)
         return EventWorker(queue, self.store, receiver, CIPHER, policy=policy)
 
@@ -535,7 +535,7 @@ async def test_receivers_that_hang_delay_no_other(exchange: Exchange, within: Wi
     for n in range(20):
         exchange.outside.answers[f"/hang{n}"] = HANG
         await exchange.listen(f"/hang{n}", "message.status")
-    await exchange.start(timeout_seconds=10.0)
+    await exchange.start()
     for _ in range(8):
         await exchange.tell(1, conversation(), "message.status")
     async with asyncio.timeout(10):
@@ -553,7 +553,7 @@ async def test_drain_gives_back_what_hangs_at_once(exchange: Exchange, within: W
     exchange.outside.answers["/a"] = HANG
     queue = exchange.queue()
     await exchange.move(queue)
-    leaving = exchange.worker(queue, timeout_seconds=10)
+    leaving = exchange.worker(queue)
     exchange.run(leaving.loop.run)
     (event,) = await exchange.tell(1)
     await exchange.move(queue)
