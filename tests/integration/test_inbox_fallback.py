@@ -158,7 +158,7 @@ async def test_a_put_that_was_given_up_does_not_overtake_when_a_frozen_redis_wak
 ) -> None:
     """Its event waits in the inbox, behind an older one that another replica has put aside."""
     clock = FakeClock()
-    unsuspecting, queue = await replica(moving=False, clock=clock, limits=SOON)
+    unsuspecting, queue = await replica(moving=False, clock=clock, limits=SOON._replace(queue=1))
     await unsuspecting.put([event(0)])
     clock.advance(SUSPECT_SECONDS)
     ran = scripts_run(valkey)
