@@ -15,7 +15,7 @@ from app.core.cache.shared import SharedTier
 from tests.support.patience import Within
 from tests.support.redis_topologies import Cluster
 
-pytestmark = pytest.mark.cache_timings(grace=5.0, answer=10.0, connect=10.0)
+pytestmark = pytest.mark.cache_timings(grace=5.0, connect=10.0)
 """These tests are about where keys live, not about how soon a silent channel, or a message on its way from another
 node, is given up."""
 
