@@ -122,11 +122,11 @@ def test_a_row_far_down_stays_when_news_come_and_paper_has_all_messages_that_are
             site.customer("Lea Long", "Hello")
         page.evaluate(DRAWN)
         expect(row).to_be_visible()
+        page.evaluate("window.dispatchEvent(new Event('beforeprint'))")  # in the order of a browser that prints
         page.emulate_media(media="print")
-        page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
         expect(page.locator(".message")).to_have_count(PAGE)
-        page.evaluate("window.dispatchEvent(new Event('afterprint'))")
         page.emulate_media(media="screen")
+        page.evaluate("window.dispatchEvent(new Event('afterprint'))")
         expect(page.locator(".message").last).to_be_in_viewport()
         assert page.locator(".message").count() < PAGE
 
