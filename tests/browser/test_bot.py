@@ -40,6 +40,11 @@ def test_an_edit_is_kept_from_getting_lost_refused_at_its_field_and_seen_by_the_
         answer = page.get_by_label("Answer", exact=True)
         expect(answer).to_have_count(1)
         expect(answer).to_have_value("Only the fig tart.")
+        question = page.get_by_label("Question", exact=True)
+        question.fill("")  # to be written anew: the row stays, and so does its answer
+        expect(whole).to_have_value("{}")
+        question.fill("Do you have vegan pastries?")
+        expect(answer).to_have_value("Only the fig tart.")
         page.get_by_role("button", name="Save").click()
         expect(page.get_by_text("Saved: every replica")).to_be_visible()
         expect(page.get_by_text("Unsaved")).to_be_hidden()
@@ -65,6 +70,9 @@ def test_hours_own_fields_offers_and_rules_are_edited_without_writing_json(site:
         page.get_by_role("button", name="Add an offer").click()
         page.get_by_label("Offer", exact=True).last.fill("Fig tart")
         page.get_by_label("When to call a person").fill("")
+        special = page.get_by_label("Special rules")
+        special.fill("")
+        special.fill("Never promise a table.")
         page.get_by_label("Rules for the bot").fill("Be kind.\n\n Be brief. ")
         page.get_by_role("button", name="Save").click()
         expect(page.get_by_text("Saved: every replica")).to_be_visible()
@@ -81,7 +89,8 @@ def test_hours_own_fields_offers_and_rules_are_edited_without_writing_json(site:
             {"name": "Fig tart", "price": ""},
         ]
         assert parts["system_rules"] == ["Be kind.", "Be brief."]
-        changed = {"offers": None, "system_rules": None, "escalation": None}
+        assert parts["special_rules"] == ["Never promise a table."]
+        changed = {"offers": None, "system_rules": None, "special_rules": None, "escalation": None}
         assert "escalation" not in parts
         assert parts | changed == before | changed, "what was not touched is as it was"
         assert profile["custom_fields"]["terrace"] == "in summer"

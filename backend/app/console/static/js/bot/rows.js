@@ -26,7 +26,9 @@ export function Rows({ value, onChange, toRows, ofRows, names, add }) {
   const told = useRef(value);
   const [rows, setRows] = useState(() => toRows(value));
   useEffect(() => {
-    if (value !== told.current) setRows(toRows(value));
+    // Who takes what is told may keep nothing of what is empty: rows whose first text is being written anew stay.
+    const isKept = value === told.current || (value === undefined && Object.keys(told.current ?? {}).length === 0);
+    if (!isKept) setRows(toRows(value));
     told.current = value;
   }, [value]);
   const tell = (next) => {

@@ -14,8 +14,9 @@ const isText = (value) => typeof value === "string";
 const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 const isList = (value, test) => Array.isArray(value) && value.every(test);
 
-function formOf(name, value) {
-  if (value === undefined || value === null || value.length === 0) return PARTS[name];
+/** `before`: of a part that has been emptied, to be filled anew in the same fields. */
+function formOf(name, value, before = PARTS[name]) {
+  if (value === undefined || value === null || value.length === 0) return before;
   if (isText(value) || isList(value, isText)) return "lines";
   if (isList(value, (item) => isObject(item) && isText(item.question) && isText(item.answer))) return "questions";
   if (isList(value, (item) => isObject(item) && isText(item.name) && isText(item.price ?? ""))) return "offers";
@@ -34,13 +35,19 @@ const FORMS = {
 };
 
 export function Template({ field, value, onChange, onInvalid }) {
+  const forms = useRef({});
+  const formNow = (name) => {
+    const form = formOf(name, value?.[name], forms.current[name]);
+    if (form !== "json") forms.current[name] = form;
+    return form;
+  };
   const change = (name, part) => {
     const { [name]: _before, ...others } = value;
     const isEmpty = isList(part, () => false) || (isObject(part) && Object.keys(part).length === 0);
     onInvalid(null);
     onChange(isEmpty ? others : { ...value, [name]: part });
   };
-  return html`${Object.keys(PARTS).map((name) => html`<${Part} key=${name} name=${name} form=${formOf(name, value?.[name])} value=${value?.[name]} onChange=${(part) => change(name, part)} />`)}
+  return html`${Object.keys(PARTS).map((name) => html`<${Part} key=${name} name=${name} form=${formNow(name)} value=${value?.[name]} onChange=${(part) => change(name, part)} />`)}
     <details class="as-json"><summary>${t("bot.as_json")}</summary><p class="field-help">${t("bot.as_json_help")}</p>
       <${Json} value=${value} onChange=${onChange} onInvalid=${onInvalid} attributes=${{ "aria-label": `${t(`bot.${field.name}`)}: JSON` }} /></details>`;
 }
