@@ -75,8 +75,7 @@ export class Windowed extends Component {
   /** On paper stand all rows that are loaded, one beneath the other (css), also those that come meanwhile. */
   printed = ({ type }) => {
     this.isPrinted = type === "beforeprint";
-    if (this.isPrinted) this.setState({});
-    else this.look();
+    this.setState({});
   };
 
   /** Heights of rows that are gone for good. */
