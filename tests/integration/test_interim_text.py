@@ -19,7 +19,7 @@ from app.demo.bakery import BAKERY
 from app.domain.models import BlockReason, BotProfile, Generation, Prompt
 from app.sandbox import webhooks as wa
 from app.services import inbox_worker
-from app.services.interim import Interim
+from app.services.interim import Interim, Wait
 from tests.support.office import MakeOffice, Office
 from tests.support.patience import Within
 
@@ -118,6 +118,28 @@ async def test_a_model_that_hangs_is_waited_for_and_the_customer_is_told_meanwhi
     await office.until_idle()
     assert "apple turnover" in (await texts(office, person))[1]
     assert len(await office.control.record(kind="generate")) == 1, "the answer in the making was not given up"
+
+
+async def test_an_account_switched_off_before_its_time_comes_tells_nothing(
+    make_office: MakeOffice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office = await make_office(interim_seconds=0.3)
+    person, its_time_came = office.person(), asyncio.Event()
+    try_to_tell = Interim._try_to_tell
+
+    async def switched_off_before(self: Interim, wait: Wait) -> None:
+        await office.accounts.update(office.account.id, {"is_active": False})
+        await try_to_tell(self, wait)
+        its_time_came.set()
+
+    monkeypatch.setattr(Interim, "_try_to_tell", switched_off_before)
+    rule = await office.control.add_fault("gemini", action="hang_before", count=1)
+    await ask(office, person)
+    async with asyncio.timeout(20):
+        await its_time_came.wait()
+    await office.control.remove_fault(rule)
+    await office.until_idle()
+    assert await texts(office, person) == []
 
 
 async def test_what_is_being_told_is_finished_before_the_answer_goes_out(make_office: MakeOffice) -> None:

@@ -110,7 +110,9 @@ class Interim:
         return due if left >= self._nearly_seconds else math.inf
 
     async def _tell(self, wait: Wait) -> None:
-        if self._messenger.blocked_seconds(wait.account):
+        # As it is by now: the customer has waited for a while.
+        account = await self._delivery.accounts.by_phone_number_id(wait.account.phone_number_id)
+        if account is None or not account.is_active or self._messenger.blocked_seconds(account):
             return
         reply = await self._store.open_reply(
             wait.reply.conversation_id, key=_key(wait.reply.key), author=Author.BOT, covers=(), fence=wait.hold.fence
@@ -121,7 +123,7 @@ class Interim:
             )
         if reply.state not in (ReplyState.PENDING, ReplyState.SENDING):
             return
-        went_out = await self._delivery.tell(reply, account=wait.account, hold=wait.hold, accepted_at=wait.accepted_at)
+        went_out = await self._delivery.tell(reply, account=account, hold=wait.hold, accepted_at=wait.accepted_at)
         facts = {"conversation": reply.conversation_id, "seconds": round(self._waited(wait.accepted_at), 1)}
         if went_out:
             logger.info("interim text sent: the customer waits for the model", extra=facts)
