@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from unittest.mock import AsyncMock
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -301,6 +302,26 @@ async def test_a_channel_that_is_lost_is_caught_up_with_and_heard_again(valkey_u
         await asyncio.gather(listening, return_exceptions=True)
     told = [event for n, event in enumerate(happened) if event != "lost" or happened[n - 1] != "lost"]
     assert told == ["open", "m0", "lost", "open", "m1", "lost", "open", "m2", "lost"]
+
+
+async def test_a_channel_that_is_never_open_is_told_once(valkey_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """As one that Redis' rights keep from us, while all else works."""
+    rounds: list[None] = []
+    where = urlsplit(valkey_url)
+    with redis.Redis.from_url(valkey_url) as server:
+        server.execute_command("ACL", "SETUSER", "deaf", "reset", "on", "nopass", "~*", "+@all")
+        try:
+            async with door_to(f"redis://deaf:x@{where.hostname}:{where.port}/0") as door:
+                listening = asyncio.create_task(listen(door, "news", lambda _: None, beat=lambda: rounds.append(None)))
+                async with asyncio.timeout(20):
+                    while len(rounds) < 4:
+                        await asyncio.sleep(0.01)
+                listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
+        finally:
+            server.execute_command("ACL", "DELUSER", "deaf")
+    (told,) = (record for record in caplog.records if record.getMessage() == "channel lost")
+    assert told.__dict__["reason"] == "NoPermissionError"
 
 
 # --- connections ---

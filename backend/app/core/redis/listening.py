@@ -3,7 +3,7 @@
 1. Subscribe, on a connection that is never repaired behind our back; wait for the acknowledgement.
 2. `on_open`: read what was published before, because it is not repeated. What is published meanwhile is heard after it.
 3. `hear` each message.
-4. Every `check_seconds`: `check`, which asks the subscription whether it still lives.
+4. Every second, or as the timings say: `check`, which asks the subscription whether it still lives.
 5. Any error, from the four above as well: `on_lost` from that moment on, and back to 1 after a jittered pause, which
    doubles until the channel has stayed open for longer than the longest one.
 
@@ -61,12 +61,13 @@ async def listen(
     beat: Callable[[], object] = lambda: None,
     timings: ListenTimings = LISTEN_TIMINGS,
 ) -> NoReturn:
-    """Follow `channel` until cancelled. Whatever the four raise is logged, and the channel is opened anew.
+    """Follow `channel` until cancelled. Whatever the four raise is logged, and the channel is opened anew. That it
+    cannot be opened is logged once.
 
     `on_open` and `check` bound their own calls; `check` gets the question to the subscription, which it must await.
     `on_lost` is idempotent. `beat`: called in each round and before each check (lifecycle.py).
     """
-    pause = timings.first_pause
+    pause, is_lost = timings.first_pause, False
     while True:
         beat()
         opened_at: float | None = None
@@ -74,7 +75,7 @@ async def listen(
             subscription = await door.subscribe(channel, within_seconds=timings.subscribe)
             try:
                 await on_open()
-                opened_at = time.monotonic()
+                opened_at, is_lost = time.monotonic(), False
                 ask = partial(subscription.check, within_seconds=timings.answer)
                 checking = _keep_checking(partial(check, ask), beat, every=timings.check)
                 await subscription.follow(hear, checking, on_end=on_lost)
@@ -82,8 +83,9 @@ async def listen(
                 on_lost()
                 await subscription.aclose()
         except Unavailable as exc:
-            if opened_at is not None:  # not for each attempt while Redis is away
+            if not is_lost:  # not for each attempt while Redis is away
                 logger.warning("channel lost", extra={"channel": channel, "reason": str(exc)})
+            is_lost = True
         except Exception:
             logger.exception("channel failed", extra={"channel": channel})
         if opened_at is not None and time.monotonic() - opened_at > timings.longest_pause:
