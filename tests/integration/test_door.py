@@ -15,7 +15,7 @@ import redis
 
 from app.core.errors import Unavailable
 from app.core.redis.door import Door, DoorTimings, NotAsked
-from app.core.redis.listening import listen
+from app.core.redis.listening import ListenTimings, listen
 from app.core.redis.script import Script
 from app.localhost.servers import Valkey
 from tests.support.patience import Within
@@ -307,12 +307,15 @@ async def test_a_channel_that_is_lost_is_caught_up_with_and_heard_again(valkey_u
 async def test_a_channel_that_is_never_open_is_told_once(valkey_url: str, caplog: pytest.LogCaptureFixture) -> None:
     """As one that Redis' rights keep from us, while all else works."""
     rounds: list[None] = []
+    patient = ListenTimings(subscribe=10)
     where = urlsplit(valkey_url)
     with redis.Redis.from_url(valkey_url) as server:
         server.execute_command("ACL", "SETUSER", "deaf", "reset", "on", "nopass", "~*", "+@all")
         try:
             async with door_to(f"redis://deaf:x@{where.hostname}:{where.port}/0") as door:
-                listening = asyncio.create_task(listen(door, "news", lambda _: None, beat=lambda: rounds.append(None)))
+                listening = asyncio.create_task(
+                    listen(door, "news", lambda _: None, beat=lambda: rounds.append(None), timings=patient)
+                )
                 async with asyncio.timeout(20):
                     while len(rounds) < 4:
                         await asyncio.sleep(0.01)
