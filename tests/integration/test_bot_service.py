@@ -227,12 +227,17 @@ async def test_a_person_who_answers_while_the_bot_thinks_silences_it(make_office
     assert await office.sends(person) == []
 
 
-async def test_an_account_switched_off_while_the_bot_thinks_says_nothing_more(make_office: MakeOffice) -> None:
+@pytest.mark.parametrize("meanwhile", ["nothing", "STOP"])
+async def test_an_account_switched_off_while_the_bot_thinks_says_nothing_more(
+    make_office: MakeOffice, meanwhile: str
+) -> None:
     office = await make_office()
     person = office.person()
     rule = await office.control.add_fault("gemini", action="hang_before", count=1)
     await office.receive(person, wa.text(person, "Hello?"))
     await office.control.wait(1, kind="generate")
+    if meanwhile == "STOP":  # which is confirmed as a rule
+        await office.receive(person, wa.text(person, meanwhile))
     await office.accounts.update(office.account.id, {"is_active": False})
     await office.control.remove_fault(rule)
     await office.until_idle()

@@ -153,6 +153,7 @@ class BotService:
         try:
             reply, answer = await self._answer(work, profile, opened)
         except _Stopped:
+            work.account = await self._account(work.run)
             return await self._opt_out(work)
         self._courtesy.answer_is_there(work.conversation.id)
         if reply is None:
