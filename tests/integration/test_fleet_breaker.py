@@ -8,10 +8,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from app.core.circuit_breaker import BreakerPolicy, State
+from app.core.circuit_breaker.fleet import REPORTS_AT_ONCE
 from app.core.errors import Unavailable
 from tests.support.breaker_kit import POLICY, BreakerReplica, until
 from tests.support.patience import Within
@@ -434,3 +436,32 @@ async def test_a_way_that_only_looks_well_is_believed_less_and_less_often(make: 
     await ill.breaker.seen_well()
     assert ill.state == "open", "it failed again at once"
     assert ill.breaker.is_cut_off
+
+
+async def test_a_resync_tells_of_many_circuits_side_by_side(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, hundreds of accounts in trouble would take longer than a resync may, with Redis far away."""
+    (replica,) = await make(1, started=False)
+    await replica.sync()
+    accounts = [replica.keyed.get(f"account-{n}") for n in range(REPORTS_AT_ONCE + 1)]
+    replica.fails()
+    for account in accounts:
+        await replica.call(account)
+    await until(lambda: all(account.fleet_view.failures for account in accounts))
+    replica.recovers()
+    for account in accounts:
+        await replica.call(account)
+
+    run, under_way, many = replica.door.run, 0, asyncio.Event()
+
+    async def counted(*call: Any, **options: Any) -> Any:
+        nonlocal under_way
+        under_way += 1
+        if under_way == REPORTS_AT_ONCE:
+            many.set()
+        await many.wait()
+        return await run(*call, **options)
+
+    monkeypatch.setattr(replica.door, "run", counted)
+    async with asyncio.timeout(30):
+        assert await replica.fleet.sync()
+    assert not any(account.fleet_view.failures for account in accounts), "a success ends the row"

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from itertools import starmap
 from typing import Any, TypeVar
 
 from prometheus_client import Counter, Gauge
@@ -34,6 +35,8 @@ T = TypeVar("T")
 ROUND_TRIPS = Counter("chorus_circuit_breaker_round_trips", "Redis round trips for the fleet's circuits")
 FLEET_UP = Gauge("chorus_circuit_breaker_fleet_up", "1 if this replica follows the fleet, 0 if it is on its own")
 
+REPORTS_AT_ONCE = 10
+"""Of a resync: half of a door's connections, so that calls that ask for a permit need not wait for them."""
 PATIENT = ListenTimings(check=5.0, answer=5.0)
 """What a channel that was lost without a sign would have told is learned with the next resync."""
 
@@ -312,12 +315,17 @@ class BreakerFleet:
         async with self._syncing:
             timings, returning = self.timings, not self.up
             followed = self._followed()
-            for breaker in tuple(self._all()):
+            news: list[tuple[CircuitBreaker, Delta]] = []
+            for breaker in self._all():
                 if returning:
                     breaker.seen.forget()  # what was seen alone is never replayed
                 elif breaker.name not in followed:
                     breaker.seen.forget_successes()
-                elif (delta := breaker.delta(successes=True)) and not await self._report_one(breaker, delta):
+                elif delta := breaker.delta(successes=True):
+                    news.append((breaker, delta))
+            for at in range(0, len(news), REPORTS_AT_ONCE):
+                told = await asyncio.gather(*starmap(self._report_one, news[at : at + REPORTS_AT_ONCE]))
+                if not all(told):
                     return False
             asked = {breaker.name: breaker.fleet_view.version for breaker in self._all()}
             seconds = timings.join_seconds if returning else timings.answer_seconds
