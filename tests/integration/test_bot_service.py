@@ -12,7 +12,7 @@ import pytest
 from app.core.errors import Unavailable
 from app.core.secrets import TokenCipher
 from app.demo.bakery import BAKERY
-from app.domain.models import Author, Conversation, HandoverReason, ReplyState
+from app.domain.models import Author, BotProfile, Conversation, HandoverReason, ReplyState
 from app.domain.webhook import parse_webhook
 from app.localhost.servers import Valkey
 from app.sandbox import webhooks as wa
@@ -292,6 +292,27 @@ async def test_a_person_is_called_although_the_database_went_away_before_that(
     assert not trouble
     assert (await conversation(office)).needs_human
     assert len(await office.sends(person)) == 1
+
+
+async def test_a_message_is_stored_although_the_profile_cannot_be_read(
+    make_office: MakeOffice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office = await make_office()
+    person = office.person()
+
+    async def away(_account_id: str) -> BotProfile:
+        raise Unavailable("database", "away", retry_after=0.05)
+
+    async def stored() -> bool:
+        page = await office.store.list_conversations(office.account.id, limit=10, cursor=None)
+        found = [each for each in page.items if each.contact.wa_id == person.wa_id]
+        return bool(found and (await office.store.list_messages(found[0].id, limit=1, cursor=None)).items)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(office.store, "get_profile", away)
+        await office.receive(person, wa.text(person, "Hello?"))
+        await office.until(stored)
+    await office.control.wait(1, kind="send", to=person.wa_id)
 
 
 async def test_service_trouble_is_retried_and_the_text_is_generated_once(make_office: MakeOffice) -> None:

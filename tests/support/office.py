@@ -98,7 +98,7 @@ class Office:
     async def sends(self, person: wa.Person) -> list[dict[str, Any]]:
         return await self.control.record(kind="send", to=person.wa_id)
 
-    async def until(self, happened: Callable[[], Awaitable[bool]], *, timeout_seconds: float = 10) -> None:
+    async def until(self, happened: Callable[[], Awaitable[bool]], *, timeout_seconds: float = 30) -> None:
         async with asyncio.timeout(timeout_seconds):
             while not await happened():
                 await asyncio.sleep(0.01)
@@ -112,7 +112,7 @@ class Office:
         finally:
             await connection.close()
 
-    async def until_idle(self, *, timeout_seconds: float = 10) -> None:
+    async def until_idle(self, *, timeout_seconds: float = 30) -> None:
         async def idle() -> bool:
             return (await self.queue.stats()).pending == 0
 

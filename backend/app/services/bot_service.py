@@ -299,7 +299,10 @@ class BotService:
         newest = max(message.timestamp for message in run.messages)
         if self._clock.now() - newest > timedelta(hours=WINDOW_HOURS) or not all(map(expects_answer, run.messages)):
             return None
-        profile = await self._accounts.profile(account.id)
+        try:
+            profile = await self._accounts.profile(account.id)
+        except Unavailable:
+            return None  # the messages are stored all the same
         if wish((message.text for message in run.messages), profile.stop_words):
             return None
         return Opening(hold.fence, HISTORY_MESSAGES, CHARACTERS, profile.auto_reply_minutes)
