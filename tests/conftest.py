@@ -42,12 +42,12 @@ settings.load_profile("repeatable")  # a change is judged by what it does, not b
 
 
 FLEETS = (
-    ("tests/chaos/", "tests/e2e/test_demo.py", "tests/e2e/test_upgrade.py"),  # these two have fleets of their own
+    ("tests/chaos/",),
+    ("tests/browser/", "tests/topologies/", "tests/e2e/test_upgrade.py"),  # it has a fleet of its own
     ("tests/e2e/",),
-    ("tests/browser/", "tests/topologies/"),
 )
 """Whose tests hold real replicas to seconds: with `-n`, one worker plays what is in a line, one test after the other,
-so that there are never more than three fleets at once. The longest first."""
+so that there are never more than three fleets at once. The three take about the same time."""
 
 
 class _FleetsTogether(LoadFileScheduling):

@@ -30,12 +30,13 @@ BACK_WITHIN_SECONDS = 15
 
 
 @asynccontextmanager
-async def queue_on(url: str, *, shards: int) -> AsyncIterator[Queue]:
+async def queue_on(url: str, *, shards: int, answer_seconds: float = 10.0) -> AsyncIterator[Queue]:
     redis, blocking = connect(url), connect(url)
+    timings = DoorTimings(answer_seconds=answer_seconds)
     queue = Queue(
-        Door(redis),
-        Door(blocking),
-        policy=QueuePolicy(debounce_seconds=0, max_pending=10_000),
+        Door(redis, timings=timings),
+        Door(blocking, timings=timings),
+        policy=QueuePolicy(debounce_seconds=0, max_pending=10_000, put_timeout_seconds=answer_seconds),
         namespace="test",
         shards=shards,
     )
@@ -138,7 +139,7 @@ async def test_nothing_is_lost_and_everything_resumes_through_a_failover(
     operator = {"Authorization": f"Bearer {OPERATOR_KEY}"}
     settings = settings_of(outside.url, guarded.url, store_url, app_role="api")
     async with (
-        queue_on(guarded.url, shards=1) as queue,
+        queue_on(guarded.url, shards=1, answer_seconds=1.0) as queue,
         served(create_app(settings)) as base,
         httpx.AsyncClient(base_url=base, headers=operator) as http,
     ):
