@@ -113,6 +113,28 @@ async def test_what_is_told_soon_after_a_call_shares_the_next_one(valkey_url: st
             assert client.info("commandstats")["cmdstat_evalsha"]["calls"] - before <= 2
 
 
+async def test_what_is_told_of_one_topic_at_a_time_is_in_one_call(
+    valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Door.run
+    calls: list[Any] = []
+
+    async def noted(door: Door, script: Any, keys: Any, args: Any, **more: Any) -> Any:
+        if script is PUT:
+            calls.append(keys)
+        return await run(door, script, keys, args, **more)
+
+    async with running(valkey_url, FeedLimits(together=3)) as feed:
+        readers = {topic: await feed.open(topic, last_id=None) for topic in ("b", "a")}
+        monkeypatch.setattr(Door, "run", noted)
+        for n in range(3):
+            for topic in readers:
+                feed.tell(topic, b"said", b"%d" % n)
+        for reader in readers.values():
+            assert data(await heard(reader, 3)) == [b"0", b"1", b"2"]
+        assert calls == [["test:live:{a}"], ["test:live:{b}"]]
+
+
 async def test_what_is_told_during_a_call_shares_the_next_one(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Door.run
     calls: list[int] = []

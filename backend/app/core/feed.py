@@ -29,6 +29,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from prometheus_client import Counter, Gauge
@@ -166,7 +167,7 @@ class Feed:
         self._limits = limits
         self._clock = clock
         self._readers: dict[str, set[Reader]] = {}
-        self._last: dict[str, bytes] = {}
+        self._last: dict[str, _Place] = {}
         """Of each topic with readers here: the last id that was heard."""
         self._count = 0
         self._present: dict[str, float] = {}
@@ -203,8 +204,8 @@ class Feed:
 
     def may_have_readers(self, topic: str) -> bool:
         """`False`: nothing that is told of it is heard anywhere."""
-        is_unknown = topic not in self._absent and self._clock.monotonic() < self._sure_at
-        return is_unknown or self.has_readers(topic)
+        now = self._clock.monotonic()
+        return self._present.get(topic, 0.0) > now or (now < self._sure_at and topic not in self._absent)
 
     def has_readers(self, topic: str) -> bool:
         """`True`: certainly, or a moment ago."""
@@ -220,6 +221,8 @@ class Feed:
             while self._pending:
                 if (early := self._put_at + self._limits.between_seconds - self._clock.monotonic()) > 0:
                     await self._clock.sleep(early)
+                # By topic: in its order, and in one call where there are many, because a reader writes once for each.
+                self._pending = deque(sorted(self._pending, key=itemgetter(0)))
                 # What is told during these calls waits for the next ones: on a busy replica there is always something.
                 most = self._limits.together
                 for left in range(len(self._pending), 0, -most):
@@ -277,7 +280,7 @@ class Feed:
         READERS.set(self._count)
         try:
             missed, newest = await self._missed(topic, _known(last_id))
-            self._last.setdefault(topic, newest)
+            self._last.setdefault(topic, _place(newest))
             reader.begin(missed, at=newest)
         except BaseException:
             reader.close()
@@ -355,11 +358,11 @@ class Feed:
             last = self._last.get(topic)
             if last is None:  # its first reader is being opened, which does the same
                 continue
-            missed, newest = await self._missed(topic, last)
+            missed, newest = await self._missed(topic, b"%d-%d" % last)
             for happened in missed:
                 self._pass_on(topic, happened)
             if topic in self._readers:
-                self._last[topic] = newest
+                self._last[topic] = _place(newest)
 
     def _hear(self, message: bytes) -> None:
         topic, *rest = message.split(b"|", 3)
@@ -374,8 +377,8 @@ class Feed:
         readers = self._readers.get(topic)
         if readers:
             place = _place(happened.id)
-            if topic in self._last and place > _place(self._last[topic]):
-                self._last[topic] = happened.id
+            if place > self._last.get(topic, place):
+                self._last[topic] = place
             for reader in tuple(readers):
                 reader.hear(happened, place)
 

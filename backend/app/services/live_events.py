@@ -50,7 +50,7 @@ def tell_changes(feed: Feed, changes: Sequence[Json]) -> None:
         account_id = change["account_id"]
         if not feed.may_have_readers(account_id):
             continue
-        at = at or datetime.now(UTC).isoformat()
+        at = at or datetime.now(UTC)
         told = {
             "type": change["type"], "account_id": account_id, "conversation_id": change["conversation_id"], "at": at,
             **change["facts"],
