@@ -84,6 +84,37 @@ async def test_two_calls_at_once_take_no_words_from_each_other(scene: Scene, sql
     assert await found(scene, "baguette") == ["331"]
 
 
+async def test_a_page_of_many_conversations_leaves_what_is_held_and_puts_away_what_is_gone(
+    scene: Scene, sql: asyncpg.Connection
+) -> None:
+    await index(scene.store)
+    held = await say(scene, "331", "Ada", "croissant")
+    for number, name in (("332", "Bob"), ("333", "Cléo")):
+        await say(scene, number, name, "Crème brûlée, ’croissant’", "baguette")
+    await sql.execute("insert into search_pending (conversation_id, seq) values ($1, 0)", uuid.uuid4())
+    async with sql.transaction():  # as while it is erased
+        await sql.execute("select from conversations where id = $1 for update", uuid.UUID(held.id))
+        assert await scene.store.index_search(rows=200, messages=2000) == 7  # two contacts, four messages, one gone
+        assert await scene.store.index_search(rows=200, messages=2000) == 0
+        assert await sql.fetchval("select array_agg(conversation_id::text) from search_pending") == [held.id] * 2
+        assert not await sql.fetchval(
+            "select count(*) from conversation_words where conversation_id = $1", uuid.UUID(held.id)
+        )
+    assert await scene.store.index_search(rows=1, messages=2000) == 1
+    assert await found(scene, "croissant") == ["333", "332", "331"]
+    assert await found(scene, "brulee baguette") == ["333", "332"]
+    assert await found(scene, "cleo") == ["333"]
+    assert await found(scene, "Ada") == await listed(scene, q="331") == ["331"]
+
+
+async def test_more_messages_than_a_page_may_have_wait_for_the_next_one(scene: Scene) -> None:
+    await index(scene.store)
+    for number in ("331", "332", "333"):
+        await say(scene, number, "Ada", "croissant", "baguette")
+    assert await scene.store.index_search(rows=200, messages=3) == 6  # two conversations
+    assert await found(scene, "baguette") == ["333", "332", "331"]
+
+
 async def test_a_message_that_gains_words_while_its_long_conversation_is_taken_in_is_found(
     scene: Scene, sql: asyncpg.Connection
 ) -> None:
