@@ -107,6 +107,24 @@ async def test_a_page_of_many_conversations_leaves_what_is_held_and_puts_away_wh
     assert await found(scene, "Ada") == await listed(scene, q="331") == ["331"]
 
 
+async def test_a_message_whose_words_are_known_writes_no_words(scene: Scene, sql: asyncpg.Connection) -> None:
+    async def written() -> str:
+        await index(scene.store)
+        version: str = await sql.fetchval(
+            "select xmin::text from conversation_words where conversation_id = $1 and part = 1",
+            uuid.UUID(conversation.id),
+        )
+        return version
+
+    conversation = await say(scene, "331", "Ada", "Merci beaucoup")
+    first = await written()
+    await say(scene, "331", "Ada", "MERCI !", "👍")
+    assert await written() == first
+    await say(scene, "331", "Ada", "merci bien")
+    assert await written() != first
+    assert await found(scene, "beaucoup merci bien") == ["331"]
+
+
 async def test_more_messages_than_a_page_may_have_wait_for_the_next_one(scene: Scene) -> None:
     await index(scene.store)
     for number in ("331", "332", "333"):
