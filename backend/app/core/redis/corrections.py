@@ -157,12 +157,19 @@ class PlainRedis(Redis):
     metrics, single connections. With `PatientPool.release` more than half of what a command costs
     (docs/adr/0020-commands-past-redis-pys-client.md)."""
 
+    answered_after_seconds: float | None = None
+    """What the last answer took. To wait for a connection, or to open one, takes several round trips more: were they
+    measured as well, a server at some distance, whose connections are lost to time limits, would stay too far away."""
+
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         pool: Any = self.connection_pool
         connection = await pool.get_connection()
+        started = time.monotonic()
         try:
             await connection.send_packed_command(_pack(*args))
-            return await self.parse_response(connection, args[0], **options)
+            answer = await self.parse_response(connection, args[0], **options)
+            self.answered_after_seconds = time.monotonic() - started
+            return answer
         except (RedisConnectionError, RedisTimeoutError):
             await connection.disconnect(nowait=True)
             raise

@@ -36,7 +36,7 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from app.core.errors import Unavailable
 from app.core.redis.client import connect
-from app.core.redis.corrections import ClusterClient, NotConnected, PatientPool
+from app.core.redis.corrections import ClusterClient, NotConnected, PatientPool, PlainRedis
 from app.core.redis.script import Script
 from app.core.redis.subscription import Subscription
 from app.core.redis.trouble import redis_words
@@ -220,6 +220,8 @@ class Door:
         # An urgent call may wait for longer than the others do: that it was answered says little to them.
         if self._away_until and (not urgent or took <= timings.answer_seconds + extra_seconds):
             self._away_until = 0.0
+        if isinstance(self._client, PlainRedis):
+            took = self._client.answered_after_seconds or took
         if started > self._window_ends:
             self._window_ends = started + timings.window_seconds
             self._quickest_before, self._quickest = self._quickest, took
