@@ -231,7 +231,11 @@ async def _queue(stage: Stage) -> AsyncIterator[Queue]:
         for door in doors:
             stack.push_async_callback(door.aclose)
         queue = Queue(
-            *doors, policy=QueuePolicy(debounce_seconds=0, max_pending=2_000_000, max_bytes=10**10), namespace="backlog"
+            *doors,
+            policy=QueuePolicy(
+                debounce_seconds=0, max_pending=2_000_000, max_bytes=10**10, put_timeout_seconds=PATIENCE_SECONDS
+            ),
+            namespace="backlog",
         )
         stack.push_async_callback(queue.aclose)
         yield queue
