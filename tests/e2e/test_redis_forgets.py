@@ -102,7 +102,7 @@ async def test_a_redis_that_forgets_loses_no_message(chorus: Chorus) -> None:
                 signed = wa.signed_headers(fleet.keys.app_secret, raw)
                 while (await http.post(fleet.webhook_urls[n % 2], content=raw, headers=signed)).status_code != 200:
                     refused += 1
-                    assert refused <= MOST_REFUSED, "Postgres takes it, whatever becomes of Redis"
+                    assert refused <= MOST_REFUSED, "Postgres takes deliveries while Redis is away"
                 sent[wamid] = person.wa_id
 
         async def lose() -> None:
